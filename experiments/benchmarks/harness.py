@@ -1,0 +1,93 @@
+"""What the benchmarks share: the environment they need, the demo network, and timing in turns.
+
+Two programs are compared by alternating short blocks of each in one process, so that whatever else the machine does
+falls on both; the ratio of each round is then a fair one even where the times are not.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+#: Read by the C library and by OpenMP when the process starts. Huge pages spare XLA most page faults of its temporary
+#: buffers; passive waiting keeps idle OpenMP threads of PyTorch from spinning while JAX is measured.
+ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+Times = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def ensure_environment() -> None:
+    """Start the script again if :data:`ENVIRONMENT` is not set; values that the caller has set are kept."""
+    if missing := {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}:
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **missing})
+
+
+def network_arguments(description: str) -> argparse.ArgumentParser:
+    """A parser for the size of the network and of the measurement; the defaults are the demo network's."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--batch", type=int, default=64, help="batch size")
+    parser.add_argument("--image", type=int, nargs=3, default=(8, 8, 1), help="height, width, channels")
+    parser.add_argument("--features", type=int, default=16, help="channels at full resolution")
+    parser.add_argument("--multipliers", type=int, nargs="+", default=(1, 2), help="channels per level, as multiples")
+    parser.add_argument("--blocks", type=int, default=1, help="residual blocks per level")
+    parser.add_argument("--attention", type=int, nargs="*", default=(4,), help="heights with self-attention")
+    parser.add_argument("--dropout", type=float, default=0.1, help="dropout rate")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds of one block each")
+    return parser
+
+
+def network_fields(args: argparse.Namespace) -> dict[str, object]:
+    """The parsed size as fields of :class:`score_sde.models.ncsnpp.NCSNpp`."""
+    return {
+        "features": args.features,
+        "channel_multipliers": tuple(args.multipliers),
+        "num_blocks": args.blocks,
+        "attention_resolutions": tuple(args.attention),
+        "dropout": args.dropout,
+    }
+
+
+def interleave(programs: Mapping[str, Callable[[], object]], *, rounds: int, steps: int) -> Times:
+    """Run each program once per round, in turns.
+
+    Args:
+        programs: Each runs one block of ``steps`` steps and returns when its results are there.
+        rounds: Number of rounds; the order is reversed in every other one.
+        steps: Steps per block.
+
+    Returns:
+        Per program the wall-clock and the processor seconds per step, one value per round.
+    """
+    names = list(programs)
+    wall, cpu = ({name: np.zeros(rounds) for name in names} for _ in range(2))
+    for program in programs.values():  # compile, fill caches
+        program()
+    for index in range(rounds):
+        for name in names if index % 2 == 0 else reversed(names):
+            start, cpu_start = time.perf_counter(), time.process_time()
+            programs[name]()
+            wall[name][index] = (time.perf_counter() - start) / steps
+            cpu[name][index] = (time.process_time() - cpu_start) / steps
+    return {name: (wall[name], cpu[name]) for name in names}
+
+
+def report(times: Times, *, baseline: str, unit: str = "step") -> None:
+    """Print times per program, and each program's ratio to the baseline (below 1: faster than the baseline)."""
+    print(f"{'ms per ' + unit:<24}{'min':>10}{'median':>10}{'cpu min':>10}{'cpu median':>12}")
+    for name, (wall, cpu) in times.items():
+        row = 1e3 * np.array([wall.min(), np.median(wall), cpu.min(), np.median(cpu)])
+        print(f"{name:<24}{row[0]:>10.3f}{row[1]:>10.3f}{row[2]:>10.3f}{row[3]:>12.3f}")
+    base = times[baseline]
+    for name, own in times.items():
+        if name == baseline:
+            continue
+        rounds = own[0] / base[0]
+        print(
+            f"{name} / {baseline}: medians {np.median(own[0]) / np.median(base[0]):.3f}, "
+            f"minima {own[0].min() / base[0].min():.3f}, rounds {rounds.min():.3f} to {rounds.max():.3f}, "
+            f"processor time {np.median(own[1]) / np.median(base[1]):.3f}"
+        )
+    print(f"load average at the end: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")

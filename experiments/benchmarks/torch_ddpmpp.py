@@ -1,0 +1,238 @@
+"""The network of :mod:`score_sde.models.ncsnpp` and its training step, in eager PyTorch: the baseline of train_step.py.
+
+It is what a competent user would write: channels-last convolutions, the library's own GroupNorm and attention, fused
+Adam, and multi-tensor operations for clipping and for the moving average. Only the parts that DDPM++ uses are here.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name every PyTorch reader expects
+from torch import Tensor, nn
+
+# How the names of the Flax parameters translate, by the module that holds them.
+_RESIDUAL = {
+    "GroupNorm_0": "norm_in",
+    "Conv_0": "conv_in",
+    "Dense_0": "shift",
+    "GroupNorm_1": "norm_out",
+    "Conv_1": "conv_out",
+    "Pointwise_0": "skip",
+}
+_ATTENTION = {
+    "GroupNorm_0": "norm",
+    "Pointwise_0": "query",
+    "Pointwise_1": "key",
+    "Pointwise_2": "value",
+    "Pointwise_3": "out",
+}
+_TOP = {"Conv_0": "first", "GroupNorm_0": "norm", "Conv_1": "last"}
+_TIME = {"Dense_0": "time.0", "Dense_1": "time.2"}
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(min(channels // 4, 32), 1), channels, eps=1e-6)
+
+
+def _conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """The BigGAN residual block, with ``"up"``, ``"down"`` or no resampling."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, resample: str | None = None) -> None:
+        """Build the layers for the given numbers of channels."""
+        super().__init__()
+        self.dropout, self.resample = dropout, resample
+        self.norm_in, self.norm_out = _group_norm(inputs), _group_norm(outputs)
+        self.conv_in, self.conv_out = _conv3x3(inputs, outputs), _conv3x3(outputs, outputs)
+        self.shift = nn.Linear(embedding, outputs)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs or resample is not None else nn.Identity()
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample == "up":
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return F.avg_pool2d(x, 2) if self.resample == "down" else x
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Two normalised convolutions beside the skip connection; ``embedding`` has passed its activation."""
+        h = self._resampled(F.silu(self.norm_in(x)))
+        h = self.conv_in(h) + self.shift(embedding)[:, :, None, None]
+        h = F.dropout(F.silu(self.norm_out(h)), self.dropout, self.training)
+        return (self.skip(self._resampled(x)) + self.conv_out(h)) * math.sqrt(0.5)
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over pixels."""
+
+    def __init__(self, channels: int) -> None:
+        """Build the layers for the given number of channels."""
+        super().__init__()
+        self.norm = _group_norm(channels)
+        self.query, self.key, self.value, self.out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, project, add."""
+        batch, channels, height, width = x.shape
+        h = self.norm(x)
+        # A channels-last map is already (batch, pixels, channels) in memory, so these are views.
+        query, key, value = (
+            layer(h).permute(0, 2, 3, 1).reshape(batch, 1, -1, channels) for layer in (self.query, self.key, self.value)
+        )
+        h = F.scaled_dot_product_attention(query, key, value)
+        h = h.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        return (x + self.out(h)) * math.sqrt(0.5)
+
+
+class DDPMpp(nn.Module):
+    """The DDPM++ U-Net; the fields are those of :class:`score_sde.models.ncsnpp.NCSNpp`."""
+
+    def __init__(
+        self,
+        image: tuple[int, int, int],
+        *,
+        features: int,
+        channel_multipliers: tuple[int, ...],
+        num_blocks: int,
+        attention_resolutions: tuple[int, ...],
+        dropout: float,
+    ) -> None:
+        """Build the layers for images of the given height, width and channels."""
+        super().__init__()
+        self.features, self.dropout = features, dropout
+        self.residual, self.attention = nn.ModuleList(), nn.ModuleList()
+        self.time = nn.Sequential(nn.Linear(features, 4 * features), nn.SiLU(), nn.Linear(4 * features, 4 * features))
+        self.first = _conv3x3(image[2], features)
+        # The plan lists what forward does: ("block" | "up-block" | "attend" | "push" | "pop", index of the module).
+        self.plan: list[tuple[str, int]] = [("push", 0)]
+        self._build(image[0], channel_multipliers, num_blocks, attention_resolutions)
+        self.norm, self.last = _group_norm(features * channel_multipliers[0]), _conv3x3(
+            features * channel_multipliers[0], image[2]
+        )
+
+    def _block(self, inputs: int, outputs: int, resample: str | None = None) -> int:
+        self.plan.append(("block", len(self.residual)))
+        self.residual.append(ResidualBlock(inputs, outputs, 4 * self.features, self.dropout, resample))
+        return outputs
+
+    def _attend(self, channels: int) -> None:
+        self.plan.append(("attend", len(self.attention)))
+        self.attention.append(AttentionBlock(channels))
+
+    def _build(self, height: int, multipliers: tuple[int, ...], num_blocks: int, attention: tuple[int, ...]) -> None:
+        channels, skips = self.features, [self.features]
+        for level, multiplier in enumerate(multipliers):
+            for _ in range(num_blocks):
+                channels = self._block(channels, self.features * multiplier)
+                if height in attention:
+                    self._attend(channels)
+                skips.append(channels)
+                self.plan.append(("push", 0))
+            if level != len(multipliers) - 1:
+                channels, height = self._block(channels, channels, "down"), height // 2
+                skips.append(channels)
+                self.plan.append(("push", 0))
+        self._block(channels, channels)
+        self._attend(channels)
+        self._block(channels, channels)
+        for level, multiplier in reversed(list(enumerate(multipliers))):
+            for _ in range(num_blocks + 1):
+                self.plan.append(("pop", 0))
+                channels = self._block(channels + skips.pop(), self.features * multiplier)
+            if height in attention:
+                self._attend(channels)
+            if level != 0:
+                channels, height = self._block(channels, channels, "up"), height * 2
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The network output for images ``x`` (channels second) at noise condition ``condition``."""
+        half = self.features // 2
+        frequencies = torch.exp(-math.log(10_000.0) / max(half - 1, 1) * torch.arange(half))
+        angles = condition[:, None] * frequencies[None, :]
+        # Each block applies its activation to the embedding; once is enough where XLA would find that out by itself.
+        embedding = F.silu(self.time(torch.cat([angles.sin(), angles.cos()], dim=1)))
+        h = self.first(x)
+        skips: list[Tensor] = []
+        for action, index in self.plan:
+            if action == "push":
+                skips.append(h)
+            elif action == "pop":
+                h = torch.cat([h, skips.pop()], dim=1)
+            elif action == "attend":
+                h = self.attention[index](h)
+            else:
+                h = self.residual[index](h, embedding)
+        return self.last(F.silu(self.norm(h)))
+
+    def load_flax(self, params: Mapping[str, Any]) -> None:
+        """Copy the parameters of the Flax network of the same configuration."""
+        state = {_torch_name(path): _torch_layout(path[-1], leaf) for path, leaf in _flatten(params)}
+        shapes = {name: value.shape for name, value in self.state_dict().items()}
+        state = {name: value.reshape(shapes[name]) for name, value in state.items()}  # 1x1 kernels gain two axes
+        self.load_state_dict(state, strict=True)
+
+
+def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], np.ndarray]]:
+    leaves: list[tuple[tuple[str, ...], np.ndarray]] = []
+    for name, value in tree.items():
+        is_leaf = not isinstance(value, Mapping)
+        leaves += [((*path, name), np.asarray(value))] if is_leaf else _flatten(value, (*path, name))
+    return leaves
+
+
+def _torch_name(path: tuple[str, ...]) -> str:
+    kind, _, index = path[0].rpartition("_")
+    leaf = "bias" if path[-1] == "bias" else "weight"
+    if kind == "ResidualBlock":
+        return f"residual.{index}.{_RESIDUAL[path[1]]}.{leaf}"
+    if kind == "AttentionBlock":
+        return f"attention.{index}.{_ATTENTION[path[1]]}.{leaf}"
+    return f"{_TIME[path[1]] if kind == 'TimeEmbedding' else _TOP[path[0]]}.{leaf}"
+
+
+def _torch_layout(leaf: str, value: np.ndarray) -> Tensor:
+    """Inputs and outputs change places, and the axes of the image go last."""
+    if leaf == "kernel":
+        value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+    return torch.tensor(value)
+
+
+class Trainer:
+    """The training step: VP denoising score matching, Adam with warm-up, global-norm clipping, moving average."""
+
+    def __init__(self, model: DDPMpp, *, lr: float, warmup: int, ema_rate: float, num_levels: int) -> None:
+        """Set up optimiser and moving average of ``model``."""
+        self.model = model.train()
+        self.params = list(model.parameters())
+        self.ema = [param.detach().clone() for param in self.params]
+        self.adam = torch.optim.Adam(self.params, lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self.lr, self.warmup, self.ema_rate, self.num_levels = lr, warmup, ema_rate, num_levels
+        self.count = 0
+
+    def loss(self, levels: Tensor) -> Tensor:
+        """Mean squared error of the predicted noise at low-discrepancy times, for images of grey levels (NHWC)."""
+        levels = levels.permute(0, 3, 1, 2)
+        x = 2.0 * (levels + torch.rand(levels.shape).to(memory_format=torch.channels_last)) / self.num_levels - 1.0
+        t = 1e-5 + (1.0 - 1e-5) * ((torch.rand(()) + torch.arange(len(x)) / len(x)) % 1.0)
+        integral = t * (0.1 + 0.5 * t * 19.9)
+        mean_coeff, std = torch.exp(-0.5 * integral), torch.sqrt(-torch.expm1(-integral))
+        noise = torch.randn_like(x)
+        xt = mean_coeff[:, None, None, None] * x + std[:, None, None, None] * noise
+        return F.mse_loss(self.model(xt, 999.0 * t), noise)
+
+    def step(self, levels: np.ndarray) -> Tensor:
+        """One step; returns the loss."""
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr * min(1.0, self.count / self.warmup)
+        self.adam.zero_grad(set_to_none=True)
+        loss = self.loss(torch.from_numpy(levels))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.params, 1.0, foreach=True)
+        self.adam.step()
+        torch._foreach_lerp_(self.ema, self.params, 1.0 - self.ema_rate)
+        self.count += 1
+        return loss.detach()

@@ -1,0 +1,133 @@
+"""Is a training step of the package as fast as PyTorch's? Same network, same work, in turns.
+
+    python experiments/benchmarks/train_step.py --batch 64 --features 16 --rounds 10
+
+The demo network by default. Before anything is timed the two networks are shown to be the same: equal parameter
+counts, and equal outputs for the same random weights. Both sides take batches of grey levels from host memory and do
+the whole step: dequantise, perturb, forward, backward, clip, Adam, moving average.
+"""
+
+import argparse
+from collections.abc import Callable
+
+from harness import ensure_environment, interleave, network_arguments, network_fields, report
+
+if __name__ == "__main__":
+    ensure_environment()  # before JAX and PyTorch are loaded
+
+import jax
+import numpy as np
+import torch
+from torch_ddpmpp import DDPMpp, Trainer
+
+from score_sde.distributed import global_batch, jit_step, make_mesh, replicated
+from score_sde.likelihood.dequantization import Quantization
+from score_sde.models.adapters import LinenNetwork
+from score_sde.models.ncsnpp import NCSNpp
+from score_sde.objectives import LowDiscrepancyTimes, score_matching_loss, variance_weighting
+from score_sde.parameterization import NoisePrediction
+from score_sde.sdes import VP
+from score_sde.training.optim import make_optimizer
+from score_sde.training.state import TrainState, create_state
+from score_sde.training.step import make_train_step
+from score_sde.typing import Params
+
+OPTIMISER = {"lr": 2e-4, "warmup": 1000}
+EMA_RATE = 0.999
+NUM_LEVELS = 17  # grey levels of the 8x8 digits
+
+
+def make_state(network: LinenNetwork, shape: tuple[int, ...]) -> TrainState:
+    """The package's state at step 0."""
+    return jax.jit(lambda: create_state(network, make_optimizer(**OPTIMISER), 0, shape))()
+
+
+def jax_block(network: LinenNetwork, state: TrainState, batches: np.ndarray) -> Callable[[], object]:
+    """The package's own training step, run over all batches."""
+    loss_fn = score_matching_loss(
+        VP(), network, NoisePrediction(), times=LowDiscrepancyTimes(), weighting=variance_weighting
+    )
+    prepare = Quantization(num_levels=NUM_LEVELS).dequantize
+    step = make_train_step(loss_fn, make_optimizer(**OPTIMISER), prepare=prepare, ema_rate=EMA_RATE)
+    mesh = make_mesh(batches.shape[1])
+    run_step = jit_step(step, mesh)
+    state = jax.device_put(state, replicated(mesh))
+
+    def block() -> object:
+        nonlocal state
+        for batch in batches:
+            state, metrics = run_step(state, global_batch(mesh, batch))
+        return jax.block_until_ready((state, metrics))
+
+    return block
+
+
+def torch_block(model: DDPMpp, batches: np.ndarray) -> Callable[[], object]:
+    """The PyTorch training step, run over all batches."""
+    trainer = Trainer(model, **OPTIMISER, ema_rate=EMA_RATE, num_levels=NUM_LEVELS)
+
+    def block() -> object:
+        for batch in batches:
+            loss = trainer.step(batch)
+        return loss.item()
+
+    return block
+
+
+def randomized(params: Params) -> Params:
+    """Weights of ordinary size everywhere: at initialisation the residual branches are zero and would hide errors."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf: jax.Array) -> np.ndarray:
+        fan_in = max(int(np.prod(leaf.shape[:-1])), 4)
+        return (rng.standard_normal(leaf.shape) / np.sqrt(fan_in) + (leaf.ndim == 1)).astype(np.float32)
+
+    return jax.tree.map(draw, params)
+
+
+def check_same_network(network: LinenNetwork, model: DDPMpp, params: Params, shape: tuple[int, ...]) -> None:
+    """Compare parameter counts and, for random weights, outputs; prints both.
+
+    Raises:
+        AssertionError: If the networks differ.
+    """
+    counts = sum(leaf.size for leaf in jax.tree.leaves(params)), sum(p.numel() for p in model.parameters())
+    assert counts[0] == counts[1], f"parameter counts differ: JAX {counts[0]}, PyTorch {counts[1]}"
+    params = randomized(params)
+    model.load_flax(params)
+    rng = np.random.default_rng(1)
+    x, condition = rng.standard_normal(shape).astype(np.float32), 999 * rng.uniform(size=shape[:1]).astype(np.float32)
+    expected = np.asarray(jax.jit(network.apply)(params, x, condition))
+    with torch.inference_mode():
+        output = model.eval()(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(condition))
+    error = np.abs(output.permute(0, 2, 3, 1).numpy() - expected).max() / np.abs(expected).max()
+    print(f"parameters: {counts[0]} on both sides; outputs differ by {error:.1e} of the largest")
+    assert error < 1e-4, "the networks are not the same"
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = network_arguments(__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=20, help="steps per round")
+    parser.add_argument("--torch-threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Check that both sides do the same work, then time them."""
+    args = parse()
+    torch.set_num_threads(args.torch_threads)
+    image, fields = tuple(args.image), network_fields(args)
+    network = LinenNetwork(NCSNpp(**fields))
+    model = DDPMpp(image, **fields).to(memory_format=torch.channels_last)
+    state = make_state(network, (1, *image))
+    check_same_network(network, model, state.params, (args.batch, *image))
+    model.load_flax(state.params)
+    batches = np.random.default_rng(2).integers(NUM_LEVELS, size=(args.steps, args.batch, *image), dtype=np.uint8)
+    programs = {"score_sde": jax_block(network, state, batches), "torch": torch_block(model, batches)}
+    print(f"jax {jax.__version__}; torch {torch.__version__}, eager, channels last, {torch.get_num_threads()} threads")
+    report(interleave(programs, rounds=args.rounds, steps=args.steps), baseline="torch")
+
+
+if __name__ == "__main__":
+    main()

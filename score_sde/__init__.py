@@ -1,0 +1,34 @@
+"""Score-based generative modelling with stochastic differential equations, in JAX.
+
+The public names below are loaded on first use, so that ``import score_sde`` and ``--help`` cost nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from score_sde import likelihood, objectives, parameterization, sampling, sdes, solvers
+    from score_sde.sdes import VE, VP, SubVP
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VE",
+    "VP",
+    "SubVP",
+    "__version__",
+    "likelihood",
+    "objectives",
+    "parameterization",
+    "sampling",
+    "sdes",
+    "solvers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"VE", "VP", "SubVP"}:
+        return getattr(importlib.import_module("score_sde.sdes"), name)
+    if name in __all__:
+        return importlib.import_module(f"score_sde.{name}")
+    raise AttributeError(f"module 'score_sde' has no attribute '{name}'")

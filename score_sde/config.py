@@ -1,0 +1,195 @@
+"""Configurations: the defaults, and the one border where a ConfigDict becomes typed objects.
+
+Nothing below this module sees a configuration. A configuration file defines ``get_config()``; it starts from
+:func:`default_config` and overrides what differs.
+"""
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from score_sde.errors import UserError, nearest, unknown
+
+
+def default_config() -> ConfigDict:
+    """Every field there is, with its default; the defaults are those of the continuous VP DDPM++ of Song et al."""
+    config = ConfigDict()
+    config.seed = 42  # root of every random number: initialisation, training, sampling, likelihood
+
+    config.sde = ConfigDict()
+    config.sde.name = "vp"  # vp, subvp or ve
+    config.sde.beta_min = 0.1  # VP and sub-VP
+    config.sde.beta_max = 20.0
+    config.sde.sigma_min = 0.01  # VE
+    config.sde.sigma_max = 50.0
+
+    config.parameterization = ConfigDict()
+    config.parameterization.output = "noise"  # what the network predicts: noise, score, data, v or edm
+    config.parameterization.data_std = 0.5  # standard deviation of the (scaled) data, for input scaling and edm
+    config.parameterization.scale_input = False  # divide the inputs by their standard deviation (always so for edm)
+    config.parameterization.condition_on = "time"  # time (999 t) or log_noise (log s/m; always so for edm)
+
+    config.model = ConfigDict()
+    config.model.name = "ncsnpp"  # ncsnpp (DDPM++ as configured here) or mlp (vectors)
+    config.model.features = 128  # channels at full resolution; hidden width of the mlp
+    config.model.channel_multipliers = (1, 2, 2, 2)  # channels per level, as multiples of features
+    config.model.num_blocks = 4  # residual blocks per level
+    config.model.attention_resolutions = (16,)  # feature-map heights with self-attention
+    config.model.dropout = 0.1
+    config.model.embedding = "positional"  # noise embedding: positional or fourier
+    config.model.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
+    config.model.activation = "swish"  # elu, relu, lrelu or swish
+    config.model.skip_rescale = True  # divide residual sums by sqrt 2
+    config.model.init_scale = 0.0  # initial scale of each branch's last layer
+
+    config.data = ConfigDict()
+    config.data.name = "cifar10"  # digits, mnist, fashion_mnist, cifar10, npz:PATH, folder:PATH, toy:NAME
+    config.data.data_dir = ""  # where prepared data sets lie; empty for the default directory
+    config.data.centered = True  # pixels scaled to [-1, 1], else to [0, 1]
+    config.data.random_flip = False  # mirror training images left-right half of the time
+
+    config.objective = ConfigDict()
+    config.objective.weighting = "variance"  # lambda(t): variance (s^2) or likelihood (g^2)
+    config.objective.times = "uniform"  # training times: uniform or low_discrepancy
+    config.objective.t_min = 1e-5  # smallest training time
+    config.objective.reduce_mean = True  # mean over the event, else half the sum
+
+    config.optim = ConfigDict()
+    config.optim.lr = 2e-4
+    config.optim.beta1 = 0.9
+    config.optim.beta2 = 0.999
+    config.optim.eps = 1e-8
+    config.optim.weight_decay = 0.0
+    config.optim.warmup = 5000  # steps of linear warm-up from 0
+    config.optim.schedule = "constant"  # after warm-up: constant or cosine (to 0 at training.num_steps)
+    config.optim.grad_clip = 1.0  # global gradient norm; 0 for none
+    config.optim.ema_rate = 0.9999
+    config.optim.ema_warmup = False  # rate min(ema_rate, (1 + n) / (10 + n)) at step n
+
+    config.training = ConfigDict()
+    config.training.num_steps = 1_300_000
+    config.training.batch_size = 128  # over all devices and hosts
+    config.training.steps_per_dispatch = 1  # steps per call of the compiled program; more pays on accelerators only
+    config.training.log_every = 50
+    config.training.eval_every = 5000  # loss of the averaged parameters on the test split
+    config.training.checkpoint_every = 10_000
+    config.training.keep_checkpoints = 3
+
+    config.sampling = ConfigDict()
+    config.sampling.predictor = "euler_maruyama"  # euler_maruyama, reverse_diffusion, euler, heun or adaptive
+    config.sampling.corrector = "none"  # none or langevin
+    config.sampling.snr = 0.16
+    config.sampling.num_corrections = 1
+    config.sampling.corrector_first = False
+    config.sampling.num_steps = 1000
+    config.sampling.grid = "uniform"  # spacing of the times: uniform, quadratic or log_snr
+    config.sampling.t_min = 1e-3  # where sampling stops; 1e-5 for VE
+    config.sampling.denoising = "tweedie"  # how the noise left at t_min is removed: tweedie, mean or none
+    config.sampling.tolerance = 1e-5  # of the adaptive solver, relative and absolute
+    config.sampling.num_samples = 64
+    config.sampling.batch_size = 64
+
+    config.likelihood = ConfigDict()
+    config.likelihood.t_min = 1e-5  # time at which the data enter the flow
+    config.likelihood.tolerance = 1e-5  # of the adaptive solver, relative and absolute
+    config.likelihood.num_probes = 1  # Hutchinson probes per example; 0 for the exact trace
+    config.likelihood.probe_kind = "rademacher"  # rademacher or gaussian
+    config.likelihood.num_dequantizations = 1  # noise draws per image; their log-likelihoods are averaged
+    config.likelihood.num_examples = 0  # first examples of the test split; 0 for all
+    config.likelihood.batch_size = 128
+    return config.lock()
+
+
+def from_file(path: Path) -> ConfigDict:
+    """The configuration that ``get_config()`` in a Python file returns.
+
+    Raises:
+        UserError: If the file is missing, fails, or defines no ``get_config()``.
+    """
+    if not path.is_file():
+        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise UserError(f"There is no config file {path}.{nearest(str(path), siblings)}")
+    spec = importlib.util.spec_from_file_location("score_sde_config_file", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; expected one that defines get_config().")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's program, and may fail in any way
+        raise UserError(f"The config file {path} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config() in {path} returns a {type(config).__name__}; expected a ConfigDict.")
+    return config
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a nested configuration under dotted names.
+
+    >>> leaves({"a": {"b": 1}, "c": (2,)})
+    {'a.b': 1, 'c': (2,)}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat.update(leaves(value, f"{prefix}{name}."))  # pyright: ignore[reportArgumentType]
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, list) else value
+    return flat
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Refuse fields that do not exist, fields that are missing, and values of another type than the default's."""
+    given, known = leaves(config), leaves(default_config())
+    for name in given:
+        if name not in known:
+            raise UserError(f"Unknown config field '{name}'.{nearest(name, known)}")
+    if missing := sorted(set(known) - set(given)):
+        raise UserError(f"The config lacks {', '.join(missing)}: start from score_sde.config.default_config().")
+    for name, value in given.items():
+        expected = known[name]
+        kinds = (int, float) if type(expected) is float else (type(expected),)
+        if type(value) not in kinds:
+            raise UserError(f"config.{name} is {value!r}; expected {type(expected).__name__}, such as {expected!r}.")
+
+
+def positive(config: ConfigDict, *names: str, minimum: float = 1) -> None:
+    """Refuse values below ``minimum`` for the named fields."""
+    flat = leaves(config)
+    for name in names:
+        if not flat[name] >= minimum:
+            raise UserError(f"config.{name} is {flat[name]}; expected at least {minimum}.")
+
+
+def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines ``name: old -> new`` for the fields of two configurations that differ.
+
+    >>> differing_fields({"a": {"b": 1}}, {"a": {"b": 2}})
+    ['a.b: 1 -> 2']
+    """
+    before, after = leaves(old), leaves(new)
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        a, b = before.get(name, "(absent)"), after.get(name, "(absent)")
+        if (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
+            lines.append(f"{name}: {a} -> {b}")
+    return lines
+
+
+def choose(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
+    """The member of a registry, or an error that lists its names and the nearest one."""
+    if name not in registry:
+        raise unknown(kind, name, registry)
+    return registry[name]
+
+
+def build(cls: type, fields: Mapping[str, Any], **overrides: Any) -> Any:
+    """Construct a dataclass from those of its fields that the mapping holds."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    return cls(**{name: value for name, value in fields.items() if name in names} | overrides)

@@ -1,0 +1,25 @@
+"""Data: names to sources, sources to batches.
+
+Importing this package costs NumPy only; grain, tensorflow-datasets, scikit-learn and Pillow are imported when a
+source or pipeline that needs them is made.
+"""
+
+from score_sde.data.base import ArraySource, Source, SourceInfo
+from score_sde.data.pipeline import EvalBatch, TrainBatch, TrainIterator, eval_batches, make_train_iterator
+from score_sde.data.sources import load_source, source_info
+from score_sde.data.transforms import check_images, random_flip
+
+__all__ = [
+    "ArraySource",
+    "EvalBatch",
+    "Source",
+    "SourceInfo",
+    "TrainBatch",
+    "TrainIterator",
+    "check_images",
+    "eval_batches",
+    "load_source",
+    "make_train_iterator",
+    "random_flip",
+    "source_info",
+]

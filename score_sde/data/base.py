@@ -1,0 +1,83 @@
+"""The contract of a data source, and the source that holds everything in one array."""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+SPLITS = ("train", "test")
+
+
+class SourceInfo(NamedTuple):
+    """What the model must know about the data.
+
+    Attributes:
+        name: the name the source was asked for by, such as ``"cifar10"``.
+        shape: the event shape; ``(height, width, channels)`` for images.
+        num_levels: the number of grey levels, on which bits per dimension depend; None for continuous data.
+        num_classes: the number of classes when the source has labels.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    num_levels: int | None
+    num_classes: int | None
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to the examples of one split.
+
+    Images come as integer levels ``0 .. num_levels - 1`` (uint8, NHWC), so that whoever dequantises them knows
+    what they were; continuous data come as float32 ``(n, dim)``, already at about unit scale.
+    """
+
+    @property
+    def info(self) -> SourceInfo:
+        """Shape, grey levels and classes."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        ...
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """The examples at ``indices``, stacked: ``(n, *info.shape)``."""
+        ...
+
+    def labels(self, indices: np.ndarray) -> np.ndarray | None:
+        """The int32 labels at ``indices``, or None for a source without labels."""
+        ...
+
+
+class ArraySource:
+    """A source held in one array, in memory or memory-mapped.
+
+    Example:
+        >>> info = SourceInfo("tiny", (2,), None, None)
+        >>> source = ArraySource(info, np.arange(6, dtype=np.float32).reshape(3, 2))
+        >>> len(source), source.gather(np.array([2, 0])).tolist()
+        (3, [[4.0, 5.0], [0.0, 1.0]])
+    """
+
+    def __init__(self, info: SourceInfo, examples: np.ndarray, labels: np.ndarray | None = None) -> None:
+        """Wrap ``examples`` of shape ``(n, *info.shape)`` and optionally ``labels`` of shape ``(n,)``."""
+        self._info = info
+        self._examples = examples
+        self._labels = labels
+
+    @property
+    def info(self) -> SourceInfo:
+        """Shape, grey levels and classes."""
+        return self._info
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self._examples)
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """The examples at ``indices``: ``(n, *info.shape)``, a plain array even where the store is memory-mapped."""
+        return np.asarray(self._examples[indices])
+
+    def labels(self, indices: np.ndarray) -> np.ndarray | None:
+        """The int32 labels at ``indices``, or None."""
+        return None if self._labels is None else np.asarray(self._labels[indices], dtype=np.int32)

@@ -1,0 +1,98 @@
+"""Two-dimensional distributions whose shape the eye knows: continuous, drawn from a fixed seed per split.
+
+Each fills about ``[-1, 1]^2``, so it needs no scaling and its standard deviation per axis lies between 0.3 and 0.8.
+"""
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+
+from score_sde.data.base import ArraySource, SourceInfo
+from score_sde.errors import unknown
+
+TOY_SEED = 20210503
+TOY_SIZES = {"train": 50_000, "test": 10_000}
+
+GAUSSIANS_RADIUS, GAUSSIANS_STD = 0.9, 0.08
+MOONS_STD = 0.04
+RINGS_RADII, RINGS_STD = (0.25, 0.5, 0.75, 1.0), 0.02
+SWISSROLL_STD = 0.02
+
+
+def checkerboard(rng: np.random.RandomState, n: int) -> np.ndarray:
+    """Uniform over the 8 dark squares (row + column even) of a 4 x 4 board on ``[-1, 1]^2``: ``(n, 2)``."""
+    column = rng.randint(4, size=n)
+    row = 2 * rng.randint(2, size=n) + column % 2
+    return (np.stack([column, row], axis=1) + rng.uniform(size=(n, 2))) / 2.0 - 1.0
+
+
+def moons(rng: np.random.RandomState, n: int) -> np.ndarray:
+    """Two interleaved half circles of radius 2/3, blurred by ``MOONS_STD``: ``(n, 2)``."""
+    angle = np.pi * rng.uniform(size=n)
+    upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    lower = np.stack([1.0 - np.cos(angle), 0.5 - np.sin(angle)], axis=1)
+    points = np.where(rng.randint(2, size=(n, 1)) == 0, upper, lower) - np.array([0.5, 0.25])
+    return points / 1.5 + MOONS_STD * rng.standard_normal((n, 2))
+
+
+def rings(rng: np.random.RandomState, n: int) -> np.ndarray:
+    """Four equally likely circles of radii ``RINGS_RADII``, blurred by ``RINGS_STD``: ``(n, 2)``."""
+    radius = np.asarray(RINGS_RADII)[rng.randint(len(RINGS_RADII), size=n)]
+    angle = 2.0 * np.pi * rng.uniform(size=n)
+    points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return points + RINGS_STD * rng.standard_normal((n, 2))
+
+
+def gaussians(rng: np.random.RandomState, n: int) -> np.ndarray:
+    """Eight equally likely isotropic Gaussians on a circle, std ``GAUSSIANS_STD``: ``(n, 2)``."""
+    angle = 2.0 * np.pi * rng.randint(8, size=n) / 8.0
+    centres = GAUSSIANS_RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return centres + GAUSSIANS_STD * rng.standard_normal((n, 2))
+
+
+def swissroll(rng: np.random.RandomState, n: int) -> np.ndarray:
+    """A spiral of one and a half turns, radius 1/3 to 1, blurred by ``SWISSROLL_STD``: ``(n, 2)``."""
+    angle = 1.5 * np.pi * (1.0 + 2.0 * rng.uniform(size=n))
+    points = angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1) / (4.5 * np.pi)
+    return points + SWISSROLL_STD * rng.standard_normal((n, 2))
+
+
+TOYS: dict[str, Callable[[np.random.RandomState, int], np.ndarray]] = {
+    "checkerboard": checkerboard,
+    "moons": moons,
+    "rings": rings,
+    "gaussians": gaussians,
+    "swissroll": swissroll,
+}
+
+
+def toy_info(name: str) -> SourceInfo:
+    """The info of ``toy:name``.
+
+    Raises:
+        UserError: for a name that is not a toy; the nearest one is suggested.
+
+    Example:
+        >>> toy_info("moons").shape
+        (2,)
+    """
+    if name not in TOYS:
+        raise unknown("toy data set", name, TOYS)
+    return SourceInfo(f"toy:{name}", (2,), None, None)
+
+
+def load_toy(name: str, split: str) -> ArraySource:
+    """The fixed sample of a toy distribution: float32 ``(50000, 2)`` for "train", ``(10000, 2)`` for "test".
+
+    Raises:
+        UserError: for a name that is not a toy.
+
+    Example:
+        >>> load_toy("rings", "test").gather(np.arange(3)).shape
+        (3, 2)
+    """
+    info = toy_info(name)
+    # RandomState's streams are frozen by NumPy for good, unlike those of Generator: the sample never changes.
+    rng = np.random.RandomState([TOY_SEED, zlib.crc32(f"{name}/{split}".encode())])
+    return ArraySource(info, TOYS[name](rng, TOY_SIZES[split]).astype(np.float32))

@@ -1,0 +1,30 @@
+"""Errors that are the user's to mend: what was given, what was expected, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input from outside the program; the command line prints it without a traceback and exits with 2."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause that suggests the known name closest to a misspelt one, or an empty string.
+
+    >>> nearest("digit", ["digits", "mnist"])
+    " Did you mean 'digits'?"
+    >>> nearest("xyz", ["digits", "mnist"])
+    ''
+    """
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in a registry: the list of names and the nearest one.
+
+    >>> print(unknown("SDE", "subpv", ["subvp", "vp"]))
+    Unknown SDE 'subpv'. Did you mean 'subvp'? Known: subvp, vp.
+    """
+    names = sorted(known)
+    return UserError(f"Unknown {kind} '{name}'.{nearest(name, names)} Known: {', '.join(names)}.")

@@ -1,0 +1,195 @@
+"""The border where a configuration becomes typed objects; below it nothing knows of configurations."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from score_sde.config import ConfigDict, build, check_fields, choose, positive
+from score_sde.errors import UserError
+from score_sde.likelihood.dequantization import Quantization
+from score_sde.models.adapters import LinenNetwork
+from score_sde.models.layers import ACTIVATIONS
+from score_sde.models.mlp import MLP
+from score_sde.models.ncsnpp import NCSNpp
+from score_sde.objectives import TIME_SAMPLERS, WEIGHTINGS, score_matching_loss
+from score_sde.parameterization import PARAMETERIZATIONS, Parameterization, make_score_fn
+from score_sde.sampling import Grid, log_snr_times, quadratic_times, uniform_times
+from score_sde.sdes import SDE, VE, VP, SubVP
+from score_sde.solvers import CORRECTORS, ODE_STEPS, PREDICTORS, PredictorCorrector, Solver
+from score_sde.training.optim import make_optimizer
+from score_sde.training.state import TrainState, create_state
+from score_sde.training.step import TrainStep, make_train_step
+from score_sde.typing import LossFn, Network, Params, ScoreFn
+
+SDES: dict[str, type[SDE]] = {"vp": VP, "subvp": SubVP, "ve": VE}
+NETWORKS: dict[str, type] = {"ncsnpp": NCSNpp, "mlp": MLP}
+GRIDS: dict[str, Callable[[SDE, int, float], Grid]] = {
+    "uniform": lambda sde, n, t_end: uniform_times(n, t_end),
+    "quadratic": lambda sde, n, t_end: quadratic_times(n, t_end),
+    "log_snr": log_snr_times,
+}
+ADAPTIVE = "adaptive"  # the predictor that is no step: it solves the probability flow with error control
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """All the objects of a run: what is diffused, how it is modelled, trained and sampled."""
+
+    config: ConfigDict
+    event_shape: tuple[int, ...]
+    quantization: Quantization
+    sde: SDE
+    network: Network
+    parameterization: Parameterization
+    loss_fn: LossFn
+    tx: optax.GradientTransformation
+    train_step: TrainStep
+    solver: Solver | None  # None for the adaptive ODE
+    times: Grid
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, event_shape: tuple[int, ...], num_levels: int | None) -> "Experiment":
+        """Build a run for data of the given event shape and number of grey levels (``None``: continuous).
+
+        Raises:
+            UserError: For unknown fields and names, and for values out of range.
+        """
+        check_fields(config)
+        _check_values(config)
+        sde = make_sde(config)
+        network = _make_network(config, event_shape)
+        parameterization = _make_parameterization(config)
+        objective = config.objective
+        loss_fn = score_matching_loss(
+            sde,
+            network,
+            parameterization,
+            times=choose("time sampler", objective.times, TIME_SAMPLERS)(t0=objective.t_min),
+            weighting=choose("weighting", objective.weighting, WEIGHTINGS),
+            reduce_mean=objective.reduce_mean,
+        )
+        optim = {k: v for k, v in config.optim.items() if not k.startswith("ema")}
+        tx = make_optimizer(num_steps=config.training.num_steps, **optim)
+        quantization = Quantization(num_levels=num_levels, centered=config.data.centered)
+        return cls(
+            config=config,
+            event_shape=event_shape,
+            quantization=quantization,
+            sde=sde,
+            network=network,
+            parameterization=parameterization,
+            loss_fn=loss_fn,
+            tx=tx,
+            train_step=make_train_step(
+                loss_fn,
+                tx,
+                prepare=quantization.dequantize,
+                ema_rate=config.optim.ema_rate,
+                ema_warmup=config.optim.ema_warmup,
+            ),
+            solver=_make_solver(config),
+            times=choose("grid", config.sampling.grid, GRIDS)(sde, config.sampling.num_steps, config.sampling.t_min),
+        )
+
+    def init_state(self) -> TrainState:
+        """The state at step 0."""
+        return create_state(self.network, self.tx, self.config.seed, (1, *self.event_shape))
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and types of the state, without computing or allocating anything."""
+        return jax.eval_shape(self.init_state)
+
+    def score_fn(self, params: Params) -> ScoreFn:
+        """The score under given parameters, without dropout."""
+        return make_score_fn(self.network, self.parameterization, self.sde, params)
+
+    @property
+    def noise_scale(self) -> float:
+        """1 where the sampler solves the reverse SDE, 0 where it solves the probability flow."""
+        return 0.0 if self.config.sampling.predictor in ODE_STEPS | {ADAPTIVE} else 1.0
+
+
+def make_sde(config: ConfigDict) -> SDE:
+    """The forward process that the configuration names."""
+    return build(choose("SDE", config.sde.name, SDES), config.sde)
+
+
+def _make_network(config: ConfigDict, event_shape: tuple[int, ...]) -> Network:
+    module = choose("network", config.model.name, NETWORKS)
+    choose("activation", config.model.activation, ACTIVATIONS)
+    choose("embedding", config.model.embedding, {"positional": 1, "fourier": 1})
+    if module is NCSNpp:
+        if len(event_shape) != 3:
+            raise UserError(f"The network 'ncsnpp' takes images (H, W, C); the data have shape {event_shape}. Use 'mlp'.")
+        factor = 2 ** (len(config.model.channel_multipliers) - 1)
+        if event_shape[0] % factor or event_shape[1] % factor:
+            raise UserError(
+                f"Images of {event_shape[0]}x{event_shape[1]} cannot be halved {len(config.model.channel_multipliers) - 1} "
+                f"times: expected a multiple of {factor}, or fewer entries in config.model.channel_multipliers."
+            )
+    elif len(event_shape) != 1:
+        raise UserError(f"The network 'mlp' takes vectors; the data have shape {event_shape}. Use 'ncsnpp'.")
+    return LinenNetwork(build(module, config.model))
+
+
+def _make_parameterization(config: ConfigDict) -> Parameterization:
+    fields = dict(config.parameterization)
+    cls = choose("parameterization", fields.pop("output"), PARAMETERIZATIONS)
+    choose("noise condition", fields["condition_on"], {"time": 1, "log_noise": 1})
+    if config.parameterization.output == "edm":  # preconditioning fixes both
+        fields |= {"scale_input": True, "condition_on": "log_noise"}
+    return cls(**fields)
+
+
+def _make_solver(config: ConfigDict) -> Solver | None:
+    sampling = config.sampling
+    choose("denoising", sampling.denoising, {"tweedie": 1, "mean": 1, "none": 1})
+    corrector = None
+    if sampling.corrector != "none":
+        corrector = choose("corrector", sampling.corrector, {**CORRECTORS, "none": None})(snr=sampling.snr)
+    predictor = choose("predictor", sampling.predictor, {**PREDICTORS, ADAPTIVE: None})
+    if predictor is None:
+        if corrector is not None:
+            raise UserError("The adaptive ODE solver takes no corrector; set config.sampling.corrector=none.")
+        return None
+    if corrector is None:
+        return predictor()
+    return PredictorCorrector(
+        predictor=predictor(),
+        corrector=corrector,
+        num_corrections=sampling.num_corrections,
+        corrector_first=sampling.corrector_first,
+    )
+
+
+def _check_values(config: ConfigDict) -> None:
+    positive(
+        config,
+        *("model.features", "model.num_blocks", "training.num_steps", "training.batch_size", "training.log_every"),
+        *("training.eval_every", "training.checkpoint_every", "training.keep_checkpoints", "sampling.num_steps"),
+        *("training.steps_per_dispatch", "sampling.num_samples", "sampling.batch_size", "likelihood.batch_size"),
+        "likelihood.num_dequantizations",
+    )
+    positive(config, "sampling.num_corrections", "likelihood.num_probes", "likelihood.num_examples", minimum=0)
+    positive(config, "sde.beta_min", "sde.sigma_min", "objective.t_min", "sampling.t_min", minimum=1e-12)
+    positive(config, "likelihood.t_min", "likelihood.tolerance", "sampling.tolerance", minimum=1e-12)
+    choose("schedule", config.optim.schedule, {"constant": 1, "cosine": 1})
+    choose("probe kind", config.likelihood.probe_kind, {"rademacher": 1, "gaussian": 1})
+    for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
+        if not config.sde[low] < config.sde[high]:
+            raise UserError(f"config.sde.{low} is {config.sde[low]} and config.sde.{high} is {config.sde[high]}; "
+                            "expected the first to be smaller.")
+    for group in ("objective", "sampling", "likelihood"):
+        if config[group].t_min >= 1.0:
+            raise UserError(f"config.{group}.t_min is {config[group].t_min}; expected a time below 1.")
+    training = config.training
+    for name in ("log_every", "eval_every", "checkpoint_every"):
+        if training[name] % training.steps_per_dispatch:
+            raise UserError(f"config.training.{name} is {training[name]}; expected a multiple of "
+                            f"config.training.steps_per_dispatch, {training.steps_per_dispatch}.")
+    if training.checkpoint_every % training.log_every:
+        raise UserError(f"config.training.checkpoint_every is {training.checkpoint_every}; expected a multiple of "
+                        f"config.training.log_every, {training.log_every}, so that resumed runs log the same means.")

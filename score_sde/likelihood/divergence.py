@@ -1,0 +1,48 @@
+r"""The divergence of a vector field, exact or estimated, from one linearisation that also yields its value.
+
+Hutchinson's estimator (Skilling 1989; Hutchinson 1990) ``E[e^T J e] = tr J`` holds for probes of mean zero and unit
+covariance. Rademacher probes have the least variance and are exact where ``J`` is diagonal.
+"""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_sde.typing import PRNGKey, Scalar
+
+Event: TypeAlias = Float[Array, "*event"]
+Probes: TypeAlias = Float[Array, "probes *event"]
+ProbeKind = Literal["rademacher", "gaussian"]
+
+
+def draw_probes(key: PRNGKey, num_probes: int | None, event_shape: tuple[int, ...], kind: ProbeKind) -> Probes:
+    """Probes for one example: random ones, or the standard basis for the exact trace (``num_probes=None``)."""
+    if num_probes is None:
+        size = 1
+        for extent in event_shape:
+            size *= extent
+        return jnp.eye(size).reshape(size, *event_shape)
+    draw = jax.random.rademacher if kind == "rademacher" else jax.random.normal
+    return draw(key, (num_probes, *event_shape), jnp.float32)
+
+
+def value_and_quadratic_forms(
+    field: Callable[[Event], Event], x: Event, probes: Probes
+) -> tuple[Event, Float[Array, " probes"]]:
+    """The field at ``x`` and ``e^T J e`` for each probe ``e``.
+
+    The sum over the standard basis is the exact divergence; the mean over random probes is Hutchinson's estimate.
+
+    >>> value, forms = value_and_quadratic_forms(lambda x: 3.0 * x, jnp.ones(2), jnp.eye(2))
+    >>> float(forms.sum())
+    6.0
+    """
+    value, jacobian = jax.linearize(field, x)
+
+    def quadratic_form(probe: Event) -> Scalar:
+        return jnp.sum(probe * jacobian(probe))
+
+    return value, jax.vmap(quadratic_form)(probes)

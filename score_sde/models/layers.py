@@ -1,0 +1,192 @@
+"""Building blocks of the score networks, written so that XLA runs them fast on a CPU as well.
+
+Initialisation follows the DDPM family: variance scaling with fan average and a uniform distribution, where scale 0
+stands for 1e-10, so that residual branches and the last convolution start at (almost) zero.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_sde.typing import Times
+
+Images = Float[Array, "batch height width channels"]
+Features = Float[Array, "batch features"]
+Activation = Callable[[Array], Array]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "elu": nn.elu,
+    "relu": nn.relu,
+    "lrelu": lambda x: nn.leaky_relu(x, negative_slope=0.2),
+    "swish": nn.swish,
+}
+
+
+def ddpm_init(scale: float = 1.0) -> nn.initializers.Initializer:
+    """Variance scaling, fan average, uniform; scale 0 becomes 1e-10 (Ho et al. 2020)."""
+    return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
+
+
+def positional_embedding(condition: Times, width: int, max_period: float = 10_000.0) -> Features:
+    """Sinusoidal embedding (Vaswani et al. 2017): sines, then cosines, of ``condition * max_period^(-k / (half - 1))``.
+
+    >>> round(float(positional_embedding(jnp.ones(1), 128)[0, 64]), 6)
+    0.540302
+    """
+    half = width // 2
+    frequencies = jnp.exp(-math.log(max_period) / max(half - 1, 1) * jnp.arange(half))
+    angles = condition[:, None] * frequencies[None, :]
+    embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+    return jnp.pad(embedding, ((0, 0), (0, width % 2)))
+
+
+class FourierEmbedding(nn.Module):
+    """Random Fourier features of the condition with frozen frequencies ``W ~ N(0, scale^2)`` (Tancik et al. 2020)."""
+
+    width: int
+    scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, condition: Times) -> Features:
+        """``[sin(2 pi condition W), cos(2 pi condition W)]`` of width ``2 * width``."""
+        frequencies = self.param("W", nn.initializers.normal(self.scale), (self.width,))
+        angles = 2.0 * jnp.pi * condition[:, None] * jax.lax.stop_gradient(frequencies)[None, :]
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu & He 2018) with at most 32 groups of at least 4 channels.
+
+    Pixels are summed per channel first and the small ``(batch, channels)`` sums grouped afterwards, which on a CPU is
+    two to three times faster than reshaping the images.
+    """
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        """Normalise over pixels and the channels of each group."""
+        batch, height, width, channels = x.shape
+        groups = max(min(channels // 4, 32), 1)
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+
+        def group_mean(per_channel: Array) -> Array:
+            mean = per_channel.reshape(batch, groups, -1).mean(axis=-1)
+            return jnp.repeat(mean, channels // groups, axis=1, total_repeat_length=channels)
+
+        mean = group_mean(x.mean(axis=(1, 2)))
+        variance = jnp.maximum(group_mean((x * x).mean(axis=(1, 2))) - mean**2, 0.0)
+        gain = scale[None, :] * jax.lax.rsqrt(variance + self.epsilon)
+        return x * gain[:, None, None, :] + (bias[None, :] - mean * gain)[:, None, None, :]
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution, computed as one dense layer over all pixels (three times faster than a convolution on a CPU)."""
+
+    features: int
+    init_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        """Mix channels at every pixel."""
+        dense = nn.Dense(self.features, kernel_init=ddpm_init(self.init_scale))
+        return dense(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.features)
+
+
+def conv3x3(features: int, init_scale: float = 1.0, name: str | None = None) -> nn.Conv:
+    """A 3x3 convolution with the DDPM initialisation."""
+    return nn.Conv(features, (3, 3), kernel_init=ddpm_init(init_scale), name=name)
+
+
+def upsample(x: Images) -> Images:
+    """Nearest-neighbour upsampling by two, as a broadcast."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def downsample(x: Images) -> Images:
+    """Average pooling by two."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over pixels with a residual connection (Ho et al. 2020)."""
+
+    skip_rescale: bool = True
+    init_scale: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        """``x + W_o softmax(q k^T / sqrt(C)) v``, divided by sqrt 2 with ``skip_rescale``."""
+        batch, height, width, channels = x.shape
+        h = GroupNorm()(x)
+        query, key, value = (Pointwise(channels, 1.0)(h).reshape(batch, -1, channels) for _ in range(3))
+        weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", query, key) / math.sqrt(channels), axis=-1)
+        h = jnp.einsum("bqk,bkc->bqc", weights, value).reshape(x.shape)
+        h = Pointwise(channels, self.init_scale)(h)
+        return (x + h) / math.sqrt(2.0) if self.skip_rescale else x + h
+
+
+class ResidualBlock(nn.Module):
+    """The BigGAN residual block of DDPM++ and NCSN++: resampling inside, time embedding after the first convolution.
+
+    Attributes:
+        features: Output channels.
+        activation: Nonlinearity.
+        dropout: Rate, active when ``train``.
+        resample: A function that halves or doubles both branches, or ``None``.
+        skip_rescale: Divide the sum by sqrt 2.
+        init_scale: Initial scale of the second convolution.
+    """
+
+    features: int
+    activation: Activation
+    dropout: float = 0.0
+    resample: Callable[[Images], Images] | None = None
+    skip_rescale: bool = True
+    init_scale: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Images, embedding: Features | None, *, train: bool) -> Images:
+        """Two normalised convolutions beside a (projected) skip connection."""
+        h = self.activation(GroupNorm()(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = conv3x3(self.features)(h)
+        if embedding is not None:
+            shift = nn.Dense(self.features, kernel_init=ddpm_init())(self.activation(embedding))
+            h = h + shift[:, None, None, :]
+        h = self.activation(GroupNorm()(h))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = conv3x3(self.features, self.init_scale)(h)
+        if x.shape[-1] != self.features or self.resample is not None:
+            x = Pointwise(self.features)(x)
+        return (x + h) / math.sqrt(2.0) if self.skip_rescale else x + h
+
+
+class TimeEmbedding(nn.Module):
+    """The noise condition as a vector of width ``4 * width``: positional or Fourier features and two dense layers."""
+
+    width: int
+    kind: str
+    activation: Activation
+    fourier_scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, condition: Times) -> Features:
+        """Embed a batch of conditions."""
+        if self.kind == "fourier":
+            h = FourierEmbedding(self.width, self.fourier_scale)(condition)
+        else:
+            h = positional_embedding(condition, self.width)
+        h = nn.Dense(4 * self.width, kernel_init=ddpm_init())(h)
+        return nn.Dense(4 * self.width, kernel_init=ddpm_init())(self.activation(h))
+
+

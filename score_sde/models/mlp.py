@@ -1,0 +1,44 @@
+"""A residual multilayer perceptron for vectors: toy densities, tables, latents."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from score_sde.models.layers import ACTIVATIONS, TimeEmbedding
+from score_sde.typing import Times
+
+
+class MLP(nn.Module):
+    """Residual blocks of two dense layers, each shifted by the noise embedding.
+
+    Attributes:
+        features: Width of the hidden layers.
+        num_blocks: Residual blocks.
+        dropout: Dropout rate inside the blocks.
+        embedding: ``"positional"`` or ``"fourier"``.
+        fourier_scale: Standard deviation of the Fourier frequencies.
+        activation: ``elu``, ``relu``, ``lrelu`` or ``swish``.
+    """
+
+    features: int = 128
+    num_blocks: int = 3
+    dropout: float = 0.0
+    embedding: str = "positional"
+    fourier_scale: float = 1.0
+    activation: str = "swish"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch dim"], condition: Times, *, train: bool = False
+    ) -> Float[Array, "batch dim"]:
+        """The network output, of the shape of ``x``."""
+        activation = ACTIVATIONS[self.activation]
+        embedding = activation(
+            TimeEmbedding(self.features // 4, self.embedding, activation, self.fourier_scale)(condition)
+        )
+        h = nn.Dense(self.features)(x)
+        for _ in range(self.num_blocks):
+            r = nn.Dense(self.features)(activation(nn.LayerNorm()(h))) + nn.Dense(self.features)(embedding)
+            r = nn.Dropout(self.dropout, deterministic=not train)(activation(r))
+            h = h + nn.Dense(self.features, kernel_init=nn.initializers.zeros)(r)
+        last = nn.Dense(x.shape[-1], kernel_init=nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform"))
+        return last(activation(nn.LayerNorm()(h)))

@@ -1,0 +1,155 @@
+r"""What the network predicts, and how its output becomes a score.
+
+With ``x_t = m x_0 + s z`` the posterior means of noise, data and velocity and the score determine one another
+(Tweedie's formula; Salimans & Ho 2022, arXiv 2202.00512, for ``v``):
+
+    score = -E[z | x_t] / s,      E[x_0 | x_t] = (x_t + s^2 score) / m,      v = m z - s x_0.
+
+A parameterization also fixes how the network sees its arguments: the inputs may be scaled to unit variance, and the
+noise level enters either as ``999 t`` (DDPM++) or as ``log(s / m)``, which for the VE SDE is the ``log sigma`` of NCSN++.
+"""
+
+import abc
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import jax.numpy as jnp
+
+from score_sde.sdes import SDE
+from score_sde.typing import Batch, Network, Number, Params, PRNGKey, ScoreFn, Times, component, expand_like, static
+
+
+@component
+class Parameterization(abc.ABC):
+    """From network output to noise, and so to score; each member writes :meth:`noise`.
+
+    Attributes:
+        data_std: Standard deviation of the data, used to scale inputs.
+        scale_input: Divide the inputs by ``sqrt(m^2 data_std^2 + s^2)``, as the VE SDE with its large noise needs.
+        condition_on: ``"time"`` conditions the network on ``999 t``, ``"log_noise"`` on ``log(s / m)``.
+    """
+
+    data_std: Number = 0.5
+    scale_input: bool = static(default=False)
+    condition_on: str = static(default="time")
+
+    @abc.abstractmethod
+    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+        """The predicted noise ``E[z | x_t]`` that the network output stands for."""
+
+    def inputs(self, sde: SDE, x: Batch, t: Times) -> tuple[Batch, Times]:
+        """The network's two arguments: (scaled) noisy data and noise condition."""
+        mean_coeff, std = sde.marginal(t)
+        if self.scale_input:
+            x = x / expand_like(jnp.sqrt((mean_coeff * self.data_std) ** 2 + std**2), x)
+        return x, 999.0 * t if self.condition_on == "time" else -0.5 * sde.log_snr(t)
+
+
+@component
+class NoisePrediction(Parameterization):
+    """The output is the noise ``z`` (Ho et al. 2020, arXiv 2006.11239, eq. 14); the choice of DDPM++."""
+
+    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+        """The output itself."""
+        return output
+
+
+@component
+class ScorePrediction(Parameterization):
+    """The output divided by ``s`` is the score: NCSN++ with ``scale_by_sigma`` (Song & Ermon 2020, technique 3)."""
+
+    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+        """Minus the output."""
+        return -output
+
+
+@component
+class DataPrediction(Parameterization):
+    """The output is the data ``x_0``; the noise loses digits where ``s`` is small, so prefer others for likelihoods."""
+
+    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+        """``(x - m output) / s``."""
+        mean_coeff, std = sde.marginal(t)
+        return (x - expand_like(mean_coeff, x) * output) / expand_like(std, x)
+
+
+@component
+class VPrediction(Parameterization):
+    """The output is the velocity ``v = m z - s x_0`` (Salimans & Ho 2022, appendix D), for any ``m`` and ``s``."""
+
+    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+        """``(m v + s x) / (m^2 + s^2)``, which solves ``x = m x_0 + s z`` and ``v = m z - s x_0``."""
+        mean_coeff, std = sde.marginal(t)
+        total = expand_like(mean_coeff**2 + std**2, x)
+        return (expand_like(mean_coeff, x) * output + expand_like(std, x) * x) / total
+
+
+@component
+class EDMPrediction(Parameterization):
+    r"""The preconditioning of Karras et al. 2022 (arXiv 2206.00364, table 1), for any ``m`` and ``s``.
+
+    With ``sigma = s / m`` and data std ``d``, the denoiser of ``x / m`` is ``c_skip x / m + c_out F`` where
+    ``c_skip = d^2 / (sigma^2 + d^2)`` and ``c_out = sigma d / sqrt(sigma^2 + d^2)``. In noise space nothing is
+    divided by a small number: ``z = (sigma x/m / (sigma^2 + d^2)) - d F / sqrt(sigma^2 + d^2)``.
+    """
+
+    scale_input: bool = static(default=True)
+    condition_on: str = static(default="log_noise")
+
+    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+        """The formula above, with numerator and denominator multiplied by ``m`` so that it holds as ``m -> 0``."""
+        mean_coeff, std = sde.marginal(t)
+        total = std**2 + (mean_coeff * self.data_std) ** 2
+        skip, out = std / total, mean_coeff * self.data_std / jnp.sqrt(total)
+        return expand_like(skip, x) * x - expand_like(out, x) * output
+
+
+PARAMETERIZATIONS: Mapping[str, type[Parameterization]] = MappingProxyType(
+    {
+        "noise": NoisePrediction,
+        "score": ScorePrediction,
+        "data": DataPrediction,
+        "v": VPrediction,
+        "edm": EDMPrediction,
+    }
+)
+
+
+def make_noise_fn(
+    network: Network,
+    parameterization: Parameterization,
+    sde: SDE,
+    params: Params,
+    *,
+    key: PRNGKey | None = None,
+) -> ScoreFn:
+    """The noise prediction ``(x, t) -> E[z | x_t]``; a key switches dropout on."""
+
+    def noise_fn(x: Batch, t: Times, /) -> Batch:
+        output = network.apply(params, *parameterization.inputs(sde, x, t), key=key)
+        return parameterization.noise(sde, output, x, t)
+
+    return noise_fn
+
+
+def make_score_fn(
+    network: Network,
+    parameterization: Parameterization,
+    sde: SDE,
+    params: Params,
+    *,
+    key: PRNGKey | None = None,
+) -> ScoreFn:
+    """The score function ``(x, t) -> grad_x log p_t(x)`` of a network; a key switches dropout on."""
+    noise_fn = make_noise_fn(network, parameterization, sde, params, key=key)
+
+    def score_fn(x: Batch, t: Times, /) -> Batch:
+        return -noise_fn(x, t) / expand_like(sde.marginal(t).std, x)
+
+    return score_fn
+
+
+def denoise(sde: SDE, score_fn: ScoreFn, x: Batch, t: Times) -> Batch:
+    """The posterior mean ``E[x_0 | x_t] = (x + s^2 score) / m`` (Tweedie's formula)."""
+    mean_coeff, std = sde.marginal(t)
+    return (x + expand_like(std**2, x) * score_fn(x, t)) / expand_like(mean_coeff, x)

@@ -1,0 +1,114 @@
+"""The machine a result was measured on, and writing files so that a crash leaves the old one or the new one."""
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from score_sde.errors import UserError
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a reader needs to judge a time: platform, processor, number of CPUs, versions, and the devices JAX uses.
+
+    Returns:
+        A dictionary that JSON can hold. ``cpu_count`` counts the CPUs this process may run on, not those of the host.
+    """
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cpu_count": _available_cpus(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "backend": jax.default_backend(),
+        "device_kind": device.device_kind,
+        "device_count": jax.device_count(),
+    }
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place, flushed to disk, when the block ends without an error.
+
+    Raises:
+        UserError: If the system refuses to write, with what could not be written and what to do.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write ``path`` (disk full, read-only, no directory) into a :class:`UserError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"Cannot write {path} ({reason}); free space there or give another --workdir.") from error
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by a file with this text, in UTF-8; a crash leaves either the old file or the new one.
+
+    Raises:
+        UserError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     atomic_write_text(Path(directory, "note.txt"), "done")
+        ...     Path(directory, "note.txt").read_text(), os.listdir(directory)
+        ('done', ['note.txt'])
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as indented JSON; numpy numbers and arrays become numbers and lists.
+
+    Raises:
+        UserError: If the file cannot be written.
+        TypeError: If ``value`` holds something that JSON cannot.
+    """
+    atomic_write_text(path, json.dumps(value, indent=2, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy and JAX, scalars and arrays
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"JSON cannot hold a {type(value).__name__}.")
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

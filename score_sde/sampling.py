@@ -1,0 +1,141 @@
+"""Drawing samples: time grids, the one scan over solver steps, and samplers made of them.
+
+Sample ``i`` depends on the root key and on ``i`` alone (key = root, sample index, step), so it is the same for every
+batch size and every number of devices.
+"""
+
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from score_sde.parameterization import Parameterization, denoise, make_score_fn
+from score_sde.sdes import SDE, ReverseSDE
+from score_sde.solvers.base import Solver, SolverState, fold_in
+from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys
+
+Denoising = Literal["tweedie", "mean", "none"]
+Grid = Float[Array, " steps_plus_one"]
+
+#: Purposes of the keys derived from a sample's key; solver steps use their own index.
+_PRIOR = 0
+_SOLVER = 1
+
+
+class Samples(NamedTuple):
+    """A batch of samples and what they cost."""
+
+    x: Batch
+    num_evals: Int[Array, ""]  # score evaluations per sample
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Draws samples ``first, first + 1, ...`` of the stream that ``key`` names."""
+
+    def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Samples: ...
+
+
+def uniform_times(num_steps: int, t_end: Number = 1e-3) -> Grid:
+    """``num_steps`` equal steps from 1 to ``t_end``.
+
+    >>> uniform_times(2, 0.5).tolist()
+    [1.0, 0.75, 0.5]
+    """
+    return jnp.linspace(1.0, t_end, num_steps + 1)
+
+
+def quadratic_times(num_steps: int, t_end: Number = 1e-3) -> Grid:
+    """Steps that shrink linearly towards the data: ``sqrt(t)`` is uniform."""
+    return jnp.linspace(1.0, jnp.sqrt(t_end), num_steps + 1) ** 2
+
+
+def log_snr_times(sde: SDE, num_steps: int, t_end: Number = 1e-3) -> Grid:
+    """Steps of equal change in the log signal-to-noise ratio (Lu et al. 2022, arXiv 2206.00927, section 3.4)."""
+    ends = sde.log_snr(jnp.stack([jnp.asarray(1.0), jnp.asarray(t_end)]))
+    grid = sde.inverse_log_snr(jnp.linspace(ends[0], ends[1], num_steps + 1))
+    return grid.at[0].set(1.0).at[-1].set(t_end)  # the ends exactly, not up to rounding
+
+
+def sample_keys(key: PRNGKey, first: Array | int, count: int) -> SampleKeys:
+    """One key per sample index, ``first`` to ``first + count - 1``."""
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(first + jnp.arange(count))
+
+
+def prior_samples(keys: SampleKeys, sde: SDE, event_shape: tuple[int, ...]) -> Batch:
+    """Draw the starting points from the prior, one per key."""
+    return jax.vmap(lambda key: sde.prior_sample(jax.random.fold_in(key, _PRIOR), event_shape))(keys)
+
+
+def integrate(keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, times: Grid) -> SolverState:
+    """Apply ``solver`` along ``times``: the only scan over solver steps.
+
+    Args:
+        keys: One key per sample.
+        solver: A stochastic or deterministic step.
+        process: What is integrated.
+        x: Starting points at ``times[0]``.
+        times: Decreasing grid.
+
+    Returns:
+        The state at ``times[-1]``.
+    """
+    state, _ = _scan(keys, solver, process, x, times, keep=False)
+    return state
+
+
+def trajectory(keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, times: Grid) -> Float[Array, "..."]:
+    """The samples at every time of the grid, stacked in front: shape ``(steps + 1, batch, *event)``."""
+    _, path = _scan(keys, solver, process, x, times, keep=True)
+    return jnp.concatenate([x[None], path], axis=0)
+
+
+def _scan(keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, times: Grid, *, keep: bool):  # noqa: ANN202
+    solver_keys = fold_in(keys, _SOLVER)
+
+    def body(state: SolverState, step: tuple[Array, Array, Array]) -> tuple[SolverState, Array | None]:
+        index, t, s = step
+        state = solver.step(fold_in(solver_keys, index), process, state, t, s)
+        return state, state.x if keep else None
+
+    steps = (jnp.arange(times.shape[0] - 1), times[:-1], times[1:])
+    return jax.lax.scan(body, solver.init(x), steps)
+
+
+def make_sampler(
+    network: Network,
+    parameterization: Parameterization,
+    sde: SDE,
+    solver: Solver,
+    *,
+    times: Grid,
+    noise_scale: Number = 1.0,
+    denoising: Denoising = "tweedie",
+) -> Sampler:
+    """A sampler ``(params, key, shape, first) -> Samples``; jit it with ``static_argnums=2``.
+
+    Args:
+        network: The score network.
+        parameterization: What its output means.
+        sde: The forward process.
+        solver: The reverse step.
+        times: Decreasing grid from 1 to a small positive time.
+        noise_scale: 1 for the reverse SDE, 0 for the probability flow.
+        denoising: How the noise left at the last time is removed: ``"tweedie"`` returns the posterior mean of the
+            data (one more evaluation), ``"mean"`` the sample before the last noise was added (the choice of Song et
+            al.), ``"none"`` the noisy sample.
+    """
+
+    def sampler(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Samples:
+        score_fn = make_score_fn(network, parameterization, sde, params)
+        keys = sample_keys(key, first, shape[0])
+        process = sde.reverse(score_fn, noise_scale=noise_scale)
+        state = integrate(keys, solver, process, prior_samples(keys, sde, shape[1:]), times)
+        num_evals = solver.num_evals * (times.shape[0] - 1)
+        if denoising == "tweedie":
+            x = denoise(sde, score_fn, state.x, jnp.full(shape[:1], times[-1]))
+            return Samples(x, jnp.asarray(num_evals + 1))
+        return Samples(state.x_mean if denoising == "mean" else state.x, jnp.asarray(num_evals))
+
+    return sampler

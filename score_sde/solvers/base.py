@@ -1,0 +1,58 @@
+"""The solver contract: one step of a reverse process from time ``t`` to ``s < t``.
+
+    x ~ prior --> solver.init --> [ solver.step(keys, process, state, t, s) for each pair of times ] --> state.x
+
+A solver receives the *process*, which holds the score function, so that it may evaluate it as often and wherever it
+likes. The loop over times belongs to :func:`score_sde.sampling.integrate`, the only scan over solver steps.
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array
+
+from score_sde.sdes import ReverseSDE
+from score_sde.typing import Batch, SampleKeys, Scalar
+
+
+class SolverState(NamedTuple):
+    """What the next step needs: the sample, and the same before the last noise was added."""
+
+    x: Batch
+    x_mean: Batch
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A predictor, a corrector, a composition of them, or an ODE step."""
+
+    @property
+    def num_evals(self) -> int:
+        """Score evaluations per step."""
+        ...
+
+    def init(self, x: Batch) -> SolverState:
+        """The state at the start."""
+        ...
+
+    def step(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+        """Move from ``t`` to ``s``; noise for sample ``i`` comes from ``keys[i]`` alone."""
+        ...
+
+
+class StatelessSolver:
+    """Base of the solvers whose only state is the sample."""
+
+    def init(self, x: Batch) -> SolverState:
+        """Start with no noise added."""
+        return SolverState(x, x)
+
+
+def sample_noise(keys: SampleKeys, x: Batch) -> Batch:
+    """Standard normal noise, drawn sample by sample so that sample ``i`` is the same in any batch."""
+    return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+
+
+def fold_in(keys: SampleKeys, data: Array | int) -> SampleKeys:
+    """Derive one new key per sample."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)

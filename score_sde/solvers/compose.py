@@ -1,0 +1,43 @@
+"""Predictor-corrector: the composition of two solvers is a solver."""
+
+import jax
+from jaxtyping import Array
+
+from score_sde.sdes import ReverseSDE
+from score_sde.solvers.base import Solver, SolverState, StatelessSolver, fold_in
+from score_sde.typing import SampleKeys, Scalar, component, static
+
+
+@component
+class PredictorCorrector(StatelessSolver):
+    """One predictor step from ``t`` to ``s``, then ``num_corrections`` corrector steps at ``s``.
+
+    This is algorithm 1 of Song et al. 2021; their code corrects before it predicts, which is ``corrector_first``. With
+    no corrections the solver is its predictor.
+    """
+
+    predictor: Solver
+    corrector: Solver
+    num_corrections: int = static(default=1)
+    corrector_first: bool = static(default=False)
+
+    @property
+    def num_evals(self) -> int:
+        """Those of the predictor and of all corrections."""
+        return self.predictor.num_evals + self.num_corrections * self.corrector.num_evals
+
+    def step(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+        """One predictor step and its corrections."""
+        if self.num_corrections == 0:
+            return self.predictor.step(keys, process, state, t, s)
+        if self.corrector_first:
+            state = self._correct(keys, process, state, t)
+            return self.predictor.step(fold_in(keys, self.num_corrections), process, state, t, s)
+        state = self.predictor.step(fold_in(keys, self.num_corrections), process, state, t, s)
+        return self._correct(keys, process, state, s)
+
+    def _correct(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar) -> SolverState:
+        def body(index: Array, state: SolverState) -> SolverState:
+            return self.corrector.step(fold_in(keys, index), process, state, t, t)
+
+        return jax.lax.fori_loop(0, self.num_corrections, body, state)

@@ -1,0 +1,46 @@
+r"""Correctors: Markov chains that leave the marginal at a fixed time (nearly) invariant."""
+
+import jax.numpy as jnp
+
+from score_sde.sdes import ReverseSDE
+from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
+from score_sde.typing import Batch, Number, SampleKeys, Scalar, Times, component, expand_like, static
+
+
+def _norms(x: Batch) -> Times:
+    return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim))))
+
+
+@component
+class Langevin(StatelessSolver):
+    r"""Unadjusted Langevin dynamics with a step set by the signal-to-noise ratio (Song et al. 2021, algorithm 4).
+
+    ``x <- x + e score + sqrt(2 e) z`` with ``e = 2 a (snr |z| / |score|)^2``. The factor ``a`` is 1: the original's
+    ``1 - beta_i`` for the VP SDE tends to 1 with the number of steps, and the step should not depend on that number.
+
+    Attributes:
+        snr: Signal-to-noise ratio ``r``.
+        per_sample: ``False`` takes both norms as means over the batch, as the original does; ``True`` takes them
+            sample by sample, so that a sample does not depend on its neighbours.
+    """
+
+    snr: Number = 0.16
+    per_sample: bool = static(default=False)
+
+    @property
+    def num_evals(self) -> int:
+        """One."""
+        return 1
+
+    def step(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+        """One correction at time ``s``, where a predictor has left the sample; ``t`` plays no part."""
+        del t
+        score = process.score(state.x, s)
+        noise = sample_noise(keys, state.x)
+        noise_norm, score_norm = _norms(noise), _norms(score)
+        if not self.per_sample:
+            noise_norm, score_norm = (jnp.full_like(n, jnp.mean(n)) for n in (noise_norm, score_norm))
+        # A sample at a mode has score zero and no scale of its own; the floor keeps its step finite.
+        step = 2.0 * (self.snr * noise_norm / jnp.maximum(score_norm, 1e-12)) ** 2
+        x_mean = state.x + expand_like(step, state.x) * score
+        return SolverState(x_mean + expand_like(jnp.sqrt(2.0 * step), state.x) * noise, x_mean)

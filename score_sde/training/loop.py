@@ -1,0 +1,108 @@
+"""The training loop: straight-line, resumable bit for bit."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from score_sde.checkpointing import Checkpoints
+from score_sde.data import TrainIterator, load_source, make_train_iterator
+from score_sde.distributed import global_batch, jit_step, make_mesh, replicated
+from score_sde.errors import UserError
+from score_sde.experiment import Experiment
+from score_sde.training.evaluate import LossEvaluator
+from score_sde.training.state import TrainState
+from score_sde.training.step import repeat_step
+from score_sde.training.writers import MetricWriter, ProgressBar
+
+log = logging.getLogger(__name__)
+
+
+def train(experiment: Experiment, workdir: Path) -> TrainState:
+    """Train to ``training.num_steps``, going on from the newest checkpoint in ``workdir`` if there is one.
+
+    Batch ``n`` and every random number of step ``n`` depend on the seed and on ``n`` alone, so that an interrupted and
+    an uninterrupted run end in the same bits.
+
+    Raises:
+        UserError: If the loss stops being finite (naming the step; the last checkpoint stays), if the batch does not
+            divide over the devices, or if the directory cannot be written.
+    """
+    config = experiment.config
+    settings, per_dispatch = config.training, config.training.steps_per_dispatch
+    mesh = make_mesh(settings.batch_size)
+    data_dir = config.data.data_dir or None
+    iterator = make_train_iterator(
+        load_source(config.data.name, "train", data_dir=data_dir),
+        batch_size=settings.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        random_flip=config.data.random_flip,
+    )
+    evaluate = LossEvaluator(experiment, load_source(config.data.name, "test", data_dir=data_dir))
+    step_fn = experiment.train_step
+    if per_dispatch > 1:
+        step_fn = repeat_step(step_fn, unroll=jax.default_backend() == "cpu")
+    run_step = jit_step(step_fn, mesh, leading=int(per_dispatch > 1))
+
+    with Checkpoints(workdir, keep=settings.keep_checkpoints) as checkpoints, MetricWriter(workdir) as writer:
+        state, start = _start(experiment, checkpoints, iterator)
+        state = jax.device_put(state, replicated(mesh))
+        writer.truncate(start)
+        window: list[dict[str, Array]] = []
+        with ProgressBar(total=settings.num_steps, initial=start) as bar:
+            for done in range(start + per_dispatch, settings.num_steps + 1, per_dispatch):
+                state, metrics = run_step(state, global_batch(mesh, _next(iterator, per_dispatch), leading=int(per_dispatch > 1)))
+                window.append(metrics)
+                if done % settings.log_every == 0 or done == settings.num_steps:
+                    means = _window_means(window, done, checkpoints.steps)
+                    if done % settings.eval_every == 0 or done == settings.num_steps:
+                        means["eval_loss"], means["eval_loss_std_error"] = evaluate(state.ema_params)
+                    writer.write(done, means)
+                    bar.update(done, means["loss"])
+                    window = []
+                if done % settings.checkpoint_every == 0 or done == settings.num_steps:
+                    checkpoints.save(state, iterator.get_state(), config.to_dict())
+    return state
+
+
+def _start(experiment: Experiment, checkpoints: Checkpoints, iterator: TrainIterator) -> tuple[TrainState, int]:
+    """The newest checkpoint, with the data stream set to its place, or a fresh state."""
+    restored = checkpoints.restore_newest(experiment.abstract_state(), repair=True)
+    if restored is None:
+        return jax.jit(experiment.init_state)(), 0
+    iterator.set_state(restored.iterator)
+    step = int(restored.state.step)
+    log.info("Going on from step %d.", step)
+    return restored.state, step
+
+
+def _next(iterator: TrainIterator, count: int) -> np.ndarray:
+    """The next batch, or the next ``count`` of them stacked."""
+    if count == 1:
+        return next(iterator).data
+    return np.stack([next(iterator).data for _ in range(count)])
+
+
+def _window_means(window: Iterable[dict[str, Any]], step: int, saved: list[int]) -> dict[str, float]:
+    """Means of the metrics since the last log line.
+
+    Raises:
+        UserError: If a loss among them is not finite.
+    """
+    host = jax.device_get(list(window))
+    columns = {name: np.concatenate([np.atleast_1d(metrics[name]) for metrics in host]) for name in host[0]}
+    losses = columns["loss"]
+    if not np.isfinite(losses).all():
+        first = step - len(losses) + 1 + int(np.argmin(np.isfinite(losses)))
+        kept = f"The checkpoint of step {saved[-1]} is kept" if saved else "No checkpoint had been written yet"
+        raise UserError(
+            f"The loss became {losses[first - step + len(losses) - 1]} at step {first}. {kept}; lower config.optim.lr "
+            "or config.optim.grad_clip, and start in another --workdir."
+        )
+    return {name: float(np.mean(values, dtype=np.float64)) for name, values in columns.items()}

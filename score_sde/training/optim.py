@@ -1,0 +1,41 @@
+"""The optimiser of the score-SDE family: Adam with linear warm-up and global-norm clipping."""
+
+from typing import Literal
+
+import optax
+
+
+def make_optimizer(
+    *,
+    lr: float = 2e-4,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    warmup: int = 5000,
+    grad_clip: float = 1.0,
+    schedule: Literal["constant", "cosine"] = "constant",
+    num_steps: int = 1_300_000,
+) -> optax.GradientTransformation:
+    """Adam whose learning rate rises linearly from 0 over ``warmup`` steps, then stays or falls as a cosine.
+
+    Args:
+        lr: Learning rate after warm-up.
+        beta1: Decay of the first moment.
+        beta2: Decay of the second moment.
+        eps: Added to the root of the second moment.
+        weight_decay: Decoupled weight decay; 0 for none.
+        warmup: Steps of warm-up; the first update has rate 0, as in the original. 0 for none.
+        grad_clip: Global gradient norm above which gradients are scaled down; 0 or less for no clipping.
+        schedule: ``"constant"``, or ``"cosine"`` to 0 at ``num_steps``.
+        num_steps: Length of the run, for the cosine.
+    """
+    if schedule == "cosine":
+        after = optax.cosine_decay_schedule(lr, max(num_steps - warmup, 1))
+    else:
+        after = optax.constant_schedule(lr)
+    rate = optax.join_schedules([optax.linear_schedule(0.0, lr, warmup), after], [warmup]) if warmup > 0 else after
+    adam = optax.adamw(rate, beta1, beta2, eps, weight_decay=weight_decay) if weight_decay else optax.adam(
+        rate, beta1, beta2, eps
+    )
+    return optax.chain(optax.clip_by_global_norm(grad_clip), adam) if grad_clip > 0 else adam

@@ -1,0 +1,38 @@
+"""The training state: everything a run needs to go on, and all that a checkpoint of it holds."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from score_sde.typing import Network, Params, PRNGKey, component
+
+
+@component
+class TrainState:
+    """Step count, parameters and their moving average, optimiser state, and the root key.
+
+    No key travels with the steps: step ``n`` draws from ``fold_in(key, n)``, so a resumed run repeats nothing and
+    skips nothing.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    ema_params: Params
+    opt_state: Any
+    key: PRNGKey
+
+
+def create_state(network: Network, tx: optax.GradientTransformation, seed: int, shape: tuple[int, ...]) -> TrainState:
+    """A fresh state for inputs of ``shape`` (batch axis included)."""
+    init_key, train_key = jax.random.split(jax.random.key(seed))
+    params = network.init(init_key, shape)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema_params=jax.tree.map(jnp.copy, params),
+        opt_state=tx.init(params),
+        key=train_key,
+    )

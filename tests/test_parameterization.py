@@ -1,0 +1,82 @@
+"""Law 2: every parameterization expresses the same score, and Tweedie's formula inverts the marginal."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_sde.parameterization import denoise, make_score_fn
+from score_sde.typing import expand_like
+from tests.analytic import Gaussian
+from tests.laws import PARAMETERIZATIONS, SDES
+
+
+class Oracle:
+    """A "network" that outputs what each parameterization asks for, from the exact posterior mean of the noise."""
+
+    def __init__(self, name, parameterization, sde, noise_fn):
+        self.name, self.parameterization, self.sde, self.noise_fn = name, parameterization, sde, noise_fn
+
+    def init(self, key, shape):
+        return {}
+
+    def apply(self, params, inputs, condition, *, key=None):
+        del params, key
+        parameterization, sde = self.parameterization, self.sde
+        log_snr = -2.0 * condition if parameterization.condition_on == "log_noise" else None
+        t = condition / 999.0 if log_snr is None else sde.inverse_log_snr(log_snr)
+        m, s = (expand_like(c, inputs) for c in sde.marginal(t))
+        x = inputs * jnp.sqrt((m * parameterization.data_std) ** 2 + s**2) if parameterization.scale_input else inputs
+        noise = self.noise_fn(x, t)
+        data = (x - s * noise) / m
+        d, sigma = parameterization.data_std, s / m
+        c_skip, c_out = d**2 / (sigma**2 + d**2), sigma * d / jnp.sqrt(sigma**2 + d**2)
+        return {
+            "noise": noise,
+            "score": -noise,
+            "data": data,
+            "v": m * noise - s * data,
+            "edm": (data - c_skip * x / m) / c_out,
+        }[self.name]
+
+
+@pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+@pytest.mark.parametrize("name", PARAMETERIZATIONS)
+@pytest.mark.parametrize("options", [{}, {"scale_input": True, "condition_on": "log_noise"}], ids=["plain", "scaled"])
+def test_all_agree_on_one_exact_score(name, sde, options):
+    density = Gaussian.correlated(4)
+    exact = density.score(sde)
+
+    def noise_fn(x, t):
+        return -exact(x, t) * expand_like(sde.marginal(t).std, x)
+
+    parameterization = PARAMETERIZATIONS[name](data_std=0.6, **options)
+    score = make_score_fn(Oracle(name, parameterization, sde, noise_fn), parameterization, sde, {})
+    t = jnp.array([0.05, 0.2, 0.5, 0.8])
+    x, _ = sde.perturb(jax.random.key(1), jnp.asarray(density.sample(4), jnp.float32), t)
+    s = expand_like(sde.marginal(t).std, x)
+    np.testing.assert_allclose(s * score(x, t), s * exact(x, t), atol=2e-3)
+
+
+@pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+def test_denoise_is_the_posterior_mean(sde):
+    """For Gaussian data E[x0 | xt] = mean + m C (m^2 C + s^2)^-1 (xt - m mean)."""
+    density = Gaussian.correlated(3)
+    t = jnp.array([0.01, 0.3, 0.6])
+    x, _ = sde.perturb(jax.random.key(2), jnp.asarray(density.sample(3), jnp.float32), t)
+    for i in range(3):
+        m, s = (float(c[i]) for c in sde.marginal(t))
+        gain = m * density.covariance @ np.linalg.inv(m**2 * density.covariance + s**2 * np.eye(3))
+        expected = density.mean + gain @ (np.asarray(x[i]) - m * density.mean)
+        np.testing.assert_allclose(denoise(sde, density.score(sde), x, t)[i], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_scaled_inputs_have_unit_variance():
+    for sde in SDES.values():
+        parameterization = PARAMETERIZATIONS["edm"](data_std=0.5)
+        t = jnp.linspace(0.01, 1.0, 4000)
+        x0 = 0.5 * jax.random.normal(jax.random.key(0), (4000, 1))
+        x, _ = sde.perturb(jax.random.key(1), x0, t)
+        inputs, condition = parameterization.inputs(sde, x, t)
+        assert abs(float(jnp.std(inputs)) - 1.0) < 0.05
+        np.testing.assert_allclose(condition, np.log(sde.marginal(t).std / sde.marginal(t).mean_coeff), atol=1e-4)

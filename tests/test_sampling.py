@@ -1,0 +1,124 @@
+"""Laws 4, 5 and 8 for whole samplers: identity of samples, grids, denoising, traces, devices."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_sde import sampling
+from score_sde.parameterization import NoisePrediction
+from score_sde.sdes import VP
+from score_sde.solvers import EulerMaruyama, Langevin, PredictorCorrector
+from tests.analytic import SDES, Gaussian
+
+DENSITY = Gaussian.correlated(4)
+each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+
+
+class ExactNetwork:
+    """The exact noise prediction of the Gaussian, as a network."""
+
+    def __init__(self, sde):
+        self.sde = sde
+
+    def init(self, key, shape):
+        return {}
+
+    def apply(self, params, x, condition, *, key=None):
+        t = condition / 999.0
+        return -DENSITY.score(self.sde)(x, t) * self.sde.marginal(t).std[:, None]
+
+
+def make(sde, *, n=50, solver=None, denoising="tweedie"):
+    return sampling.make_sampler(
+        ExactNetwork(sde),
+        NoisePrediction(),
+        sde,
+        solver or EulerMaruyama(),
+        times=sampling.uniform_times(n, 1e-3),
+        denoising=denoising,
+    )
+
+
+@each_sde
+def test_a_sample_is_the_same_in_any_batch(sde):
+    draw, key = jax.jit(make(sde), static_argnums=2), jax.random.key(7)
+    whole = draw({}, key, (8, 4), 0).x
+    np.testing.assert_array_equal(whole[:4], draw({}, key, (4, 4), 0).x)
+    np.testing.assert_array_equal(whole[4:], draw({}, key, (4, 4), 4).x)
+    np.testing.assert_allclose(whole[6:7], draw({}, key, (1, 4), 6).x, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(whole[0], whole[1])
+
+
+@each_sde
+def test_samples_have_the_moments_of_the_data(sde):
+    x = np.asarray(jax.jit(make(sde, n=500), static_argnums=2)({}, jax.random.key(0), (20_000, 4)).x)
+    assert np.abs(x.mean(axis=0) - DENSITY.mean).max() < 0.03
+    assert np.abs(np.cov(x.T) - DENSITY.covariance).max() < 0.03
+
+
+@each_sde
+def test_grids_run_from_one_to_the_end_and_decrease(sde):
+    grids = (
+        sampling.uniform_times(7, 0.01),
+        sampling.quadratic_times(7, 0.01),
+        sampling.log_snr_times(sde, 7, 0.01),
+    )
+    for grid in grids:
+        assert grid.shape == (8,) and float(grid[0]) == 1.0
+        np.testing.assert_allclose(grid[-1], 0.01, rtol=1e-6)
+        assert bool(jnp.all(jnp.diff(grid) < 0))
+    np.testing.assert_allclose(np.diff(sde.log_snr(grids[2])), np.diff(sde.log_snr(grids[2]))[0], rtol=1e-3)
+    np.testing.assert_allclose(np.diff(np.sqrt(grids[1])), np.diff(np.sqrt(grids[1]))[0], rtol=1e-4)
+
+
+def test_denoising_removes_the_last_noise():
+    """At the end the noisy sample is off the mean by the last noise, whose scale is known."""
+    sde, key, shape = VP(), jax.random.key(1), (4000, 4)
+    results = {d: make(sde, n=20, denoising=d)({}, key, shape) for d in ("none", "mean", "tweedie")}
+    last = float(sampling.uniform_times(20, 1e-3)[-2])
+    step_noise = float(sde.diffusion(jnp.float32(last))) * np.sqrt(last - 1e-3)
+    gap = results["none"].x - results["mean"].x
+    assert abs(float(jnp.std(gap)) / step_noise - 1) < 0.03
+    assert [int(results[d].num_evals) for d in ("none", "mean", "tweedie")] == [20, 20, 21]
+
+
+def test_trajectory_ends_where_integration_does():
+    sde = VP()
+    keys = sampling.sample_keys(jax.random.key(0), 0, 3)
+    process, times = sde.reverse(DENSITY.score(sde)), sampling.uniform_times(10)
+    start = sampling.prior_samples(keys, sde, (4,))
+    path = sampling.trajectory(keys, EulerMaruyama(), process, start, times)
+    np.testing.assert_array_equal(path[0], start)
+    np.testing.assert_array_equal(path[-1], sampling.integrate(keys, EulerMaruyama(), process, start, times).x)
+
+
+def test_sweeping_beta_and_snr_traces_once():
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def draw(sde, corrector, key):
+        solver = PredictorCorrector(predictor=EulerMaruyama(), corrector=corrector)
+        return make(sde, solver=solver)({}, key, (2, 4)).x
+
+    outputs = [
+        draw(VP(beta_max=beta), Langevin(snr=snr), jax.random.key(0)) for beta in (10.0, 20.0) for snr in (0.1, 0.2)
+    ]
+    assert len({float(x.sum()) for x in outputs}) == 4
+
+
+def test_a_batch_split_over_devices_gives_the_same_samples():
+    from score_sde.distributed import batch_sharding, make_mesh
+
+    sde, mesh = VP(), make_mesh(8)
+    assert jax.device_count() > 1
+
+    def run(keys):
+        start = sampling.prior_samples(keys, sde, (4,))
+        process = sde.reverse(DENSITY.score(sde))
+        return sampling.integrate(keys, EulerMaruyama(), process, start, sampling.uniform_times(50)).x
+
+    keys = sampling.sample_keys(jax.random.key(0), 0, 8)
+    split = jax.jit(run)(jax.device_put(keys, batch_sharding(mesh)))
+    assert len(split.sharding.device_set) == jax.device_count()
+    np.testing.assert_allclose(split, jax.jit(run)(keys), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,175 @@
+"""Laws 1 to 3: moment equations, small times, prior pairs; and the published constants."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from score_sde.sdes import VE, VP, SDE, SubVP
+from score_sde.typing import expand_like
+from tests.laws import SDES, float64
+
+TIMES = (1e-4, 0.01, 0.1, 0.3, 0.6, 0.9, 1.0)
+
+each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+
+
+@each_sde
+def test_marginal_solves_the_moment_equations(sde):
+    with float64():
+        for t in TIMES:
+            t = jnp.float64(t)
+            m, s = sde.marginal(t)
+            m_rate = jax.grad(lambda t: sde.marginal(t).mean_coeff)(t)
+            v_rate = jax.grad(lambda t: sde.marginal(t).std ** 2)(t)
+            f, g = sde.drift_coeff(t), sde.diffusion(t)
+            scale = max(1.0, float(g**2))
+            assert abs(m_rate - f * m) < 1e-12 * max(1.0, abs(float(f)))
+            assert abs(v_rate - (2 * f * s**2 + g**2)) < 1e-12 * scale
+
+
+@each_sde
+def test_float32_agrees_with_float64_at_all_times(sde):
+    times = np.geomspace(1e-6, 1.0, 61)
+    with float64():
+        t = jnp.asarray(times)
+        exact = [np.asarray(v) for v in (*sde.marginal(t), sde.diffusion(t), sde.log_snr(t))]
+    t = jnp.asarray(times, jnp.float32)
+    single = [np.asarray(v) for v in (*sde.marginal(t), sde.diffusion(t), sde.log_snr(t))]
+    for value, truth in zip(single[:3], exact[:3], strict=True):
+        np.testing.assert_allclose(value, truth, rtol=2e-6)
+    np.testing.assert_allclose(single[3], exact[3], atol=2e-5)
+
+
+def test_vp_std_near_zero():
+    std = float(VP().marginal(jnp.float32(1e-5)).std)
+    assert abs(std / 0.001000497126 - 1.0) < 1e-6
+
+
+@each_sde
+def test_log_snr_decreases_and_inverts(sde):
+    t = jnp.linspace(1e-3, 1.0, 200)
+    log_snr = sde.log_snr(t)
+    assert bool(jnp.all(jnp.diff(log_snr) < 0))
+    m, s = sde.marginal(t)
+    np.testing.assert_allclose(log_snr, 2 * (np.log(m) - np.log(s)), atol=2e-5)
+    np.testing.assert_allclose(sde.inverse_log_snr(log_snr), t, rtol=2e-5)
+
+
+@each_sde
+def test_prior_sample_and_density_are_one_distribution(sde, key):
+    z = sde.prior_sample(key, (20_000,))
+    assert stats.kstest(np.asarray(z), "norm", args=(0.0, float(sde.prior_std))).pvalue > 1e-3
+    x = sde.prior_sample(key, (5, 3, 2))
+    expected = stats.norm(0, float(sde.prior_std)).logpdf(np.asarray(x)).sum(axis=(1, 2))
+    np.testing.assert_allclose(sde.prior_logp(x), expected, rtol=1e-5)
+
+
+@each_sde
+def test_marginal_at_one_is_close_to_the_prior(sde):
+    m, s = sde.marginal(jnp.float32(1.0))
+    # KL(N(m x0, s^2) || prior) per dimension for |x0| = 1.
+    ratio = float(s / sde.prior_std) ** 2
+    kl = 0.5 * (ratio - 1 - np.log(ratio) + float(m) ** 2 / float(sde.prior_std) ** 2)
+    assert kl < 0.0201  # the worst member has sigma_max = 5: half of 1 / 25
+
+
+@each_sde
+def test_perturb_has_the_marginal_moments(sde, key):
+    t = jnp.full((40_000,), 0.4)
+    xt, noise = sde.perturb(key, jnp.full((40_000, 1), 0.7), t)
+    m, s = sde.marginal(jnp.float32(0.4))
+    assert abs(float(xt.mean()) - 0.7 * float(m)) < 5 * float(s) / 200
+    assert abs(float(xt.std()) / float(s) - 1) < 5 / np.sqrt(2 * 40_000)
+    np.testing.assert_allclose(xt, 0.7 * m + s * noise, rtol=1e-5, atol=1e-6)
+
+
+@each_sde
+def test_chain_of_transitions_tends_to_the_marginal(sde):
+    """The forward chain is a discretisation of the SDE: its moments converge to the marginal at first order."""
+
+    def error(n):
+        grid = np.linspace(0.0, 1.0, n + 1)
+        # The convention of the VE marginal: the data count as smoothed by std(0) already.
+        mean, variance = 1.0, float(sde.marginal(jnp.float64(0.0)).std) ** 2
+        for s, t in zip(grid[:-1], grid[1:], strict=True):
+            a, g = sde.transition(jnp.float64(s), jnp.float64(t))
+            mean, variance = mean * float(a), variance * float(a) ** 2 + float(g) ** 2
+        m, std = sde.marginal(jnp.float64(1.0))
+        return abs(mean - float(m)) / float(m) + abs(np.sqrt(variance) / float(std) - 1)
+
+    with float64():
+        coarse, fine = error(400), error(800)
+    assert fine < 1e-6 or 1.7 < coarse / fine < 2.4
+    assert fine < 0.1
+
+
+def test_ve_transition_is_exact_for_any_step():
+    sde = VE()
+    a, g = sde.transition(jnp.float32(0.2), jnp.float32(0.7))
+    before, after = sde.marginal(jnp.float32(0.2)).std, sde.marginal(jnp.float32(0.7)).std
+    np.testing.assert_allclose(a**2 * before**2 + g**2, after**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("t", "beta", "mean", "std", "sub_std", "sub_g2", "log_snr"),
+    [
+        (1e-5, 0.100199, 0.9999994995, 0.001000497126, 1.000994499e-6, 2.005971952e-7, 13.814516),
+        (1e-3, 0.1199, 0.9999450265, 0.01048541634, 1.099439557e-4, 2.636311127e-5, 9.115430),
+        (1e-2, 0.299, 0.9990029973, 0.04464315524, 1.99301131e-3, 1.190633107e-3, 6.216114),
+        (0.1, 2.09, 0.9467217988, 0.3220525355, 0.1037178356, 0.4110576091, 2.156581),
+        (0.5, 10.05, 0.2811828808, 0.9596542021, 0.9209361875, 9.987176581, -2.455135),
+        (1.0, 20.0, 0.006571586495, 0.9999784069, 0.9999568143, 19.99999996, -10.049957),
+    ],
+)
+def test_published_constants(t, beta, mean, std, sub_std, sub_g2, log_snr):
+    """Values of the processes of Song et al. 2021, computed independently in float64."""
+    with float64():
+        t, vp, sub = jnp.float64(t), VP(), SubVP()
+        np.testing.assert_allclose(vp.beta(t), beta, rtol=1e-9)
+        np.testing.assert_allclose(vp.marginal(t).mean_coeff, mean, rtol=1e-9)
+        np.testing.assert_allclose(vp.marginal(t).std, std, rtol=1e-9)
+        np.testing.assert_allclose(sub.marginal(t).std, sub_std, rtol=1e-9)
+        np.testing.assert_allclose(sub.diffusion(t) ** 2, sub_g2, rtol=1e-9)
+        np.testing.assert_allclose(vp.log_snr(t), log_snr, atol=1e-5)
+
+
+def test_published_ve_constants():
+    with float64():
+        half = jnp.float64(0.5)
+        for sigma_max, value in ((50, 0.7071067812), (90, 0.9486833), (348, 1.8654758), (1348, 3.671512)):
+            np.testing.assert_allclose(VE(sigma_max=sigma_max).marginal(half).std, value, rtol=1e-7)
+        np.testing.assert_allclose(VE().diffusion(jnp.float64(1.0)), 206.36367, rtol=1e-7)
+
+
+def test_prior_densities_at_the_origin():
+    zero = jnp.zeros((1, 3072))
+    np.testing.assert_allclose(VP().prior_logp(zero), -2822.97917400, rtol=1e-6)
+    np.testing.assert_allclose(VE().prior_logp(zero), -14840.71384668, rtol=1e-6)
+
+
+@each_sde
+def test_reversal_interpolates_between_flow_and_sde(sde):
+    """drift = f x - (1 + eta^2)/2 g^2 score, so eta = 1 has twice the score term of eta = 0."""
+    x, t = jnp.ones((2, 3)), jnp.float32(0.3)
+    def score(x, t):
+        return -x / expand_like(1.0 + t, x)
+
+    drift = sde.drift(x, t)
+    full, flow = sde.reverse(score), sde.probability_flow(score)
+    np.testing.assert_allclose(full.drift(x, t) - drift, 2 * (flow.drift(x, t) - drift), rtol=1e-5)
+    assert float(flow.diffusion(t)) == 0.0
+    np.testing.assert_allclose(full.diffusion(t), sde.diffusion(t))
+
+
+@each_sde
+def test_default_inverse_is_the_closed_form(sde):
+    """A user's process gets the inverse by bisection."""
+    log_snr = sde.log_snr(jnp.linspace(0.01, 0.99, 50))
+    np.testing.assert_allclose(SDE.inverse_log_snr(sde, log_snr), sde.inverse_log_snr(log_snr), rtol=1e-4)
+
+
+def test_a_new_sde_needs_four_definitions():
+    """A user's process gets sampling, densities and reversal from its coefficients alone."""
+    assert SDE.__abstractmethods__ == {"drift_coeff", "diffusion", "marginal", "prior_std"}
