@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from score_sde.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from ml_collections import ConfigDict
+    from score_sde.config import ConfigDict
 
 MODES = {
     "train": "train, or go on training from the newest checkpoint",
@@ -79,7 +79,7 @@ def load_config(path: Path, overrides: list[str]) -> "ConfigDict":
         if not equals:
             raise UserError(f"The override {argument} has no value; expected {argument}=VALUE, now {known[name]!r}.")
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config.lock(), flag_values=values)
+    config_flags.DEFINE_config_dict("config", config.lock(), flag_values=values, sys_argv=["", *overrides])
     try:
         values(["score_sde", *overrides])
     except (flags.Error, TypeError, ValueError) as error:
@@ -91,7 +91,10 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="score_sde",
         description="Train, sample and measure score-based generative models.",
-        epilog="  --config.a.b=VALUE  override any field of the configuration\n\nmodes:\n" + "".join(f"  {name:<11} {text}\n" for name, text in MODES.items()) + "\n" + EXAMPLES,
+        epilog="  --config.a.b=VALUE  override any field of the configuration\n\nmodes:\n"
+        + "".join(f"  {name:<11} {text}\n" for name, text in MODES.items())
+        + "\n"
+        + EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

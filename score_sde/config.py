@@ -8,18 +8,30 @@ import dataclasses
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING, Any
 
 from score_sde.errors import UserError, nearest, unknown
+
+if TYPE_CHECKING:
+    # The library types every field as a union of all kinds; ours are checked at run time, by check_fields.
+    class ConfigDict(Any): ...
+
+else:
+    from ml_collections import ConfigDict
 
 
 def default_config() -> ConfigDict:
     """Every field there is, with its default; the defaults are those of the continuous VP DDPM++ of Song et al."""
     config = ConfigDict()
-    config.seed = 42  # root of every random number: initialisation, training, sampling, likelihood
+    config.seed = 42  # root of every random number: initialisation, training, sampling, likelihood; 0 to 2^32 - 1
+    _add_model_fields(config)
+    _add_training_fields(config)
+    _add_measuring_fields(config)
+    return config.lock()
 
+
+def _add_model_fields(config: ConfigDict) -> None:
+    """What is diffused and how it is modelled."""
     config.sde = ConfigDict()
     config.sde.name = "vp"  # vp, subvp or ve
     config.sde.beta_min = 0.1  # VP and sub-VP
@@ -52,6 +64,9 @@ def default_config() -> ConfigDict:
     config.data.centered = True  # pixels scaled to [-1, 1], else to [0, 1]
     config.data.random_flip = False  # mirror training images left-right half of the time
 
+
+def _add_training_fields(config: ConfigDict) -> None:
+    """How it is trained."""
     config.objective = ConfigDict()
     config.objective.weighting = "variance"  # lambda(t): variance (s^2) or likelihood (g^2)
     config.objective.times = "uniform"  # training times: uniform or low_discrepancy
@@ -79,6 +94,9 @@ def default_config() -> ConfigDict:
     config.training.checkpoint_every = 10_000
     config.training.keep_checkpoints = 3
 
+
+def _add_measuring_fields(config: ConfigDict) -> None:
+    """What is done with a trained model."""
     config.sampling = ConfigDict()
     config.sampling.predictor = "euler_maruyama"  # euler_maruyama, reverse_diffusion, euler, heun or adaptive
     config.sampling.corrector = "none"  # none or langevin
@@ -101,7 +119,6 @@ def default_config() -> ConfigDict:
     config.likelihood.num_dequantizations = 1  # noise draws per image; their log-likelihoods are averaged
     config.likelihood.num_examples = 0  # first examples of the test split; 0 for all
     config.likelihood.batch_size = 128
-    return config.lock()
 
 
 def from_file(path: Path) -> ConfigDict:
@@ -129,7 +146,7 @@ def from_file(path: Path) -> ConfigDict:
     return config
 
 
-def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
     """The fields of a nested configuration under dotted names.
 
     >>> leaves({"a": {"b": 1}, "c": (2,)})
@@ -138,7 +155,7 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
-            flat.update(leaves(value, f"{prefix}{name}."))  # pyright: ignore[reportArgumentType]
+            flat.update(leaves(value, f"{prefix}{name}."))
         else:
             flat[prefix + name] = list(value) if isinstance(value, list) else value
     return flat
@@ -189,7 +206,7 @@ def choose(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
     return registry[name]
 
 
-def build(cls: type, fields: Mapping[str, Any], **overrides: Any) -> Any:
+def build(cls: type, fields: Mapping[str, Any] | ConfigDict, **overrides: Any) -> Any:
     """Construct a dataclass from those of its fields that the mapping holds."""
     names = {field.name for field in dataclasses.fields(cls)}
     return cls(**{name: value for name, value in fields.items() if name in names} | overrides)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import optax
@@ -123,11 +122,14 @@ def _make_network(config: ConfigDict, event_shape: tuple[int, ...]) -> Network:
     choose("embedding", config.model.embedding, {"positional": 1, "fourier": 1})
     if module is NCSNpp:
         if len(event_shape) != 3:
-            raise UserError(f"The network 'ncsnpp' takes images (H, W, C); the data have shape {event_shape}. Use 'mlp'.")
-        factor = 2 ** (len(config.model.channel_multipliers) - 1)
+            raise UserError(
+                f"The network 'ncsnpp' takes images (H, W, C); the data have shape {event_shape}. Use 'mlp'."
+            )
+        halvings = len(config.model.channel_multipliers) - 1
+        factor = 2**halvings
         if event_shape[0] % factor or event_shape[1] % factor:
             raise UserError(
-                f"Images of {event_shape[0]}x{event_shape[1]} cannot be halved {len(config.model.channel_multipliers) - 1} "
+                f"Images of {event_shape[0]}x{event_shape[1]} cannot be halved {halvings} "
                 f"times: expected a multiple of {factor}, or fewer entries in config.model.channel_multipliers."
             )
     elif len(event_shape) != 1:
@@ -180,16 +182,22 @@ def _check_values(config: ConfigDict) -> None:
     choose("probe kind", config.likelihood.probe_kind, {"rademacher": 1, "gaussian": 1})
     for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
         if not config.sde[low] < config.sde[high]:
-            raise UserError(f"config.sde.{low} is {config.sde[low]} and config.sde.{high} is {config.sde[high]}; "
-                            "expected the first to be smaller.")
+            raise UserError(
+                f"config.sde.{low} is {config.sde[low]} and config.sde.{high} is {config.sde[high]}; "
+                "expected the first to be smaller."
+            )
     for group in ("objective", "sampling", "likelihood"):
         if config[group].t_min >= 1.0:
             raise UserError(f"config.{group}.t_min is {config[group].t_min}; expected a time below 1.")
     training = config.training
     for name in ("log_every", "eval_every", "checkpoint_every"):
         if training[name] % training.steps_per_dispatch:
-            raise UserError(f"config.training.{name} is {training[name]}; expected a multiple of "
-                            f"config.training.steps_per_dispatch, {training.steps_per_dispatch}.")
+            raise UserError(
+                f"config.training.{name} is {training[name]}; expected a multiple of "
+                f"config.training.steps_per_dispatch, {training.steps_per_dispatch}."
+            )
     if training.checkpoint_every % training.log_every:
-        raise UserError(f"config.training.checkpoint_every is {training.checkpoint_every}; expected a multiple of "
-                        f"config.training.log_every, {training.log_every}, so that resumed runs log the same means.")
+        raise UserError(
+            f"config.training.checkpoint_every is {training.checkpoint_every}; expected a multiple of "
+            f"config.training.log_every, {training.log_every}, so that resumed runs log the same means."
+        )

@@ -1,6 +1,6 @@
 """What the program does: one function per mode, each leaving its results as files in the working directory.
 
-    demo = train, then sample, likelihood and summary
+demo = train, then sample, likelihood and summary
 """
 
 import json
@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from score_sde.checkpointing import Checkpoints, newest_config
@@ -66,7 +65,8 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
         drawn = draw_samples(experiment, state.ema_params, progress=bar.advance)
     levels = experiment.quantization.quantize(drawn.x)
     np.savez(workdir / "samples.npz", samples=levels)
-    path, times = draw_trajectory(experiment, state.ema_params, count=min(6, settings.num_samples), frames=10)
+    count = 6 if experiment.quantization.num_levels is not None else 1000  # rows of images, or points of a scatter
+    path, times = draw_trajectory(experiment, state.ema_params, count=count, frames=10)
     trajectory_strip(path, times, workdir / "trajectory.png", quantization=experiment.quantization)
     if experiment.quantization.num_levels is None:
         data = _load(config, "test").gather(np.arange(min(len(_load(config, "test")), 2000)))
@@ -74,7 +74,9 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     else:
         image_grid(levels[:100], workdir / "samples.png", num_levels=experiment.quantization.num_levels)
     report = {
-        "solver": settings.predictor if settings.corrector == "none" else f"{settings.predictor} + {settings.corrector}",
+        "solver": settings.predictor
+        if settings.corrector == "none"
+        else f"{settings.predictor} + {settings.corrector}",
         "num_steps": settings.num_steps,
         "num_evals": drawn.num_evals,
         "num_samples": settings.num_samples,
@@ -197,13 +199,15 @@ def _provenance(state: TrainState, command: str) -> dict[str, Any]:
 def _protocol(experiment: Experiment) -> str:
     settings, levels = experiment.config.likelihood, experiment.quantization.num_levels
     trace = f"{settings.num_probes} {settings.probe_kind} probe(s)" if settings.num_probes else "exact trace"
-    noise = "continuous data" if levels is None else f"uniform dequantisation x{settings.num_dequantizations}, {levels} levels"
+    noise = (
+        "continuous data"
+        if levels is None
+        else f"uniform dequantisation x{settings.num_dequantizations}, {levels} levels"
+    )
     return f"probability flow from t={settings.t_min:g}, {trace}, tolerance {settings.tolerance:g}, {noise}, test split"
 
 
-def _add_bits(
-    report: dict[str, Any], experiment: Experiment, bits: np.ndarray, source: Source, workdir: Path
-) -> None:
+def _add_bits(report: dict[str, Any], experiment: Experiment, bits: np.ndarray, source: Source, workdir: Path) -> None:
     """Bits per dimension, the Gaussian mixture's beside it, and the histogram."""
     report["bits_per_dim"], report["std_error"] = mean_and_std_error(bits)
     baseline = None
@@ -226,13 +230,16 @@ def _add_bits(
 
 
 def _likelihood_line(report: dict[str, Any]) -> str:
-    cost = f"{report['num_examples']} examples, {report['num_evals_mean']:.0f} evaluations each, {report['seconds']:.0f} s"
+    cost = (
+        f"{report['num_examples']} examples, {report['num_evals_mean']:.0f} evaluations each, {report['seconds']:.0f} s"
+    )
     if "bits_per_dim" not in report:
-        return f"Held-out log-likelihood {report['nats_per_example']:.3f} +- {report['nats_std_error']:.3f} nats ({cost})."
+        return (
+            f"Held-out log-likelihood {report['nats_per_example']:.3f} +- {report['nats_std_error']:.3f} nats ({cost})."
+        )
     line = f"Held-out NLL {report['bits_per_dim']:.3f} +- {report['std_error']:.3f} bits/dim ({cost})."
     if "baseline" in report:
         mixture = report["baseline"]
-        line += (
-            f" Best Gaussian mixture on the same data: {mixture['bits_per_dim']:.3f} +- {mixture['std_error']:.3f} bits/dim."
-        )
+        bits, error = mixture["bits_per_dim"], mixture["std_error"]
+        line += f" Best Gaussian mixture on the same data: {bits:.3f} +- {error:.3f} bits/dim."
     return line

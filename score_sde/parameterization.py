@@ -6,7 +6,7 @@ With ``x_t = m x_0 + s z`` the posterior means of noise, data and velocity and t
     score = -E[z | x_t] / s,      E[x_0 | x_t] = (x_t + s^2 score) / m,      v = m z - s x_0.
 
 A parameterization also fixes how the network sees its arguments: the inputs may be scaled to unit variance, and the
-noise level enters either as ``999 t`` (DDPM++) or as ``log(s / m)``, which for the VE SDE is the ``log sigma`` of NCSN++.
+noise level enters either as ``999 t`` (DDPM++) or as ``log(s / m)``, the ``log sigma`` of NCSN++ for the VE SDE.
 """
 
 import abc

@@ -34,7 +34,9 @@ class Samples(NamedTuple):
 class Sampler(Protocol):
     """Draws samples ``first, first + 1, ...`` of the stream that ``key`` names."""
 
-    def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Samples: ...
+    def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Samples:
+        """Samples ``first`` to ``first + shape[0] - 1``."""
+        ...
 
 
 def uniform_times(num_steps: int, t_end: Number = 1e-3) -> Grid:
@@ -88,10 +90,13 @@ def integrate(keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, t
 def trajectory(keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, times: Grid) -> Float[Array, "..."]:
     """The samples at every time of the grid, stacked in front: shape ``(steps + 1, batch, *event)``."""
     _, path = _scan(keys, solver, process, x, times, keep=True)
+    assert path is not None
     return jnp.concatenate([x[None], path], axis=0)
 
 
-def _scan(keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, times: Grid, *, keep: bool):  # noqa: ANN202
+def _scan(
+    keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, times: Grid, *, keep: bool
+) -> tuple[SolverState, Array | None]:
     solver_keys = fold_in(keys, _SOLVER)
 
     def body(state: SolverState, step: tuple[Array, Array, Array]) -> tuple[SolverState, Array | None]:

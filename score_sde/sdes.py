@@ -73,7 +73,7 @@ class SDE(abc.ABC):
         return 2.0 * (jnp.log(mean_coeff) - jnp.log(std))
 
     def inverse_log_snr(self, log_snr: Time) -> Time:
-        """The time in ``[0, 1]`` at which :meth:`log_snr` takes the given value; by bisection unless overridden."""
+        """The time at which :meth:`log_snr` takes the given value; by bisection unless overridden."""
 
         def halve(_: Array, bounds: tuple[Time, Time]) -> tuple[Time, Time]:
             low, high = bounds
@@ -96,7 +96,7 @@ class SDE(abc.ABC):
         return -0.5 * (dim * jnp.log(2.0 * jnp.pi * self.prior_std**2) + square)
 
     def transition(self, s: Time, t: Time) -> Transition:
-        """Coefficients of the discrete forward chain from ``s`` to ``t > s``; Euler-Maruyama unless overridden."""
+        """One step of the discrete forward chain from ``s`` to ``t > s``; Euler-Maruyama unless overridden."""
         return Transition(1.0 + self.drift_coeff(t) * (t - s), self.diffusion(t) * jnp.sqrt(t - s))
 
     def reverse(self, score_fn: ScoreFn, *, noise_scale: Number = 1.0) -> "ReverseSDE":
@@ -113,7 +113,7 @@ class VE(SDE):
     r"""Variance exploding: ``dx = g(t) dw``, ``sigma(t) = sigma_min (sigma_max / sigma_min)^t``.
 
     ``g = sigma sqrt(2 log(sigma_max / sigma_min))`` (Song et al. 2021, eq. 30). By the convention of the original the
-    marginal std is ``sigma(t)``, not ``sqrt(sigma(t)^2 - sigma(0)^2)``: data count as already smoothed by ``sigma_min``.
+    marginal std is ``sigma(t)``, not ``sqrt(sigma(t)^2 - sigma(0)^2)``; data count as smoothed by ``sigma_min`` already.
     The prior is ``N(0, sigma_max^2 I)``.
 
     >>> round(float(VE(sigma_max=50.0).marginal(jnp.array(0.5)).std), 6)
@@ -156,7 +156,7 @@ class VE(SDE):
 
 @component
 class VP(SDE):
-    r"""Variance preserving: ``dx = -beta(t)/2 x dt + sqrt(beta(t)) dw``, ``beta(t) = beta_min + t (beta_max - beta_min)``.
+    r"""Variance preserving: ``dx = -beta/2 x dt + sqrt(beta) dw``, ``beta(t) = beta_min + t (beta_max - beta_min)``.
 
     With ``B(t) = beta_min t + (beta_max - beta_min) t^2 / 2``: ``m = exp(-B/2)``, ``s^2 = 1 - exp(-B)``
     (Song et al. 2021, eq. 33). The prior is ``N(0, I)``.

@@ -65,7 +65,9 @@ def expand_like(coefficient: Time, x: Batch) -> Array:
 class ScoreFn(Protocol):
     """The score of the marginal at time t: ``grad_x log p_t(x)``."""
 
-    def __call__(self, x: Batch, t: Times, /) -> Batch: ...
+    def __call__(self, x: Batch, t: Times, /) -> Batch:
+        """The score of every example at its own time."""
+        ...
 
 
 @runtime_checkable
@@ -92,11 +94,15 @@ class TimeSamples(NamedTuple):
 class TimeSampler(Protocol):
     """Draws the training times of one batch."""
 
-    def sample(self, key: PRNGKey, n: int) -> TimeSamples: ...
+    def sample(self, key: PRNGKey, n: int) -> TimeSamples:
+        """Draw ``n`` times."""
+        ...
 
 
 @runtime_checkable
 class LossFn(Protocol):
     """The loss of every example, so that a caller may mask, average or bound it; ``train`` switches dropout on."""
 
-    def __call__(self, params: Params, key: PRNGKey, batch: Batch, *, train: bool) -> Times: ...
+    def __call__(self, params: Params, key: PRNGKey, batch: Batch, *, train: bool) -> Times:
+        """The losses, shape ``(batch,)``."""
+        ...

@@ -1,12 +1,14 @@
 """Laws 1 to 3: moment equations, small times, prior pairs; and the published constants."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from score_sde.sdes import VE, VP, SDE, SubVP
+from score_sde.sdes import SDE, VE, VP, SubVP
 from score_sde.typing import expand_like
 from tests.laws import SDES, float64
 
@@ -93,7 +95,7 @@ def test_chain_of_transitions_tends_to_the_marginal(sde):
         grid = np.linspace(0.0, 1.0, n + 1)
         # The convention of the VE marginal: the data count as smoothed by std(0) already.
         mean, variance = 1.0, float(sde.marginal(jnp.float64(0.0)).std) ** 2
-        for s, t in zip(grid[:-1], grid[1:], strict=True):
+        for s, t in itertools.pairwise(grid):
             a, g = sde.transition(jnp.float64(s), jnp.float64(t))
             mean, variance = mean * float(a), variance * float(a) ** 2 + float(g) ** 2
         m, std = sde.marginal(jnp.float64(1.0))
@@ -153,6 +155,7 @@ def test_prior_densities_at_the_origin():
 def test_reversal_interpolates_between_flow_and_sde(sde):
     """drift = f x - (1 + eta^2)/2 g^2 score, so eta = 1 has twice the score term of eta = 0."""
     x, t = jnp.ones((2, 3)), jnp.float32(0.3)
+
     def score(x, t):
         return -x / expand_like(1.0 + t, x)
 

@@ -1,6 +1,6 @@
 """The digits demo under the sub-VP SDE.
 
-    python -m score_sde --config=configs/subvp/digits_ddpmpp.py --workdir=runs/digits_subvp --mode=demo
+python -m score_sde --config=configs/subvp/digits_ddpmpp.py --workdir=runs/digits_subvp --mode=demo
 """
 
 from pathlib import Path

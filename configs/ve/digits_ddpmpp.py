@@ -1,6 +1,6 @@
 """The digits demo under the VE SDE.
 
-    python -m score_sde --config=configs/ve/digits_ddpmpp.py --workdir=runs/digits_ve --mode=demo
+python -m score_sde --config=configs/ve/digits_ddpmpp.py --workdir=runs/digits_ve --mode=demo
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """A residual MLP on a two-dimensional density under the VP SDE, with the exact likelihood: a minute on a CPU.
 
-    python -m score_sde --config=configs/vp/toy_mlp.py --workdir=runs/toy --mode=demo
+python -m score_sde --config=configs/vp/toy_mlp.py --workdir=runs/toy --mode=demo
 """
 
 from score_sde.config import ConfigDict, default_config

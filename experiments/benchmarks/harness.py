@@ -9,12 +9,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-#: Read by the C library and by OpenMP when the process starts. Huge pages spare XLA most page faults of its temporary
-#: buffers; passive waiting keeps idle OpenMP threads of PyTorch from spinning while JAX is measured.
-ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OMP_WAIT_POLICY": "PASSIVE"}
+#: Read by the C library when the process starts. Huge pages spare XLA most page faults of its temporary buffers, and
+#: PyTorch some. OpenMP keeps its own way of waiting: OMP_WAIT_POLICY=PASSIVE makes small networks in PyTorch two to
+#: three times slower, and threads that wait actively fall asleep milliseconds after a block has ended.
+ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 Times = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -25,9 +27,15 @@ def ensure_environment() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **missing})
 
 
-def network_arguments(description: str) -> argparse.ArgumentParser:
+def parser_for(module_docstring: str | None) -> argparse.ArgumentParser:
+    """A parser described by the first line of a script's docstring."""
+    description = (module_docstring or "").partition("\n")[0]
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+
+def network_parser(module_docstring: str | None) -> argparse.ArgumentParser:
     """A parser for the size of the network and of the measurement; the defaults are the demo network's."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = parser_for(module_docstring)
     parser.add_argument("--batch", type=int, default=64, help="batch size")
     parser.add_argument("--image", type=int, nargs=3, default=(8, 8, 1), help="height, width, channels")
     parser.add_argument("--features", type=int, default=16, help="channels at full resolution")
@@ -39,7 +47,7 @@ def network_arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def network_fields(args: argparse.Namespace) -> dict[str, object]:
+def network_fields(args: argparse.Namespace) -> dict[str, Any]:
     """The parsed size as fields of :class:`score_sde.models.ncsnpp.NCSNpp`."""
     return {
         "features": args.features,
@@ -74,20 +82,20 @@ def interleave(programs: Mapping[str, Callable[[], object]], *, rounds: int, ste
     return {name: (wall[name], cpu[name]) for name in names}
 
 
-def report(times: Times, *, baseline: str, unit: str = "step") -> None:
-    """Print times per program, and each program's ratio to the baseline (below 1: faster than the baseline)."""
-    print(f"{'ms per ' + unit:<24}{'min':>10}{'median':>10}{'cpu min':>10}{'cpu median':>12}")
+def report(times: Times, *, subject: str) -> None:
+    """Print times per program, and the ratios of the subject to the others (below 1: the subject is faster)."""
+    print(f"{'ms per step':<24}{'min':>10}{'median':>10}{'cpu min':>10}{'cpu median':>12}")
     for name, (wall, cpu) in times.items():
         row = 1e3 * np.array([wall.min(), np.median(wall), cpu.min(), np.median(cpu)])
         print(f"{name:<24}{row[0]:>10.3f}{row[1]:>10.3f}{row[2]:>10.3f}{row[3]:>12.3f}")
-    base = times[baseline]
-    for name, own in times.items():
-        if name == baseline:
+    wall, cpu = times[subject]
+    for name, (other_wall, other_cpu) in times.items():
+        if name == subject:
             continue
-        rounds = own[0] / base[0]
+        rounds = wall / other_wall
         print(
-            f"{name} / {baseline}: medians {np.median(own[0]) / np.median(base[0]):.3f}, "
-            f"minima {own[0].min() / base[0].min():.3f}, rounds {rounds.min():.3f} to {rounds.max():.3f}, "
-            f"processor time {np.median(own[1]) / np.median(base[1]):.3f}"
+            f"{subject} / {name}: medians {np.median(wall) / np.median(other_wall):.3f}, "
+            f"minima {wall.min() / other_wall.min():.3f}, rounds {rounds.min():.3f} to {rounds.max():.3f}, "
+            f"processor time {np.median(cpu) / np.median(other_cpu):.3f}"
         )
     print(f"load average at the end: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")

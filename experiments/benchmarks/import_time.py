@@ -2,17 +2,17 @@
 
     python experiments/benchmarks/import_time.py --rounds 7
 
-``import score_sde`` loads its public names on first use, so they are timed as well: all of them, and each on its own
-line of which heavy dependencies it brings. Bytecode and the file cache are warm.
+``import score_sde`` loads its public names on first use, so all of them together are timed as well. The last column
+lists the heavy dependencies that a statement has brought along. Bytecode and file caches are warm.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 from typing import NamedTuple
 
 import numpy as np
+from harness import parser_for
 
 #: None of these may come with ``import score_sde``; they are loaded where they are used.
 HEAVY = ("flax", "grain", "orbax", "tensorflow_datasets", "diffrax", "optax", "ml_collections", "matplotlib", "sklearn")
@@ -49,7 +49,7 @@ def measure(statement: str) -> Import:
 
 def main() -> None:
     """Time every statement and print medians, ratios to JAX and heavy packages."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="interpreters per statement")
     rounds = parser.parse_args().rounds
     heavy = {label: measure(statement).heavy for label, statement in STATEMENTS.items()}  # fills caches as well

@@ -9,7 +9,7 @@ left out or moved out of the loop; they add no noise, derive no keys and know no
 import argparse
 from collections.abc import Callable
 
-from harness import ensure_environment, interleave, network_arguments, network_fields, report
+from harness import ensure_environment, interleave, network_fields, network_parser, report
 
 if __name__ == "__main__":
     ensure_environment()  # before JAX is loaded
@@ -54,7 +54,7 @@ def network_program(network: LinenNetwork, params: Params, shape: tuple[int, ...
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = network_arguments(__doc__.splitlines()[0])
+    parser = network_parser(__doc__)
     parser.add_argument("--steps", type=int, default=1000, help="steps of the sampler")
     return parser.parse_args()
 
@@ -69,7 +69,7 @@ def main() -> None:
         "sampler": sampler_program(network, params, shape, args.steps),
         "network alone": network_program(network, params, shape, args.steps),
     }
-    report(interleave(programs, rounds=args.rounds, steps=args.steps), baseline="network alone")
+    report(interleave(programs, rounds=args.rounds, steps=args.steps), subject="sampler")
 
 
 if __name__ == "__main__":

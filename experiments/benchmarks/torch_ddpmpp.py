@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F  # noqa: N812 - the name every PyTorch reader expects
-from torch import Tensor, nn
+import torch  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 
 # How the names of the Flax parameters translate, by the module that holds them.
 _RESIDUAL = {
@@ -107,12 +107,11 @@ class DDPMpp(nn.Module):
         self.residual, self.attention = nn.ModuleList(), nn.ModuleList()
         self.time = nn.Sequential(nn.Linear(features, 4 * features), nn.SiLU(), nn.Linear(4 * features, 4 * features))
         self.first = _conv3x3(image[2], features)
-        # The plan lists what forward does: ("block" | "up-block" | "attend" | "push" | "pop", index of the module).
+        # What forward does, in order: "block", "attend", "push" or "pop" (a skip), with the index of the module.
         self.plan: list[tuple[str, int]] = [("push", 0)]
         self._build(image[0], channel_multipliers, num_blocks, attention_resolutions)
-        self.norm, self.last = _group_norm(features * channel_multipliers[0]), _conv3x3(
-            features * channel_multipliers[0], image[2]
-        )
+        channels = features * channel_multipliers[0]
+        self.norm, self.last = _group_norm(channels), _conv3x3(channels, image[2])
 
     def _block(self, inputs: int, outputs: int, resample: str | None = None) -> int:
         self.plan.append(("block", len(self.residual)))
@@ -207,7 +206,7 @@ class Trainer:
     def __init__(self, model: DDPMpp, *, lr: float, warmup: int, ema_rate: float, num_levels: int) -> None:
         """Set up optimiser and moving average of ``model``."""
         self.model = model.train()
-        self.params = list(model.parameters())
+        self.params: list[Tensor] = list(model.parameters())
         self.ema = [param.detach().clone() for param in self.params]
         self.adam = torch.optim.Adam(self.params, lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
         self.lr, self.warmup, self.ema_rate, self.num_levels = lr, warmup, ema_rate, num_levels
@@ -233,6 +232,6 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self.params, 1.0, foreach=True)
         self.adam.step()
-        torch._foreach_lerp_(self.ema, self.params, 1.0 - self.ema_rate)
+        torch._foreach_lerp_(self.ema, self.params, 1.0 - self.ema_rate)  # pyright: ignore
         self.count += 1
         return loss.detach()

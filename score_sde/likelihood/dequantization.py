@@ -15,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Integer
+from jaxtyping import Array
 
 from score_sde.typing import Batch, PRNGKey, Times, component, static
 
@@ -58,7 +58,7 @@ class Quantization:
         levels = levels.astype(jnp.float32)
         return levels if self.num_levels is None else self._scale((levels + 0.5) / self.num_levels)
 
-    def quantize(self, x: Batch) -> Integer[np.ndarray, "..."] | np.ndarray:
+    def quantize(self, x: Array | np.ndarray) -> np.ndarray:
         """The levels whose bins the values fall into, clipped to the valid ones; continuous data pass unchanged."""
         values = np.asarray(x)
         if self.num_levels is None:

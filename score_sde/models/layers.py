@@ -70,7 +70,7 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Images) -> Images:
         """Normalise over pixels and the channels of each group."""
-        batch, height, width, channels = x.shape
+        batch, channels = x.shape[0], x.shape[-1]
         groups = max(min(channels // 4, 32), 1)
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
@@ -86,7 +86,7 @@ class GroupNorm(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A 1x1 convolution, computed as one dense layer over all pixels (three times faster than a convolution on a CPU)."""
+    """A 1x1 convolution, computed as one dense layer over all pixels: three times faster on a CPU."""
 
     features: int
     init_scale: float = 1.0
@@ -125,7 +125,7 @@ class AttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Images) -> Images:
         """``x + W_o softmax(q k^T / sqrt(C)) v``, divided by sqrt 2 with ``skip_rescale``."""
-        batch, height, width, channels = x.shape
+        batch, channels = x.shape[0], x.shape[-1]
         h = GroupNorm()(x)
         query, key, value = (Pointwise(channels, 1.0)(h).reshape(batch, -1, channels) for _ in range(3))
         weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", query, key) / math.sqrt(channels), axis=-1)
@@ -188,5 +188,3 @@ class TimeEmbedding(nn.Module):
             h = positional_embedding(condition, self.width)
         h = nn.Dense(4 * self.width, kernel_init=ddpm_init())(h)
         return nn.Dense(4 * self.width, kernel_init=ddpm_init())(self.activation(h))
-
-

@@ -27,6 +27,9 @@ from score_sde.models.layers import (
 )
 from score_sde.typing import Times
 
+Resample = Callable[[Images], Images]
+Block = Callable[..., Images]  # (features, width, resample=None) -> features
+
 
 class NCSNpp(nn.Module):
     """The DDPM++ / NCSN++ U-Net.
@@ -58,41 +61,44 @@ class NCSNpp(nn.Module):
     @nn.compact
     def __call__(self, x: Images, condition: Times, *, train: bool = False) -> Images:
         """The network output, of the shape of ``x``."""
-        channels, levels = x.shape[-1], len(self.channel_multipliers)
-        activation = ACTIVATIONS[self.activation]
-        embedding = None
+        activation, embedding = ACTIVATIONS[self.activation], None
         if self.embedding != "none":
             embedding = TimeEmbedding(self.features, self.embedding, activation, self.fourier_scale)(condition)
 
-        def block(h: Images, width: int, resample: Callable[[Images], Images] | None = None) -> Images:
+        def block(h: Images, width: int, resample: Resample | None = None) -> Images:
             module = ResidualBlock(width, activation, self.dropout, resample, self.skip_rescale, self.init_scale)
             return module(h, embedding, train=train)
 
-        def attend(h: Images) -> Images:
-            return AttentionBlock(self.skip_rescale, self.init_scale)(h)
-
         h = conv3x3(self.features)(x)
+        h, skips = self._down(h, block)
+        h = block(h, h.shape[-1])
+        h = self._attend(h)
+        h = block(h, h.shape[-1])
+        h = self._up(h, skips, block)
+        return conv3x3(x.shape[-1], self.init_scale)(activation(GroupNorm()(h)))
+
+    def _down(self, h: Images, block: Block) -> tuple[Images, list[Images]]:
         skips = [h]
         for level, multiplier in enumerate(self.channel_multipliers):
             for _ in range(self.num_blocks):
-                h = block(h, self.features * multiplier)
-                if h.shape[1] in self.attention_resolutions:
-                    h = attend(h)
+                h = self._maybe_attend(block(h, self.features * multiplier))
                 skips.append(h)
-            if level != levels - 1:
+            if level != len(self.channel_multipliers) - 1:
                 h = block(h, h.shape[-1], downsample)
                 skips.append(h)
+        return h, skips
 
-        h = block(h, h.shape[-1])
-        h = attend(h)
-        h = block(h, h.shape[-1])
-
+    def _up(self, h: Images, skips: list[Images], block: Block) -> Images:
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             for _ in range(self.num_blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), self.features * multiplier)
-            if h.shape[1] in self.attention_resolutions:
-                h = attend(h)
+            h = self._maybe_attend(h)
             if level != 0:
                 h = block(h, h.shape[-1], upsample)
+        return h
 
-        return conv3x3(channels, self.init_scale)(activation(GroupNorm()(h)))
+    def _attend(self, h: Images) -> Images:
+        return AttentionBlock(self.skip_rescale, self.init_scale)(h)
+
+    def _maybe_attend(self, h: Images) -> Images:
+        return self._attend(h) if h.shape[1] in self.attention_resolutions else h

@@ -24,7 +24,7 @@ def variance_weighting(sde: SDE, t: Time) -> Time:
 
 
 def likelihood_weighting(sde: SDE, t: Time) -> Time:
-    """``lambda = g^2``: the loss bounds the negative log-likelihood (Song et al. 2021b, arXiv 2101.09258, theorem 1)."""
+    """``lambda = g^2``: the loss bounds the negative log-likelihood (Song et al. 2021, arXiv 2101.09258, theorem 1)."""
     return sde.diffusion(t) ** 2
 
 

@@ -106,7 +106,7 @@ def dataset_likelihood(
             draws.append([np.asarray(field)[batch.mask] for field in fields])
         logp, num_evals, success, error = (np.stack(column) for column in zip(*draws, strict=True))
         error = np.sqrt(np.sum(error**2, axis=0)) / len(draws)
-        rows.append((logp.mean(axis=0), num_evals.mean(axis=0), success.all(axis=0), error))
+        rows.append(tuple(map(np.asarray, (logp.mean(axis=0), num_evals.mean(axis=0), success.all(axis=0), error))))
         progress(int(batch.mask.sum()))
     nats, num_evals, success, error = (np.concatenate(column) for column in zip(*rows, strict=True))
     dim = int(np.prod(experiment.event_shape))
@@ -145,9 +145,10 @@ def draw_samples(experiment: Experiment, params: Params, *, progress: Progress =
     return DrawnSamples(x, num_evals, time.perf_counter() - start)
 
 
-def draw_trajectory(experiment: Experiment, params: Params, *, count: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_trajectory(
+    experiment: Experiment, params: Params, *, count: int, frames: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Samples of the reverse SDE at ``frames`` times from the prior to the data, and these times."""
-    settings = experiment.config.sampling
 
     @jax.jit
     def run(params: Params, key: PRNGKey) -> Array:
@@ -157,8 +158,11 @@ def draw_trajectory(experiment: Experiment, params: Params, *, count: int, frame
         return trajectory(keys, experiment.solver or EulerMaruyama(), process, start, experiment.times)
 
     path = np.asarray(run(params, _root(experiment, _SAMPLES)))
-    chosen = np.linspace(0, settings.num_steps, frames).round().astype(int)
-    return path[chosen], np.asarray(experiment.times)[chosen]
+    times = np.asarray(experiment.times)
+    # Even in sqrt(t): most of what can be seen happens late, at small times.
+    wanted = np.linspace(1.0, np.sqrt(times[-1]), frames) ** 2
+    chosen = [int(np.abs(times - t).argmin()) for t in wanted]
+    return path[chosen], times[chosen]
 
 
 def mean_and_std_error(values: np.ndarray) -> tuple[float, float]:

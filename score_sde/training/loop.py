@@ -57,7 +57,9 @@ def train(experiment: Experiment, workdir: Path) -> TrainState:
         window: list[dict[str, Array]] = []
         with ProgressBar(total=settings.num_steps, initial=start) as bar:
             for done in range(start + per_dispatch, settings.num_steps + 1, per_dispatch):
-                state, metrics = run_step(state, global_batch(mesh, _next(iterator, per_dispatch), leading=int(per_dispatch > 1)))
+                state, metrics = run_step(
+                    state, global_batch(mesh, _next(iterator, per_dispatch), leading=int(per_dispatch > 1))
+                )
                 window.append(metrics)
                 if done % settings.log_every == 0 or done == settings.num_steps:
                     means = _window_means(window, done, checkpoints.steps)

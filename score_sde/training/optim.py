@@ -35,7 +35,9 @@ def make_optimizer(
     else:
         after = optax.constant_schedule(lr)
     rate = optax.join_schedules([optax.linear_schedule(0.0, lr, warmup), after], [warmup]) if warmup > 0 else after
-    adam = optax.adamw(rate, beta1, beta2, eps, weight_decay=weight_decay) if weight_decay else optax.adam(
-        rate, beta1, beta2, eps
+    adam = (
+        optax.adamw(rate, beta1, beta2, eps, weight_decay=weight_decay)
+        if weight_decay
+        else optax.adam(rate, beta1, beta2, eps)
     )
     return optax.chain(optax.clip_by_global_norm(grad_clip), adam) if grad_clip > 0 else adam

@@ -18,7 +18,9 @@ Prepare = Callable[[PRNGKey, Array], Batch]
 class TrainStep(Protocol):
     """From state and a batch of raw data to the next state and the metrics of the step."""
 
-    def __call__(self, state: TrainState, batch: Array) -> tuple[TrainState, Metrics]: ...
+    def __call__(self, state: TrainState, batch: Array, /) -> tuple[TrainState, Metrics]:
+        """One step, or several for a stack of batches."""
+        ...
 
 
 def update_ema(ema: Params, params: Params, rate: Scalar | float) -> Params:

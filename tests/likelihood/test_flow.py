@@ -18,8 +18,8 @@ START = jnp.full((16,), 1e-5)
 
 
 def measure(sde, x=X, density=DENSITY, **options):
-    defaults = {"rtol": 1e-6, "atol": 1e-6, "num_probes": None}
-    return log_likelihood(jax.random.key(0), sde, density.score(sde), x, **(defaults | options))
+    options = {"rtol": 1e-6, "atol": 1e-6, "num_probes": None} | options
+    return jax.jit(lambda x: log_likelihood(jax.random.key(0), sde, density.score(sde), x, **options))(x)
 
 
 @each_sde
@@ -73,9 +73,7 @@ def test_hutchinson_is_unbiased_and_its_error_falls_as_one_over_root_k():
     options = {"rtol": 1e-4, "atol": 1e-4}
 
     def spread(probes):
-        run = jax.jit(
-            lambda key: log_likelihood(key, sde, DENSITY.score(sde), X, num_probes=probes, **options).logp
-        )
+        run = jax.jit(lambda key: log_likelihood(key, sde, DENSITY.score(sde), X, num_probes=probes, **options).logp)
         errors = np.stack([np.asarray(run(jax.random.key(i))) for i in range(64)]) - exact
         assert np.abs(errors.mean(axis=0)).max() < 5 * errors.std(axis=0).max() / np.sqrt(64) + 1e-3
         return errors.std()

@@ -108,7 +108,9 @@ def test_likelihood_weighting_multiplies_by_g2_over_s2(sde):
     weighted, _ = make(sde, weighting=likelihood_weighting, times=times)
     t = times.sample(jax.random.split(key, 3)[0], 256).t
     ratio = (sde.diffusion(t) / sde.marginal(t).std) ** 2
-    np.testing.assert_allclose(weighted(params, key, x, train=False), ratio * plain(params, key, x, train=False), rtol=1e-4)
+    np.testing.assert_allclose(
+        weighted(params, key, x, train=False), ratio * plain(params, key, x, train=False), rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", TIME_SAMPLERS)
@@ -124,6 +126,8 @@ def test_low_discrepancy_has_one_time_per_stratum_and_less_variance(key):
     t = np.asarray(LowDiscrepancyTimes(t0=0.0).sample(key, 50).t)
     assert sorted(np.floor(t * 50).astype(int)) == list(range(50))
     keys = jax.random.split(key, 200)
-    spread = [float(jnp.std(jax.vmap(lambda k: s.sample(k, 50).t.mean())(keys))) for s in  # noqa: B023
-              (LowDiscrepancyTimes(), UniformTimes())]
-    assert spread[0] < spread[1] / 5
+
+    def spread(sampler):
+        return float(jnp.std(jax.vmap(lambda k: sampler.sample(k, 50).t.mean())(keys)))
+
+    assert spread(LowDiscrepancyTimes()) < spread(UniformTimes()) / 5

@@ -56,7 +56,7 @@ def test_adaptive_counts_every_evaluation():
     x = jnp.ones((1, 4)) * 0.3
     solution = transport(sde, score, x, t0=1e-3, t1=1.0)
     jax.effects_barrier()
-    assert abs(len(count) - int(solution.num_evals[0])) <= 1
+    assert len(count) == int(solution.num_evals[0])
 
 
 def test_adaptive_reports_failure_instead_of_raising():
@@ -72,11 +72,13 @@ def moments(sde, solver, n, *, samples=40_000, times=None, noise_scale=1.0):
     keys = sampling.sample_keys(jax.random.key(0), 0, samples)
     process = sde.reverse(DENSITY.score(sde), noise_scale=noise_scale)
     # Start from the exact marginal at t = 1, so that what is measured is the solver and not the prior.
-    m, variance = DENSITY.variances(sde, jnp.ones(1))
-    z = jnp.asarray(np.random.RandomState(3).randn(samples, 4)) * np.sqrt(variance) @ DENSITY.basis.T + m * DENSITY.mean
+    m, variance = (np.asarray(c) for c in DENSITY.variances(sde, jnp.ones(1)))
+    z = jnp.asarray(np.random.RandomState(3).randn(samples, 4) * np.sqrt(variance) @ DENSITY.basis.T + m * DENSITY.mean)
     x = np.asarray(sampling.integrate(keys, solver, process, z.astype(jnp.float32), times).x)
-    m, variance = DENSITY.variances(sde, times[-1:])
-    return x.mean(axis=0) - np.asarray(m[0] * DENSITY.mean), np.cov(x.T) - (DENSITY.basis * variance[0]) @ DENSITY.basis.T
+    m, variance = (np.asarray(c) for c in DENSITY.variances(sde, times[-1:]))
+    return x.mean(axis=0) - np.asarray(m[0] * DENSITY.mean), np.cov(x.T) - (
+        DENSITY.basis * variance[0]
+    ) @ DENSITY.basis.T
 
 
 @each_sde
@@ -92,7 +94,7 @@ def test_stochastic_solvers_reach_the_moments(sde, name):
 def test_weak_order_one(sde, name):
     """The covariance error is first order in the step; its matrix is propagated exactly, without sampling error."""
     with float64():
-        errors = [propagated_covariance_error(sde, STOCHASTIC[name], n) for n in (200, 400, 800)]
+        errors = [propagated_covariance_error(sde, STOCHASTIC[name], n) for n in (800, 1600, 3200)]
     slope = np.log2(errors[1] / errors[2])
     assert abs(slope - 1.0) < 0.15, errors
 

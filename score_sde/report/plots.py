@@ -1,0 +1,283 @@
+"""Pictures of a run, from numpy arrays to PNG files; every function replaces its file at once and returns the path.
+
+Images are drawn by integer upscaling, pixel for pixel: what looks blurred is blurred. Figures are matplotlib objects
+on the Agg canvas, without pyplot, so nothing here needs a display or leaves global state behind.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from score_sde.errors import UserError
+from score_sde.report.environment import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from score_sde.likelihood.dequantization import Quantization
+
+GRID_TILE, STRIP_TILE = 40, 64  # smallest side of an image in a grid and in a strip, in screen pixels
+GAP = 2  # white pixels between images
+MAX_POINTS = 5000  # of a scatter plot; more hide each other
+BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#4a5568"
+DPI = 130
+
+
+def image_grid(levels: np.ndarray, path: Path, *, num_levels: int, columns: int | None = None) -> Path:
+    """A grid of images, row by row.
+
+    Args:
+        levels: Integer levels ``0 .. num_levels - 1`` of shape ``(n, height, width, channels)`` with 1 or 3 channels.
+        path: The PNG to write.
+        num_levels: Number of grey levels; 0 is drawn black and ``num_levels - 1`` white.
+        columns: Images per row; by default as many as make the grid about square.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    columns = columns or math.ceil(math.sqrt(len(levels)))
+    rows = math.ceil(len(levels) / columns)
+    pixels = np.rint(np.clip(levels / (num_levels - 1), 0.0, 1.0) * 255.0).astype(np.uint8)
+    return _save_pixels(_tile(pixels, rows, columns, GRID_TILE), path)
+
+
+def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, quantization: "Quantization") -> Path:
+    """Samples on their way from noise (left) to data (right), one row per sample; of vectors, a row of scatter plots.
+
+    Args:
+        path_values: States ``(frames, n, height, width, channels)`` or ``(frames, n, d)``; of vectors the first two
+            coordinates are drawn.
+        times: The time of each frame: ``(frames,)``.
+        path: The PNG to write.
+        quantization: The interval that data are scaled to. A frame that leaves it, as noise does, is scaled down to
+            its own bulk, so that noise of any standard deviation can be seen.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    values = np.nan_to_num(np.asarray(path_values, np.float64))
+    if values.ndim == 5:
+        return _save_figure(_image_strip(values, times, quantization), path, dpi=100)
+    return _save_figure(_scatter_strip(values, times), path)
+
+
+def loss_curve(metrics_path: Path, path: Path) -> Path:
+    """The training loss, raw and smoothed, with the losses on held-out data, from a ``metrics.jsonl``.
+
+    Raises:
+        UserError: If there is no loss in the file, or the picture cannot be written.
+    """
+    records = list(_read_records(metrics_path))
+    steps, losses = _series(records, "loss")
+    if not len(steps):
+        raise UserError(f"There is no loss in {metrics_path}; train first with --mode=train.")
+    eval_steps, eval_losses = _series(records, "eval_loss")
+    figure, axes = _new_figure(7.0, 4.2)
+    axes.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=0.8, label="training loss")
+    axes.plot(steps, _smooth(losses), color=BLUE, linewidth=1.8, label="training loss, smoothed")
+    if len(eval_steps):
+        axes.plot(eval_steps, eval_losses, "o-", color=ORANGE, markersize=4, linewidth=1.0, label="held-out loss (EMA)")
+    if min(losses.min(), eval_losses.min(initial=math.inf)) > 0.0:
+        _log_scale(axes)
+    axes.set(xlabel="training step", ylabel="loss", title="Training")
+    axes.legend(frameon=False)
+    return _save_figure(figure, path)
+
+
+def scatter(samples: np.ndarray, data: np.ndarray, path: Path) -> Path:
+    """Data and samples side by side on equal axes; both ``(n, d)``, of which the first two coordinates are drawn.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    figure, panels = _new_figure(8.0, 4.3, columns=2)
+    limit = _radius(_plane(data), 0.995) * 1.15
+    for axes, points, title, color in zip(panels, (data, samples), ("data", "samples"), (GREY, BLUE), strict=True):
+        _scatter_panel(axes, points, limit, color)
+        axes.set(title=f"{title} ({min(len(points), MAX_POINTS)} points)", xlabel="$x_1$", ylabel="$x_2$")
+    return _save_figure(figure, path)
+
+
+def likelihood_histogram(
+    bits: np.ndarray, path: Path, *, mean: float, std_error: float, baseline: float | None = None
+) -> Path:
+    """The distribution of bits per dimension over held-out images, with their mean and a baseline's.
+
+    Args:
+        bits: Bits per dimension of each image: ``(n,)``.
+        path: The PNG to write.
+        mean: The mean to mark.
+        std_error: Its standard error, drawn as a band.
+        baseline: Mean bits per dimension of a Gaussian mixture on the same images, if there is one.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    figure, axes = _new_figure(7.0, 4.2)
+    finite = bits[np.isfinite(bits)]
+    axes.hist(finite, bins=int(np.clip(2 * math.sqrt(len(finite)), 5, 60)), color=BLUE, alpha=0.45, edgecolor="white")
+    axes.axvspan(mean - std_error, mean + std_error, color=BLUE, alpha=0.25, linewidth=0)
+    axes.axvline(mean, color=BLUE, linewidth=1.8, label=f"mean {mean:.3f} ± {std_error:.3f}")
+    if baseline is not None:
+        axes.axvline(baseline, color=ORANGE, linewidth=1.8, linestyle="--", label=f"Gaussian mixture {baseline:.3f}")
+    axes.set(
+        xlabel="bits per dimension (fewer is better)",
+        ylabel="images",
+        title=f"Likelihood of {len(finite)} held-out images",
+    )
+    axes.legend(frameon=False)
+    return _save_figure(figure, path)
+
+
+def _tile(pixels: np.ndarray, rows: int, columns: int, side: int) -> np.ndarray:
+    """Images ``(n, h, w, c)`` of bytes on a white canvas, each upscaled by whole pixels to at least ``side``."""
+    _, height, width, channels = pixels.shape
+    scale = max(1, math.ceil(side / min(height, width)))
+    height, width = height * scale, width * scale
+    canvas = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), 255, np.uint8)
+    for index, image in enumerate(pixels):
+        row, column = divmod(index, columns)
+        top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
+        shown = image if channels == 3 else image[..., :1]
+        canvas[top : top + height, left : left + width] = shown.repeat(scale, axis=0).repeat(scale, axis=1)
+    return canvas
+
+
+def _image_strip(values: np.ndarray, times: np.ndarray, quantization: "Quantization") -> "Figure":
+    frames, n = values.shape[:2]
+    centre, half = (0.0, 1.0) if quantization.centered else (0.5, 0.5)
+    scales = [max(half, _radius(frame - centre, 0.98)) for frame in values]
+    unit = [(frame - centre) / (2.0 * scale) + 0.5 for frame, scale in zip(values, scales, strict=True)]
+    # One row per sample: (n, frames, height, width, channels).
+    pixels = np.rint(255.0 * np.clip(np.stack(unit, axis=1), 0.0, 1.0)).astype(np.uint8)
+    canvas = _tile(pixels.reshape(n * frames, *pixels.shape[2:]), n, frames, STRIP_TILE)
+
+    from matplotlib.figure import Figure
+
+    margin, header, dpi = 16, 58, 100
+    width, height = max(canvas.shape[1] + 2 * margin, 400), canvas.shape[0] + margin + header
+    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
+    left = (width - canvas.shape[1]) // 2
+    figure.figimage(canvas, xo=left, yo=margin, origin="upper")
+    figure.text(0.5, 1.0 - 20 / height, "From noise to data", ha="center", va="center", fontsize=12)
+    step = (canvas.shape[1] - GAP) / frames
+    for index, time in enumerate(times):
+        x = (left + GAP / 2 + (index + 0.5) * step) / width
+        figure.text(x, 1.0 - 45 / height, _time_label(time), ha="center", va="center", fontsize=9, color=GREY)
+    return figure
+
+
+def _scatter_strip(values: np.ndarray, times: np.ndarray) -> "Figure":
+    figure, panels = _new_figure(1.6 * len(values) + 0.2, 2.4, columns=len(values))
+    for axes, points, time in zip(panels, values, times, strict=True):
+        limit = _radius(_plane(points), 0.99) * 1.2
+        _scatter_panel(axes, points, limit, BLUE)
+        axes.set_title(_time_label(time), fontsize=9)
+        axes.set(xticks=[], yticks=[])
+        axes.set_xlabel(f"±{limit:.2g}" if limit < 100.0 else f"±{limit:.0f}", fontsize=8, color=GREY)
+        axes.spines[["top", "right"]].set_visible(True)
+    figure.suptitle("From noise to data", fontsize=12)
+    return figure
+
+
+def _time_label(time: float) -> str:
+    return f"t = {time:.{2 if time >= 0.1 else 1}g}".replace("e-0", "e-")
+
+
+def _plane(points: np.ndarray) -> np.ndarray:
+    """The first two coordinates of ``(n, d)``; a lone coordinate gets a zero beside it."""
+    flat = np.asarray(points, np.float64).reshape(len(points), -1)
+    return np.pad(flat, ((0, 0), (0, 1)))[:, :2] if flat.shape[1] == 1 else flat[:, :2]
+
+
+def _radius(values: np.ndarray, quantile: float) -> float:
+    """The magnitude below which this fraction of the values lies; outliers do not move it."""
+    return max(float(np.quantile(np.abs(values), quantile)), 1e-6)
+
+
+def _scatter_panel(axes: "Axes", points: np.ndarray, limit: float, color: str) -> None:
+    x, y = _plane(points)[:MAX_POINTS].T
+    size = float(np.clip(3000.0 / len(x), 1.5, 20.0))
+    axes.scatter(x, y, s=size, c=color, alpha=0.6, linewidths=0)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axes.grid(False)
+
+
+def _read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics file; a line that a crash cut short is passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}); train first with --mode=train.") from error
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+def _series(records: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and finite values of one metric."""
+    pairs = [(record["step"], record[name]) for record in records if name in record and math.isfinite(record[name])]
+    table = np.array(pairs, np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """An exponential moving average over about a thirtieth of the curve, without the bias of its start."""
+    rate = 1.0 / max(1.0, len(values) / 30.0)
+    smoothed, total, weight = np.empty_like(values), 0.0, 0.0
+    for index, value in enumerate(values):
+        total += rate * (value - total)
+        weight += rate * (1.0 - weight)
+        smoothed[index] = total / weight
+    return smoothed
+
+
+def _log_scale(axes: "Axes") -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    # A loss rarely spans many decades; powers of ten alone would leave one tick or none.
+    if high / low < 2.0:
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    else:
+        subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high / low < 20.0 else (1.0, 2.0, 5.0)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure", Any]:
+    """A figure in inches and its axes, one or an array of them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(1, columns, squeeze=False)[0]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e2e8f0", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure, panels if columns > 1 else panels[0]
+
+
+def _save_pixels(pixels: np.ndarray, path: Path) -> Path:
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+    return path
+
+
+def _save_figure(figure: "Figure", path: Path, dpi: int = DPI) -> Path:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
+    return path

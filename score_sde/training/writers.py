@@ -1,0 +1,216 @@
+"""What a run says while it trains: a metrics file, TensorBoard events, and a progress bar.
+
+``metrics.jsonl`` is part of the result: a run that was interrupted and resumed leaves the same bytes as one that was
+not. It therefore holds nothing that depends on the clock; timings go to TensorBoard alone.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, SupportsFloat
+
+from score_sde.report.environment import atomic_path, writing
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
+    from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+
+class MetricWriter:
+    """Appends metrics to ``workdir/metrics.jsonl`` and to TensorBoard files in ``workdir/tensorboard``.
+
+    A line reaches the operating system before :meth:`write` returns, so a killed process loses none. Numbers are
+    written as the shortest decimals that read back to the same bits.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        """Write below ``workdir``; what is there already is kept, see :meth:`truncate`."""
+        self._path = workdir / "metrics.jsonl"
+        self._events_dir = workdir / "tensorboard"
+        self._events: SummaryWriter | None = None
+        self._purge_step: int | None = None
+
+    def write(
+        self,
+        step: int,
+        metrics: Mapping[str, SupportsFloat],
+        *,
+        timings: Mapping[str, SupportsFloat] | None = None,
+    ) -> None:
+        """Record the metrics of a step, and timings (such as steps per second), which go to TensorBoard alone.
+
+        Raises:
+            UserError: If the files cannot be written.
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        line = json.dumps({"step": int(step), **values}) + "\n"
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a line that did not fit on the disk must not be tried again when the file is closed.
+            with open(self._path, "ab", buffering=0) as file:
+                data = line.encode()
+                while data:
+                    data = data[file.write(data) :]
+        with writing(self._events_dir):
+            events = self._open_events()
+            for name, value in {**values, **{k: float(v) for k, v in (timings or {}).items()}}.items():
+                events.add_scalar(name, value, step)
+
+    def truncate(self, step: int) -> None:
+        """Forget what was written after ``step``, and a last line that a crash cut short.
+
+        Call it before going on from the checkpoint of ``step``: the lines that follow are then written again, with
+        the same bytes. TensorBoard is told to hide what it recorded after ``step``.
+
+        Raises:
+            UserError: If the file cannot be written.
+        """
+        self._close_events()
+        if self._events_dir.is_dir() and any(self._events_dir.iterdir()):
+            self._purge_step = step + 1
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return
+        kept = b"".join(line + b"\n" for line in content.split(b"\n") if _step_of(line, default=step + 1) <= step)
+        if kept != content:
+            with atomic_path(self._path) as temporary:
+                temporary.write_bytes(kept)
+
+    def close(self) -> None:
+        """Flush and close the TensorBoard files; a later :meth:`write` opens new ones."""
+        self._close_events()
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_events(self) -> "SummaryWriter":
+        if self._events is None:
+            from tensorboardX import SummaryWriter
+
+            # The library names files by host and second; numbering them keeps two of the same second apart.
+            number = len(list(self._events_dir.glob("events.*"))) if self._events_dir.is_dir() else 0
+            self._events = SummaryWriter(
+                str(self._events_dir), purge_step=self._purge_step, filename_suffix=f".{number:04d}", flush_secs=10
+            )
+            self._purge_step = None
+        return self._events
+
+    def _close_events(self) -> None:
+        if self._events is not None:
+            events, self._events = self._events, None
+            with writing(self._events_dir):
+                events.close()
+
+
+def _step_of(line: bytes, *, default: int) -> int:
+    """The step of a line of metrics, or ``default`` for one that is empty or torn."""
+    try:
+        return int(json.loads(line)["step"])
+    except (KeyError, TypeError, ValueError):
+        return default
+
+
+class ProgressBar:
+    """A bar on a terminal; elsewhere, a line in the log every ``interval`` seconds at most.
+
+    Both show how far the work is, the loss if there is one, the rate, and the time that is left.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        initial: int = 0,
+        description: str = "training",
+        unit: str = "",
+        interval: float = 30.0,
+    ) -> None:
+        """A bar from ``initial`` to ``total``.
+
+        Args:
+            total: Where the work ends.
+            initial: Where it starts, as after a resume.
+            description: What the work is.
+            unit: What is counted; by default ``step`` for training and ``example`` for the rest.
+            interval: Seconds between lines in the log where there is no terminal.
+        """
+        self._total, self._done, self._description = total, initial, description
+        self._unit = unit or ("step" if description == "training" else "example")
+        self._interval = interval
+        self._last_time, self._last_done = time.monotonic(), initial
+        self._bar = self._open_bar() if sys.stderr.isatty() else None
+
+    def update(self, step: int, loss: SupportsFloat | None = None) -> None:
+        """The work has reached ``step``."""
+        advanced, self._done = step - self._done, step
+        if self._bar is not None:
+            if loss is not None:
+                self._bar.set_postfix_str(f"loss {float(loss):.4g}", refresh=False)
+            self._bar.update(advanced)
+            return
+        now = time.monotonic()
+        if now - self._last_time >= self._interval:
+            self._log(now, loss)
+
+    def advance(self, count: int) -> None:
+        """``count`` more are done."""
+        self.update(self._done + count)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_bar(self) -> "tqdm":
+        from tqdm import tqdm
+
+        return tqdm(
+            total=self._total,
+            initial=self._done,
+            desc=self._description,
+            unit=f" {self._unit}s",
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+
+    def _log(self, now: float, loss: SupportsFloat | None) -> None:
+        # The rate of the last interval, not of the whole: compilation would spoil the estimate for long.
+        rate = max(self._done - self._last_done, 1e-9) / (now - self._last_time)
+        left = (self._total - self._done) / rate
+        shown = "" if loss is None else f", loss {float(loss):.4g}"
+        log.info(
+            "%s: %d/%d %ss%s, %.3g %ss/s, %s left",
+            *(self._description, self._done, self._total, self._unit, shown, rate, self._unit, _duration(left)),
+        )
+        self._last_time, self._last_done = now, self._done
+
+
+def _duration(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    >>> _duration(59.6), _duration(3725.0)
+    ('1:00', '1:02:05')
+    """
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

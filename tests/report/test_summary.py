@@ -1,0 +1,139 @@
+"""The page of a run says what is there and how to make what is not; files are replaced whole or not at all."""
+
+import errno
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+
+from score_sde.errors import UserError
+from score_sde.report.environment import atomic_write_json, atomic_write_text, describe_machine
+from score_sde.report.summary import ARTEFACTS, PICTURES, write_summary
+
+MACHINE = {
+    "platform": "Linux-6", "cpu": "Some CPU", "cpu_count": 2, "python": "3.11.1", "jax": "0.10.2", "backend": "cpu",
+    "device_kind": "cpu", "device_count": 1,
+}  # fmt: skip
+LIKELIHOOD = {
+    "bits_per_dim": 2.1234, "std_error": 0.0321, "nats_per_example": 5.0, "num_examples": 297,
+    "protocol": "exact trace | uniform dequantisation", "num_evals_mean": 45.25, "num_evals_max": 60, "seconds": 31.4,
+    "probe_std_error": 0.01, "num_failed": 0, "date": "2025-01-02T03:04:05+00:00", "step": 5000,
+    "command": "python -m score_sde --mode=likelihood", "hardware": MACHINE,
+    "baseline": {"bits_per_dim": 2.573, "std_error": 0.036, "num_components": 80, "covariance": "diag", "seconds": 6.0},
+}  # fmt: skip
+SAMPLING = {
+    "solver": "heun", "num_steps": 50, "num_evals": 99, "seconds": 1.5, "num_samples": 64, "denoising": "tweedie",
+    "date": "2025-01-02T03:04:05+00:00", "command": "python -m score_sde --mode=sample", "hardware": MACHINE,
+}  # fmt: skip
+
+
+def _fill(workdir):
+    config = {"seed": 42, "data": {"name": "digits", "centered": True}, "sde": {"name": "vp"}, "model": {"name": "mlp"}}
+    atomic_write_json(workdir / "config.json", config)
+    atomic_write_json(workdir / "likelihood.json", LIKELIHOOD)
+    atomic_write_json(workdir / "sampling.json", SAMPLING)
+    atomic_write_json(workdir / "eval.json", {"loss": 0.125, "std_error": 0.001, "step": 5000})
+    lines = [
+        '{"step": 50, "loss": 0.5, "eval_loss": 0.25, "eval_loss_std_error": 0.01}',
+        '{"step": 100, "loss": 0.125}',
+    ]
+    atomic_write_text(workdir / "metrics.jsonl", "\n".join([*lines, '{"step": 1']))
+    for name in [name for name, _, _ in PICTURES] + ["samples.npz", "likelihood.npz"]:
+        (workdir / name).touch()
+    for name in ("checkpoints", "tensorboard"):
+        (workdir / name).mkdir()
+
+
+def test_a_complete_run_shows_everything(tmp_path):
+    _fill(tmp_path)
+    path = write_summary(tmp_path)
+    page = path.read_text(encoding="utf-8")
+    assert path == tmp_path / "summary.md" and "not yet run" not in page
+    for expected in (
+        "2.123 ± 0.032 bits/dim", "2.573 ± 0.036 bits/dim", "80 components, diag covariance", "exact trace \\| uniform",
+        "45.2 (at most 60)", "31.4 s", "0.12500 |", "0.25000 ± 0.01000", "at step 100", "digits, vp, mlp",
+        "seed = `42`", "heun, 50 steps", "python -m score_sde --mode=sample", "2025-01-02",
+        "2 CPUs, Some CPU", "JAX 0.10.2",
+    ):  # fmt: skip
+        assert expected in page, expected
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert all((tmp_path / link).exists() for link in links)
+    assert {name for name, _, _ in PICTURES} | {name for name, _, _ in ARTEFACTS} <= set(links)
+    for table_row in (line for line in page.splitlines() if line.startswith("| ") and "group" not in line):
+        assert len(re.findall(r"(?<!\\)\|", table_row)) in (3, 4)
+
+
+def test_an_empty_directory_says_how_to_make_each_thing(tmp_path):
+    page = write_summary(tmp_path).read_text(encoding="utf-8")
+    for mode in ("train", "sample", "likelihood", "eval", "demo"):
+        assert f"not yet run: `--mode={mode}`" in page
+    assert "![" not in page
+
+
+@pytest.mark.parametrize("missing", [name for name, _, _ in ARTEFACTS + PICTURES])
+def test_any_one_thing_may_be_missing(tmp_path, missing):
+    _fill(tmp_path)
+    target = tmp_path / missing
+    target.rmdir() if target.is_dir() else target.unlink()
+    page = write_summary(tmp_path).read_text(encoding="utf-8")
+    mode = next(mode for name, _, mode in ARTEFACTS + PICTURES if name == missing)
+    assert f"not yet run: `--mode={mode}`" in page
+    assert f"]({missing})" not in page
+
+
+def test_continuous_data_are_shown_in_nats_and_failures_are_not_hidden(tmp_path):
+    report = {
+        k: v for k, v in LIKELIHOOD.items() if k not in ("bits_per_dim", "std_error", "baseline", "probe_std_error")
+    }
+    atomic_write_json(tmp_path / "likelihood.json", report | {"nats_std_error": 0.25, "num_failed": 3})
+    page = write_summary(tmp_path).read_text(encoding="utf-8")
+    assert "5.000 ± 0.250 nats per example" in page and "bits/dim" not in page
+    assert "| Failed solves | 3 |" in page
+
+
+def test_sparse_reports_do_not_stop_the_page(tmp_path):
+    for name in ("likelihood.json", "sampling.json", "eval.json", "config.json"):
+        atomic_write_json(tmp_path / name, {})
+    assert "nats per example" in write_summary(tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_report_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "likelihood.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"likelihood.json is no JSON"):
+        write_summary(tmp_path)
+
+
+def test_numpy_numbers_become_json(tmp_path):
+    value = {"a": np.float32(0.1), "b": np.arange(3), "c": (1, 2), "d": tmp_path}
+    atomic_write_json(tmp_path / "x.json", value)
+    read = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert read == {"a": float(np.float32(0.1)), "b": [0, 1, 2], "c": [1, 2], "d": str(tmp_path)}
+    with pytest.raises(TypeError, match="object"):
+        atomic_write_json(tmp_path / "x.json", object())
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "note.txt"
+    atomic_write_text(path, "old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=r"note.txt \(No space left on device\).*--workdir"),
+    ):
+        patch.setattr(os, "replace", full)
+        atomic_write_text(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"] and path.read_text(encoding="utf-8") == "old"
+    with pytest.raises(UserError, match="Cannot write"):
+        atomic_write_text(path / "below_a_file.txt", "new")
+
+
+def test_the_machine_can_be_described():
+    machine = describe_machine()
+    assert json.loads(json.dumps(machine)) == machine
+    assert machine["backend"] == "cpu" and 1 <= machine["cpu_count"] <= (os.cpu_count() or 1)
+    assert set(MACHINE) == set(machine)

@@ -1,0 +1,142 @@
+"""Every shipped configuration builds, and a value out of range is refused with a sentence that helps."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from score_sde.config import default_config, from_file
+from score_sde.data import source_info
+from score_sde.errors import UserError
+from score_sde.experiment import Experiment
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(CONFIGS.rglob("*.py"))
+
+
+def _experiment(config):
+    info = source_info(config.data.name)
+    return Experiment.from_config(config, info.shape, info.num_levels)
+
+
+def _num_params(params):
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(CONFIGS).as_posix())
+def test_a_shipped_configuration_builds_and_its_training_step_traces(file):
+    experiment = _experiment(from_file(file))
+    state = experiment.abstract_state()
+    dtype = np.uint8 if experiment.quantization.num_levels else np.float32
+    batch = jax.ShapeDtypeStruct((experiment.config.training.batch_size, *experiment.event_shape), dtype)
+    after, metrics = jax.eval_shape(experiment.train_step, state, batch)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
+    assert metrics["loss"].shape == metrics["grad_norm"].shape == ()
+
+
+@pytest.mark.parametrize(("num_blocks", "count"), [(4, 61_804_419), (8, 106_632_579)], ids=["DDPM++", "deep"])
+def test_the_default_network_has_the_published_number_of_parameters(num_blocks, count):
+    config = default_config()
+    config.model.num_blocks = num_blocks
+    assert _num_params(_experiment(config).abstract_state().params) == count
+
+
+def test_the_digits_network_has_the_size_that_its_configuration_states():
+    file = CONFIGS / "vp" / "digits_ddpmpp.py"
+    thousands = _num_params(_experiment(from_file(file)).abstract_state().params) / 1000
+    assert f"{thousands:.0f} thousand parameters" in file.read_text()
+
+
+BAD_VALUES = {
+    "sigma_min above sigma_max": (
+        {"sde.name": "ve", "sde.sigma_min": 60.0},
+        "config.sde.sigma_min is 60.0 and config.sde.sigma_max is 50.0; expected the first to be smaller",
+    ),
+    "beta_min above beta_max": ({"sde.beta_min": 21.0}, "config.sde.beta_min is 21.0 and config.sde.beta_max is 20.0"),
+    "negative beta_min": ({"sde.beta_min": -1.0}, "config.sde.beta_min is -1.0; expected at least"),
+    "training from t = 1": ({"objective.t_min": 1.0}, "config.objective.t_min is 1.0; expected a time below 1"),
+    "sampling until t = 2": ({"sampling.t_min": 2.0}, "config.sampling.t_min is 2.0; expected a time below 1"),
+    "likelihood from t = 0": ({"likelihood.t_min": 0.0}, "config.likelihood.t_min is 0.0; expected at least"),
+    "no training": ({"training.num_steps": 0}, "config.training.num_steps is 0; expected at least 1"),
+    "no batch": ({"training.batch_size": 0}, "config.training.batch_size is 0; expected at least 1"),
+    "negative probes": ({"likelihood.num_probes": -1}, "config.likelihood.num_probes is -1; expected at least 0"),
+    "nan tolerance": ({"sampling.tolerance": float("nan")}, "config.sampling.tolerance is nan; expected at least"),
+    "checkpoints between log lines": (
+        {"training.checkpoint_every": 75},
+        "config.training.checkpoint_every is 75; expected a multiple of config.training.log_every, 50",
+    ),
+    "evaluation between log lines": (
+        {"training.eval_every": 75},
+        "config.training.eval_every is 75; expected a multiple of config.training.log_every, 50",
+    ),
+    "log lines between dispatches": (
+        {"training.steps_per_dispatch": 3},
+        "config.training.log_every is 50; expected a multiple of config.training.steps_per_dispatch, 3",
+    ),
+    "last step between dispatches": (
+        {"training.steps_per_dispatch": 5, "training.num_steps": 1001},
+        "config.training.num_steps is 1001; expected a multiple of config.training.steps_per_dispatch, 5",
+    ),
+    "images for the mlp": ({"model.name": "mlp"}, r"'mlp' takes vectors; the data have shape \(32, 32, 3\). Use 'ncs"),
+    "vectors for the U-Net": ({"data.name": "toy:moons"}, r"'ncsnpp' takes images .* shape \(2,\). Use 'mlp'"),
+    "too many levels": (
+        {"data.name": "digits", "model.channel_multipliers": (1, 1, 1, 1, 1)},
+        "8x8 cannot be halved 4 times: expected a multiple of 16, or fewer entries in config.model.channel_multipliers",
+    ),
+    "no levels": ({"model.channel_multipliers": ()}, "config.model.channel_multipliers is .*; expected"),
+    "half a channel": ({"model.channel_multipliers": (1, 0)}, "config.model.channel_multipliers is .*; expected"),
+    "unknown activation": ({"model.activation": "swoosh"}, "Unknown activation 'swoosh'. Did you mean 'swish'"),
+    "unknown embedding": ({"model.embedding": "furier"}, "Unknown embedding 'furier'. Did you mean 'fourier'"),
+    "unknown weighting": ({"objective.weighting": "varianse"}, "Unknown weighting 'varianse'. Did you mean 'variance'"),
+    "unknown times": ({"objective.times": "unifrom"}, "Unknown time sampler 'unifrom'. Did you mean 'uniform'"),
+    "unknown grid": ({"sampling.grid": "logsnr"}, "Unknown grid 'logsnr'. Did you mean 'log_snr'"),
+    "unknown denoising": ({"sampling.denoising": "tweedy"}, "Unknown denoising 'tweedy'. Did you mean 'tweedie'"),
+    "unknown schedule": ({"optim.schedule": "cosin"}, "Unknown schedule 'cosin'. Did you mean 'cosine'"),
+    "unknown probe kind": ({"likelihood.probe_kind": "gausian"}, "Unknown probe kind 'gausian'. .* 'gaussian'"),
+    "unknown condition": ({"parameterization.condition_on": "tim"}, "Unknown noise condition 'tim'. Did you .* 'time'"),
+    "adaptive solver with a corrector": (
+        {"sampling.predictor": "adaptive", "sampling.corrector": "langevin"},
+        "adaptive ODE solver takes no corrector; set config.sampling.corrector=none",
+    ),
+    "dropout of everything": ({"model.dropout": 1.0}, "config.model.dropout is 1.0; expected"),
+    "negative learning rate": ({"optim.lr": -1.0}, "config.optim.lr is -1.0; expected"),
+    "negative warm-up": ({"optim.warmup": -1}, "config.optim.warmup is -1; expected at least 0"),
+    "average that forgets nothing": ({"optim.ema_rate": 1.5}, "config.optim.ema_rate is 1.5; expected"),
+    "negative seed": ({"seed": -1}, "config.seed is -1; expected"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_a_value_out_of_range_is_refused_with_its_name_and_what_was_expected(case):
+    changes, message = BAD_VALUES[case]
+    config = default_config()
+    for name, value in changes.items():
+        group, _, field = name.rpartition(".")
+        (config[group] if group else config)[field] = value
+    with pytest.raises(UserError, match=message):
+        _experiment(config)
+
+
+def test_a_field_that_does_not_exist_is_refused_with_the_nearest_one():
+    config = default_config()
+    with config.unlocked():
+        config.optim.learning_rate = 1e-3
+    with pytest.raises(UserError, match=r"Unknown config field 'optim.learning_rate'"):
+        _experiment(config)
+
+
+def test_a_field_that_is_missing_is_named():
+    config = default_config()
+    with config.unlocked():
+        del config.optim.lr
+    with pytest.raises(UserError, match=r"The config lacks optim.lr: start from score_sde.config.default_config"):
+        _experiment(config)
+
+
+def test_a_field_of_another_type_is_refused():
+    config = default_config()
+    with config.unlocked(), config.ignore_type():
+        config.training.num_steps = "many"
+    with pytest.raises(UserError, match="config.training.num_steps is 'many'; expected int, such as 1300000"):
+        _experiment(config)
