@@ -14,7 +14,8 @@ from score_sde.errors import UserError, nearest, unknown
 
 if TYPE_CHECKING:
     # The library types every field as a union of all kinds; ours are checked at run time, by check_fields.
-    class ConfigDict(Any): ...
+    class ConfigDict(Any):
+        """A nested, typo-safe dictionary of fields."""
 
 else:
     from ml_collections import ConfigDict
@@ -176,12 +177,20 @@ def check_fields(config: ConfigDict) -> None:
             raise UserError(f"config.{name} is {value!r}; expected {type(expected).__name__}, such as {expected!r}.")
 
 
-def positive(config: ConfigDict, *names: str, minimum: float = 1) -> None:
-    """Refuse values below ``minimum`` for the named fields."""
+def at_least(config: ConfigDict, minimum: float | int, *names: str) -> None:
+    """Refuse values below ``minimum``, and NaN, for the named fields."""
     flat = leaves(config)
     for name in names:
         if not flat[name] >= minimum:
             raise UserError(f"config.{name} is {flat[name]}; expected at least {minimum}.")
+
+
+def below(config: ConfigDict, bound: float | int, *names: str) -> None:
+    """Refuse values of ``bound`` and above, and NaN, for the named fields."""
+    flat = leaves(config)
+    for name in names:
+        if not flat[name] < bound:
+            raise UserError(f"config.{name} is {flat[name]}; expected a value below {bound}.")
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

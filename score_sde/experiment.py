@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from score_sde.config import ConfigDict, build, check_fields, choose, positive
+from score_sde.config import ConfigDict, at_least, below, build, check_fields, choose
 from score_sde.errors import UserError
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.models.adapters import LinenNetwork
@@ -168,36 +168,45 @@ def _make_solver(config: ConfigDict) -> Solver | None:
 
 
 def _check_values(config: ConfigDict) -> None:
-    positive(
+    at_least(
         config,
+        1,
         *("model.features", "model.num_blocks", "training.num_steps", "training.batch_size", "training.log_every"),
         *("training.eval_every", "training.checkpoint_every", "training.keep_checkpoints", "sampling.num_steps"),
         *("training.steps_per_dispatch", "sampling.num_samples", "sampling.batch_size", "likelihood.batch_size"),
         "likelihood.num_dequantizations",
     )
-    positive(config, "sampling.num_corrections", "likelihood.num_probes", "likelihood.num_examples", minimum=0)
-    positive(config, "sde.beta_min", "sde.sigma_min", "objective.t_min", "sampling.t_min", minimum=1e-12)
-    positive(config, "likelihood.t_min", "likelihood.tolerance", "sampling.tolerance", minimum=1e-12)
+    at_least(config, 0, "seed", "sampling.num_corrections", "likelihood.num_probes", "likelihood.num_examples")
+    at_least(config, 0, "optim.lr", "optim.eps", "optim.weight_decay", "optim.warmup", "optim.ema_rate")
+    at_least(config, 0, "optim.beta1", "optim.beta2", "model.dropout", "sampling.snr")
+    at_least(config, 1e-12, "sde.beta_min", "sde.sigma_min", "parameterization.data_std", "objective.t_min")
+    at_least(config, 1e-12, "sampling.t_min", "sampling.tolerance", "likelihood.t_min", "likelihood.tolerance")
+    below(config, 1, "objective.t_min", "sampling.t_min", "likelihood.t_min", "model.dropout")
+    below(config, 1, "optim.beta1", "optim.beta2", "optim.ema_rate")
+    below(config, 2**32, "seed")
     choose("schedule", config.optim.schedule, {"constant": 1, "cosine": 1})
     choose("probe kind", config.likelihood.probe_kind, {"rademacher": 1, "gaussian": 1})
+    multipliers = config.model.channel_multipliers
+    if not multipliers or not all(isinstance(m, int) and m >= 1 for m in multipliers):
+        raise UserError(f"config.model.channel_multipliers is {multipliers}; expected integers from 1, one per level.")
     for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
         if not config.sde[low] < config.sde[high]:
             raise UserError(
                 f"config.sde.{low} is {config.sde[low]} and config.sde.{high} is {config.sde[high]}; "
                 "expected the first to be smaller."
             )
-    for group in ("objective", "sampling", "likelihood"):
-        if config[group].t_min >= 1.0:
-            raise UserError(f"config.{group}.t_min is {config[group].t_min}; expected a time below 1.")
-    training = config.training
-    for name in ("log_every", "eval_every", "checkpoint_every"):
-        if training[name] % training.steps_per_dispatch:
+    _check_intervals(config.training)
+
+
+def _check_intervals(training: ConfigDict) -> None:
+    def check(name: str, unit: str, reason: str) -> None:
+        if training[name] % training[unit]:
             raise UserError(
-                f"config.training.{name} is {training[name]}; expected a multiple of "
-                f"config.training.steps_per_dispatch, {training.steps_per_dispatch}."
+                f"config.training.{name} is {training[name]}; expected a multiple of config.training.{unit}, "
+                f"{training[unit]}, {reason}."
             )
-    if training.checkpoint_every % training.log_every:
-        raise UserError(
-            f"config.training.checkpoint_every is {training.checkpoint_every}; expected a multiple of "
-            f"config.training.log_every, {training.log_every}, so that resumed runs log the same means."
-        )
+
+    for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
+        check(name, "steps_per_dispatch", "because these steps are one program")
+    check("eval_every", "log_every", "because both go into one line of metrics")
+    check("checkpoint_every", "log_every", "so that resumed runs log the same means")

@@ -113,7 +113,8 @@ class VE(SDE):
     r"""Variance exploding: ``dx = g(t) dw``, ``sigma(t) = sigma_min (sigma_max / sigma_min)^t``.
 
     ``g = sigma sqrt(2 log(sigma_max / sigma_min))`` (Song et al. 2021, eq. 30). By the convention of the original the
-    marginal std is ``sigma(t)``, not ``sqrt(sigma(t)^2 - sigma(0)^2)``; data count as smoothed by ``sigma_min`` already.
+    marginal std is ``sigma(t)``, not ``sqrt(sigma(t)^2 - sigma(0)^2)``: data count as smoothed
+    by ``sigma_min`` already.
     The prior is ``N(0, sigma_max^2 I)``.
 
     >>> round(float(VE(sigma_max=50.0).marginal(jnp.array(0.5)).std), 6)

@@ -71,7 +71,7 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Images) -> Images:
         """Normalise over pixels and the channels of each group."""
         batch, channels = x.shape[0], x.shape[-1]
-        groups = max(min(channels // 4, 32), 1)
+        groups = max(n for n in range(1, max(min(channels // 4, 32), 1) + 1) if channels % n == 0)
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
@@ -92,7 +92,7 @@ class Pointwise(nn.Module):
     init_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Float[Array, "batch height width {self.features}"]:
         """Mix channels at every pixel."""
         dense = nn.Dense(self.features, kernel_init=ddpm_init(self.init_scale))
         return dense(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.features)
@@ -103,14 +103,14 @@ def conv3x3(features: int, init_scale: float = 1.0, name: str | None = None) -> 
     return nn.Conv(features, (3, 3), kernel_init=ddpm_init(init_scale), name=name)
 
 
-def upsample(x: Images) -> Images:
+def upsample(x: Images) -> Float[Array, "batch 2*height 2*width channels"]:
     """Nearest-neighbour upsampling by two, as a broadcast."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-def downsample(x: Images) -> Images:
+def downsample(x: Images) -> Float[Array, "batch height//2 width//2 channels"]:
     """Average pooling by two."""
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
@@ -149,12 +149,14 @@ class ResidualBlock(nn.Module):
     features: int
     activation: Activation
     dropout: float = 0.0
-    resample: Callable[[Images], Images] | None = None
+    resample: Callable[[Array], Array] | None = None
     skip_rescale: bool = True
     init_scale: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Images, embedding: Features | None, *, train: bool) -> Images:
+    def __call__(
+        self, x: Images, embedding: Features | None, *, train: bool
+    ) -> Float[Array, "batch new_height new_width {self.features}"]:
         """Two normalised convolutions beside a (projected) skip connection."""
         h = self.activation(GroupNorm()(x))
         if self.resample is not None:

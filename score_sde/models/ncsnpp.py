@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from score_sde.models.layers import (
     ACTIVATIONS,
@@ -27,8 +28,9 @@ from score_sde.models.layers import (
 )
 from score_sde.typing import Times
 
-Resample = Callable[[Images], Images]
-Block = Callable[..., Images]  # (features, width, resample=None) -> features
+Maps = Float[Array, "_ _ _ _"]  # feature maps of any size: it changes from level to level
+Resample = Callable[[Array], Array]
+Block = Callable[..., Maps]  # (features, width, resample=None) -> features
 
 
 class NCSNpp(nn.Module):
@@ -65,7 +67,7 @@ class NCSNpp(nn.Module):
         if self.embedding != "none":
             embedding = TimeEmbedding(self.features, self.embedding, activation, self.fourier_scale)(condition)
 
-        def block(h: Images, width: int, resample: Resample | None = None) -> Images:
+        def block(h: Maps, width: int, resample: Resample | None = None) -> Maps:
             module = ResidualBlock(width, activation, self.dropout, resample, self.skip_rescale, self.init_scale)
             return module(h, embedding, train=train)
 
@@ -77,7 +79,7 @@ class NCSNpp(nn.Module):
         h = self._up(h, skips, block)
         return conv3x3(x.shape[-1], self.init_scale)(activation(GroupNorm()(h)))
 
-    def _down(self, h: Images, block: Block) -> tuple[Images, list[Images]]:
+    def _down(self, h: Maps, block: Block) -> tuple[Maps, list[Maps]]:
         skips = [h]
         for level, multiplier in enumerate(self.channel_multipliers):
             for _ in range(self.num_blocks):
@@ -88,7 +90,7 @@ class NCSNpp(nn.Module):
                 skips.append(h)
         return h, skips
 
-    def _up(self, h: Images, skips: list[Images], block: Block) -> Images:
+    def _up(self, h: Maps, skips: list[Maps], block: Block) -> Maps:
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             for _ in range(self.num_blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), self.features * multiplier)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from score_sde.typing import Number, Scalar
+from score_sde.typing import Number
 
 
 class OdeSolution(NamedTuple):
@@ -47,7 +47,7 @@ def solve_ode(
         max_steps: Upper bound on accepted and rejected steps.
 
     Returns:
-        The solution at ``t1``. Each attempted step costs six evaluations of the vector field; one more starts the solve.
+        The solution at ``t1``. Each attempted step costs six evaluations of the vector field, the start one more.
     """
     controller = diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.3, icoeff=0.4)
 

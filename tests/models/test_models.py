@@ -1,0 +1,173 @@
+"""The networks: each block against its definition, and what must hold before and after training."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_sde.models.adapters import LinenNetwork
+from score_sde.models.layers import (
+    AttentionBlock,
+    GroupNorm,
+    Pointwise,
+    TimeEmbedding,
+    downsample,
+    positional_embedding,
+    upsample,
+)
+from score_sde.models.mlp import MLP
+from score_sde.models.ncsnpp import NCSNpp
+from score_sde.objectives import TIME_SAMPLERS, WEIGHTINGS, score_matching_loss
+from score_sde.parameterization import PARAMETERIZATIONS
+from score_sde.sdes import VE, VP
+
+UNET = LinenNetwork(
+    NCSNpp(features=8, channel_multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,), dropout=0.5)
+)
+PERCEPTRON = LinenNetwork(MLP(features=16, num_blocks=1, dropout=0.5))
+NETWORKS = {"ncsnpp": (UNET, (8, 8, 1)), "mlp": (PERCEPTRON, (3,))}
+
+
+def _randomised(params, scale=0.3):
+    """Parameters as if trained: no weight is (almost) zero any more."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    return tree.unflatten([p + scale * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)])
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    """A jitted network with randomised parameters and a batch of inputs."""
+    net, shape = NETWORKS[request.param]
+    params = _randomised(net.init(jax.random.key(0), (1, *shape)))
+    x = jax.random.normal(jax.random.key(1), (3, *shape))
+    apply = jax.jit(lambda x, condition, key=None: net.apply(params, x, condition, key=key))
+    return apply, x, jnp.array([10.0, 200.0, 900.0])
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (6, 1), (16, 4), (128, 32), (144, 24), (192, 32)])
+def test_group_norm_equals_that_of_flax(channels, groups):
+    x = 3.0 + 2.0 * jax.random.normal(jax.random.key(0), (2, 4, 6, channels))
+    reference = nn.GroupNorm(num_groups=groups, epsilon=1e-6)
+    params = _randomised(reference.init(jax.random.key(1), x)["params"])
+    np.testing.assert_allclose(
+        GroupNorm().apply({"params": params}, x), reference.apply({"params": params}, x), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_pointwise_equals_a_convolution_of_one_pixel():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 5))
+    params = _randomised(Pointwise(7).init(jax.random.key(1), x)["params"])
+    dense = params["Dense_0"]
+    convolution = {"kernel": dense["kernel"][None, None], "bias": dense["bias"]}
+    np.testing.assert_allclose(
+        Pointwise(7).apply({"params": params}, x),
+        nn.Conv(7, (1, 1)).apply({"params": convolution}, x),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def test_upsampling_repeats_every_pixel_and_downsampling_undoes_it():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+    np.testing.assert_array_equal(upsample(x), np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
+    np.testing.assert_array_equal(downsample(upsample(x)), x)
+
+
+def test_downsampling_is_the_mean_of_two_by_two_pixels():
+    x = jnp.arange(8.0).reshape(1, 2, 4, 1)
+    np.testing.assert_allclose(downsample(x)[0, :, :, 0], [[2.5, 4.5]])
+
+
+def test_the_positional_embedding_has_the_published_frequencies():
+    embedding = np.asarray(positional_embedding(jnp.array([0.0, 1.0, 999.0]), 128))
+    frequencies = np.exp(-np.log(10_000.0) * np.arange(64) / 63)
+    np.testing.assert_allclose(frequencies[[1, 63]], [0.86398845, 1e-4], rtol=1e-6)
+    np.testing.assert_allclose(embedding[1], np.concatenate([np.sin(frequencies), np.cos(frequencies)]), atol=1e-6)
+    np.testing.assert_allclose(embedding[0], np.repeat([0.0, 1.0], 64))
+    np.testing.assert_allclose(embedding[1, [0, 64]], [0.841471, 0.540302], atol=1e-6)
+    np.testing.assert_allclose(embedding[2, 63], 0.099734, atol=1e-5)
+
+
+def test_fourier_frequencies_are_drawn_with_their_scale_and_are_not_trained():
+    module = TimeEmbedding(256, "fourier", nn.swish, 16.0)
+    condition = jnp.array([0.1, 0.7])
+    params = module.init(jax.random.key(0), condition)["params"]
+    grads = jax.grad(lambda p: jnp.sum(module.apply({"params": p}, condition) ** 2))(params)
+    frequencies, gradient = params["FourierEmbedding_0"]["W"], grads["FourierEmbedding_0"]["W"]
+    assert 13.0 < float(jnp.std(frequencies)) < 19.0
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_attention_does_not_know_where_a_pixel_lies():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
+    block = AttentionBlock()
+    params = _randomised(block.init(jax.random.key(1), x)["params"])
+    order = np.random.RandomState(0).permutation(12)
+
+    def shuffle(images):
+        return images.reshape(2, 12, 8)[:, order].reshape(images.shape)
+
+    direct = shuffle(block.apply({"params": params}, x))
+    np.testing.assert_allclose(block.apply({"params": params}, shuffle(x)), direct, rtol=1e-4, atol=1e-5)
+    assert float(jnp.abs(direct - shuffle(x) / np.sqrt(2.0)).max()) > 0.1  # it does something
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_untrained_network_predicts_almost_zero(name):
+    net, shape = NETWORKS[name]
+    params = net.init(jax.random.key(0), (1, *shape))
+    x = 3.0 * jax.random.normal(jax.random.key(1), (4, *shape))
+    assert float(jnp.abs(jax.jit(net.apply)(params, x, jnp.full(4, 500.0))).max()) < 1e-3
+
+
+@pytest.mark.parametrize(("sde", "reduce_mean"), [(VP(), True), (VE(), False)], ids=["VP", "VE"])
+def test_the_loss_of_an_untrained_network_is_that_of_predicting_no_noise(sde, reduce_mean):
+    # E |z|^2: 1 as a mean over the event, d / 2 as half the sum.
+    net, shape = NETWORKS["mlp"]
+    count, dim = 20_000, 3
+    loss_fn = score_matching_loss(
+        sde,
+        net,
+        PARAMETERIZATIONS["noise"](),
+        times=TIME_SAMPLERS["uniform"](t0=1e-5),
+        weighting=WEIGHTINGS["variance"],
+        reduce_mean=reduce_mean,
+    )
+    params = net.init(jax.random.key(0), (1, *shape))
+    losses = loss_fn(params, jax.random.key(1), jax.random.normal(jax.random.key(2), (count, *shape)), train=False)
+    expected = 1.0 if reduce_mean else dim / 2.0
+    np.testing.assert_allclose(losses.mean(), expected, atol=4.0 * expected * np.sqrt(2.0 / dim / count))
+
+
+def test_dropout_is_on_only_with_a_key_and_only_then_random(network):
+    apply, x, condition = network
+    clean, again = apply(x, condition), apply(x, condition)
+    one, other = (apply(x, condition, jax.random.key(seed)) for seed in (1, 2))
+    np.testing.assert_array_equal(clean, again)
+    np.testing.assert_array_equal(one, apply(x, condition, jax.random.key(1)))
+    assert float(jnp.abs(one - clean).max()) > 1e-3
+    assert float(jnp.abs(one - other).max()) > 1e-3
+
+
+def test_an_example_does_not_depend_on_the_others_in_its_batch(network):
+    apply, x, condition = network
+    whole = apply(x, condition)
+    changed = apply(x.at[1:].set(5.0), condition.at[1:].set(1.0))
+    np.testing.assert_array_equal(changed[0], whole[0])
+    assert float(jnp.abs(changed[1:] - whole[1:]).max()) > 1e-2
+
+
+def test_the_output_depends_on_the_noise_condition(network):
+    apply, x, condition = network
+    assert float(jnp.abs(apply(x, condition) - apply(x, condition + 50.0)).max()) > 1e-2
+
+
+def test_every_weight_of_the_network_reaches_the_output():
+    for net, shape in NETWORKS.values():
+        params = _randomised(net.init(jax.random.key(0), (1, *shape)))
+        x = jax.random.normal(jax.random.key(1), (2, *shape))
+        grads = jax.jit(jax.grad(lambda p, net=net, x=x: jnp.sum(net.apply(p, x, jnp.array([3.0, 700.0])) ** 2)))(params)
+        dead = [jax.tree_util.keystr(path) for path, g in jax.tree.leaves_with_path(grads) if not np.any(g)]
+        assert not dead
