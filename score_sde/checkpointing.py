@@ -131,7 +131,7 @@ def newest_config(workdir: Path) -> dict[str, Any] | None:
     path = workdir / "config.json"
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot read {path} ({_first_line(error)}); mend it or use another --workdir.") from error

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     try:
         options, overrides = _parse(argv)
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        for noisy in ("absl", "orbax", "jax"):  # they report every phase of every save
+        for noisy in ("absl", "orbax", "jax", "matplotlib"):  # they report every phase of every save
             logging.getLogger(noisy).setLevel(logging.ERROR)
         config = load_config(Path(options.config), overrides)
         _enable_compilation_cache()

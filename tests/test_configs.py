@@ -70,13 +70,13 @@ BAD_VALUES = {
         {"training.eval_every": 75},
         "config.training.eval_every is 75; expected a multiple of config.training.log_every, 50",
     ),
-    "log lines between dispatches": (
+    "a last step between dispatches": (
         {"training.steps_per_dispatch": 3},
-        "config.training.log_every is 50; expected a multiple of config.training.steps_per_dispatch, 3",
+        "config.training.num_steps is 1300000; expected a multiple of config.training.steps_per_dispatch, 3",
     ),
-    "last step between dispatches": (
-        {"training.steps_per_dispatch": 5, "training.num_steps": 1001},
-        "config.training.num_steps is 1001; expected a multiple of config.training.steps_per_dispatch, 5",
+    "log lines between dispatches": (
+        {"training.steps_per_dispatch": 4},
+        "config.training.log_every is 50; expected a multiple of config.training.steps_per_dispatch, 4",
     ),
     "images for the mlp": ({"model.name": "mlp"}, r"'mlp' takes vectors; the data have shape \(32, 32, 3\). Use 'ncs"),
     "vectors for the U-Net": ({"data.name": "toy:moons"}, r"'ncsnpp' takes images .* shape \(2,\). Use 'mlp'"),

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.optim.ema_rate = 0.999
     config.optim.ema_warmup = True
 
-    config.training.num_steps = 4000
+    config.training.num_steps = 3000
     config.training.batch_size = 64
     config.training.log_every = 50
     config.training.eval_every = 500

@@ -34,7 +34,8 @@ _TIME = {"Dense_0": "time.0", "Dense_1": "time.2"}
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(max(min(channels // 4, 32), 1), channels, eps=1e-6)
+    groups = max(n for n in range(1, max(min(channels // 4, 32), 1) + 1) if channels % n == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 def _conv3x3(inputs: int, outputs: int) -> nn.Conv2d:

@@ -131,7 +131,7 @@ def main() -> None:
     batches = np.random.default_rng(2).integers(NUM_LEVELS, size=(args.steps, args.batch, *image), dtype=np.uint8)
     programs: dict[str, Callable[[], object]] = {"score_sde": jax_block(network, state, batches)}
     for threads in args.torch_threads:
-        programs[f"torch, {threads} threads"] = torch_block(model, batches, threads)
+        programs[f"torch, threads={threads}"] = torch_block(model, batches, threads)
     print(f"jax {jax.__version__}; torch {torch.__version__}, eager, channels last")
     report(interleave(programs, rounds=args.rounds, steps=args.steps), subject="score_sde")
 

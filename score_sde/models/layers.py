@@ -76,8 +76,8 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
         def group_mean(per_channel: Array) -> Array:
-            mean = per_channel.reshape(batch, groups, -1).mean(axis=-1)
-            return jnp.repeat(mean, channels // groups, axis=1, total_repeat_length=channels)
+            mean = per_channel.reshape(batch, groups, -1).mean(axis=-1, keepdims=True)
+            return jnp.broadcast_to(mean, (batch, groups, channels // groups)).reshape(batch, channels)
 
         mean = group_mean(x.mean(axis=(1, 2)))
         variance = jnp.maximum(group_mean((x * x).mean(axis=(1, 2))) - mean**2, 0.0)

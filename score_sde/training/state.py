@@ -5,9 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
-from score_sde.typing import Network, Params, PRNGKey, component
+from score_sde.typing import Network, Params, component
 
 
 @component
@@ -15,14 +14,14 @@ class TrainState:
     """Step count, parameters and their moving average, optimiser state, and the root key.
 
     No key travels with the steps: step ``n`` draws from ``fold_in(key, n)``, so a resumed run repeats nothing and
-    skips nothing.
+    skips nothing. The fields are annotated loosely, because a state may also hold shapes or shardings of its arrays.
     """
 
-    step: Int[Array, ""]
+    step: Any  # int32 scalar
     params: Params
     ema_params: Params
     opt_state: Any
-    key: PRNGKey
+    key: Any  # a typed key
 
 
 def create_state(network: Network, tx: optax.GradientTransformation, seed: int, shape: tuple[int, ...]) -> TrainState:

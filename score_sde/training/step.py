@@ -69,7 +69,7 @@ def make_train_step(
             opt_state=opt_state,
             key=state.key,
         )
-        return next_state, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return next_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
     return step
 

@@ -29,26 +29,45 @@ PERCEPTRON = LinenNetwork(MLP(features=16, num_blocks=1, dropout=0.5))
 NETWORKS = {"ncsnpp": (UNET, (8, 8, 1)), "mlp": (PERCEPTRON, (3,))}
 
 
-def _randomised(params, scale=0.3):
-    """Parameters as if trained: no weight is (almost) zero any more."""
+def _jit(function, **kwargs):
+    """Compiled in a hurry: these programs run once or twice."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **kwargs)
+
+
+def _init(net, shape):
+    return _jit(net.init, static_argnums=1)(jax.random.key(0), (1, *shape))
+
+
+def _normal(seed, *shape):
+    """Standard normal numbers from NumPy: JAX would compile a program for every shape."""
+    return jnp.asarray(np.random.RandomState(seed).standard_normal(shape), jnp.float32)
+
+
+def _randomised(params):
+    """Parameters as if trained, for given shapes: no weight is zero, and activations keep their size."""
     leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    return tree.unflatten([p + scale * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)])
+    return tree.unflatten(
+        [_normal(seed, *p.shape) / np.sqrt(max(np.prod(p.shape[:-1]), 1)) for seed, p in enumerate(leaves)]
+    )
+
+
+def _trained(net, shape):
+    return _randomised(jax.eval_shape(lambda: net.init(jax.random.key(0), (1, *shape))))
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def network(request):
     """A jitted network with randomised parameters and a batch of inputs."""
     net, shape = NETWORKS[request.param]
-    params = _randomised(net.init(jax.random.key(0), (1, *shape)))
-    x = jax.random.normal(jax.random.key(1), (3, *shape))
-    apply = jax.jit(lambda x, condition, key=None: net.apply(params, x, condition, key=key))
+    params = _trained(net, shape)
+    x = _normal(1, 3, *shape)
+    apply = _jit(lambda x, condition, key=None: net.apply(params, x, condition, key=key))
     return apply, x, jnp.array([10.0, 200.0, 900.0])
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(1, 1), (6, 1), (16, 4), (128, 32), (144, 24), (192, 32)])
 def test_group_norm_equals_that_of_flax(channels, groups):
-    x = 3.0 + 2.0 * jax.random.normal(jax.random.key(0), (2, 4, 6, channels))
+    x = 3.0 + 2.0 * _normal(0, 2, 4, 6, channels)
     reference = nn.GroupNorm(num_groups=groups, epsilon=1e-6)
     params = _randomised(reference.init(jax.random.key(1), x)["params"])
     np.testing.assert_allclose(
@@ -57,7 +76,7 @@ def test_group_norm_equals_that_of_flax(channels, groups):
 
 
 def test_pointwise_equals_a_convolution_of_one_pixel():
-    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 5))
+    x = _normal(0, 2, 4, 6, 5)
     params = _randomised(Pointwise(7).init(jax.random.key(1), x)["params"])
     dense = params["Dense_0"]
     convolution = {"kernel": dense["kernel"][None, None], "bias": dense["bias"]}
@@ -70,7 +89,7 @@ def test_pointwise_equals_a_convolution_of_one_pixel():
 
 
 def test_upsampling_repeats_every_pixel_and_downsampling_undoes_it():
-    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+    x = _normal(0, 2, 4, 6, 3)
     np.testing.assert_array_equal(upsample(x), np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
     np.testing.assert_array_equal(downsample(upsample(x)), x)
 
@@ -101,7 +120,7 @@ def test_fourier_frequencies_are_drawn_with_their_scale_and_are_not_trained():
 
 
 def test_attention_does_not_know_where_a_pixel_lies():
-    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
+    x = _normal(0, 2, 3, 4, 8)
     block = AttentionBlock()
     params = _randomised(block.init(jax.random.key(1), x)["params"])
     order = np.random.RandomState(0).permutation(12)
@@ -117,9 +136,9 @@ def test_attention_does_not_know_where_a_pixel_lies():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_untrained_network_predicts_almost_zero(name):
     net, shape = NETWORKS[name]
-    params = net.init(jax.random.key(0), (1, *shape))
-    x = 3.0 * jax.random.normal(jax.random.key(1), (4, *shape))
-    assert float(jnp.abs(jax.jit(net.apply)(params, x, jnp.full(4, 500.0))).max()) < 1e-3
+    params = _init(net, shape)
+    x = 3.0 * _normal(1, 4, *shape)
+    assert float(jnp.abs(_jit(net.apply)(params, x, jnp.full(4, 500.0))).max()) < 1e-3
 
 
 @pytest.mark.parametrize(("sde", "reduce_mean"), [(VP(), True), (VE(), False)], ids=["VP", "VE"])
@@ -135,8 +154,8 @@ def test_the_loss_of_an_untrained_network_is_that_of_predicting_no_noise(sde, re
         weighting=WEIGHTINGS["variance"],
         reduce_mean=reduce_mean,
     )
-    params = net.init(jax.random.key(0), (1, *shape))
-    losses = loss_fn(params, jax.random.key(1), jax.random.normal(jax.random.key(2), (count, *shape)), train=False)
+    params = _init(net, shape)
+    losses = _jit(lambda p, x: loss_fn(p, jax.random.key(1), x, train=False))(params, _normal(2, count, *shape))
     expected = 1.0 if reduce_mean else dim / 2.0
     np.testing.assert_allclose(losses.mean(), expected, atol=4.0 * expected * np.sqrt(2.0 / dim / count))
 
@@ -166,8 +185,8 @@ def test_the_output_depends_on_the_noise_condition(network):
 
 def test_every_weight_of_the_network_reaches_the_output():
     for net, shape in NETWORKS.values():
-        params = _randomised(net.init(jax.random.key(0), (1, *shape)))
-        x = jax.random.normal(jax.random.key(1), (2, *shape))
-        grads = jax.jit(jax.grad(lambda p, net=net, x=x: jnp.sum(net.apply(p, x, jnp.array([3.0, 700.0])) ** 2)))(params)
+        params = _trained(net, shape)
+        x = _normal(1, 2, *shape)
+        grads = _jit(jax.grad(lambda p, net=net, x=x: jnp.sum(net.apply(p, x, jnp.array([3.0, 700.0])) ** 2)))(params)
         dead = [jax.tree_util.keystr(path) for path, g in jax.tree.leaves_with_path(grads) if not np.any(g)]
         assert not dead
