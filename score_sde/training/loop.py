@@ -95,16 +95,17 @@ def _window_means(window: Iterable[dict[str, Any]], step: int, saved: list[int])
     """Means of the metrics since the last log line.
 
     Raises:
-        UserError: If a loss among them is not finite.
+        UserError: If a loss or a gradient among them is not finite.
     """
     host = jax.device_get(list(window))
     columns = {name: np.concatenate([np.atleast_1d(metrics[name]) for metrics in host]) for name in host[0]}
-    losses = columns["loss"]
-    if not np.isfinite(losses).all():
-        first = step - len(losses) + 1 + int(np.argmin(np.isfinite(losses)))
-        kept = f"The checkpoint of step {saved[-1]} is kept" if saved else "No checkpoint had been written yet"
-        raise UserError(
-            f"The loss became {losses[first - step + len(losses) - 1]} at step {first}. {kept}; lower config.optim.lr "
-            "or config.optim.grad_clip, and start in another --workdir."
-        )
+    for name, label in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
+        finite = np.isfinite(columns[name])
+        if not finite.all():
+            first = int(np.argmin(finite))
+            kept = f"The checkpoint of step {saved[-1]} is kept" if saved else "No checkpoint had been written yet"
+            raise UserError(
+                f"The {label} became {columns[name][first]} at step {step - len(finite) + 1 + first}. {kept}; lower "
+                "config.optim.lr or config.optim.grad_clip, and start in another --workdir."
+            )
     return {name: float(np.mean(values, dtype=np.float64)) for name, values in columns.items()}

@@ -139,7 +139,11 @@ def _linear_step(tx, **kwargs):
     step = make_train_step(loss_fn, tx, prepare=lambda key, batch: batch, **kwargs)
     params = jnp.array([1.0, -2.0])
     state = TrainState(
-        step=jnp.zeros((), jnp.int32), params=params, ema_params=params, opt_state=tx.init(params), key=jax.random.key(0)
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema_params=params,
+        opt_state=tx.init(params),
+        key=jax.random.key(0),
     )
     return jax.jit(step), state
 
