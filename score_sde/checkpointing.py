@@ -50,11 +50,9 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for saves under way."""
         try:
-            self._manager.wait_until_finished()
+            self._manager.close()
         except (OSError, ValueError) as error:
             raise _unwritable(self.directory, error) from error
-        finally:
-            self._manager.close()
 
     @property
     def steps(self) -> list[int]:

@@ -138,5 +138,5 @@ def test_a_field_of_another_type_is_refused():
     config = default_config()
     with config.unlocked(), config.ignore_type():
         config.training.num_steps = "many"
-    with pytest.raises(UserError, match="config.training.num_steps is 'many'; expected int, such as 1300000"):
+    with pytest.raises(UserError, match=r"config\.training\.num_steps is 'many'; expected int, such as 1300000"):
         _experiment(config)

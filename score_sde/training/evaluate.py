@@ -24,8 +24,8 @@ from score_sde.typing import Params, PRNGKey, Times
 
 Progress = Callable[[int], Any]  # told how many more examples are done
 
-# Purposes of the keys derived from the root seed, beside those of training.
-_LOSS, _LIKELIHOOD, _SAMPLES = 1, 2, 3
+# Purposes of the keys derived from the root seed; `create_state` splits the same root into numbers 0 and 1.
+_LOSS, _LIKELIHOOD, _SAMPLES = 2, 3, 4
 
 
 def _root(experiment: Experiment, purpose: int) -> PRNGKey:

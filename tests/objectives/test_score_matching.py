@@ -71,8 +71,9 @@ def test_gradient_vanishes_at_the_exact_score_and_only_there(sde):
     loss_fn, params = make(sde)
 
     def gradient(params, key):
-        x = 0.5 * jax.random.normal(jax.random.fold_in(key, 1), (512, 2))
-        return jax.grad(lambda p: loss_fn(p, key, x, train=True).mean())(params)
+        data_key, loss_key = jax.random.split(key)
+        x = 0.5 * jax.random.normal(data_key, (512, 2))
+        return jax.grad(lambda p: loss_fn(p, loss_key, x, train=True).mean())(params)
 
     keys = jax.random.split(jax.random.key(1), 200)
     at_minimum = jax.lax.map(lambda k: gradient(params, k), keys)

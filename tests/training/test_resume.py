@@ -1,10 +1,13 @@
 """A run that was interrupted, or whose newest checkpoint was damaged, ends in the same bits as one that was not."""
 
+import dataclasses
 import errno
+import gc
 import json
 import logging
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -26,7 +29,7 @@ from score_sde.modes import build_experiment
 from score_sde.training import loop
 from score_sde.training.loop import train
 
-# Reading a damaged checkpoint, Orbax abandons the reads of its other arrays, and these complain when they are collected.
+# Reading a damaged checkpoint, Orbax abandons the reads of its other arrays, which complain when collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +75,13 @@ def _restored(workdir, experiment=None):
 def _assert_same_run(workdir, reference):
     assert _bits(_restored(workdir).state) == _bits(_restored(reference).state)
     assert (workdir / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """Lets abandoned reads and writes complain here and not in whatever test runs next."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -233,11 +243,27 @@ def test_a_full_disk_stops_the_run_and_leaves_the_earlier_checkpoints(method, wo
 
     with monkeypatch.context() as patch:
         patch.setattr(ocp.CheckpointManager, method, full)
-        with pytest.raises(UserError, match="Cannot write checkpoints to .*No space left.*Free some space"):
+        with pytest.raises(UserError, match=r"Cannot write checkpoints to .*No space left.*Free some space"):
             train(_experiment(), workdir)
     if method == "save":
         assert _bits(_restored(workdir).state) == before
     assert int(_restored(workdir).state.step) >= 20
+
+
+def test_a_file_system_that_refuses_the_data_is_the_users_to_mend(workdir):
+    experiment = _experiment(**{"model.features": 128})  # larger than what may be written
+    state = jax.jit(experiment.init_state)()
+    before = _bits(_restored(workdir).state)
+    limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
+        with pytest.raises(UserError, match="Cannot write checkpoints to"), Checkpoints(workdir) as checkpoints:
+            later = dataclasses.replace(state, step=jnp.asarray(30, jnp.int32))
+            checkpoints.save(later, {}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert _bits(_restored(workdir).state) == before
 
 
 def test_a_place_for_checkpoints_that_is_a_file_is_refused(tmp_path):

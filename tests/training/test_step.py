@@ -106,7 +106,7 @@ def test_a_batch_is_split_over_the_devices_in_order():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(UserError, match="The batch size is 7 and there are . devices; expected a multiple of"):
+    with pytest.raises(UserError, match=r"The batch size is 7 and there are . devices; expected a multiple of"):
         make_mesh(7)
 
 
