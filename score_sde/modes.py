@@ -18,7 +18,7 @@ from score_sde.data import Source, load_source, source_info
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
 from score_sde.report.baseline import gaussian_mixture_bits_per_dim
-from score_sde.report.environment import atomic_write_json, describe_machine
+from score_sde.report.environment import atomic_savez, atomic_write_json, describe_machine
 from score_sde.report.plots import image_grid, likelihood_histogram, loss_curve, scatter, trajectory_strip
 from score_sde.report.summary import write_summary
 from score_sde.training.evaluate import (
@@ -64,7 +64,7 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     with ProgressBar(total=settings.num_samples, description="sampling") as bar:
         drawn = draw_samples(experiment, state.ema_params, progress=bar.advance)
     levels = experiment.quantization.quantize(drawn.x)
-    np.savez(workdir / "samples.npz", samples=levels)
+    atomic_savez(workdir / "samples.npz", samples=levels)
     count = 6 if experiment.quantization.num_levels is not None else 1000  # rows of images, or points of a scatter
     path, times = draw_trajectory(experiment, state.ema_params, count=count, frames=10)
     trajectory_strip(path, times, workdir / "trajectory.png", quantization=experiment.quantization)
@@ -113,7 +113,9 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
         log.warning("The ODE solver failed on %d of %d examples.", report["num_failed"], len(result.nats))
     if experiment.quantization.num_levels is not None:
         _add_bits(report, experiment, result.bits_per_dim, source, workdir)
-    np.savez(workdir / "likelihood.npz", nats=result.nats, bits_per_dim=result.bits_per_dim, num_evals=result.num_evals)
+    atomic_savez(
+        workdir / "likelihood.npz", nats=result.nats, bits_per_dim=result.bits_per_dim, num_evals=result.num_evals
+    )
     atomic_write_json(workdir / "likelihood.json", report)
     log.info(_likelihood_line(report))
     write_summary(workdir)

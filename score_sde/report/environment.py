@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from score_sde.errors import UserError
 
 
@@ -50,6 +52,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def atomic_savez(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays as an ``.npz`` file, whole or not at all.
+
+    Raises:
+        UserError: If the system refuses to write.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  # its stub takes any keyword for allow_pickle
 
 
 @contextlib.contextmanager
