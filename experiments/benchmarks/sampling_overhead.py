@@ -17,6 +17,7 @@ if __name__ == "__main__":
 import jax
 import jax.numpy as jnp
 
+from score_sde.distributed import jit
 from score_sde.models.adapters import LinenNetwork
 from score_sde.models.ncsnpp import NCSNpp
 from score_sde.parameterization import NoisePrediction
@@ -33,7 +34,7 @@ def sampler_program(network: LinenNetwork, params: Params, shape: tuple[int, ...
     sampler = make_sampler(
         network, NoisePrediction(), VP(), EulerMaruyama(), times=uniform_times(steps), denoising="none"
     )
-    run, key = jax.jit(sampler, static_argnums=2), jax.random.key(0)
+    run, key = jit(sampler, static_argnums=2), jax.random.key(0)
     return lambda: jax.block_until_ready(run(params, key, shape))
 
 
@@ -48,7 +49,7 @@ def network_program(network: LinenNetwork, params: Params, shape: tuple[int, ...
 
         return jax.lax.scan(body, x, times)[0]
 
-    run, x = jax.jit(calls), jax.random.normal(jax.random.key(1), shape)
+    run, x = jit(calls), jax.random.normal(jax.random.key(1), shape)
     return lambda: jax.block_until_ready(run(params, x))
 
 

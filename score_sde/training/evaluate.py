@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from score_sde.data import Source, eval_batches
+from score_sde.distributed import jit
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
 from score_sde.likelihood.flow import log_likelihood, transport
@@ -44,7 +45,7 @@ class LossEvaluator:
             x = experiment.quantization.dequantize(prepare_key, levels)
             return experiment.loss_fn(params, loss_key, x, train=False)
 
-        self._losses = jax.jit(losses)
+        self._losses = jit(losses)
 
     def __call__(self, params: Params) -> tuple[float, float]:
         """Mean loss and its standard error over the examples."""
@@ -78,7 +79,7 @@ def dataset_likelihood(
     settings = experiment.config.likelihood
     quantization = experiment.quantization
 
-    @jax.jit
+    @jit
     def measure(params: Params, key: PRNGKey, levels: Array) -> Any:
         noise_key, probe_key = jax.random.split(key)
         return log_likelihood(
@@ -150,7 +151,7 @@ def draw_trajectory(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples of the reverse SDE at ``frames`` times from the prior to the data, and these times."""
 
-    @jax.jit
+    @jit
     def run(params: Params, key: PRNGKey) -> Array:
         keys = sample_keys(key, 0, count)
         start = prior_samples(keys, experiment.sde, experiment.event_shape)
@@ -187,7 +188,7 @@ def _stepping_sampler(experiment: Experiment) -> Callable[..., Any]:
         noise_scale=experiment.noise_scale,
         denoising=experiment.config.sampling.denoising,
     )
-    return jax.jit(sampler, static_argnums=2)
+    return jit(sampler, static_argnums=2)
 
 
 def _adaptive_sampler(experiment: Experiment) -> Callable[..., Any]:
@@ -204,4 +205,4 @@ def _adaptive_sampler(experiment: Experiment) -> Callable[..., Any]:
         x = denoise(experiment.sde, score_fn, solution.y, jnp.full(shape[:1], settings.t_min))
         return x, num_evals + 1
 
-    return jax.jit(sampler, static_argnums=2)
+    return jit(sampler, static_argnums=2)
