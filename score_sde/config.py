@@ -44,23 +44,43 @@ def _add_model_fields(config: ConfigDict) -> None:
     config.parameterization.output = "noise"  # what the network predicts: noise, score, data, v or edm
     config.parameterization.data_std = 0.5  # standard deviation of the (scaled) data, for input scaling and edm
     config.parameterization.scale_input = False  # divide the inputs by their standard deviation (always so for edm)
-    config.parameterization.condition_on = "time"  # time (999 t) or log_noise (log s/m; always so for edm)
+    config.parameterization.scale_by_sigma = True  # output=score: the network predicts the score times s
+    config.parameterization.condition_on = (
+        "time"  # time (999 t), log_time, log_noise (log s/m), level, descending_level
+    )
+    config.parameterization.num_scales = 1000  # noise levels of a network that is told their number; see times=levels
 
     config.model = ConfigDict()
-    config.model.name = "ncsnpp"  # ncsnpp (DDPM++ as configured here) or mlp (vectors)
+    config.model.name = "ncsnpp"  # ncsnpp, ddpm, ncsn, ncsnv2_64, ncsnv2_128, ncsnv2_256 (images) or mlp (vectors)
+    # Each network takes the fields below that it knows; ddpm fixes those of its blocks and pyramids.
     config.model.features = 128  # channels at full resolution; hidden width of the mlp
     config.model.channel_multipliers = (1, 2, 2, 2)  # channels per level, as multiples of features
     config.model.num_blocks = 4  # residual blocks per level
     config.model.attention_resolutions = (16,)  # feature-map heights with self-attention
+    config.model.attention_every_block = False  # on the way up after every block, as in Ho et al., not once per level
     config.model.dropout = 0.1
-    config.model.embedding = "positional"  # noise embedding: positional or fourier
+    config.model.embedding = "positional"  # noise embedding: positional, fourier or none
     config.model.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
+    config.model.num_classes = 0  # of a class-conditional U-Net; 0 for none
     config.model.activation = "swish"  # elu, relu, lrelu or swish
+    config.model.resblock_type = "biggan"  # resampling inside residual blocks (biggan) or between them (ddpm)
+    config.model.resample_with_conv = True  # resblock_type=ddpm: a convolution at every resampling
+    config.model.fir = False  # filter when resampling
+    config.model.fir_kernel = (1, 3, 3, 1)
+    config.model.progressive = "none"  # output pyramid: none, output_skip or residual
+    config.model.progressive_input = "none"  # input pyramid: none, input_skip or residual
+    config.model.progressive_combine = "sum"  # how input_skip joins the trunk: sum or cat
     config.model.skip_rescale = True  # divide residual sums by sqrt 2
     config.model.init_scale = 0.0  # initial scale of each branch's last layer
+    config.model.normalization = "InstanceNorm++"  # ncsn*: InstanceNorm, InstanceNorm++, VarianceNorm
+    config.model.interpolation = "bilinear"  # ncsn*: bilinear or nearest_neighbor
+    config.model.pytorch = False  # ncsn*: compute what the PyTorch releases compute, which differs a little
+    config.model.dtype = "float32"  # of the computation: float32 or bfloat16; parameters and norms stay in float32
+    config.model.remat = False  # compute residual blocks again in the backward pass: less memory, a third more time
 
     config.data = ConfigDict()
     config.data.name = "cifar10"  # digits, mnist, fashion_mnist, cifar10, npz:PATH, folder:PATH, toy:NAME
+    config.data.shape = ()  # height, width, channels; empty: those of the data, which must then be at hand
     config.data.data_dir = ""  # where prepared data sets lie; empty for the default directory
     config.data.centered = True  # pixels scaled to [-1, 1], else to [0, 1]
     config.data.random_flip = False  # mirror training images left-right half of the time
@@ -70,7 +90,7 @@ def _add_training_fields(config: ConfigDict) -> None:
     """How it is trained."""
     config.objective = ConfigDict()
     config.objective.weighting = "variance"  # lambda(t): variance (s^2) or likelihood (g^2)
-    config.objective.times = "uniform"  # training times: uniform or low_discrepancy
+    config.objective.times = "uniform"  # training times: uniform, low_discrepancy or levels (num_scales of them)
     config.objective.t_min = 1e-5  # smallest training time
     config.objective.reduce_mean = True  # mean over the event, else half the sum
 

@@ -9,22 +9,18 @@ import optax
 from score_sde.config import ConfigDict, at_least, below, build, check_fields, choose
 from score_sde.errors import UserError
 from score_sde.likelihood.dequantization import Quantization
-from score_sde.models.adapters import LinenNetwork
-from score_sde.models.layers import ACTIVATIONS
-from score_sde.models.mlp import MLP
-from score_sde.models.ncsnpp import NCSNpp
+from score_sde.models.registry import make_network
 from score_sde.objectives import TIME_SAMPLERS, WEIGHTINGS, score_matching_loss
-from score_sde.parameterization import PARAMETERIZATIONS, Parameterization, make_score_fn
+from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS, Parameterization, make_score_fn
 from score_sde.sampling import Grid, log_snr_times, quadratic_times, uniform_times
 from score_sde.sdes import SDE, VE, VP, SubVP
 from score_sde.solvers import CORRECTORS, ODE_STEPS, PREDICTORS, PredictorCorrector, Solver
 from score_sde.training.optim import make_optimizer
-from score_sde.training.state import TrainState, create_state
+from score_sde.training.state import TrainState, create_state, state_of
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import LossFn, Network, Params, ScoreFn
 
 SDES: dict[str, type[SDE]] = {"vp": VP, "subvp": SubVP, "ve": VE}
-NETWORKS: dict[str, type] = {"ncsnpp": NCSNpp, "mlp": MLP}
 GRIDS: dict[str, Callable[[SDE, int, float], Grid]] = {
     "uniform": lambda sde, n, t_end: uniform_times(n, t_end),
     "quadratic": lambda sde, n, t_end: quadratic_times(n, t_end),
@@ -59,14 +55,22 @@ class Experiment:
         check_fields(config)
         _check_values(config)
         sde = make_sde(config)
-        network = _make_network(config, event_shape)
+        network = make_network(
+            dict(config.model),
+            event_shape,
+            num_scales=config.parameterization.num_scales,
+            centered=config.data.centered,
+        )
         parameterization = _make_parameterization(config)
         objective = config.objective
         loss_fn = score_matching_loss(
             sde,
             network,
             parameterization,
-            times=choose("time sampler", objective.times, TIME_SAMPLERS)(t0=objective.t_min),
+            times=build(
+                choose("time sampler", objective.times, TIME_SAMPLERS),
+                {"t0": objective.t_min, "num_levels": config.parameterization.num_scales},
+            ),
             weighting=choose("weighting", objective.weighting, WEIGHTINGS),
             reduce_mean=objective.reduce_mean,
         )
@@ -97,6 +101,10 @@ class Experiment:
         """The state at step 0."""
         return create_state(self.network, self.tx, self.config.seed, (1, *self.event_shape))
 
+    def fresh_state(self, params: Params) -> TrainState:
+        """The state at step 0 with given parameters."""
+        return jax.jit(lambda p: state_of(p, self.tx, self.config.seed))(params)
+
     def abstract_state(self) -> TrainState:
         """Shapes and types of the state, without computing or allocating anything."""
         return jax.eval_shape(self.init_state)
@@ -116,34 +124,13 @@ def make_sde(config: ConfigDict) -> SDE:
     return build(choose("SDE", config.sde.name, SDES), config.sde)
 
 
-def _make_network(config: ConfigDict, event_shape: tuple[int, ...]) -> Network:
-    module = choose("network", config.model.name, NETWORKS)
-    choose("activation", config.model.activation, ACTIVATIONS)
-    choose("embedding", config.model.embedding, {"positional": 1, "fourier": 1})
-    if module is NCSNpp:
-        if len(event_shape) != 3:
-            raise UserError(
-                f"The network 'ncsnpp' takes images (H, W, C); the data have shape {event_shape}. Use 'mlp'."
-            )
-        halvings = len(config.model.channel_multipliers) - 1
-        factor = 2**halvings
-        if event_shape[0] % factor or event_shape[1] % factor:
-            raise UserError(
-                f"Images of {event_shape[0]}x{event_shape[1]} cannot be halved {halvings} "
-                f"times: expected a multiple of {factor}, or fewer entries in config.model.channel_multipliers."
-            )
-    elif len(event_shape) != 1:
-        raise UserError(f"The network 'mlp' takes vectors; the data have shape {event_shape}. Use 'ncsnpp'.")
-    return LinenNetwork(build(module, config.model))
-
-
 def _make_parameterization(config: ConfigDict) -> Parameterization:
     fields = dict(config.parameterization)
     cls = choose("parameterization", fields.pop("output"), PARAMETERIZATIONS)
-    choose("noise condition", fields["condition_on"], {"time": 1, "log_noise": 1})
+    choose("noise condition", fields["condition_on"], CONDITIONS)
     if config.parameterization.output == "edm":  # preconditioning fixes both
         fields |= {"scale_input": True, "condition_on": "log_noise"}
-    return cls(**fields)
+    return build(cls, fields)
 
 
 def _make_solver(config: ConfigDict) -> Solver | None:
@@ -176,7 +163,16 @@ def _check_values(config: ConfigDict) -> None:
         *("training.steps_per_dispatch", "sampling.num_samples", "sampling.batch_size", "likelihood.batch_size"),
         "likelihood.num_dequantizations",
     )
-    at_least(config, 0, "seed", "sampling.num_corrections", "likelihood.num_probes", "likelihood.num_examples")
+    at_least(config, 2, "parameterization.num_scales")
+    at_least(
+        config,
+        0,
+        "seed",
+        "model.num_classes",
+        "sampling.num_corrections",
+        "likelihood.num_probes",
+        "likelihood.num_examples",
+    )
     at_least(config, 0, "optim.lr", "optim.eps", "optim.weight_decay", "optim.warmup", "optim.ema_rate")
     at_least(config, 0, "optim.beta1", "optim.beta2", "model.dropout", "sampling.snr")
     at_least(config, 1e-12, "sde.beta_min", "sde.sigma_min", "parameterization.data_std", "objective.t_min")

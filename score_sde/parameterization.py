@@ -6,17 +6,43 @@ With ``x_t = m x_0 + s z`` the posterior means of noise, data and velocity and t
     score = -E[z | x_t] / s,      E[x_0 | x_t] = (x_t + s^2 score) / m,      v = m z - s x_0.
 
 A parameterization also fixes how the network sees its arguments: the inputs may be scaled to unit variance, and the
-noise level enters either as ``999 t`` (DDPM++) or as ``log(s / m)``, the ``log sigma`` of NCSN++ for the VE SDE.
+noise level enters in one of the ways of :data:`CONDITIONS`.
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import jax.numpy as jnp
 
 from score_sde.sdes import SDE
-from score_sde.typing import Batch, Network, Number, Params, PRNGKey, ScoreFn, Times, component, expand_like, static
+from score_sde.typing import (
+    Batch,
+    Labels,
+    Network,
+    Number,
+    Params,
+    PRNGKey,
+    ScoreFn,
+    Times,
+    component,
+    expand_like,
+    static,
+)
+
+#: How a network is told the noise level, as functions of SDE, time and number of levels ``N``. ``time`` and
+#: ``log_time`` are ``999 t`` (DDPM++) and its logarithm; ``log_noise`` is ``log(s / m)``, for the VE SDE the
+#: ``log sigma`` of NCSN++. Networks trained on ``N`` discrete levels want their number: ``level`` counts as DDPM
+#: does, from the least noise at ``t = 1 / N``; ``descending_level`` as NCSN does, from the most noise at ``t = 1``.
+CONDITIONS: Mapping[str, Callable[[SDE, Times, Number], Times]] = MappingProxyType(
+    {
+        "time": lambda sde, t, n: 999.0 * t,
+        "log_time": lambda sde, t, n: jnp.log(999.0 * t),
+        "log_noise": lambda sde, t, n: -0.5 * sde.log_snr(t),
+        "level": lambda sde, t, n: jnp.maximum(n * t - 1.0, 0.0),
+        "descending_level": lambda sde, t, n: jnp.round((1.0 - t) * (n - 1.0)),
+    }
+)
 
 
 @component
@@ -26,12 +52,14 @@ class Parameterization(abc.ABC):
     Attributes:
         data_std: Standard deviation of the data, used to scale inputs.
         scale_input: Divide the inputs by ``sqrt(m^2 data_std^2 + s^2)``, as the VE SDE with its large noise needs.
-        condition_on: ``"time"`` conditions the network on ``999 t``, ``"log_noise"`` on ``log(s / m)``.
+        condition_on: The noise condition, a name in :data:`CONDITIONS`.
+        num_scales: Number of noise levels of a network that is conditioned on levels.
     """
 
     data_std: Number = 0.5
     scale_input: bool = static(default=False)
     condition_on: str = static(default="time")
+    num_scales: Number = 1000
 
     @abc.abstractmethod
     def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
@@ -42,7 +70,7 @@ class Parameterization(abc.ABC):
         mean_coeff, std = sde.marginal(t)
         if self.scale_input:
             x = x / expand_like(jnp.sqrt((mean_coeff * self.data_std) ** 2 + std**2), x)
-        return x, 999.0 * t if self.condition_on == "time" else -0.5 * sde.log_snr(t)
+        return x, CONDITIONS[self.condition_on](sde, t, self.num_scales)
 
 
 @component
@@ -56,11 +84,17 @@ class NoisePrediction(Parameterization):
 
 @component
 class ScorePrediction(Parameterization):
-    """The output divided by ``s`` is the score: NCSN++ with ``scale_by_sigma`` (Song & Ermon 2020, technique 3)."""
+    """The output is the score, or the score times ``s`` as in NCSNv2 and NCSN++ (Song & Ermon 2020, technique 3).
+
+    Attributes:
+        scale_by_sigma: Divide the output by ``s``.
+    """
+
+    scale_by_sigma: bool = static(default=True)
 
     def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
-        """Minus the output."""
-        return -output
+        """Minus the output, times ``s`` if it is the score itself."""
+        return -output if self.scale_by_sigma else -expand_like(sde.marginal(t).std, x) * output
 
 
 @component
@@ -121,12 +155,14 @@ def make_noise_fn(
     sde: SDE,
     params: Params,
     *,
+    label: Labels | None = None,
     key: PRNGKey | None = None,
 ) -> ScoreFn:
-    """The noise prediction ``(x, t) -> E[z | x_t]``; a key switches dropout on."""
+    """The noise prediction ``(x, t) -> E[z | x_t]``; a key switches dropout on, labels condition on classes."""
+    given = {} if label is None else {"label": label}  # a network without classes need not know the word
 
     def noise_fn(x: Batch, t: Times, /) -> Batch:
-        output = network.apply(params, *parameterization.inputs(sde, x, t), key=key)
+        output = network.apply(params, *parameterization.inputs(sde, x, t), key=key, **given)
         return parameterization.noise(sde, output, x, t)
 
     return noise_fn
@@ -138,10 +174,11 @@ def make_score_fn(
     sde: SDE,
     params: Params,
     *,
+    label: Labels | None = None,
     key: PRNGKey | None = None,
 ) -> ScoreFn:
-    """The score function ``(x, t) -> grad_x log p_t(x)`` of a network; a key switches dropout on."""
-    noise_fn = make_noise_fn(network, parameterization, sde, params, key=key)
+    """The score function ``(x, t) -> grad_x log p_t(x)`` of a network; arguments as in :func:`make_noise_fn`."""
+    noise_fn = make_noise_fn(network, parameterization, sde, params, label=label, key=key)
 
     def score_fn(x: Batch, t: Times, /) -> Batch:
         return -noise_fn(x, t) / expand_like(sde.marginal(t).std, x)

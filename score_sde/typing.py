@@ -13,10 +13,11 @@ import dataclasses
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 Batch: TypeAlias = Float[Array, "batch *event"]
 Times: TypeAlias = Float[Array, " batch"]
+Labels: TypeAlias = Int[Array, " batch"]  # classes; -1 for none
 Scalar: TypeAlias = Float[Array, ""]
 Time: TypeAlias = Float[Array, "..."]  # a scalar time or a vector of them; coefficients act elementwise
 PRNGKey: TypeAlias = Key[Array, ""]
@@ -78,8 +79,10 @@ class Network(Protocol):
         """Parameters for inputs of ``shape`` (batch axis included)."""
         ...
 
-    def apply(self, params: Params, x: Batch, condition: Times, *, key: PRNGKey | None = None) -> Batch:
-        """The raw output for inputs ``x`` at noise condition ``condition``; a key switches dropout on."""
+    def apply(
+        self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
+    ) -> Batch:
+        """The raw output at a noise condition; labels condition on classes, a key switches dropout on."""
         ...
 
 

@@ -57,7 +57,7 @@ MISSPELT = {
     "data.name=digit": ["Unknown dataset 'digit'", "Did you mean 'digits'?", "cifar10", "folder:PATH"],
     "sampling.predictor=hein": ["Unknown predictor 'hein'", "Did you mean 'heun'?", "adaptive", "euler_maruyama"],
     "sampling.corrector=langevine": ["Unknown corrector 'langevine'", "Did you mean 'langevin'?", "none"],
-    "model.name=mlpp": ["Unknown network 'mlpp'", "Did you mean 'mlp'?", "Known: mlp, ncsnpp."],
+    "model.name=mlpp": ["Unknown network 'mlpp'", "Did you mean 'mlp'?", "Known: ddpm, mlp, ncsn, ncsnpp,"],
     "parameterization.output=noize": ["Unknown parameterization 'noize'", "Did you mean 'noise'?", "edm"],
 }
 

@@ -35,7 +35,7 @@ def load_digits(split: str) -> ArraySource:
     return ArraySource(DIGITS_INFO, images, digits.target[chosen].astype(np.uint8))
 
 
-def load_source(name: str, split: str, *, data_dir: str | None = None) -> Source:
+def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tuple[int, ...] = ()) -> Source:
     """The data source of a name.
 
     ============================================  ==========================================================
@@ -50,6 +50,7 @@ def load_source(name: str, split: str, *, data_dir: str | None = None) -> Source
         name: one of the above.
         split: "train" or "test".
         data_dir: where TFDS data sets and their original files are; the other sources ignore it.
+        shape: the shape that the examples must have, as 8-bit images; empty for any.
 
     Raises:
         UserError: for an unknown name or split, or data that are missing, damaged or of an unusable kind.
@@ -61,6 +62,16 @@ def load_source(name: str, split: str, *, data_dir: str | None = None) -> Source
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
+    source = _load(name, split, data_dir)
+    if shape and (shape, 256) != (source.info.shape, source.info.num_levels):
+        raise UserError(
+            f"{name} holds data of shape {source.info.shape} with {source.info.num_levels} levels; expected {shape} "
+            "with 256 levels. Set config.data.shape to that of the data, or to ()."
+        )
+    return source
+
+
+def _load(name: str, split: str, data_dir: str | None) -> Source:
     # The shell expands no tilde behind a colon, so it is done here.
     kind, _, rest = name.partition(":")
     if kind == "toy" and rest:

@@ -26,6 +26,9 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+NIN_INIT_SCALE = 0.1  # of the 1x1 layers that are neither output nor shortcut of a BigGAN block (Song et al. 2021)
+
+
 def ddpm_init(scale: float = 1.0) -> nn.initializers.Initializer:
     """Variance scaling, fan average, uniform; scale 0 becomes 1e-10 (Ho et al. 2020)."""
     return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
@@ -54,24 +57,32 @@ class FourierEmbedding(nn.Module):
     def __call__(self, condition: Times) -> Features:
         """``[sin(2 pi condition W), cos(2 pi condition W)]`` of width ``2 * width``."""
         frequencies = self.param("W", nn.initializers.normal(self.scale), (self.width,))
-        angles = 2.0 * jnp.pi * condition[:, None] * jax.lax.stop_gradient(frequencies)[None, :]
+        # The angles are large, so the order of these products shows in the last digits: it is the published one.
+        angles = condition[:, None] * jax.lax.stop_gradient(frequencies)[None, :] * (2.0 * jnp.pi)
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu & He 2018) with at most 32 groups of at least 4 channels.
+    """Group normalisation (Wu & He 2018) with at most 32 groups, in float32 whatever the type of the images.
 
     Pixels are summed per channel first and the small ``(batch, channels)`` sums grouped afterwards, which on a CPU is
     two to three times faster than reshaping the images.
+
+    Attributes:
+        min_group_channels: Channels that a group has at least: 4 in DDPM++ and NCSN++, 1 in DDPM.
+        epsilon: Added to the variance.
     """
 
+    min_group_channels: int = 4
     epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
         """Normalise over pixels and the channels of each group."""
         batch, channels = x.shape[0], x.shape[-1]
-        groups = max(n for n in range(1, max(min(channels // 4, 32), 1) + 1) if channels % n == 0)
+        most = max(min(channels // self.min_group_channels, 32), 1)
+        groups = max(n for n in range(1, most + 1) if channels % n == 0)
+        dtype, x = x.dtype, x.astype(jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
@@ -82,7 +93,7 @@ class GroupNorm(nn.Module):
         mean = group_mean(x.mean(axis=(1, 2)))
         variance = jnp.maximum(group_mean((x * x).mean(axis=(1, 2))) - mean**2, 0.0)
         gain = scale[None, :] * jax.lax.rsqrt(variance + self.epsilon)
-        return x * gain[:, None, None, :] + (bias[None, :] - mean * gain)[:, None, None, :]
+        return (x * gain[:, None, None, :] + (bias[None, :] - mean * gain)[:, None, None, :]).astype(dtype)
 
 
 class Pointwise(nn.Module):
@@ -103,74 +114,35 @@ def conv3x3(features: int, init_scale: float = 1.0, name: str | None = None) -> 
     return nn.Conv(features, (3, 3), kernel_init=ddpm_init(init_scale), name=name)
 
 
-def upsample(x: Images) -> Float[Array, "batch 2*height 2*width channels"]:
-    """Nearest-neighbour upsampling by two, as a broadcast."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)
-
-
-def downsample(x: Images) -> Float[Array, "batch height//2 width//2 channels"]:
-    """Average pooling by two."""
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+def residual_sum(x: Images, h: Images, rescale: bool) -> Images:
+    """``x + h``, divided by sqrt 2 with ``rescale`` so that the variance stays."""
+    return (x + h) / math.sqrt(2.0) if rescale else x + h
 
 
 class AttentionBlock(nn.Module):
-    """Single-head self-attention over pixels with a residual connection (Ho et al. 2020)."""
+    """Single-head self-attention over pixels with a residual connection (Ho et al. 2020).
+
+    Attributes:
+        skip_rescale: Divide the sum by sqrt 2.
+        init_scale: Initial scale of the output projection.
+        min_group_channels: See :class:`GroupNorm`.
+    """
 
     skip_rescale: bool = True
     init_scale: float = 0.0
+    min_group_channels: int = 4
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
-        """``x + W_o softmax(q k^T / sqrt(C)) v``, divided by sqrt 2 with ``skip_rescale``."""
+        """``x + W_o softmax(q k^T / sqrt(C)) v``, divided by sqrt 2 with ``skip_rescale``; softmax in float32."""
         batch, channels = x.shape[0], x.shape[-1]
-        h = GroupNorm()(x)
-        query, key, value = (Pointwise(channels, 1.0)(h).reshape(batch, -1, channels) for _ in range(3))
-        weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", query, key) / math.sqrt(channels), axis=-1)
+        h = GroupNorm(self.min_group_channels)(x)
+        query, key, value = (Pointwise(channels, NIN_INIT_SCALE)(h).reshape(batch, -1, channels) for _ in range(3))
+        logits = jnp.einsum("bqc,bkc->bqk", query, key, preferred_element_type=jnp.float32) / math.sqrt(channels)
+        weights = nn.softmax(logits, axis=-1).astype(x.dtype)
         h = jnp.einsum("bqk,bkc->bqc", weights, value).reshape(x.shape)
         h = Pointwise(channels, self.init_scale)(h)
-        return (x + h) / math.sqrt(2.0) if self.skip_rescale else x + h
-
-
-class ResidualBlock(nn.Module):
-    """The BigGAN residual block of DDPM++ and NCSN++: resampling inside, time embedding after the first convolution.
-
-    Attributes:
-        features: Output channels.
-        activation: Nonlinearity.
-        dropout: Rate, active when ``train``.
-        resample: A function that halves or doubles both branches, or ``None``.
-        skip_rescale: Divide the sum by sqrt 2.
-        init_scale: Initial scale of the second convolution.
-    """
-
-    features: int
-    activation: Activation
-    dropout: float = 0.0
-    resample: Callable[[Array], Array] | None = None
-    skip_rescale: bool = True
-    init_scale: float = 0.0
-
-    @nn.compact
-    def __call__(
-        self, x: Images, embedding: Features | None, *, train: bool
-    ) -> Float[Array, "batch new_height new_width {self.features}"]:
-        """Two normalised convolutions beside a (projected) skip connection."""
-        h = self.activation(GroupNorm()(x))
-        if self.resample is not None:
-            h, x = self.resample(h), self.resample(x)
-        h = conv3x3(self.features)(h)
-        if embedding is not None:
-            shift = nn.Dense(self.features, kernel_init=ddpm_init())(self.activation(embedding))
-            h = h + shift[:, None, None, :]
-        h = self.activation(GroupNorm()(h))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = conv3x3(self.features, self.init_scale)(h)
-        if x.shape[-1] != self.features or self.resample is not None:
-            x = Pointwise(self.features)(x)
-        return (x + h) / math.sqrt(2.0) if self.skip_rescale else x + h
+        return residual_sum(x, h, self.skip_rescale)
 
 
 class TimeEmbedding(nn.Module):

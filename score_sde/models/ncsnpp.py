@@ -1,35 +1,45 @@
-"""The U-Net of Song et al. 2021, appendix H: DDPM++ and NCSN++ are its configurations.
+r"""The U-Net of Song et al. 2021, appendix H: DDPM++ and NCSN++ are its configurations, and DDPM (models/ddpm.py) too.
 
-    condition --> TimeEmbedding --------------------------------------------.
-                                                                            v
-    x --> conv --> [ResidualBlock (+ attention)] x blocks --> down --> ... --> middle
-                             | skips (one per feature map)                      |
-    output <-- conv <-- ... <-- [ResidualBlock] x (blocks + 1) (+ attention) <-- up
+    condition --> TimeEmbedding ---------------------------------------------.
+                                                                             v
+    x --> conv --> [ResidualBlock (+ attention)] x blocks --> halve --> ... --> middle
+     \___ input pyramid _____________________________________^                  |
+                             | skips (one per feature map)                       |
+    output <-- head <-- ... <-- [ResidualBlock] x (blocks + 1) (+ attention) <-- double
+     ^___ output pyramid _______________________________v
 
-Attention on the way up comes once per level, after its blocks, as in the original.
+Attention on the way up comes once per level, after its blocks, as in the original, or after every block, as in Ho et
+al. 2020.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
+from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS, InputPyramid, Maps, OutputPyramid, ResidualBlock
 from score_sde.models.layers import (
     ACTIVATIONS,
+    NIN_INIT_SCALE,
     AttentionBlock,
+    Features,
     GroupNorm,
     Images,
-    ResidualBlock,
     TimeEmbedding,
     conv3x3,
+)
+from score_sde.models.resampling import (
+    Downsample,
+    Kernel,
+    Upsample,
     downsample,
+    fir_downsample,
+    fir_upsample,
     upsample,
 )
-from score_sde.typing import Times
+from score_sde.typing import Labels, Times
 
-Maps = Float[Array, "_ _ _ _"]  # feature maps of any size: it changes from level to level
-Resample = Callable[[Array], Array]
 Block = Callable[..., Maps]  # (features, width, resample=None) -> features
 
 
@@ -39,68 +49,142 @@ class NCSNpp(nn.Module):
     Attributes:
         features: Channels at the highest resolution (``nf``).
         channel_multipliers: Channels per level, as multiples of ``features`` (``ch_mult``).
-        num_blocks: Residual blocks per level on the way down; one more on the way up.
+        num_blocks: Residual blocks per level on the way down; one more on the way up (``num_res_blocks``).
         attention_resolutions: Feature-map heights that carry self-attention.
+        attention_every_block: Attention after every block on the way up, not once per level.
         dropout: Dropout rate inside the residual blocks.
         embedding: ``"positional"``, ``"fourier"`` or ``"none"`` (no noise conditioning).
         fourier_scale: Standard deviation of the Fourier frequencies.
+        num_classes: Classes of a class-conditional network; 0 for none.
         activation: ``elu``, ``relu``, ``lrelu`` or ``swish``.
+        resblock_type: ``"biggan"`` resamples inside residual blocks, ``"ddpm"`` between them.
+        resample_with_conv: Whether the resampling between ``ddpm`` blocks has a convolution.
+        fir: Filter with ``fir_kernel`` when resampling.
+        fir_kernel: The taps of the filter.
+        progressive: Output pyramid: ``none``, ``output_skip`` or ``residual``.
+        progressive_input: Input pyramid: ``none``, ``input_skip`` or ``residual``.
+        progressive_combine: How ``input_skip`` joins the trunk: ``sum`` or ``cat``.
         skip_rescale: Divide residual sums by sqrt 2.
         init_scale: Initial scale of each branch's last convolution.
+        min_group_channels: Channels that a group of the normalisation has at least.
+        rescale_input: Map inputs from [0, 1] to [-1, 1] first, for data that are not centred.
+        remat: Compute the inside of residual blocks again in the backward pass instead of storing it.
     """
 
     features: int = 128
     channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
     num_blocks: int = 4
     attention_resolutions: tuple[int, ...] = (16,)
+    attention_every_block: bool = False
     dropout: float = 0.1
     embedding: str = "positional"
     fourier_scale: float = 16.0
+    num_classes: int = 0
     activation: str = "swish"
+    resblock_type: str = "biggan"
+    resample_with_conv: bool = True
+    fir: bool = False
+    fir_kernel: Kernel = (1, 3, 3, 1)
+    progressive: str = "none"
+    progressive_input: str = "none"
+    progressive_combine: str = "sum"
     skip_rescale: bool = True
     init_scale: float = 0.0
+    min_group_channels: int = 4
+    rescale_input: bool = False
+    remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Images, condition: Times, *, train: bool = False) -> Images:
-        """The network output, of the shape of ``x``."""
-        activation, embedding = ACTIVATIONS[self.activation], None
-        if self.embedding != "none":
-            embedding = TimeEmbedding(self.features, self.embedding, activation, self.fourier_scale)(condition)
+    def __call__(self, x: Images, condition: Times, *, label: Labels | None = None, train: bool = False) -> Images:
+        """The network output, of the shape of ``x``.
 
-        def block(h: Maps, width: int, resample: Resample | None = None) -> Maps:
-            module = ResidualBlock(width, activation, self.dropout, resample, self.skip_rescale, self.init_scale)
-            return module(h, embedding, train=train)
-
-        h = conv3x3(self.features)(x)
-        h, skips = self._down(h, block)
+        Args:
+            x: Noisy images.
+            condition: The noise condition: a time or level for positional embeddings, ``log sigma`` for Fourier ones.
+            label: Classes; ``None``, or -1 for single examples, stands for no class.
+            train: Switch dropout on.
+        """
+        if self.rescale_input:
+            x = 2.0 * x - 1.0
+        kernel = self.fir_kernel if self.fir else None
+        block = self._make_block(self._embed(condition, label), train)
+        pyramid = INPUT_PYRAMIDS[self.progressive_input](x, kernel, self.progressive_combine, self.skip_rescale)
+        out = OUTPUT_PYRAMIDS[self.progressive](x.shape[-1], self._head, kernel, self.init_scale, self.skip_rescale)
+        h, skips = self._down(conv3x3(self.features)(x), block, pyramid)
         h = block(h, h.shape[-1])
         h = self._attend(h)
         h = block(h, h.shape[-1])
-        h = self._up(h, skips, block)
-        return conv3x3(x.shape[-1], self.init_scale)(activation(GroupNorm()(h)))
+        return out.output(self._up(h, skips, block, out))
 
-    def _down(self, h: Maps, block: Block) -> tuple[Maps, list[Maps]]:
+    def _embed(self, condition: Times, label: Labels | None) -> Features | None:
+        embedding = None
+        if self.embedding != "none":
+            activation = ACTIVATIONS[self.activation]
+            embedding = TimeEmbedding(self.features, self.embedding, activation, self.fourier_scale)(condition)
+        if self.num_classes:
+            # The last row stands for "no class", so that one network serves classifier-free guidance.
+            index = jnp.full(condition.shape, -1) if label is None else label
+            classes = nn.Embed(self.num_classes + 1, 4 * self.features, name="label_embedding")(
+                jnp.where(index < 0, self.num_classes, index)
+            )
+            embedding = classes if embedding is None else embedding + classes
+        return embedding
+
+    def _make_block(self, embedding: Features | None, train: bool) -> Block:
+        # The static argument is ``train``; position 0 is the module itself. The name keeps the parameters' paths.
+        cls = nn.remat(ResidualBlock, static_argnums=(3,)) if self.remat else ResidualBlock
+        cls.__name__ = ResidualBlock.__name__
+        make = functools.partial(
+            cls,
+            activation=ACTIVATIONS[self.activation],
+            dropout=self.dropout,
+            skip_rescale=self.skip_rescale,
+            init_scale=self.init_scale,
+            shortcut_init_scale=NIN_INIT_SCALE if self.resblock_type == "ddpm" else 1.0,
+            min_group_channels=self.min_group_channels,
+        )
+        return lambda h, width, resample=None: make(features=width, resample=resample)(h, embedding, train)
+
+    def _down(self, h: Maps, block: Block, pyramid: InputPyramid) -> tuple[Maps, list[Maps]]:
         skips = [h]
         for level, multiplier in enumerate(self.channel_multipliers):
             for _ in range(self.num_blocks):
                 h = self._maybe_attend(block(h, self.features * multiplier))
                 skips.append(h)
             if level != len(self.channel_multipliers) - 1:
-                h = block(h, h.shape[-1], downsample)
+                h = pyramid(self._halve(h, block))
                 skips.append(h)
         return h, skips
 
-    def _up(self, h: Maps, skips: list[Maps], block: Block) -> Maps:
+    def _up(self, h: Maps, skips: list[Maps], block: Block, pyramid: OutputPyramid) -> Maps:
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
-            for _ in range(self.num_blocks + 1):
+            for index in range(self.num_blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), self.features * multiplier)
-            h = self._maybe_attend(h)
+                if self.attention_every_block or index == self.num_blocks:
+                    h = self._maybe_attend(h)
+            h = pyramid.level(h)
             if level != 0:
-                h = block(h, h.shape[-1], upsample)
+                h = self._double(h, block)
         return h
 
-    def _attend(self, h: Images) -> Images:
-        return AttentionBlock(self.skip_rescale, self.init_scale)(h)
+    def _halve(self, h: Maps, block: Block) -> Maps:
+        if self.resblock_type == "ddpm":
+            return Downsample(None, self.resample_with_conv, self.fir_kernel if self.fir else None)(h)
+        halve = functools.partial(fir_downsample, kernel=self.fir_kernel) if self.fir else downsample
+        return block(h, h.shape[-1], halve)
 
-    def _maybe_attend(self, h: Images) -> Images:
+    def _double(self, h: Maps, block: Block) -> Maps:
+        if self.resblock_type == "ddpm":
+            return Upsample(None, self.resample_with_conv, self.fir_kernel if self.fir else None)(h)
+        double = functools.partial(fir_upsample, kernel=self.fir_kernel) if self.fir else upsample
+        return block(h, h.shape[-1], double)
+
+    def _attend(self, h: Maps) -> Maps:
+        return AttentionBlock(self.skip_rescale, self.init_scale, self.min_group_channels)(h)
+
+    def _maybe_attend(self, h: Maps) -> Maps:
         return self._attend(h) if h.shape[1] in self.attention_resolutions else h
+
+    def _head(self, h: Maps, features: int, scale: float) -> Maps:
+        h = ACTIVATIONS[self.activation](GroupNorm(self.min_group_channels)(h))
+        return conv3x3(features, scale)(h)

@@ -4,6 +4,7 @@ from score_sde.objectives.score_matching import score_matching_loss
 from score_sde.objectives.times import (
     TIME_SAMPLERS,
     WEIGHTINGS,
+    LevelTimes,
     LowDiscrepancyTimes,
     UniformTimes,
     likelihood_weighting,
@@ -13,6 +14,7 @@ from score_sde.objectives.times import (
 __all__ = [
     "TIME_SAMPLERS",
     "WEIGHTINGS",
+    "LevelTimes",
     "LowDiscrepancyTimes",
     "UniformTimes",
     "likelihood_weighting",

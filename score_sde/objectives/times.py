@@ -62,8 +62,29 @@ class LowDiscrepancyTimes:
         return TimeSamples(self.t0 + u * (self.t1 - self.t0), jnp.ones(n))
 
 
+@component
+class LevelTimes:
+    """Independent draws from ``num_levels`` equidistant times, the noise levels of a discrete chain.
+
+    From ``t0 = 1 / N`` they are those of DDPM's ``N`` steps (Ho et al. 2020), up to the gap between chain and SDE; from
+    ``t0 = 0`` under the VE SDE they are exactly the geometric levels of NCSN (Song & Ermon 2019).
+
+    >>> sorted({round(float(t), 2) for t in LevelTimes(t0=0.2, num_levels=5).sample(jax.random.key(0), 100).t})
+    [0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+
+    t0: Number = 1e-3
+    t1: Number = 1.0
+    num_levels: Number = 1000
+
+    def sample(self, key: PRNGKey, n: int) -> TimeSamples:
+        """Draw ``n`` times."""
+        u = jax.random.randint(key, (n,), 0, self.num_levels) / (self.num_levels - 1)
+        return TimeSamples((1.0 - u) * self.t0 + u * self.t1, jnp.ones(n))  # exact at both ends
+
+
 TIME_SAMPLERS: Mapping[str, Callable[..., TimeSampler]] = MappingProxyType(
-    {"uniform": UniformTimes, "low_discrepancy": LowDiscrepancyTimes}
+    {"uniform": UniformTimes, "low_discrepancy": LowDiscrepancyTimes, "levels": LevelTimes}
 )
 WEIGHTINGS: Mapping[str, Weighting] = MappingProxyType(
     {"variance": variance_weighting, "likelihood": likelihood_weighting}

@@ -35,16 +35,16 @@ def train(experiment: Experiment, workdir: Path) -> TrainState:
     config = experiment.config
     settings, per_dispatch = config.training, config.training.steps_per_dispatch
     mesh = make_mesh(settings.batch_size)
-    data_dir = config.data.data_dir or None
+    where = {"data_dir": config.data.data_dir or None, "shape": tuple(config.data.shape)}
     iterator = make_train_iterator(
-        load_source(config.data.name, "train", data_dir=data_dir),
+        load_source(config.data.name, "train", **where),
         batch_size=settings.batch_size,
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         random_flip=config.data.random_flip,
     )
-    evaluate = LossEvaluator(experiment, load_source(config.data.name, "test", data_dir=data_dir))
+    evaluate = LossEvaluator(experiment, load_source(config.data.name, "test", **where))
     step_fn = experiment.train_step
     if per_dispatch > 1:
         step_fn = repeat_step(step_fn, unroll=jax.default_backend() == "cpu")
@@ -80,7 +80,8 @@ def _start(experiment: Experiment, checkpoints: Checkpoints, iterator: TrainIter
         # Drawing the weights runs once: on a CPU, optimising that program takes four times longer than running it.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
         return jax.jit(experiment.init_state, compiler_options=options)(), 0
-    iterator.set_state(restored.iterator)
+    if restored.iterator:  # an imported checkpoint has none: its data start from the beginning
+        iterator.set_state(restored.iterator)
     step = int(restored.state.step)
     log.info("Going on from step %d.", step)
     return restored.state, step

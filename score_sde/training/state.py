@@ -26,12 +26,15 @@ class TrainState:
 
 def create_state(network: Network, tx: optax.GradientTransformation, seed: int, shape: tuple[int, ...]) -> TrainState:
     """A fresh state for inputs of ``shape`` (batch axis included)."""
-    init_key, train_key = jax.random.split(jax.random.key(seed))
-    params = network.init(init_key, shape)
+    return state_of(network.init(jax.random.split(jax.random.key(seed))[0], shape), tx, seed)
+
+
+def state_of(params: Params, tx: optax.GradientTransformation, seed: int) -> TrainState:
+    """A state at step 0 with given parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema_params=jax.tree.map(jnp.copy, params),
         opt_state=tx.init(params),
-        key=train_key,
+        key=jax.random.split(jax.random.key(seed))[1],
     )

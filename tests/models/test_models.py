@@ -7,26 +7,38 @@ import numpy as np
 import pytest
 
 from score_sde.models.adapters import LinenNetwork
+from score_sde.models.ddpm import DDPM
 from score_sde.models.layers import (
     AttentionBlock,
     GroupNorm,
     Pointwise,
     TimeEmbedding,
-    downsample,
     positional_embedding,
-    upsample,
 )
 from score_sde.models.mlp import MLP
+from score_sde.models.ncsn import NCSN, NCSNv2
 from score_sde.models.ncsnpp import NCSNpp
 from score_sde.objectives import TIME_SAMPLERS, WEIGHTINGS, score_matching_loss
 from score_sde.parameterization import PARAMETERIZATIONS
 from score_sde.sdes import VE, VP
 
-UNET = LinenNetwork(
-    NCSNpp(features=8, channel_multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,), dropout=0.5)
-)
-PERCEPTRON = LinenNetwork(MLP(features=16, num_blocks=1, dropout=0.5))
-NETWORKS = {"ncsnpp": (UNET, (8, 8, 1)), "mlp": (PERCEPTRON, (3,))}
+SMALL = {"features": 8, "channel_multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (4,), "dropout": 0.5}
+SKIPS = {"progressive": "output_skip", "progressive_input": "input_skip", "progressive_combine": "cat", "fir": True}
+RESIDUALS = {"progressive": "residual", "progressive_input": "residual", "fir": True, "resblock_type": "ddpm"}
+UNET = LinenNetwork(NCSNpp(**SMALL))
+NETWORKS = {
+    "ncsnpp": (UNET, (8, 8, 1)),
+    "ncsnpp with skips": (LinenNetwork(NCSNpp(**SMALL, **SKIPS, embedding="fourier")), (8, 8, 1)),
+    "ncsnpp with residuals": (LinenNetwork(NCSNpp(**SMALL, **RESIDUALS, rescale_input=True)), (8, 8, 1)),
+    # Groups of one channel, DDPM's at this width, would normalise the noise embedding away.
+    "ddpm": (LinenNetwork(DDPM(**SMALL, attention_every_block=True, min_group_channels=4)), (8, 8, 1)),
+    "mlp": (LinenNetwork(MLP(features=16, num_blocks=1, dropout=0.5)), (3,)),
+}
+RELATIVES = {
+    **NETWORKS,
+    "ncsn": (LinenNetwork(NCSN(features=8)), (8, 8, 1)),
+    "ncsnv2": (LinenNetwork(NCSNv2(features=8)), (8, 8, 1)),
+}
 
 
 def _jit(function, **kwargs):
@@ -62,7 +74,8 @@ def network(request):
     params = _trained(net, shape)
     x = _normal(1, 3, *shape)
     apply = _jit(lambda x, condition, key=None: net.apply(params, x, condition, key=key))
-    return apply, x, jnp.array([10.0, 200.0, 900.0])
+    fourier = getattr(net.module, "embedding", "") == "fourier"
+    return apply, x, jnp.array([-2.0, 0.3, 3.0]) if fourier else jnp.array([10.0, 200.0, 900.0])
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(1, 1), (6, 1), (16, 4), (128, 32), (144, 24), (192, 32)])
@@ -86,17 +99,6 @@ def test_pointwise_equals_a_convolution_of_one_pixel():
         rtol=1e-5,
         atol=1e-5,
     )
-
-
-def test_upsampling_repeats_every_pixel_and_downsampling_undoes_it():
-    x = _normal(0, 2, 4, 6, 3)
-    np.testing.assert_array_equal(upsample(x), np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
-    np.testing.assert_array_equal(downsample(upsample(x)), x)
-
-
-def test_downsampling_is_the_mean_of_two_by_two_pixels():
-    x = jnp.arange(8.0).reshape(1, 2, 4, 1)
-    np.testing.assert_allclose(downsample(x)[0, :, :, 0], [[2.5, 4.5]])
 
 
 def test_the_positional_embedding_has_the_published_frequencies():
@@ -188,5 +190,54 @@ def test_every_weight_of_the_network_reaches_the_output():
         params = _trained(net, shape)
         x = _normal(1, 2, *shape)
         grads = _jit(jax.grad(lambda p, net=net, x=x: jnp.sum(net.apply(p, x, jnp.array([3.0, 700.0])) ** 2)))(params)
-        dead = [jax.tree_util.keystr(path) for path, g in jax.tree.leaves_with_path(grads) if not np.any(g)]
-        assert not dead
+        paths = [(jax.tree_util.keystr(path), g) for path, g in jax.tree.leaves_with_path(grads)]
+        assert all(np.all(np.isfinite(g)) for _, g in paths)
+        assert not [path for path, g in paths if not np.any(g) and "FourierEmbedding" not in path]
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    net = LinenNetwork(NCSNpp(**SMALL, num_classes=3))
+    return net, _trained(net, (8, 8, 1)), _normal(1, 3, 8, 8, 1), jnp.array([10.0, 200.0, 900.0])
+
+
+def test_a_class_conditional_network_listens_to_the_class_and_knows_no_class(labelled):
+    net, params, x, condition = labelled
+    apply = _jit(lambda label=None: net.apply(params, x, condition, label=label))
+    none, mixed = apply(), apply(jnp.array([-1, 0, 2]))
+    np.testing.assert_allclose(apply(jnp.array([-1, -1, -1])), none, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mixed[0], none[0], rtol=1e-5, atol=1e-6)
+    assert float(jnp.abs(mixed[1] - none[1]).max()) > 1e-3
+    assert float(jnp.abs(mixed[2] - apply(jnp.array([-1, 0, 1]))[2]).max()) > 1e-3
+
+
+def test_rematerialisation_changes_neither_parameters_nor_gradients_and_stores_less():
+    x, condition = _normal(1, 4, 8, 8, 1), jnp.linspace(1.0, 900.0, 4)
+    found = []
+    for remat in (False, True):
+        net = LinenNetwork(NCSNpp(**SMALL, remat=remat))
+        params = _trained(net, (8, 8, 1))
+
+        def loss(p, net=net):
+            return jnp.mean(net.apply(p, x, condition, key=jax.random.key(3)) ** 2)
+
+        # What the forward pass hands to the backward pass are the leaves of the latter.
+        stored = jax.eval_shape(lambda p, loss=loss: jax.vjp(loss, p)[1], params)
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(stored))
+        found.append((params, _jit(jax.grad(loss))(params), size))
+    (params, plain, stored), (same, again, stored_again) = found
+    jax.tree.map(np.testing.assert_array_equal, params, same)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), plain, again)
+    assert stored_again < 0.6 * stored
+
+
+@pytest.mark.parametrize("name", [name for name in RELATIVES if name != "mlp"])
+def test_bfloat16_stays_close_to_float32_and_gives_float32_gradients(name):
+    net, shape = RELATIVES[name]
+    params, x = _trained(net, shape), _normal(1, 3, *shape)
+    half = LinenNetwork(net.module, "bfloat16")
+    exact, rough = (_jit(lambda n=n: n.apply(params, x, jnp.array([0.5, 1.0, 3.0])))() for n in (net, half))
+    assert rough.dtype == jnp.float32
+    assert 1e-5 < float(jnp.abs(rough - exact).max() / jnp.abs(exact).max()) < 6e-2
+    grads = jax.eval_shape(jax.grad(lambda p: jnp.sum(half.apply(p, x, jnp.ones(3)))), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}

@@ -120,7 +120,7 @@ def test_times_are_uniform_and_weights_one(name, key):
     t, weight = jax.vmap(lambda k: sampler.sample(k, 8))(jax.random.split(key, 2000))
     assert stats.kstest(np.asarray(t[:, 3]), stats.uniform(0.01, 0.99).cdf).pvalue > 1e-3
     assert float(weight.mean()) == 1.0
-    assert float(t.min()) >= 0.01 and float(t.max()) <= 1.0
+    assert float(t.min()) >= np.float32(0.01) and float(t.max()) <= 1.0
 
 
 def test_low_discrepancy_has_one_time_per_stratum_and_less_variance(key):

@@ -1,0 +1,129 @@
+"""A classifier of noisy images: the wide residual network WRN-28-10 (Zagoruyko & Komodakis 2016), told the noise level.
+
+The gradient of its log-probabilities with respect to the image, added to a score, samples from a class (Song et al.
+2021, section 5). Group instead of batch normalisation keeps the images of a batch apart. Modules are named as in the
+original, so that its checkpoints fit.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_sde.models.layers import Features, FourierEmbedding, Images
+from score_sde.typing import Times
+
+Maps = Float[Array, "_ _ _ _"]  # feature maps of any size and width
+
+
+def standardise_images(x: Images) -> Images:
+    """Zero mean and unit variance over all pixels and channels of each image.
+
+    The standard deviation counts as at least ``1 / sqrt(n)``, ``n`` values, so that a constant image becomes zero.
+    """
+    centred = x - x.mean(axis=(1, 2, 3), keepdims=True)
+    # The bound is put on the variance, not on its root, whose gradient at zero is NaN.
+    variance = (centred * centred).mean(axis=(1, 2, 3), keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.maximum(variance, 1.0 / x[0].size))
+
+
+def normalise_and_activate(x: Images, name: str) -> Images:
+    """Group normalisation with at most 32 groups of at least 4 channels, then ReLU."""
+    norm = nn.GroupNorm(min(x.shape[-1] // 4, 32), epsilon=1e-5, name=name)
+    return nn.relu(norm(x))
+
+
+def shortcut(x: Images, like: Maps) -> Maps:
+    """The input of a block in the shape of its output, without weights: means over pixels, zeros for new channels."""
+    stride = x.shape[2] // like.shape[2]
+    pooled = nn.avg_pool(x, (stride, stride), (stride, stride)) if stride > 1 else x
+    return jnp.pad(pooled, ((0, 0), (0, 0), (0, 0), (0, like.shape[-1] - x.shape[-1])))
+
+
+def conv3x3(features: int, name: str, stride: int = 1) -> nn.Conv:
+    """A 3x3 convolution without bias, initialised for ReLU (He et al. 2015) by fan-out."""
+    init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    return nn.Conv(features, (3, 3), (stride, stride), use_bias=False, kernel_init=init, name=name)
+
+
+def uniform_by_classes(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    """Weights of the last layer: uniform within ``1 / sqrt(num_classes)`` of zero."""
+    bound = shape[1] ** -0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class WideResnetBlock(nn.Module):
+    """Two normalised 3x3 convolutions beside a shortcut; the noise embedding is added between them.
+
+    Attributes:
+        features: Output channels.
+        stride: Of the first convolution.
+        activate_before_shortcut: Let the shortcut, too, start from the normalised and activated input.
+    """
+
+    features: int
+    stride: int = 1
+    activate_before_shortcut: bool = False
+
+    @nn.compact
+    def __call__(self, x: Images, embedding: Features) -> Maps:
+        """The block's output, smaller by ``stride``."""
+        h = normalise_and_activate(x, "init_bn")
+        if self.activate_before_shortcut:
+            x = h
+        h = conv3x3(self.features, "conv1", self.stride)(h)
+        h = h + nn.Dense(self.features)(nn.swish(embedding))[:, None, None, :]
+        h = conv3x3(self.features, "conv2")(normalise_and_activate(h, "bn_2"))
+        return h + shortcut(x, h)
+
+
+class WideResnetGroup(nn.Module):
+    """Blocks of one width, of which the first may shrink the maps."""
+
+    num_blocks: int
+    features: int
+    stride: int = 1
+    activate_before_shortcut: bool = False
+
+    @nn.compact
+    def __call__(self, x: Images, embedding: Features) -> Maps:
+        """The output of the last block."""
+        x = WideResnetBlock(self.features, self.stride, self.activate_before_shortcut)(x, embedding)
+        for _ in range(self.num_blocks - 1):
+            x = WideResnetBlock(self.features)(x, embedding)
+        return x
+
+
+class WideResNet(nn.Module):
+    """A wide residual network conditional on the noise level, by default WRN-28-10.
+
+    Attributes:
+        num_classes: Number of classes.
+        num_blocks: Blocks in each of the three groups: (depth - 4) / 6.
+        widening: Channels of the first group in multiples of 16.
+        embedding_features: Number of random frequencies of the noise embedding.
+        fourier_scale: Their standard deviation.
+    """
+
+    num_classes: int = 10
+    num_blocks: int = 4
+    widening: int = 10
+    embedding_features: int = 128
+    fourier_scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, x: Images, condition: Times, *, train: bool = False) -> Float[Array, "batch {self.num_classes}"]:
+        """The logits of images whose height and width are divisible by 4, at noise ``condition = ln sigma``."""
+        del train  # nothing in it is random
+        width = 4 * self.embedding_features
+        fourier = FourierEmbedding(self.embedding_features, self.fourier_scale, name="GaussianFourierProjection_0")
+        embedding = nn.Dense(width)(nn.swish(nn.Dense(width)(fourier(condition))))
+
+        h = conv3x3(16, "init_conv")(standardise_images(x))
+        for group in range(3):
+            features, stride, first = 16 * 2**group * self.widening, min(group + 1, 2), group == 0
+            h = WideResnetGroup(self.num_blocks, features, stride, activate_before_shortcut=first)(h, embedding)
+        h = normalise_and_activate(h, "pre-pool-bn").mean(axis=(1, 2))
+        return nn.Dense(self.num_classes, kernel_init=uniform_by_classes)(h)

@@ -1,0 +1,143 @@
+"""The normalisations of the NCSN family: statistics over the pixels of each image and channel.
+
+InstanceNorm++ (Song & Ermon 2019, appendix A) gives back what instance normalisation erases, how bright a channel is
+compared with the other channels of its image:
+
+    z_c = gamma_c * ((x_c - mu_c) / s_c + alpha_c * (mu_c - m) / v) + beta_c
+
+with mean ``mu_c`` and standard deviation ``s_c`` of channel c, and mean ``m`` and standard deviation ``v`` of the
+channel means. All variances are biased, as in the JAX original; the PyTorch releases divide the variance of the channel
+means by ``C - 1`` (``unbiased``).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from score_sde.models.layers import Images
+
+EPSILON = 1e-5
+Labels = Int[Array, " batch"]
+ChannelMeans = Float[Array, "batch channels"]
+
+
+def around_one(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """The initial distribution of the gains, N(1, 0.02^2)."""
+    return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+def gains_and_zeros(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    """One row ``(gamma, alpha, beta)`` per class: gains around one, shifts zero."""
+    classes, width = shape
+    gains = around_one(key, (classes, 2 * width // 3), dtype)
+    return jnp.concatenate([gains, jnp.zeros((classes, width // 3), dtype)], axis=1)
+
+
+def _per_pixel(per_channel: Float[Array, "batch channels"]) -> Float[Array, "batch 1 1 channels"]:
+    return per_channel[:, None, None, :]
+
+
+def _row(weights: Float[Array, " channels"]) -> Float[Array, "1 channels"]:
+    return weights[None, :]
+
+
+def standardise(x: Images) -> tuple[Images, ChannelMeans]:
+    """Zero mean and unit variance over the pixels of every channel, in float32; also the means that were taken out."""
+    x = x.astype(jnp.float32)
+    means = x.mean(axis=(1, 2))
+    return (x - _per_pixel(means)) * _per_pixel(jax.lax.rsqrt(x.var(axis=(1, 2)) + EPSILON)), means
+
+
+def relative_brightness(means: ChannelMeans, unbiased: bool) -> ChannelMeans:
+    """The channel means, standardised over the channels of each image."""
+    centred = means - means.mean(axis=1, keepdims=True)
+    variance = means.var(axis=1, keepdims=True, ddof=int(unbiased))
+    return centred * jax.lax.rsqrt(variance + EPSILON)
+
+
+class InstanceNorm2d(nn.Module):
+    """Instance normalisation (Ulyanov et al. 2016) with a gain and, if wanted, a shift per channel."""
+
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        """Standardise every channel of every image."""
+        channels = (x.shape[-1],)
+        h = standardise(x)[0] * self.param("scale", nn.initializers.ones, channels)[None, None, None, :]
+        if self.bias:
+            h = h + self.param("bias", nn.initializers.zeros, channels)[None, None, None, :]
+        return h.astype(x.dtype)
+
+
+class VarianceNorm2d(nn.Module):
+    """Division by the standard deviation of every channel; the mean stays (Song & Ermon 2020)."""
+
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        """Rescale every channel of every image to unit variance."""
+        channels = (x.shape[-1],)
+        h = x.astype(jnp.float32)
+        gain = _row(self.param("scale", around_one, channels)) * jax.lax.rsqrt(h.var(axis=(1, 2)) + EPSILON)
+        h = h * _per_pixel(gain)
+        if self.bias:
+            h = h + self.param("bias", nn.initializers.zeros, channels)[None, None, None, :]
+        return h.astype(x.dtype)
+
+
+class InstanceNorm2dPlus(nn.Module):
+    """InstanceNorm++ with one ``alpha``, ``gamma`` and ``beta`` per channel.
+
+    Attributes:
+        bias: Add ``beta``.
+        unbiased: Divide the variance of the channel means by ``C - 1``, as PyTorch does.
+    """
+
+    bias: bool = True
+    unbiased: bool = False
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        """Standardise every channel and add what its mean was worth among the others."""
+        channels = (x.shape[-1],)
+        alpha, gamma = (_row(self.param(name, around_one, channels)) for name in ("alpha", "gamma"))
+        h, means = standardise(x)
+        shift = gamma * alpha * relative_brightness(means, self.unbiased)
+        if self.bias:
+            shift = shift + _row(self.param("beta", nn.initializers.zeros, channels))
+        return (h * gamma[:, None, None, :] + _per_pixel(shift)).astype(x.dtype)
+
+
+class ConditionalInstanceNorm2dPlus(nn.Module):
+    """InstanceNorm++ whose ``gamma``, ``alpha`` and ``beta``, in this order, are looked up by class.
+
+    Attributes:
+        num_classes: Number of classes, here noise levels.
+        unbiased: Divide the variance of the channel means by ``C - 1``, as PyTorch does.
+    """
+
+    num_classes: int = 10
+    unbiased: bool = False
+
+    @nn.compact
+    def __call__(self, x: Images, labels: Labels) -> Images:
+        """Normalise each image with the weights of its class; a class out of range gives NaN."""
+        table = nn.Embed(self.num_classes, 3 * x.shape[-1], embedding_init=gains_and_zeros)
+        gamma, alpha, beta = jnp.split(table(labels), 3, axis=-1)
+        h, means = standardise(x)
+        shift = gamma * alpha * relative_brightness(means, self.unbiased) + beta
+        return (h * _per_pixel(gamma) + _per_pixel(shift)).astype(x.dtype)
+
+
+NORMALIZATIONS: dict[str, Callable[[], nn.Module]] = {
+    "GroupNorm": nn.GroupNorm,
+    "InstanceNorm": InstanceNorm2d,
+    "InstanceNorm++": InstanceNorm2dPlus,
+    "VarianceNorm": VarianceNorm2d,
+}

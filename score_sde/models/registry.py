@@ -1,0 +1,98 @@
+"""From a name and its fields to a network; the registry of every network one can train."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from score_sde.errors import UserError, unknown
+from score_sde.models.adapters import LinenNetwork
+from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS
+from score_sde.models.ddpm import DDPM
+from score_sde.models.layers import ACTIVATIONS
+from score_sde.models.mlp import MLP
+from score_sde.models.ncsn import NCSN, NCSNv2
+from score_sde.models.ncsnpp import NCSNpp
+
+
+class Family(NamedTuple):
+    """A kind of network: its module, the fields that the name fixes, and how often it halves its images."""
+
+    module: type[nn.Module]
+    fixed: Mapping[str, Any]
+    halvings: int = 0
+
+
+# What the DDPM of the originals does not read from its configuration.
+_DDPM = {
+    **{"resblock_type": "ddpm", "skip_rescale": False, "min_group_channels": 1, "init_scale": 0.0, "fir": False},
+    **{"progressive": "none", "progressive_input": "none"},
+}
+NETWORKS: Mapping[str, Family] = {
+    "ncsnpp": Family(NCSNpp, {}),
+    "ddpm": Family(DDPM, _DDPM),
+    "ncsn": Family(NCSN, {"resolution": 64}, 1),
+    "ncsnv2_64": Family(NCSNv2, {"resolution": 64}, 1),
+    "ncsnv2_128": Family(NCSNv2, {"resolution": 128}, 2),
+    "ncsnv2_256": Family(NCSNv2, {"resolution": 256}, 3),
+    "mlp": Family(MLP, {}),
+}
+_CHOICES = {
+    "activation": ("activation", ACTIVATIONS),
+    "embedding": ("embedding", ("positional", "fourier", "none")),
+    "resblock_type": ("residual block", ("biggan", "ddpm")),
+    "progressive": ("output pyramid", OUTPUT_PYRAMIDS),
+    "progressive_input": ("input pyramid", INPUT_PYRAMIDS),
+    "progressive_combine": ("combination", ("sum", "cat")),
+    "normalization": ("normalization", ("InstanceNorm", "InstanceNorm++", "VarianceNorm", "GroupNorm")),
+    "interpolation": ("interpolation", ("bilinear", "nearest_neighbor")),
+    "dtype": ("dtype", ("float32", "bfloat16")),
+}
+
+
+def make_network(
+    fields: Mapping[str, Any], event_shape: tuple[int, ...], *, num_scales: int, centered: bool
+) -> LinenNetwork:
+    """The network for data of a shape.
+
+    Args:
+        fields: The fields of ``config.model``; each network takes those it knows.
+        event_shape: Shape of one example.
+        num_scales: Number of noise levels, for NCSN.
+        centered: Whether images lie in [-1, 1]; else the networks for images map them there.
+
+    Raises:
+        UserError: For unknown names, and shapes that the network cannot take.
+    """
+    for field, (kind, names) in _CHOICES.items():
+        if fields[field] not in names:
+            raise unknown(kind, fields[field], names)
+    if fields["name"] not in NETWORKS:
+        raise unknown("network", fields["name"], NETWORKS)
+    family = NETWORKS[fields["name"]]
+    _check_shape(fields, family, event_shape)
+    given = {**fields, "rescale_input": not centered, **family.fixed}
+    if family.module is NCSN:
+        given["num_classes"] = num_scales
+    known = {field.name for field in dataclasses.fields(family.module)} - {"name", "parent"}
+    module = family.module(**{name: value for name, value in given.items() if name in known})
+    return LinenNetwork(module, fields["dtype"])
+
+
+def _check_shape(fields: Mapping[str, Any], family: Family, event_shape: tuple[int, ...]) -> None:
+    name = fields["name"]
+    if family.module is MLP:
+        if len(event_shape) != 1:
+            raise UserError(f"The network 'mlp' takes vectors; the data have shape {event_shape}. Use 'ncsnpp'.")
+        return
+    if len(event_shape) != 3:
+        raise UserError(f"The network '{name}' takes images (H, W, C); the data have shape {event_shape}. Use 'mlp'.")
+    halvings = family.halvings or len(fields["channel_multipliers"]) - 1
+    factor = 2**halvings
+    if event_shape[0] % factor or event_shape[1] % factor:
+        advice = "" if family.halvings else ", or fewer entries in config.model.channel_multipliers"
+        raise UserError(
+            f"Images of {event_shape[0]}x{event_shape[1]} cannot be halved {halvings} times: expected a multiple of "
+            f"{factor}{advice}."
+        )

@@ -1,0 +1,128 @@
+"""Halving and doubling of images: plain, with a convolution, or with a finite impulse response (FIR) filter.
+
+The filter is that of StyleGAN2 (Karras et al. 2020, arXiv 1912.04958): a separable kernel, ``(1, 3, 3, 1)`` by default,
+normalised to sum 1, which suppresses aliasing. Written as sums of shifted images, it needs no custom kernel.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from score_sde.models.layers import Images, ddpm_init
+
+Resized = Float[Array, "batch new_height new_width new_channels"]
+Kernel = tuple[float | int, ...]
+
+
+def upsample(x: Images) -> Resized:
+    """Nearest-neighbour upsampling by two, as a broadcast."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def downsample(x: Images) -> Resized:
+    """Average pooling by two."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def fir_filter(
+    x: Images, taps: Sequence[float | int], *, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)
+) -> Resized:
+    """Along both image axes: insert zeros, pad, convolve with ``taps``, and keep every ``down``-th pixel.
+
+    Args:
+        x: Images.
+        taps: The kernel of each axis; the two-dimensional one is its outer product with itself.
+        up: Insert ``up - 1`` zeros behind every pixel.
+        down: Factor of the subsampling.
+        pad: Zeros before and behind; negative numbers crop.
+    """
+    for axis in (1, 2):
+        # Behind the last pixel too come up - 1 zeros, which lax.pad does not count as interior.
+        config = [(0, 0, 0)] * x.ndim
+        config[axis] = (pad[0], pad[1] + up - 1, up - 1)
+        padded = jax.lax.pad(x, jnp.zeros((), x.dtype), config)
+        length = padded.shape[axis] - len(taps) + 1
+        shifted = [
+            tap * jax.lax.slice_in_dim(padded, first, first + length, down, axis)
+            for first, tap in enumerate(reversed(taps))  # a convolution turns its kernel round
+        ]
+        x = functools.reduce(jnp.add, shifted)
+    return x
+
+
+def fir_upsample(x: Images, kernel: Kernel) -> Resized:
+    """Zero insertion by two and filtering with gain 4, so that the mean stays."""
+    extra = len(kernel) - 2
+    return fir_filter(x, _normalised(kernel, gain=2.0), up=2, pad=((extra + 1) // 2 + 1, extra // 2))
+
+
+def fir_downsample(x: Images, kernel: Kernel) -> Resized:
+    """Filtering and every second pixel."""
+    extra = len(kernel) - 2
+    return fir_filter(x, _normalised(kernel), down=2, pad=((extra + 1) // 2, extra // 2))
+
+
+class Upsample(nn.Module):
+    """Doubling between levels.
+
+    Attributes:
+        features: Channels of the convolution; ``None`` keeps them.
+        with_conv: Follow with a 3x3 convolution; with a kernel it is a transposed convolution, filtered.
+        kernel: FIR kernel, or ``None`` for nearest neighbours.
+    """
+
+    features: int | None = None
+    with_conv: bool = False
+    kernel: Kernel | None = None
+
+    @nn.compact
+    def __call__(self, x: Images) -> Resized:
+        """Images of twice the height and width."""
+        features = self.features or x.shape[-1]
+        if self.kernel is None:
+            x = upsample(x)
+            return nn.Conv(features, (3, 3), kernel_init=ddpm_init())(x) if self.with_conv else x
+        if not self.with_conv:
+            return fir_upsample(x, self.kernel)
+        # The filter comes after the convolution and must not touch the bias: at the border it sees zeros.
+        x = nn.Conv(
+            features, (3, 3), input_dilation=(2, 2), padding=((2, 2), (2, 2)), use_bias=False, kernel_init=ddpm_init()
+        )(x)
+        extra = len(self.kernel) - 4
+        x = fir_filter(x, _normalised(self.kernel, gain=2.0), pad=((extra + 1) // 2 + 1, extra // 2 + 1))
+        bias = self.param("bias", nn.initializers.zeros, (features,)).astype(x.dtype)
+        return x + bias[None, None, None, :]
+
+
+class Downsample(nn.Module):
+    """Halving between levels; fields as in :class:`Upsample`, average pooling without kernel and convolution."""
+
+    features: int | None = None
+    with_conv: bool = False
+    kernel: Kernel | None = None
+
+    @nn.compact
+    def __call__(self, x: Images) -> Resized:
+        """Images of half the height and width."""
+        features = self.features or x.shape[-1]
+        if not self.with_conv:
+            return downsample(x) if self.kernel is None else fir_downsample(x, self.kernel)
+        if self.kernel is None:
+            return nn.Conv(features, (3, 3), strides=2, padding=((0, 1), (0, 1)), kernel_init=ddpm_init())(x)
+        extra = len(self.kernel)
+        x = fir_filter(x, _normalised(self.kernel), pad=((extra + 1) // 2, extra // 2))
+        return nn.Conv(features, (3, 3), strides=2, padding="VALID", kernel_init=ddpm_init())(x)
+
+
+def _normalised(kernel: Kernel, gain: float = 1.0) -> list[float]:
+    """The taps of one axis, summing to ``gain``."""
+    taps = np.asarray(kernel, np.float64)
+    return (gain * taps / taps.sum()).tolist()
