@@ -19,6 +19,8 @@ MODES = {
     "likelihood": "measure the held-out likelihood: likelihood.json",
     "eval": "measure the loss on the test split: eval.json",
     "demo": "train, sample, measure the likelihood, and write summary.md",
+    "import": "make the published --checkpoint of another implementation a run",
+    "export": "write the parameters for other programs: model.safetensors",
 }
 EXAMPLES = """examples:
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=demo
@@ -44,7 +46,8 @@ def main(argv: list[str]) -> int:
         _enable_compilation_cache()
         from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
 
-        RUN[options.mode](config, Path(options.workdir), shlex.join(["python", "-m", "score_sde", *argv]))
+        extra = {} if options.checkpoint is None else {"checkpoint": Path(options.checkpoint)}
+        RUN[options.mode](config, Path(options.workdir), shlex.join(["python", "-m", "score_sde", *argv]), **extra)
     except UserError as error:
         print(f"score_sde: {error}", file=sys.stderr)
         return 2
@@ -101,9 +104,12 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--config", required=True, metavar="FILE", help="a Python file that defines get_config()")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
     parser.add_argument("--mode", required=True, metavar="MODE", help=", ".join(MODES))
+    parser.add_argument("--checkpoint", metavar="FILE", help="for --mode=import: a .pth, Flax or safetensors file")
     options, rest = parser.parse_known_args(argv)
     if options.mode not in MODES:
         raise UserError(f"Unknown mode '{options.mode}'.{nearest(options.mode, MODES)} Known: {', '.join(MODES)}.")
+    if (options.mode == "import") != (options.checkpoint is not None):
+        raise UserError("--mode=import takes the file to import as --checkpoint=FILE, and no other mode takes one.")
     for argument in rest:
         if not argument.startswith("--config."):
             raise UserError(f"Unknown argument {argument}. Overrides look like --config.training.num_steps=1000.")

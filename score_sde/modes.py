@@ -3,6 +3,7 @@
 demo = train, then sample, likelihood and summary
 """
 
+import dataclasses
 import json
 import logging
 import time
@@ -10,13 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from score_sde.checkpointing import Checkpoints, newest_config
 from score_sde.config import ConfigDict, differing_fields
-from score_sde.data import Source, load_source, source_info
+from score_sde.data import Source, SourceInfo, load_source, source_info
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
+from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
 from score_sde.report.baseline import gaussian_mixture_bits_per_dim
 from score_sde.report.environment import atomic_savez, atomic_write_json, describe_machine
 from score_sde.report.plots import image_grid, likelihood_histogram, loss_curve, scatter, trajectory_strip
@@ -41,8 +45,22 @@ _FREE = ("training.num_steps", "training.eval_every", "training.keep_checkpoints
 
 def build_experiment(config: ConfigDict) -> Experiment:
     """The experiment of a configuration, for the data that it names."""
-    info = source_info(config.data.name)
+    info = data_info(config)
     return Experiment.from_config(config, info.shape, info.num_levels)
+
+
+def data_info(config: ConfigDict) -> SourceInfo:
+    """Shape and grey levels of the data; with ``config.data.shape`` the images need not be at hand.
+
+    Raises:
+        UserError: If that shape is not one of 8-bit images, or not that of the data.
+    """
+    shape = tuple(config.data.shape)
+    if not shape:
+        return source_info(config.data.name)
+    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise UserError(f"config.data.shape is {shape}; expected (height, width, channels) or ().")
+    return SourceInfo(config.data.name, shape, 256, None)
 
 
 def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
@@ -138,11 +156,46 @@ def run_demo(config: ConfigDict, workdir: Path, command: str) -> None:
     log.info("Everything is tied together in %s.", workdir / "summary.md")
 
 
-MODES = {"train": run_train, "sample": run_sample, "likelihood": run_likelihood, "eval": run_eval, "demo": run_demo}
+def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path) -> None:
+    """Make a published checkpoint a run that can be sampled, measured and trained further.
+
+    The optimiser starts afresh, and the data from their beginning.
+
+    Raises:
+        UserError: If there is a run in ``workdir`` already, or the checkpoint is none of this configuration's network;
+            nothing is written then.
+    """
+    experiment = build_experiment(config)
+    if newest_config(workdir) is not None or (workdir / "checkpoints").exists():
+        raise UserError(f"There is a run in {workdir} already; give another --workdir.")
+    imported = import_checkpoint(checkpoint, experiment.network, experiment.event_shape)
+    fresh = experiment.fresh_state(imported.params)
+    state = dataclasses.replace(
+        fresh, ema_params=jax.tree.map(jnp.asarray, imported.ema_params), step=jnp.asarray(imported.step, jnp.int32)
+    )
+    _claim_workdir(config, workdir)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(state, {}, config.to_dict())
+    atomic_write_json(workdir / "import.json", {"checkpoint": str(checkpoint), **_provenance(state, command)})
+    count = sum(leaf.size for leaf in jax.tree.leaves(imported.params))
+    log.info("Imported %s parameters at step %d from %s.", f"{count:,}", imported.step, checkpoint)
+
+
+def run_export(config: ConfigDict, workdir: Path, command: str) -> None:
+    """Write parameters and their moving average to ``model.safetensors``, which ``--mode=import`` reads."""
+    state = _trained_state(build_experiment(config), workdir)
+    export_checkpoint(workdir / "model.safetensors", state.params, state.ema_params, int(state.step))
+    log.info("Wrote %s.", workdir / "model.safetensors")
+
+
+MODES = {
+    **{"train": run_train, "sample": run_sample, "likelihood": run_likelihood, "eval": run_eval, "demo": run_demo},
+    **{"import": run_import, "export": run_export},
+}
 
 
 def _load(config: ConfigDict, split: str) -> Source:
-    return load_source(config.data.name, split, data_dir=config.data.data_dir or None)
+    return load_source(config.data.name, split, data_dir=config.data.data_dir or None, shape=tuple(config.data.shape))
 
 
 def _claim_workdir(config: ConfigDict, workdir: Path) -> None:

@@ -34,6 +34,8 @@ HOMES = {
     "orbax": ("checkpointing.py",),
     "tensorboardX": ("training/writers.py",),
     "ml_collections": ("config.py", "cli.py"),
+    "safetensors": ("interop/safetensors_files.py",),
+    "msgpack": ("interop/flax_files.py",),
     "tensorflow": (),
     "torch": (),
 }

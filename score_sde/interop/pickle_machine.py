@@ -1,0 +1,275 @@
+"""A machine for the part of the pickle language that holds data.
+
+Python's own unpickler calls what a pickle tells it to call. Restricting the names that it may look up is not enough: a
+dozen bytes make it fill gigabytes (an index of its memo is an allocation), or crash the process (the hash of a tuple
+in a million tuples). Here the instructions come from :func:`pickletools.genops`, which only decodes them, and act on
+plain values. Names lead nowhere but into a table of the caller's, and memory stays proportional to the bytes read.
+"""
+
+import abc
+import pickletools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+_MARK = object()
+_PUSHED = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+}  # fmt: skip
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_IGNORED = {"PROTO", "FRAME"}
+# Constructors may copy what they are given, and a pickle may give them the same again and again for a few bytes each.
+_MAX_GROWTH = 16
+_KEYS = (str, int, float, bytes, type(None))
+
+
+class RefusedError(ValueError):
+    """A pickle that asks for more than data, or contradicts itself."""
+
+
+@runtime_checkable
+class ByteStream(Protocol):
+    """What is asked of a file."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes."""
+        ...
+
+    def readline(self) -> bytes:
+        """The bytes up to the end of a line."""
+        ...
+
+    def tell(self) -> int:
+        """The position of the next byte."""
+        ...
+
+
+class Settable(abc.ABC):
+    """A value whose content arrives after it was made."""
+
+    @abc.abstractmethod
+    def set_state(self, state: Any) -> None:
+        """Take the content, after checking it."""
+
+
+@dataclass(frozen=True)
+class Constructor:
+    """The stand-in for a function or class that pickles name: ``make`` must be safe for whatever arguments."""
+
+    name: str
+    make: Callable[..., Any]
+
+
+class Machine:
+    """Runs one pickle.
+
+    Args:
+        stream: Where the pickle begins; it is left after the pickle's last byte. Its ``read`` must return no more than
+            there is, without allocating more.
+        names: What the names ``module.name`` in the pickle stand for; all others are refused. The values must not be
+            changeable by whoever gets hold of them.
+        persistent: Makes the objects that the pickle refers to without holding them.
+    """
+
+    def __init__(
+        self, stream: ByteStream, names: Mapping[str, object], persistent: Callable[[Any], object] | None = None
+    ) -> None:
+        """Set up an empty stack and memo."""
+        self._stream: Any = stream
+        self._names = names
+        self._persistent = persistent
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._position = 0
+        self._given = 0
+
+    def load(self) -> Any:
+        """The value of the pickle.
+
+        Raises:
+            RefusedError: If it asks for more than data.
+            ValueError, LookupError, TypeError: If it is cut short or makes no sense.
+        """
+        for opcode, arg, position in pickletools.genops(self._stream):
+            self._position = position or 0
+            self._step(opcode.name, arg)
+        value = self._stack.pop()
+        if self._stack or value is _MARK:
+            raise RefusedError("its pickle ends with values left over")
+        return value
+
+    def _step(self, name: str, arg: Any) -> None:
+        if name in _PUSHED:
+            self._stack.append(arg)
+        elif name in _CONSTANTS:
+            self._stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            self._stack.append(_EMPTY[name]())
+        elif name in _TUPLES:
+            self._stack.append(tuple(self._pop() for _ in range(_TUPLES[name]))[::-1])
+        elif name in _STEPS:
+            _STEPS[name](self, arg)
+        elif name not in _IGNORED and name != "STOP":
+            named = "" if arg is None else f" of '{_dotted(arg)}'"
+            raise RefusedError(f"its pickle has the instruction {name}{named}, which data do not need")
+
+    def _pop(self) -> Any:
+        value = self._stack.pop()
+        if value is _MARK:
+            raise RefusedError("its pickle takes a value where there is none")
+        return value
+
+    def _top(self, kind: type) -> Any:
+        if not isinstance(self._stack[-1], kind):
+            raise RefusedError(f"its pickle fills a {type(self._stack[-1]).__name__} as if it were a {kind.__name__}")
+        return self._stack[-1]
+
+    def _pop_mark(self) -> list[Any]:
+        values = []
+        while (value := self._stack.pop()) is not _MARK:
+            values.append(value)
+        return values[::-1]
+
+    def _drop_marked(self, _: None) -> None:
+        self._pop_mark()
+
+    def _pop_any(self, _: None) -> None:
+        self._stack.pop()
+
+    def _mark(self, _: None) -> None:
+        self._stack.append(_MARK)
+
+    def _duplicate(self, _: None) -> None:
+        self._stack += [self._pop()] * 2
+
+    def _list(self, _: None) -> None:
+        self._stack.append(self._pop_mark())
+
+    def _tuple(self, _: None) -> None:
+        self._stack.append(tuple(self._pop_mark()))
+
+    def _dict(self, _: None) -> None:
+        self._stack.append(as_dict(_pairs(self._pop_mark())))
+
+    def _append(self, _: None) -> None:
+        value = self._pop()
+        self._top(list).append(value)
+
+    def _appends(self, _: None) -> None:
+        values = self._pop_mark()
+        self._top(list).extend(values)
+
+    def _set_item(self, _: None) -> None:
+        value, key = self._pop(), self._pop()
+        self._top(dict).update(as_dict([(key, value)]))
+
+    def _set_items(self, _: None) -> None:
+        items = as_dict(_pairs(self._pop_mark()))
+        self._top(dict).update(items)
+
+    def _put(self, index: int | None) -> None:
+        value = self._pop()
+        self._stack.append(value)
+        self._memo[len(self._memo) if index is None else index] = value
+
+    def _get(self, index: int) -> None:
+        if index not in self._memo:
+            raise RefusedError(f"its pickle refers to an object {index} that it does not hold")
+        self._stack.append(self._memo[index])
+
+    def _global(self, arg: str) -> None:
+        self._stack.append(self._named(_dotted(arg)))
+
+    def _stack_global(self, _: None) -> None:
+        name, module = self._pop(), self._pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise RefusedError("its pickle names an object by something other than text")
+        self._stack.append(self._named(f"{module}.{name}"))
+
+    def _named(self, name: str) -> object:
+        if name not in self._names:
+            raise RefusedError(
+                f"it names the Python object '{name[:200]}', which weights do not need; save a plain state dict of "
+                "arrays, numbers and strings"
+            )
+        return self._names[name]
+
+    def _reduce(self, _: None) -> None:
+        args, function = self._pop(), self._pop()
+        if not isinstance(function, Constructor) or not isinstance(args, tuple):
+            raise RefusedError(f"its pickle calls a {type(function).__name__}")
+        self._charge(args)
+        self._stack.append(function.make(*args))
+
+    def _build(self, _: None) -> None:
+        state = self._pop()
+        target = self._stack[-1]
+        if isinstance(target, dict):
+            return  # attributes of an ordered dictionary, such as the _metadata of a state dict: no weights among them
+        if not isinstance(target, Settable):
+            raise RefusedError(f"its pickle sets the state of a {type(target).__name__}")
+        self._charge(state)
+        target.set_state(state)
+
+    def _charge(self, values: Any) -> None:
+        """Count what is given away to be copied, against the bytes read so far."""
+        values = values if isinstance(values, tuple) else (values,)
+        self._given += sum(len(value) for value in values if isinstance(value, str | bytes | list | tuple | dict))
+        if self._given > _MAX_GROWTH * (self._position + 1):
+            raise RefusedError("its pickle multiplies its own data")
+
+    def _persistent_id(self, _: None) -> None:
+        if self._persistent is None:
+            raise RefusedError("its pickle refers to data outside it where there are none")
+        self._stack.append(self._persistent(self._pop()))
+
+
+_STEPS: dict[str, Callable[[Machine, Any], None]] = {
+    "MARK": Machine._mark,
+    "POP": Machine._pop_any,
+    "POP_MARK": Machine._drop_marked,
+    "DUP": Machine._duplicate,
+    "LIST": Machine._list,
+    "TUPLE": Machine._tuple,
+    "DICT": Machine._dict,
+    "APPEND": Machine._append,
+    "APPENDS": Machine._appends,
+    "SETITEM": Machine._set_item,
+    "SETITEMS": Machine._set_items,
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), Machine._put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine._get),
+    "GLOBAL": Machine._global,
+    "STACK_GLOBAL": Machine._stack_global,
+    "REDUCE": Machine._reduce,
+    "BUILD": Machine._build,
+    "BINPERSID": Machine._persistent_id,
+}
+
+
+def as_dict(pairs: Any) -> dict[Any, Any]:
+    """A dictionary of pairs whose keys are plain; the hash of nested tuples could exhaust the stack of the process.
+
+    Raises:
+        RefusedError: If a key is anything else, or ``pairs`` is no list of pairs.
+    """
+    if not isinstance(pairs, list | tuple):
+        raise RefusedError(f"it makes a dictionary of a {type(pairs).__name__}")
+    items = {}
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], _KEYS):
+            raise RefusedError("it has a dictionary with a key that is neither text nor a number")
+        items[pair[0]] = pair[1]
+    return items
+
+
+def _pairs(values: list[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def _dotted(arg: Any) -> str:
+    """The name ``module.name`` that :mod:`pickletools` reports with a space between the two."""
+    return str(arg).replace(" ", ".", 1)[:300]

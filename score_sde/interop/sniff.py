@@ -1,0 +1,99 @@
+"""What kind of checkpoint a file is, by its content; names and endings are not trusted."""
+
+import contextlib
+import os
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from score_sde.errors import UserError
+
+Kind = Literal["torch-zip", "torch-legacy", "flax", "safetensors"]
+
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+_MAGIC_PICKLED = b"\x8a\x0a" + TORCH_MAGIC.to_bytes(10, "little")  # as the instruction LONG1
+_HEAD = 64
+# What reading a broken file may raise, in Python's own parsers as well as in ours.
+BAD_FILE = (
+    ArithmeticError,  # sizes that fit no machine integer
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,  # encrypted archives; recursion
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+def file_kind(path: str | os.PathLike[str]) -> Kind:
+    """The format of a checkpoint file, from its first bytes and, for an archive, from the names in it.
+
+    Raises:
+        UserError: If there is no such file, it is a directory, or it is in none of the formats.
+    """
+    path = existing_file(path)
+    with reading(path, "a checkpoint"):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        if head.startswith(b"PK\x03\x04") and _holds_pickle(path):
+            return "torch-zip"
+        if head.startswith(b"\x80") and _MAGIC_PICKLED in head:
+            return "torch-legacy"
+        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+            return "safetensors"
+        if _is_named_map(head):
+            return "flax"
+    raise UserError(
+        f"{path} is in none of the known checkpoint formats (it begins with {head[:8]!r}). Expected a file written by "
+        "torch.save, by flax.training.checkpoints or by safetensors; give the checkpoint itself, unpacked."
+    )
+
+
+def existing_file(path: str | os.PathLike[str]) -> Path:
+    """The path, if a regular file is there.
+
+    Raises:
+        UserError: If not.
+    """
+    path = Path(path)
+    try:
+        if path.is_file():
+            return path
+        what = "is a directory" if path.is_dir() else "does not exist or is not a regular file"
+    except (OSError, ValueError) as error:  # no permission; a zero byte in the name
+        what = f"cannot be looked at ({error})"
+    raise UserError(f"{path} {what}. Give the path of one checkpoint file.")
+
+
+@contextlib.contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn what a damaged or hostile file makes a parser raise into a :class:`UserError`."""
+    try:
+        yield
+    except BAD_FILE as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as {what} ({reason}). Nothing in it was executed. Expected an intact file; fetch "
+            "or save it again."
+        ) from error
+
+
+def _holds_pickle(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.count("/") == 1 and name.endswith("/data.pkl") for name in archive.namelist())
+
+
+def _is_named_map(head: bytes) -> bool:
+    """Whether msgpack would read a map that is not empty and whose first key is text."""
+    if not head:
+        return False
+    start = {0xDE: 3, 0xDF: 5}.get(head[0], 1 if 0x81 <= head[0] <= 0x8F else _HEAD)
+    key = head[start] if start < len(head) else 0
+    return 0xA0 <= key <= 0xBF or key in (0xD9, 0xDA)
