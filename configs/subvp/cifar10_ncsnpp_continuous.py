@@ -1,0 +1,12 @@
+"""NCSN++, made for the VE SDE, on CIFAR-10 under the sub-VP SDE: a cross-check without a published result."""
+
+from score_sde import published
+from score_sde.config import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Four residual blocks per level, 1.3 million steps."""
+    config = published.cifar10()
+    published.subvp(config)
+    published.ncsnpp(config)
+    return config

@@ -1,0 +1,13 @@
+"""NCSN++ on FFHQ at 1024x1024 under the continuous VE SDE: the samples of appendix H.3 in Song et al. 2021."""
+
+from score_sde import published
+from score_sde.config import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Eight resolutions and 2000 sampling steps, with the loss averaged over pixels."""
+    config = published.large_images("ffhq", 1024)
+    published.ve(config, sigma_max=1348.0, num_scales=2000, snr=0.15)
+    published.ncsnpp_1024(config)
+    config.objective.reduce_mean = True
+    return config

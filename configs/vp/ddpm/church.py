@@ -1,0 +1,12 @@
+"""DDPM on LSUN churches at 256x256, after Ho et al. 2020."""
+
+from score_sde import published
+from score_sde.config import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Six resolutions and 112 million parameters."""
+    config = published.large_images("church", 256)
+    published.vp_levels(config)
+    published.ddpm_256(config)
+    return config

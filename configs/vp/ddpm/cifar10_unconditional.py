@@ -1,0 +1,16 @@
+"""DDPM on CIFAR-10 by a network blind to the noise level.
+
+Technique 3 of Song & Ermon 2020, without a published result.
+"""
+
+from score_sde import published
+from score_sde.config import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """As DDPM, without the embedding of the level."""
+    config = published.cifar10()
+    published.vp_levels(config)
+    published.ddpm(config)
+    config.model.embedding = "none"
+    return config

@@ -1,0 +1,232 @@
+"""The pieces from which the published configurations are put together; see the files in configs/.
+
+A configuration is a data set, a diffusion process and a network, in this order::
+
+    config = published.cifar10()
+    published.ve(config, sigma_max=50.0)
+    published.ncsnpp(config)
+
+The first kind of function returns a configuration, the others change one. What none of them sets keeps its default in
+:func:`score_sde.config.default_config`. The networks and numbers are those of Song et al. 2021 (arXiv 2011.13456), of
+Ho et al. 2020 (arXiv 2006.11239) for DDPM, of Song & Ermon 2020 (arXiv 2006.09011) for NCSN and NCSNv2, and of Song
+et al. 2021 (arXiv 2101.09258) for :func:`score_flow`. Numbers of steps are rounded: 1.3 million, not 1,300,001.
+"""
+
+from score_sde.config import ConfigDict, default_config
+
+# The stand-ins for two published samplers: reverse diffusion for ancestral sampling, of which it is another
+# discretisation, and reverse diffusion with as many Langevin corrections for annealed Langevin dynamics, whose step
+# equals that of the Langevin corrector where the score has the norm of z / sigma.
+ANCESTRAL_SAMPLING = {"predictor": "reverse_diffusion"}
+ANNEALED_LANGEVIN = {"predictor": "reverse_diffusion", "corrector": "langevin", "corrector_first": True}
+
+
+def cifar10() -> ConfigDict:
+    """CIFAR-10, mirrored at random."""
+    config = default_config()
+    config.data.name = "cifar10"
+    config.data.random_flip = True
+    return config
+
+
+def celeba() -> ConfigDict:
+    """CelebA: the central 140x140 pixels of the aligned faces, resized to 64x64, in the folder ``data/celeba64``."""
+    config = default_config()
+    _use_folder(config, "celeba64", 64)
+    config.data.random_flip = True
+    return config
+
+
+def imagenet32() -> ConfigDict:
+    """Downsampled ImageNet in the folder ``data/imagenet32``: neither mirrored nor trained with dropout."""
+    config = default_config()
+    _use_folder(config, "imagenet32", 32)
+    config.model.dropout = 0.0
+    return config
+
+
+def large_images(name: str, size: int) -> ConfigDict:
+    """LSUN (bedroom, church), CelebA-HQ or FFHQ, as squares in a folder such as ``data/bedroom256``.
+
+    They are mirrored at random and learnt in batches of 64, for longer, without dropout.
+    """
+    config = default_config()
+    _use_folder(config, f"{name}{size}", size)
+    config.data.random_flip = True
+    config.model.dropout = 0.0
+    config.training.num_steps = 2_400_000
+    config.training.batch_size = 64
+    config.training.checkpoint_every = 5000
+    return config
+
+
+def _use_folder(config: ConfigDict, name: str, size: int) -> None:
+    """Colour images that the user has prepared; the stated shape lets the configuration build without them."""
+    config.data.name = f"folder:data/{name}"
+    config.data.shape = (size, size, 3)
+
+
+def vp(config: ConfigDict) -> None:
+    """The VP SDE on continuous times, sampled with Euler-Maruyama."""
+    config.sde.name = "vp"
+    config.sampling.predictor = "euler_maruyama"
+
+
+def vp_levels(config: ConfigDict) -> None:
+    """The 1000 steps of DDPM, as levels of the VP SDE at ``t = 1/1000, ..., 1``, sampled ancestrally."""
+    config.sde.name = "vp"
+    config.parameterization.condition_on = "level"
+    config.objective.times = "levels"
+    config.objective.t_min = 1 / config.parameterization.num_scales
+    config.sampling.update(ANCESTRAL_SAMPLING)
+
+
+def subvp(config: ConfigDict) -> None:
+    """The sub-VP SDE on continuous times, sampled with Euler-Maruyama."""
+    config.sde.name = "subvp"
+    config.sampling.predictor = "euler_maruyama"
+
+
+def ve(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: float = 0.16) -> None:
+    """The VE SDE on continuous times, sampled with reverse diffusion and Langevin corrections.
+
+    The data lie in [0, 1], the network predicts the score times ``sigma`` and sees ``log sigma`` through Fourier
+    features, and the loss is half a sum over pixels.
+
+    Args:
+        config: The configuration to change.
+        sigma_max: Largest noise: the largest distance between two training images.
+        num_scales: Number of sampling steps.
+        snr: Signal-to-noise ratio of the corrections.
+    """
+    config.sde.name = "ve"
+    config.sde.sigma_max = sigma_max
+    config.data.centered = False
+    config.parameterization.output = "score"
+    config.parameterization.scale_by_sigma = True
+    config.parameterization.condition_on = "log_noise"
+    config.parameterization.num_scales = num_scales
+    config.model.embedding = "fourier"
+    config.objective.reduce_mean = False
+    config.optim.ema_rate = 0.999
+    config.sampling.predictor = "reverse_diffusion"
+    config.sampling.corrector = "langevin"
+    config.sampling.corrector_first = True
+    config.sampling.snr = snr
+    config.sampling.num_steps = num_scales
+    config.sampling.t_min = 1e-5
+
+
+def ve_levels(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: float = 0.16) -> None:
+    """As :func:`ve`, but trained on a geometric sequence of noise levels, of which the network sees the number."""
+    ve(config, sigma_max=sigma_max, num_scales=num_scales, snr=snr)
+    config.parameterization.condition_on = "descending_level"
+    config.model.embedding = "positional"
+    config.objective.times = "levels"
+    config.objective.t_min = 1e-12  # stands for 0, where the smallest level is
+
+
+def score_flow(config: ConfigDict) -> None:
+    """Sampling along the probability flow and, under the sub-VP SDE, times from 0.01 on; after :func:`subvp`.
+
+    This is the baseline of the likelihood tables, weighted for samples; the rows weighted for likelihoods want
+    ``--config.objective.weighting=likelihood``.
+    """
+    config.sampling.predictor = "adaptive"
+    if config.sde.name == "subvp":
+        config.objective.t_min = config.sampling.t_min = config.likelihood.t_min = 1e-2
+
+
+def ddpm(config: ConfigDict) -> None:
+    """The U-Net of DDPM for 32x32 images."""
+    config.model.name = "ddpm"
+    config.model.num_blocks = 2
+
+
+def ddpm_256(config: ConfigDict) -> None:
+    """The U-Net of DDPM for 256x256 images, and its smaller learning rate."""
+    ddpm(config)
+    config.model.channel_multipliers = (1, 1, 2, 2, 4, 4)
+    config.optim.lr = 2e-5
+
+
+def ddpmpp(config: ConfigDict) -> None:
+    """DDPM++ for 32x32 images."""
+    config.model.name = "ncsnpp"
+
+
+def ncsnpp(config: ConfigDict) -> None:
+    """NCSN++ for 32x32 and 64x64 images: DDPM++ with filtered resampling and a residual input pyramid."""
+    config.model.name = "ncsnpp"
+    config.model.fir = True
+    config.model.progressive_input = "residual"
+
+
+def deep(config: ConfigDict) -> None:
+    """Twice the residual blocks of DDPM++ or NCSN++, trained for fewer steps."""
+    config.model.num_blocks = 8
+    config.training.num_steps = 950_000
+
+
+def ncsnpp_256(config: ConfigDict) -> None:
+    """NCSN++ for 256x256 images, with pyramids at input and output."""
+    config.model.name = "ncsnpp"
+    config.model.channel_multipliers = (1, 1, 2, 2, 2, 2, 2)
+    config.model.num_blocks = 2
+    config.model.fir = True
+    config.model.progressive_input = "input_skip"
+    config.model.progressive = "output_skip"
+
+
+def ncsnpp_1024(config: ConfigDict) -> None:
+    """NCSN++ for 1024x1024 images: narrower and deeper still, in batches of 8 and with a slower average."""
+    ncsnpp_256(config)
+    config.model.features = 16
+    config.model.channel_multipliers = (1, 2, 4, 8, 16, 32, 32, 32)
+    config.model.num_blocks = 1
+    config.optim.ema_rate = 0.9999
+    config.training.batch_size = 8
+
+
+def ncsn(config: ConfigDict, *, sigma_max: float, num_scales: int, snr: float, num_corrections: int) -> None:
+    """NCSN on geometric noise levels: the score itself, a normalisation per level, and no averaged parameters.
+
+    Sampling is annealed Langevin dynamics.
+
+    Args:
+        config: The configuration to change.
+        sigma_max: Largest noise level.
+        num_scales: Number of noise levels.
+        snr: ``sqrt(step size / 2) / sigma_min`` of the Langevin dynamics.
+        num_corrections: Langevin steps per level.
+    """
+    ve_levels(config, sigma_max=sigma_max, num_scales=num_scales, snr=snr)
+    config.parameterization.scale_by_sigma = False
+    config.model.name = "ncsn"
+    config.model.activation = "elu"
+    config.optim.lr = 1e-3
+    config.optim.warmup = 0
+    config.optim.grad_clip = 0.0
+    config.optim.ema_rate = 0.0
+    config.sampling.update(ANNEALED_LANGEVIN)
+    config.sampling.num_corrections = num_corrections
+
+
+def ncsnv2(
+    config: ConfigDict, resolution: int, *, sigma_max: float, num_scales: int, snr: float, num_corrections: int
+) -> None:
+    """NCSNv2: a network that is blind to the noise level and predicts the score times ``sigma``, averaged.
+
+    Args:
+        config: The configuration to change.
+        resolution: Image size that the network is made for: 64, 128 or 256.
+        sigma_max: Largest noise level.
+        num_scales: Number of noise levels.
+        snr: ``sqrt(step size / 2) / sigma_min`` of the Langevin dynamics.
+        num_corrections: Langevin steps per level.
+    """
+    ncsn(config, sigma_max=sigma_max, num_scales=num_scales, snr=snr, num_corrections=num_corrections)
+    config.parameterization.scale_by_sigma = True
+    config.model.name = f"ncsnv2_{resolution}"
+    config.optim.lr = 1e-4
+    config.optim.ema_rate = 0.999
