@@ -204,8 +204,11 @@ def _torch_layout(leaf: str, value: np.ndarray) -> Tensor:
 class Trainer:
     """The training step: VP denoising score matching, Adam with warm-up, global-norm clipping, moving average."""
 
-    def __init__(self, model: DDPMpp, *, lr: float, warmup: int, ema_rate: float, num_levels: int) -> None:
-        """Set up optimiser and moving average of ``model``."""
+    def __init__(
+        self, model: DDPMpp, layout: torch.memory_format, *, lr: float, warmup: int, ema_rate: float, num_levels: int
+    ) -> None:
+        """Set up optimiser and moving average of ``model``, whose memory layout the images get too."""
+        self.layout = layout
         self.model = model.train()
         self.params: list[Tensor] = list(model.parameters())
         self.ema = [param.detach().clone() for param in self.params]
@@ -216,7 +219,8 @@ class Trainer:
     def loss(self, levels: Tensor) -> Tensor:
         """Mean squared error of the predicted noise at low-discrepancy times, for images of grey levels (NHWC)."""
         levels = levels.permute(0, 3, 1, 2)
-        x = 2.0 * (levels + torch.rand(levels.shape).to(memory_format=torch.channels_last)) / self.num_levels - 1.0
+        noisy = (levels + torch.rand(levels.shape)).contiguous(memory_format=self.layout)
+        x = 2.0 * noisy / self.num_levels - 1.0
         t = 1e-5 + (1.0 - 1e-5) * ((torch.rand(()) + torch.arange(len(x)) / len(x)) % 1.0)
         integral = t * (0.1 + 0.5 * t * 19.9)
         mean_coeff, std = torch.exp(-0.5 * integral), torch.sqrt(-torch.expm1(-integral))

@@ -2,12 +2,13 @@
 
     python experiments/benchmarks/train_step.py --batch 64 --features 16 --rounds 10
 
-The demo network by default. Before anything is timed the two networks are shown to be the same: equal parameter
-counts, and equal outputs for the same random weights. Both sides take batches of grey levels from host memory and do
-the whole step: dequantise, perturb, forward, backward, clip, Adam, moving average.
+The demo network by default; with ``--forward`` only its evaluation. Before anything is timed the two networks are shown
+to be the same: equal parameter counts, and equal outputs for the same random weights. In training both sides take
+batches of grey levels from host memory and do the whole step: dequantise, perturb, forward, backward, clip, Adam and
+moving average.
 
-PyTorch runs with one thread and with one per core, and the honest opponent is the faster: operations of a small
-network cost less than waking a second thread.
+PyTorch runs with one thread and with one per core, and with channels last or first in memory; the honest opponent is
+the fastest: operations of a small network cost less than waking a second thread.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch_ddpmpp import DDPMpp, Trainer
 
-from score_sde.distributed import global_batch, jit_step, make_mesh, replicated
+from score_sde.distributed import global_batch, jit, jit_step, make_mesh, replicated
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.models.adapters import LinenNetwork
 from score_sde.models.ncsnpp import NCSNpp
@@ -43,7 +44,11 @@ NUM_LEVELS = 17  # grey levels of the 8x8 digits
 
 def make_state(network: LinenNetwork, shape: tuple[int, ...]) -> TrainState:
     """The package's state at step 0."""
-    return jax.jit(lambda: create_state(network, make_optimizer(**OPTIMISER), 0, shape))()
+
+    def make() -> TrainState:
+        return create_state(network, make_optimizer(**OPTIMISER), 0, shape)
+
+    return jax.jit(make, compiler_options={"xla_backend_optimization_level": 0})()  # it runs once
 
 
 def jax_block(network: LinenNetwork, state: TrainState, batches: np.ndarray) -> Callable[[], object]:
@@ -66,14 +71,37 @@ def jax_block(network: LinenNetwork, state: TrainState, batches: np.ndarray) -> 
     return block
 
 
-def torch_block(model: DDPMpp, batches: np.ndarray, threads: int) -> Callable[[], None]:
+def jax_forward(network: LinenNetwork, params: Params, batches: np.ndarray) -> Callable[[], object]:
+    """The evaluation of the network, run over all batches."""
+    run, images = jit(network.apply), [jax.numpy.asarray(batch, "float32") for batch in batches]
+    condition = jax.numpy.linspace(1.0, 999.0, batches.shape[1])
+    return lambda: jax.block_until_ready([run(params, x, condition) for x in images])
+
+
+def torch_block(model: DDPMpp, batches: np.ndarray, threads: int, layout: torch.memory_format) -> Callable[[], None]:
     """The PyTorch training step on a copy of the model, run over all batches."""
-    trainer = Trainer(copy.deepcopy(model), **OPTIMISER, ema_rate=EMA_RATE, num_levels=NUM_LEVELS)
+    model = copy.deepcopy(model).to(memory_format=layout)
+    trainer = Trainer(model, layout, **OPTIMISER, ema_rate=EMA_RATE, num_levels=NUM_LEVELS)
 
     def block() -> None:
         torch.set_num_threads(threads)
         for batch in batches:
             trainer.step(batch)  # eager on a CPU: it has finished when it returns
+
+    return block
+
+
+def torch_forward(model: DDPMpp, batches: np.ndarray, threads: int, layout: torch.memory_format) -> Callable[[], None]:
+    """The evaluation in PyTorch, run over all batches."""
+    model = copy.deepcopy(model).to(memory_format=layout).eval()
+    images = [torch.from_numpy(batch).permute(0, 3, 1, 2).float().contiguous(memory_format=layout) for batch in batches]
+    condition = torch.linspace(1.0, 999.0, batches.shape[1])
+
+    def block() -> None:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            for x in images:
+                model(x, condition)
 
     return block
 
@@ -116,6 +144,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--torch-threads", type=int, nargs="+", default=(1, torch.get_num_threads()), help="threads of PyTorch to try"
     )
+    parser.add_argument("--layouts", nargs="+", default=("last",), choices=("last", "first"), help="channels in memory")
+    parser.add_argument("--forward", action="store_true", help="time the evaluation alone")
     return parser.parse_args()
 
 
@@ -124,16 +154,20 @@ def main() -> None:
     args = parse()
     image, fields = tuple(args.image), network_fields(args)
     network = LinenNetwork(NCSNpp(**fields))
-    model = DDPMpp(image, **fields).to(memory_format=torch.channels_last)
+    model = DDPMpp(image, **fields)
     state = make_state(network, (1, *image))
     check_same_network(network, model, state.params, (args.batch, *image))
     model.load_flax(state.params)
     batches = np.random.default_rng(2).integers(NUM_LEVELS, size=(args.steps, args.batch, *image), dtype=np.uint8)
-    programs: dict[str, Callable[[], object]] = {"score_sde": jax_block(network, state, batches)}
-    for threads in args.torch_threads:
-        programs[f"torch, threads={threads}"] = torch_block(model, batches, threads)
-    print(f"jax {jax.__version__}; torch {torch.__version__}, eager, channels last")
-    report(interleave(programs, rounds=args.rounds, steps=args.steps), subject="score_sde")
+    ours, theirs = (jax_forward, torch_forward) if args.forward else (jax_block, torch_block)
+    subject = "score_sde"
+    programs = {subject: ours(network, state.params if args.forward else state, batches)}
+    layouts = {"last": torch.channels_last, "first": torch.contiguous_format}
+    for layout in args.layouts:
+        for threads in args.torch_threads:
+            programs[f"torch, {threads} threads, {layout}"] = theirs(model, batches, threads, layouts[layout])
+    print(f"jax {jax.__version__}; torch {torch.__version__}, eager")
+    report(interleave(programs, rounds=args.rounds, steps=args.steps), subject=subject)
 
 
 if __name__ == "__main__":

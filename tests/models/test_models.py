@@ -135,6 +135,28 @@ def test_attention_does_not_know_where_a_pixel_lies():
     assert float(jnp.abs(direct - shuffle(x) / np.sqrt(2.0)).max()) > 0.1  # it does something
 
 
+def test_attention_is_a_softmax_over_all_pixels():
+    x = 2.0 * _normal(0, 2, 3, 4, 8)
+    block = AttentionBlock(skip_rescale=False)
+    params = _randomised(block.init(jax.random.key(1), x)["params"])
+    params["GroupNorm_0"] = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
+    grouped = np.asarray(x, np.float64).reshape(2, 12, 2, 4)
+    centred = grouped - grouped.mean(axis=(1, 3), keepdims=True)
+    h = (centred / np.sqrt((centred**2).mean(axis=(1, 3), keepdims=True) + 1e-6)).reshape(2, 12, 8)
+
+    def dense(h, index):
+        weights = params[f"Pointwise_{index}"]["Dense_0"]
+        return h @ np.asarray(weights["kernel"], np.float64) + np.asarray(weights["bias"])
+
+    query, key, value = (dense(h, index) for index in range(3))
+    out = np.zeros_like(value)
+    for image, pixel in np.ndindex(2, 12):
+        weights = np.exp([query[image, pixel] @ key[image, other] / np.sqrt(8.0) for other in range(12)])
+        out[image, pixel] = weights @ value[image] / weights.sum()
+    expected = np.asarray(x) + dense(out, 3).reshape(x.shape)
+    np.testing.assert_allclose(block.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_untrained_network_predicts_almost_zero(name):
     net, shape = NETWORKS[name]
@@ -144,10 +166,11 @@ def test_an_untrained_network_predicts_almost_zero(name):
 
 
 @pytest.mark.parametrize(("sde", "reduce_mean"), [(VP(), True), (VE(), False)], ids=["VP", "VE"])
-def test_the_loss_of_an_untrained_network_is_that_of_predicting_no_noise(sde, reduce_mean):
+@pytest.mark.parametrize(("name", "count"), [("mlp", 20_000), ("ncsnpp", 500)])
+def test_the_loss_of_an_untrained_network_is_that_of_predicting_no_noise(name, count, sde, reduce_mean):
     # E |z|^2: 1 as a mean over the event, d / 2 as half the sum.
-    net, shape = NETWORKS["mlp"]
-    count, dim = 20_000, 3
+    net, shape = NETWORKS[name]
+    dim = int(np.prod(shape))
     loss_fn = score_matching_loss(
         sde,
         net,
