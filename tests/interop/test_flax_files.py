@@ -38,17 +38,6 @@ def load(tmp_path):
     return load
 
 
-@pytest.fixture
-def refused(load):
-    def refused(data):
-        with pytest.raises(UserError) as info:
-            load(data)
-        assert "checkpoint_1" in str(info.value)
-        return str(info.value)
-
-    return refused
-
-
 def _array(shape, name, data):
     return msgpack.ExtType(1, msgpack.packb((shape, name, data)))
 
