@@ -163,10 +163,10 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
 
     Raises:
         UserError: If there is a run in ``workdir`` already, or the checkpoint is none of this configuration's network;
-            nothing is written then.
+            nothing is written then. An import that was interrupted leaves no run, and is simply given again.
     """
     experiment = build_experiment(config)
-    if newest_config(workdir) is not None or (workdir / "checkpoints").exists():
+    if _has_checkpoint(workdir):
         raise UserError(f"There is a run in {workdir} already; give another --workdir.")
     imported = import_checkpoint(checkpoint, experiment.network, experiment.event_shape)
     fresh = experiment.fresh_state(imported.params)
@@ -206,6 +206,13 @@ def _claim_workdir(config: ConfigDict, workdir: Path) -> None:
     except OSError as error:
         raise UserError(f"Cannot create the working directory {workdir} ({error.strerror}); give another.") from error
     atomic_write_json(workdir / "config.json", config.to_dict())
+
+
+def _has_checkpoint(workdir: Path) -> bool:
+    if not (workdir / "checkpoints").is_dir():
+        return False
+    with Checkpoints(workdir) as checkpoints:
+        return bool(checkpoints.steps)
 
 
 def _check_same_run(config: ConfigDict, workdir: Path) -> bool:

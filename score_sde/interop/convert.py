@@ -19,6 +19,7 @@ Named = dict[str, np.ndarray]  # parameters by path, such as "ResidualBlock_0/Co
 Shapes = dict[str, tuple[int, ...]]
 
 _ADVICE = "Give the --config that this checkpoint was trained with."
+_NCSN_ADVICE = " A PyTorch release of NCSN or NCSNv2 needs --config.model.pytorch=True besides, one in Flax False."
 _FLAX_RULES = [
     (r"^GaussianFourierProjection_0/W$", "TimeEmbedding_0/FourierEmbedding_0/W"),
     (r"^Dense_([01])/(kernel|bias)$", r"TimeEmbedding_0/Dense_\1/\2"),
@@ -101,13 +102,14 @@ def fit(named: Named, shapes: Shapes, source: str) -> Params:
     """The parameters as a tree of exactly the expected shapes, in float32.
 
     Raises:
-        UserError: Naming the first parameter that is missing, superfluous or of another shape.
+        UserError: Naming the first parameter that is missing, superfluous, of another shape or not finite.
     """
+    advice = _ADVICE + (_NCSN_ADVICE if any("RefineBlock" in path for path in shapes) else "")
     for path, shape in shapes.items():
         if path not in named:
             raise UserError(
                 f"{source} has no parameter '{path}', which the configuration expects with shape {shape}."
-                f"{nearest(path, named)} {_ADVICE}"
+                f"{nearest(path, named)} {advice}"
             )
         value = named[path]
         if not isinstance(value, np.ndarray) or not (value.dtype.kind == "f" or value.dtype.name == "bfloat16"):
@@ -115,12 +117,23 @@ def fit(named: Named, shapes: Shapes, source: str) -> Params:
         if _without_leading_ones(value.shape) != _without_leading_ones(shape):
             raise UserError(
                 f"{source} has the parameter '{path}' with shape {value.shape}; the configuration expects {shape}. "
-                f"{_ADVICE}"
+                f"{advice}"
             )
     for path in named:
         if path not in shapes:
-            raise UserError(f"{source} has a parameter '{path}' that the configuration does not expect. {_ADVICE}")
-    return unflatten({path: np.array(named[path], np.float32).reshape(shape) for path, shape in shapes.items()})
+            raise UserError(f"{source} has a parameter '{path}' that the configuration does not expect. {advice}")
+    return unflatten({path: _finite(named[path], path, source).reshape(shape) for path, shape in shapes.items()})
+
+
+def _finite(value: np.ndarray, path: str, source: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, and is refused
+        values = np.array(value, np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{source} has the parameter '{path}' with values that are not finite; expected a checkpoint of a training "
+            "that did not diverge. Give an earlier one."
+        )
+    return values
 
 
 def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
