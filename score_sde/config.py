@@ -39,6 +39,10 @@ def _add_model_fields(config: ConfigDict) -> None:
     config.sde.beta_max = 20.0
     config.sde.sigma_min = 0.01  # VE
     config.sde.sigma_max = 50.0
+    # continuous, or the chain of N = parameterization.num_scales levels to train and sample on: for vp linear (the
+    # SDE's own), cosine, quad, const or jsd, with betas from beta_min / N to beta_max / N; for ve geometric (its own)
+    # or uniform
+    config.sde.schedule = "continuous"
 
     config.parameterization = ConfigDict()
     config.parameterization.output = "noise"  # what the network predicts: noise, score, data, v or edm
@@ -119,13 +123,22 @@ def _add_training_fields(config: ConfigDict) -> None:
 def _add_measuring_fields(config: ConfigDict) -> None:
     """What is done with a trained model."""
     config.sampling = ConfigDict()
-    config.sampling.predictor = "euler_maruyama"  # euler_maruyama, reverse_diffusion, euler, heun or adaptive
-    config.sampling.corrector = "none"  # none or langevin
+    # with noise euler_maruyama, reverse_diffusion, ancestral, ancestral_large, ddim, sde_dpm_solver_{1,2m,3m}, none;
+    # without euler, heun, edm_heun, dpm_solver_{1,2s,2m,3m}, unipc_{1,2,3}, adaptive
+    config.sampling.predictor = "euler_maruyama"
+    config.sampling.noise_scale = 1.0  # of those with noise: 1 the reverse SDE, 0 the probability flow
+    config.sampling.eta = 0.0  # noise of ddim: 0 none, 1 ancestral sampling
+    config.sampling.churn = 0.0  # noise of edm_heun: relative increase of the noise level before each step
+    config.sampling.churn_min = 0.0  # lowest noise-to-signal ratio with churn
+    config.sampling.churn_max = 1e30  # highest
+    config.sampling.corrector = "none"  # none, langevin or annealed_langevin
     config.sampling.snr = 0.16
+    config.sampling.per_sample = False  # langevin: norms per sample, not over the batch; samples then ignore each other
     config.sampling.num_corrections = 1
     config.sampling.corrector_first = False
     config.sampling.num_steps = 1000
-    config.sampling.grid = "uniform"  # spacing of the times: uniform, quadratic or log_snr
+    config.sampling.grid = "uniform"  # spacing of the times: uniform, quadratic, log_snr or edm
+    config.sampling.rho = 7.0  # of the edm grid
     config.sampling.t_min = 1e-3  # where sampling stops; 1e-5 for VE
     config.sampling.denoising = "tweedie"  # how the noise left at t_min is removed: tweedie, mean or none
     config.sampling.tolerance = 1e-5  # of the adaptive solver, relative and absolute

@@ -1,31 +1,27 @@
 """The border where a configuration becomes typed objects; below it nothing knows of configurations."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import optax
 
+from score_sde.chains import BETAS, DDPM, NCSN, SIGMAS, Chain
 from score_sde.config import ConfigDict, at_least, below, build, check_fields, choose
 from score_sde.errors import UserError
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.models.registry import make_network
 from score_sde.objectives import TIME_SAMPLERS, WEIGHTINGS, score_matching_loss
 from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS, Parameterization, make_score_fn
-from score_sde.sampling import Grid, log_snr_times, quadratic_times, uniform_times
+from score_sde.processes import Process, ReverseProcess
+from score_sde.sampling import GRIDS, Grid, edm_times, levels_of
 from score_sde.sdes import SDE, VE, VP, SubVP
-from score_sde.solvers import CORRECTORS, ODE_STEPS, PREDICTORS, PredictorCorrector, Solver
+from score_sde.solvers import CONTINUOUS, CORRECTORS, DETERMINISTIC, PREDICTORS, PredictorCorrector, Solver
 from score_sde.training.optim import make_optimizer
 from score_sde.training.state import TrainState, create_state, state_of
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import LossFn, Network, Params, ScoreFn
 
 SDES: dict[str, type[SDE]] = {"vp": VP, "subvp": SubVP, "ve": VE}
-GRIDS: dict[str, Callable[[SDE, int, float], Grid]] = {
-    "uniform": lambda sde, n, t_end: uniform_times(n, t_end),
-    "quadratic": lambda sde, n, t_end: quadratic_times(n, t_end),
-    "log_snr": log_snr_times,
-}
 ADAPTIVE = "adaptive"  # the predictor that is no step: it solves the probability flow with error control
 
 
@@ -37,6 +33,7 @@ class Experiment:
     event_shape: tuple[int, ...]
     quantization: Quantization
     sde: SDE
+    process: Process  # what is trained and sampled: the SDE, or a chain of which it is the limit
     network: Network
     parameterization: Parameterization
     loss_fn: LossFn
@@ -55,6 +52,7 @@ class Experiment:
         check_fields(config)
         _check_values(config)
         sde = make_sde(config)
+        process = make_process(config, sde)
         network = make_network(
             dict(config.model),
             event_shape,
@@ -64,7 +62,7 @@ class Experiment:
         parameterization = _make_parameterization(config)
         objective = config.objective
         loss_fn = score_matching_loss(
-            sde,
+            process,
             network,
             parameterization,
             times=build(
@@ -82,6 +80,7 @@ class Experiment:
             event_shape=event_shape,
             quantization=quantization,
             sde=sde,
+            process=process,
             network=network,
             parameterization=parameterization,
             loss_fn=loss_fn,
@@ -94,7 +93,7 @@ class Experiment:
                 ema_warmup=config.optim.ema_warmup,
             ),
             solver=_make_solver(config),
-            times=choose("grid", config.sampling.grid, GRIDS)(sde, config.sampling.num_steps, config.sampling.t_min),
+            times=_make_times(config, sde, process),
         )
 
     def init_state(self) -> TrainState:
@@ -110,18 +109,51 @@ class Experiment:
         return jax.eval_shape(self.init_state)
 
     def score_fn(self, params: Params) -> ScoreFn:
-        """The score under given parameters, without dropout."""
+        """The score of the SDE's marginals under given parameters, without dropout."""
         return make_score_fn(self.network, self.parameterization, self.sde, params)
+
+    def reverse(self, params: Params) -> ReverseProcess:
+        """What the solver follows under given parameters."""
+        score_fn = make_score_fn(self.network, self.parameterization, self.process, params)
+        return self.process.reverse(score_fn, noise_scale=self.noise_scale)
 
     @property
     def noise_scale(self) -> float:
-        """1 where the sampler solves the reverse SDE, 0 where it solves the probability flow."""
-        return 0.0 if self.config.sampling.predictor in ODE_STEPS | {ADAPTIVE} else 1.0
+        """0 where the sampler solves the probability flow, else ``sampling.noise_scale``."""
+        flow = self.config.sampling.predictor in {*DETERMINISTIC, ADAPTIVE}
+        return 0.0 if flow else self.config.sampling.noise_scale
 
 
 def make_sde(config: ConfigDict) -> SDE:
     """The forward process that the configuration names."""
     return build(choose("SDE", config.sde.name, SDES), config.sde)
+
+
+def make_process(config: ConfigDict, sde: SDE) -> Process:
+    """The SDE, or the chain of ``parameterization.num_scales`` levels that ``sde.schedule`` names.
+
+    Raises:
+        UserError: For a schedule that the SDE is not the limit of.
+    """
+    name, n = config.sde.schedule, config.parameterization.num_scales
+    if name == "continuous":
+        return sde
+    if config.sde.name == "vp":
+        betas = choose("schedule of the VP chain", name, {"continuous": None, **BETAS})
+        return DDPM(betas=betas(n, config.sde.beta_min / n, config.sde.beta_max / n))
+    if config.sde.name == "ve":
+        sigmas = choose("schedule of the VE chain", name, {"continuous": None, **SIGMAS})
+        return NCSN(sigmas=sigmas(n, config.sde.sigma_min, config.sde.sigma_max))
+    raise UserError(f"config.sde.schedule is {name}, and no chain is named for {config.sde.name}; expected continuous.")
+
+
+def _make_times(config: ConfigDict, sde: SDE, process: Process) -> Grid:
+    sampling = config.sampling
+    if sampling.grid == "edm":
+        times = edm_times(sde, sampling.num_steps, sampling.t_min, sampling.rho)
+    else:
+        times = choose("grid", sampling.grid, GRIDS)(sde, sampling.num_steps, sampling.t_min)
+    return levels_of(process, times) if isinstance(process, Chain) else times
 
 
 def _make_parameterization(config: ConfigDict) -> Parameterization:
@@ -138,16 +170,27 @@ def _make_solver(config: ConfigDict) -> Solver | None:
     choose("denoising", sampling.denoising, {"tweedie": 1, "mean": 1, "none": 1})
     corrector = None
     if sampling.corrector != "none":
-        corrector = choose("corrector", sampling.corrector, {**CORRECTORS, "none": None})(snr=sampling.snr)
+        corrector = build(choose("corrector", sampling.corrector, {**CORRECTORS, "none": None}), sampling)
     predictor = choose("predictor", sampling.predictor, {**PREDICTORS, ADAPTIVE: None})
+    if config.sde.schedule != "continuous" and sampling.predictor in {*CONTINUOUS, ADAPTIVE}:
+        raise UserError(
+            f"The predictor {sampling.predictor} follows a drift, and a chain (config.sde.schedule="
+            f"{config.sde.schedule}) has none; expected one of {', '.join(sorted({*PREDICTORS} - CONTINUOUS))}."
+        )
     if predictor is None:
         if corrector is not None:
             raise UserError("The adaptive ODE solver takes no corrector; set config.sampling.corrector=none.")
         return None
+    predictor = build(predictor, sampling) if isinstance(predictor, type) else predictor()
     if corrector is None:
-        return predictor()
+        return predictor
+    if sampling.predictor.startswith(("dpm_solver_2m", "dpm_solver_3m", "sde_dpm_solver", "unipc")):
+        raise UserError(
+            f"The predictor {sampling.predictor} goes on from its own past, and a corrector would move the sample away "
+            "from it; set config.sampling.corrector=none, or take dpm_solver_2s."
+        )
     return PredictorCorrector(
-        predictor=predictor(),
+        predictor=predictor,
         corrector=corrector,
         num_corrections=sampling.num_corrections,
         corrector_first=sampling.corrector_first,
@@ -175,6 +218,8 @@ def _check_values(config: ConfigDict) -> None:
     )
     at_least(config, 0, "optim.lr", "optim.eps", "optim.weight_decay", "optim.warmup", "optim.ema_rate")
     at_least(config, 0, "optim.beta1", "optim.beta2", "model.dropout", "sampling.snr")
+    at_least(config, 0, "sampling.noise_scale", "sampling.eta", "sampling.churn", "sampling.churn_min")
+    at_least(config, 1, "sampling.rho")
     at_least(config, 1e-12, "sde.beta_min", "sde.sigma_min", "parameterization.data_std", "objective.t_min")
     at_least(config, 1e-12, "sampling.t_min", "sampling.tolerance", "likelihood.t_min", "likelihood.tolerance")
     below(config, 1, "objective.t_min", "sampling.t_min", "likelihood.t_min", "model.dropout")

@@ -77,7 +77,7 @@ def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
 def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     """Draw samples and a strip from noise to data: ``samples.png``, ``samples.npz``, ``trajectory.png``."""
     experiment = build_experiment(config)
-    state = _trained_state(experiment, workdir)
+    state = trained_state(experiment, workdir)
     settings = config.sampling
     with ProgressBar(total=settings.num_samples, description="sampling") as bar:
         drawn = draw_samples(experiment, state.ema_params, progress=bar.advance)
@@ -110,7 +110,8 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
 def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
     """Measure the held-out likelihood beside that of the best Gaussian mixture: ``likelihood.json``."""
     experiment = build_experiment(config)
-    state = _trained_state(experiment, workdir)
+    _check_limit(config)
+    state = trained_state(experiment, workdir)
     source = _load(config, "test")
     total = min(config.likelihood.num_examples or len(source), len(source))
     with ProgressBar(total=total, description="likelihood") as bar:
@@ -142,7 +143,7 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
 def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
     """The loss of the averaged parameters on the whole test split, with its standard error: ``eval.json``."""
     experiment = build_experiment(config)
-    state = _trained_state(experiment, workdir)
+    state = trained_state(experiment, workdir)
     loss, error = LossEvaluator(experiment, _load(config, "test"))(state.ema_params)
     atomic_write_json(workdir / "eval.json", {"loss": loss, "std_error": error, **_provenance(state, command)})
     log.info("Test loss %.5f +- %.5f at step %d.", loss, error, int(state.step))
@@ -183,7 +184,7 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
 
 def run_export(config: ConfigDict, workdir: Path, command: str) -> None:
     """Write parameters and their moving average to ``model.safetensors``, which ``--mode=import`` reads."""
-    state = _trained_state(build_experiment(config), workdir)
+    state = trained_state(build_experiment(config), workdir)
     export_checkpoint(workdir / "model.safetensors", state.params, state.ema_params, int(state.step))
     log.info("Wrote %s.", workdir / "model.safetensors")
 
@@ -238,7 +239,7 @@ def _free_fields(config: ConfigDict) -> tuple[str, ...]:
     return _FREE if config.optim.schedule == "constant" else _FREE[1:]
 
 
-def _trained_state(experiment: Experiment, workdir: Path) -> TrainState:
+def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
     """The state of the newest good checkpoint."""
     if not _check_same_run(experiment.config, workdir) or not (workdir / "checkpoints").is_dir():
         raise UserError(f"There is no trained model in {workdir}; train one there first with --mode=train.")
@@ -256,6 +257,16 @@ def _provenance(state: TrainState, command: str) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": describe_machine(),
     }
+
+
+def _check_limit(config: ConfigDict) -> None:
+    """Refuse a chain that is not the SDE's own: the SDE, whose flow gives the likelihood, has other marginals."""
+    own = {"vp": "linear", "ve": "geometric"}.get(config.sde.name)
+    if config.sde.schedule not in ("continuous", own):
+        raise UserError(
+            f"The network was trained on the chain sde.schedule={config.sde.schedule}, and the likelihood is that "
+            f"of the {config.sde.name} SDE, which is the limit of another; expected continuous or {own}."
+        )
 
 
 def _protocol(experiment: Experiment) -> str:

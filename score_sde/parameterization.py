@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 import jax.numpy as jnp
 
-from score_sde.sdes import SDE
+from score_sde.processes import Process
 from score_sde.typing import (
     Batch,
     Labels,
@@ -34,7 +34,7 @@ from score_sde.typing import (
 #: ``log_time`` are ``999 t`` (DDPM++) and its logarithm; ``log_noise`` is ``log(s / m)``, for the VE SDE the
 #: ``log sigma`` of NCSN++. Networks trained on ``N`` discrete levels want their number: ``level`` counts as DDPM
 #: does, from the least noise at ``t = 1 / N``; ``descending_level`` as NCSN does, from the most noise at ``t = 1``.
-CONDITIONS: Mapping[str, Callable[[SDE, Times, Number], Times]] = MappingProxyType(
+CONDITIONS: Mapping[str, Callable[[Process, Times, Number], Times]] = MappingProxyType(
     {
         "time": lambda sde, t, n: 999.0 * t,
         "log_time": lambda sde, t, n: jnp.log(999.0 * t),
@@ -62,10 +62,10 @@ class Parameterization(abc.ABC):
     num_scales: Number = 1000
 
     @abc.abstractmethod
-    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """The predicted noise ``E[z | x_t]`` that the network output stands for."""
 
-    def inputs(self, sde: SDE, x: Batch, t: Times) -> tuple[Batch, Times]:
+    def inputs(self, sde: Process, x: Batch, t: Times) -> tuple[Batch, Times]:
         """The network's two arguments: (scaled) noisy data and noise condition."""
         mean_coeff, std = sde.marginal(t)
         if self.scale_input:
@@ -77,7 +77,7 @@ class Parameterization(abc.ABC):
 class NoisePrediction(Parameterization):
     """The output is the noise ``z`` (Ho et al. 2020, arXiv 2006.11239, eq. 14); the choice of DDPM++."""
 
-    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """The output itself."""
         return output
 
@@ -92,7 +92,7 @@ class ScorePrediction(Parameterization):
 
     scale_by_sigma: bool = static(default=True)
 
-    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """Minus the output, times ``s`` if it is the score itself."""
         return -output if self.scale_by_sigma else -expand_like(sde.marginal(t).std, x) * output
 
@@ -101,7 +101,7 @@ class ScorePrediction(Parameterization):
 class DataPrediction(Parameterization):
     """The output is the data ``x_0``; the noise loses digits where ``s`` is small, so prefer others for likelihoods."""
 
-    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """``(x - m output) / s``."""
         mean_coeff, std = sde.marginal(t)
         return (x - expand_like(mean_coeff, x) * output) / expand_like(std, x)
@@ -111,7 +111,7 @@ class DataPrediction(Parameterization):
 class VPrediction(Parameterization):
     """The output is the velocity ``v = m z - s x_0`` (Salimans & Ho 2022, appendix D), for any ``m`` and ``s``."""
 
-    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """``(m v + s x) / (m^2 + s^2)``, which solves ``x = m x_0 + s z`` and ``v = m z - s x_0``."""
         mean_coeff, std = sde.marginal(t)
         total = expand_like(mean_coeff**2 + std**2, x)
@@ -130,7 +130,7 @@ class EDMPrediction(Parameterization):
     scale_input: bool = static(default=True)
     condition_on: str = static(default="log_noise")
 
-    def noise(self, sde: SDE, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """The formula above, with numerator and denominator multiplied by ``m`` so that it holds as ``m -> 0``."""
         mean_coeff, std = sde.marginal(t)
         total = std**2 + (mean_coeff * self.data_std) ** 2
@@ -152,7 +152,7 @@ PARAMETERIZATIONS: Mapping[str, type[Parameterization]] = MappingProxyType(
 def make_noise_fn(
     network: Network,
     parameterization: Parameterization,
-    sde: SDE,
+    sde: Process,
     params: Params,
     *,
     label: Labels | None = None,
@@ -171,7 +171,7 @@ def make_noise_fn(
 def make_score_fn(
     network: Network,
     parameterization: Parameterization,
-    sde: SDE,
+    sde: Process,
     params: Params,
     *,
     label: Labels | None = None,
@@ -186,7 +186,7 @@ def make_score_fn(
     return score_fn
 
 
-def denoise(sde: SDE, score_fn: ScoreFn, x: Batch, t: Times) -> Batch:
+def denoise(sde: Process, score_fn: ScoreFn, x: Batch, t: Times) -> Batch:
     """The posterior mean ``E[x_0 | x_t] = (x + s^2 score) / m`` (Tweedie's formula)."""
     mean_coeff, std = sde.marginal(t)
     return (x + expand_like(std**2, x) * score_fn(x, t)) / expand_like(mean_coeff, x)

@@ -14,12 +14,6 @@ et al. 2021 (arXiv 2101.09258) for :func:`score_flow`. Numbers of steps are roun
 
 from score_sde.config import ConfigDict, default_config
 
-# The stand-ins for two published samplers: reverse diffusion for ancestral sampling, of which it is another
-# discretisation, and reverse diffusion with as many Langevin corrections for annealed Langevin dynamics, whose step
-# equals that of the Langevin corrector where the score has the norm of z / sigma.
-ANCESTRAL_SAMPLING = {"predictor": "reverse_diffusion"}
-ANNEALED_LANGEVIN = {"predictor": "reverse_diffusion", "corrector": "langevin", "corrector_first": True}
-
 
 def cifar10() -> ConfigDict:
     """CIFAR-10, mirrored at random."""
@@ -73,12 +67,14 @@ def vp(config: ConfigDict) -> None:
 
 
 def vp_levels(config: ConfigDict) -> None:
-    """The 1000 steps of DDPM, as levels of the VP SDE at ``t = 1/1000, ..., 1``, sampled ancestrally."""
+    """The 1000 steps of DDPM, sampled ancestrally with the larger noise."""
     config.sde.name = "vp"
+    config.sde.schedule = "linear"
     config.parameterization.condition_on = "level"
     config.objective.times = "levels"
     config.objective.t_min = 1 / config.parameterization.num_scales
-    config.sampling.update(ANCESTRAL_SAMPLING)
+    config.sampling.t_min = 1 / config.parameterization.num_scales
+    config.sampling.predictor = "ancestral_large"
 
 
 def subvp(config: ConfigDict) -> None:
@@ -120,6 +116,7 @@ def ve(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: flo
 def ve_levels(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: float = 0.16) -> None:
     """As :func:`ve`, but trained on a geometric sequence of noise levels, of which the network sees the number."""
     ve(config, sigma_max=sigma_max, num_scales=num_scales, snr=snr)
+    config.sde.schedule = "geometric"
     config.parameterization.condition_on = "descending_level"
     config.model.embedding = "positional"
     config.objective.times = "levels"
@@ -208,7 +205,9 @@ def ncsn(config: ConfigDict, *, sigma_max: float, num_scales: int, snr: float, n
     config.optim.warmup = 0
     config.optim.grad_clip = 0.0
     config.optim.ema_rate = 0.0
-    config.sampling.update(ANNEALED_LANGEVIN)
+    config.sampling.predictor = "none"
+    config.sampling.corrector = "annealed_langevin"
+    config.sampling.corrector_first = False  # at the highest level the prior has nothing to correct
     config.sampling.num_corrections = num_corrections
 
 

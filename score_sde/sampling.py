@@ -4,19 +4,24 @@ Sample ``i`` depends on the root key and on ``i`` alone (key = root, sample inde
 batch size and every number of devices.
 """
 
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
+from score_sde.chains import Chain
+from score_sde.errors import UserError
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
-from score_sde.sdes import SDE, ReverseSDE
+from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers.base import Solver, SolverState, fold_in
 from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys
 
 Denoising = Literal["tweedie", "mean", "none"]
-Grid = Float[Array, " steps_plus_one"]
+Grid: TypeAlias = Float[Array, " steps_plus_one"]
 
 #: Purposes of the keys derived from a sample's key; solver steps use their own index.
 _PRIOR = 0
@@ -53,11 +58,47 @@ def quadratic_times(num_steps: int, t_end: Number = 1e-3) -> Grid:
     return jnp.linspace(1.0, jnp.sqrt(t_end), num_steps + 1) ** 2
 
 
-def log_snr_times(sde: SDE, num_steps: int, t_end: Number = 1e-3) -> Grid:
+def log_snr_times(process: Process, num_steps: int, t_end: Number = 1e-3) -> Grid:
     """Steps of equal change in the log signal-to-noise ratio (Lu et al. 2022, arXiv 2206.00927, section 3.4)."""
-    ends = sde.log_snr(jnp.stack([jnp.asarray(1.0), jnp.asarray(t_end)]))
-    grid = sde.inverse_log_snr(jnp.linspace(ends[0], ends[1], num_steps + 1))
+    ends = process.log_snr(jnp.stack([jnp.asarray(1.0), jnp.asarray(t_end)]))
+    grid = process.inverse_log_snr(jnp.linspace(ends[0], ends[1], num_steps + 1))
     return grid.at[0].set(1.0).at[-1].set(t_end)  # the ends exactly, not up to rounding
+
+
+def edm_times(process: Process, num_steps: int, t_end: Number = 1e-3, rho: Number = 7.0) -> Grid:
+    """Equal steps in the ``rho``-th root of the noise-to-signal ratio ``s / m`` (Karras et al. 2022, eq. 5)."""
+    ends = jnp.exp(-0.5 / rho * process.log_snr(jnp.stack([jnp.asarray(1.0), jnp.asarray(t_end)])))
+    ratio = jnp.linspace(ends[0], ends[1], num_steps + 1) ** rho
+    grid = process.inverse_log_snr(-2.0 * jnp.log(ratio))
+    return grid.at[0].set(1.0).at[-1].set(t_end)
+
+
+#: Grids ``(process, num_steps, t_end) -> times`` by name.
+GRIDS: Mapping[str, Callable[[Process, int, float], Grid]] = MappingProxyType(
+    {
+        "uniform": lambda process, n, t_end: uniform_times(n, t_end),
+        "quadratic": lambda process, n, t_end: quadratic_times(n, t_end),
+        "log_snr": log_snr_times,
+        "edm": edm_times,
+    }
+)
+
+
+def levels_of(chain: Chain, times: Grid) -> Float[Array, " levels"]:
+    """The levels of a chain nearest to the times of a grid, each once; where there are more times, fewer levels.
+
+    >>> from score_sde.chains import NCSN, geometric_sigmas
+    >>> levels_of(NCSN(sigmas=geometric_sigmas(5)), uniform_times(3, 0.0)).tolist()
+    [1.0, 0.75, 0.25, 0.0]
+
+    Raises:
+        UserError: If fewer than two levels are left.
+    """
+    levels = np.asarray(chain.times)
+    nearest = np.unique(np.abs(np.asarray(times)[:, None] - levels[None]).argmin(axis=1))[::-1]
+    if len(nearest) < 2:
+        raise UserError(f"All times of the grid are nearest to one of the {len(levels)} levels; expected more steps.")
+    return jnp.asarray(levels[nearest])
 
 
 def sample_keys(key: PRNGKey, first: Array | int, count: int) -> SampleKeys:
@@ -65,12 +106,12 @@ def sample_keys(key: PRNGKey, first: Array | int, count: int) -> SampleKeys:
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(first + jnp.arange(count))
 
 
-def prior_samples(keys: SampleKeys, sde: SDE, event_shape: tuple[int, ...]) -> Batch:
+def prior_samples(keys: SampleKeys, sde: Process, event_shape: tuple[int, ...]) -> Batch:
     """Draw the starting points from the prior, one per key."""
     return jax.vmap(lambda key: sde.prior_sample(jax.random.fold_in(key, _PRIOR), event_shape))(keys)
 
 
-def integrate(keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, times: Grid) -> SolverState:
+def integrate(keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batch, times: Grid) -> SolverState:
     """Apply ``solver`` along ``times``: the only scan over solver steps.
 
     Args:
@@ -87,7 +128,7 @@ def integrate(keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, t
     return state
 
 
-def trajectory(keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, times: Grid) -> Float[Array, "..."]:
+def trajectory(keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batch, times: Grid) -> Float[Array, "..."]:
     """The samples at every time of the grid, stacked in front: shape ``(steps + 1, batch, *event)``."""
     _, path = _scan(keys, solver, process, x, times, keep=True)
     assert path is not None
@@ -95,7 +136,7 @@ def trajectory(keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, 
 
 
 def _scan(
-    keys: SampleKeys, solver: Solver, process: ReverseSDE, x: Batch, times: Grid, *, keep: bool
+    keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batch, times: Grid, *, keep: bool
 ) -> tuple[SolverState, Array | None]:
     solver_keys = fold_in(keys, _SOLVER)
 
@@ -111,7 +152,7 @@ def _scan(
 def make_sampler(
     network: Network,
     parameterization: Parameterization,
-    sde: SDE,
+    sde: Process,
     solver: Solver,
     *,
     times: Grid,

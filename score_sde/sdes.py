@@ -14,31 +14,18 @@ All formulas are stable in float32: ``1 - exp(-B)`` is written ``-expm1(-B)``.
 
 import abc
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.typing import Batch, Number, PRNGKey, ScoreFn, Time, Times, component, expand_like
+from score_sde.chains import DDPM, NCSN, Chain, Tabulated
+from score_sde.processes import Marginal, Process, ReverseProcess, Transition
+from score_sde.typing import Batch, Number, ScoreFn, Time, component, expand_like
 
 
-class Marginal(NamedTuple):
-    """Coefficients of ``p(x_t | x_0) = N(mean_coeff x_0, std^2 I)``."""
-
-    mean_coeff: Time
-    std: Time
-
-
-class Transition(NamedTuple):
-    """One step of a discrete forward chain: ``x_t = mean_coeff x_s + std z``."""
-
-    mean_coeff: Time
-    std: Time
-
-
-class SDE(abc.ABC):
-    """The contract of a forward process: four things to write, the rest follows."""
+class SDE(Process):
+    """The contract of a linear SDE: four things to write (the marginal and the prior too), the rest follows."""
 
     @abc.abstractmethod
     def drift_coeff(self, t: Time) -> Time:
@@ -48,56 +35,18 @@ class SDE(abc.ABC):
     def diffusion(self, t: Time) -> Time:
         """The diffusion coefficient ``g(t)``."""
 
-    @abc.abstractmethod
-    def marginal(self, t: Time) -> Marginal:
-        """Mean coefficient ``m(t)`` and standard deviation ``s(t)`` of ``x_t`` given ``x_0``."""
-
-    @property
-    @abc.abstractmethod
-    def prior_std(self) -> Number:
-        """Standard deviation of the Gaussian prior that the process is taken to reach at ``t = 1``."""
-
     def drift(self, x: Batch, t: Time) -> Batch:
         """The drift ``f(t) x``."""
         return expand_like(self.drift_coeff(t), x) * x
 
-    def perturb(self, key: PRNGKey, x0: Batch, t: Times) -> tuple[Batch, Batch]:
-        """Draw ``x_t = m(t) x_0 + s(t) z`` and return it with the noise ``z``."""
-        noise = jax.random.normal(key, x0.shape, x0.dtype)
-        mean_coeff, std = self.marginal(t)
-        return expand_like(mean_coeff, x0) * x0 + expand_like(std, x0) * noise, noise
-
-    def log_snr(self, t: Time) -> Time:
-        """The log signal-to-noise ratio ``log m(t)^2 / s(t)^2``, strictly decreasing in ``t``."""
-        mean_coeff, std = self.marginal(t)
-        return 2.0 * (jnp.log(mean_coeff) - jnp.log(std))
-
-    def inverse_log_snr(self, log_snr: Time) -> Time:
-        """The time at which :meth:`log_snr` takes the given value; by bisection unless overridden."""
-
-        def halve(_: Array, bounds: tuple[Time, Time]) -> tuple[Time, Time]:
-            low, high = bounds
-            # The geometric mean resolves the small times where the log-SNR changes fastest.
-            middle = jnp.sqrt(low * high)
-            early = self.log_snr(middle) > log_snr
-            return jnp.where(early, middle, low), jnp.where(early, high, middle)
-
-        low, high = jax.lax.fori_loop(0, 60, halve, (jnp.full_like(log_snr, 1e-8), jnp.ones_like(log_snr)))
-        return jnp.sqrt(low * high)
-
-    def prior_sample(self, key: PRNGKey, shape: tuple[int, ...]) -> Array:
-        """Draw from the prior ``N(0, prior_std^2 I)``."""
-        return self.prior_std * jax.random.normal(key, shape)
-
-    def prior_logp(self, x: Batch) -> Times:
-        """Log-density of the prior in nats per example, the pair of :meth:`prior_sample`."""
-        dim = x[0].size
-        square = jnp.sum(x**2, axis=tuple(range(1, x.ndim))) / self.prior_std**2
-        return -0.5 * (dim * jnp.log(2.0 * jnp.pi * self.prior_std**2) + square)
-
-    def transition(self, s: Time, t: Time) -> Transition:
-        """One step of the discrete forward chain from ``s`` to ``t > s``; Euler-Maruyama unless overridden."""
+    def discrete_step(self, s: Time, t: Time) -> Transition:
+        """Euler-Maruyama, unless the SDE is the limit of a named chain."""
         return Transition(1.0 + self.drift_coeff(t) * (t - s), self.diffusion(t) * jnp.sqrt(t - s))
+
+    def discretize(self, n: int) -> Chain:
+        """The chain of ``n`` levels of which the SDE is the limit; by default the one that visits its marginals."""
+        mean_coeffs, stds = self.marginal((1.0 + jnp.arange(n)) / n)
+        return Tabulated(mean_coeffs=mean_coeffs, stds=stds, prior_std=self.prior_std)
 
     def reverse(self, score_fn: ScoreFn, *, noise_scale: Number = 1.0) -> "ReverseSDE":
         """The time reversal with noise scale ``eta``; its marginals are the same for every ``eta``."""
@@ -150,9 +99,17 @@ class VE(SDE):
         return (-0.5 * log_snr - jnp.log(self.sigma_min)) / self._log_ratio
 
     def transition(self, s: Time, t: Time) -> Transition:
-        """The exact chain of score matching with Langevin dynamics: ``std^2 = sigma(t)^2 - sigma(s)^2``."""
-        ratio = jnp.exp(2.0 * (s - t) * self._log_ratio)
-        return Transition(jnp.ones_like(t), self.marginal(t).std * jnp.sqrt(1.0 - ratio))
+        """``(1, sqrt(sigma(t)^2 - sigma(s)^2))``."""
+        ratio = jnp.expm1(2.0 * (s - t) * self._log_ratio)
+        return Transition(jnp.ones_like(t), self.marginal(t).std * jnp.sqrt(-ratio))
+
+    def discrete_step(self, s: Time, t: Time) -> Transition:
+        """The chain of score matching with Langevin dynamics, which is exact."""
+        return self.transition(s, t)
+
+    def discretize(self, n: int) -> Chain:
+        """The NCSN chain with ``n`` geometric noise levels, which are the marginals at its times."""
+        return NCSN(sigmas=self.marginal(jnp.linspace(0.0, 1.0, n)).std)
 
 
 @component
@@ -208,10 +165,23 @@ class VP(SDE):
         """``B = log(1 + exp(-log_snr))``, then the quadratic for ``t``."""
         return self._inverse_integrated_beta(jax.nn.softplus(-log_snr))
 
+    def _beta_between(self, s: Time, t: Time) -> Time:
+        """``B(t) - B(s)``."""
+        return (t - s) * (self.beta_min + 0.5 * (t + s) * (self.beta_max - self.beta_min))
+
     def transition(self, s: Time, t: Time) -> Transition:
+        """``(exp(-b/2), sqrt(1 - exp(-b)))`` with ``b = B(t) - B(s)``."""
+        between = self._beta_between(s, t)
+        return Transition(jnp.exp(-0.5 * between), jnp.sqrt(-jnp.expm1(-between)))
+
+    def discrete_step(self, s: Time, t: Time) -> Transition:
         """The chain of denoising diffusion models: ``sqrt(1 - b) x + sqrt(b) z`` with ``b = beta(t) (t - s)``."""
         step = self.beta(t) * (t - s)
         return Transition(jnp.sqrt(1.0 - step), jnp.sqrt(step))
+
+    def discretize(self, n: int) -> Chain:
+        """The DDPM chain with ``b_i = beta((i - 1) / (n - 1)) / n`` (Song et al. 2021, appendix C)."""
+        return DDPM(betas=self.beta(jnp.linspace(0.0, 1.0, n)) / n)
 
 
 @component
@@ -243,21 +213,24 @@ class SubVP(VP):
         return self._inverse_integrated_beta(2.0 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * log_snr)))
 
     def transition(self, s: Time, t: Time) -> Transition:
+        """``(exp(-b/2), sqrt((1 - exp(-b)) (1 - exp(-B(t) - B(s)))))`` with ``b = B(t) - B(s)``."""
+        between, total = self._beta_between(s, t), self.integrated_beta(t) + self.integrated_beta(s)
+        return Transition(jnp.exp(-0.5 * between), jnp.sqrt(jnp.expm1(-between) * jnp.expm1(-total)))
+
+    def discrete_step(self, s: Time, t: Time) -> Transition:
         """Euler-Maruyama: this process is the limit of no named chain."""
-        return SDE.transition(self, s, t)
+        return SDE.discrete_step(self, s, t)
+
+    def discretize(self, n: int) -> Chain:
+        """The chain that visits the marginals."""
+        return SDE.discretize(self, n)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReverseSDE:
-    """The time reversal of ``sde`` under a score function: what a solver integrates from ``t = 1`` to 0."""
+class ReverseSDE(ReverseProcess):
+    """The reverse SDE, and with ``noise_scale = 0`` the probability flow: what an SDE solver integrates."""
 
     sde: SDE
-    score_fn: ScoreFn
-    noise_scale: Number = 1.0
-
-    def score(self, x: Batch, t: Float[Array, ""]) -> Batch:
-        """The score at one time shared by the whole batch."""
-        return self.score_fn(x, jnp.full(x.shape[:1], t))
 
     def drift(self, x: Batch, t: Float[Array, ""]) -> Batch:
         """``f x - (1 + eta^2)/2 g^2 score``: the right-hand side in forward time, to be integrated backwards."""

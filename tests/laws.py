@@ -14,8 +14,17 @@ SDES = {
     "ve_small": VE(sigma_min=0.02, sigma_max=5.0),
 }
 PARAMETERIZATIONS = dict(PARAMETERIZATIONS)
-DETERMINISTIC = {"euler": (solvers.Euler(), 1), "heun": (solvers.Heun(), 2)}  # with the nominal order
-STOCHASTIC = {"euler_maruyama": solvers.EulerMaruyama(), "reverse_diffusion": solvers.ReverseDiffusion()}
+#: With the nominal order. UniPC corrects every step but the last, which raises its order by one.
+ORDERS = {
+    **{"euler": 1, "heun": 2, "edm_heun": 2},
+    **{"dpm_solver_1": 1, "dpm_solver_2s": 2, "dpm_solver_2m": 2, "dpm_solver_3m": 3},
+    **{"unipc_1": 2, "unipc_2": 3, "unipc_3": 4},
+}
+DETERMINISTIC = {name: (make(), ORDERS[name]) for name, make in solvers.DETERMINISTIC.items()}
+#: Those that move the sample by the reverse SDE at full noise.
+STOCHASTIC = {
+    name: make(eta=1.0) if name == "ddim" else make() for name, make in solvers.STOCHASTIC.items() if name != "none"
+}
 
 
 def float64():

@@ -14,6 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # The core, bottom up; a module may import from layers below its own and from its own package.
 LAYERS = (
     {"errors", "typing"},
+    {"processes"},
+    {"chains"},
     {"sdes"},
     {"parameterization"},
     {"objectives", "solvers"},

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_sde.chains import Chain
 from score_sde.config import from_file
 from score_sde.data import source_info
+from score_sde.experiment import make_process, make_sde
 from score_sde.models.registry import make_network
 from score_sde.objectives.times import LevelTimes
 from score_sde.parameterization import CONDITIONS
@@ -118,7 +120,9 @@ def test_the_published_settings_of_training_and_sampling(name):
     if row["snr"] == "-":
         assert config.sampling.corrector == "none"
     else:
-        assert config.sampling.corrector == "langevin" and config.sampling.corrector_first
+        annealed = name.startswith(NCSN_FAMILY)
+        assert config.sampling.corrector == ("annealed_langevin" if annealed else "langevin")
+        assert (config.sampling.predictor == "none") is annealed
         assert config.sampling.snr == float(row["snr"])
         assert config.sampling.num_corrections == int(row["corr"])
 
@@ -128,6 +132,7 @@ def test_the_settings_that_a_process_implies(name):
     config = _config(name)
     is_ve, on_levels = config.sde.name == "ve", config.objective.times == "levels"
     assert config.data.centered is not is_ve
+    assert config.sde.schedule == ("continuous" if not on_levels else "geometric" if is_ve else "linear")
     assert config.objective.reduce_mean is (not is_ve or name == "ve/ffhq_ncsnpp_continuous")
     assert config.data.random_flip is ("imagenet32" not in name)
     assert config.model.dropout == (0.0 if "imagenet32" in name or max(config.data.shape, default=32) > 64 else 0.1)
@@ -179,6 +184,9 @@ def test_training_times_and_the_network_agree_on_the_number_of_every_level(name)
     t = jnp.asarray(np.unique(times.sample(jax.random.key(0), 20 * n).t))
     levels = np.asarray(CONDITIONS[config.parameterization.condition_on](sde, t, n))
     np.testing.assert_allclose(np.sort(levels), np.arange(n), atol=2e-4 * n / 1000)
+    chain = make_process(config, make_sde(config))
+    assert isinstance(chain, Chain)
+    np.testing.assert_allclose(t, chain.times, atol=1e-6)  # trained where the chain has its levels
     if config.sde.name == "ve":
         sigmas = np.geomspace(config.sde.sigma_min, config.sde.sigma_max, n)
         np.testing.assert_allclose(sde.marginal(t).std, sigmas, rtol=1e-4)

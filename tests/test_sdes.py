@@ -96,7 +96,7 @@ def test_chain_of_transitions_tends_to_the_marginal(sde):
         # The convention of the VE marginal: the data count as smoothed by std(0) already.
         mean, variance = 1.0, float(sde.marginal(jnp.float64(0.0)).std) ** 2
         for s, t in itertools.pairwise(grid):
-            a, g = sde.transition(jnp.float64(s), jnp.float64(t))
+            a, g = sde.discrete_step(jnp.float64(s), jnp.float64(t))
             mean, variance = mean * float(a), variance * float(a) ** 2 + float(g) ** 2
         m, std = sde.marginal(jnp.float64(1.0))
         return abs(mean - float(m)) / float(m) + abs(np.sqrt(variance) / float(std) - 1)
@@ -109,7 +109,7 @@ def test_chain_of_transitions_tends_to_the_marginal(sde):
 
 def test_ve_transition_is_exact_for_any_step():
     sde = VE()
-    a, g = sde.transition(jnp.float32(0.2), jnp.float32(0.7))
+    a, g = sde.discrete_step(jnp.float32(0.2), jnp.float32(0.7))
     before, after = sde.marginal(jnp.float32(0.2)).std, sde.marginal(jnp.float32(0.7)).std
     np.testing.assert_allclose(a**2 * before**2 + g**2, after**2, rtol=1e-6)
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from score_sde.objectives.times import Weighting
 from score_sde.parameterization import Parameterization, make_noise_fn
-from score_sde.sdes import SDE
+from score_sde.processes import Process
 from score_sde.typing import Batch, LossFn, Network, Params, PRNGKey, Times, TimeSampler
 
 
 def score_matching_loss(
-    sde: SDE,
+    sde: Process,
     network: Network,
     parameterization: Parameterization,
     *,

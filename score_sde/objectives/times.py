@@ -12,19 +12,23 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from score_sde.errors import UserError
+from score_sde.processes import Process
 from score_sde.sdes import SDE
 from score_sde.typing import Number, PRNGKey, Time, Times, TimeSampler, TimeSamples, component
 
-Weighting: TypeAlias = Callable[[SDE, Times], Times]
+Weighting: TypeAlias = Callable[[Process, Times], Times]
 
 
-def variance_weighting(sde: SDE, t: Time) -> Time:
+def variance_weighting(sde: Process, t: Time) -> Time:
     """``lambda = s^2``: every noise level counts the same in noise space; best for samples."""
     return sde.marginal(t).std ** 2
 
 
-def likelihood_weighting(sde: SDE, t: Time) -> Time:
+def likelihood_weighting(sde: Process, t: Time) -> Time:
     """``lambda = g^2``: the loss bounds the negative log-likelihood (Song et al. 2021, arXiv 2101.09258, theorem 1)."""
+    if not isinstance(sde, SDE):
+        raise UserError("Likelihood weighting is by the diffusion g of an SDE, and a chain has none; use variance.")
     return sde.diffusion(t) ** 2
 
 

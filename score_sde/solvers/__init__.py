@@ -8,27 +8,67 @@ from types import MappingProxyType
 
 from score_sde.solvers.base import Solver, SolverState
 from score_sde.solvers.compose import PredictorCorrector
-from score_sde.solvers.correctors import Langevin
-from score_sde.solvers.ode import Euler, Heun
-from score_sde.solvers.predictors import EulerMaruyama, ReverseDiffusion
+from score_sde.solvers.correctors import AnnealedLangevin, Langevin
+from score_sde.solvers.exponential import DPMSolverMultistep, DPMSolverSinglestep, UniPC
+from score_sde.solvers.ode import EDMHeun, Euler, Heun
+from score_sde.solvers.predictors import DDIM, Ancestral, EulerMaruyama, NoPredictor, ReverseDiffusion
 
-#: Names for configurations. The ODE steps need a process without noise, ``sde.probability_flow(score_fn)``.
-PREDICTORS: Mapping[str, Callable[[], Solver]] = MappingProxyType(
-    {"euler_maruyama": EulerMaruyama, "reverse_diffusion": ReverseDiffusion, "euler": Euler, "heun": Heun}
+#: Solvers of the reverse process with its noise, by the names of configurations.
+STOCHASTIC: Mapping[str, Callable[..., Solver]] = MappingProxyType(
+    {
+        "euler_maruyama": EulerMaruyama,
+        "reverse_diffusion": ReverseDiffusion,
+        "ancestral": Ancestral,
+        "ancestral_large": lambda: Ancestral(large=True),
+        "ddim": DDIM,
+        "sde_dpm_solver_1": lambda: DPMSolverMultistep(order=1),
+        "sde_dpm_solver_2m": lambda: DPMSolverMultistep(order=2),
+        "sde_dpm_solver_3m": lambda: DPMSolverMultistep(order=3),
+        "none": NoPredictor,
+    }
 )
-CORRECTORS: Mapping[str, Callable[..., Solver]] = MappingProxyType({"langevin": Langevin})
-ODE_STEPS = frozenset({"euler", "heun"})
+#: Solvers of the probability flow; they need a process without noise, ``process.reverse(score_fn, noise_scale=0)``.
+DETERMINISTIC: Mapping[str, Callable[..., Solver]] = MappingProxyType(
+    {
+        "euler": Euler,
+        "heun": Heun,
+        "edm_heun": EDMHeun,
+        "dpm_solver_1": lambda: DPMSolverMultistep(order=1),
+        "dpm_solver_2s": DPMSolverSinglestep,
+        "dpm_solver_2m": lambda: DPMSolverMultistep(order=2),
+        "dpm_solver_3m": lambda: DPMSolverMultistep(order=3),
+        "unipc_1": lambda: UniPC(order=1),
+        "unipc_2": lambda: UniPC(order=2),
+        "unipc_3": lambda: UniPC(order=3),
+    }
+)
+PREDICTORS: Mapping[str, Callable[..., Solver]] = MappingProxyType({**STOCHASTIC, **DETERMINISTIC})
+CORRECTORS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
+    {"langevin": Langevin, "annealed_langevin": AnnealedLangevin}
+)
+#: Those that follow a drift, which a chain does not have.
+CONTINUOUS = frozenset({"euler_maruyama", "euler", "heun"})
 
 __all__ = [
+    "CONTINUOUS",
     "CORRECTORS",
-    "ODE_STEPS",
+    "DDIM",
+    "DETERMINISTIC",
     "PREDICTORS",
+    "STOCHASTIC",
+    "Ancestral",
+    "AnnealedLangevin",
+    "DPMSolverMultistep",
+    "DPMSolverSinglestep",
+    "EDMHeun",
     "Euler",
     "EulerMaruyama",
     "Heun",
     "Langevin",
+    "NoPredictor",
     "PredictorCorrector",
     "ReverseDiffusion",
     "Solver",
     "SolverState",
+    "UniPC",
 ]

@@ -6,20 +6,27 @@ A solver receives the *process*, which holds the score function, so that it may 
 likes. The loop over times belongs to :func:`score_sde.sampling.integrate`, the only scan over solver steps.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array
 
+from score_sde.errors import UserError
+from score_sde.processes import ReverseProcess
 from score_sde.sdes import ReverseSDE
 from score_sde.typing import Batch, SampleKeys, Scalar
 
 
 class SolverState(NamedTuple):
-    """What the next step needs: the sample, and the same before the last noise was added."""
+    """What the next step needs: the sample, the same before the last noise was added, and a multistep solver's past."""
 
     x: Batch
     x_mean: Batch
+    memory: Any = ()
+
+    def moved(self, x: Batch, x_mean: Batch) -> "SolverState":
+        """The state after a step that keeps no past, with whatever another solver remembers left in place."""
+        return SolverState(x, x_mean, self.memory)
 
 
 @runtime_checkable
@@ -35,7 +42,7 @@ class Solver(Protocol):
         """The state at the start."""
         ...
 
-    def step(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """Move from ``t`` to ``s``; noise for sample ``i`` comes from ``keys[i]`` alone."""
         ...
 
@@ -56,3 +63,17 @@ def sample_noise(keys: SampleKeys, x: Batch) -> Batch:
 def fold_in(keys: SampleKeys, data: Array | int) -> SampleKeys:
     """Derive one new key per sample."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
+
+
+def continuous(process: ReverseProcess) -> ReverseSDE:
+    """The process as one with a drift, which a solver in continuous time integrates.
+
+    Raises:
+        UserError: If it is the reversal of a chain, which has none.
+    """
+    if not isinstance(process, ReverseSDE):
+        raise UserError(
+            f"This solver follows a drift, and a {type(process.sde).__name__} chain has none; expected one that needs "
+            "marginals alone, such as Ancestral, DDIM or DPMSolverMultistep."
+        )
+    return process

@@ -3,13 +3,13 @@
 import jax
 from jaxtyping import Array
 
-from score_sde.sdes import ReverseSDE
-from score_sde.solvers.base import Solver, SolverState, StatelessSolver, fold_in
-from score_sde.typing import SampleKeys, Scalar, component, static
+from score_sde.processes import ReverseProcess
+from score_sde.solvers.base import Solver, SolverState, fold_in
+from score_sde.typing import Batch, SampleKeys, Scalar, component, static
 
 
 @component
-class PredictorCorrector(StatelessSolver):
+class PredictorCorrector:
     """One predictor step from ``t`` to ``s``, then ``num_corrections`` corrector steps at ``s``.
 
     This is algorithm 1 of Song et al. 2021; their code corrects before it predicts, which is ``corrector_first``. With
@@ -26,7 +26,11 @@ class PredictorCorrector(StatelessSolver):
         """Those of the predictor and of all corrections."""
         return self.predictor.num_evals + self.num_corrections * self.corrector.num_evals
 
-    def step(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+    def init(self, x: Batch) -> SolverState:
+        """The predictor's."""
+        return self.predictor.init(x)
+
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One predictor step and its corrections."""
         if self.num_corrections == 0:
             return self.predictor.step(keys, process, state, t, s)
@@ -36,7 +40,7 @@ class PredictorCorrector(StatelessSolver):
         state = self.predictor.step(fold_in(keys, self.num_corrections), process, state, t, s)
         return self._correct(keys, process, state, s)
 
-    def _correct(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar) -> SolverState:
+    def _correct(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar) -> SolverState:
         def body(index: Array, state: SolverState) -> SolverState:
             return self.corrector.step(fold_in(keys, index), process, state, t, t)
 

@@ -2,7 +2,7 @@ r"""Correctors: Markov chains that leave the marginal at a fixed time (nearly) i
 
 import jax.numpy as jnp
 
-from score_sde.sdes import ReverseSDE
+from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
 from score_sde.typing import Batch, Number, SampleKeys, Scalar, Times, component, expand_like, static
 
@@ -33,7 +33,7 @@ class Langevin(StatelessSolver):
         """One."""
         return 1
 
-    def step(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One correction at time ``s``, where a predictor has left the sample; ``t`` plays no part."""
         del t
         score = process.score(state.x, s)
@@ -43,5 +43,36 @@ class Langevin(StatelessSolver):
             noise_norm, score_norm = (jnp.full_like(n, jnp.mean(n)) for n in (noise_norm, score_norm))
         # A sample at a mode has score zero and no scale of its own; the floor keeps its step finite.
         step = 2.0 * (self.snr * noise_norm / jnp.maximum(score_norm, 1e-12)) ** 2
-        x_mean = state.x + expand_like(step, state.x) * score
-        return SolverState(x_mean + expand_like(jnp.sqrt(2.0 * step), state.x) * noise, x_mean)
+        return _langevin(state, score, noise, step)
+
+
+@component
+class AnnealedLangevin(StatelessSolver):
+    r"""Langevin dynamics with a step set by the noise level (Song & Ermon 2019, arXiv 1907.05600, algorithm 1).
+
+    ``x <- x + e score + sqrt(2 e) z`` with ``e = 2 (snr s(t))^2``. Their step ``alpha_i = lr s_i^2 / s_L^2``, with
+    ``x + alpha/2 score + sqrt(alpha) z``, is this one for ``snr = sqrt(lr / 2) / s_L / sqrt(2)`` in their units, or
+    ``sqrt(lr / 2) / s_L`` in those of NCSNv2, where the step is ``x + alpha score + sqrt(2 alpha) z``.
+
+    Attributes:
+        snr: Signal-to-noise ratio ``r``.
+    """
+
+    snr: Number = 0.16
+
+    @property
+    def num_evals(self) -> int:
+        """One."""
+        return 1
+
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+        """One correction at time ``s``, where a predictor has left the sample; ``t`` plays no part."""
+        del t
+        step = jnp.full(state.x.shape[:1], 2.0 * (self.snr * process.sde.marginal(s).std) ** 2)
+        return _langevin(state, process.score(state.x, s), sample_noise(keys, state.x), step)
+
+
+def _langevin(state: SolverState, score: Batch, noise: Batch, step: Times) -> SolverState:
+    """``x + step score + sqrt(2 step) noise``."""
+    x_mean = state.x + expand_like(step, state.x) * score
+    return state.moved(x_mean + expand_like(jnp.sqrt(2.0 * step), state.x) * noise, x_mean)

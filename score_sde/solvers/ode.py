@@ -1,8 +1,10 @@
-"""Fixed-step solvers of the probability-flow ODE; they follow the drift of the process and add no noise."""
+"""Fixed-step solvers of the probability-flow ODE in time, and Heun's method in the noise level, with churn."""
 
-from score_sde.sdes import ReverseSDE
-from score_sde.solvers.base import SolverState, StatelessSolver
-from score_sde.typing import SampleKeys, Scalar, component
+import jax.numpy as jnp
+
+from score_sde.processes import ReverseProcess
+from score_sde.solvers.base import SolverState, StatelessSolver, continuous, sample_noise
+from score_sde.typing import Batch, Number, SampleKeys, Scalar, component
 
 
 @component
@@ -14,11 +16,12 @@ class Euler(StatelessSolver):
         """One."""
         return 1
 
-    def step(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """``x + (s - t) drift(x, t)``."""
         del keys
+        process = continuous(process)
         x = state.x + (s - t) * process.drift(state.x, t)
-        return SolverState(x, x)
+        return state.moved(x, x)
 
 
 @component
@@ -30,10 +33,63 @@ class Heun(StatelessSolver):
         """Two."""
         return 2
 
-    def step(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """``x + (s - t) (drift(x, t) + drift(x_euler, s)) / 2``."""
         del keys
+        process = continuous(process)
         first = process.drift(state.x, t)
         second = process.drift(state.x + (s - t) * first, s)
         x = state.x + 0.5 * (s - t) * (first + second)
-        return SolverState(x, x)
+        return state.moved(x, x)
+
+
+@component
+class EDMHeun(StatelessSolver):
+    r"""Heun's method in the noise-to-signal ratio (Karras et al. 2022, algorithms 1 and 2), for any process.
+
+    In ``y = x / m`` and ``r = s / m`` the probability flow is ``dy/dr = (y - denoised) / r``, straight where the
+    denoised sample stands still. With ``churn`` each step first adds noise, up to the ratio ``r (1 + churn)``.
+
+    Attributes:
+        churn: Relative increase of the noise level before each step: the paper's ``S_churn / N``, at most 0.41.
+        churn_min: Least ratio at which noise is added, the paper's ``S_min``.
+        churn_max: Greatest ratio at which noise is added, ``S_max``.
+        noise: Std of that noise, ``S_noise``.
+    """
+
+    churn: Number = 0.0
+    churn_min: Number = 0.0
+    churn_max: Number = float("inf")
+    noise: Number = 1.0
+
+    @property
+    def num_evals(self) -> int:
+        """Two."""
+        return 2
+
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+        """One step of order 2 without churn; ``x_mean`` is ``x``, for the noise comes first."""
+        y, high, raised = self._raise(keys, process, state, t)
+        mean_coeff, std = process.sde.marginal(s)
+        low = std / mean_coeff
+        first = (y - process.denoised(process.sde.marginal(raised).mean_coeff * y, raised)) / high
+        euler = y + (low - high) * first
+        second = (euler - process.denoised(mean_coeff * euler, s)) / low
+        x = mean_coeff * (y + 0.5 * (low - high) * (first + second))
+        return state.moved(x, x)
+
+    def _raise(
+        self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar
+    ) -> tuple[Batch, Scalar, Scalar]:
+        """``y``, its noise-to-signal ratio and its time after the churn."""
+        mean_coeff, std = process.sde.marginal(t)
+        ratio = std / mean_coeff
+        inside = (ratio >= self.churn_min) & (ratio <= self.churn_max)
+        # The process ends at t = 1, and so does the noise that can be added.
+        wanted = -2.0 * jnp.log(ratio * (1.0 + jnp.where(inside, self.churn, 0.0)))
+        churned = jnp.clip(process.sde.inverse_log_snr(wanted), t, 1.0)
+        raised = jnp.where(inside & (self.churn > 0), churned, t)
+        mean_high, std_high = process.sde.marginal(raised)
+        high = std_high / mean_high
+        added = self.noise * jnp.sqrt(jnp.maximum(high**2 - ratio**2, 0.0))
+        return state.x / mean_coeff + added * sample_noise(keys, state.x), high, raised

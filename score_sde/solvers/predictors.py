@@ -1,14 +1,15 @@
-r"""Stochastic predictors: one step of the reverse-time SDE.
+r"""Predictors: one step back in time, with noise.
 
-Each returns ``x`` and ``x_mean``, the sample before the last noise; with ``noise_scale = 0`` they are discretisations
-of the probability flow.
+Each returns ``x`` and ``x_mean``, the sample before the last noise; with ``noise_scale = 0`` the first two are
+discretisations of the probability flow. The last three need the marginals of the process alone, so they follow chains
+too.
 """
 
 import jax.numpy as jnp
 
-from score_sde.sdes import ReverseSDE
-from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
-from score_sde.typing import SampleKeys, Scalar, component
+from score_sde.processes import ReverseProcess
+from score_sde.solvers.base import SolverState, StatelessSolver, continuous, sample_noise
+from score_sde.typing import Number, SampleKeys, Scalar, component, static
 
 
 @component
@@ -20,18 +21,19 @@ class EulerMaruyama(StatelessSolver):
         """One."""
         return 1
 
-    def step(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of weak order 1."""
+        process = continuous(process)
         x_mean = state.x + process.drift(state.x, t) * (s - t)
         noise = process.diffusion(t) * jnp.sqrt(t - s) * sample_noise(keys, state.x)
-        return SolverState(x_mean + noise, x_mean)
+        return state.moved(x_mean + noise, x_mean)
 
 
 @component
 class ReverseDiffusion(StatelessSolver):
-    r"""The reversal of the SDE's own forward chain (Song et al. 2021, eq. 46).
+    r"""The reversal of the process's own forward chain (Song et al. 2021, eq. 46).
 
-    With the forward transition ``x_t = a x_s + G z`` of :meth:`score_sde.sdes.SDE.transition`:
+    With the forward step ``x_t = a x_s + G z`` of :meth:`score_sde.processes.Process.discrete_step`:
     ``x_mean = (2 - a) x + (1 + eta^2)/2 G^2 score``, then noise ``eta G z``.
     """
 
@@ -40,10 +42,80 @@ class ReverseDiffusion(StatelessSolver):
         """One."""
         return 1
 
-    def step(self, keys: SampleKeys, process: ReverseSDE, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of weak order 1."""
-        mean_coeff, std = process.sde.transition(s, t)
+        mean_coeff, std = process.sde.discrete_step(s, t)
         weight = 0.5 * (1.0 + process.noise_scale**2) * std**2
         x_mean = (2.0 - mean_coeff) * state.x + weight * process.score(state.x, t)
         noise = process.noise_scale * std * sample_noise(keys, state.x)
-        return SolverState(x_mean + noise, x_mean)
+        return state.moved(x_mean + noise, x_mean)
+
+
+@component
+class Ancestral(StatelessSolver):
+    r"""Ancestral sampling: the posterior ``q(x_s | x_t, x_0)`` at the denoised ``x_0`` (Ho et al. 2020, algorithm 2).
+
+    With the exact transition ``x_t = a x_s + G z``: ``x_mean = (x + G^2 score) / a``. The noise has the posterior's
+    std ``G s(s) / s(t)``, "fixed-small", the choice for NCSN chains (Song et al. 2021, eq. 47), or, with ``large``,
+    ``G``, "fixed-large", the choice for DDPM chains (eq. 4 there). Needs the full noise scale.
+    """
+
+    large: bool = static(default=False)
+
+    @property
+    def num_evals(self) -> int:
+        """One."""
+        return 1
+
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+        """One step of weak order 1; a step to the data, without noise there, is the denoised sample."""
+        mean_coeff, std = process.sde.transition(s, t)
+        x_mean = (state.x + std**2 * process.score(state.x, t)) / mean_coeff
+        if not self.large:
+            std = std * process.sde.marginal(s).std / process.sde.marginal(t).std
+        return state.moved(x_mean + std * sample_noise(keys, state.x), x_mean)
+
+
+@component
+class DDIM(StatelessSolver):
+    r"""Implicit sampling (Song, Meng & Ermon 2021, arXiv 2010.02502, eq. 12), for any process.
+
+    ``x_s = m(s) x_0 + sqrt(s(s)^2 - c^2) noise + c z`` with the denoised ``x_0``, the predicted noise and ``c`` the
+    posterior's std times ``eta``. With ``eta = 0`` it solves the probability flow to order 1; with ``eta = 1`` it is
+    :class:`Ancestral` with small noise.
+
+    Attributes:
+        eta: From 0, no noise, to 1. The noise scale of the process plays no part.
+    """
+
+    eta: Number = 0.0
+
+    @property
+    def num_evals(self) -> int:
+        """One."""
+        return 1
+
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+        """From the marginal at ``t`` to that at ``s``."""
+        (mean_t, std_t), (mean_s, std_s) = process.sde.marginal(t), process.sde.marginal(s)
+        score = process.score(state.x, t)
+        noise_std = self.eta * process.sde.transition(s, t).std * std_s / std_t
+        denoised = (state.x + std_t**2 * score) / mean_t
+        direction = jnp.sqrt(jnp.maximum(std_s**2 - noise_std**2, 0.0)) * -std_t * score
+        x_mean = mean_s * denoised + direction
+        return state.moved(x_mean + noise_std * sample_noise(keys, state.x), x_mean)
+
+
+@component
+class NoPredictor(StatelessSolver):
+    """Moves the time and not the sample: correctors then follow the noise levels alone, as in NCSN."""
+
+    @property
+    def num_evals(self) -> int:
+        """None."""
+        return 0
+
+    def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
+        """The state as it is."""
+        del keys, process, t, s
+        return state

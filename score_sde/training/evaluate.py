@@ -154,8 +154,8 @@ def draw_trajectory(
     @jit
     def run(params: Params, key: PRNGKey) -> Array:
         keys = sample_keys(key, 0, count)
-        start = prior_samples(keys, experiment.sde, experiment.event_shape)
-        process = experiment.sde.reverse(experiment.score_fn(params), noise_scale=experiment.noise_scale)
+        start = prior_samples(keys, experiment.process, experiment.event_shape)
+        process = experiment.reverse(params)
         return trajectory(keys, experiment.solver or EulerMaruyama(), process, start, experiment.times)
 
     path = np.asarray(run(params, _root(experiment, _SAMPLES)))
@@ -182,7 +182,7 @@ def _stepping_sampler(experiment: Experiment) -> Callable[..., Any]:
     sampler = make_sampler(
         experiment.network,
         experiment.parameterization,
-        experiment.sde,
+        experiment.process,
         experiment.solver,
         times=experiment.times,
         noise_scale=experiment.noise_scale,

@@ -1,0 +1,117 @@
+r"""Forward processes: what data become as noise is added, in continuous time or in steps.
+
+All that most of the package needs to know of a process is its marginal given the data, a Gaussian at every time
+``t in [0, 1]``,
+
+    p(x_t | x_0) = N(m(t) x_0, s(t)^2 I),
+
+its prior at ``t = 1``, and how it goes from one time to another. SDEs (:mod:`score_sde.sdes`) and the discrete chains
+that they are limits of (:mod:`score_sde.chains`) are its two kinds.
+"""
+
+import abc
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_sde.typing import Batch, Number, PRNGKey, ScoreFn, Time, Times, expand_like
+
+
+class Marginal(NamedTuple):
+    """Coefficients of ``p(x_t | x_0) = N(mean_coeff x_0, std^2 I)``."""
+
+    mean_coeff: Time
+    std: Time
+
+
+class Transition(NamedTuple):
+    """One step of the forward process from ``s`` to ``t > s``: ``x_t = mean_coeff x_s + std z``."""
+
+    mean_coeff: Time
+    std: Time
+
+
+class Process(abc.ABC):
+    """The contract of a forward process: its marginal and its prior to write, the rest follows."""
+
+    @abc.abstractmethod
+    def marginal(self, t: Time) -> Marginal:
+        """Mean coefficient ``m(t)`` and standard deviation ``s(t)`` of ``x_t`` given ``x_0``."""
+
+    @property
+    @abc.abstractmethod
+    def prior_std(self) -> Number:
+        """Standard deviation of the Gaussian prior that the process is taken to reach at ``t = 1``."""
+
+    def perturb(self, key: PRNGKey, x0: Batch, t: Times) -> tuple[Batch, Batch]:
+        """Draw ``x_t = m(t) x_0 + s(t) z`` and return it with the noise ``z``."""
+        noise = jax.random.normal(key, x0.shape, x0.dtype)
+        mean_coeff, std = self.marginal(t)
+        return expand_like(mean_coeff, x0) * x0 + expand_like(std, x0) * noise, noise
+
+    def log_snr(self, t: Time) -> Time:
+        """The log signal-to-noise ratio ``log m(t)^2 / s(t)^2``, strictly decreasing in ``t``."""
+        mean_coeff, std = self.marginal(t)
+        return 2.0 * (jnp.log(mean_coeff) - jnp.log(std))
+
+    def inverse_log_snr(self, log_snr: Time) -> Time:
+        """The time at which :meth:`log_snr` takes the given value; by bisection unless overridden."""
+
+        def halve(_: Array, bounds: tuple[Time, Time]) -> tuple[Time, Time]:
+            low, high = bounds
+            # The geometric mean resolves the small times where the log-SNR changes fastest.
+            middle = jnp.sqrt(low * high)
+            early = self.log_snr(middle) > log_snr
+            return jnp.where(early, middle, low), jnp.where(early, high, middle)
+
+        low, high = jax.lax.fori_loop(0, 60, halve, (jnp.full_like(log_snr, 1e-8), jnp.ones_like(log_snr)))
+        return jnp.sqrt(low * high)
+
+    def prior_sample(self, key: PRNGKey, shape: tuple[int, ...]) -> Array:
+        """Draw from the prior ``N(0, prior_std^2 I)``."""
+        return self.prior_std * jax.random.normal(key, shape)
+
+    def prior_logp(self, x: Batch) -> Times:
+        """Log-density of the prior in nats per example, the pair of :meth:`prior_sample`."""
+        dim = x[0].size
+        square = jnp.sum(x**2, axis=tuple(range(1, x.ndim))) / self.prior_std**2
+        return -0.5 * (dim * jnp.log(2.0 * jnp.pi * self.prior_std**2) + square)
+
+    def transition(self, s: Time, t: Time) -> Transition:
+        """The forward transition from ``s`` to ``t > s``, which follows from the marginals.
+
+        ``a = m(t) / m(s)`` and ``std^2 = s(t)^2 - a^2 s(s)^2 = s(t)^2 (1 - snr(t) / snr(s))``.
+        """
+        (mean_s, std_s), (mean_t, std_t) = self.marginal(s), self.marginal(t)
+        # A noiseless start has no signal-to-noise ratio; nothing is subtracted then.
+        log_ratio = jnp.where(std_s > 0, self.log_snr(t) - self.log_snr(s), -jnp.inf)
+        return Transition(mean_t / mean_s, std_t * jnp.sqrt(-jnp.expm1(jnp.minimum(log_ratio, 0.0))))
+
+    def discrete_step(self, s: Time, t: Time) -> Transition:
+        """One step of the discrete forward chain that goes with the process; of a chain, its own."""
+        return self.transition(s, t)
+
+    def reverse(self, score_fn: ScoreFn, *, noise_scale: Number = 1.0) -> "ReverseProcess":
+        """The time reversal with noise scale ``eta``; its marginals are the same for every ``eta``."""
+        return ReverseProcess(sde=self, score_fn=score_fn, noise_scale=noise_scale)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReverseProcess:
+    """The time reversal of a process under a score function: what a solver follows from ``t = 1`` to 0."""
+
+    sde: Process
+    score_fn: ScoreFn
+    noise_scale: Number = 1.0
+
+    def score(self, x: Batch, t: Float[Array, ""]) -> Batch:
+        """The score at one time shared by the whole batch."""
+        return self.score_fn(x, jnp.full(x.shape[:1], t))
+
+    def denoised(self, x: Batch, t: Float[Array, ""]) -> Batch:
+        """The posterior mean ``E[x_0 | x_t] = (x + s^2 score) / m`` (Tweedie's formula) at one time."""
+        mean_coeff, std = self.sde.marginal(t)
+        return (x + std**2 * self.score(x, t)) / mean_coeff
