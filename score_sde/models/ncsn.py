@@ -92,7 +92,7 @@ class NCSNv2(nn.Module):
         activation = ACTIVATIONS[self.activation]
         h = conv3x3(2.0 * x - 1.0 if self.rescale_input else x, self.features)
         h = self._refine(self._backbone(h, normalize), refine_normalize)
-        return conv3x3(activation(normalize(h)), x.shape[-1])
+        return conv3x3(activation(normalize(h)), x.shape[-1], exact=True)
 
     def _norms(self, condition: Times) -> tuple[Normalize, Normalize]:
         """The normalisations of the backbone and of the refinements."""

@@ -62,16 +62,18 @@ def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def conv3x3(x: Images, features: int, bias: bool = True, dilation: int = 1) -> Maps:
+def conv3x3(x: Images, features: int, bias: bool = True, dilation: int = 1, exact: bool = False) -> Maps:
     """A 3x3 convolution of the given images with PyTorch's initial weights: uniform within ``1 / sqrt(fan_in)``.
 
-    To be called inside a compact module, which then owns the convolution.
+    To be called inside a compact module, which then owns the convolution. An ``exact`` one stays in float32 where the
+    others multiply in bfloat16: rounding adds up along the chained pooling, and shows in the last layer.
     """
     convolution = nn.Conv(
         features,
         (3, 3),
         use_bias=bias,
         kernel_dilation=dilation,
+        dtype=jnp.float32 if exact else None,
         kernel_init=nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"),
         bias_init=uniform_bias(9 * x.shape[-1]),
     )
@@ -209,7 +211,7 @@ class CRPBlock(nn.Module):
         """``y + p1 + p2`` with ``y = act(x)`` and ``p_i = conv(pool(norm(p_{i-1})))``."""
         x = path = self.activation(x)
         for _ in range(2):
-            path = conv3x3(self.pool(normalize(path)), x.shape[-1], bias=False)
+            path = conv3x3(self.pool(normalize(path)), x.shape[-1], bias=False, exact=True)
             x = x + path
         return x
 
