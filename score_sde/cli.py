@@ -20,6 +20,7 @@ MODES = {
     "eval": "measure the loss on the test split: eval.json",
     "demo": "train, sample, measure the likelihood, and write summary.md",
     "import": "make the published --checkpoint of another implementation a run",
+    "conformance": "measure the samplers where the answer is known: conformance.md; takes no --config",
     "export": "write the parameters for other programs: model.safetensors",
 }
 EXAMPLES = """examples:
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         for noisy in ("absl", "orbax", "jax", "matplotlib"):  # they report every phase of every save
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        config = load_config(Path(options.config), overrides)
+        config = load_config(None if options.config is None else Path(options.config), overrides)
         _enable_compilation_cache()
         from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
 
@@ -57,11 +58,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def load_config(path: Path, overrides: list[str]) -> "ConfigDict":
+def load_config(path: Path | None, overrides: list[str]) -> "ConfigDict":
     """The configuration that ``get_config()`` in a Python file returns, with overrides applied, locked.
 
     Args:
-        path: A Python file.
+        path: A Python file; ``None`` for the defaults.
         overrides: Arguments ``--config.a.b=value``.
 
     Raises:
@@ -70,9 +71,9 @@ def load_config(path: Path, overrides: list[str]) -> "ConfigDict":
     from absl import flags
     from ml_collections import config_flags
 
-    from score_sde.config import check_fields, from_file, leaves
+    from score_sde.config import check_fields, default_config, from_file, leaves
 
-    config = from_file(path)
+    config = default_config() if path is None else from_file(path)
     check_fields(config)
     known = leaves(config)
     for argument in overrides:
@@ -101,13 +102,15 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a Python file that defines get_config()")
+    parser.add_argument("--config", metavar="FILE", help="a Python file that defines get_config()")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
     parser.add_argument("--mode", required=True, metavar="MODE", help=", ".join(MODES))
     parser.add_argument("--checkpoint", metavar="FILE", help="for --mode=import: a .pth, Flax or safetensors file")
     options, rest = parser.parse_known_args(argv)
     if options.mode not in MODES:
         raise UserError(f"Unknown mode '{options.mode}'.{nearest(options.mode, MODES)} Known: {', '.join(MODES)}.")
+    if (options.mode == "conformance") != (options.config is None):
+        raise UserError("Every mode but conformance needs --config=FILE, a Python file that defines get_config().")
     if (options.mode == "import") != (options.checkpoint is not None):
         raise UserError("--mode=import takes the file to import as --checkpoint=FILE, and no other mode takes one.")
     for argument in rest:

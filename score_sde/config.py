@@ -141,6 +141,8 @@ def _add_measuring_fields(config: ConfigDict) -> None:
     config.sampling.rho = 7.0  # of the edm grid
     config.sampling.t_min = 1e-3  # where sampling stops; 1e-5 for VE
     config.sampling.denoising = "tweedie"  # how the noise left at t_min is removed: tweedie, mean or none
+    config.sampling.thresholding = "none"  # keep denoised images in their range: none, static (clip) or dynamic
+    config.sampling.threshold_quantile = 0.995  # of dynamic thresholding
     config.sampling.tolerance = 1e-5  # of the adaptive solver, relative and absolute
     config.sampling.num_samples = 64
     config.sampling.batch_size = 64

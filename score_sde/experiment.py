@@ -11,7 +11,7 @@ from score_sde.errors import UserError
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.models.registry import make_network
 from score_sde.objectives import TIME_SAMPLERS, WEIGHTINGS, score_matching_loss
-from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS, Parameterization, make_score_fn
+from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS, Parameterization, make_score_fn, thresholded
 from score_sde.processes import Process, ReverseProcess
 from score_sde.sampling import GRIDS, Grid, edm_times, levels_of
 from score_sde.sdes import SDE, VE, VP, SubVP
@@ -74,6 +74,8 @@ class Experiment:
         )
         optim = {k: v for k, v in config.optim.items() if not k.startswith("ema")}
         tx = make_optimizer(num_steps=config.training.num_steps, **optim)
+        if num_levels is None and config.sampling.thresholding != "none":
+            raise UserError("Thresholding clips to the range of images; set config.sampling.thresholding=none.")
         quantization = Quantization(num_levels=num_levels, centered=config.data.centered)
         return cls(
             config=config,
@@ -115,7 +117,16 @@ class Experiment:
     def reverse(self, params: Params) -> ReverseProcess:
         """What the solver follows under given parameters."""
         score_fn = make_score_fn(self.network, self.parameterization, self.process, params)
-        return self.process.reverse(score_fn, noise_scale=self.noise_scale)
+        return self.process.reverse(self.in_range(score_fn), noise_scale=self.noise_scale)
+
+    def in_range(self, score_fn: ScoreFn) -> ScoreFn:
+        """The score that samplers follow: with ``sampling.thresholding``, one whose denoised samples are images."""
+        kind, quantile = self.config.sampling.thresholding, self.config.sampling.threshold_quantile
+        if kind == "none":
+            return score_fn
+        low = -1.0 if self.config.data.centered else 0.0
+        quantile = quantile if kind == "dynamic" else None
+        return thresholded(self.process, score_fn, low=low, high=1.0, quantile=quantile)
 
     @property
     def noise_scale(self) -> float:
@@ -167,6 +178,7 @@ def _make_parameterization(config: ConfigDict) -> Parameterization:
 
 def _make_solver(config: ConfigDict) -> Solver | None:
     sampling = config.sampling
+    choose("thresholding", sampling.thresholding, {"none": 1, "static": 1, "dynamic": 1})
     choose("denoising", sampling.denoising, {"tweedie": 1, "mean": 1, "none": 1})
     corrector = None
     if sampling.corrector != "none":
@@ -224,6 +236,8 @@ def _check_values(config: ConfigDict) -> None:
     at_least(config, 1e-12, "sampling.t_min", "sampling.tolerance", "likelihood.t_min", "likelihood.tolerance")
     below(config, 1, "objective.t_min", "sampling.t_min", "likelihood.t_min", "model.dropout")
     below(config, 1, "optim.beta1", "optim.beta2", "optim.ema_rate")
+    at_least(config, 0, "sampling.threshold_quantile")
+    below(config, 1 + 1e-9, "sampling.threshold_quantile")
     below(config, 2**32, "seed")
     choose("schedule", config.optim.schedule, {"constant": 1, "cosine": 1})
     choose("probe kind", config.likelihood.probe_kind, {"rademacher": 1, "gaussian": 1})

@@ -16,15 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.checkpointing import Checkpoints, newest_config
-from score_sde.config import ConfigDict, differing_fields
+from score_sde.config import ConfigDict, default_config, differing_fields, leaves
 from score_sde.data import Source, SourceInfo, load_source, source_info
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
 from score_sde.report.baseline import gaussian_mixture_bits_per_dim
+from score_sde.report.conformance import CASES, conformance_markdown, conformance_rows
 from score_sde.report.environment import atomic_savez, atomic_write_json, describe_machine
 from score_sde.report.plots import image_grid, likelihood_histogram, loss_curve, scatter, trajectory_strip
 from score_sde.report.summary import write_summary
+from score_sde.solvers import DETERMINISTIC
 from score_sde.training.evaluate import (
     LossEvaluator,
     dataset_likelihood,
@@ -189,9 +191,24 @@ def run_export(config: ConfigDict, workdir: Path, command: str) -> None:
     log.info("Wrote %s.", workdir / "model.safetensors")
 
 
+def run_conformance(config: ConfigDict, workdir: Path, command: str) -> None:
+    """Errors and orders of the samplers where the answer is known: ``conformance.md``, ``conformance.json``."""
+    del config  # the problems are fixed, so that figures can be compared
+    _make_directory(workdir)
+    rows = []
+    with ProgressBar(total=len(CASES) * len(DETERMINISTIC), description="conformance", unit="row") as bar:
+        for row in conformance_rows():
+            rows.append(row)
+            bar.advance(1)
+    provenance = _machine(command)
+    atomic_write_json(workdir / "conformance.json", {"rows": [row._asdict() for row in rows], **provenance})
+    (workdir / "conformance.md").write_text(conformance_markdown(rows, provenance))
+    log.info("Wrote %s.", workdir / "conformance.md")
+
+
 MODES = {
     **{"train": run_train, "sample": run_sample, "likelihood": run_likelihood, "eval": run_eval, "demo": run_demo},
-    **{"import": run_import, "export": run_export},
+    **{"import": run_import, "export": run_export, "conformance": run_conformance},
 }
 
 
@@ -202,11 +219,15 @@ def _load(config: ConfigDict, split: str) -> Source:
 def _claim_workdir(config: ConfigDict, workdir: Path) -> None:
     """Record the configuration in a new working directory, or check that it is the one recorded there."""
     _check_same_run(config, workdir)
+    _make_directory(workdir)
+    atomic_write_json(workdir / "config.json", config.to_dict())
+
+
+def _make_directory(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot create the working directory {workdir} ({error.strerror}); give another.") from error
-    atomic_write_json(workdir / "config.json", config.to_dict())
 
 
 def _has_checkpoint(workdir: Path) -> bool:
@@ -221,6 +242,8 @@ def _check_same_run(config: ConfigDict, workdir: Path) -> bool:
     recorded = newest_config(workdir)
     if recorded is None:
         return False
+    # A run that is older than a field was trained with what is now its default.
+    recorded = {**leaves(default_config()), **leaves(recorded)}
     changed = [
         line
         for line in differing_fields(recorded, json.loads(json.dumps(config.to_dict())))
@@ -251,8 +274,11 @@ def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
 
 
 def _provenance(state: TrainState, command: str) -> dict[str, Any]:
+    return {"step": int(state.step), **_machine(command)}
+
+
+def _machine(command: str) -> dict[str, Any]:
     return {
-        "step": int(state.step),
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": describe_machine(),

@@ -186,6 +186,47 @@ def make_score_fn(
     return score_fn
 
 
+def thresholded(
+    sde: Process, score_fn: ScoreFn, *, low: Number, high: Number, quantile: Number | None = None
+) -> ScoreFn:
+    """The score whose denoised samples stay in the range ``[low, high]`` of the data.
+
+    Static thresholding (``quantile=None``) clips them. Dynamic thresholding (Saharia et al. 2022, arXiv 2205.11487,
+    section 2.3) clips at the quantile of the distances from the middle of the range, if it lies outside, and shrinks
+    the sample into the range.
+
+    Args:
+        sde: The forward process.
+        score_fn: The score of its marginals.
+        low: Least value of the data.
+        high: Greatest value.
+        quantile: Such as 0.995, over all values of an example.
+
+    >>> from score_sde.sdes import VP
+    >>> def score(x, t):  # of a point mass at 3
+    ...     m, s = VP().marginal(t)
+    ...     return (3.0 * m[:, None] - x) / s[:, None] ** 2
+    >>> t = jnp.array([0.5])
+    >>> clipped = thresholded(VP(), score, low=-1.0, high=1.0)
+    >>> bool(jnp.allclose(denoise(VP(), clipped, jnp.zeros((1, 2)), t), 1.0, atol=1e-5))
+    True
+    """
+    middle, reach = 0.5 * (low + high), 0.5 * (high - low)
+
+    def score_in_range(x: Batch, t: Times, /) -> Batch:
+        mean_coeff, std = sde.marginal(t)
+        offset = denoise(sde, score_fn, x, t) - middle
+        if quantile is None:
+            offset = jnp.clip(offset, -reach, reach)
+        else:
+            distances = jnp.quantile(jnp.abs(offset).reshape(x.shape[0], -1), quantile, axis=1)
+            bound = expand_like(jnp.maximum(distances, reach), x)
+            offset = jnp.clip(offset, -bound, bound) * (reach / bound)
+        return (expand_like(mean_coeff, x) * (middle + offset) - x) / expand_like(std**2, x)
+
+    return score_in_range
+
+
 def denoise(sde: Process, score_fn: ScoreFn, x: Batch, t: Times) -> Batch:
     """The posterior mean ``E[x_0 | x_t] = (x + s^2 score) / m`` (Tweedie's formula)."""
     mean_coeff, std = sde.marginal(t)

@@ -18,7 +18,7 @@ from score_sde.errors import UserError
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
 from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers.base import Solver, SolverState, fold_in
-from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys
+from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn
 
 Denoising = Literal["tweedie", "mean", "none"]
 Grid: TypeAlias = Float[Array, " steps_plus_one"]
@@ -158,6 +158,7 @@ def make_sampler(
     times: Grid,
     noise_scale: Number = 1.0,
     denoising: Denoising = "tweedie",
+    modify_score: Callable[[ScoreFn], ScoreFn] = lambda score_fn: score_fn,
 ) -> Sampler:
     """A sampler ``(params, key, shape, first) -> Samples``; jit it with ``static_argnums=2``.
 
@@ -171,10 +172,12 @@ def make_sampler(
         denoising: How the noise left at the last time is removed: ``"tweedie"`` returns the posterior mean of the
             data (one more evaluation), ``"mean"`` the sample before the last noise was added (the choice of Song et
             al.), ``"none"`` the noisy sample.
+        modify_score: From the network's score to the one that is followed, such as
+            :func:`score_sde.parameterization.thresholded`.
     """
 
     def sampler(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Samples:
-        score_fn = make_score_fn(network, parameterization, sde, params)
+        score_fn = modify_score(make_score_fn(network, parameterization, sde, params))
         keys = sample_keys(key, first, shape[0])
         process = sde.reverse(score_fn, noise_scale=noise_scale)
         state = integrate(keys, solver, process, prior_samples(keys, sde, shape[1:]), times)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde.parameterization import denoise, make_score_fn
+from score_sde.parameterization import denoise, make_score_fn, thresholded
 from score_sde.typing import expand_like
 from tests.analytic import Gaussian
 from tests.laws import PARAMETERIZATIONS, SDES
@@ -80,3 +80,24 @@ def test_scaled_inputs_have_unit_variance():
         inputs, condition = parameterization.inputs(sde, x, t)
         assert abs(float(jnp.std(inputs)) - 1.0) < 0.05
         np.testing.assert_allclose(condition, np.log(sde.marginal(t).std / sde.marginal(t).mean_coeff), atol=1e-4)
+
+
+@pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+def test_thresholded_scores_denoise_into_the_range(sde):
+    """Inside the range nothing changes; outside, static clips to the border, dynamic shrinks towards the middle."""
+    rng = np.random.RandomState(0)
+    t = jnp.full(3, 0.6)
+    targets = jnp.asarray(np.stack([rng.uniform(-0.9, 0.9, 50), rng.uniform(-3, 3, 50), np.full(50, 5.0)]), jnp.float32)
+
+    def score(x, t):  # of point masses at the targets
+        mean_coeff, std = sde.marginal(t)
+        return (mean_coeff[:, None] * targets - x) / std[:, None] ** 2
+
+    x = jnp.asarray(rng.randn(3, 50), jnp.float32)
+    static = denoise(sde, thresholded(sde, score, low=-1.0, high=1.0), x, t)
+    dynamic = denoise(sde, thresholded(sde, score, low=-1.0, high=1.0, quantile=0.9), x, t)
+    np.testing.assert_allclose(static, np.clip(targets, -1, 1), atol=2e-3)
+    np.testing.assert_allclose(dynamic[0], targets[0], atol=2e-3)
+    bound = np.quantile(np.abs(targets[1]), 0.9)
+    np.testing.assert_allclose(dynamic[1], np.clip(targets[1], -bound, bound) / bound, atol=2e-3)
+    np.testing.assert_allclose(dynamic[2], 1.0, atol=2e-3)

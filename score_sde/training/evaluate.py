@@ -187,6 +187,7 @@ def _stepping_sampler(experiment: Experiment) -> Callable[..., Any]:
         times=experiment.times,
         noise_scale=experiment.noise_scale,
         denoising=experiment.config.sampling.denoising,
+        modify_score=experiment.in_range,
     )
     return jit(sampler, static_argnums=2)
 
@@ -195,7 +196,7 @@ def _adaptive_sampler(experiment: Experiment) -> Callable[..., Any]:
     settings = experiment.config.sampling
 
     def sampler(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int) -> tuple[Array, Array]:
-        score_fn = experiment.score_fn(params)
+        score_fn = experiment.in_range(experiment.score_fn(params))
         start = prior_samples(sample_keys(key, first, shape[0]), experiment.sde, shape[1:])
         tolerance = {"rtol": settings.tolerance, "atol": settings.tolerance}
         solution = transport(experiment.sde, score_fn, start, t0=1.0, t1=settings.t_min, **tolerance)
