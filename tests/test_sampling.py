@@ -9,7 +9,7 @@ import pytest
 from score_sde import sampling
 from score_sde.parameterization import NoisePrediction
 from score_sde.sdes import VP
-from score_sde.solvers import EulerMaruyama, Langevin, PredictorCorrector
+from score_sde.solvers import DDIM, AnnealedLangevin, EDMHeun, EulerMaruyama, Langevin, NoPredictor, PredictorCorrector
 from tests.analytic import SDES, Gaussian
 
 DENSITY = Gaussian.correlated(4)
@@ -105,6 +105,26 @@ def test_sweeping_beta_and_snr_traces_once():
         draw(VP(beta_max=beta), Langevin(snr=snr), jax.random.key(0)) for beta in (10.0, 20.0) for snr in (0.1, 0.2)
     ]
     assert len({float(x.sum()) for x in outputs}) == 4
+
+
+SWEPT = {
+    "eta": lambda value: DDIM(eta=value),
+    "churn": lambda value: EDMHeun(churn=value),
+    "annealed snr": lambda value: PredictorCorrector(predictor=NoPredictor(), corrector=AnnealedLangevin(snr=value)),
+}
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_sweeping_a_number_of_a_solver_traces_once(name):
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def draw(solver, key):
+        return make(VP(), solver=solver)({}, key, (2, 4)).x
+
+    outputs = [draw(SWEPT[name](value), jax.random.key(0)) for value in (0.1, 0.2, 0.3)]
+    assert len({float(x.sum()) for x in outputs}) == 3
 
 
 def test_a_batch_split_over_devices_gives_the_same_samples():

@@ -226,14 +226,15 @@ class UniPC(StatelessSolver):
     def _weights(self, past: Past, h: Scalar, order: int, corrects: bool) -> Array:
         """What each remembered denoised sample, and behind them the new one, counts in a step of one order.
 
-        The nodes are at ``r = (l - l_t) / h``, at most ``order - 1`` of the past and 1 for the new one; the weights of
-        their differences solve ``sum_i r_i^k w_i = k! phi_k / B`` for as many powers as there are nodes.
+        The nodes are at ``r = (l - l_t) / h``: ``order - 1`` of the past, and 1 for the new one. The weights ``w`` of
+        the differences from the newest sample integrate as many powers as there are nodes:
+        ``sum_i w_i r_i^k = int_0^h e^{u - h} (u / h)^k du`` from ``k = 1``. For a single node at low order the original
+        puts half the integral of ``k = 0`` in place of that of ``k = 1``.
         """
         ratios = [(past.half_log_snr[i] - past.half_log_snr[0]) / h for i in range(1, order)]
         nodes = [*ratios, jnp.ones_like(h)] if corrects else ratios
         rows = len(nodes)
-        # int_0^1 e^{-(1-u)h} u^k du with h^{...} taken out: the right-hand sides of the order conditions.
-        moments = [math.factorial(k) * value / h ** (k) for k, value in enumerate(_integrals(h, rows + 1))]
+        moments = [math.factorial(k) * value / h**k for k, value in enumerate(_integrals(h, rows + 1))]
         if rows == 1 and order <= 2:
             solution = jnp.stack([0.5 * moments[0] / (1.0 if corrects and order == 1 else nodes[0])])
         elif rows:
