@@ -20,6 +20,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 _ADVICE = "Give the --config that this checkpoint was trained with."
 _NCSN_ADVICE = " A PyTorch release of NCSN or NCSNv2 needs --config.model.pytorch=True besides, one in Flax False."
+# The originals make these frequencies for networks without a noise embedding too, and never use them.
+_UNUSED = ("all_modules.0.W", "TimeEmbedding_0/FourierEmbedding_0/W")
 _FLAX_RULES = [
     (r"^GaussianFourierProjection_0/W$", "TimeEmbedding_0/FourierEmbedding_0/W"),
     (r"^Dense_([01])/(kernel|bias)$", r"TimeEmbedding_0/Dense_\1/\2"),
@@ -86,6 +88,8 @@ def from_torch_names(state: Mapping[str, np.ndarray], shapes: Shapes) -> Named:
     """A state dict of score_sde_pytorch or ncsnv2 under our paths, kernels turned from OIHW to HWIO."""
     state = {name.removeprefix("module."): value for name, value in state.items()}
     state.pop("sigmas", None)
+    if not _has_embedding(shapes):
+        state.pop(_UNUSED[0], None)
     if any(name.startswith("all_modules.") for name in state):
         paths = _unet_paths(state, shapes)
     else:
@@ -120,7 +124,7 @@ def fit(named: Named, shapes: Shapes, source: str) -> Params:
                 f"{advice}"
             )
     for path in named:
-        if path not in shapes:
+        if path not in shapes and (path not in _UNUSED or _has_embedding(shapes)):
             raise UserError(f"{source} has a parameter '{path}' that the configuration does not expect. {advice}")
     return unflatten({path: _finite(named[path], path, source).reshape(shape) for path, shape in shapes.items()})
 
@@ -134,6 +138,10 @@ def _finite(value: np.ndarray, path: str, source: str) -> np.ndarray:
             "that did not diverge. Give an earlier one."
         )
     return values
+
+
+def _has_embedding(shapes: Shapes) -> bool:
+    return any(path.startswith("TimeEmbedding") for path in shapes)
 
 
 def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,7 +12,14 @@ import pytest
 from score_sde.errors import UserError
 from score_sde.interop import write_safetensors
 from score_sde.interop.checkpoints import import_checkpoint
-from score_sde.interop.convert import expected_shapes, fit, flatten, from_flax_names, from_torch_names
+from score_sde.interop.convert import (
+    _unet_torch_names,
+    expected_shapes,
+    fit,
+    flatten,
+    from_flax_names,
+    from_torch_names,
+)
 from score_sde.models.adapters import LinenNetwork
 from tests.interop import originals
 from tests.interop import torch_writer as writer
@@ -91,6 +98,26 @@ def test_the_first_parameter_that_does_not_fit_is_named(tmp_path, kind):
     originals.torch_file(tmp_path / "checkpoint.pth", case)
     with pytest.raises(UserError, match=message):
         import_checkpoint(tmp_path / "checkpoint.pth", originals.network(case), originals.SHAPE)
+
+
+def test_the_unused_frequencies_of_a_network_without_embedding_are_passed_over():
+    """The originals make them whenever the embedding is called fourier, also for an unconditional network."""
+    case = json.loads(json.dumps(originals.CASES["ncsnpp_ve"]))
+    case["model"]["embedding_type"] = "none"
+    shapes = expected_shapes(originals.network(case), originals.SHAPE)
+    places = {path: name for name, path in _unet_torch_names(shapes).items()}
+    rng, state, expected = np.random.RandomState(0), {"all_modules.0.W": np.ones(16, np.float32)}, {}
+    for path, shape in shapes.items():
+        rank, rest = places[path].split(".", 1)
+        expected[path] = rng.randn(*shape).astype(np.float32)
+        turned = path.endswith("/kernel") and rest.endswith("weight")
+        axes = ((3, 2, 0, 1) if len(shape) == 4 else (1, 0)) if turned else range(len(shape))
+        state[f"all_modules.{int(rank) + 1}.{rest}"] = expected[path].transpose(axes)
+    params = fit(from_torch_names(state, shapes), shapes, "the state dict")
+    jax.tree.map(np.testing.assert_array_equal, flatten(params), expected)
+    tree = {"GaussianFourierProjection_0": {"W": np.ones(16, np.float32)}}
+    named = from_flax_names(tree) | expected
+    jax.tree.map(np.testing.assert_array_equal, flatten(fit(named, shapes, "the tree")), expected)
 
 
 def test_other_safetensors_are_refused(tmp_path):
