@@ -20,8 +20,8 @@ MODES = {
     "eval": "measure the loss on the test split: eval.json",
     "demo": "train, sample, measure the likelihood, and write summary.md",
     "import": "make the published --checkpoint of another implementation a run",
-    "conformance": "measure the samplers where the answer is known: conformance.md; takes no --config",
     "export": "write the parameters for other programs: model.safetensors",
+    "conformance": "measure the samplers where the answer is known: conformance.md; takes no --config",
 }
 EXAMPLES = """examples:
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=demo
@@ -110,7 +110,10 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if options.mode not in MODES:
         raise UserError(f"Unknown mode '{options.mode}'.{nearest(options.mode, MODES)} Known: {', '.join(MODES)}.")
     if (options.mode == "conformance") != (options.config is None):
-        raise UserError("Every mode but conformance needs --config=FILE, a Python file that defines get_config().")
+        raise UserError(
+            "--config=FILE, a Python file that defines get_config(), is needed by every mode but conformance, which "
+            "takes none."
+        )
     if (options.mode == "import") != (options.checkpoint is not None):
         raise UserError("--mode=import takes the file to import as --checkpoint=FILE, and no other mode takes one.")
     for argument in rest:
