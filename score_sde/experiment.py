@@ -1,6 +1,7 @@
 """The border where a configuration becomes typed objects; below it nothing knows of configurations."""
 
 import dataclasses
+import functools
 
 import jax
 import optax
@@ -15,7 +16,16 @@ from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS, Parameteri
 from score_sde.processes import Process, ReverseProcess
 from score_sde.sampling import GRIDS, Grid, edm_times, levels_of
 from score_sde.sdes import SDE, VE, VP, SubVP
-from score_sde.solvers import CONTINUOUS, CORRECTORS, DETERMINISTIC, PREDICTORS, PredictorCorrector, Solver
+from score_sde.solvers import (
+    CONTINUOUS,
+    CORRECTORS,
+    DETERMINISTIC,
+    PREDICTORS,
+    DPMSolverMultistep,
+    PredictorCorrector,
+    Solver,
+    UniPC,
+)
 from score_sde.training.optim import make_optimizer
 from score_sde.training.state import TrainState, create_state, state_of
 from score_sde.training.step import TrainStep, make_train_step
@@ -150,8 +160,14 @@ def make_process(config: ConfigDict, sde: SDE) -> Process:
     if name == "continuous":
         return sde
     if config.sde.name == "vp":
-        betas = choose("schedule of the VP chain", name, {"continuous": None, **BETAS})
-        return DDPM(betas=betas(n, config.sde.beta_min / n, config.sde.beta_max / n))
+        schedule = choose("schedule of the VP chain", name, {"continuous": None, **BETAS})
+        betas = schedule(n, config.sde.beta_min / n, config.sde.beta_max / n)
+        if not float(betas.max()) < 1.0:
+            raise UserError(
+                f"With config.parameterization.num_scales={n} levels a step of the {name} chain has variance "
+                f"{float(betas.max()):g}; expected less than 1, so more than config.sde.beta_max levels."
+            )
+        return DDPM(betas=betas)
     if config.sde.name == "ve":
         sigmas = choose("schedule of the VE chain", name, {"continuous": None, **SIGMAS})
         return NCSN(sigmas=sigmas(n, config.sde.sigma_min, config.sde.sigma_max))
@@ -160,10 +176,8 @@ def make_process(config: ConfigDict, sde: SDE) -> Process:
 
 def _make_times(config: ConfigDict, sde: SDE, process: Process) -> Grid:
     sampling = config.sampling
-    if sampling.grid == "edm":
-        times = edm_times(sde, sampling.num_steps, sampling.t_min, sampling.rho)
-    else:
-        times = choose("grid", sampling.grid, GRIDS)(sde, sampling.num_steps, sampling.t_min)
+    grids = {**GRIDS, "edm": functools.partial(edm_times, rho=sampling.rho)}
+    times = choose("grid", sampling.grid, grids)(sde, sampling.num_steps, sampling.t_min)
     return levels_of(process, times) if isinstance(process, Chain) else times
 
 
@@ -196,7 +210,7 @@ def _make_solver(config: ConfigDict) -> Solver | None:
     predictor = build(predictor, sampling) if isinstance(predictor, type) else predictor()
     if corrector is None:
         return predictor
-    if sampling.predictor.startswith(("dpm_solver_2m", "dpm_solver_3m", "sde_dpm_solver", "unipc")):
+    if isinstance(predictor, DPMSolverMultistep | UniPC):
         raise UserError(
             f"The predictor {sampling.predictor} goes on from its own past, and a corrector would move the sample away "
             "from it; set config.sampling.corrector=none, or take dpm_solver_2s."

@@ -23,7 +23,7 @@ from score_sde.experiment import Experiment
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
 from score_sde.report.baseline import gaussian_mixture_bits_per_dim
 from score_sde.report.conformance import CASES, conformance_markdown, conformance_rows
-from score_sde.report.environment import atomic_savez, atomic_write_json, describe_machine
+from score_sde.report.environment import atomic_savez, atomic_write_json, atomic_write_text, describe_machine
 from score_sde.report.plots import image_grid, likelihood_histogram, loss_curve, scatter, trajectory_strip
 from score_sde.report.summary import write_summary
 from score_sde.solvers import DETERMINISTIC
@@ -202,7 +202,7 @@ def run_conformance(config: ConfigDict, workdir: Path, command: str) -> None:
             bar.advance(1)
     provenance = _machine(command)
     atomic_write_json(workdir / "conformance.json", {"rows": [row._asdict() for row in rows], **provenance})
-    (workdir / "conformance.md").write_text(conformance_markdown(rows, provenance))
+    atomic_write_text(workdir / "conformance.md", conformance_markdown(rows, provenance))
     log.info("Wrote %s.", workdir / "conformance.md")
 
 

@@ -240,3 +240,8 @@ def test_help_does_not_load_jax():
 
 def _python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+
+
+def test_a_chain_of_too_few_levels_is_refused(refused):
+    message = refused("sde.schedule=linear", "parameterization.num_scales=10")
+    assert "variance 2; expected less than 1" in message

@@ -70,8 +70,8 @@ class LowDiscrepancyTimes:
 class LevelTimes:
     """Independent draws from ``num_levels`` equidistant times, the noise levels of a discrete chain.
 
-    From ``t0 = 1 / N`` they are those of DDPM's ``N`` steps (Ho et al. 2020), up to the gap between chain and SDE; from
-    ``t0 = 0`` under the VE SDE they are exactly the geometric levels of NCSN (Song & Ermon 2019).
+    From ``t0 = 1 / N`` they are the times of :class:`~score_sde.chains.DDPM`, from ``t0 = 0`` those of
+    :class:`~score_sde.chains.NCSN`.
 
     >>> sorted({round(float(t), 2) for t in LevelTimes(t0=0.2, num_levels=5).sample(jax.random.key(0), 100).t})
     [0.2, 0.4, 0.6, 0.8, 1.0]

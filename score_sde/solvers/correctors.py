@@ -51,8 +51,8 @@ class AnnealedLangevin(StatelessSolver):
     r"""Langevin dynamics with a step set by the noise level (Song & Ermon 2019, arXiv 1907.05600, algorithm 1).
 
     ``x <- x + e score + sqrt(2 e) z`` with ``e = 2 (snr s(t))^2``. Their step ``alpha_i = lr s_i^2 / s_L^2``, with
-    ``x + alpha/2 score + sqrt(alpha) z``, is this one for ``snr = sqrt(lr / 2) / s_L / sqrt(2)`` in their units, or
-    ``sqrt(lr / 2) / s_L`` in those of NCSNv2, where the step is ``x + alpha score + sqrt(2 alpha) z``.
+    ``x + alpha/2 score + sqrt(alpha) z``, is this one for ``snr = sqrt(lr) / (2 s_L)``; that of NCSNv2 for
+    ``snr = sqrt(lr / 2) / s_L``, where the step is ``x + alpha score + sqrt(2 alpha) z``.
 
     Attributes:
         snr: Signal-to-noise ratio ``r``.

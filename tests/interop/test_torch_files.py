@@ -9,13 +9,15 @@ from score_sde.errors import UserError
 from score_sde.interop import file_kind, read_torch
 from tests.interop.torch_writer import (
     BFLOAT16,
-    LAYOUTS,
+    FLAT,
+    ORDERED,
     STORAGE_NAMES,
     Call,
     Name,
     Persistent,
     archive,
     assemble,
+    each_layout,
     legacy,
     numpy_bytes,
     numpy_dtype,
@@ -24,10 +26,6 @@ from tests.interop.torch_writer import (
     small_checkpoint,
     tensor,
 )
-
-FLAT = np.arange(24, dtype=np.float32)
-ORDERED = Name("collections", "OrderedDict")
-each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
 def _dtype(name):

@@ -10,12 +10,14 @@ import pytest
 
 from score_sde.errors import UserError
 from tests.interop.torch_writer import (
-    LAYOUTS,
+    FLAT,
+    ORDERED,
     Call,
     Name,
     Persistent,
     archive,
     assemble,
+    each_layout,
     legacy,
     numpy_dtype,
     peak_memory,
@@ -23,11 +25,6 @@ from tests.interop.torch_writer import (
     small_checkpoint,
     tensor,
 )
-
-FLAT = np.arange(24, dtype=np.float32)
-ORDERED = Name("collections", "OrderedDict")
-each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-
 
 # A file that asks for more than data.
 

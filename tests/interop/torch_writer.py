@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 STORAGE_NAMES = {
     "float64": "DoubleStorage",
@@ -160,3 +161,8 @@ def peak_memory(function: Callable[[], Any]) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+FLAT = np.arange(24, dtype=np.float32)
+ORDERED = Name("collections", "OrderedDict")
+each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
