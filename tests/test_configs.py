@@ -8,7 +8,7 @@ import pytest
 
 from score_sde.config import default_config, from_file
 from score_sde.errors import UserError
-from score_sde.modes import build_experiment
+from score_sde.modes.workdir import build_experiment
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.py"))

@@ -13,8 +13,8 @@ from score_sde.checkpointing import Checkpoints
 from score_sde.data import TrainIterator, load_source, make_train_iterator
 from score_sde.distributed import global_batch, jit_step, make_mesh, replicated
 from score_sde.errors import UserError
+from score_sde.evaluation.loss import LossEvaluator
 from score_sde.experiment import Experiment
-from score_sde.training.evaluate import LossEvaluator
 from score_sde.training.state import TrainState
 from score_sde.training.step import repeat_step
 from score_sde.training.writers import MetricWriter, ProgressBar

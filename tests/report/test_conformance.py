@@ -41,7 +41,7 @@ def test_a_short_table_has_the_nominal_orders():
 
 def test_the_command_needs_no_configuration(tmp_path, monkeypatch, capsys):
     rows = list(conformance.conformance_rows(["dpm_solver_1"], cases=[CASES["VP"]], evals=(8,), order_steps=(64, 128)))
-    monkeypatch.setattr("score_sde.modes.conformance_rows", lambda: rows)
+    monkeypatch.setattr("score_sde.modes.sampling.conformance_rows", lambda: rows)
     assert main([f"--workdir={tmp_path / 'c'}", "--mode=conformance"]) == 0, capsys.readouterr().err
     assert "dpm_solver_1" in (tmp_path / "c" / "conformance.md").read_text()
     assert main([f"--workdir={tmp_path / 'c'}", "--mode=train"]) == 2

@@ -25,7 +25,7 @@ from score_sde import distributed
 from score_sde.checkpointing import Checkpoints
 from score_sde.cli import load_config
 from score_sde.errors import UserError
-from score_sde.modes import build_experiment
+from score_sde.modes.workdir import build_experiment
 from score_sde.training import loop
 from score_sde.training.loop import train
 

@@ -1,0 +1,37 @@
+"""What every measurement needs: a stream of random numbers of its own, and a mean with its standard error."""
+
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from score_sde.experiment import Experiment
+from score_sde.typing import PRNGKey
+
+Progress = Callable[[int], Any]  # told how many more examples are done
+
+
+class Purpose(enum.IntEnum):
+    """What a key is for; ``create_state`` splits the same root into numbers 0 and 1."""
+
+    LOSS = 2
+    LIKELIHOOD = 3
+    SAMPLES = 4
+
+
+def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:
+    """The root of the random numbers of one kind of measurement."""
+    return jax.random.fold_in(jax.random.key(experiment.config.seed), int(purpose))
+
+
+def mean_and_std_error(values: np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error; the latter is nan for a single value.
+
+    >>> mean_and_std_error(np.array([1.0, 3.0]))
+    (2.0, 1.0)
+    """
+    values = np.asarray(values, np.float64)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return float(values.mean()), float(error)

@@ -1,0 +1,27 @@
+"""What the program does: one function per mode, each leaving its results as files in the working directory.
+
+demo = train, then sample, likelihood and summary
+"""
+
+import logging
+from pathlib import Path
+
+from score_sde.config import ConfigDict
+from score_sde.modes.likelihood import run_likelihood
+from score_sde.modes.sampling import run_conformance, run_sample
+from score_sde.modes.training import run_eval, run_export, run_import, run_train
+
+log = logging.getLogger(__name__)
+
+
+def run_demo(config: ConfigDict, workdir: Path, command: str) -> None:
+    """Train, sample, measure and summarise."""
+    for mode in (run_train, run_sample, run_likelihood):
+        mode(config, workdir, command)
+    log.info("Everything is tied together in %s.", workdir / "summary.md")
+
+
+MODES = {
+    **{"train": run_train, "sample": run_sample, "likelihood": run_likelihood, "eval": run_eval, "demo": run_demo},
+    **{"import": run_import, "export": run_export, "conformance": run_conformance},
+}

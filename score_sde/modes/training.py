@@ -1,0 +1,75 @@
+"""Training, and what makes a run of a file or a file of a run."""
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from score_sde.checkpointing import Checkpoints
+from score_sde.config import ConfigDict
+from score_sde.errors import UserError
+from score_sde.evaluation.loss import LossEvaluator
+from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
+from score_sde.modes.workdir import build_experiment, claim, has_checkpoint, load_split, provenance, trained_state
+from score_sde.report.environment import atomic_write_json
+from score_sde.report.plots import loss_curve
+from score_sde.report.summary import write_summary
+from score_sde.training.loop import train
+
+log = logging.getLogger(__name__)
+
+
+def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
+    """Train, or go on training, and draw the loss curve."""
+    experiment = build_experiment(config)
+    claim(config, workdir)
+    start = time.perf_counter()
+    train(experiment, workdir)
+    log.info("Trained to step %d in %.0f s.", config.training.num_steps, time.perf_counter() - start)
+    loss_curve(workdir / "metrics.jsonl", workdir / "loss.png")
+    write_summary(workdir)
+
+
+def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
+    """The loss of the averaged parameters on the whole test split, with its standard error: ``eval.json``."""
+    experiment = build_experiment(config)
+    state = trained_state(experiment, workdir)
+    loss, error = LossEvaluator(experiment, load_split(config, "test"))(state.ema_params)
+    atomic_write_json(workdir / "eval.json", {"loss": loss, "std_error": error, **provenance(state, command)})
+    log.info("Test loss %.5f +- %.5f at step %d.", loss, error, int(state.step))
+    write_summary(workdir)
+
+
+def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path) -> None:
+    """Make a published checkpoint a run that can be sampled, measured and trained further.
+
+    The optimiser starts afresh, and the data from their beginning.
+
+    Raises:
+        UserError: If there is a run in ``workdir`` already, or the checkpoint is none of this configuration's network;
+            nothing is written then. An import that was interrupted leaves no run, and is simply given again.
+    """
+    experiment = build_experiment(config)
+    if has_checkpoint(workdir):
+        raise UserError(f"There is a run in {workdir} already; give another --workdir.")
+    imported = import_checkpoint(checkpoint, experiment.network, experiment.event_shape)
+    fresh = experiment.fresh_state(imported.params)
+    state = dataclasses.replace(
+        fresh, ema_params=jax.tree.map(jnp.asarray, imported.ema_params), step=jnp.asarray(imported.step, jnp.int32)
+    )
+    claim(config, workdir)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(state, {}, config.to_dict())
+    atomic_write_json(workdir / "import.json", {"checkpoint": str(checkpoint), **provenance(state, command)})
+    count = sum(leaf.size for leaf in jax.tree.leaves(imported.params))
+    log.info("Imported %s parameters at step %d from %s.", f"{count:,}", imported.step, checkpoint)
+
+
+def run_export(config: ConfigDict, workdir: Path, command: str) -> None:
+    """Write parameters and their moving average to ``model.safetensors``, which ``--mode=import`` reads."""
+    state = trained_state(build_experiment(config), workdir)
+    export_checkpoint(workdir / "model.safetensors", state.params, state.ema_params, int(state.step))
+    log.info("Wrote %s.", workdir / "model.safetensors")

@@ -1,0 +1,116 @@
+"""A working directory: the run that lives there, and what goes with every result that is written to it."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from score_sde.checkpointing import Checkpoints, newest_config
+from score_sde.config import ConfigDict, default_config, differing_fields, leaves
+from score_sde.data import Source, SourceInfo, load_source, source_info
+from score_sde.errors import UserError
+from score_sde.experiment import Experiment
+from score_sde.report.environment import atomic_write_json, describe_machine
+from score_sde.training.state import TrainState
+
+#: Groups of fields that decide what is trained; they may not change under an existing run.
+_TRAINED = ("seed", "sde", "parameterization", "model", "data", "objective", "optim", "training")
+_FREE = ("training.num_steps", "training.eval_every", "training.keep_checkpoints", "data.data_dir")
+
+
+def build_experiment(config: ConfigDict) -> Experiment:
+    """The experiment of a configuration, for the data that it names."""
+    info = data_info(config)
+    return Experiment.from_config(config, info.shape, info.num_levels)
+
+
+def data_info(config: ConfigDict) -> SourceInfo:
+    """Shape and grey levels of the data; with ``config.data.shape`` the images need not be at hand.
+
+    Raises:
+        UserError: If that shape is not one of 8-bit images, or not that of the data.
+    """
+    shape = tuple(config.data.shape)
+    if not shape:
+        return source_info(config.data.name)
+    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise UserError(f"config.data.shape is {shape}; expected (height, width, channels) or ().")
+    return SourceInfo(config.data.name, shape, 256, None)
+
+
+def load_split(config: ConfigDict, split: str) -> Source:
+    """One split of the data that the configuration names."""
+    return load_source(config.data.name, split, data_dir=config.data.data_dir or None, shape=tuple(config.data.shape))
+
+
+def claim(config: ConfigDict, workdir: Path) -> None:
+    """Record the configuration in a new working directory, or check that it is the one recorded there."""
+    _check_same_run(config, workdir)
+    make_directory(workdir)
+    atomic_write_json(workdir / "config.json", config.to_dict())
+
+
+def make_directory(workdir: Path) -> None:
+    """Make the working directory, or say that it cannot be made."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot create the working directory {workdir} ({error.strerror}); give another.") from error
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether there is anything to restore."""
+    if not (workdir / "checkpoints").is_dir():
+        return False
+    with Checkpoints(workdir) as checkpoints:
+        return bool(checkpoints.steps)
+
+
+def _check_same_run(config: ConfigDict, workdir: Path) -> bool:
+    """Whether there is a run in ``workdir``; an error if it was trained with other settings."""
+    recorded = newest_config(workdir)
+    if recorded is None:
+        return False
+    # A run that is older than a field was trained with what is now its default.
+    recorded = {**leaves(default_config()), **leaves(recorded)}
+    changed = [
+        line
+        for line in differing_fields(recorded, json.loads(json.dumps(config.to_dict())))
+        if line.split(":")[0].split(".")[0] in _TRAINED and line.split(":")[0] not in _free_fields(config)
+    ]
+    if changed:
+        raise UserError(
+            f"The configuration differs from that of the run in {workdir}:\n  " + "\n  ".join(changed) + "\n"
+            "Set these fields back, or give another --workdir for a new run."
+        )
+    return True
+
+
+def _free_fields(config: ConfigDict) -> tuple[str, ...]:
+    # A cosine schedule depends on the length of the run, which is then part of what is trained.
+    return _FREE if config.optim.schedule == "constant" else _FREE[1:]
+
+
+def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
+    """The state of the newest good checkpoint."""
+    if not _check_same_run(experiment.config, workdir) or not (workdir / "checkpoints").is_dir():
+        raise UserError(f"There is no trained model in {workdir}; train one there first with --mode=train.")
+    with Checkpoints(workdir) as checkpoints:
+        restored = checkpoints.restore_newest(experiment.abstract_state())
+    if restored is None:
+        raise UserError(f"There is no checkpoint in {workdir}/checkpoints yet; train first with --mode=train.")
+    return restored.state
+
+
+def provenance(state: TrainState, command: str) -> dict[str, Any]:
+    """What a result was computed from, how, when and where."""
+    return {"step": int(state.step), **machine(command)}
+
+
+def machine(command: str) -> dict[str, Any]:
+    """The command, the date and the hardware."""
+    return {
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": describe_machine(),
+    }
