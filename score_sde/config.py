@@ -124,7 +124,8 @@ def _add_measuring_fields(config: ConfigDict) -> None:
     """What is done with a trained model."""
     config.sampling = ConfigDict()
     # with noise euler_maruyama, reverse_diffusion, ancestral, ancestral_large, ddim, sde_dpm_solver_{1,2m,3m}, none;
-    # without euler, heun, edm_heun, dpm_solver_{1,2s,2m,3m}, unipc_{1,2,3}, adaptive
+    # without euler, heun, edm_heun, dpm_solver_{1,2s,2m,3m}, unipc_{1,2,3}
+    # with as many steps as the error asks for: adaptive (the probability flow), adaptive_sde (with noise)
     config.sampling.predictor = "euler_maruyama"
     config.sampling.noise_scale = 1.0  # of those with noise: 1 the reverse SDE, 0 the probability flow
     config.sampling.eta = 0.0  # noise of ddim: 0 none, 1 ancestral sampling
@@ -143,7 +144,11 @@ def _add_measuring_fields(config: ConfigDict) -> None:
     config.sampling.denoising = "tweedie"  # how the noise left at t_min is removed: tweedie, mean or none
     config.sampling.thresholding = "none"  # keep denoised images in their range: none, static (clip) or dynamic
     config.sampling.threshold_quantile = 0.995  # of dynamic thresholding
-    config.sampling.tolerance = 1e-5  # of the adaptive solver, relative and absolute
+    config.sampling.tolerance = 1e-5  # of the adaptive predictor, relative and absolute
+    config.sampling.sde_rtol = 0.02  # of adaptive_sde
+    config.sampling.sde_atol = 0.0078
+    config.sampling.joint_steps = False  # of both: the same steps for all samples of a batch, on all devices and hosts
+    config.sampling.max_steps = 4096  # of both: attempted steps after which they give up
     config.sampling.num_samples = 64
     config.sampling.batch_size = 64
 

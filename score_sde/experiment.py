@@ -32,7 +32,7 @@ from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import LossFn, Network, Params, ScoreFn
 
 SDES: dict[str, type[SDE]] = {"vp": VP, "subvp": SubVP, "ve": VE}
-ADAPTIVE = "adaptive"  # the predictor that is no step: it solves the probability flow with error control
+ADAPTIVE = ("adaptive", "adaptive_sde")  # predictors that are no steps: error control chooses these
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Experiment:
     loss_fn: LossFn
     tx: optax.GradientTransformation
     train_step: TrainStep
-    solver: Solver | None  # None for the adaptive ODE
+    solver: Solver | None  # None for the adaptive predictors
     times: Grid
 
     @classmethod
@@ -141,7 +141,7 @@ class Experiment:
     @property
     def noise_scale(self) -> float:
         """0 where the sampler solves the probability flow, else ``sampling.noise_scale``."""
-        flow = self.config.sampling.predictor in {*DETERMINISTIC, ADAPTIVE}
+        flow = self.config.sampling.predictor in {*DETERMINISTIC, "adaptive"}
         return 0.0 if flow else self.config.sampling.noise_scale
 
 
@@ -197,15 +197,17 @@ def _make_solver(config: ConfigDict) -> Solver | None:
     corrector = None
     if sampling.corrector != "none":
         corrector = build(choose("corrector", sampling.corrector, {**CORRECTORS, "none": None}), sampling)
-    predictor = choose("predictor", sampling.predictor, {**PREDICTORS, ADAPTIVE: None})
-    if config.sde.schedule != "continuous" and sampling.predictor in {*CONTINUOUS, ADAPTIVE}:
+    predictor = choose("predictor", sampling.predictor, {**PREDICTORS, **dict.fromkeys(ADAPTIVE)})
+    if config.sde.schedule != "continuous" and sampling.predictor in {*CONTINUOUS, *ADAPTIVE}:
         raise UserError(
             f"The predictor {sampling.predictor} follows a drift, and a chain (config.sde.schedule="
             f"{config.sde.schedule}) has none; expected one of {', '.join(sorted({*PREDICTORS} - CONTINUOUS))}."
         )
     if predictor is None:
         if corrector is not None:
-            raise UserError("The adaptive ODE solver takes no corrector; set config.sampling.corrector=none.")
+            raise UserError(
+                f"The predictor {sampling.predictor} takes no corrector; set config.sampling.corrector=none."
+            )
         return None
     predictor = build(predictor, sampling) if isinstance(predictor, type) else predictor()
     if corrector is None:
@@ -245,9 +247,10 @@ def _check_values(config: ConfigDict) -> None:
     at_least(config, 0, "optim.lr", "optim.eps", "optim.weight_decay", "optim.warmup", "optim.ema_rate")
     at_least(config, 0, "optim.beta1", "optim.beta2", "model.dropout", "sampling.snr")
     at_least(config, 0, "sampling.noise_scale", "sampling.eta", "sampling.churn", "sampling.churn_min")
-    at_least(config, 1, "sampling.rho")
+    at_least(config, 1, "sampling.rho", "sampling.max_steps")
     at_least(config, 1e-12, "sde.beta_min", "sde.sigma_min", "parameterization.data_std", "objective.t_min")
     at_least(config, 1e-12, "sampling.t_min", "sampling.tolerance", "likelihood.t_min", "likelihood.tolerance")
+    at_least(config, 1e-12, "sampling.sde_rtol", "sampling.sde_atol")
     below(config, 1, "objective.t_min", "sampling.t_min", "likelihood.t_min", "model.dropout")
     below(config, 1, "optim.beta1", "optim.beta2", "optim.ema_rate")
     at_least(config, 0, "sampling.threshold_quantile")

@@ -106,13 +106,26 @@ def sample_keys(key: PRNGKey, first: Array | int, count: int) -> SampleKeys:
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(first + jnp.arange(count))
 
 
+def solver_keys(keys: SampleKeys) -> SampleKeys:
+    """The keys of a solver's noise, of which each step takes its own; independent of those of the prior."""
+    return fold_in(keys, _SOLVER)
+
+
 def prior_samples(keys: SampleKeys, sde: Process, event_shape: tuple[int, ...]) -> Batch:
     """Draw the starting points from the prior, one per key."""
     return jax.vmap(lambda key: sde.prior_sample(jax.random.fold_in(key, _PRIOR), event_shape))(keys)
 
 
-def integrate(keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batch, times: Grid) -> SolverState:
-    """Apply ``solver`` along ``times``: the only scan over solver steps.
+def integrate(
+    keys: SampleKeys,
+    solver: Solver,
+    process: ReverseProcess,
+    x: Batch,
+    times: Grid,
+    *,
+    num_steps: Int[Array, ""] | int | None = None,
+) -> SolverState:
+    """Apply ``solver`` along ``times``: the only loop over solver steps.
 
     Args:
         keys: One key per sample.
@@ -120,33 +133,34 @@ def integrate(keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batc
         process: What is integrated.
         x: Starting points at ``times[0]``.
         times: Decreasing grid.
+        num_steps: How many of its steps to take; all unless given. It may vary under one compiled program, so grids
+            padded to one length are swept without compiling anew.
 
     Returns:
-        The state at ``times[-1]``.
+        The state at ``times[num_steps]``.
     """
-    state, _ = _scan(keys, solver, process, x, times, keep=False)
-    return state
+    step = _stepper(keys, solver, process, times)
+    return jax.lax.fori_loop(0, times.shape[0] - 1 if num_steps is None else num_steps, step, solver.init(x))
 
 
 def trajectory(keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batch, times: Grid) -> Float[Array, "..."]:
     """The samples at every time of the grid, stacked in front: shape ``(steps + 1, batch, *event)``."""
-    _, path = _scan(keys, solver, process, x, times, keep=True)
-    assert path is not None
+    step = _stepper(keys, solver, process, times)
+
+    def body(state: SolverState, index: Array) -> tuple[SolverState, Array]:
+        state = step(index, state)
+        return state, state.x
+
+    _, path = jax.lax.scan(body, solver.init(x), jnp.arange(times.shape[0] - 1))
     return jnp.concatenate([x[None], path], axis=0)
 
 
-def _scan(
-    keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batch, times: Grid, *, keep: bool
-) -> tuple[SolverState, Array | None]:
-    solver_keys = fold_in(keys, _SOLVER)
-
-    def body(state: SolverState, step: tuple[Array, Array, Array]) -> tuple[SolverState, Array | None]:
-        index, t, s = step
-        state = solver.step(fold_in(solver_keys, index), process, state, t, s)
-        return state, state.x if keep else None
-
-    steps = (jnp.arange(times.shape[0] - 1), times[:-1], times[1:])
-    return jax.lax.scan(body, solver.init(x), steps)
+def _stepper(
+    keys: SampleKeys, solver: Solver, process: ReverseProcess, times: Grid
+) -> Callable[[Array, SolverState], SolverState]:
+    """Step number ``index`` along the grid."""
+    keys = solver_keys(keys)
+    return lambda index, state: solver.step(fold_in(keys, index), process, state, times[index], times[index + 1])
 
 
 def make_sampler(
@@ -156,6 +170,7 @@ def make_sampler(
     solver: Solver,
     *,
     times: Grid,
+    num_steps: Int[Array, ""] | int | None = None,
     noise_scale: Number = 1.0,
     denoising: Denoising = "tweedie",
     modify_score: Callable[[ScoreFn], ScoreFn] = lambda score_fn: score_fn,
@@ -168,6 +183,7 @@ def make_sampler(
         sde: The forward process.
         solver: The reverse step.
         times: Decreasing grid from 1 to a small positive time.
+        num_steps: How many of its steps to take, as in :func:`integrate`.
         noise_scale: 1 for the reverse SDE, 0 for the probability flow.
         denoising: How the noise left at the last time is removed: ``"tweedie"`` returns the posterior mean of the
             data (one more evaluation), ``"mean"`` the sample before the last noise was added (the choice of Song et
@@ -180,10 +196,11 @@ def make_sampler(
         score_fn = modify_score(make_score_fn(network, parameterization, sde, params))
         keys = sample_keys(key, first, shape[0])
         process = sde.reverse(score_fn, noise_scale=noise_scale)
-        state = integrate(keys, solver, process, prior_samples(keys, sde, shape[1:]), times)
-        num_evals = solver.num_evals * (times.shape[0] - 1)
+        taken = times.shape[0] - 1 if num_steps is None else num_steps
+        state = integrate(keys, solver, process, prior_samples(keys, sde, shape[1:]), times, num_steps=num_steps)
+        num_evals = solver.num_evals * taken
         if denoising == "tweedie":
-            x = denoise(sde, score_fn, state.x, jnp.full(shape[:1], times[-1]))
+            x = denoise(sde, score_fn, state.x, jnp.full(shape[:1], times[taken]))
             return Samples(x, jnp.asarray(num_evals + 1))
         return Samples(state.x_mean if denoising == "mean" else state.x, jnp.asarray(num_evals))
 

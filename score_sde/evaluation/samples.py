@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +14,10 @@ from score_sde.evaluation.base import Progress, Purpose, root_key
 from score_sde.experiment import Experiment
 from score_sde.likelihood.flow import transport
 from score_sde.parameterization import denoise
-from score_sde.sampling import make_sampler, prior_samples, sample_keys, trajectory
+from score_sde.sampling import make_sampler, prior_samples, sample_keys, solver_keys, trajectory
 from score_sde.solvers import EulerMaruyama
+from score_sde.solvers.adaptive_sde import solve_sde
+from score_sde.solvers.base import Solution
 from score_sde.typing import Params, PRNGKey
 
 
@@ -23,29 +25,44 @@ class DrawnSamples(NamedTuple):
     """Samples in the scale of the model and what they cost."""
 
     x: np.ndarray
-    num_evals: int
+    num_evals: float  # of the score, mean over the samples
+    num_evals_max: int
     seconds: float
 
 
 def draw_samples(experiment: Experiment, params: Params, *, progress: Progress = lambda n: None) -> DrawnSamples:
-    """``sampling.num_samples`` samples with the configured solver; sample ``i`` does not depend on the batch size."""
+    """``sampling.num_samples`` samples with the configured solver; sample ``i`` does not depend on the batch size.
+
+    Raises:
+        UserError: If a sample is not finite, or an adaptive solver gave one up; nothing is returned then.
+    """
     settings, shape = experiment.config.sampling, experiment.event_shape
     batch_size = min(settings.batch_size, settings.num_samples)
-    draw = _adaptive_sampler(experiment) if experiment.solver is None else _stepping_sampler(experiment)
+    draw = jit(_adaptive_sampler(experiment) if experiment.solver is None else _sampler(experiment), static_argnums=2)
     start = time.perf_counter()
-    batches, num_evals = [], 0
+    batches: list[list[np.ndarray]] = []
     for first in range(0, settings.num_samples, batch_size):
-        x, evals = draw(params, root_key(experiment, Purpose.SAMPLES), (batch_size, *shape), first)
-        batches.append(np.asarray(x))
-        num_evals = max(num_evals, int(evals))
+        solution = draw(params, root_key(experiment, Purpose.SAMPLES), (batch_size, *shape), first)
+        batches.append([np.asarray(leaf) for leaf in solution])
         progress(min(batch_size, settings.num_samples - first))
-    x = np.concatenate(batches)[: settings.num_samples]
-    if not np.isfinite(x).all():
+    x, num_evals, success = (np.concatenate(part)[: settings.num_samples] for part in zip(*batches, strict=True))
+    check_samples(x, success, settings.max_steps)
+    return DrawnSamples(x, float(num_evals.mean()), int(num_evals.max()), time.perf_counter() - start)
+
+
+def check_samples(x: np.ndarray, success: np.ndarray, max_steps: int) -> None:
+    """Refuse samples that are no numbers, and those that an adaptive solver has given up."""
+    infinite = int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())
+    if infinite:
         raise UserError(
-            f"{int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())} of {len(x)} samples are not finite: the "
-            "steps are too large for this process. Raise config.sampling.num_steps or lower config.sampling.snr."
+            f"{infinite} of {len(x)} samples are not finite: either the score of the network is not, or the steps are "
+            "too large for this process. Raise config.sampling.num_steps or lower config.sampling.snr."
         )
-    return DrawnSamples(x, num_evals, time.perf_counter() - start)
+    if not success.all():
+        raise UserError(
+            f"{int((~success).sum())} of {len(x)} samples did not reach config.sampling.t_min in {max_steps} attempted "
+            "steps; raise config.sampling.max_steps or the tolerance."
+        )
 
 
 def draw_trajectory(
@@ -68,7 +85,7 @@ def draw_trajectory(
     return path[chosen], times[chosen]
 
 
-def _stepping_sampler(experiment: Experiment) -> Callable[..., Any]:
+def _sampler(experiment: Experiment) -> Callable[..., Solution]:
     assert experiment.solver is not None
     sampler = make_sampler(
         experiment.network,
@@ -80,21 +97,32 @@ def _stepping_sampler(experiment: Experiment) -> Callable[..., Any]:
         denoising=experiment.config.sampling.denoising,
         modify_score=experiment.in_range,
     )
-    return jit(sampler, static_argnums=2)
+
+    def draw(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int) -> Solution:
+        x, num_evals = sampler(params, key, shape, first)
+        return Solution(x, jnp.full(shape[:1], num_evals), jnp.ones(shape[:1], bool))
+
+    return draw
 
 
-def _adaptive_sampler(experiment: Experiment) -> Callable[..., Any]:
-    settings = experiment.config.sampling
+def _adaptive_sampler(experiment: Experiment) -> Callable[..., Solution]:
+    settings, sde = experiment.config.sampling, experiment.sde
+    common = {"t1": settings.t_min, "max_steps": settings.max_steps, "joint": settings.joint_steps}
 
-    def sampler(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int) -> tuple[Array, Array]:
+    def draw(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int) -> Solution:
         score_fn = experiment.in_range(experiment.score_fn(params))
-        start = prior_samples(sample_keys(key, first, shape[0]), experiment.sde, shape[1:])
-        tolerance = {"rtol": settings.tolerance, "atol": settings.tolerance}
-        solution = transport(experiment.sde, score_fn, start, t0=1.0, t1=settings.t_min, **tolerance)
-        num_evals = jnp.max(solution.num_evals)
+        keys = sample_keys(key, first, shape[0])
+        start = prior_samples(keys, sde, shape[1:])
+        if settings.predictor == "adaptive":
+            tolerance = {"rtol": settings.tolerance, "atol": settings.tolerance}
+            solution = transport(sde, score_fn, start, t0=1.0, **tolerance, **common)
+        else:
+            process = sde.reverse(score_fn, noise_scale=settings.noise_scale)
+            tolerance = {"rtol": settings.sde_rtol, "atol": settings.sde_atol}
+            solution = solve_sde(solver_keys(keys), process, start, **tolerance, **common)
         if settings.denoising != "tweedie":
-            return solution.y, num_evals
-        x = denoise(experiment.sde, score_fn, solution.y, jnp.full(shape[:1], settings.t_min))
-        return x, num_evals + 1
+            return solution
+        x = denoise(sde, score_fn, solution.y, jnp.full(shape[:1], settings.t_min))
+        return Solution(x, solution.num_evals + 1, solution.success)
 
-    return jit(sampler, static_argnums=2)
+    return draw

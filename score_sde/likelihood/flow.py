@@ -10,7 +10,7 @@ model at ``t0``.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
 from score_sde.sdes import SDE
+from score_sde.solvers.base import Solution
 from score_sde.typing import Batch, Number, PRNGKey, Scalar, ScoreFn, Times
-
-if TYPE_CHECKING:
-    from score_sde.solvers.adaptive import OdeSolution
 
 
 class Likelihood(NamedTuple):
@@ -48,6 +46,7 @@ def log_likelihood(
     probe_kind: ProbeKind = "rademacher",
     terminal_logp: Callable[[Batch], Times] | None = None,
     max_steps: int = 4096,
+    joint: bool = False,
 ) -> Likelihood:
     """Log-density of data under the probability flow of a score function.
 
@@ -64,6 +63,7 @@ def log_likelihood(
         probe_kind: ``"rademacher"`` or ``"gaussian"``.
         terminal_logp: Log-density at ``t1``; the prior of the SDE unless given.
         max_steps: Bound on the solver's steps; an example that exceeds it has ``success = False``.
+        joint: The same steps for the whole batch; see :func:`score_sde.solvers.adaptive.solve_ode`.
 
     Returns:
         Log-density in nats, latent code, number of evaluations, success and probe standard error, per example.
@@ -85,7 +85,8 @@ def log_likelihood(
         return value_and_quadratic_forms(lambda z: drift(t, z), state[0], probe)
 
     start = (x, jnp.zeros(probes.shape[:2]))
-    solution = _solve(augmented, start, probes, t0=t0, t1=t1, rtol=rtol, atol=atol, max_steps=max_steps)
+    options = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "joint": joint}
+    solution = _solve(augmented, start, probes, t0=t0, t1=t1, **options)
     latents, forms = solution.y
     change, error = _trace_and_error(forms, exact=num_probes is None)
     logp = (sde.prior_logp if terminal_logp is None else terminal_logp)(latents) + change
@@ -99,11 +100,24 @@ def probability_flow_drift(sde: SDE, score_fn: ScoreFn) -> Callable[[Scalar, Arr
 
 
 def transport(
-    sde: SDE, score_fn: ScoreFn, x: Batch, *, t0: Number, t1: Number, rtol: Number = 1e-5, atol: Number = 1e-5
-) -> "OdeSolution":
-    """Carry samples along the probability flow from ``t0`` to ``t1``: encode if ``t1 > t0``, decode otherwise."""
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Batch,
+    *,
+    t0: Number,
+    t1: Number,
+    rtol: Number = 1e-5,
+    atol: Number = 1e-5,
+    max_steps: int = 4096,
+    joint: bool = False,
+) -> Solution:
+    """Carry samples along the probability flow from ``t0`` to ``t1``: encode if ``t1 > t0``, decode otherwise.
+
+    Tolerances, ``max_steps`` and ``joint`` are those of :func:`score_sde.solvers.adaptive.solve_ode`.
+    """
     drift = probability_flow_drift(sde, score_fn)
-    return _solve(lambda t, y, _: drift(t, y), x, None, t0=t0, t1=t1, rtol=rtol, atol=atol)
+    options = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "joint": joint}
+    return _solve(lambda t, y, _: drift(t, y), x, None, t0=t0, t1=t1, **options)
 
 
 def _solve(

@@ -1,24 +1,15 @@
 r"""Latent codes: the probability flow is a bijection between data and noise (Song et al. 2021, section 4.3)."""
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from score_sde.likelihood.flow import transport
 from score_sde.sdes import SDE
+from score_sde.solvers.base import Solution
 from score_sde.typing import Batch, Number, ScoreFn
 
 
-class Carried(NamedTuple):
-    """Where the flow has carried a batch, and what it cost, per example."""
-
-    x: Batch
-    num_evals: Int[Array, " batch"]
-    success: Bool[Array, " batch"]
-
-
-def encode(sde: SDE, score_fn: ScoreFn, x: Batch, *, t_end: Number = 1e-5, tolerance: Number = 1e-5) -> Carried:
+def encode(sde: SDE, score_fn: ScoreFn, x: Batch, *, t_end: Number = 1e-5, tolerance: Number = 1e-5) -> Solution:
     """The latent codes of data, which look like draws from the prior.
 
     Args:
@@ -33,17 +24,15 @@ def encode(sde: SDE, score_fn: ScoreFn, x: Batch, *, t_end: Number = 1e-5, toler
     >>> sde = VP()
     >>> score = lambda x, t: -x  # of data N(0, I), which the VP flow leaves where they are
     >>> x = jnp.ones((1, 3))
-    >>> bool(jnp.allclose(encode(sde, score, x).x, x, atol=1e-3))
+    >>> bool(jnp.allclose(encode(sde, score, x).y, x, atol=1e-3))
     True
     """
-    solution = transport(sde, score_fn, x, t0=t_end, t1=1.0, rtol=tolerance, atol=tolerance)
-    return Carried(solution.y, solution.num_evals, solution.success)
+    return transport(sde, score_fn, x, t0=t_end, t1=1.0, rtol=tolerance, atol=tolerance)
 
 
-def decode(sde: SDE, score_fn: ScoreFn, latents: Batch, *, t_end: Number = 1e-5, tolerance: Number = 1e-5) -> Carried:
+def decode(sde: SDE, score_fn: ScoreFn, latents: Batch, *, t_end: Number = 1e-5, tolerance: Number = 1e-5) -> Solution:
     """The data of latent codes, the inverse of :func:`encode`; arguments as there."""
-    solution = transport(sde, score_fn, latents, t0=1.0, t1=t_end, rtol=tolerance, atol=tolerance)
-    return Carried(solution.y, solution.num_evals, solution.success)
+    return transport(sde, score_fn, latents, t0=1.0, t1=t_end, rtol=tolerance, atol=tolerance)
 
 
 def interpolate(start: Batch, end: Batch, num: int) -> Float[Array, "num batch *event"]:

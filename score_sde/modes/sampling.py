@@ -39,15 +39,16 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
         "solver": settings.predictor
         if settings.corrector == "none"
         else f"{settings.predictor} + {settings.corrector}",
-        "num_steps": settings.num_steps,
+        "num_steps": settings.num_steps if experiment.solver is not None else None,
         "num_evals": drawn.num_evals,
+        "num_evals_max": drawn.num_evals_max,
         "num_samples": settings.num_samples,
         "denoising": settings.denoising,
         "seconds": drawn.seconds,
         **provenance(state, command),
     }
     atomic_write_json(workdir / "sampling.json", report)
-    log.info("Drew %d samples with %d evaluations each in %.1f s.", len(levels), drawn.num_evals, drawn.seconds)
+    log.info("Drew %d samples with %.0f evaluations each in %.1f s.", len(levels), drawn.num_evals, drawn.seconds)
     write_summary(workdir)
 
 

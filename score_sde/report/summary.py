@@ -150,13 +150,13 @@ def _likelihood_rows(report: dict[str, Any] | None) -> list[str]:
 def _sampling_rows(report: dict[str, Any] | None) -> list[str]:
     if report is None:
         return [_row("Sampling", _missing("sample"), "")]
-    how = [
-        f"{report.get('num_samples', '?')} samples, {report.get('solver', '?')}, {report.get('num_steps', '?')} steps"
-    ]
+    steps = report.get("num_steps", "?")
+    steps = "adaptive steps" if steps is None else f"{steps} steps"
+    how = [f"{report.get('num_samples', '?')} samples, {report.get('solver', '?')}, {steps}"]
     if report.get("denoising"):
         how.append(f"denoising: {report['denoising']}")
     how.append(_seconds(report))
-    return [_row("Evaluations per sample", str(report.get("num_evals", "?")), "; ".join(how))]
+    return [_row("Evaluations per sample", _number(report.get("num_evals"), ".5g"), "; ".join(how))]
 
 
 def _row(*cells: str) -> str:

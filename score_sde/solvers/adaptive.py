@@ -1,22 +1,15 @@
-"""Adaptive ODE integration: the only file that imports diffrax."""
+"""Adaptive ODE integration, and Brownian paths: the only file that imports diffrax."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array
 
-from score_sde.typing import Number
-
-
-class OdeSolution(NamedTuple):
-    """Terminal values and diagnostics, one entry per example."""
-
-    y: Any
-    num_evals: Int[Array, " batch"]
-    success: Bool[Array, " batch"]
+from score_sde.solvers.base import Solution, largest_rms
+from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, Scalar
 
 
 def solve_ode(
@@ -29,12 +22,14 @@ def solve_ode(
     rtol: Number = 1e-5,
     atol: Number = 1e-5,
     max_steps: int = 4096,
-) -> OdeSolution:
-    """Integrate ``dy/dt = vector_field(t, y, args)`` from ``t0`` to ``t1`` for each example on its own.
+    joint: bool = False,
+) -> Solution:
+    """Integrate ``dy/dt = vector_field(t, y, args)`` from ``t0`` to ``t1`` for each example.
 
     Step sizes are controlled example by example (Tsitouras 5/4, PI control), so that a result does not depend on the
-    rest of the batch. ``t1 < t0`` integrates backwards. Nothing is raised for an example that needs more than
-    ``max_steps`` steps: its ``success`` is ``False``.
+    rest of the batch, or jointly: all examples then take the same steps, as small as the one with the largest error
+    needs. ``t1 < t0`` integrates backwards. Nothing is raised for an example that needs more than ``max_steps``
+    steps: its ``success`` is ``False``.
 
     Args:
         vector_field: Acts on one example.
@@ -45,28 +40,46 @@ def solve_ode(
         rtol: Relative tolerance.
         atol: Absolute tolerance.
         max_steps: Upper bound on accepted and rejected steps.
+        joint: The same steps for the whole batch. If it is split over devices and hosts, for all of them.
 
     Returns:
         The solution at ``t1``. Each attempted step costs six evaluations of the vector field, the start one more.
     """
-    controller = diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.3, icoeff=0.4)
 
-    def solve_one(y: Any, arg: Any) -> OdeSolution:
+    def solve(field: Callable[[Any, Any, Any], Any], y: Any, arg: Any, **norm: Any) -> Solution:
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(vector_field),
+            diffrax.ODETerm(field),
             diffrax.Tsit5(),
             t0=t0,
             t1=t1,
             dt0=None,
             y0=y,
             args=arg,
-            stepsize_controller=controller,
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.3, icoeff=0.4, **norm),
             max_steps=max_steps,
             throw=False,
         )
         final = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
         # Six stages a step, the seventh being the first of the next; one more at the start chooses the first step.
         num_evals = 6 * solution.stats["num_steps"] + 1
-        return OdeSolution(final, jnp.asarray(num_evals), solution.result == diffrax.RESULTS.successful)
+        return Solution(final, jnp.asarray(num_evals), solution.result == diffrax.RESULTS.successful)
 
-    return jax.vmap(solve_one)(y0, args)
+    if not joint:
+        return jax.vmap(lambda y, arg: solve(vector_field, y, arg))(y0, args)
+    whole = solve(jax.vmap(vector_field, in_axes=(None, 0, 0)), y0, args, norm=largest_rms)
+    batch = jax.tree.leaves(y0)[0].shape[:1]
+    return Solution(whole.y, jnp.full(batch, whole.num_evals), jnp.full(batch, whole.success))
+
+
+def brownian_increment(keys: SampleKeys, x: Batch, t: Scalar, s: Scalar) -> Batch:
+    """``W_s - W_t`` for ``0 <= s <= t <= 1`` of one Brownian path per key, run from 1 to 0 and of the shape of ``x``.
+
+    A path is a function of its key: whatever times are asked for, and in whatever order, the answers are of one path
+    (a virtual Brownian tree; Li et al. 2020, arXiv 2001.01328).
+    """
+
+    def one(key: PRNGKey, example: Array) -> Array:
+        shape = jax.ShapeDtypeStruct(example.shape, example.dtype)
+        return diffrax.VirtualBrownianTree(0.0, 1.0, 1e-6, shape, key).evaluate(1.0 - t, 1.0 - s)
+
+    return jax.vmap(one)(keys, x)

@@ -3,13 +3,14 @@
     x ~ prior --> solver.init --> [ solver.step(keys, process, state, t, s) for each pair of times ] --> state.x
 
 A solver receives the *process*, which holds the score function, so that it may evaluate it as often and wherever it
-likes. The loop over times belongs to :func:`score_sde.sampling.integrate`, the only scan over solver steps.
+likes. The loop over times belongs to :func:`score_sde.sampling.integrate`, the only loop over solver steps.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
 
 from score_sde.errors import UserError
 from score_sde.processes import ReverseProcess
@@ -27,6 +28,14 @@ class SolverState(NamedTuple):
     def moved(self, x: Batch, x_mean: Batch) -> "SolverState":
         """The state after a step that keeps no past, with whatever another solver remembers left in place."""
         return SolverState(x, x_mean, self.memory)
+
+
+class Solution(NamedTuple):
+    """Where an adaptive solver has arrived and what it cost, one entry per example."""
+
+    y: Any
+    num_evals: Int[Array, " batch"]
+    success: Bool[Array, " batch"]  # False: the end was not reached within the allowed steps
 
 
 @runtime_checkable
@@ -58,6 +67,17 @@ class StatelessSolver:
 def sample_noise(keys: SampleKeys, x: Batch) -> Batch:
     """Standard normal noise, drawn sample by sample so that sample ``i`` is the same in any batch."""
     return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+
+
+def largest_rms(error: Any) -> Scalar:
+    """The root mean square over each example of a batch, and of these the largest: a norm for joint step sizes.
+
+    >>> float(largest_rms(jnp.array([[1.0, 1.0], [3.0, 4.0]])) ** 2)
+    12.5
+    """
+    leaves = jax.tree.leaves(error)
+    squares = sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in leaves)
+    return jnp.sqrt(jnp.max(squares / sum(leaf[0].size for leaf in leaves)))
 
 
 def fold_in(keys: SampleKeys, data: Array | int) -> SampleKeys:

@@ -14,11 +14,11 @@ DENSITY = Gaussian.correlated(4)
 def test_codes_are_those_of_the_exact_flow_and_decode_to_the_data(sde):
     x = jnp.asarray(DENSITY.sample(8), jnp.float32)
     code = encode(sde, DENSITY.score(sde), x, t_end=1e-3)
-    back = decode(sde, DENSITY.score(sde), code.x, t_end=1e-3)
+    back = decode(sde, DENSITY.score(sde), code.y, t_end=1e-3)
     exact = DENSITY.flow(sde, x, 1e-3, 1.0)
     assert bool(code.success.all() & back.success.all()) and int(code.num_evals.min()) > 1
-    np.testing.assert_allclose(code.x, exact, atol=2e-3 * float(sde.prior_std))
-    np.testing.assert_allclose(back.x, x, atol=2e-3)
+    np.testing.assert_allclose(code.y, exact, atol=2e-3 * float(sde.prior_std))
+    np.testing.assert_allclose(back.y, x, atol=2e-3)
 
 
 def test_interpolation_meets_both_ends_and_keeps_the_length_between():
