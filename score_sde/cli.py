@@ -19,6 +19,8 @@ MODES = {
     "likelihood": "measure the held-out likelihood: likelihood.json",
     "eval": "measure the loss on the test split: eval.json",
     "demo": "train, sample, measure the likelihood, and write summary.md",
+    "latents": "encode held-out data, decode, interpolate: latents.npz, interpolation.png",
+    "pareto": "find the sampler, grid and number of steps to take: pareto.md",
     "import": "make the published --checkpoint of another implementation a run",
     "export": "write the parameters for other programs: model.safetensors",
     "conformance": "measure the samplers where the answer is known: conformance.md; takes no --config",

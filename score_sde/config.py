@@ -152,6 +152,12 @@ def _add_measuring_fields(config: ConfigDict) -> None:
     config.sampling.num_samples = 64
     config.sampling.batch_size = 64
 
+    config.pareto = ConfigDict()  # --mode=pareto: every solver on every grid at every number of evaluations
+    config.pareto.solvers = ("dpm_solver_2m", "unipc_2", "unipc_3", "heun", "ddim", "sde_dpm_solver_2m")
+    config.pareto.grids = ("log_snr", "edm", "uniform")
+    config.pareto.evals = (5, 8, 12, 16, 24, 32, 64)
+    config.pareto.num_samples = 1000  # per setting
+
     config.likelihood = ConfigDict()
     config.likelihood.t_min = 1e-5  # time at which the data enter the flow
     config.likelihood.tolerance = 1e-5  # of the adaptive solver, relative and absolute

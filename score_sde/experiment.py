@@ -105,7 +105,7 @@ class Experiment:
                 ema_warmup=config.optim.ema_warmup,
             ),
             solver=_make_solver(config),
-            times=_make_times(config, sde, process),
+            times=make_times(config, sde, process, grid=config.sampling.grid, num_steps=config.sampling.num_steps),
         )
 
     def init_state(self) -> TrainState:
@@ -174,11 +174,18 @@ def make_process(config: ConfigDict, sde: SDE) -> Process:
     raise UserError(f"config.sde.schedule is {name}, and no chain is named for {config.sde.name}; expected continuous.")
 
 
-def _make_times(config: ConfigDict, sde: SDE, process: Process) -> Grid:
+def make_times(config: ConfigDict, sde: SDE, process: Process, *, grid: str, num_steps: int) -> Grid:
+    """A grid of times, or, of a chain, the levels nearest to one."""
     sampling = config.sampling
     grids = {**GRIDS, "edm": functools.partial(edm_times, rho=sampling.rho)}
-    times = choose("grid", sampling.grid, grids)(sde, sampling.num_steps, sampling.t_min)
+    times = choose("grid", grid, grids)(sde, num_steps, sampling.t_min)
     return levels_of(process, times) if isinstance(process, Chain) else times
+
+
+def make_predictor(name: str, sampling: ConfigDict) -> Solver:
+    """The predictor of a name, with its numbers from the configuration."""
+    predictor = choose("predictor", name, PREDICTORS)
+    return build(predictor, sampling) if isinstance(predictor, type) else predictor()
 
 
 def _make_parameterization(config: ConfigDict) -> Parameterization:
@@ -197,19 +204,19 @@ def _make_solver(config: ConfigDict) -> Solver | None:
     corrector = None
     if sampling.corrector != "none":
         corrector = build(choose("corrector", sampling.corrector, {**CORRECTORS, "none": None}), sampling)
-    predictor = choose("predictor", sampling.predictor, {**PREDICTORS, **dict.fromkeys(ADAPTIVE)})
+    choose("predictor", sampling.predictor, {**PREDICTORS, **dict.fromkeys(ADAPTIVE)})
     if config.sde.schedule != "continuous" and sampling.predictor in {*CONTINUOUS, *ADAPTIVE}:
         raise UserError(
             f"The predictor {sampling.predictor} follows a drift, and a chain (config.sde.schedule="
             f"{config.sde.schedule}) has none; expected one of {', '.join(sorted({*PREDICTORS} - CONTINUOUS))}."
         )
-    if predictor is None:
+    if sampling.predictor in ADAPTIVE:
         if corrector is not None:
             raise UserError(
                 f"The predictor {sampling.predictor} takes no corrector; set config.sampling.corrector=none."
             )
         return None
-    predictor = build(predictor, sampling) if isinstance(predictor, type) else predictor()
+    predictor = make_predictor(sampling.predictor, sampling)
     if corrector is None:
         return predictor
     if isinstance(predictor, DPMSolverMultistep | UniPC):
@@ -234,6 +241,7 @@ def _check_values(config: ConfigDict) -> None:
         *("training.steps_per_dispatch", "sampling.num_samples", "sampling.batch_size", "likelihood.batch_size"),
         "likelihood.num_dequantizations",
     )
+    at_least(config, 2, "pareto.num_samples")
     at_least(config, 2, "parameterization.num_scales")
     at_least(
         config,

@@ -104,7 +104,7 @@ BAD_VALUES = {
     "unknown condition": ({"parameterization.condition_on": "tim"}, "Unknown noise condition 'tim'. Did you .* 'time'"),
     "adaptive solver with a corrector": (
         {"sampling.predictor": "adaptive", "sampling.corrector": "langevin"},
-        "adaptive ODE solver takes no corrector; set config.sampling.corrector=none",
+        "predictor adaptive takes no corrector; set config.sampling.corrector=none",
     ),
     "dropout of everything": ({"model.dropout": 1.0}, "config.model.dropout is 1.0; expected"),
     "negative learning rate": ({"optim.lr": -1.0}, "config.optim.lr is -1.0; expected"),

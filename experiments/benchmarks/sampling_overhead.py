@@ -1,9 +1,9 @@
-"""What does the sampler cost beyond its network? 1000 Euler-Maruyama steps against 1000 network calls alone.
+"""What does a sampler cost beyond its network? Steps that take 200 evaluations against 200 network calls alone.
 
-    python experiments/benchmarks/sampling_overhead.py --batch 64 --rounds 5
+    python experiments/benchmarks/sampling_overhead.py --batch 64 --rounds 5 --solvers heun unipc_3
 
-Both are one jitted scan. The calls alone feed a millionth of each output back into the input, so that none can be
-left out or moved out of the loop; they add no noise, derive no keys and know no SDE.
+Every solver is one jitted loop, timed in turns with the calls alone. Those feed a millionth of each output back into
+the input, so that none can be left out or moved out of the loop; they add no noise, derive no keys and know no SDE.
 """
 
 import argparse
@@ -23,24 +23,49 @@ from score_sde.models.ncsnpp import NCSNpp
 from score_sde.parameterization import NoisePrediction
 from score_sde.sampling import make_sampler, uniform_times
 from score_sde.sdes import VP
-from score_sde.solvers import EulerMaruyama
+from score_sde.solvers import (
+    DETERMINISTIC,
+    PREDICTORS,
+    AnnealedLangevin,
+    EulerMaruyama,
+    Langevin,
+    NoPredictor,
+    PredictorCorrector,
+    Solver,
+)
 from score_sde.typing import Batch, Params
 
 Program = Callable[[], object]
 
 
-def sampler_program(network: LinenNetwork, params: Params, shape: tuple[int, ...], steps: int) -> Program:
+#: Beside the predictors of the configurations: a corrector costs an evaluation too.
+SOLVERS: dict[str, Callable[[], Solver]] = {
+    **PREDICTORS,
+    "euler_maruyama + langevin": lambda: PredictorCorrector(predictor=EulerMaruyama(), corrector=Langevin()),
+    "none + annealed_langevin": lambda: PredictorCorrector(predictor=NoPredictor(), corrector=AnnealedLangevin()),
+}
+del SOLVERS["none"]
+
+
+def sampler_program(name: str, network: LinenNetwork, params: Params, shape: tuple[int, ...], evals: int) -> Program:
     """The package's sampler, without the final denoising, which would be one more evaluation."""
+    solver = SOLVERS[name]()
     sampler = make_sampler(
-        network, NoisePrediction(), VP(), EulerMaruyama(), times=uniform_times(steps), denoising="none"
+        network,
+        NoisePrediction(),
+        VP(),
+        solver,
+        times=uniform_times(evals // solver.num_evals),
+        noise_scale=0.0 if name in DETERMINISTIC else 1.0,
+        denoising="none",
     )
     run, key = jit(sampler, static_argnums=2), jax.random.key(0)
     return lambda: jax.block_until_ready(run(params, key, shape))
 
 
-def network_program(network: LinenNetwork, params: Params, shape: tuple[int, ...], steps: int) -> Program:
-    """The same number of network calls at the same times, and nothing else."""
-    times = uniform_times(steps)[:-1]
+def network_program(network: LinenNetwork, params: Params, shape: tuple[int, ...], evals: int) -> Program:
+    """As many network calls, and nothing else."""
+    times = uniform_times(evals)[:-1]
 
     # Parameters are an argument, as in the sampler: constants could be folded into the program.
     def calls(params: Params, x: Batch) -> Batch:
@@ -56,21 +81,21 @@ def network_program(network: LinenNetwork, params: Params, shape: tuple[int, ...
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = network_parser(__doc__)
-    parser.add_argument("--steps", type=int, default=1000, help="steps of the sampler")
+    parser.add_argument("--evals", type=int, default=200, help="evaluations of the network per sample")
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS), metavar="NAME")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Time both and print the ratio."""
+    """Time each solver with the network between, and print the ratios."""
     args = parse()
     network = LinenNetwork(NCSNpp(**network_fields(args)))
     shape = (args.batch, *args.image)
     params = jax.jit(network.init, static_argnums=1)(jax.random.key(2), shape)
-    programs = {
-        "sampler": sampler_program(network, params, shape, args.steps),
-        "network alone": network_program(network, params, shape, args.steps),
-    }
-    report(interleave(programs, rounds=args.rounds, steps=args.steps), subject="sampler")
+    alone = network_program(network, params, shape, args.evals)
+    for name in args.solvers:
+        programs = {name: sampler_program(name, network, params, shape, args.evals), "network alone": alone}
+        report(interleave(programs, rounds=args.rounds, steps=args.evals), subject=name)
 
 
 if __name__ == "__main__":

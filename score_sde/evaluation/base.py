@@ -19,6 +19,7 @@ class Purpose(enum.IntEnum):
     LOSS = 2
     LIKELIHOOD = 3
     SAMPLES = 4
+    LATENTS = 5
 
 
 def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:

@@ -78,7 +78,7 @@ def draw_trajectory(
         return trajectory(keys, experiment.solver or EulerMaruyama(), process, start, experiment.times)
 
     path = np.asarray(run(params, root_key(experiment, Purpose.SAMPLES)))
-    times = np.asarray(experiment.times)
+    times = np.asarray(experiment.times, np.float64)
     # Even in sqrt(t): most of what can be seen happens late, at small times.
     wanted = np.linspace(1.0, np.sqrt(times[-1]), frames) ** 2
     chosen = [int(np.abs(times - t).argmin()) for t in wanted]

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
     """Measure the held-out likelihood beside that of the best Gaussian mixture: ``likelihood.json``."""
     experiment = build_experiment(config)
-    _check_limit(config)
+    check_limit(config)
     state = trained_state(experiment, workdir)
     source = load_split(config, "test")
     total = min(config.likelihood.num_examples or len(source), len(source))
@@ -55,7 +55,7 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
     write_summary(workdir)
 
 
-def _check_limit(config: ConfigDict) -> None:
+def check_limit(config: ConfigDict) -> None:
     """Refuse a chain that is not the SDE's own: the SDE, whose flow gives the likelihood, has other marginals."""
     own = {"vp": "linear", "ve": "geometric"}.get(config.sde.name)
     if config.sde.schedule not in ("continuous", own):

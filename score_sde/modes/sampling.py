@@ -1,21 +1,30 @@
 """Drawing samples from a trained model, and measuring the samplers."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
 import numpy as np
 
 from score_sde.config import ConfigDict
+from score_sde.evaluation.latents import latent_codes
+from score_sde.evaluation.pareto import measure, recommended, settings_of
 from score_sde.evaluation.samples import draw_samples, draw_trajectory
+from score_sde.experiment import make_predictor
+from score_sde.metrics import moments
+from score_sde.modes.likelihood import check_limit
 from score_sde.modes.workdir import build_experiment, load_split, machine, make_directory, provenance, trained_state
 from score_sde.report.conformance import CASES, conformance_markdown, conformance_rows
 from score_sde.report.environment import atomic_savez, atomic_write_json, atomic_write_text
+from score_sde.report.pareto import pareto_markdown, pareto_plot
 from score_sde.report.plots import image_grid, scatter, trajectory_strip
 from score_sde.report.summary import write_summary
 from score_sde.solvers import DETERMINISTIC
 from score_sde.training.writers import ProgressBar
 
 log = logging.getLogger(__name__)
+
+_PARETO_DATA = 50_000  # training examples whose moments the samples are compared with
 
 
 def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
@@ -50,6 +59,71 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     atomic_write_json(workdir / "sampling.json", report)
     log.info("Drew %d samples with %.0f evaluations each in %.1f s.", len(levels), drawn.num_evals, drawn.seconds)
     write_summary(workdir)
+
+
+def run_pareto(config: ConfigDict, workdir: Path, command: str) -> None:
+    """Quality against cost of many samplers, and the one to take: ``pareto.md``, ``pareto.json``, ``pareto.png``."""
+    experiment = build_experiment(config)
+    references, settings = settings_of(experiment)
+    state = trained_state(experiment, workdir)
+    source = load_split(config, "train")
+    levels = source.gather(np.arange(min(len(source), _PARETO_DATA)))
+    num_levels = experiment.quantization.num_levels
+    data = moments(levels if num_levels is None else levels / (num_levels - 1))
+    ordered = [*references, *settings]
+    total = sum(s.num_steps * make_predictor(s.solver, config.sampling).num_evals + 1 for s in ordered)
+    with ProgressBar(total=total, description="pareto", unit="evaluation") as bar:
+        measured = list(measure(experiment, state.ema_params, data, ordered, progress=bar.advance))
+    first, points = measured[: len(references)], measured[len(references) :]
+    how = {"num_samples": config.pareto.num_samples, **provenance(state, command)}
+    choice = recommended(points, first)
+    report = {
+        "references": [dataclasses.asdict(point) for point in first],
+        "points": [dataclasses.asdict(point) for point in points],
+        "recommended": None if choice is None else dataclasses.asdict(choice),
+        **how,
+    }
+    atomic_write_json(workdir / "pareto.json", report)
+    pareto_plot(points, first, workdir / "pareto.png")
+    atomic_write_text(workdir / "pareto.md", pareto_markdown(points, first, how))
+    if choice is None:
+        log.info("No setting is within 5 %% of the reference; see %s.", workdir / "pareto.md")
+    else:
+        log.info("Take %s (%d evaluations); see %s.", choice.setting.flags, choice.num_evals, workdir / "pareto.md")
+
+
+def run_latents(config: ConfigDict, workdir: Path, command: str) -> None:
+    """Encode held-out data, decode their codes and what lies between: ``latents.npz``, ``interpolation.png``."""
+    experiment = build_experiment(config)
+    check_limit(config)
+    state = trained_state(experiment, workdir)
+    source = load_split(config, "test")
+    levels = source.gather(np.arange(min(config.sampling.num_samples, len(source))))
+    found = latent_codes(experiment, state.ema_params, levels)
+    num_levels = experiment.quantization.num_levels
+    atomic_savez(workdir / "latents.npz", data=levels, codes=found.codes, decoded=found.decoded, between=found.between)
+    if num_levels is not None:
+        by_pair = found.between.swapaxes(0, 1)
+        picture = by_pair.reshape(-1, *by_pair.shape[2:])
+        image_grid(picture, workdir / "interpolation.png", num_levels=num_levels, columns=by_pair.shape[1])
+    scale = float(experiment.sde.prior_std)
+    report = {
+        "num_examples": len(levels),
+        "code_mean": float(found.codes.mean()) / scale,
+        "code_std": float(found.codes.std()) / scale,
+        "decoded_exactly": float(np.mean(found.decoded == levels)) if num_levels is not None else None,
+        "round_trip_rms": found.round_trip_rms,
+        "num_evals_mean": found.num_evals,
+        "seconds": found.seconds,
+        **provenance(state, command),
+    }
+    atomic_write_json(workdir / "latents.json", report)
+    log.info(
+        "Encoded and decoded %d examples (%.0f evaluations each way, %.1f s): the root mean square change is %.2g, the "
+        "codes have mean %.3f and standard deviation %.3f of the prior's.",
+        *(len(levels), found.num_evals, found.seconds, found.round_trip_rms),
+        *(report["code_mean"], report["code_std"]),
+    )
 
 
 def run_conformance(config: ConfigDict, workdir: Path, command: str) -> None:

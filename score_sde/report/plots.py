@@ -6,7 +6,7 @@ on the Agg canvas, without pyplot, so nothing here needs a display or leaves glo
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +62,8 @@ def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, 
     """
     values = np.nan_to_num(np.asarray(path_values, np.float64))
     if values.ndim == 5:
-        return _save_figure(_image_strip(values, times, quantization), path, dpi=100)
-    return _save_figure(_scatter_strip(values, times), path)
+        return save_figure(_image_strip(values, times, quantization), path, dpi=100)
+    return save_figure(_scatter_strip(values, times), path)
 
 
 def loss_curve(metrics_path: Path, path: Path) -> Path:
@@ -86,7 +86,7 @@ def loss_curve(metrics_path: Path, path: Path) -> Path:
         _log_scale(axes)
     axes.set(xlabel="training step", ylabel="loss", title="Training")
     axes.legend(frameon=False)
-    return _save_figure(figure, path)
+    return save_figure(figure, path)
 
 
 def scatter(samples: np.ndarray, data: np.ndarray, path: Path) -> Path:
@@ -100,7 +100,7 @@ def scatter(samples: np.ndarray, data: np.ndarray, path: Path) -> Path:
     for axes, points, title, color in zip(panels, (data, samples), ("data", "samples"), (GREY, BLUE), strict=True):
         _scatter_panel(axes, points, limit, color)
         axes.set(title=f"{title} ({min(len(points), MAX_POINTS)} points)", xlabel="$x_1$", ylabel="$x_2$")
-    return _save_figure(figure, path)
+    return save_figure(figure, path)
 
 
 def likelihood_histogram(
@@ -131,7 +131,25 @@ def likelihood_histogram(
         title=f"Likelihood of {len(finite)} held-out images",
     )
     axes.legend(frameon=False)
-    return _save_figure(figure, path)
+    return save_figure(figure, path)
+
+
+def solver_lines(lines: Mapping[str, Mapping[int, float]], front: Mapping[int, float], level: float) -> "Figure":
+    """Distance against evaluations, both on log scales: a line per solver, the front below them, a reference level."""
+    figure, axes = _new_figure(8.0, 5.0)
+    for name, line in lines.items():
+        counts = [count for count in sorted(line) if math.isfinite(line[count])]
+        axes.plot(counts, [line[count] for count in counts], "o-", markersize=3, linewidth=1.0, label=name)
+    axes.step(list(front), list(front.values()), where="post", color=GREY, linewidth=3.0, alpha=0.3, label="front")
+    axes.axhline(level, color=GREY, linestyle="--", linewidth=1.0, label="reference, 1000 steps")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    ticks = sorted({count for line in lines.values() for count in line})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel="evaluations of the score per sample", ylabel="Fréchet distance of pixels", title="Samplers")
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    return figure
 
 
 def _tile(pixels: np.ndarray, rows: int, columns: int, side: int) -> np.ndarray:
@@ -277,7 +295,8 @@ def _save_pixels(pixels: np.ndarray, path: Path) -> Path:
     return path
 
 
-def _save_figure(figure: "Figure", path: Path, dpi: int = DPI) -> Path:
+def save_figure(figure: "Figure", path: Path, dpi: int = DPI) -> Path:
+    """Write a figure as a PNG."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)
     return path

@@ -102,7 +102,7 @@ def test_the_loss_curve_shows_losses_and_evaluations(tmp_path, monkeypatch):
     with metrics.open("a") as file:
         file.write('{"step": 120, "lo')  # a crash
     figures = []
-    monkeypatch.setattr(plots, "_save_figure", lambda figure, path: figures.append(figure) or path)
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or path)
     plots.loss_curve(metrics, tmp_path / "loss.png")
     axes = figures[0].axes[0]
     raw, smooth, held_out = axes.lines
@@ -115,7 +115,7 @@ def test_the_loss_curve_shows_losses_and_evaluations(tmp_path, monkeypatch):
 def test_a_negative_loss_is_drawn_on_a_linear_scale(tmp_path, monkeypatch):
     metrics = _write_metrics(tmp_path / "m.jsonl", [{"step": s, "loss": 1.0 - s} for s in range(5)])
     figures = []
-    monkeypatch.setattr(plots, "_save_figure", lambda figure, path: figures.append(figure) or path)
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or path)
     plots.loss_curve(metrics, tmp_path / "loss.png")
     assert figures[0].axes[0].get_yscale() == "linear"
 

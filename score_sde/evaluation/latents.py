@@ -1,0 +1,65 @@
+"""Latent codes of data under a trained model: there, back, and between."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from score_sde.distributed import jit
+from score_sde.errors import UserError
+from score_sde.evaluation.base import Purpose, root_key
+from score_sde.experiment import Experiment
+from score_sde.likelihood.latents import decode, encode, interpolate
+from score_sde.typing import Params, PRNGKey
+
+_ROWS, _COLUMNS = 8, 10  # pairs of examples that are interpolated, and points on the way
+
+
+class LatentCodes(NamedTuple):
+    """Codes of data, what they decode to, and what lies between the first ones."""
+
+    codes: np.ndarray
+    decoded: np.ndarray  # rounded to grey levels, as the data
+    between: np.ndarray  # (points, pairs, *event), rounded
+    round_trip_rms: float  # of what was encoded less what was decoded, in the scale of the model
+    num_evals: float  # mean, of one way
+    seconds: float
+
+
+def latent_codes(experiment: Experiment, params: Params, levels: np.ndarray) -> LatentCodes:
+    """Carry data along the probability flow to noise and back, and interpolate between neighbours.
+
+    Tolerances are those of the likelihood, for a code is where a likelihood ends.
+
+    Raises:
+        UserError: If a solve is given up.
+    """
+    settings, sde = experiment.config.likelihood, experiment.sde
+    accuracy = {"t_end": settings.t_min, "tolerance": settings.tolerance}
+
+    @jit
+    def there_and_back(params: Params, key: PRNGKey, levels: Array) -> Any:
+        x = experiment.quantization.dequantize(key, levels)
+        codes = encode(sde, experiment.score_fn(params), x, **accuracy)
+        return x, codes, decode(sde, experiment.score_fn(params), codes.y, **accuracy)
+
+    start = time.perf_counter()
+    x, codes, back = there_and_back(params, root_key(experiment, Purpose.LATENTS), levels)
+    pairs = min(_ROWS, len(levels) // 2)
+    path = interpolate(codes.y[: 2 * pairs : 2], codes.y[1 : 2 * pairs : 2], _COLUMNS)
+    between = jit(lambda params, z: decode(sde, experiment.score_fn(params), z, **accuracy))(
+        params, path.reshape(-1, *x.shape[1:])
+    )
+    if not all(bool(solution.success.all()) for solution in (codes, back, between)):
+        raise UserError("The ODE solver gave up on some of the examples; raise config.likelihood.tolerance.")
+    quantize = experiment.quantization.quantize
+    return LatentCodes(
+        codes=np.asarray(codes.y),
+        decoded=quantize(np.asarray(back.y)),
+        between=quantize(np.asarray(between.y)).reshape(path.shape),
+        round_trip_rms=float(jnp.sqrt(jnp.mean((back.y - x) ** 2))),
+        num_evals=float(0.5 * (codes.num_evals + back.num_evals).mean()),
+        seconds=time.perf_counter() - start,
+    )

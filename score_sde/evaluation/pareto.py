@@ -1,0 +1,188 @@
+"""Which sampler, grid and number of steps: quality of the samples of a trained model against what they cost."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from score_sde.chains import Chain
+from score_sde.config import choose
+from score_sde.distributed import jit
+from score_sde.errors import UserError
+from score_sde.evaluation.base import Progress, Purpose, root_key
+from score_sde.experiment import Experiment, make_predictor, make_times
+from score_sde.metrics import Moments, frechet_distance, moments
+from score_sde.sampling import GRIDS, Samples, make_sampler
+from score_sde.solvers import CONTINUOUS, DETERMINISTIC, PREDICTORS, Solver
+from score_sde.typing import Params, PRNGKey
+
+#: Solvers of the reverse SDE and of the probability flow that the others are measured against, at a thousand steps.
+REFERENCES = ("reverse_diffusion", "dpm_solver_2m")
+_REFERENCE_STEPS = 1000
+_RESAMPLES = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a user would set: predictor, grid, number of steps."""
+
+    solver: str
+    grid: str
+    num_steps: int
+
+    @property
+    def flags(self) -> str:
+        """The setting on the command line."""
+        return (
+            f"--config.sampling.predictor={self.solver} --config.sampling.grid={self.grid} "
+            f"--config.sampling.num_steps={self.num_steps}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """One setting, its cost and its quality."""
+
+    setting: Setting
+    num_evals: int  # evaluations of the score per sample
+    distance: float  # Fréchet distance to the training data; infinite if a sample is not finite
+    std_error: float  # over the samples, by bootstrap
+    seconds: float  # for all samples, without compiling
+
+
+def settings_of(experiment: Experiment) -> tuple[list[Setting], list[Setting]]:
+    """The references, and every solver on every grid with as many steps as each number of evaluations pays for.
+
+    Raises:
+        UserError: For unknown solvers and grids, and a solver that a chain has no drift for.
+    """
+    fields, sampling = experiment.config.pareto, experiment.config.sampling
+    chain = isinstance(experiment.process, Chain)
+    for name in fields.solvers:
+        choose("solver", name, PREDICTORS)
+        if chain and name in CONTINUOUS:
+            raise UserError(
+                f"config.pareto.solvers has {name}, which follows a drift, and a chain has none; remove it."
+            )
+    for name in fields.grids:
+        choose("grid", name, GRIDS)
+    if not all(isinstance(n, int) and n >= 3 for n in fields.evals):
+        raise UserError(f"config.pareto.evals is {fields.evals}; expected numbers of evaluations from 3.")
+    last = 1 if sampling.denoising == "tweedie" else 0
+    swept = [
+        Setting(solver=name, grid=grid, num_steps=(evals - last) // make_predictor(name, sampling).num_evals)
+        for name in fields.solvers
+        for grid in fields.grids
+        for evals in sorted(set(fields.evals))
+    ]
+    references = [Setting(solver=name, grid=sampling.grid, num_steps=_REFERENCE_STEPS) for name in REFERENCES]
+    return references, swept
+
+
+def measure(
+    experiment: Experiment,
+    params: Params,
+    data: Moments,
+    settings: Sequence[Setting],
+    *,
+    progress: Progress = lambda n: None,
+) -> Iterator[Point]:
+    """One point per setting, all with the same draws from the prior; each solver is compiled once.
+
+    Args:
+        experiment: The run.
+        params: Its parameters.
+        data: Moments of the training data, as :func:`as_seen`.
+        settings: Those to measure; all of a solver should follow one another.
+        progress: Told after each setting how many evaluations of the score it took.
+    """
+    longest = max(setting.num_steps for setting in settings)
+    compiled: dict[str, Any] = {}
+    for setting in settings:
+        if setting.solver not in compiled:
+            compiled = {setting.solver: _Drawer(experiment, params, setting.solver, longest)}
+        x, num_evals, seconds = compiled[setting.solver](setting)
+        finite = bool(np.isfinite(x).all())
+        distance, error = _distance(as_seen(experiment, x), data) if finite else (float("inf"), float("nan"))
+        yield Point(setting=setting, num_evals=num_evals, distance=distance, std_error=error, seconds=seconds)
+        progress(num_evals)
+
+
+def as_seen(experiment: Experiment, x: np.ndarray) -> np.ndarray:
+    """Samples as a user gets them: rounded to grey levels, black 0 and white 1; vectors as they are."""
+    quantization = experiment.quantization
+    levels = quantization.quantize(x)
+    return levels if quantization.num_levels is None else levels / (quantization.num_levels - 1)
+
+
+class _Drawer:
+    """Draws all samples with one solver; the grid and the number of steps are arguments of one program."""
+
+    def __init__(self, experiment: Experiment, params: Params, name: str, longest: int) -> None:
+        self._experiment, self._params, self._longest = experiment, params, longest
+        solver: Solver = make_predictor(name, experiment.config.sampling)
+        noise_scale = 0.0 if name in DETERMINISTIC else experiment.config.sampling.noise_scale
+
+        def draw(params: Params, key: PRNGKey, first: Array, times: Array, num_steps: Array) -> Samples:
+            sampler = make_sampler(
+                experiment.network,
+                experiment.parameterization,
+                experiment.process,
+                solver,
+                times=times,
+                num_steps=num_steps,
+                noise_scale=noise_scale,
+                denoising=experiment.config.sampling.denoising,
+                modify_score=experiment.in_range,
+            )
+            return sampler(params, key, (self._batch_size, *experiment.event_shape), first)
+
+        self._batch_size = min(experiment.config.sampling.batch_size, experiment.config.pareto.num_samples)
+        self._draw = jit(draw)
+        self._run(make_times(experiment.config, experiment.sde, experiment.process, grid="uniform", num_steps=2), 0)
+
+    def __call__(self, setting: Setting) -> tuple[np.ndarray, int, float]:
+        """Samples, evaluations for each and seconds for all."""
+        experiment, total = self._experiment, self._experiment.config.pareto.num_samples
+        times = make_times(
+            experiment.config, experiment.sde, experiment.process, grid=setting.grid, num_steps=setting.num_steps
+        )
+        start = time.perf_counter()
+        batches = [self._run(times, first) for first in range(0, total, self._batch_size)]
+        x = np.concatenate([np.asarray(batch.x) for batch in batches])[:total]
+        return x, int(batches[0].num_evals), time.perf_counter() - start
+
+    def _run(self, times: Array, first: int) -> Samples:
+        num_steps = times.shape[0] - 1
+        padded = jnp.pad(times, (0, self._longest - num_steps), mode="edge")
+        key = root_key(self._experiment, Purpose.SAMPLES)
+        samples = self._draw(self._params, key, jnp.asarray(first), padded, jnp.asarray(num_steps))
+        return jax.block_until_ready(samples)
+
+
+def _distance(x: np.ndarray, data: Moments) -> tuple[float, float]:
+    """The Fréchet distance and its bootstrap standard error."""
+    rng = np.random.default_rng(0)
+    draws = [frechet_distance(data, moments(x[rng.integers(len(x), size=len(x))])) for _ in range(_RESAMPLES)]
+    return frechet_distance(data, moments(x)), float(np.std(draws, ddof=1))
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in both evaluations and distance, from the cheapest on."""
+    best, kept = float("inf"), []
+    for point in sorted(points, key=lambda p: (p.num_evals, p.distance)):
+        if point.distance < best:
+            best = point.distance
+            kept.append(point)
+    return kept
+
+
+def recommended(points: Sequence[Point], references: Sequence[Point], *, slack: float = 0.05) -> Point | None:
+    """The fewest evaluations whose distance is within ``slack`` of the better reference's, if any."""
+    bound = (1.0 + slack) * min(point.distance for point in references)
+    return next((point for point in front(points) if point.distance <= bound), None)

@@ -1,0 +1,68 @@
+"""The page and the picture of a sweep over samplers: quality against evaluations."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from score_sde.evaluation.pareto import Point, front, recommended
+from score_sde.report.plots import save_figure, solver_lines
+
+
+def pareto_plot(points: Sequence[Point], references: Sequence[Point], path: Path) -> Path:
+    """Fréchet distance against evaluations, one line per solver on its best grid, with the front and the reference."""
+    best: dict[str, dict[int, float]] = {}
+    for point in points:
+        line = best.setdefault(point.setting.solver, {})
+        line[point.num_evals] = min(point.distance, line.get(point.num_evals, float("inf")))
+    edge = {point.num_evals: point.distance for point in front(points)}
+    level = min(point.distance for point in references)
+    return save_figure(solver_lines(best, edge, level), path)
+
+
+def pareto_markdown(points: Sequence[Point], references: Sequence[Point], provenance: dict[str, Any]) -> str:
+    """The recommended setting, the front, and every setting that was measured."""
+    choice = recommended(points, references)
+    reference = min(references, key=lambda p: p.distance)
+    lines = [
+        "# Which sampler, grid and number of steps",
+        "",
+        "Fréchet distance of pixels (means and covariances) to the training data, ± bootstrap standard error over "
+        f"{provenance['num_samples']} samples, the same draws from the prior for every setting.",
+        "",
+        f"**Reference**: {_describe(reference)}.",
+        "",
+        "**Recommended**, the fewest evaluations within 5 % of it: "
+        + (f"{_describe(choice)}.\n\n    {choice.setting.flags}" if choice else "none of those below."),
+        "",
+        "## The front",
+        "",
+        *_table(front(points)),
+        "",
+        "![front](pareto.png)",
+        "",
+        "## All settings",
+        "",
+        *_table([*references, *points]),
+        "",
+        f"`{provenance['command']}`, step {provenance['step']}, {provenance['date']}, {provenance['hardware']['cpu']}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _describe(point: Point) -> str:
+    setting = point.setting
+    return (
+        f"`{setting.solver}` on the `{setting.grid}` grid, {point.num_evals} evaluations, distance "
+        f"{point.distance:.4g} ± {point.std_error:.1g}, {point.seconds:.1f} s"
+    )
+
+
+def _table(points: Sequence[Point]) -> list[str]:
+    rows = ["| evaluations | solver | grid | steps | distance | seconds |", "|---|---|---|---|---|---|"]
+    for point in points:
+        setting, value = point.setting, f"{point.distance:.4g} ± {point.std_error:.1g}"
+        rows.append(
+            f"| {point.num_evals} | {setting.solver} | {setting.grid} | {setting.num_steps} | {value} | "
+            f"{point.seconds:.1f} |"
+        )
+    return rows
