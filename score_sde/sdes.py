@@ -196,7 +196,10 @@ class SubVP(VP):
 
     def diffusion(self, t: Time) -> Time:
         """``sqrt(beta(t) (1 - exp(-2 B(t))))``."""
-        return jnp.sqrt(-self.beta(t) * jnp.expm1(-2.0 * self.integrated_beta(t)))
+        # 1 - exp(-2B) = (1 - exp(-B)) (1 + exp(-B)), with the one expm1 that the marginal has: jaxlib 0.10.2 on a CPU
+        # takes two of different arguments for one where it fuses them with a sum over the event.
+        integral = self.integrated_beta(t)
+        return jnp.sqrt(-self.beta(t) * jnp.expm1(-integral) * (1.0 + jnp.exp(-integral)))
 
     def marginal(self, t: Time) -> Marginal:
         """``(exp(-B/2), 1 - exp(-B))``."""

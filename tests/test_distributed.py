@@ -35,3 +35,14 @@ def test_the_options_change_no_result():
     kernel, x = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(3, 3, 8, 8), (4, 8, 8, 8)]))
     gradients = [compile_(jax.grad(loss))(kernel, x) for compile_ in (jit, jax.jit)]
     np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-7)
+
+
+def test_sums_with_two_exponentials_come_out_right():
+    """With the library that XLA gives reductions to by default, they do not, from 4096 rows on."""
+
+    def product(b, x):
+        return jnp.expm1(2.0 * b) * jnp.sum(x * jnp.expm1(b)[:, None], axis=1)
+
+    b, x = jnp.linspace(0.1, 2.0, 8192), jnp.ones((8192, 2))
+    expected = np.expm1(2.0 * np.asarray(b, np.float64)) * 2.0 * np.expm1(np.asarray(b, np.float64))
+    np.testing.assert_allclose(jit(product)(b, x), expected, rtol=1e-5)

@@ -42,16 +42,6 @@ def make(sde, *, n=50, solver=None, denoising="tweedie"):
 
 
 @each_sde
-def test_a_sample_is_the_same_in_any_batch(sde):
-    draw, key = jax.jit(make(sde), static_argnums=2), jax.random.key(7)
-    whole = draw({}, key, (8, 4), 0).x
-    for first, count in ((0, 4), (4, 4), (6, 1)):  # equal up to the rounding of differently shaped matrix products
-        part = draw({}, key, (count, 4), first).x
-        np.testing.assert_allclose(whole[first : first + count], part, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(whole[0], whole[1])
-
-
-@each_sde
 def test_samples_have_the_moments_of_the_data(sde):
     x = np.asarray(jax.jit(make(sde, n=500), static_argnums=2)({}, jax.random.key(0), (20_000, 4)).x)
     assert np.abs(x.mean(axis=0) - DENSITY.mean).max() < 0.03
@@ -125,20 +115,3 @@ def test_sweeping_a_number_of_a_solver_traces_once(name):
 
     outputs = [draw(SWEPT[name](value), jax.random.key(0)) for value in (0.1, 0.2, 0.3)]
     assert len({float(x.sum()) for x in outputs}) == 3
-
-
-def test_a_batch_split_over_devices_gives_the_same_samples():
-    from score_sde.distributed import batch_sharding, make_mesh
-
-    sde, mesh = VP(), make_mesh(8)
-    assert jax.device_count() > 1
-
-    def run(keys):
-        start = sampling.prior_samples(keys, sde, (4,))
-        process = sde.reverse(DENSITY.score(sde))
-        return sampling.integrate(keys, EulerMaruyama(), process, start, sampling.uniform_times(50)).x
-
-    keys = sampling.sample_keys(jax.random.key(0), 0, 8)
-    split = jax.jit(run)(jax.device_put(keys, batch_sharding(mesh)))
-    assert len(split.sharding.device_set) == jax.device_count()
-    np.testing.assert_allclose(split, jax.jit(run)(keys), rtol=1e-5, atol=1e-6)

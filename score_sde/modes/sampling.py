@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,12 @@ from score_sde.experiment import make_predictor
 from score_sde.metrics import moments
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.workdir import build_experiment, load_split, machine, make_directory, provenance, trained_state
-from score_sde.report.conformance import CASES, conformance_markdown, conformance_rows
+from score_sde.report.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
+from score_sde.report.conformance_page import conformance_markdown
 from score_sde.report.environment import atomic_savez, atomic_write_json, atomic_write_text
 from score_sde.report.pareto import pareto_markdown, pareto_plot
 from score_sde.report.plots import image_grid, scatter, trajectory_strip
+from score_sde.report.problems import CASES
 from score_sde.report.summary import write_summary
 from score_sde.solvers import DETERMINISTIC
 from score_sde.training.writers import ProgressBar
@@ -130,12 +133,17 @@ def run_conformance(config: ConfigDict, workdir: Path, command: str) -> None:
     """Errors and orders of the samplers where the answer is known: ``conformance.md``, ``conformance.json``."""
     del config  # the problems are fixed, so that figures can be compared
     make_directory(workdir)
-    rows = []
-    with ProgressBar(total=len(CASES) * len(DETERMINISTIC), description="conformance", unit="row") as bar:
-        for row in conformance_rows():
-            rows.append(row)
-            bar.advance(1)
+    tables = {"flow": flow_rows(), "noisy": noisy_rows(), "corrector": corrector_rows()}
+    rows: dict[str, list[Any]] = {name: [] for name in tables}
+    total = len(CASES) * (len(PROBLEMS) * len(DETERMINISTIC) + len(NOISY) + len(SNRS))
+    with ProgressBar(total=total, description="conformance", unit="row") as bar:
+        for name, table in tables.items():
+            for row in table:
+                rows[name].append(row)
+                bar.advance(1)
     how = machine(command)
-    atomic_write_json(workdir / "conformance.json", {"rows": [row._asdict() for row in rows], **how})
-    atomic_write_text(workdir / "conformance.md", conformance_markdown(rows, how))
+    plain = {name: [row._asdict() for row in table] for name, table in rows.items()}
+    atomic_write_json(workdir / "conformance.json", {**plain, **how})
+    page = conformance_markdown(rows["flow"], rows["noisy"], rows["corrector"], how)
+    atomic_write_text(workdir / "conformance.md", page)
     log.info("Wrote %s.", workdir / "conformance.md")

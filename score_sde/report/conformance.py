@@ -1,48 +1,43 @@
-r"""The samplers on a problem whose answer is known: errors at few evaluations, measured orders.
+r"""The samplers on problems with a known answer: errors at few evaluations, measured orders, the corrector's bias."""
 
-Data are a Gaussian in 16 dimensions with covariance ``0.25 * 0.8^|i - j|``. For a process with marginal ``(m, s)`` the
-probability flow from ``t`` to ``s`` multiplies the coordinate along an eigenvector of variance ``w`` by
-``sqrt((m_s^2 w + s_s^2) / (m_t^2 w + s_t^2))``, so the error of a solver is known to the last digit.
-"""
-
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
+from score_sde.report.problems import CASES, Case, CorrelatedGaussian, Problem, RotatedMixtures
 from score_sde.sampling import GRIDS, integrate, sample_keys
-from score_sde.sdes import SDE, VE, VP, SubVP
-from score_sde.solvers import DETERMINISTIC, Solver
-from score_sde.typing import ScoreFn
-
-_DIM, _POINTS = 16, 32
-_INDEX = np.arange(_DIM)
-_VARIANCES, _BASIS = np.linalg.eigh(0.25 * 0.8 ** np.abs(_INDEX[:, None] - _INDEX[None]))
-
-
-class Case(NamedTuple):
-    """A process and where on it sampling ends."""
-
-    name: str
-    sde: SDE
-    t_end: float
-
-
-#: The problems: VE between noise levels 80 and 0.02, VP and sub-VP to their usual ends.
-CASES = (
-    Case("VE", VE(sigma_min=0.02, sigma_max=80.0), 0.0),
-    Case("VP", VP(), 1e-3),
-    Case("sub-VP", SubVP(), 1e-3),
+from score_sde.solvers import (
+    DDIM,
+    DETERMINISTIC,
+    STOCHASTIC,
+    AnnealedLangevin,
+    Langevin,
+    PredictorCorrector,
+    ReverseDiffusion,
+    Solver,
 )
+from score_sde.solvers.base import sample_noise
+
+GAUSSIAN = CorrelatedGaussian()
+#: The densities whose probability flow is followed.
+PROBLEMS: dict[str, Problem] = {"Gaussian": GAUSSIAN, "mixtures": RotatedMixtures()}
 #: Grids that a solver in time, and one in the noise level, is best on.
 GRID_OF = {"euler": "log_snr", "heun": "log_snr", "edm_heun": "edm"}
+#: Solvers of the reverse SDE at full noise.
+NOISY = {name: DDIM(eta=1.0) if name == "ddim" else make() for name, make in STOCHASTIC.items() if name != "none"}
+SNRS = (0.01, 0.05, 0.1, 0.16, 0.25)
+_POINTS = 32
 
 
-class Row(NamedTuple):
-    """One solver on one process."""
+class FlowRow(NamedTuple):
+    """One solver of the probability flow on one process and problem."""
 
+    problem: str
     sde: str
     solver: str
     grid: str
@@ -50,63 +45,147 @@ class Row(NamedTuple):
     order: float  # measured between the two finest grids
 
 
-def exact_score(sde: SDE) -> ScoreFn:
-    """The score of the Gaussian's marginals."""
+class NoisyRow(NamedTuple):
+    """One solver of the reverse SDE on one process: how far the variances of its samples are off."""
 
-    def score_fn(x: jax.Array, t: jax.Array, /) -> jax.Array:
-        mean_coeff, std = sde.marginal(t)
-        variances = (mean_coeff**2)[:, None] * _VARIANCES[None] + (std**2)[:, None]
-        return -((x @ _BASIS) / variances) @ _BASIS.T
-
-    return score_fn
+    sde: str
+    solver: str
+    errors: dict[int, float]  # largest relative error of a variance, by number of steps
+    order: float
 
 
-def relative_error(case: Case, solver: Solver, grid: str, num_steps: int) -> float:
-    """``|x - x_exact| / |x_exact|`` over 32 starting points from the prior."""
-    sde = case.sde
-    start = sde.prior_std * jnp.asarray(np.random.RandomState(1).randn(_POINTS, _DIM))
-    times = GRIDS[grid](sde, num_steps, case.t_end)
+class CorrectorRow(NamedTuple):
+    """Predictor-corrector sampling on one process: relative bias of the total variance of its samples."""
+
+    sde: str
+    snr: float
+    annealed: float  # with annealed Langevin, exactly
+    langevin: float  # with Langevin of norms over the batch, by Monte Carlo
+    langevin_std_error: float
+    predictor: float  # without a corrector
+
+
+def relative_errors(
+    case: Case, solver: Solver, grid: str, steps: Iterable[int], problem: Problem = GAUSSIAN
+) -> dict[int, float]:
+    """``|x - x_exact| / |x_exact|`` over 32 starting points from the prior, by number of steps."""
+    sde, steps = case.sde, sorted(set(steps))
+    start = sde.prior_std * jnp.asarray(np.random.RandomState(1).randn(_POINTS, len(problem.basis)))
     keys = sample_keys(jax.random.key(0), 0, _POINTS)
-    process = sde.probability_flow(exact_score(sde))
-    x = jax.jit(lambda z, grid: integrate(keys, solver, process, z, grid).x)(start, times)
-    (m0, s0), (m1, s1) = sde.marginal(times[0]), sde.marginal(times[-1])
-    gain = jnp.sqrt((m1**2 * _VARIANCES + s1**2) / (m0**2 * _VARIANCES + s0**2))
-    exact = ((start @ _BASIS) * gain[None]) @ _BASIS.T
-    return float(jnp.linalg.norm(x - exact) / jnp.linalg.norm(exact))
+    process = sde.probability_flow(problem.score(sde))
+
+    @jax.jit
+    def solve(start: Array, times: Array, num_steps: Array) -> Array:
+        return integrate(keys, solver, process, start, times, num_steps=num_steps).x
+
+    exact = jax.jit(lambda start, t, s: problem.flow(sde, start, t, s))(start, jnp.ones(()), jnp.asarray(case.t_end))
+    errors = {}
+    for n in steps:
+        times = jnp.pad(GRIDS[grid](sde, n, case.t_end), (0, steps[-1] - n), mode="edge")
+        errors[n] = float(jnp.linalg.norm(solve(start, times, jnp.asarray(n)) - exact) / jnp.linalg.norm(exact))
+    return errors
 
 
-def conformance_rows(
+def flow_rows(
     solvers: Iterable[str] = DETERMINISTIC,
     *,
+    problems: Iterable[str] = PROBLEMS,
     cases: Sequence[Case] = CASES,
     evals: Sequence[int] = (8, 16, 32, 64),
     order_steps: tuple[int, int] = (1024, 2048),
-) -> Iterable[Row]:
-    """The rows of the table, in double precision, one at a time."""
+) -> Iterator[FlowRow]:
+    """The solvers of the probability flow, in double precision, one row at a time."""
+    for problem, case, name in itertools.product(problems, cases, solvers):
+        solver, grid = DETERMINISTIC[name](), GRID_OF.get(name, "log_snr")
+        counts = {n: n // solver.num_evals for n in evals}
+        with jax.enable_x64(True):
+            found = relative_errors(case, solver, grid, (*counts.values(), *order_steps), PROBLEMS[problem])
+        errors = {n: found[count] for n, count in counts.items()}
+        yield FlowRow(problem, case.name, name, grid, errors, _order(found, order_steps))
+
+
+def _order(errors: Mapping[int, float], steps: tuple[int, int]) -> float:
+    coarse, fine = steps
+    return float(np.log(errors[coarse] / errors[fine]) / np.log(fine / coarse))
+
+
+def sampled_variances(case: Case, parts: Sequence[Solver], times: Array) -> Array:
+    """The variances of the samples along the axes of the Gaussian, exactly: nothing is drawn.
+
+    A score that is linear makes the last sample a linear function of the first one and of all noise that was added, of
+    whatever memory the solver keeps. The coefficients are one gradient, and the variance is the sum of their squares.
+
+    Args:
+        case: The process.
+        parts: A predictor, and correctors that follow it at every time; each adds noise of a fixed standard deviation.
+        times: The grid; samples start from the exact marginal at its first time.
+    """
+    process = case.sde.reverse(lambda y, t: GAUSSIAN.score_in_frame(y, *case.sde.marginal(t)))
+    key, dim = sample_keys(jax.random.key(0), 0, 1), len(GAUSSIAN.basis)
+
+    def last(start: Array, noises: Array) -> Array:
+        def body(state: Any, step: tuple[Array, Array, Array]) -> tuple[Any, None]:
+            t, s, noise = step
+            for index, solver in enumerate(parts):
+                after = solver.step(key, process, state, t if index == 0 else s, s)
+                # Its own noise tells its standard deviation; then the noise that the gradient is taken for goes in.
+                std = jax.lax.stop_gradient((after.x - after.x_mean) / sample_noise(key, after.x))
+                state = after._replace(x=after.x_mean + std * noise[index])
+            return state, None
+
+        state, _ = jax.lax.scan(body, parts[0].init(start), (times[:-1], times[1:], noises))
+        return state.x.sum()
+
+    noises = jnp.zeros((len(times) - 1, len(parts), 1, dim))
+    from_start, from_noise = jax.jit(jax.grad(last, argnums=(0, 1)))(jnp.zeros((1, dim)), noises)
+    variances = GAUSSIAN.marginal_variances(case.sde, times[0])
+    return from_start[0] ** 2 * variances + jnp.sum(from_noise**2, axis=(0, 1, 2))
+
+
+def noisy_rows(
+    solvers: Iterable[str] = NOISY,
+    *,
+    cases: Sequence[Case] = CASES,
+    steps: Sequence[int] = (16, 64, 256),
+    order_steps: tuple[int, int] = (256, 512),
+) -> Iterator[NoisyRow]:
+    """The solvers of the reverse SDE, in double precision, one row at a time."""
+    for case, name in itertools.product(cases, solvers):
+        with jax.enable_x64(True):
+            found = {n: _variance_error(case, NOISY[name], n) for n in sorted({*steps, *order_steps})}
+        yield NoisyRow(case.name, name, {n: found[n] for n in steps}, _order(found, order_steps))
+
+
+def _variance_error(case: Case, solver: Solver, num_steps: int) -> float:
+    """The largest relative error of a variance of the samples, on the log-SNR grid."""
+    times = GRIDS["log_snr"](case.sde, num_steps, case.t_end)
+    exact = GAUSSIAN.marginal_variances(case.sde, times[-1])
+    return float(jnp.abs(sampled_variances(case, [solver], times) / exact - 1.0).max())
+
+
+def corrector_rows(
+    snrs: Iterable[float] = SNRS, *, cases: Sequence[Case] = CASES, num_steps: int = 500, num_samples: int = 4000
+) -> Iterator[CorrectorRow]:
+    """What a correction after every step of reverse diffusion does to the total variance, one row at a time."""
     for case in cases:
-        for name in solvers:
-            solver, grid = DETERMINISTIC[name](), GRID_OF.get(name, "log_snr")
-            with jax.enable_x64(True):
-                errors = {n: relative_error(case, solver, grid, n // solver.num_evals) for n in evals}
-                coarse, fine = (relative_error(case, solver, grid, n) for n in order_steps)
-            order = float(np.log(coarse / fine) / np.log(order_steps[1] / order_steps[0]))
-            yield Row(case.name, name, grid, errors, order)
+        with jax.enable_x64(True):
+            times = GRIDS["log_snr"](case.sde, num_steps, case.t_end)
+            exact = GAUSSIAN.marginal_variances(case.sde, times[-1]).sum()
+            alone = float(sampled_variances(case, [ReverseDiffusion()], times).sum() / exact - 1.0)
+            for snr in snrs:
+                parts = [ReverseDiffusion(), AnnealedLangevin(snr=snr)]
+                annealed = float(sampled_variances(case, parts, times).sum() / exact - 1.0)
+                found = np.asarray(_sampled_squares(case, snr, times, num_samples) / exact)
+                error = float(found.std(ddof=1) / np.sqrt(num_samples))
+                yield CorrectorRow(case.name, snr, annealed, float(found.mean() - 1.0), error, alone)
 
 
-def conformance_markdown(rows: Sequence[Row], provenance: dict[str, Any]) -> str:
-    """The table as a page."""
-    evals = list(rows[0].errors)
-    lines = [
-        "# Samplers on a problem with a known answer",
-        "",
-        "Relative error of the probability flow of a correlated Gaussian in 16 dimensions, by number of evaluations of "
-        "the score, in double precision; the order is measured where steps are small.",
-        "",
-        "| process | solver | grid | " + " | ".join(map(str, evals)) + " | measured order |",
-        "|---|---|---|" + "---|" * (len(evals) + 1),
-    ]
-    for row in rows:
-        errors = " | ".join(f"{row.errors[n]:.2g}" for n in evals)
-        lines.append(f"| {row.sde} | {row.solver} | {row.grid} | {errors} | {row.order:.2f} |")
-    lines += ["", f"`{provenance['command']}`, {provenance['date']}, {provenance['hardware']['cpu']}."]
-    return "\n".join(lines) + "\n"
+def _sampled_squares(case: Case, snr: float, times: Array, count: int) -> Array:
+    """Squared norms of samples drawn with Langevin corrections, whose step depends on the noise of the batch."""
+    keys = sample_keys(jax.random.key(1), 0, count)
+    solver = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(snr=snr))
+    process = case.sde.reverse(lambda y, t: GAUSSIAN.score_in_frame(y, *case.sde.marginal(t)))
+    spread = jnp.sqrt(GAUSSIAN.marginal_variances(case.sde, times[0]))
+    start = spread[None] * jax.random.normal(jax.random.key(2), (count, len(spread)))
+    x = jax.jit(lambda start, times: integrate(keys, solver, process, start, times).x)(start, times)
+    return jnp.sum(x**2, axis=1)

@@ -144,7 +144,10 @@ def solver_lines(lines: Mapping[str, Mapping[int, float]], front: Mapping[int, f
     axes.axhline(level, color=GREY, linestyle="--", linewidth=1.0, label="reference, 1000 steps")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    ticks = sorted({count for line in lines.values() for count in line})
+    ticks: list[int] = []
+    for count in sorted({count for line in lines.values() for count in line}, reverse=True):
+        if not ticks or count < 0.9 * ticks[-1]:  # labels nearer than that overlap
+            ticks.append(count)
     axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
     axes.set_xticks([], minor=True)
     axes.set(xlabel="evaluations of the score per sample", ylabel="Fréchet distance of pixels", title="Samplers")

@@ -80,6 +80,6 @@ def brownian_increment(keys: SampleKeys, x: Batch, t: Scalar, s: Scalar) -> Batc
 
     def one(key: PRNGKey, example: Array) -> Array:
         shape = jax.ShapeDtypeStruct(example.shape, example.dtype)
-        return diffrax.VirtualBrownianTree(0.0, 1.0, 1e-6, shape, key).evaluate(1.0 - t, 1.0 - s)
+        return jnp.asarray(diffrax.VirtualBrownianTree(0.0, 1.0, 1e-6, shape, key).evaluate(1.0 - t, 1.0 - s))
 
     return jax.vmap(one)(keys, x)

@@ -1,0 +1,127 @@
+r"""Densities whose score, marginals and probability flow are known in closed form, under any linear process.
+
+Both live in independent coordinates of a rotated frame. There the flow is known coordinate by coordinate: it scales a
+Gaussian coordinate by the ratio of the standard deviations, and it is the monotone map between the marginals of any
+other, ``F_s(x_s) = F_t(x_t)``, for in one dimension a flow cannot let points overtake one another.
+"""
+
+import abc
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from score_sde.processes import Process
+from score_sde.sdes import SDE, VE, VP, SubVP
+from score_sde.typing import Batch, Scalar, ScoreFn, Times
+
+
+class Case(NamedTuple):
+    """A process and where on it sampling ends."""
+
+    name: str
+    sde: SDE
+    t_end: float
+
+
+#: The processes: VE between noise levels 80 and 0.02, VP and sub-VP to their usual ends.
+CASES = (
+    Case("VE", VE(sigma_min=0.02, sigma_max=80.0), 0.0),
+    Case("VP", VP(), 1e-3),
+    Case("sub-VP", SubVP(), 1e-3),
+)
+
+
+class Problem(abc.ABC):
+    """Data whose coordinates are independent in the frame of ``basis``, whose columns are its axes."""
+
+    basis: np.ndarray
+
+    @abc.abstractmethod
+    def score_in_frame(self, y: Batch, mean_coeff: Times, std: Times) -> Batch:
+        """The score of the marginal, in the frame."""
+
+    @abc.abstractmethod
+    def flow_in_frame(self, y: Batch, process: Process, t: Scalar, s: Scalar) -> Batch:
+        """Where the probability flow carries points from ``t`` to ``s``, in the frame."""
+
+    def score(self, process: Process) -> ScoreFn:
+        """The score of the marginals of a process that starts from these data."""
+
+        def score_fn(x: Batch, t: Times, /) -> Batch:
+            return self.score_in_frame(x @ self.basis, *process.marginal(t)) @ self.basis.T
+
+        return score_fn
+
+    def flow(self, process: Process, x: Batch, t: Scalar, s: Scalar) -> Batch:
+        """Where the probability flow carries points from time ``t`` to time ``s``."""
+        return self.flow_in_frame(x @ self.basis, process, t, s) @ self.basis.T
+
+
+class CorrelatedGaussian(Problem):
+    """``N(0, C)`` in 16 dimensions with ``C_ij = 0.25 * 0.8^|i - j|``."""
+
+    def __init__(self) -> None:
+        """Diagonalise the covariance."""
+        index = np.arange(16)
+        self.variances, self.basis = np.linalg.eigh(0.25 * 0.8 ** np.abs(index[:, None] - index[None]))
+
+    def score_in_frame(self, y: Batch, mean_coeff: Times, std: Times) -> Batch:
+        """``-y / (m^2 w + s^2)``."""
+        return -y / ((mean_coeff**2)[:, None] * self.variances[None] + (std**2)[:, None])
+
+    def marginal_variances(self, process: Process, t: Scalar) -> Array:
+        """``m^2 w + s^2``, along the axes."""
+        mean_coeff, std = process.marginal(t)
+        return mean_coeff**2 * self.variances + std**2
+
+    def flow_in_frame(self, y: Batch, process: Process, t: Scalar, s: Scalar) -> Batch:
+        """Each axis is scaled by the ratio of the standard deviations."""
+        gain = jnp.sqrt(self.marginal_variances(process, s) / self.marginal_variances(process, t))
+        return y * gain[None]
+
+
+class RotatedMixtures(Problem):
+    """In 8 dimensions, each axis of a rotated frame with its own mixture of three Gaussians: up to 3^8 modes."""
+
+    def __init__(self) -> None:
+        """Draw weights, means and standard deviations, and a frame."""
+        rng = np.random.RandomState(0)
+        shape = (8, 3)
+        self.weights = rng.dirichlet(np.full(3, 4.0), 8)
+        self.means = np.linspace(-1.0, 1.0, 3)[None] + 0.2 * rng.randn(*shape)
+        self.stds = 0.2 + 0.2 * rng.rand(*shape)
+        self.basis = np.linalg.qr(rng.randn(8, 8))[0]
+
+    def score_in_frame(self, y: Batch, mean_coeff: Times, std: Times) -> Batch:
+        """The mean of the components' scores, weighed by their responsibilities."""
+        m, s = mean_coeff[:, None, None], std[:, None, None]
+        variances = m**2 * self.stds[None] ** 2 + s**2
+        offsets = m * self.means[None] - y[..., None]
+        logits = np.log(self.weights)[None] - 0.5 * offsets**2 / variances - 0.5 * jnp.log(variances)
+        return jnp.sum(jax.nn.softmax(logits, axis=-1) * offsets / variances, axis=-1)
+
+    def flow_in_frame(self, y: Batch, process: Process, t: Scalar, s: Scalar) -> Batch:
+        """By bisection on the distribution functions, of whichever tail is the smaller."""
+        below, above = self._tails(y, process, t)
+        lower = below < above
+
+        def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            left, right = bounds
+            middle = 0.5 * (left + right)
+            now_below, now_above = self._tails(middle, process, s)
+            too_far = jnp.where(lower, now_below > below, now_above < above)
+            return jnp.where(too_far, left, middle), jnp.where(too_far, middle, right)
+
+        reach = 20.0 * (jnp.abs(y).max() + 1.0)
+        left, right = jax.lax.fori_loop(0, 80, halve, (jnp.full_like(y, -reach), jnp.full_like(y, reach)))
+        return 0.5 * (left + right)
+
+    def _tails(self, y: Batch, process: Process, t: Scalar) -> tuple[Batch, Batch]:
+        """The probabilities below and above each coordinate."""
+        m, s = process.marginal(t)
+        z = (y[..., None] - m * self.means[None]) / jnp.sqrt(m**2 * self.stds[None] ** 2 + s**2)
+        below, above = jax.scipy.special.ndtr(z), jax.scipy.special.ndtr(-z)
+        return jnp.sum(self.weights[None] * below, axis=-1), jnp.sum(self.weights[None] * above, axis=-1)
