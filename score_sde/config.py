@@ -94,7 +94,8 @@ def _add_training_fields(config: ConfigDict) -> None:
     """How it is trained."""
     config.objective = ConfigDict()
     config.objective.weighting = "variance"  # lambda(t): variance (s^2) or likelihood (g^2)
-    config.objective.times = "uniform"  # training times: uniform, low_discrepancy or levels (num_scales of them)
+    # training times: uniform, low_discrepancy, levels (num_scales of them) or importance (for weighting=likelihood)
+    config.objective.times = "uniform"
     config.objective.t_min = 1e-5  # smallest training time
     config.objective.reduce_mean = True  # mean over the event, else half the sum
 

@@ -71,13 +71,15 @@ class Experiment:
         )
         parameterization = _make_parameterization(config)
         objective = config.objective
+        if objective.times == "importance" and process is not sde:
+            raise UserError("config.objective.times=importance needs an SDE; set config.sde.schedule=continuous.")
         loss_fn = score_matching_loss(
             process,
             network,
             parameterization,
             times=build(
                 choose("time sampler", objective.times, TIME_SAMPLERS),
-                {"t0": objective.t_min, "num_levels": config.parameterization.num_scales},
+                {"t0": objective.t_min, "num_levels": config.parameterization.num_scales, "sde": process},
             ),
             weighting=choose("weighting", objective.weighting, WEIGHTINGS),
             reduce_mean=objective.reduce_mean,

@@ -106,6 +106,10 @@ BAD_VALUES = {
         {"sampling.predictor": "adaptive", "sampling.corrector": "langevin"},
         "predictor adaptive takes no corrector; set config.sampling.corrector=none",
     ),
+    "importance sampling on a chain": (
+        {"objective.times": "importance", "sde.schedule": "linear"},
+        "times=importance needs an SDE; set config.sde.schedule=continuous",
+    ),
     "dropout of everything": ({"model.dropout": 1.0}, "config.model.dropout is 1.0; expected"),
     "negative learning rate": ({"optim.lr": -1.0}, "config.optim.lr is -1.0; expected"),
     "negative warm-up": ({"optim.warmup": -1}, "config.optim.warmup is -1; expected at least 0"),

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde import modes
 from score_sde.config import ConfigDict, default_config
 from score_sde.models.adapters import LinenNetwork
+from score_sde.modes import run_export, run_import
+from score_sde.modes.workdir import build_experiment, trained_state
 from score_sde.training.state import TrainState
 
 #: Fields of the originals' ``config.model`` whose names differ from ours.
@@ -50,7 +51,7 @@ def our_config(original: dict[str, Any]) -> ConfigDict:
 
 def relative_errors(config: ConfigDict, model: dict[str, Any], state: TrainState, outputs: Any) -> dict[str, str]:
     """Largest deviation over the largest output, for raw and averaged parameters and both precisions."""
-    network, errors = modes.build_experiment(config).network, {}
+    network, errors = build_experiment(config).network, {}
     assert isinstance(network, LinenNetwork)
     torch, labels = "out_model" in outputs, np.asarray(outputs["labels"])
     x = outputs["x"].transpose(0, 2, 3, 1) if torch else outputs["x"]
@@ -75,12 +76,12 @@ def check(config: ConfigDict, model: dict[str, Any], checkpoint: Path, outputs: 
             plain = Path(scratch) / checkpoint.stem
             plain.write_bytes(lzma.decompress(checkpoint.read_bytes()))
             checkpoint = plain
-        experiment, states = modes.build_experiment(config), []
+        experiment, states = build_experiment(config), []
         for name in ("first", "second"):
             workdir = Path(scratch) / name
-            modes.run_import(config, workdir, "", checkpoint)
-            states.append(modes.trained_state(experiment, workdir))
-            modes.run_export(config, workdir, "")
+            run_import(config, workdir, "", checkpoint)
+            states.append(trained_state(experiment, workdir))
+            run_export(config, workdir, "")
             checkpoint = workdir / "model.safetensors"
     trees = [(state.step, state.params, state.ema_params) for state in states]
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), *trees)

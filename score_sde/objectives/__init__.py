@@ -1,9 +1,15 @@
 """Training objectives: denoising score matching, its training times and weightings."""
 
-from score_sde.objectives.score_matching import score_matching_loss
+from score_sde.objectives.score_matching import (
+    LevelLosses,
+    NoiseLevels,
+    loss_by_noise_level,
+    score_matching_loss,
+)
 from score_sde.objectives.times import (
     TIME_SAMPLERS,
     WEIGHTINGS,
+    ImportanceTimes,
     LevelTimes,
     LowDiscrepancyTimes,
     UniformTimes,
@@ -14,10 +20,14 @@ from score_sde.objectives.times import (
 __all__ = [
     "TIME_SAMPLERS",
     "WEIGHTINGS",
+    "ImportanceTimes",
+    "LevelLosses",
     "LevelTimes",
     "LowDiscrepancyTimes",
+    "NoiseLevels",
     "UniformTimes",
     "likelihood_weighting",
+    "loss_by_noise_level",
     "score_matching_loss",
     "variance_weighting",
 ]

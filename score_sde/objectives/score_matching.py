@@ -6,13 +6,17 @@ r"""Denoising score matching in continuous time.
 ``noise = -s score``, so that nothing is divided by the small standard deviations near ``t = 0``.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from score_sde.objectives.times import Weighting
+from score_sde.objectives.times import ImportanceTimes, LowDiscrepancyTimes, Weighting
 from score_sde.parameterization import Parameterization, make_noise_fn
 from score_sde.processes import Process
-from score_sde.typing import Batch, LossFn, Network, Params, PRNGKey, Times, TimeSampler
+from score_sde.typing import Batch, LossFn, Network, Number, Params, PRNGKey, Scalar, Times, TimeSampler
 
 
 def score_matching_loss(
@@ -50,3 +54,96 @@ def score_matching_loss(
         return weighting(sde, t) / sde.marginal(t).std ** 2 * weight * error
 
     return loss_fn
+
+
+class LevelLosses(NamedTuple):
+    """What a law of training times does to the loss at each noise level; overall the mean is ``sum(share * mean)``."""
+
+    share: Float[Array, " levels"]  # of the draws that fall on the level
+    mean: Float[Array, " levels"]
+    std: Float[Array, " levels"]
+
+    @property
+    def total(self) -> tuple[Scalar, Scalar]:
+        """Mean and standard deviation of the loss of one example over all levels."""
+        mean = jnp.sum(self.share * self.mean)
+        spread = jnp.sum(self.share * (self.std**2 + (self.mean - mean) ** 2))
+        return mean, jnp.sqrt(spread)
+
+
+class NoiseLevels(NamedTuple):
+    """The loss by noise level; the levels are equally wide in log-SNR and lie between neighbouring edges."""
+
+    log_snr: Float[Array, " edges"]
+    t: Float[Array, " edges"]
+    uniform: LevelLosses
+    importance: LevelLosses
+
+
+def loss_by_noise_level(
+    params: Params,
+    key: PRNGKey,
+    batch: Batch,
+    *,
+    sde: Process,
+    make_loss: Callable[..., LossFn],
+    t0: Number = 1e-5,
+    t1: Number = 1.0,
+    num_levels: int = 20,
+) -> NoiseLevels:
+    """How the weighted loss is distributed over noise levels under uniform and under importance-sampled times.
+
+    Both have the same overall mean; the ratio of their squared overall standard deviations is what importance
+    sampling saves (Song et al. 2021b, arXiv 2101.09258, section 5).
+
+    Args:
+        params: Parameters of the network.
+        key: Draws times and noise.
+        batch: Data; every level sees the whole batch, once for each law.
+        sde: The forward process, not a chain.
+        make_loss: The loss with given ``times``, such as
+            ``functools.partial(score_matching_loss, sde, network, parameterization, weighting=likelihood_weighting)``.
+        t0: Smallest training time.
+        t1: Largest training time.
+        num_levels: Number of levels.
+
+    Returns:
+        Edges of the levels, and for each law the share of its draws and the mean and standard deviation of the
+        losses of single examples per level.
+
+    Raises:
+        UserError: If the process is a chain.
+
+    >>> from score_sde.sdes import VP
+    >>> sde = VP()
+    >>> def make_loss(times):  # a loss that is 1 / t whatever the data
+    ...     def loss_fn(params, key, batch, *, train):
+    ...         t, weight = times.sample(key, batch.shape[0])
+    ...         return weight / t
+    ...     return loss_fn
+    >>> options = {"sde": sde, "make_loss": make_loss, "num_levels": 10}
+    >>> levels = loss_by_noise_level({}, jax.random.key(0), jnp.zeros((1000, 2)), **options)
+    >>> [[round(float(v), 0) for v in law.total] for law in (levels.uniform, levels.importance)]  # mean and std
+    [[12.0, 316.0], [12.0, 8.0]]
+    """
+    ends = sde.log_snr(jnp.stack([jnp.asarray(t0), jnp.asarray(t1)]))
+    log_snr = jnp.linspace(ends[0], ends[1], num_levels + 1)
+    edges = sde.inverse_log_snr(log_snr).at[0].set(t0).at[-1].set(t1)
+    quantiles = LowDiscrepancyTimes(t0=0.0)
+
+    def level(row: tuple[PRNGKey, Scalar, Scalar]) -> tuple[Times, Times]:
+        key, start, end = row
+        uniform_key, importance_key = jax.random.split(key)
+        uniform = make_loss(times=LowDiscrepancyTimes(t0=start, t1=end))
+        importance = make_loss(times=ImportanceTimes(sde=sde, t0=start, t1=end, base=quantiles))
+        return uniform(params, uniform_key, batch, train=False), importance(params, importance_key, batch, train=False)
+
+    uniform, importance = jax.lax.map(level, (jax.random.split(key, num_levels), edges[:-1], edges[1:]))
+    shares = jnp.diff(edges) / (t1 - t0), jnp.full(num_levels, 1.0 / num_levels)
+    # The weights of importance sampling within one level make averages over uniform time within it.
+    importance = importance * (shares[0] / shares[1])[:, None]
+    summaries = [
+        LevelLosses(share, jnp.mean(losses, axis=1), jnp.std(losses, axis=1))
+        for share, losses in zip(shares, (uniform, importance), strict=True)
+    ]
+    return NoiseLevels(log_snr, edges, *summaries)

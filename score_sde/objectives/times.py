@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from score_sde.errors import UserError
 from score_sde.processes import Process
 from score_sde.sdes import SDE
-from score_sde.typing import Number, PRNGKey, Time, Times, TimeSampler, TimeSamples, component
+from score_sde.typing import Number, PRNGKey, Scalar, Time, Times, TimeSampler, TimeSamples, component
 
 Weighting: TypeAlias = Callable[[Process, Times], Times]
 
@@ -44,10 +44,13 @@ class UniformTimes:
     t0: Number = 1e-5
     t1: Number = 1.0
 
+    def at(self, quantiles: Times) -> TimeSamples:
+        """The times below which the given fractions of the draws lie."""
+        return TimeSamples(self.t0 + quantiles * (self.t1 - self.t0), jnp.ones_like(quantiles))
+
     def sample(self, key: PRNGKey, n: int) -> TimeSamples:
         """Draw ``n`` times."""
-        u = jax.random.uniform(key, (n,))
-        return TimeSamples(self.t0 + u * (self.t1 - self.t0), jnp.ones(n))
+        return self.at(jax.random.uniform(key, (n,)))
 
 
 @component
@@ -87,8 +90,74 @@ class LevelTimes:
         return TimeSamples((1.0 - u) * self.t0 + u * self.t1, jnp.ones(n))  # exact at both ends
 
 
+@component
+class ImportanceTimes:
+    r"""Times with density proportional to ``g(t)^2 / s(t)^2``, which tames the variance of likelihood weighting.
+
+    Song et al. 2021b (arXiv 2101.09258, section 5). Because ``m' = f m`` and ``(s^2)' = 2 f s^2 + g^2``, for every
+    linear SDE ``d/dt log(m^2 / s^2) = -g^2 / s^2``: the times are those whose log-SNR is uniform. So the distribution
+    function, its normaliser and its inverse are :meth:`~score_sde.processes.Process.log_snr` and its inverse, exactly,
+    for any SDE; a new one needs no quadrature. Under the VE SDE the times are uniform.
+
+    With likelihood weighting the factor of the squared error in noise space becomes the constant
+    :attr:`normalizer` ``/ (t1 - t0)``.
+
+    Attributes:
+        sde: The forward process.
+        t0: Smallest time.
+        t1: Largest time.
+        base: Draws the quantiles in ``[0, 1]``; ``LowDiscrepancyTimes(t0=0.0)`` for one in each stratum.
+
+    >>> from score_sde.sdes import VP
+    >>> times = ImportanceTimes(sde=VP(), t0=1e-5)
+    >>> round(float(times.normalizer), 4)
+    23.8645
+    >>> [f"{t:.6f}" for t in times.at(jnp.array([0.1, 0.5, 0.9])).t]  # uniform times would be 0.1, 0.5 and 0.9
+    ['0.000108', '0.114421', '0.872628']
+    """
+
+    sde: Process
+    t0: Number = 1e-5
+    t1: Number = 1.0
+    base: TimeSampler = UniformTimes(t0=0.0)
+
+    @property
+    def normalizer(self) -> Scalar:
+        """``Z``, the integral of ``g^2 / s^2`` from ``t0`` to ``t1``: the difference of the log-SNR between them."""
+        return self.sde.log_snr(jnp.asarray(self.t0)) - self.sde.log_snr(jnp.asarray(self.t1))
+
+    def at(self, quantiles: Times) -> TimeSamples:
+        """The times below which the given fractions of the draws lie, and their weights ``Z s^2 / (g^2 (t1 - t0))``.
+
+        Raises:
+            UserError: If the process is a chain, which has no ``g``.
+        """
+        if not isinstance(self.sde, SDE):
+            raise UserError("Importance-sampled times follow the diffusion g of an SDE, and a chain has none.")
+        start, end = (self.sde.log_snr(jnp.asarray(t)) for t in (self.t0, self.t1))
+        t = self.sde.inverse_log_snr((1.0 - quantiles) * start + quantiles * end)
+        t = jnp.clip(t, self.t0, self.t1)  # rounding may pass the ends
+        scale = (start - end) / (self.t1 - self.t0)
+        return TimeSamples(t, scale * (self.sde.marginal(t).std / self.sde.diffusion(t)) ** 2)
+
+    def sample(self, key: PRNGKey, n: int) -> TimeSamples:
+        """Draw ``n`` times.
+
+        Raises:
+            UserError: If the process is a chain.
+        """
+        quantiles, weight = self.base.sample(key, n)
+        samples = self.at(quantiles)
+        return TimeSamples(samples.t, weight * samples.weight)
+
+
 TIME_SAMPLERS: Mapping[str, Callable[..., TimeSampler]] = MappingProxyType(
-    {"uniform": UniformTimes, "low_discrepancy": LowDiscrepancyTimes, "levels": LevelTimes}
+    {
+        "uniform": UniformTimes,
+        "low_discrepancy": LowDiscrepancyTimes,
+        "levels": LevelTimes,
+        "importance": ImportanceTimes,
+    }
 )
 WEIGHTINGS: Mapping[str, Weighting] = MappingProxyType(
     {"variance": variance_weighting, "likelihood": likelihood_weighting}
