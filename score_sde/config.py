@@ -165,6 +165,7 @@ def _add_measuring_fields(config: ConfigDict) -> None:
     config.likelihood.num_probes = 1  # Hutchinson probes per example; 0 for the exact trace
     config.likelihood.probe_kind = "rademacher"  # rademacher or gaussian
     config.likelihood.num_dequantizations = 1  # noise draws per image; their log-likelihoods are averaged
+    config.likelihood.bound_times = 0  # noise levels per example for the bound, such as 128; 0 for no bound
     config.likelihood.num_examples = 0  # first examples of the test split; 0 for all
     config.likelihood.batch_size = 128
 

@@ -251,8 +251,7 @@ def _check_values(config: ConfigDict) -> None:
         "seed",
         "model.num_classes",
         "sampling.num_corrections",
-        "likelihood.num_probes",
-        "likelihood.num_examples",
+        *("likelihood.num_probes", "likelihood.num_examples", "likelihood.bound_times"),
     )
     at_least(config, 0, "optim.lr", "optim.eps", "optim.weight_decay", "optim.warmup", "optim.ema_rate")
     at_least(config, 0, "optim.beta1", "optim.beta2", "model.dropout", "sampling.snr")
@@ -277,6 +276,11 @@ def _check_values(config: ConfigDict) -> None:
                 f"config.sde.{low} is {config.sde[low]} and config.sde.{high} is {config.sde[high]}; "
                 "expected the first to be smaller."
             )
+    if config.likelihood.bound_times % 2:
+        raise UserError(
+            f"config.likelihood.bound_times is {config.likelihood.bound_times}; expected an even number, for times are "
+            "drawn in pairs, or 0 for no bound."
+        )
     _check_intervals(config.training)
 
 

@@ -35,4 +35,5 @@ def get_config() -> ConfigDict:
     config.sampling.batch_size = 100
     config.likelihood.tolerance = 1e-3  # see README.md for what it costs in accuracy
     config.likelihood.batch_size = 297
+    config.likelihood.bound_times = 128
     return config

@@ -20,6 +20,7 @@ class Purpose(enum.IntEnum):
     LIKELIHOOD = 3
     SAMPLES = 4
     LATENTS = 5
+    BOUND = 6
 
 
 def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:

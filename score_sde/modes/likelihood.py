@@ -10,7 +10,7 @@ from score_sde.config import ConfigDict
 from score_sde.data import Source
 from score_sde.errors import UserError
 from score_sde.evaluation.base import mean_and_std_error
-from score_sde.evaluation.likelihood import dataset_likelihood
+from score_sde.evaluation.likelihood import dataset_bound, dataset_likelihood
 from score_sde.experiment import Experiment
 from score_sde.modes.workdir import build_experiment, load_split, provenance, trained_state
 from score_sde.report.baseline import gaussian_mixture_bits_per_dim
@@ -47,9 +47,13 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
         log.warning("The ODE solver failed on %d of %d examples.", report["num_failed"], len(result.nats))
     if experiment.quantization.num_levels is not None:
         _add_bits(report, experiment, result.bits_per_dim, source, workdir)
-    atomic_savez(
-        workdir / "likelihood.npz", nats=result.nats, bits_per_dim=result.bits_per_dim, num_evals=result.num_evals
-    )
+    columns = {"nats": result.nats, "bits_per_dim": result.bits_per_dim, "num_evals": result.num_evals}
+    if config.likelihood.bound_times and experiment.quantization.num_levels is not None:
+        bound = dataset_bound(experiment, state.ema_params, source)
+        columns |= {"bound_nats": bound.nats, "bound_bits_per_dim": bound.bits_per_dim}
+        report["bound_bits_per_dim"], report["bound_std_error"] = mean_and_std_error(bound.bits_per_dim)
+        report |= {"bound_times": config.likelihood.bound_times, "bound_seconds": bound.seconds}
+    atomic_savez(workdir / "likelihood.npz", **columns)
     atomic_write_json(workdir / "likelihood.json", report)
     log.info(_likelihood_line(report))
     write_summary(workdir)
@@ -107,6 +111,8 @@ def _likelihood_line(report: dict[str, Any]) -> str:
             f"Held-out log-likelihood {report['nats_per_example']:.3f} +- {report['nats_std_error']:.3f} nats ({cost})."
         )
     line = f"Held-out NLL {report['bits_per_dim']:.3f} +- {report['std_error']:.3f} bits/dim ({cost})."
+    if "bound_bits_per_dim" in report:
+        line += f" Bound: {report['bound_bits_per_dim']:.3f} +- {report['bound_std_error']:.3f} bits/dim."
     if "baseline" in report:
         mixture = report["baseline"]
         bits, error = mixture["bits_per_dim"], mixture["std_error"]

@@ -89,6 +89,7 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str) -> None:
     atomic_write_json(workdir / "pareto.json", report)
     pareto_plot(points, first, workdir / "pareto.png")
     atomic_write_text(workdir / "pareto.md", pareto_markdown(points, first, how))
+    write_summary(workdir)
     if choice is None:
         log.info("No setting is within 5 %% of the reference; see %s.", workdir / "pareto.md")
     else:
@@ -121,6 +122,7 @@ def run_latents(config: ConfigDict, workdir: Path, command: str) -> None:
         **provenance(state, command),
     }
     atomic_write_json(workdir / "latents.json", report)
+    write_summary(workdir)
     log.info(
         "Encoded and decoded %d examples (%.0f evaluations each way, %.1f s): the root mean square change is %.2g, the "
         "codes have mean %.3f and standard deviation %.3f of the prior's.",

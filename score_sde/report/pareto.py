@@ -34,6 +34,10 @@ def pareto_markdown(points: Sequence[Point], references: Sequence[Point], proven
         "**Recommended**, the fewest evaluations within 5 % of it: "
         + (f"{_describe(choice)}.\n\n    {choice.setting.flags}" if choice else "none of those below."),
         "",
+        "| 1000 steps of | distance | cheapest within 5 % of it |",
+        "|---|---|---|",
+        *(_cheapest(points, reference) for reference in references),
+        "",
         "## The front",
         "",
         *_table(front(points)),
@@ -47,6 +51,11 @@ def pareto_markdown(points: Sequence[Point], references: Sequence[Point], proven
         f"`{provenance['command']}`, step {provenance['step']}, {provenance['date']}, {provenance['hardware']['cpu']}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _cheapest(points: Sequence[Point], reference: Point) -> str:
+    choice, distance = recommended(points, [reference]), f"{reference.distance:.4g} ± {reference.std_error:.1g}"
+    return f"| {reference.setting.solver} | {distance} | {_describe(choice) if choice else 'none'} |"
 
 
 def _describe(point: Point) -> str:

@@ -14,6 +14,8 @@ PICTURES = (
     ("trajectory.png", "From noise to data", "sample"),
     ("loss.png", "Training and held-out loss", "train"),
     ("likelihood.png", "Bits per dimension of the held-out images", "likelihood"),
+    ("interpolation.png", "Between held-out images, along the probability flow", "latents"),
+    ("pareto.png", "Quality of samplers against their cost", "pareto"),
 )
 #: File or directory, what it holds, and the mode that writes it.
 ARTEFACTS = (
@@ -26,6 +28,8 @@ ARTEFACTS = (
     ("likelihood.json", "the held-out likelihood", "likelihood"),
     ("likelihood.npz", "the likelihood of every held-out example", "likelihood"),
     ("eval.json", "the loss on the test split", "eval"),
+    ("latents.npz", "codes of held-out data, and what they decode to", "latents"),
+    ("pareto.md", "which sampler, grid and number of steps to take", "pareto"),
 )
 
 
@@ -140,6 +144,11 @@ def _likelihood_rows(report: dict[str, Any] | None) -> list[str]:
         rows.append(_row("NLL of the best Gaussian mixture", f"{value} bits/dim", how))
     if report.get("probe_std_error") is not None:
         rows.append(_row("Error from the probes", f"{report['probe_std_error']:.2g}", "standard error of the trace"))
+    if "bound_bits_per_dim" in report:
+        value = _with_error(report["bound_bits_per_dim"], report.get("bound_std_error"), 3)
+        seconds = _number(report.get("bound_seconds"), ".1f")
+        how = f"an upper bound; {report.get('bound_times', '?')} noise levels per example; {seconds} s"
+        rows.append(_row("Bound on the NLL of the reverse SDE", f"{value} bits/dim", how))
     if report.get("num_failed"):
         rows.append(_row("Failed solves", str(report["num_failed"]), "**the ODE solver gave up on these examples**"))
     evaluations = f"{_number(report.get('num_evals_mean'), '.1f')} (at most {report.get('num_evals_max', '?')})"

@@ -40,7 +40,7 @@ def _fill(workdir):
         '{"step": 100, "loss": 0.125}',
     ]
     atomic_write_text(workdir / "metrics.jsonl", "\n".join([*lines, '{"step": 1']))
-    for name in [name for name, _, _ in PICTURES] + ["samples.npz", "likelihood.npz"]:
+    for name in [name for name, _, _ in PICTURES] + ["samples.npz", "likelihood.npz", "latents.npz", "pareto.md"]:
         (workdir / name).touch()
     for name in ("checkpoints", "tensorboard"):
         (workdir / name).mkdir()

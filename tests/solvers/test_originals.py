@@ -195,7 +195,7 @@ PAIRS = (("ancestral_sampling", "none"), ("euler_maruyama", "ald"), ("reverse_di
 
 
 @pytest.mark.parametrize(("predictor", "corrector"), PAIRS)
-@pytest.mark.parametrize(("name", "continuous"), itertools.product(["vp", "ve"], [1, 0]))
+@pytest.mark.parametrize(("name", "continuous"), [*itertools.product(["vp", "ve"], [1, 0])])
 @pytest.mark.parametrize("t", [1.0, 0.5, 0.0019])
 def test_a_step_of_predictor_and_corrector_agrees_with_the_original_code(
     name, continuous, t, predictor, corrector, monkeypatch
