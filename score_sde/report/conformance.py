@@ -164,7 +164,7 @@ def _variance_error(case: Case, solver: Solver, num_steps: int) -> float:
 
 
 def corrector_rows(
-    snrs: Iterable[float] = SNRS, *, cases: Sequence[Case] = CASES, num_steps: int = 500, num_samples: int = 4000
+    snrs: Iterable[float] = SNRS, *, cases: Sequence[Case] = CASES, num_steps: int = 500, num_samples: int = 20_000
 ) -> Iterator[CorrectorRow]:
     """What a correction after every step of reverse diffusion does to the total variance, one row at a time."""
     for case in cases:

@@ -112,7 +112,7 @@ def test_a_corrector_alone_settles_at_its_known_variance(snr):
 
 @pytest.mark.parametrize("name", CASES)
 def test_predictor_corrector_sampling_is_off_by_its_computed_bias_and_no_more(name):
-    rows = list(conformance.corrector_rows((0.05,), cases=[CASES[name]], num_steps=100))
+    rows = list(conformance.corrector_rows((0.05,), cases=[CASES[name]], num_steps=100, num_samples=4000))
     (row,) = rows
     assert abs(row.langevin - row.annealed) < 4 * row.langevin_std_error + 0.3 * abs(row.predictor)
     assert abs(row.annealed) < abs(row.predictor)  # small corrections repair what the predictor leaves
