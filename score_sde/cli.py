@@ -19,6 +19,7 @@ MODES = {
     "likelihood": "measure the held-out likelihood: likelihood.json",
     "eval": "measure the loss on the test split: eval.json",
     "demo": "train, sample, measure the likelihood, and write summary.md",
+    "train_dequantizer": "train noise for a tighter likelihood of a trained model: dequantizer.json",
     "latents": "encode held-out data, decode, interpolate: latents.npz, interpolation.png",
     "pareto": "find the sampler, grid and number of steps to take: pareto.md",
     "import": "make the published --checkpoint of another implementation a run",
@@ -98,7 +99,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="score_sde",
         description="Train, sample and measure score-based generative models.",
         epilog="  --config.a.b=VALUE  override any field of the configuration\n\nmodes:\n"
-        + "".join(f"  {name:<11} {text}\n" for name, text in MODES.items())
+        + "".join(f"  {name:<17} {text}\n" for name, text in MODES.items())
         + "\n"
         + EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

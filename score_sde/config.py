@@ -6,7 +6,8 @@ Nothing below this module sees a configuration. A configuration file defines ``g
 
 import dataclasses
 import importlib.util
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ def default_config() -> ConfigDict:
     config.seed = 42  # root of every random number: initialisation, training, sampling, likelihood; 0 to 2^32 - 1
     _add_model_fields(config)
     _add_training_fields(config)
+    _add_dequantizer_fields(config)
     _add_measuring_fields(config)
     return config.lock()
 
@@ -121,6 +123,31 @@ def _add_training_fields(config: ConfigDict) -> None:
     config.training.keep_checkpoints = 3
 
 
+def _add_dequantizer_fields(config: ConfigDict) -> None:
+    """What --mode=train_dequantizer trains when there is a model: noise that it likes, for a tighter likelihood."""
+    config.dequantizer = ConfigDict()
+    config.dequantizer.name = "none"  # none (uniform noise) or flowpp (a flow conditioned on the image)
+    config.dequantizer.filters = 96  # channels of the networks in its couplings
+    config.dequantizer.components = 32  # logistic distributions per mixture
+    config.dequantizer.blocks = 2  # of convolution and attention, per coupling
+    config.dequantizer.num_flows = 4  # couplings, each of which moves every other column: 2 move them all
+    config.dequantizer.heads = 4  # of attention, which divide the filters
+    config.dequantizer.context_features = 32  # channels of the network that reads the image
+    config.dequantizer.dropout = 0.0
+    config.dequantizer.t_min = 1e-5  # smallest time of the bound that it is trained on
+    config.dequantizer.offset = True  # whether that bound has the decoder at t_min, one more evaluation of the model
+    config.dequantizer.lr = 2e-4  # the rest of the optimiser is that of the model, config.optim
+    config.dequantizer.warmup = 5000
+    config.dequantizer.ema_rate = 0.99
+    config.dequantizer.num_steps = 300_000
+    config.dequantizer.batch_size = 128
+    config.dequantizer.steps_per_dispatch = 1
+    config.dequantizer.log_every = 50
+    config.dequantizer.eval_every = 5000
+    config.dequantizer.checkpoint_every = 10_000
+    config.dequantizer.keep_checkpoints = 3
+
+
 def _add_measuring_fields(config: ConfigDict) -> None:
     """What is done with a trained model."""
     config.sampling = ConfigDict()
@@ -161,11 +188,21 @@ def _add_measuring_fields(config: ConfigDict) -> None:
 
     config.likelihood = ConfigDict()
     config.likelihood.t_min = 1e-5  # time at which the data enter the flow
+    config.likelihood.decoder = False  # noise the data as at t_min and add a decoder: a bound on the data themselves
+    config.likelihood.num_steps = 0  # of a fixed grid, with new probes at each; 0 for the adaptive solver
     config.likelihood.tolerance = 1e-5  # of the adaptive solver, relative and absolute
+    config.likelihood.grid = "log_snr"  # of the fixed grid: uniform, quadratic, log_snr or edm
+    config.likelihood.order = 4  # of its predictor, 1 to 5
     config.likelihood.num_probes = 1  # Hutchinson probes per example; 0 for the exact trace
     config.likelihood.probe_kind = "rademacher"  # rademacher or gaussian
+    config.likelihood.fresh_probes = True  # on a fixed grid new probes at each time, not the same at all
+    config.likelihood.dequantization = "uniform"  # uniform, or variational after --mode=train_dequantizer
     config.likelihood.num_dequantizations = 1  # noise draws per image; their log-likelihoods are averaged
+    config.likelihood.importance_weighted = False  # average their likelihoods instead: a closer bound
+    config.likelihood.budget_examples = 64  # first examples on which the error of the solver is measured; 0 for none
+    config.likelihood.noise_levels = 20  # levels by which the bits and the loss are reported; 0 for no such report
     config.likelihood.bound_times = 0  # noise levels per example for the bound, such as 128; 0 for no bound
+    config.likelihood.chain_terms = 0  # steps drawn per image for the bound of a chain, an even number; 0 for all steps
     config.likelihood.num_examples = 0  # first examples of the test split; 0 for all
     config.likelihood.batch_size = 128
 
@@ -254,6 +291,25 @@ def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
         if (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
             lines.append(f"{name}: {a} -> {b}")
     return lines
+
+
+def changed_fields(
+    recorded: Mapping[str, Any], config: ConfigDict, *, groups: Collection[str], free: Collection[str] = ()
+) -> list[str]:
+    """Lines ``name: old -> new`` for the fields of some groups that differ from a recorded configuration.
+
+    A record that is older than a field stands for what is now its default.
+
+    Args:
+        recorded: The configuration as it was written.
+        config: The one of now.
+        groups: The groups to look at, or single fields at the top.
+        free: Names of fields that may differ.
+    """
+    complete = {**leaves(default_config()), **leaves(recorded)}
+    lines = differing_fields(complete, json.loads(json.dumps(config.to_dict())))
+    names = [line.split(":")[0] for line in lines]
+    return [line for name, line in zip(names, lines, strict=True) if name.split(".")[0] in groups and name not in free]
 
 
 def choose(kind: str, name: str, registry: Mapping[str, Any]) -> Any:

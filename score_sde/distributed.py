@@ -74,12 +74,21 @@ def jit(function: Callable[..., Any], **keywords: Any) -> Callable[..., Any]:
     return jax.jit(function, compiler_options=compiler_options(), **keywords)
 
 
-def jit_step(step: Callable[..., Any], mesh: Mesh, *, leading: int = 0) -> Callable[..., Any]:
-    """Compile a training step over the mesh: state replicated and donated, batch split."""
+def jit_step(
+    step: Callable[..., Any], mesh: Mesh, *, leading: int = 0, constants: tuple[Any, ...] = ()
+) -> Callable[..., Any]:
+    """Compile a training step over the mesh: state replicated and donated, batch split.
+
+    ``constants`` are what the step takes after state and batch, the same at every call and on every device. They are
+    arguments of the program, not literals in it.
+    """
     state = replicated(mesh)
-    return jit(
+    compiled = jit(
         step,
-        in_shardings=(state, batch_sharding(mesh, leading=leading)),
+        in_shardings=(state, batch_sharding(mesh, leading=leading), *(state for _ in constants)),
         out_shardings=(state, state),
         donate_argnums=0,
     )
+    if not constants:
+        return compiled
+    return lambda state, batch: compiled(state, batch, *constants)

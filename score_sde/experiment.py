@@ -10,7 +10,7 @@ from score_sde.chains import BETAS, DDPM, NCSN, SIGMAS, Chain
 from score_sde.config import ConfigDict, at_least, below, build, check_fields, choose
 from score_sde.errors import UserError
 from score_sde.likelihood.dequantization import Quantization
-from score_sde.models.registry import make_network
+from score_sde.models.registry import make_dequantizer, make_network
 from score_sde.objectives import TIME_SAMPLERS, WEIGHTINGS, score_matching_loss
 from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS, Parameterization, make_score_fn, thresholded
 from score_sde.processes import Process, ReverseProcess
@@ -29,7 +29,7 @@ from score_sde.solvers import (
 from score_sde.training.optim import make_optimizer
 from score_sde.training.state import TrainState, create_state, state_of
 from score_sde.training.step import TrainStep, make_train_step
-from score_sde.typing import LossFn, Network, Params, ScoreFn
+from score_sde.typing import Dequantizer, LossFn, Network, Params, ScoreFn
 
 SDES: dict[str, type[SDE]] = {"vp": VP, "subvp": SubVP, "ve": VE}
 ADAPTIVE = ("adaptive", "adaptive_sde")  # predictors that are no steps: error control chooses these
@@ -42,6 +42,7 @@ class Experiment:
     config: ConfigDict
     event_shape: tuple[int, ...]
     quantization: Quantization
+    dequantizer: Dequantizer | None  # None for uniform noise
     sde: SDE
     process: Process  # what is trained and sampled: the SDE, or a chain of which it is the limit
     network: Network
@@ -93,6 +94,7 @@ class Experiment:
             config=config,
             event_shape=event_shape,
             quantization=quantization,
+            dequantizer=make_dequantizer(dict(config.dequantizer), event_shape, num_levels),
             sde=sde,
             process=process,
             network=network,
@@ -177,11 +179,15 @@ def make_process(config: ConfigDict, sde: SDE) -> Process:
 
 
 def make_times(config: ConfigDict, sde: SDE, process: Process, *, grid: str, num_steps: int) -> Grid:
-    """A grid of times, or, of a chain, the levels nearest to one."""
-    sampling = config.sampling
-    grids = {**GRIDS, "edm": functools.partial(edm_times, rho=sampling.rho)}
-    times = choose("grid", grid, grids)(sde, num_steps, sampling.t_min)
+    """A grid of times for sampling, or, of a chain, the levels nearest to one."""
+    times = make_grid(config, sde, grid=grid, num_steps=num_steps, t_end=config.sampling.t_min)
     return levels_of(process, times) if isinstance(process, Chain) else times
+
+
+def make_grid(config: ConfigDict, sde: SDE, *, grid: str, num_steps: int, t_end: float) -> Grid:
+    """``num_steps`` steps from 1 to ``t_end``, spaced as the name says."""
+    grids = {**GRIDS, "edm": functools.partial(edm_times, rho=config.sampling.rho)}
+    return choose("grid", grid, grids)(sde, num_steps, t_end)
 
 
 def make_predictor(name: str, sampling: ConfigDict) -> Solver:
@@ -251,7 +257,8 @@ def _check_values(config: ConfigDict) -> None:
         "seed",
         "model.num_classes",
         "sampling.num_corrections",
-        *("likelihood.num_probes", "likelihood.num_examples", "likelihood.bound_times"),
+        *("likelihood.num_probes", "likelihood.num_examples", "likelihood.bound_times", "likelihood.num_steps"),
+        *("likelihood.budget_examples", "likelihood.noise_levels"),
     )
     at_least(config, 0, "optim.lr", "optim.eps", "optim.weight_decay", "optim.warmup", "optim.ema_rate")
     at_least(config, 0, "optim.beta1", "optim.beta2", "model.dropout", "sampling.snr")
@@ -267,6 +274,10 @@ def _check_values(config: ConfigDict) -> None:
     below(config, 2**32, "seed")
     choose("schedule", config.optim.schedule, {"constant": 1, "cosine": 1})
     choose("probe kind", config.likelihood.probe_kind, {"rademacher": 1, "gaussian": 1})
+    choose("dequantization", config.likelihood.dequantization, {"uniform": 1, "variational": 1})
+    choose("grid", config.likelihood.grid, GRIDS)
+    at_least(config, 1, "likelihood.order")
+    below(config, 6, "likelihood.order")
     multipliers = config.model.channel_multipliers
     if not multipliers or not all(isinstance(m, int) and m >= 1 for m in multipliers):
         raise UserError(f"config.model.channel_multipliers is {multipliers}; expected integers from 1, one per level.")
@@ -281,15 +292,26 @@ def _check_values(config: ConfigDict) -> None:
             f"config.likelihood.bound_times is {config.likelihood.bound_times}; expected an even number, for times are "
             "drawn in pairs, or 0 for no bound."
         )
-    _check_intervals(config.training)
+    _check_dequantizer(config)
+    for group in ("training", "dequantizer"):
+        _check_intervals(group, config[group])
 
 
-def _check_intervals(training: ConfigDict) -> None:
+def _check_dequantizer(config: ConfigDict) -> None:
+    sizes = ("filters", "components", "blocks", "num_flows", "heads", "context_features", "num_steps", "batch_size")
+    intervals = ("steps_per_dispatch", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+    at_least(config, 1, *(f"dequantizer.{name}" for name in (*sizes, *intervals)))
+    at_least(config, 0, *(f"dequantizer.{name}" for name in ("dropout", "lr", "warmup", "ema_rate")))
+    at_least(config, 1e-12, "dequantizer.t_min")
+    below(config, 1, *(f"dequantizer.{name}" for name in ("dropout", "ema_rate", "t_min")))
+
+
+def _check_intervals(group: str, settings: ConfigDict) -> None:
     def check(name: str, unit: str, reason: str) -> None:
-        if training[name] % training[unit]:
+        if settings[name] % settings[unit]:
             raise UserError(
-                f"config.training.{name} is {training[name]}; expected a multiple of config.training.{unit}, "
-                f"{training[unit]}, {reason}."
+                f"config.{group}.{name} is {settings[name]}; expected a multiple of config.{group}.{unit}, "
+                f"{settings[unit]}, {reason}."
             )
 
     for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):

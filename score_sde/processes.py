@@ -34,6 +34,17 @@ class Transition(NamedTuple):
     std: Time
 
 
+class Posterior(NamedTuple):
+    """Where ``x_s`` was, given ``x_t`` and the data: ``N((x_t + step_std^2 score) / mean_coeff, std^2 I)``.
+
+    The score is that of ``p(x_t | x_0)``, ``-z / s(t)``; ``mean_coeff`` and ``step_std`` are those of the transition.
+    """
+
+    mean_coeff: Time
+    step_std: Time
+    std: Time
+
+
 class Process(abc.ABC):
     """The contract of a forward process: its marginal and its prior to write, the rest follows."""
 
@@ -89,6 +100,14 @@ class Process(abc.ABC):
         # A noiseless start has no signal-to-noise ratio; nothing is subtracted then.
         log_ratio = jnp.where(std_s > 0, self.log_snr(t) - self.log_snr(s), -jnp.inf)
         return Transition(mean_t / mean_s, std_t * jnp.sqrt(-jnp.expm1(jnp.minimum(log_ratio, 0.0))))
+
+    def posterior(self, s: Time, t: Time) -> Posterior:
+        """The law of ``x_s`` given ``x_t`` and the data, for ``s < t`` (Ho et al. 2020, eqs. 6 and 7).
+
+        With the transition ``x_t = a x_s + G z`` its std is ``G s(s) / s(t)``.
+        """
+        mean_coeff, step_std = self.transition(s, t)
+        return Posterior(mean_coeff, step_std, step_std * self.marginal(s).std / self.marginal(t).std)
 
     def discrete_step(self, s: Time, t: Time) -> Transition:
         """One step of the discrete forward chain that goes with the process; of a chain, its own."""

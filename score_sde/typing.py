@@ -86,6 +86,25 @@ class Network(Protocol):
         ...
 
 
+@runtime_checkable
+class Dequantizer(Protocol):
+    """A density ``q(u | levels)`` of where in its bin a pixel lies, as two pure functions."""
+
+    def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
+        """Parameters for levels of ``shape`` (batch axis included)."""
+        ...
+
+    def sample(
+        self, params: Params, key: PRNGKey, levels: Array, *, dropout_key: PRNGKey | None = None
+    ) -> tuple[Batch, Times]:
+        """Draw ``u`` in ``(0, 1)``, of the shape of the levels, and ``log q(u | levels)`` in nats per example.
+
+        Example ``i`` draws from ``fold_in(key, i)``, so that it ignores its neighbours. The other key switches dropout
+        on.
+        """
+        ...
+
+
 class TimeSamples(NamedTuple):
     """Times and the weights that make a weighted mean over them an average over uniform time."""
 

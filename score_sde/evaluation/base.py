@@ -21,6 +21,8 @@ class Purpose(enum.IntEnum):
     SAMPLES = 4
     LATENTS = 5
     BOUND = 6
+    BUDGET = 7
+    NOISE_LEVELS = 8
 
 
 def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:

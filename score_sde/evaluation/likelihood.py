@@ -1,6 +1,12 @@
 """The probability-flow likelihood of a data set, and the bound on that of the reverse SDE."""
 
+import dataclasses
+import json
+import logging
 import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -8,13 +14,76 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from score_sde.config import build
 from score_sde.data import Source, eval_batches
 from score_sde.distributed import jit
 from score_sde.evaluation.base import Progress, Purpose, root_key
-from score_sde.experiment import Experiment
-from score_sde.likelihood.bound import Bound, nll_bound
-from score_sde.likelihood.flow import log_likelihood
-from score_sde.typing import Params, PRNGKey
+from score_sde.experiment import Experiment, make_grid
+from score_sde.likelihood import (
+    Bound,
+    Dequantized,
+    UniformDequantizer,
+    decoder_term,
+    importance_weighted,
+    log_likelihood,
+    log_likelihood_on_grid,
+    nll_bound,
+    refined,
+)
+from score_sde.report.environment import atomic_savez
+from score_sde.typing import Dequantizer, Params, PRNGKey, Times
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowProtocol:
+    """How the likelihood of one draw is computed; the fields are those of ``config.likelihood``."""
+
+    t_min: float
+    tolerance: float
+    num_steps: int
+    grid: str
+    order: int
+    num_probes: int
+    probe_kind: Any
+    fresh_probes: bool
+    decoder: bool
+    refinements: int = 0  # tighter tolerances, by ten, or halved steps
+
+    @classmethod
+    def of(cls, experiment: Experiment, **changes: Any) -> "FlowProtocol":
+        """That of the configuration, but for what is changed."""
+        return build(cls, dict(experiment.config.likelihood), **changes)
+
+    def __str__(self) -> str:
+        """What a reader of the number must know."""
+        trace = f"{self.num_probes} {self.probe_kind} probe(s)" if self.num_probes else "exact trace"
+        solver = f"tolerance {self.tolerance:g}"
+        if self.num_steps:
+            solver = f"{self.num_steps} steps of order {self.order} on the {self.grid} grid"
+            if self.num_probes:
+                trace += ", fresh at each" if self.fresh_probes else ", frozen"
+        end = f"with the decoder at t={self.t_min:g}" if self.decoder else f"from t={self.t_min:g}"
+        return f"probability flow {end}, {trace}, {solver}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Where the noise of dequantisation comes from."""
+
+    dequantizer: Dequantizer = dataclasses.field(default_factory=UniformDequantizer)
+    params: Params = dataclasses.field(default_factory=dict)
+    name: str = "uniform"
+
+
+class Draw(NamedTuple):
+    """One draw of dequantisation noise and probes, per example."""
+
+    logp: Times  # nats: of the scaled data, less the log-density of the noise
+    num_evals: Array
+    success: Array
+    probe_std_error: Times
 
 
 class DatasetLikelihood(NamedTuple):
@@ -28,82 +97,180 @@ class DatasetLikelihood(NamedTuple):
     seconds: float
 
 
+def flow_draw(
+    experiment: Experiment, protocol: FlowProtocol, noise: Noise
+) -> Callable[[Params, Params, PRNGKey, Array], Draw]:
+    """The compiled program ``(params, noise_params, key, levels) -> Draw`` for a batch of examples."""
+    sde, shared = experiment.sde, {"num_probes": protocol.num_probes or None, "probe_kind": protocol.probe_kind}
+    if protocol.num_steps:
+        points = {"num_steps": protocol.num_steps, "t_end": protocol.t_min}
+        times = make_grid(experiment.config, sde, grid=protocol.grid, **points)
+        for _ in range(protocol.refinements):
+            times = refined(times, sde)
+        shared |= {"order": protocol.order, "fresh_probes": protocol.fresh_probes}
+    else:
+        times, tolerance = None, protocol.tolerance / 10**protocol.refinements
+        shared |= {"t0": protocol.t_min, "rtol": tolerance, "atol": tolerance}
+
+    @jit
+    def draw(params: Params, noise_params: Params, key: PRNGKey, levels: Array) -> Draw:
+        noise_key, probe_key, decoder_key = (jax.random.fold_in(key, n) for n in range(3))
+        x, log_q = dequantized(experiment, noise, noise_params, noise_key, levels)
+        score_fn = experiment.score_fn(params)
+        cost, extra = -log_q, 0
+        if protocol.decoder:
+            x, term = decoder_term(decoder_key, sde, score_fn, x, protocol.t_min)
+            cost, extra = cost - term, 1
+        if times is None:
+            result = log_likelihood(probe_key, sde, score_fn, x, **shared)
+        else:
+            result = log_likelihood_on_grid(probe_key, sde, score_fn, x, times, **shared)
+        success = result.success & jnp.isfinite(result.logp)
+        return Draw(result.logp + cost, result.num_evals + extra, success, result.probe_std_error)
+
+    return draw
+
+
+def dequantized(experiment: Experiment, noise: Noise, noise_params: Params, key: PRNGKey, levels: Array) -> Dequantized:
+    """Scaled data with the log-density of their noise; continuous data as they are."""
+    quantization = experiment.quantization
+    if quantization.num_levels is None:
+        return Dequantized(levels.astype(jnp.float32), jnp.zeros(levels.shape[0]))
+    return quantization.dequantize_with(noise.dequantizer, noise_params, key, levels)
+
+
 def dataset_likelihood(
-    experiment: Experiment, params: Params, source: Source, *, progress: Progress = lambda n: None
+    experiment: Experiment,
+    params: Params,
+    source: Source,
+    *,
+    noise: Noise | None = None,
+    progress: Progress = lambda n: None,
+    partial: Path | None = None,
+    identity: str = "",
 ) -> DatasetLikelihood:
     """The probability-flow likelihood of every example (or of the first ``likelihood.num_examples``).
 
-    With several dequantisations the log-likelihoods of one image are averaged, which estimates the variational bound
-    with less noise; see :mod:`score_sde.likelihood.dequantization`.
+    Args:
+        experiment: The run.
+        params: Its parameters.
+        source: The data.
+        noise: Of the dequantisation; uniform unless given.
+        progress: Told how many more examples are done.
+        partial: A file for what has been measured so far, from which an interrupted measurement goes on. It is removed
+            at the end.
+        identity: What the measurement is of; a file of another one is passed over.
+
+    Returns:
+        One entry per example. Several draws are averaged, which estimates the variational bound with less noise, or,
+        with ``likelihood.importance_weighted``, their weights are, which bounds the likelihood more closely.
     """
-    settings = experiment.config.likelihood
-    quantization = experiment.quantization
-
-    @jit
-    def measure(params: Params, key: PRNGKey, levels: Array) -> Any:
-        noise_key, probe_key = jax.random.split(key)
-        return log_likelihood(
-            probe_key,
-            experiment.sde,
-            experiment.score_fn(params),
-            quantization.dequantize(noise_key, levels),
-            t0=settings.t_min,
-            rtol=settings.tolerance,
-            atol=settings.tolerance,
-            num_probes=settings.num_probes or None,
-            probe_kind=settings.probe_kind,
-        )
-
-    start = time.perf_counter()
-    limit = settings.num_examples or None
-    total = min(limit or len(source), len(source))
-    rows: list[tuple[np.ndarray, ...]] = []
-    for index, batch in enumerate(eval_batches(source, batch_size=min(settings.batch_size, total), limit=limit)):
-        draws = []
-        for draw in range(settings.num_dequantizations):
-            key = jax.random.fold_in(jax.random.fold_in(root_key(experiment, Purpose.LIKELIHOOD), draw), index)
-            result = measure(params, key, batch.data)
-            fields = (result.logp, result.num_evals, result.success, result.probe_std_error)
-            draws.append([np.asarray(field)[batch.mask] for field in fields])
-        logp, num_evals, success, error = (np.stack(column) for column in zip(*draws, strict=True))
-        error = np.sqrt(np.sum(error**2, axis=0)) / len(draws)
-        rows.append(tuple(map(np.asarray, (logp.mean(axis=0), num_evals.mean(axis=0), success.all(axis=0), error))))
+    settings, noise = experiment.config.likelihood, noise or Noise()
+    draw = flow_draw(experiment, FlowProtocol.of(experiment), noise)
+    total = min(settings.num_examples or len(source), len(source))
+    kept = _Partial(partial, identity)
+    for index, batch in enumerate(eval_batches(source, batch_size=min(settings.batch_size, total), limit=total)):
+        if index >= len(kept.rows):
+            start = time.perf_counter()
+            root = root_key(experiment, Purpose.LIKELIHOOD)
+            keys = [jax.random.fold_in(jax.random.fold_in(root, n), index) for n in range(settings.num_dequantizations)]
+            draws = [draw(params, noise.params, key, jnp.asarray(batch.data)) for key in keys]
+            row = _combined(draws, importance=settings.importance_weighted)
+            kept.add([np.asarray(column)[batch.mask] for column in row], time.perf_counter() - start)
         progress(int(batch.mask.sum()))
-    nats, num_evals, success, error = (np.concatenate(column) for column in zip(*rows, strict=True))
-    dim = int(np.prod(experiment.event_shape))
-    bits = np.asarray(quantization.bits_per_dim(jnp.asarray(nats), dim))
-    if quantization.num_levels is None:
-        bits = np.full_like(nats, np.nan)
-    return DatasetLikelihood(bits, nats, num_evals, success, error, time.perf_counter() - start)
+    nats, num_evals, success, error = kept.columns()
+    bits = np.full_like(nats, np.nan)
+    if experiment.quantization.num_levels is not None:
+        bits = np.asarray(experiment.quantization.bits_per_dim(jnp.asarray(nats), int(np.prod(experiment.event_shape))))
+    kept.remove()
+    return DatasetLikelihood(bits, nats, num_evals, success.astype(bool), error, kept.seconds)
+
+
+def _combined(draws: list[Draw], *, importance: bool) -> tuple[Array, ...]:
+    logp, num_evals, success, error = (jnp.stack(column) for column in zip(*draws, strict=True))
+    weights = jax.nn.softmax(logp, axis=0) if importance else jnp.full_like(logp, 1.0 / len(draws))
+    value = importance_weighted(logp) if importance else jnp.mean(logp, axis=0)
+    # What an error of one draw does to the value is its weight.
+    error = jnp.sqrt(jnp.sum((weights * error) ** 2, axis=0))
+    return value, jnp.sum(num_evals, axis=0), jnp.all(success, axis=0), error
+
+
+class _Partial:
+    """What has been measured so far, batch by batch, and the file that keeps it."""
+
+    def __init__(self, path: Path | None, identity: str) -> None:
+        self.rows: list[list[np.ndarray]] = []
+        self.seconds = 0.0
+        self._path, self._identity = path, identity
+        if path is None or not path.is_file():
+            return
+        try:
+            with np.load(path) as found:
+                if str(found["identity"]) == identity:
+                    columns = [np.split(found[f"column{n}"], found["ends"][:-1]) for n in range(4)]
+                    self.rows = [list(row) for row in zip(*columns, strict=True)]
+                    self.seconds = float(found["seconds"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            log.warning("%s cannot be read (%s); measuring from the beginning.", path, error)
+        if self.rows:
+            log.info("Going on after %d examples that were measured before.", sum(len(row[0]) for row in self.rows))
+
+    def add(self, row: list[np.ndarray], seconds: float) -> None:
+        self.rows.append(row)
+        self.seconds += seconds
+        if self._path is not None:
+            columns = {f"column{n}": column for n, column in enumerate(self.columns())}
+            ends = np.cumsum([len(row[0]) for row in self.rows])
+            atomic_savez(
+                self._path, identity=np.asarray(self._identity), seconds=np.asarray(self.seconds), ends=ends, **columns
+            )
+
+    def columns(self) -> list[np.ndarray]:
+        return [np.concatenate(column) for column in zip(*self.rows, strict=True)]
+
+    def remove(self) -> None:
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
 
 class DatasetBound(NamedTuple):
     """Bounds on the negative log-likelihoods of a data set, one entry per example."""
 
-    bits_per_dim: np.ndarray
+    bits_per_dim: np.ndarray  # nan for continuous data
     nats: np.ndarray
     std_error: np.ndarray  # nats, over the draws of times and noise
     seconds: float
 
 
-def dataset_bound(experiment: Experiment, params: Params, source: Source) -> DatasetBound:
-    """The bound on every example (or on the first ``likelihood.num_examples``), with uniform dequantisation."""
-    settings, quantization = experiment.config.likelihood, experiment.quantization
+def dataset_bound(
+    experiment: Experiment, params: Params, source: Source, *, noise: Noise | None = None
+) -> DatasetBound:
+    """The bound on every example (or on the first ``likelihood.num_examples``), with one draw of noise."""
+    settings, quantization, noise = experiment.config.likelihood, experiment.quantization, noise or Noise()
 
     @jit
-    def measure(params: Params, key: PRNGKey, levels: Array) -> Bound:
+    def measure(params: Params, noise_params: Params, key: PRNGKey, levels: Array) -> Bound:
         noise_key, bound_key = jax.random.split(key)
-        x = quantization.dequantize(noise_key, levels)
-        score_fn = experiment.score_fn(params)
+        x, log_q = dequantized(experiment, noise, noise_params, noise_key, levels)
         options = {"t_min": settings.t_min, "num_times": settings.bound_times}
-        return nll_bound(bound_key, experiment.sde, score_fn, x, **options)
+        bound = nll_bound(bound_key, experiment.sde, experiment.score_fn(params), x, **options)
+        return bound._replace(value=bound.value + log_q)
 
     start = time.perf_counter()
     total = min(settings.num_examples or len(source), len(source))
     rows = []
     for index, batch in enumerate(eval_batches(source, batch_size=min(settings.batch_size, total), limit=total)):
-        bound = measure(params, jax.random.fold_in(root_key(experiment, Purpose.BOUND), index), batch.data)
+        key = jax.random.fold_in(root_key(experiment, Purpose.BOUND), index)
+        bound = measure(params, noise.params, key, batch.data)
         rows.append([np.asarray(part)[batch.mask] for part in (bound.value, bound.std_error)])
     nats, error = (np.concatenate(column) for column in zip(*rows, strict=True))
-    bits = np.asarray(quantization.bits_per_dim(-jnp.asarray(nats), int(np.prod(experiment.event_shape))))
+    bits = np.full_like(nats, np.nan)
+    if quantization.num_levels is not None:
+        bits = np.asarray(quantization.bits_per_dim(-jnp.asarray(nats), int(np.prod(experiment.event_shape))))
     return DatasetBound(bits, nats, error, time.perf_counter() - start)
+
+
+def identity_of(experiment: Experiment, step: int, noise: Noise) -> str:
+    """What a measurement is of, so that one that was interrupted goes on with the same."""
+    config = {name: value for name, value in experiment.config.to_dict().items() if name not in ("sampling", "pareto")}
+    return json.dumps([config, step, noise.name])

@@ -1,18 +1,33 @@
 """Likelihoods: the probability flow and its divergence, a bound, and dequantisation with bits per dimension."""
 
-from score_sde.likelihood.bound import Bound, nll_bound
-from score_sde.likelihood.dequantization import Quantization
-from score_sde.likelihood.flow import Likelihood, log_likelihood, transport
+from score_sde.likelihood.ancestral_bound import ChainBound, ChainModel, chain_bound, chain_bounds
+from score_sde.likelihood.bound import Bound, bound_draw, nll_bound
+from score_sde.likelihood.dequantization import Dequantized, Quantization, UniformDequantizer, importance_weighted
+from score_sde.likelihood.flow import Likelihood, bits_per_dim, decoder_term, log_likelihood, transport
+from score_sde.likelihood.grid import log_likelihood_on_grid, refined, sample_with_log_density
 from score_sde.likelihood.latents import decode, encode, interpolate
 
 __all__ = [
     "Bound",
+    "ChainBound",
+    "ChainModel",
+    "Dequantized",
     "Likelihood",
     "Quantization",
+    "UniformDequantizer",
+    "bits_per_dim",
+    "bound_draw",
+    "chain_bound",
+    "chain_bounds",
     "decode",
+    "decoder_term",
     "encode",
+    "importance_weighted",
     "interpolate",
     "log_likelihood",
+    "log_likelihood_on_grid",
     "nll_bound",
+    "refined",
+    "sample_with_log_density",
     "transport",
 ]

@@ -8,16 +8,49 @@ dimension
     -log p(x) / (d log 2) + log2(K / width),
 
 where ``width`` is 2 or 1, the length of the interval. For 256 levels the offset is the familiar 7 (centred) or 8.
+
+Noise of another density ``q(u | k)`` costs what it tells (Ho et al. 2019, arXiv 1902.00275, eq. 11),
+
+    log P(k) >= E_q[log p(x) + log |dx/du| - log q(u | k)],         log |dx/du| = -d log(K / width),
+
+with equality for the ``q`` proportional to the density of the model within the bins of ``k``: in bits per dimension
+``-(log p(x) - log q(u | k)) / (d log 2) + log2(K / width)``. Uniform noise has ``log q = 0``. The mean of several
+weights ``p / q`` under the logarithm is closer still (:func:`importance_weighted`).
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from score_sde.typing import Batch, PRNGKey, Times, component, static
+from score_sde.errors import UserError
+from score_sde.typing import Batch, Dequantizer, Params, PRNGKey, Times, component, static
+
+
+class Dequantized(NamedTuple):
+    """Scaled data and what their noise costs."""
+
+    x: Batch
+    log_q: Times  # log q(u | levels) in nats per example; 0 for uniform noise
+
+
+@component
+class UniformDequantizer:
+    """Uniform noise as a :class:`~score_sde.typing.Dequantizer`: nothing to learn, and ``log q = 0``."""
+
+    def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
+        """No parameters."""
+        return {}
+
+    def sample(
+        self, params: Params, key: PRNGKey, levels: Array, *, dropout_key: PRNGKey | None = None
+    ) -> tuple[Batch, Times]:
+        """Uniform noise, for example ``i`` from ``fold_in(key, i)``, and zeros."""
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(levels.shape[0]))
+        return jax.vmap(lambda k: jax.random.uniform(k, levels.shape[1:]))(keys), jnp.zeros(levels.shape[0])
 
 
 @component
@@ -48,10 +81,78 @@ class Quantization:
 
     def dequantize(self, key: PRNGKey, levels: Array) -> Batch:
         """Levels plus uniform noise, scaled: ``(k + u) / K``; continuous data pass unchanged."""
-        levels = levels.astype(jnp.float32)
         if self.num_levels is None:
-            return levels
-        return self._scale((levels + jax.random.uniform(key, levels.shape)) / self.num_levels)
+            return levels.astype(jnp.float32)
+        return self.place(levels, jax.random.uniform(key, levels.shape))
+
+    def place(self, levels: Array, u: Batch) -> Batch:
+        """Levels at the places ``u`` in ``[0, 1)`` of their bins, ``(k + u) / K``, scaled.
+
+        Raises:
+            UserError: If the data are continuous and have no bins.
+
+        >>> Quantization(num_levels=2).place(jnp.array([[0, 1]]), jnp.array([[0.5, 0.0]])).tolist()
+        [[-0.5, 0.0]]
+        """
+        if self.num_levels is None:
+            raise UserError("The data are continuous and have no bins to draw noise in; expected grey levels.")
+        return self._scale((levels.astype(u.dtype) + u) / self.num_levels)
+
+    def dequantize_with(
+        self,
+        dequantizer: Dequantizer,
+        params: Params,
+        key: PRNGKey,
+        levels: Array,
+        *,
+        dropout_key: PRNGKey | None = None,
+    ) -> Dequantized:
+        """Levels plus noise from a dequantiser, scaled, and the log-density of that noise.
+
+        ``bits_per_dim(logp(x) - log_q, dim)`` bounds that of the images from above.
+
+        Raises:
+            UserError: If the data are continuous.
+
+        >>> levels = jnp.array([[0, 1, 2, 3]])
+        >>> x, log_q = Quantization(num_levels=4).dequantize_with(UniformDequantizer(), {}, jax.random.key(0), levels)
+        >>> bool((jnp.floor(2 * (x + 1)) == levels).all()), float(log_q[0])
+        (True, 0.0)
+        """
+        u, log_q = dequantizer.sample(params, key, levels, dropout_key=dropout_key)
+        return Dequantized(self.place(levels, u), log_q)
+
+    def check(self, x: Array) -> None:
+        """Refuse what is no dequantised image of this kind, for whose likelihood there would be no bound.
+
+        Raises:
+            UserError: If ``x`` are integers, lie outside the declared interval, or have no noise in their bins.
+
+        >>> Quantization(num_levels=256, centered=False).check(jnp.array([[0.0, 1.0]]) / 255)
+        Traceback (most recent call last):
+        ...
+        score_sde.errors.UserError: The data have no noise: ...
+        """
+        values, low = np.asarray(x), -1.0 if self.centered else 0.0
+        if not np.issubdtype(values.dtype, np.floating):
+            raise UserError(
+                f"The data are {values.dtype}; expected dequantised ones, as Quantization.dequantize makes."
+            )
+        if self.num_levels is None:
+            return
+        if not ((values >= low - 1e-6) & (values <= 1.0 + 1e-6)).all():
+            raise UserError(
+                f"The data lie between {values.min():g} and {values.max():g}; expected {low:g} to 1, the declared "
+                f"range (centered={self.centered})."
+            )
+        unit = (values - low) / self.width
+        # Grey levels that were divided by K or by K - 1, or put into the middle of their bins.
+        for places in (unit * self.num_levels, unit * (self.num_levels - 1), unit * self.num_levels - 0.5):
+            if np.abs(places - np.round(places)).max() < 1e-3:
+                raise UserError(
+                    f"The data have no noise: they are {self.num_levels} grey levels, scaled. A density could be "
+                    "infinite there; expected x = Quantization.dequantize(key, levels)."
+                )
 
     def midpoints(self, levels: Array) -> Batch:
         """Levels at the middle of their bins, ``(k + 1/2) / K``, scaled: the deterministic choice."""
@@ -76,3 +177,15 @@ class Quantization:
 
     def _scale(self, unit: Batch) -> Batch:
         return 2.0 * unit - 1.0 if self.centered else unit
+
+
+def importance_weighted(log_weights: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
+    """``log (1/K) sum_j w_j`` over an axis of ``K`` draws, from ``log w_j = log p(x_j) - log q(u_j | k)`` in nats.
+
+    Its mean bounds ``log P(k)``, less ``log |dx/du|``, from below, rises with ``K`` and reaches it in the limit (Burda
+    et al. 2016, arXiv 1509.00519, theorem 1). With ``K = 1`` it is the variational bound.
+
+    >>> round(float(importance_weighted(jnp.log(jnp.array([1.0, 3.0])))), 4)  # log 2
+    0.6931
+    """
+    return jax.nn.logsumexp(log_weights, axis=axis) - math.log(log_weights.shape[axis])

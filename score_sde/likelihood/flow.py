@@ -10,16 +10,20 @@ model at ``t0``.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from score_sde.errors import UserError
+from score_sde.likelihood.dequantization import Quantization
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
 from score_sde.sdes import SDE
 from score_sde.solvers.base import Solution
-from score_sde.typing import Batch, Number, PRNGKey, Scalar, ScoreFn, Times
+from score_sde.typing import Batch, Number, PRNGKey, Scalar, ScoreFn, Times, expand_like
+
+TerminalLogp: TypeAlias = Callable[[Batch], Times]
 
 
 class Likelihood(NamedTuple):
@@ -44,7 +48,7 @@ def log_likelihood(
     atol: Number = 1e-5,
     num_probes: int | None = 1,
     probe_kind: ProbeKind = "rademacher",
-    terminal_logp: Callable[[Batch], Times] | None = None,
+    terminal_logp: TerminalLogp | None = None,
     max_steps: int = 4096,
     joint: bool = False,
 ) -> Likelihood:
@@ -68,6 +72,9 @@ def log_likelihood(
     Returns:
         Log-density in nats, latent code, number of evaluations, success and probe standard error, per example.
 
+    Raises:
+        UserError: If ``t0`` is a number that is no time between 0 and 1.
+
     >>> from score_sde.sdes import VP
     >>> sde, s = VP(), 0.5
     >>> def exact_score(x, t):
@@ -77,6 +84,8 @@ def log_likelihood(
     >>> round(float(result.logp[0]), 3)  # -log(0.5 sqrt(2 pi)), but for the smoothing at t0
     -0.226
     """
+    if isinstance(t0, float) and not 0.0 < t0 < 1.0:
+        raise UserError(f"The data enter at t0={t0}; expected a time between 0 and 1, where they have some noise.")
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
     probes = jax.vmap(lambda k: draw_probes(k, num_probes, x.shape[1:], probe_kind))(keys)
     drift = probability_flow_drift(sde, score_fn)
@@ -88,9 +97,92 @@ def log_likelihood(
     options = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "joint": joint}
     solution = _solve(augmented, start, probes, t0=t0, t1=t1, **options)
     latents, forms = solution.y
-    change, error = _trace_and_error(forms, exact=num_probes is None)
+    evals, done = solution.num_evals, solution.success
+    return finish(sde, latents, forms, evals, done, exact=num_probes is None, terminal_logp=terminal_logp)
+
+
+def finish(
+    sde: SDE,
+    latents: Batch,
+    forms: Float[Array, "batch probes"],
+    num_evals: Int[Array, " batch"],
+    success: Bool[Array, " batch"],
+    *,
+    exact: bool,
+    terminal_logp: TerminalLogp | None,
+) -> Likelihood:
+    """Terminal density plus change of volume, which is the sum of the quadratic forms if exact, and their mean else."""
+    change, error = _trace_and_error(forms, exact=exact)
     logp = (sde.prior_logp if terminal_logp is None else terminal_logp)(latents) + change
-    return Likelihood(logp, latents, solution.num_evals, solution.success, error)
+    return Likelihood(logp, latents, num_evals, success, error)
+
+
+def bits_per_dim(
+    key: PRNGKey,
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Array,
+    *,
+    quantization: Quantization,
+    **options: Any,
+) -> tuple[Times, Likelihood]:
+    """Bits per dimension of dequantised images, and the likelihood that they come from.
+
+    Args:
+        key: As of :func:`log_likelihood`.
+        sde: The forward process.
+        score_fn: The score of its marginals.
+        x: Images with noise in their bins, such as ``quantization.dequantize(key, levels)``; not under a trace.
+        quantization: Number of grey levels and scale of the images.
+        **options: As of :func:`log_likelihood`.
+
+    Raises:
+        UserError: If ``x`` are no images of that scale, or without noise, whose likelihood has no bound; see
+            :meth:`Quantization.check`.
+
+    >>> from score_sde.sdes import VP
+    >>> sde, quantization = VP(), Quantization(num_levels=4)
+    >>> x = quantization.dequantize(jax.random.key(0), jnp.arange(4).reshape(1, 4))
+    >>> bits, likelihood = bits_per_dim(jax.random.key(1), sde, lambda x, t: -x, x, quantization=quantization)
+    >>> bool(jnp.isclose(bits[0], -jax.scipy.stats.norm.logpdf(x).sum() / (4 * jnp.log(2)) + 1, atol=1e-3))
+    True
+    """
+    quantization.check(x)
+    result = log_likelihood(key, sde, score_fn, x, **options)
+    return quantization.bits_per_dim(result.logp, x[0].size), result
+
+
+def decoder_term(key: PRNGKey, sde: SDE, score_fn: ScoreFn, x: Batch, t_min: Number) -> tuple[Batch, Times]:
+    r"""Data with the noise of ``t_min``, and what makes their log-likelihood there a bound on that of the data.
+
+    With the Gaussian decoder ``N(x; E[x | x_t], (s/m)^2 I)`` at ``t = t_min`` (Song et al. 2021b, arXiv 2101.09258,
+    appendix B.4) and ``n = -s score(x_t)``,
+
+        -log p_0(x) <= E_z[-log p_t(m x + s z) + 1/2 (|n - z|^2 - |z|^2)] - d log m.
+
+    Args:
+        key: Draws the noise; example ``i`` uses ``fold_in(key, i)``.
+        sde: The forward process.
+        score_fn: The score of its marginals.
+        x: Continuous data.
+        t_min: Time of the decoder.
+
+    Returns:
+        ``x_t``, and the term to be added to ``-log p_t(x_t)``, in nats per example.
+
+    >>> from score_sde.sdes import VP
+    >>> xt, term = decoder_term(jax.random.key(0), VP(), lambda x, t: -x, jnp.zeros((1, 2)), 1e-5)
+    >>> bool(jnp.abs(xt).max() < 0.01), bool(jnp.abs(term[0]) < 0.01)
+    (True, True)
+    """
+    t = jnp.full(x.shape[:1], t_min, x.dtype)
+    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
+    noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
+    mean_coeff, std = sde.marginal(t)
+    xt = expand_like(mean_coeff, x) * x + expand_like(std, x) * noise
+    predicted = -expand_like(std, x) * score_fn(xt, t)
+    error = jnp.sum(predicted * (predicted - 2.0 * noise), axis=tuple(range(1, x.ndim)))
+    return xt, 0.5 * error - x[0].size * jnp.log(mean_coeff)
 
 
 def probability_flow_drift(sde: SDE, score_fn: ScoreFn) -> Callable[[Scalar, Array], Array]:

@@ -1,4 +1,4 @@
-"""From a name and its fields to a network; the registry of every network one can train."""
+"""From a name and its fields to a network or a dequantiser; the registries of those one can train."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from score_sde.errors import UserError, unknown
-from score_sde.models.adapters import LinenNetwork
+from score_sde.models.adapters import LinenDequantizer, LinenNetwork
 from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS
 from score_sde.models.ddpm import DDPM
+from score_sde.models.flowpp import FlowPP
 from score_sde.models.layers import ACTIVATIONS
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsn import NCSN, NCSNv2
@@ -51,6 +52,9 @@ _CHOICES = {
 }
 
 
+DEQUANTIZERS: Mapping[str, type[nn.Module]] = {"flowpp": FlowPP}
+
+
 def make_network(
     fields: Mapping[str, Any], event_shape: tuple[int, ...], *, num_scales: int, centered: bool
 ) -> LinenNetwork:
@@ -75,9 +79,51 @@ def make_network(
     given = {**fields, "rescale_input": not centered, **family.fixed}
     if family.module is NCSN:
         given["num_classes"] = num_scales
-    known = {field.name for field in dataclasses.fields(family.module)} - {"name", "parent"}
-    module = family.module(**{name: value for name, value in given.items() if name in known})
-    return LinenNetwork(module, fields["dtype"])
+    return LinenNetwork(_build(family.module, given), fields["dtype"])
+
+
+def make_dequantizer(
+    fields: Mapping[str, Any], event_shape: tuple[int, ...], num_levels: int | None
+) -> LinenDequantizer | None:
+    """The dequantiser for images of a shape, or ``None`` if none is named.
+
+    Args:
+        fields: The fields of ``config.dequantizer``.
+        event_shape: Shape of one example.
+        num_levels: Number of grey levels.
+
+    Raises:
+        UserError: For unknown names, data that are not images of grey levels, images of an odd width, and heads that
+            do not divide the filters.
+    """
+    name = fields["name"]
+    if name == "none":
+        return None
+    if name not in DEQUANTIZERS:
+        raise unknown("dequantizer", name, ("none", *DEQUANTIZERS))
+    if len(event_shape) != 3 or num_levels is None:
+        kind = "continuous" if num_levels is None else "discrete"
+        raise UserError(
+            f"The dequantizer '{name}' takes images (H, W, C) of grey levels; the data have shape {event_shape} and "
+            f"are {kind}. Set config.dequantizer.name=none."
+        )
+    if event_shape[1] % 2:
+        raise UserError(
+            f"Images of {event_shape[0]}x{event_shape[1]} have more even columns than odd ones; the dequantizer "
+            f"'{name}' expects an even width. Pad the images, or set config.dequantizer.name=none."
+        )
+    filters, heads = fields["filters"], fields["heads"]
+    if filters % heads:
+        raise UserError(
+            f"config.dequantizer.filters is {filters}; expected a multiple of config.dequantizer.heads, {heads}."
+        )
+    return LinenDequantizer(_build(DEQUANTIZERS[name], fields), num_levels)
+
+
+def _build(module: type[nn.Module], fields: Mapping[str, Any]) -> nn.Module:
+    """The module, with those fields that it knows."""
+    known = {field.name for field in dataclasses.fields(module)} - {"name", "parent"}
+    return module(**{name: value for name, value in fields.items() if name in known})
 
 
 def _check_shape(fields: Mapping[str, Any], family: Family, event_shape: tuple[int, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The held-out likelihood of a trained model."""
+"""The held-out likelihood of a trained model, with its error budget."""
 
 import logging
 from pathlib import Path
@@ -6,115 +6,278 @@ from typing import Any
 
 import numpy as np
 
+from score_sde.chains import Chain
 from score_sde.config import ConfigDict
 from score_sde.data import Source
 from score_sde.errors import UserError
 from score_sde.evaluation.base import mean_and_std_error
-from score_sde.evaluation.likelihood import dataset_bound, dataset_likelihood
+from score_sde.evaluation.budget import error_budget
+from score_sde.evaluation.chain_bound import dataset_chain_bound
+from score_sde.evaluation.likelihood import (
+    DatasetLikelihood,
+    FlowProtocol,
+    Noise,
+    dataset_bound,
+    dataset_likelihood,
+    identity_of,
+)
+from score_sde.evaluation.noise_levels import noise_level_report
 from score_sde.experiment import Experiment
-from score_sde.modes.workdir import build_experiment, load_split, provenance, trained_state
+from score_sde.modes.workdir import build_experiment, load_noise, load_split, provenance, trained_state
 from score_sde.report.baseline import gaussian_mixture_bits_per_dim
 from score_sde.report.environment import atomic_savez, atomic_write_json
-from score_sde.report.plots import likelihood_histogram
+from score_sde.report.likelihood_plots import bounds_plot, likelihood_histogram, noise_levels_plot, rate_distortion
 from score_sde.report.summary import write_summary
+from score_sde.training.state import TrainState
 from score_sde.training.writers import ProgressBar
 
 log = logging.getLogger(__name__)
 
+_BASELINE_DIM = 256  # covariances of larger images take minutes to fit
+
 
 def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
-    """Measure the held-out likelihood beside that of the best Gaussian mixture: ``likelihood.json``."""
+    """Measure the held-out likelihood beside its bounds and the best Gaussian mixture: ``likelihood.json``.
+
+    Raises:
+        UserError: If no likelihood is defined for what the network was trained on, or the solver failed on all images.
+    """
     experiment = build_experiment(config)
-    check_limit(config)
+    on_chain = isinstance(experiment.process, Chain)
+    if not on_chain:
+        check_limit(config)
     state = trained_state(experiment, workdir)
     source = load_split(config, "test")
-    total = min(config.likelihood.num_examples or len(source), len(source))
-    with ProgressBar(total=total, description="likelihood") as bar:
-        result = dataset_likelihood(experiment, state.ema_params, source, progress=bar.advance)
-    nats, nats_error = mean_and_std_error(result.nats)
-    report: dict[str, Any] = {
-        "nats_per_example": nats,
-        "nats_std_error": nats_error,
-        "num_examples": len(result.nats),
-        "protocol": _protocol(experiment),
-        "num_evals_mean": float(result.num_evals.mean()),
-        "num_evals_max": int(result.num_evals.max()),
-        "num_failed": int((~result.success).sum()),
-        "seconds": result.seconds,
-        **provenance(state, command),
-    }
-    if not result.success.all():
-        log.warning("The ODE solver failed on %d of %d examples.", report["num_failed"], len(result.nats))
-    if experiment.quantization.num_levels is not None:
-        _add_bits(report, experiment, result.bits_per_dim, source, workdir)
-    columns = {"nats": result.nats, "bits_per_dim": result.bits_per_dim, "num_evals": result.num_evals}
-    if config.likelihood.bound_times and experiment.quantization.num_levels is not None:
-        bound = dataset_bound(experiment, state.ema_params, source)
-        columns |= {"bound_nats": bound.nats, "bound_bits_per_dim": bound.bits_per_dim}
-        report["bound_bits_per_dim"], report["bound_std_error"] = mean_and_std_error(bound.bits_per_dim)
-        report |= {"bound_times": config.likelihood.bound_times, "bound_seconds": bound.seconds}
+    report: dict[str, Any] = provenance(state, command)
+    columns: dict[str, np.ndarray] = {}
+    if on_chain:
+        _measure_chain(experiment, state, source, workdir, report, columns)
+    if not on_chain or _has_flow(config):
+        _measure_flow(experiment, state, source, workdir, report, columns)
+    if len(rows := _comparable(report)) > 1:
+        bounds_plot(rows, workdir / "bounds.png", unit=_unit(experiment))
     atomic_savez(workdir / "likelihood.npz", **columns)
     atomic_write_json(workdir / "likelihood.json", report)
-    log.info(_likelihood_line(report))
+    for line in _lines(report):
+        log.info(line)
     write_summary(workdir)
 
 
 def check_limit(config: ConfigDict) -> None:
-    """Refuse a chain that is not the SDE's own: the SDE, whose flow gives the likelihood, has other marginals."""
+    """Refuse networks that do not know the SDE whose flow is asked for, at all of its times.
+
+    Raises:
+        UserError: If the network was trained on a chain that is not the SDE's own, or tells times apart by the number
+            of the nearest level.
+    """
     own = {"vp": "linear", "ve": "geometric"}.get(config.sde.name)
     if config.sde.schedule not in ("continuous", own):
         raise UserError(
-            f"The network was trained on the chain sde.schedule={config.sde.schedule}, and the likelihood is that "
+            f"The network was trained on the chain sde.schedule={config.sde.schedule}, and this is asked of the flow "
             f"of the {config.sde.name} SDE, which is the limit of another; expected continuous or {own}."
+        )
+    if config.parameterization.condition_on == "descending_level":
+        raise UserError(
+            "The network is told the number of a noise level (config.parameterization.condition_on=descending_level) "
+            "and knows no time between two, where the flow needs it; expected a network trained in continuous time, "
+            "such as configs/ve/cifar10_ncsnpp_continuous.py."
         )
 
 
-def _protocol(experiment: Experiment) -> str:
+def _has_flow(config: ConfigDict) -> bool:
+    try:
+        check_limit(config)
+    except UserError as error:
+        log.warning("The bound of the chain alone is measured. %s", error)
+        return False
+    return True
+
+
+def _measure_chain(
+    experiment: Experiment,
+    state: TrainState,
+    source: Source,
+    workdir: Path,
+    report: dict[str, Any],
+    columns: dict[str, np.ndarray],
+) -> None:
+    """The variational bound of the chain, term by term."""
+    total = min(experiment.config.likelihood.num_examples or len(source), len(source))
+    with ProgressBar(total=total, description="bound of the chain") as bar:
+        bound = dataset_chain_bound(experiment, state.ema_params, source, progress=bar.advance)
+    mean, error = mean_and_std_error(bound.bits_per_dim)
+    columns |= {"chain_bound": bound.bits_per_dim}
+    report["chain_bound"] = {
+        "bits_per_dim": mean,
+        "std_error": error,
+        "prior": float(bound.prior.mean()),
+        "divergence": float(bound.divergence.mean()),
+        "decoder": float(bound.decoder.mean()),
+        "variances": ", ".join(bound.model),
+        "other_variances": {", ".join(model): bits for model, bits in bound.alternatives.items()},
+        "num_levels": len(bound.times),
+        "distortion": float(bound.distortion[-1]),
+        "num_examples": len(bound.bits_per_dim),
+        "seconds": bound.seconds,
+    }
+    columns |= {"chain_rate": bound.rate, "chain_distortion": bound.distortion, "chain_level_bits": bound.level_bits}
+    rate_distortion(bound.level_bits, bound.rate, bound.distortion, workdir / "rate_distortion.png")
+
+
+def _measure_flow(
+    experiment: Experiment,
+    state: TrainState,
+    source: Source,
+    workdir: Path,
+    report: dict[str, Any],
+    columns: dict[str, np.ndarray],
+) -> None:
+    """The likelihood of the flow, its budget, the bound, the noise levels and the Gaussian mixture."""
+    settings, params = experiment.config.likelihood, state.ema_params
+    noise = load_noise(experiment, workdir)
+    total = min(settings.num_examples or len(source), len(source))
+    identity = identity_of(experiment, int(state.step), noise)
+    with ProgressBar(total=total, description="likelihood") as bar:
+        result = dataset_likelihood(
+            experiment,
+            params,
+            source,
+            noise=noise,
+            progress=bar.advance,
+            partial=workdir / "likelihood.partial.npz",
+            identity=identity,
+        )
+    columns |= result._asdict()
+    del columns["seconds"]
+    report["protocol"] = _protocol(experiment, noise, total)
+    _add_mean(report, experiment, result)
+    if settings.budget_examples:
+        budget = error_budget(experiment, params, source, result, noise=noise)
+        report["budget"] = budget._asdict() | {
+            "solver": budget.solver._asdict(),
+            "truncation": budget.truncation._asdict(),
+        }
+        report["interval"] = budget.interval(_value(report)[0])
+    if settings.bound_times:
+        bound = dataset_bound(experiment, params, source, noise=noise)
+        columns |= {"bound_nats": bound.nats, "bound_bits_per_dim": bound.bits_per_dim}
+        is_discrete = experiment.quantization.num_levels is not None
+        mean, error = mean_and_std_error(bound.bits_per_dim if is_discrete else bound.nats)
+        name = "bound_bits_per_dim" if is_discrete else "bound_nats_per_example"
+        report |= {name: mean, "bound_std_error": error}
+        report |= {"bound_times": settings.bound_times, "bound_seconds": bound.seconds}
+    if settings.noise_levels:
+        levels = noise_level_report(experiment, params, source, noise=noise)
+        report["noise_levels"] = levels._asdict()
+        stds = {"uniform times": levels.uniform_std, "importance-sampled times": levels.importance_std}
+        picture = workdir / "noise_levels.png"
+        noise_levels_plot(levels.log_snr, levels.bits, stds, picture, unit=_unit(experiment))
+    _add_baseline(report, experiment, result, source, workdir)
+
+
+def _protocol(experiment: Experiment, noise: Noise, total: int) -> str:
+    """All that a reader must know to compare the number with another."""
     settings, levels = experiment.config.likelihood, experiment.quantization.num_levels
-    trace = f"{settings.num_probes} {settings.probe_kind} probe(s)" if settings.num_probes else "exact trace"
-    noise = (
-        "continuous data"
-        if levels is None
-        else f"uniform dequantisation x{settings.num_dequantizations}, {levels} levels"
-    )
-    return f"probability flow from t={settings.t_min:g}, {trace}, tolerance {settings.tolerance:g}, {noise}, test split"
+    data = "continuous data"
+    if levels is not None:
+        draws = settings.num_dequantizations
+        several = ", importance-weighted" if settings.importance_weighted else ""
+        data = f"{noise.name} dequantisation x{draws}{several}, {levels} levels"
+    return f"{FlowProtocol.of(experiment)}, {data}, {total} examples of the test split"
 
 
-def _add_bits(report: dict[str, Any], experiment: Experiment, bits: np.ndarray, source: Source, workdir: Path) -> None:
-    """Bits per dimension, the Gaussian mixture's beside it, and the histogram."""
-    report["bits_per_dim"], report["std_error"] = mean_and_std_error(bits)
+def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLikelihood) -> None:
+    """Means over the examples that the solver could do; how many it could not is told, and they are not averaged in."""
+    good = result.success
+    if not good.any():
+        raise UserError(
+            f"The ODE solver failed on all {len(good)} examples: the score may be no number somewhere, or the "
+            "tolerance too small for it; raise config.likelihood.tolerance, or set config.likelihood.num_steps=100."
+        )
+    report["nats_per_example"], report["nats_std_error"] = mean_and_std_error(result.nats[good])
+    report |= {
+        "num_examples": int(good.sum()),
+        "num_failed": int((~good).sum()),
+        "num_evals_mean": float(result.num_evals.mean()),
+        "num_evals_max": int(result.num_evals.max()),
+        "seconds": result.seconds,
+    }
+    if not good.all():
+        log.warning(
+            "The ODE solver failed on %d of %d examples; they are left out of the mean.", (~good).sum(), len(good)
+        )
+    if experiment.quantization.num_levels is not None:
+        report["bits_per_dim"], report["std_error"] = mean_and_std_error(result.bits_per_dim[good])
+
+
+def _add_baseline(
+    report: dict[str, Any], experiment: Experiment, result: DatasetLikelihood, source: Source, workdir: Path
+) -> None:
+    """The Gaussian mixture's bits per dimension, and the histogram."""
+    if experiment.quantization.num_levels is None:
+        return
     baseline = None
-    if int(np.prod(experiment.event_shape)) <= 256:  # covariances of larger images take minutes to fit
+    if int(np.prod(experiment.event_shape)) <= _BASELINE_DIM:
         train_source = load_split(experiment.config, "train")
         mixture = gaussian_mixture_bits_per_dim(
             train_source.gather(np.arange(len(train_source))),
-            source.gather(np.arange(len(bits))),
+            source.gather(np.arange(len(result.nats))),
             quantization=experiment.quantization,
         )
         report["baseline"] = mixture._asdict()
         baseline = mixture.bits_per_dim
-    likelihood_histogram(
-        bits,
-        workdir / "likelihood.png",
-        mean=report["bits_per_dim"],
-        std_error=report["std_error"],
-        baseline=baseline,
-    )
+    mean, error = report["bits_per_dim"], report["std_error"]
+    interval = report.get("interval", (mean - 1.96 * error, mean + 1.96 * error))
+    bits = result.bits_per_dim[result.success]
+    likelihood_histogram(bits, workdir / "likelihood.png", mean=mean, interval=interval, baseline=baseline)
 
 
-def _likelihood_line(report: dict[str, Any]) -> str:
-    cost = (
-        f"{report['num_examples']} examples, {report['num_evals_mean']:.0f} evaluations each, {report['seconds']:.0f} s"
-    )
-    if "bits_per_dim" not in report:
-        return (
-            f"Held-out log-likelihood {report['nats_per_example']:.3f} +- {report['nats_std_error']:.3f} nats ({cost})."
+def _unit(experiment: Experiment) -> str:
+    return "nats per example" if experiment.quantization.num_levels is None else "bits per dimension"
+
+
+def _value(report: dict[str, Any]) -> tuple[float, float]:
+    """The negative log-likelihood and its standard error."""
+    if "bits_per_dim" in report:
+        return report["bits_per_dim"], report["std_error"]
+    return -report["nats_per_example"], report["nats_std_error"]
+
+
+def _comparable(report: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Negative log-likelihoods and bounds on them, where there are any."""
+    rows = []
+    if "nats_per_example" in report:
+        rows.append(("NLL of the flow", *_value(report)))
+    for name in ("bound_bits_per_dim", "bound_nats_per_example"):
+        if name in report:
+            rows.append(("bound of the reverse SDE", report[name], report["bound_std_error"]))
+    if chain := report.get("chain_bound"):
+        rows.append(("variational bound of the chain", chain["bits_per_dim"], chain["std_error"]))
+    if mixture := report.get("baseline"):
+        rows.append(("Gaussian mixture", mixture["bits_per_dim"], mixture["std_error"]))
+    return rows
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    """What is said at the end."""
+    unit = "bits/dim" if "bits_per_dim" in report or "nats_per_example" not in report else "nats per example"
+    lines = [f"{name}: {mean:.3f} +- {error:.3f} {unit}." for name, mean, error in _comparable(report)]
+    if "nats_per_example" in report:
+        lines.append(
+            f"{report['num_examples']} examples, {report['num_evals_mean']:.0f} evaluations each, "
+            f"{report['seconds']:.0f} s; {report['protocol']}."
         )
-    line = f"Held-out NLL {report['bits_per_dim']:.3f} +- {report['std_error']:.3f} bits/dim ({cost})."
-    if "bound_bits_per_dim" in report:
-        line += f" Bound: {report['bound_bits_per_dim']:.3f} +- {report['bound_std_error']:.3f} bits/dim."
-    if "baseline" in report:
-        mixture = report["baseline"]
-        bits, error = mixture["bits_per_dim"], mixture["std_error"]
-        line += f" Best Gaussian mixture on the same data: {bits:.3f} +- {error:.3f} bits/dim."
-    return line
+    if budget := report.get("budget"):
+        solver, cut = budget["solver"], budget["truncation"]
+        low, high = report["interval"]
+        lines.append(
+            f"95 % interval {low:.4f} to {high:.4f}: images +- {budget['images']:.4f}, of which probes "
+            f"{budget['probes']:.4f}; solver {solver['mean']:+.5f} +- {solver['std_error']:.5f}; truncation "
+            f"{cut['mean']:+.5f} +- {cut['std_error']:.5f}; prior {budget['prior']:.1e}."
+        )
+    if levels := report.get("noise_levels"):
+        lines.append(
+            f"A batch with importance-sampled times is worth {levels['variance_ratio']:.1f} with uniform ones under "
+            "likelihood weighting."
+        )
+    return lines

@@ -1,16 +1,18 @@
 """A working directory: the run that lives there, and what goes with every result that is written to it."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from score_sde.checkpointing import Checkpoints, newest_config
-from score_sde.config import ConfigDict, default_config, differing_fields, leaves
-from score_sde.data import Source, SourceInfo, load_source, source_info
+from score_sde.config import ConfigDict, changed_fields
+from score_sde.data import Source, SourceInfo, source_info
 from score_sde.errors import UserError
+from score_sde.evaluation.likelihood import Noise
 from score_sde.experiment import Experiment
 from score_sde.report.environment import atomic_write_json, describe_machine
+from score_sde.training.dequantizer import load_dequantizer
+from score_sde.training.loop import split_of
 from score_sde.training.state import TrainState
 
 #: Groups of fields that decide what is trained; they may not change under an existing run.
@@ -40,7 +42,7 @@ def data_info(config: ConfigDict) -> SourceInfo:
 
 def load_split(config: ConfigDict, split: str) -> Source:
     """One split of the data that the configuration names."""
-    return load_source(config.data.name, split, data_dir=config.data.data_dir or None, shape=tuple(config.data.shape))
+    return split_of(config, split)
 
 
 def claim(config: ConfigDict, workdir: Path) -> None:
@@ -71,14 +73,7 @@ def _check_same_run(config: ConfigDict, workdir: Path) -> bool:
     recorded = newest_config(workdir)
     if recorded is None:
         return False
-    # A run that is older than a field was trained with what is now its default.
-    recorded = {**leaves(default_config()), **leaves(recorded)}
-    changed = [
-        line
-        for line in differing_fields(recorded, json.loads(json.dumps(config.to_dict())))
-        if line.split(":")[0].split(".")[0] in _TRAINED and line.split(":")[0] not in _free_fields(config)
-    ]
-    if changed:
+    if changed := changed_fields(recorded, config, groups=_TRAINED, free=_free_fields(config)):
         raise UserError(
             f"The configuration differs from that of the run in {workdir}:\n  " + "\n  ".join(changed) + "\n"
             "Set these fields back, or give another --workdir for a new run."
@@ -100,6 +95,18 @@ def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
     if restored is None:
         raise UserError(f"There is no checkpoint in {workdir}/checkpoints yet; train first with --mode=train.")
     return restored.state
+
+
+def load_noise(experiment: Experiment, workdir: Path) -> Noise:
+    """The noise of dequantisation that the configuration asks for.
+
+    Raises:
+        UserError: If it is variational and no dequantiser was trained in ``workdir``.
+    """
+    if experiment.config.likelihood.dequantization == "uniform":
+        return Noise()
+    trained = load_dequantizer(experiment, workdir)
+    return Noise(dequantizer=trained.dequantizer, params=trained.params, name=f"variational (step {trained.step})")
 
 
 def provenance(state: TrainState, command: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def loss_curve(metrics_path: Path, path: Path) -> Path:
     if not len(steps):
         raise UserError(f"There is no loss in {metrics_path}; train first with --mode=train.")
     eval_steps, eval_losses = _series(records, "eval_loss")
-    figure, axes = _new_figure(7.0, 4.2)
+    figure, axes = new_figure(7.0, 4.2)
     axes.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=0.8, label="training loss")
     axes.plot(steps, _smooth(losses), color=BLUE, linewidth=1.8, label="training loss, smoothed")
     if len(eval_steps):
@@ -95,7 +95,7 @@ def scatter(samples: np.ndarray, data: np.ndarray, path: Path) -> Path:
     Raises:
         UserError: If the file cannot be written.
     """
-    figure, panels = _new_figure(8.0, 4.3, columns=2)
+    figure, panels = new_figure(8.0, 4.3, columns=2)
     limit = _radius(_plane(data), 0.995) * 1.15
     for axes, points, title, color in zip(panels, (data, samples), ("data", "samples"), (GREY, BLUE), strict=True):
         _scatter_panel(axes, points, limit, color)
@@ -103,40 +103,9 @@ def scatter(samples: np.ndarray, data: np.ndarray, path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def likelihood_histogram(
-    bits: np.ndarray, path: Path, *, mean: float, std_error: float, baseline: float | None = None
-) -> Path:
-    """The distribution of bits per dimension over held-out images, with their mean and a baseline's.
-
-    Args:
-        bits: Bits per dimension of each image: ``(n,)``.
-        path: The PNG to write.
-        mean: The mean to mark.
-        std_error: Its standard error, drawn as a band.
-        baseline: Mean bits per dimension of a Gaussian mixture on the same images, if there is one.
-
-    Raises:
-        UserError: If the file cannot be written.
-    """
-    figure, axes = _new_figure(7.0, 4.2)
-    finite = bits[np.isfinite(bits)]
-    axes.hist(finite, bins=int(np.clip(2 * math.sqrt(len(finite)), 5, 60)), color=BLUE, alpha=0.45, edgecolor="white")
-    axes.axvspan(mean - std_error, mean + std_error, color=BLUE, alpha=0.25, linewidth=0)
-    axes.axvline(mean, color=BLUE, linewidth=1.8, label=f"mean {mean:.3f} ± {std_error:.3f}")
-    if baseline is not None:
-        axes.axvline(baseline, color=ORANGE, linewidth=1.8, linestyle="--", label=f"Gaussian mixture {baseline:.3f}")
-    axes.set(
-        xlabel="bits per dimension (fewer is better)",
-        ylabel="images",
-        title=f"Likelihood of {len(finite)} held-out images",
-    )
-    axes.legend(frameon=False)
-    return save_figure(figure, path)
-
-
 def solver_lines(lines: Mapping[str, Mapping[int, float]], front: Mapping[int, float], level: float) -> "Figure":
     """Distance against evaluations, both on log scales: a line per solver, the front below them, a reference level."""
-    figure, axes = _new_figure(8.0, 5.0)
+    figure, axes = new_figure(8.0, 5.0)
     for name, line in lines.items():
         counts = [count for count in sorted(line) if math.isfinite(line[count])]
         axes.plot(counts, [line[count] for count in counts], "o-", markersize=3, linewidth=1.0, label=name)
@@ -194,7 +163,7 @@ def _image_strip(values: np.ndarray, times: np.ndarray, quantization: "Quantizat
 
 
 def _scatter_strip(values: np.ndarray, times: np.ndarray) -> "Figure":
-    figure, panels = _new_figure(1.6 * len(values) + 0.2, 2.4, columns=len(values))
+    figure, panels = new_figure(1.6 * len(values) + 0.2, 2.4, columns=len(values))
     for axes, points, time in zip(panels, values, times, strict=True):
         limit = _radius(_plane(points), 0.99) * 1.2
         _scatter_panel(axes, points, limit, BLUE)
@@ -277,7 +246,7 @@ def _log_scale(axes: "Axes") -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure", Any]:
+def new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure", Any]:
     """A figure in inches and its axes, one or an array of them."""
     from matplotlib.figure import Figure
 

@@ -14,6 +14,8 @@ PICTURES = (
     ("trajectory.png", "From noise to data", "sample"),
     ("loss.png", "Training and held-out loss", "train"),
     ("likelihood.png", "Bits per dimension of the held-out images", "likelihood"),
+    ("bounds.png", "Likelihood and bounds side by side", "likelihood"),
+    ("noise_levels.png", "Bits by noise level, and what importance-sampled times save", "likelihood"),
     ("interpolation.png", "Between held-out images, along the probability flow", "latents"),
     ("pareto.png", "Quality of samplers against their cost", "pareto"),
 )
@@ -125,11 +127,47 @@ def _results(workdir: Path, reports: Mapping[str, dict[str, Any] | None]) -> lis
     return rows + _likelihood_rows(reports["likelihood"]) + _sampling_rows(reports["sample"])
 
 
+def _budget_rows(report: dict[str, Any]) -> list[str]:
+    """How far the likelihood may be off, and by what."""
+    budget, unit = report.get("budget"), "bits/dim" if "bits_per_dim" in report else "nats"
+    if not budget:
+        return []
+    low, high = report.get("interval", (None, None))
+    solver, cut = budget["solver"], budget["truncation"]
+    checked = f"on {budget['num_examples']} examples"
+    return [
+        _row("95 % interval", f"{_number(low, '.4f')} to {_number(high, '.4f')} {unit}", "images, probes and solver"),
+        _row("— images", f"± {_number(budget['images'], '.4f')}", "standard error, with noise and probes in it"),
+        _row("— probes", f"± {_number(budget['probes'], '.5f')}", "of which the trace estimator"),
+        _row("— solver", _signed(solver), f"what a finer solution adds, {checked}"),
+        _row("— truncation", _signed(cut), f"what the decoder at t_min adds, {checked}; not in the interval"),
+        _row("— prior", _number(budget["prior"], ".1e"), "information left in the data at t = 1"),
+    ]
+
+
+def _signed(estimate: Mapping[str, Any]) -> str:
+    return f"{_number(estimate['mean'], '+.5f')} ± {_number(estimate['std_error'], '.5f')}"
+
+
+def _chain_rows(report: dict[str, Any]) -> list[str]:
+    """The variational bound of a chain, term by term."""
+    bound = report.get("chain_bound")
+    if not bound:
+        return []
+    value = _with_error(bound["bits_per_dim"], bound["std_error"], 3)
+    terms = ", ".join(f"{name} {_number(bound[name], '.4g')}" for name in ("prior", "divergence", "decoder"))
+    model = f"{bound['num_levels']} levels; variances {bound['variances']}, the best of four"
+    how = f"{model}; {bound['num_examples']} examples; {terms}; {_seconds(bound)}"
+    return [_row("**Variational bound of the chain**", f"**{value} bits/dim**", how)]
+
+
 def _likelihood_rows(report: dict[str, Any] | None) -> list[str]:
     if report is None:
         return [_row("Held-out likelihood", _missing("likelihood"), "")]
+    rows = _chain_rows(report)
+    if rows and "nats_per_example" not in report:
+        return rows
     protocol = f"{report.get('num_examples', '?')} examples; {report.get('protocol', 'protocol not recorded')}"
-    rows = []
     if "bits_per_dim" in report:
         value = _with_error(report["bits_per_dim"], report.get("std_error"), 3)
         rows.append(_row("**NLL**", f"**{value} bits/dim**", protocol))
@@ -142,8 +180,7 @@ def _likelihood_rows(report: dict[str, Any] | None) -> list[str]:
         mixture = f"{baseline.get('num_components', '?')} components, {baseline.get('covariance', '?')} covariance"
         how = f"{mixture}, chosen on part of the training set; same data and dequantisation; {_seconds(baseline)}"
         rows.append(_row("NLL of the best Gaussian mixture", f"{value} bits/dim", how))
-    if report.get("probe_std_error") is not None:
-        rows.append(_row("Error from the probes", f"{report['probe_std_error']:.2g}", "standard error of the trace"))
+    rows += _budget_rows(report)
     if "bound_bits_per_dim" in report:
         value = _with_error(report["bound_bits_per_dim"], report.get("bound_std_error"), 3)
         seconds = _number(report.get("bound_seconds"), ".1f")

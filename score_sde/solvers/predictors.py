@@ -69,11 +69,10 @@ class Ancestral(StatelessSolver):
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of weak order 1; a step to the data, without noise there, is the denoised sample."""
-        mean_coeff, std = process.sde.transition(s, t)
-        x_mean = (state.x + std**2 * process.score(state.x, t)) / mean_coeff
-        if not self.large:
-            std = std * process.sde.marginal(s).std / process.sde.marginal(t).std
-        return state.moved(x_mean + std * sample_noise(keys, state.x), x_mean)
+        mean_coeff, step_std, std = process.sde.posterior(s, t)
+        x_mean = (state.x + step_std**2 * process.score(state.x, t)) / mean_coeff
+        noise = (step_std if self.large else std) * sample_noise(keys, state.x)
+        return state.moved(x_mean + noise, x_mean)
 
 
 @component
@@ -99,7 +98,7 @@ class DDIM(StatelessSolver):
         """From the marginal at ``t`` to that at ``s``."""
         (mean_t, std_t), (mean_s, std_s) = process.sde.marginal(t), process.sde.marginal(s)
         score = process.score(state.x, t)
-        noise_std = self.eta * process.sde.transition(s, t).std * std_s / std_t
+        noise_std = self.eta * process.sde.posterior(s, t).std
         denoised = (state.x + std_t**2 * score) / mean_t
         direction = jnp.sqrt(jnp.maximum(std_s**2 - noise_std**2, 0.0)) * -std_t * score
         x_mean = mean_s * denoised + direction

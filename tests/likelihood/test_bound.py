@@ -11,7 +11,7 @@ import pytest
 from scipy import integrate, stats
 
 from score_sde.errors import UserError
-from score_sde.likelihood import nll_bound
+from score_sde.likelihood import bound_draw, nll_bound
 from score_sde.likelihood.bound import noise_error
 from score_sde.sdes import VE, VP, SubVP
 from score_sde.typing import expand_like
@@ -198,6 +198,27 @@ def test_new_coefficients_do_not_retrace():
     values = [float(bound(VP(beta_max=beta_max), t_min)[0]) for beta_max, t_min in ((10.0, 1e-3), (20.0, 1e-4))]
     assert values[0] != values[1]
     chex.clear_trace_counter()
+
+
+@pytest.mark.parametrize(("sde", "offset"), [*((sde, True) for sde in SHORT.values()), (SHORT["vp"], False)])
+def test_single_draws_have_the_mean_of_the_bound(sde, offset):
+    draws = jax.jit(lambda x: bound_draw(KEY, sde, DENSITY.score(sde), x, offset=offset, t_min=1e-3))(
+        jnp.tile(X, (10, 1))
+    )
+    bound = measure(sde, offset=offset, t_min=1e-3, num_times=16)
+    mean, error = mean_and_error(draws)
+    expected, expected_error = mean_and_error(bound.value)
+    assert abs(mean - expected) < 4.0 * np.hypot(error, expected_error)
+
+
+def test_what_single_draws_tell_the_noise_is_the_score_of_the_model():
+    """With the exact score the bound is -log p(x) but for the gap of the prior: its gradient is minus the score."""
+    sde, x = VP(), jnp.tile(X[:1], (40_000, 1))
+    gradient = jax.jit(jax.grad(lambda x: bound_draw(KEY, sde, DENSITY.score(sde), x, t_min=1e-3).sum()))(x)
+    exact = -DENSITY.score(sde)(X[:1], jnp.zeros(1))[0]
+    error = np.std(gradient, axis=0) / np.sqrt(len(x))
+    assert np.all(np.abs(np.mean(gradient, axis=0) - exact) < 4.0 * error + 0.01 * np.abs(exact).max())
+    assert np.all(error < 0.1 * np.abs(exact).max())
 
 
 def test_an_odd_number_of_times_is_refused():

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde.likelihood import Quantization, log_likelihood
+from score_sde.errors import UserError
+from score_sde.likelihood import Quantization, bits_per_dim, flow, log_likelihood, log_likelihood_on_grid
+from score_sde.sampling import uniform_times
 from score_sde.sdes import VE, VP, SubVP
 from tests.analytic import SDES, Gaussian, Mixture
 
@@ -138,3 +140,60 @@ def test_bits_per_dim_agree_with_the_original_code(case, name):
     prefix = f"{case}/{name}/Rademacher/centered"
     truth = reference[f"{prefix}/true_bpd_exact_trace"]
     np.testing.assert_allclose(bits, truth, atol=1e-4)
+
+
+@pytest.mark.skipif(not REFERENCE.is_file(), reason="the recorded values of the original code are not at hand")
+@pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
+def test_with_the_original_s_probes_the_values_are_the_original_s(name, monkeypatch):
+    """Correlated data, Rademacher and Gaussian probes: its output, and the float64 truth of what it estimates."""
+    reference = np.load(REFERENCE)
+    sde = {"vp": VP(), "subvp": SubVP(), "ve": VE()}[name]
+    eigenvalues, basis = np.linalg.eigh(reference["cov_full"])
+    density = Gaussian(reference["mu"].reshape(-1), basis, eigenvalues)
+    given = {}
+    monkeypatch.setattr(flow, "draw_probes", lambda key, count, shape, kind: given["probe"])
+
+    @jax.jit
+    def run(x, probe):
+        given["probe"] = probe
+        score_fn = density.score(sde)
+        return log_likelihood(jax.random.key(0), sde, score_fn, x, rtol=1e-6, atol=1e-6, num_probes=1).logp
+
+    for kind in ("Rademacher", "Gaussian"):
+        prefix = f"full/{name}/{kind}/centered"
+        data, probes = (reference[field].reshape(4, 12) for field in ("full/data", f"epsilon_{kind}"))
+        logp = jnp.stack([run(x[None], e[None])[0] for x, e in zip(data, probes, strict=True)])
+        bits = Quantization(num_levels=256).bits_per_dim(logp, 12)
+        np.testing.assert_allclose(bits, reference[f"{prefix}/bpd"], atol=1e-4)
+        np.testing.assert_allclose(bits, reference[f"{prefix}/true_bpd_hutch"], atol=1e-4)
+
+
+LEVELS = np.random.RandomState(0).randint(256, size=(3, 4, 4, 1))
+EIGHT_BIT = Quantization(num_levels=256)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (LEVELS, "expected dequantised ones"),
+        (LEVELS / 255.0 * 2.0 - 1.0, "have no noise"),
+        (LEVELS / 256.0 * 2.0 - 1.0, "have no noise"),
+        (np.asarray(EIGHT_BIT.midpoints(jnp.asarray(LEVELS))), "have no noise"),
+        (LEVELS + 0.3, "expected -1 to 1, the declared range"),
+    ],
+)
+def test_data_without_noise_and_of_another_range_are_refused(x, message):
+    """Their densities would not bound the probability of any image."""
+    with pytest.raises(UserError, match=message):
+        bits_per_dim(jax.random.key(0), VP(), lambda x, t: -x, jnp.asarray(x), quantization=EIGHT_BIT)
+
+
+@pytest.mark.parametrize("t0", [0.0, -1e-3, 1.0])
+def test_times_without_noise_are_refused(t0):
+    with pytest.raises(UserError, match="expected a time between 0 and 1"):
+        log_likelihood(jax.random.key(0), VP(), lambda x, t: -x, jnp.zeros((1, 2)), t0=t0)
+
+
+def test_a_grid_that_ends_at_the_data_is_refused():
+    with pytest.raises(UserError, match="expected a positive one"):
+        log_likelihood_on_grid(jax.random.key(0), VP(), lambda x, t: -x, jnp.zeros((1, 2)), uniform_times(5, 0.0))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from score_sde.errors import UserError
 from score_sde.likelihood.dequantization import Quantization
-from score_sde.report import plots
+from score_sde.report import likelihood_plots, plots
 
 RNG = np.random.default_rng(0)
 
@@ -139,9 +139,18 @@ def test_figures_are_written_and_replace_older_ones(tmp_path):
     drawn = [
         plots.loss_curve(metrics, tmp_path / "loss.png"),
         plots.scatter(RNG.standard_normal((300, 2)), RNG.standard_normal((500, 2)), tmp_path / "scatter.png"),
-        plots.likelihood_histogram(
-            np.append(RNG.gamma(5, 0.5, 99), np.inf), tmp_path / "l.png", mean=2.5, std_error=0.1, baseline=2.6
+        likelihood_plots.likelihood_histogram(
+            np.append(RNG.gamma(5, 0.5, 99), np.inf), tmp_path / "l.png", mean=2.5, interval=(2.3, 2.7), baseline=2.6
         ),
+        likelihood_plots.noise_levels_plot(
+            np.linspace(13, -10, 6),
+            np.ones(5),
+            {"a": np.ones(5), "b": np.full(5, 2.0)},
+            tmp_path / "n.png",
+            unit="bits",
+        ),
+        likelihood_plots.bounds_plot([("NLL", 2.5, 0.1), ("bound", 2.6, np.nan)], tmp_path / "b.png", unit="bits"),
+        likelihood_plots.rate_distortion(np.ones(4), np.arange(5), np.arange(5)[::-1], tmp_path / "r.png"),
     ]
     for path in drawn:
         canvas = _pixels(path)

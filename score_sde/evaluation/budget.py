@@ -1,0 +1,129 @@
+r"""The error budget of a likelihood: how far the number may be off, and by which cause.
+
+    NLL = value +- images +- probes +- solver,      truncation and prior beside it.
+
+*Images* is the standard error over the images, which holds what their noise and probes add already. *Probes* is what
+the trace estimator alone does to the mean. *Solver* is what a ten times tighter tolerance, or half the step, changes.
+*Truncation* is what the Gaussian decoder at ``t_min`` changes: without it the number is of the density at ``t_min``,
+with it a bound on ``-log p_0``. *Prior* is ``KL(p(x_1 | x) || prior)``: what the last of the information in the data
+would cost. Solver and truncation are differences on the first images, with everything else the same.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from score_sde.data import Source, eval_batches
+from score_sde.evaluation.base import Purpose, mean_and_std_error, root_key
+from score_sde.evaluation.likelihood import DatasetLikelihood, Draw, FlowProtocol, Noise, dequantized, flow_draw
+from score_sde.experiment import Experiment
+from score_sde.processes import Process
+from score_sde.typing import Batch, Params, Times
+
+
+class Estimate(NamedTuple):
+    """A mean and its standard error."""
+
+    mean: float
+    std_error: float
+
+
+class ErrorBudget(NamedTuple):
+    """Parts of the error of a mean negative log-likelihood, in the unit of the mean."""
+
+    images: float  # standard error over the images
+    probes: float  # standard error that the probes add to the mean; part of it
+    solver: Estimate  # what a finer solution would add
+    truncation: Estimate  # what the decoder would add
+    prior: float  # information left in the data at t = 1
+    num_examples: int  # of which solver, truncation and prior were measured
+
+    def interval(self, value: float) -> tuple[float, float]:
+        """A 95 % interval for the mean over images, which the error of the solver widens.
+
+        >>> budget = ErrorBudget(0.01, 0.0, Estimate(0.0, 0.0), Estimate(0.0, 0.0), 0.0, 1)
+        >>> [round(end, 4) for end in budget.interval(2.0)]
+        [1.9804, 2.0196]
+        """
+        half = 1.96 * float(np.hypot(self.images, self.solver.std_error)) + abs(self.solver.mean)
+        return value - half, value + half
+
+
+def error_budget(
+    experiment: Experiment, params: Params, source: Source, result: DatasetLikelihood, *, noise: Noise
+) -> ErrorBudget:
+    """The budget of the mean of a measured likelihood: bits/dim for images, nats per example for continuous data.
+
+    Args:
+        experiment: The run.
+        params: Its parameters.
+        source: The data.
+        result: What was measured; examples whose solve failed are not counted.
+        noise: Of the dequantisation.
+    """
+    count = min(experiment.config.likelihood.budget_examples, len(result.nats))
+    levels = jnp.asarray(next(iter(eval_batches(source, batch_size=count, limit=count))).data)
+    key = jax.random.fold_in(root_key(experiment, Purpose.BUDGET), 0)
+    unit = 1.0
+    if experiment.quantization.num_levels is not None:
+        unit = 1.0 / (float(np.prod(experiment.event_shape)) * np.log(2.0))
+
+    def measured(key: Any = key, **changes: Any) -> Draw:
+        # One probe for the whole solve: a difference of two solutions is then of the solutions alone.
+        protocol = FlowProtocol.of(experiment, **{"fresh_probes": False, **changes})
+        return flow_draw(experiment, protocol, noise)(params, noise.params, key, levels)
+
+    plain = measured(decoder=False)
+    solver = difference(plain, measured(decoder=False, refinements=1))
+    truncation = difference(plain, measured(decoder=True))
+    x, _ = dequantized(experiment, noise, noise.params, key, levels)
+    good = result.success
+    return ErrorBudget(
+        images=unit * mean_and_std_error(result.nats[good])[1],
+        probes=unit * _probe_error(experiment, params, levels, result, noise),
+        solver=Estimate(*(unit * part for part in solver)),
+        truncation=Estimate(*(unit * part for part in truncation)),
+        prior=unit * float(jnp.mean(prior_divergence(experiment.sde, x))),
+        num_examples=count,
+    )
+
+
+def difference(first: Draw, second: Draw) -> Estimate:
+    """What the second adds to the negative log-likelihood of the first, over the examples that both could solve."""
+    good = np.asarray(first.success & second.success)
+    values = np.asarray(first.logp - second.logp, np.float64)[good]
+    return Estimate(*mean_and_std_error(values)) if len(values) else Estimate(float("nan"), float("nan"))
+
+
+def prior_divergence(process: Process, x: Batch) -> Times:
+    """``KL(N(m x, s^2 I) || prior)`` at ``t = 1`` in nats per example: ``L_T`` of the variational bound.
+
+    >>> from score_sde.sdes import VP
+    >>> float(prior_divergence(VP(), jnp.ones((1, 2)))[0]) < 1e-4
+    True
+    """
+    mean_coeff, std = process.marginal(jnp.ones(()))
+    ratio = (std / process.prior_std) ** 2
+    square = jnp.sum(x**2, axis=tuple(range(1, x.ndim)))
+    return 0.5 * (x[0].size * (ratio - 1.0 - jnp.log(ratio)) + (mean_coeff / process.prior_std) ** 2 * square)
+
+
+def _probe_error(
+    experiment: Experiment, params: Params, levels: Array, result: DatasetLikelihood, noise: Noise
+) -> float:
+    """The standard error of the mean over all images that is due to the probes, in nats.
+
+    Several probes tell their own; a single one is drawn twice on a few images.
+    """
+    good, settings = result.success, experiment.config.likelihood
+    if settings.num_probes != 1:
+        return float(np.sqrt(np.sum(result.probe_std_error[good] ** 2)) / good.sum())
+    draw = flow_draw(experiment, FlowProtocol.of(experiment, num_probes=2), noise)
+    key = jax.random.fold_in(root_key(experiment, Purpose.BUDGET), 1)
+    pair = draw(params, noise.params, key, levels)
+    # The error of the mean of two, per image; of a single one it is sqrt(2) times that.
+    variance = 2.0 * float(np.mean(np.asarray(pair.probe_std_error)[np.asarray(pair.success)] ** 2))
+    return float(np.sqrt(variance / (good.sum() * settings.num_dequantizations)))

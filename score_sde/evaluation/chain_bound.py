@@ -1,0 +1,140 @@
+"""The variational bound of a network trained on a chain, term by term, with its rate-distortion curve."""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from score_sde.chains import Chain
+from score_sde.data import Source, eval_batches
+from score_sde.distributed import jit
+from score_sde.errors import UserError
+from score_sde.evaluation.base import Progress, Purpose, root_key
+from score_sde.experiment import Experiment
+from score_sde.likelihood.ancestral_bound import ChainBound, ChainModel, DecoderVariance, StepVariance, chain_bounds
+from score_sde.parameterization import make_score_fn
+from score_sde.typing import Params, PRNGKey
+
+#: The models that one score network stands for, of which the tightest is reported.
+MODELS = tuple(ChainModel(v, d) for v in get_args(StepVariance) for d in get_args(DecoderVariance))
+
+
+class DatasetChainBound(NamedTuple):
+    """Bounds on the negative log-likelihoods of a data set, their terms, and the cost of a progressive code.
+
+    Everything is in bits per dimension, of the discrete images or of continuous data, except where noted. What is per
+    level follows the reversal, from the prior to the data.
+    """
+
+    bits_per_dim: np.ndarray  # per example: the sum of the next three
+    prior: np.ndarray  # per example: L_T
+    divergence: np.ndarray  # per example: the sum of L_{t-1}
+    decoder: np.ndarray  # per example: L_0
+    std_error: np.ndarray  # per example, over the draws; nan where every level is drawn once
+    times: np.ndarray  # of the levels
+    level_bits: np.ndarray  # mean L_{t-1} of the step down from each level but the last
+    rate: np.ndarray  # mean bits that it takes to send x_t of each level
+    distortion: np.ndarray  # root mean squared error of E[x_0 | x_t], images counted from 0 to 255
+    model: ChainModel  # variances of the steps and the decoder
+    alternatives: dict[ChainModel, float]  # mean bits per dimension of all models
+    seconds: float
+
+
+def dataset_chain_bound(
+    experiment: Experiment, params: Params, source: Source, *, progress: Progress = lambda n: None
+) -> DatasetChainBound:
+    """The bound on every example (or on the first ``likelihood.num_examples``), at all levels of the chain.
+
+    Grey levels enter at the middle of their bins. Variances of the steps and of the decoder are those with the least
+    mean bound on these examples; the bounds of all choices are in ``alternatives`` (Ho et al. 2020 report
+    ``("fixed_large", "posterior")``; see :func:`score_sde.likelihood.chain_bound`). Every level is visited once, or as
+    many of them as ``likelihood.chain_terms``, drawn per example.
+
+    Raises:
+        UserError: If the network was not trained on a chain, or ``likelihood.chain_terms`` is odd or negative.
+    """
+    process, num_terms = experiment.process, experiment.config.likelihood.chain_terms
+    if not isinstance(process, Chain):
+        raise UserError(
+            "The network was trained in continuous time (config.sde.schedule=continuous), and this bound is that of a "
+            "chain; expected a network trained on one, such as config.sde.schedule=linear, or likelihood.bound_times."
+        )
+    if num_terms < 0 or num_terms % 2:
+        raise UserError(
+            f"config.likelihood.chain_terms is {num_terms}; expected an even number, for steps are drawn in pairs, or "
+            "0 for all of them."
+        )
+    start = time.perf_counter()
+    batches = list(_batches(experiment, params, source, process, progress))
+    bits = 1.0 / (int(np.prod(experiment.event_shape)) * math.log(2.0))
+    examples = bits * np.concatenate([batch.examples for batch in batches], axis=-1)
+    means = examples[:, 0].mean(axis=-1)
+    best = int(np.argmin(means))
+    level_bits, rate, square = (
+        np.sum([np.asarray(getattr(batch, name)[best], np.float64) for batch in batches], axis=0) / examples.shape[-1]
+        for name in ("divergences", "rate", "squared_error")
+    )
+    quantization = experiment.quantization
+    scale = 1.0 if quantization.num_levels is None else 255.0 / quantization.width
+    return DatasetChainBound(
+        *examples[best],
+        times=np.asarray(process.times)[::-1],
+        level_bits=level_bits * bits,
+        rate=rate * bits,
+        distortion=scale * np.sqrt(square),
+        model=MODELS[best],
+        alternatives=dict(zip(MODELS, map(float, means), strict=True)),
+        seconds=time.perf_counter() - start,
+    )
+
+
+class _Sums(NamedTuple):
+    """Of one batch, for every model: five numbers per example, and sums over the examples of what is per level."""
+
+    examples: Array
+    divergences: Array
+    rate: Array
+    squared_error: Array
+
+
+def _batches(
+    experiment: Experiment, params: Params, source: Source, process: Chain, progress: Progress
+) -> Iterator[_Sums]:
+    """What is kept of one batch after another; what fills up the last does not count."""
+    settings, quantization = experiment.config.likelihood, experiment.quantization
+    num_terms = settings.chain_terms or None
+
+    @jit
+    def measure(params: Params, key: PRNGKey, levels: Array, mask: Array) -> _Sums:
+        score_fn = make_score_fn(experiment.network, experiment.parameterization, process, params)
+        bounds = chain_bounds(
+            key,
+            process,
+            score_fn,
+            quantization.midpoints(levels),
+            MODELS,
+            quantization=quantization,
+            num_terms=num_terms,
+            draws=2 if num_terms else 1,
+        )
+        return jax.tree.map(lambda *models: jnp.stack(models), *(_summed(bound, mask) for bound in bounds))
+
+    total = min(settings.num_examples or len(source), len(source))
+    for index, batch in enumerate(eval_batches(source, batch_size=min(settings.batch_size, total), limit=total)):
+        key = jax.random.fold_in(root_key(experiment, Purpose.BOUND), index)
+        sums = jax.device_get(measure(params, key, jnp.asarray(batch.data), jnp.asarray(batch.mask)))
+        yield sums._replace(examples=sums.examples[..., batch.mask])
+        progress(int(batch.mask.sum()))
+
+
+def _summed(bound: ChainBound, mask: Array) -> _Sums:
+    """Summed over examples before anything leaves the device: a thousand levels of many images are large."""
+    total = jnp.sum(bound.divergences, axis=1)
+    examples = jnp.stack([bound.value, bound.prior, total, bound.decoder, bound.std_error])
+    sums = (jnp.sum(jnp.where(mask[:, None], v, 0.0), 0) for v in (bound.divergences, bound.rate, bound.squared_error))
+    return _Sums(examples, *sums)

@@ -1,0 +1,197 @@
+"""Training of a dequantiser against a score model that stays as it is (Song et al. 2021b, arXiv 2101.09258).
+
+The loss is the variational bound in bits per dimension: what the images cost under the model, from one time per image
+(:func:`~score_sde.likelihood.bound.bound_draw`), and what their noise tells,
+
+    (E[bound(x(u)) + log q(u | k)]) / (d log 2) + log2(K / width).
+
+Everything is in ``workdir/dequantizer``: checkpoints, metrics, the configuration and the step of the model.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from score_sde.checkpointing import Checkpoints, newest_config
+from score_sde.config import ConfigDict, changed_fields
+from score_sde.distributed import make_mesh, replicated
+from score_sde.errors import UserError
+from score_sde.evaluation.loss import Losses, LossEvaluator
+from score_sde.experiment import Experiment
+from score_sde.likelihood.bound import bound_draw
+from score_sde.report.environment import atomic_write_json
+from score_sde.training.loop import Task, run, split_of
+from score_sde.training.optim import make_optimizer
+from score_sde.training.state import TrainState, state_of
+from score_sde.training.step import TrainStep, make_train_step
+from score_sde.typing import Dequantizer, LossFn, Params, PRNGKey, Times
+
+#: What decides how a dequantiser turns out, besides the model, whose own record is compared when it is loaded.
+_TRAINED = ("seed", "data", "optim", "dequantizer")
+_FREE = ("data.data_dir", "dequantizer.eval_every", "dequantizer.keep_checkpoints", "dequantizer.num_steps")
+
+_MODEL = "model.json"
+
+
+class TrainedDequantizer(NamedTuple):
+    """A dequantiser with its averaged parameters."""
+
+    dequantizer: Dequantizer
+    params: Params
+    step: int  # of its own training
+    model_step: int  # of the model that it was trained against
+
+
+def dequantizer_loss(experiment: Experiment, dequantizer: Dequantizer, model_params: Params) -> LossFn:
+    """The bound in bits per dimension of every image, one draw of it, as a function of the dequantiser's parameters."""
+    settings = experiment.config.dequantizer
+
+    def losses(params: Params, key: PRNGKey, batch: Array, *, train: bool) -> Times:
+        noise_key, bound_key, dropout_key = jax.random.split(key, 3)
+        x, log_q = experiment.quantization.dequantize_with(
+            dequantizer, params, noise_key, batch, dropout_key=dropout_key if train and settings.dropout else None
+        )
+        score_fn = experiment.score_fn(model_params)
+        bound = bound_draw(bound_key, experiment.sde, score_fn, x, t_min=settings.t_min, offset=settings.offset)
+        return experiment.quantization.bits_per_dim(-bound - log_q, x[0].size)
+
+    return losses
+
+
+def held_out_losses(experiment: Experiment, dequantizer: Dequantizer) -> Losses:
+    """The same loss of ``(params, model_params)``, without dropout, for a :class:`LossEvaluator`."""
+
+    def losses(params: tuple[Params, Params], key: PRNGKey, levels: Array) -> Times:
+        own, model_params = params
+        return dequantizer_loss(experiment, dequantizer, model_params)(own, key, levels, train=False)
+
+    return losses
+
+
+def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) -> TrainState:
+    """Train to ``dequantizer.num_steps`` against the averaged parameters of a model; see :func:`.loop.run`.
+
+    Raises:
+        UserError: If the configuration names no dequantiser, or ``workdir/dequantizer`` holds one that was trained with
+            another configuration or against another step of the model; and as the training loop does.
+    """
+    config, dequantizer, directory = experiment.config, named(experiment), _directory(workdir)
+    _claim(config, directory, int(model.step))
+    frozen = jax.device_put(model.ema_params, replicated(make_mesh(config.dequantizer.batch_size)))
+
+    def step(model_params: Params) -> TrainStep:
+        return make_train_step(
+            dequantizer_loss(experiment, dequantizer, model_params),
+            _optimizer(config),
+            prepare=lambda key, levels: levels,
+            ema_rate=config.dequantizer.ema_rate,
+            ema_warmup=config.optim.ema_warmup,
+        )
+
+    evaluate = LossEvaluator(experiment, split_of(config, "test"), held_out_losses(experiment, dequantizer))
+    task = Task(
+        config=config,
+        settings=config.dequantizer,
+        init_state=lambda: _init_state(experiment, dequantizer),
+        step=step,
+        constants=(frozen,),
+        evaluate=lambda params: evaluate((params, frozen)),
+        advice=f"lower config.dequantizer.lr or config.optim.grad_clip, and remove {directory} to start again",
+    )
+    return run(task, directory)
+
+
+def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantizer:
+    """The newest dequantiser that was trained in a working directory, with averaged parameters.
+
+    It may be used with a later state of the model than that which it was trained against: the bound stays a bound.
+
+    Raises:
+        UserError: If the configuration names no dequantiser, none was trained, or it was trained with another
+            configuration.
+    """
+    dequantizer, directory = named(experiment), _directory(workdir)
+    recorded = newest_config(directory)
+    if recorded is None or not (directory / "checkpoints").is_dir():
+        raise _untrained(workdir)
+    _check_same(recorded, experiment.config, directory)
+    with Checkpoints(directory) as checkpoints:
+        restored = checkpoints.restore_newest(jax.eval_shape(lambda: _init_state(experiment, dequantizer)))
+    if restored is None:
+        raise _untrained(workdir)
+    # By way of the host, which frees them from the devices they were trained on: those of the model may be others.
+    params = jax.tree.map(jnp.asarray, jax.device_get(restored.state.ema_params))
+    return TrainedDequantizer(dequantizer, params, int(restored.state.step), _model_step(directory))
+
+
+def named(experiment: Experiment) -> Dequantizer:
+    """The dequantiser of the configuration.
+
+    Raises:
+        UserError: If it names none.
+    """
+    if experiment.dequantizer is None:
+        raise UserError(
+            "config.dequantizer.name is none; expected the dequantizer that is to be trained or used, such as flowpp."
+        )
+    return experiment.dequantizer
+
+
+def _directory(workdir: Path) -> Path:
+    return workdir / "dequantizer"
+
+
+def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """That of the model, with a learning rate and a warm-up of its own."""
+    fields = {name: value for name, value in config.optim.items() if not name.startswith("ema")}
+    fields |= {"lr": config.dequantizer.lr, "warmup": config.dequantizer.warmup}
+    return make_optimizer(num_steps=config.dequantizer.num_steps, **fields)
+
+
+def _init_state(experiment: Experiment, dequantizer: Dequantizer) -> TrainState:
+    seed = experiment.config.seed
+    params = dequantizer.init(jax.random.split(jax.random.key(seed))[0], (1, *experiment.event_shape))
+    return state_of(params, _optimizer(experiment.config), seed)
+
+
+def _claim(config: ConfigDict, directory: Path, model_step: int) -> None:
+    """Record configuration and model in a new directory, or check that they are those recorded there."""
+    recorded = newest_config(directory)
+    if recorded is not None:
+        _check_same(recorded, config, directory)
+        if (of := _model_step(directory)) != model_step:
+            raise UserError(
+                f"The dequantizer in {directory} learns to suit the model of step {of}, and the newest checkpoint of "
+                f"the model is of step {model_step}. Remove {directory} to train one for that."
+            )
+    atomic_write_json(directory / _MODEL, {"step": model_step})
+    atomic_write_json(directory / "config.json", config.to_dict())
+
+
+def _check_same(recorded: dict[str, Any], config: ConfigDict, directory: Path) -> None:
+    # A cosine schedule depends on the length of the run, which is then part of what is trained.
+    free = _FREE if config.optim.schedule == "constant" else _FREE[:-1]
+    if changed := changed_fields(recorded, config, groups=_TRAINED, free=free):
+        raise UserError(
+            f"The configuration differs from that of the dequantizer in {directory}:\n  " + "\n  ".join(changed) + "\n"
+            f"Set these fields back, or remove {directory} to train another."
+        )
+
+
+def _model_step(directory: Path) -> int:
+    path = directory / _MODEL
+    try:
+        return int(json.loads(path.read_text())["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"Cannot read {path}, which names the model of the dequantizer; remove {directory} to train another."
+        ) from error
+
+
+def _untrained(workdir: Path) -> UserError:
+    return UserError(f"There is no trained dequantizer in {workdir}; train one there with --mode=train_dequantizer.")
