@@ -35,7 +35,7 @@ from score_sde.sampling import log_snr_times
 from score_sde.typing import Params
 
 T_MIN = 1e-5
-STEPS = (8, 12, 16, 20, 24, 32, 48, 64)
+STEPS = (32, 48, 64)  # fewer have no larger error either, but a bias of the solver in it
 
 
 class HostLoop:
