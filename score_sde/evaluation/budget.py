@@ -20,8 +20,8 @@ from score_sde.data import Source, eval_batches
 from score_sde.evaluation.base import Purpose, mean_and_std_error, root_key
 from score_sde.evaluation.likelihood import DatasetLikelihood, Draw, FlowProtocol, Noise, dequantized, flow_draw
 from score_sde.experiment import Experiment
-from score_sde.processes import Process
-from score_sde.typing import Batch, Params, Times
+from score_sde.likelihood import prior_divergence
+from score_sde.typing import Params
 
 
 class Estimate(NamedTuple):
@@ -86,7 +86,7 @@ def error_budget(
         probes=unit * _probe_error(experiment, params, levels, result, noise),
         solver=Estimate(*(unit * part for part in solver)),
         truncation=Estimate(*(unit * part for part in truncation)),
-        prior=unit * float(jnp.mean(prior_divergence(experiment.sde, x))),
+        prior=unit * float(jnp.mean(prior_divergence(experiment.sde, jnp.ones(()), x))),
         num_examples=count,
     )
 
@@ -96,19 +96,6 @@ def difference(first: Draw, second: Draw) -> Estimate:
     good = np.asarray(first.success & second.success)
     values = np.asarray(first.logp - second.logp, np.float64)[good]
     return Estimate(*mean_and_std_error(values)) if len(values) else Estimate(float("nan"), float("nan"))
-
-
-def prior_divergence(process: Process, x: Batch) -> Times:
-    """``KL(N(m x, s^2 I) || prior)`` at ``t = 1`` in nats per example: ``L_T`` of the variational bound.
-
-    >>> from score_sde.sdes import VP
-    >>> float(prior_divergence(VP(), jnp.ones((1, 2)))[0]) < 1e-4
-    True
-    """
-    mean_coeff, std = process.marginal(jnp.ones(()))
-    ratio = (std / process.prior_std) ** 2
-    square = jnp.sum(x**2, axis=tuple(range(1, x.ndim)))
-    return 0.5 * (x[0].size * (ratio - 1.0 - jnp.log(ratio)) + (mean_coeff / process.prior_std) ** 2 * square)
 
 
 def _probe_error(

@@ -1,6 +1,6 @@
 """Likelihoods: the probability flow and its divergence, a bound, and dequantisation with bits per dimension."""
 
-from score_sde.likelihood.ancestral_bound import ChainBound, ChainModel, chain_bound, chain_bounds
+from score_sde.likelihood.ancestral_bound import ChainBound, ChainModel, chain_bound, chain_bounds, prior_divergence
 from score_sde.likelihood.bound import Bound, bound_draw, nll_bound
 from score_sde.likelihood.dequantization import Dequantized, Quantization, UniformDequantizer, importance_weighted
 from score_sde.likelihood.flow import Likelihood, bits_per_dim, decoder_term, log_likelihood, transport
@@ -27,6 +27,7 @@ __all__ = [
     "log_likelihood",
     "log_likelihood_on_grid",
     "nll_bound",
+    "prior_divergence",
     "refined",
     "sample_with_log_density",
     "transport",

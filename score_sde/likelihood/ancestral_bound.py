@@ -28,7 +28,7 @@ from score_sde.errors import UserError, unknown
 from score_sde.likelihood.bins import log_bin_probability
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.processes import Process
-from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, ScoreFn, Times, expand_like
+from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, ScoreFn, Time, Times, expand_like
 
 StepVariance = Literal["fixed_small", "fixed_large"]
 DecoderVariance = Literal["marginal", "posterior"]
@@ -216,7 +216,7 @@ def _assemble(
     error = jnp.zeros((batch, last + 1), x.dtype).at[examples, plan.level].add(weighted)
     parts = weighted[:-draws] * steps.factor[plan.level[:-draws]]
     variance = _sum_variance(parts, plan.group) + _sum_variance(decoder_nats / draws, draws)
-    prior = _prior_divergence(process, times[0], x)
+    prior = prior_divergence(process, times[0], x)
     divergences = steps.factor[None] * error[:, :-1] + dim * steps.excess[None]
     decoder = jnp.mean(decoder_nats, axis=0)
     mean_coeff, std = process.marginal(times)
@@ -297,8 +297,13 @@ def _less_log(u: Array) -> Array:
     return jnp.where(jnp.abs(u) < 0.02, series, u - jnp.log1p(u))
 
 
-def _prior_divergence(process: Process, t: Float[Array, ""], x: Batch) -> Times:
-    """``L_T``, in closed form."""
+def prior_divergence(process: Process, t: Time, x: Batch) -> Times:
+    """``KL(N(m x, s^2 I) || prior)`` at time ``t`` in nats per example: ``L_T``, in closed form.
+
+    >>> from score_sde.sdes import VP
+    >>> 0.0 <= float(prior_divergence(VP(), jnp.ones(()), jnp.ones((1, 2)))[0]) < 1e-4
+    True
+    """
     mean_coeff, std = process.marginal(t)
     scale = jnp.asarray(process.prior_std, x.dtype)
     ratio_less_one = (std - scale) * (std + scale) / scale**2

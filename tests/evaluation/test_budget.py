@@ -11,7 +11,7 @@ from score_sde.cli import load_config
 from score_sde.data import SourceInfo
 from score_sde.data.base import ArraySource
 from score_sde.errors import UserError
-from score_sde.evaluation.budget import ErrorBudget, Estimate, error_budget, prior_divergence
+from score_sde.evaluation.budget import ErrorBudget, Estimate, error_budget
 from score_sde.evaluation.likelihood import (
     DatasetLikelihood,
     FlowProtocol,
@@ -20,6 +20,7 @@ from score_sde.evaluation.likelihood import (
     flow_draw,
 )
 from score_sde.experiment import Experiment
+from score_sde.likelihood import prior_divergence
 from score_sde.modes.likelihood import _add_mean, check_limit
 from score_sde.report.conformance import GAUSSIAN
 from score_sde.sdes import VE, VP, SubVP
@@ -104,7 +105,7 @@ def test_the_prior_term_is_the_divergence_from_the_prior(sde):
     density = (-0.5 * jnp.sum(z**2, axis=2) - 8.0 * jnp.log(2 * jnp.pi * s**2)).reshape(-1)
     gaps = np.asarray(density - sde.prior_logp(ends)).reshape(-1, 2)
     error = gaps.std(axis=0) / np.sqrt(len(gaps))
-    np.testing.assert_array_less(np.abs(prior_divergence(sde, x) - gaps.mean(axis=0)), 4 * error + 1e-3)
+    np.testing.assert_array_less(np.abs(prior_divergence(sde, jnp.ones(()), x) - gaps.mean(axis=0)), 4 * error + 1e-3)
 
 
 def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path):
