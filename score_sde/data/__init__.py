@@ -5,13 +5,16 @@ source or pipeline that needs them is made.
 """
 
 from score_sde.data.base import ArraySource, Source, SourceInfo
+from score_sde.data.feed import Feed
 from score_sde.data.pipeline import EvalBatch, TrainBatch, TrainIterator, eval_batches, make_train_iterator
+from score_sde.data.records import write_array_records
 from score_sde.data.sources import load_source, source_info
 from score_sde.data.transforms import check_images, random_flip
 
 __all__ = [
     "ArraySource",
     "EvalBatch",
+    "Feed",
     "Source",
     "SourceInfo",
     "TrainBatch",
@@ -22,4 +25,5 @@ __all__ = [
     "make_train_iterator",
     "random_flip",
     "source_info",
+    "write_array_records",
 ]

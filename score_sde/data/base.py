@@ -1,6 +1,7 @@
 """The contract of a data source, and the source that holds everything in one array."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+import mmap
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -78,6 +79,32 @@ class ArraySource:
         """The examples at ``indices``: ``(n, *info.shape)``, a plain array even where the store is memory-mapped."""
         return np.asarray(self._examples[indices])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: a memory-mapped file goes by its name, not by its contents."""
+        return {name: _by_name(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open what came by its name."""
+        vars(self).update({name: v.open() if isinstance(v, _MappedFile) else v for name, v in state.items()})
+
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
         """The int32 labels at ``indices``, or None."""
         return None if self._labels is None else np.asarray(self._labels[indices], dtype=np.int32)
+
+
+class _MappedFile(NamedTuple):
+    """Where the memory map of a whole file comes from."""
+
+    filename: str
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+
+    def open(self) -> np.memmap:
+        return np.memmap(self.filename, self.dtype, "r", self.offset, self.shape)
+
+
+def _by_name(value: Any) -> Any:
+    """The place of a memory map; anything else, a part of a map included, as it is."""
+    whole = isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap) and value.flags.c_contiguous
+    return _MappedFile(str(value.filename), value.dtype, value.offset, value.shape) if whole else value

@@ -1,20 +1,16 @@
 """The user's own images: ``folder:PATH``."""
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from score_sde.data.base import SPLITS, ArraySource, SourceInfo
+from score_sde.data.images import ImageFormat, decode_image, image_format
 from score_sde.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 FOLDER_TEST_SHARE = 10  # one file in ten goes to the test split when there are no train/ and test/ subfolders
-
-_GREY_MODES = frozenset({"1", "L", "LA"})
-_COLOUR_MODES = frozenset({"RGB", "RGBA", "P"})
 
 
 def load_folder(path: str, split: str) -> ArraySource:
@@ -31,7 +27,7 @@ def load_folder(path: str, split: str) -> ArraySource:
     root = Path(path)
     files = _image_files(root)
     # All splits are compared, so that training and test images cannot differ in shape.
-    (width, height), channels = _common_format(root, [file for names in files.values() for file in names])
+    height, width, channels = _common_format(root, [file for names in files.values() for file in names])
     chosen = files[split]
     if not chosen:
         raise UserError(
@@ -40,7 +36,7 @@ def load_folder(path: str, split: str) -> ArraySource:
         )
     images = np.empty((len(chosen), height, width, channels), np.uint8)
     for row, file in enumerate(chosen):
-        images[row] = _decode(root / file, channels)
+        images[row] = decode_image(root / file, str(root / file), channels)
     return ArraySource(SourceInfo(f"folder:{path}", images.shape[1:], 256, None), images)
 
 
@@ -77,54 +73,16 @@ def _split_of(name: str) -> str:
     return "test" if int.from_bytes(digest[:8], "big") % FOLDER_TEST_SHARE == 0 else "train"
 
 
-def _common_format(root: Path, files: list[str]) -> tuple[tuple[int, int], int]:
-    """The (width, height) that all images share, and their channels; reads headers only, so it is cheap."""
-    sizes, modes = zip(*(_header(root / file) for file in files), strict=True)
-    for file, (width, height) in zip(files, sizes, strict=True):
-        if (width, height) != sizes[0]:
-            expected = f"{sizes[0][0]}x{sizes[0][1]}"
+def _common_format(root: Path, files: list[str]) -> ImageFormat:
+    """The size that all images share, and their channels; reads headers only, so it is cheap."""
+    formats = [image_format(root / file, str(root / file)) for file in files]
+    first = formats[0]
+    for file, found in zip(files, formats, strict=True):
+        if found[:2] != first[:2]:
+            expected = f"{first.width}x{first.height}"
             raise UserError(
-                f"folder:{root}: {file} is {width}x{height} (width x height), expected {expected} like {files[0]}. "
-                f"Bring all images to one size, for example: mogrify -resize '{expected}^' -gravity center "
+                f"folder:{root}: {file} is {found.width}x{found.height} (width x height), expected {expected} like "
+                f"{files[0]}. Bring all images to one size, for example: mogrify -resize '{expected}^' -gravity center "
                 f"-extent {expected} FILES."
             )
-    return sizes[0], 1 if set(modes) <= _GREY_MODES else 3
-
-
-def _header(file: Path) -> tuple[tuple[int, int], str]:
-    """Size and mode of one image, without decoding it."""
-    from PIL import Image
-
-    with _reading(file), Image.open(file) as image:
-        if image.mode not in _GREY_MODES | _COLOUR_MODES:
-            raise UserError(
-                f"{file} has pixel format {image.mode}, expected 8-bit grey or RGB. Convert it, for example: "
-                "mogrify -colorspace sRGB -depth 8 FILE."
-            )
-        return image.size, image.mode
-
-
-def _decode(file: Path, channels: int) -> np.ndarray:
-    """The pixels of one image: uint8 ``(height, width, channels)``."""
-    from PIL import Image
-
-    with _reading(file), Image.open(file) as image:
-        if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-            raise UserError(
-                f"{file} has transparent pixels, expected an opaque image, because what lies behind them is a choice. "
-                "Flatten it, for example: mogrify -background white -alpha remove FILE."
-            )
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-        return pixels.reshape(*pixels.shape[:2], channels)
-
-
-@contextlib.contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Turn what Pillow raises over a damaged file into an error that names the file."""
-    from PIL import Image
-
-    try:
-        yield
-    # Which of these a damaged file raises depends on its format and on where the damage is.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} cannot be read ({error}), expected an intact image. Repair or remove it.") from error
+    return first._replace(channels=max(found.channels for found in formats))

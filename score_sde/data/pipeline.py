@@ -8,9 +8,10 @@ grain costs about 40 microseconds per example; a whole permutation per epoch cos
 """
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -49,46 +50,62 @@ class EvalBatch:
     index: np.ndarray
 
 
-@runtime_checkable
-class _Resumable(Protocol):
-    """The part of a grain iterator that is used here."""
-
-    def __next__(self) -> TrainBatch: ...
-
-    def get_state(self) -> dict[str, Any]: ...
-
-    def set_state(self, state: dict[str, Any]) -> None: ...
-
-
 class TrainIterator:
-    """An infinite iterator over :class:`TrainBatch` whose place in the stream can be saved and restored."""
+    """An infinite iterator over :class:`TrainBatch` whose place in the stream can be saved and restored.
 
-    def __init__(self, iterator: _Resumable, stream: dict[str, Any]) -> None:
-        """Wrap a grain iterator; ``stream`` holds whatever determines which stream it is."""
-        self._iterator = iterator
+    Its place is the number of batches taken. The state is the same whoever reads the batches, and however far ahead.
+    """
+
+    def __init__(self, open_at: Callable[[int], Iterator[TrainBatch]], stream: dict[str, Any]) -> None:
+        """Wrap a stream.
+
+        Args:
+            open_at: the batches from a number on; if what it returns has a ``close``, that ends its processes.
+            stream: whatever determines which stream it is.
+        """
+        self._open_at = open_at
         self._stream = stream
+        self._number = 0
+        self._iterator: Iterator[TrainBatch] | None = None
 
     def __iter__(self) -> "TrainIterator":
         """The iterator itself."""
         return self
 
     def __next__(self) -> TrainBatch:
-        """The next batch; there always is one."""
-        return next(self._iterator)
+        """The next batch; there always is one.
+
+        Raises:
+            UserError: if a worker process died.
+        """
+        if self._iterator is None:
+            self._iterator = self._open_at(self._number)
+        try:
+            batch = next(self._iterator)
+        except Exception as error:
+            self.close()
+            if "terminated unexpectedly" in str(error):  # how grain puts it
+                raise UserError(
+                    f"A process that reads data ended while it read batches from {self._number} on ({error}), expected "
+                    "it to stay. If memory ran out, lower config.data.workers; 0 reads in the training process."
+                ) from error
+            raise
+        self._number += 1
+        return batch
 
     def get_state(self) -> dict[str, Any]:
         """The place in the stream, as a JSON-serialisable dictionary; the same on every process."""
-        return {"grain": self._iterator.get_state(), "stream": dict(self._stream)}
+        return {"grain": {"next_index": self._number}, "stream": dict(self._stream)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue where :meth:`get_state` was called; the number of processes may differ.
+        """Continue where :meth:`get_state` was called; the numbers of processes and of workers may differ.
 
         Raises:
             UserError: if the state is not one of ours, or comes from a stream of other data, seed, batch size or
                 augmentation, which could not be continued exactly.
         """
-        saved = state.get("stream")
-        if not isinstance(saved, dict) or "grain" not in state:
+        saved, place = state.get("stream"), state.get("grain")
+        if not isinstance(saved, dict) or not isinstance(place, dict):
             raise UserError(
                 f"The data iterator's state has the keys {sorted(state)}, expected 'grain' and 'stream'. Restore it "
                 "from an intact checkpoint."
@@ -99,7 +116,14 @@ class TrainIterator:
                     f"The saved data stream has {key} = {saved.get(key)!r}, this run has {value!r}, expected the "
                     f"same, for the stream to continue exactly. Restore the old {key}, or start a new run."
                 )
-        self._iterator.set_state(state["grain"])
+        self.close()
+        self._number = int(place["next_index"])
+
+    def close(self) -> None:
+        """End the worker processes, if there are any; the next batch starts new ones and is the same as ever."""
+        if self._iterator is not None:
+            getattr(self._iterator, "close", lambda: None)()
+            self._iterator = None
 
 
 def make_train_iterator(
@@ -110,6 +134,7 @@ def make_train_iterator(
     process_index: int = 0,
     process_count: int = 1,
     random_flip: bool = False,
+    workers: int = 0,
 ) -> TrainIterator:
     """An endless stream of batches; every epoch is a fresh permutation of the whole source.
 
@@ -123,10 +148,13 @@ def make_train_iterator(
         process_index: which share of each batch to yield.
         process_count: how many processes share each batch.
         random_flip: mirror each image with probability one half.
+        workers: how many processes read batches, each every ``workers``-th; 0 reads in this one. They pay where an
+            example must be decoded, and cost seconds to start. A source must then be picklable; one that lies in
+            memory is copied to each. The stream is the same for any number of them.
 
     Raises:
         UserError: for a batch size below 1 or not divisible by ``process_count``, a process index or seed out of
-            range, or flips asked of data that are not images.
+            range, fewer than 0 workers, or flips asked of data that are not images.
 
     Example:
         >>> from score_sde.data.sources import load_source
@@ -134,30 +162,24 @@ def make_train_iterator(
         >>> next(batches).data.shape
         (64, 8, 8, 1)
     """
-    import grain
-
     local = _local_size(batch_size, process_index, process_count)
     if not 0 <= seed < 2**32:
         raise UserError(f"The data seed is {seed}, expected 0 to {2**32 - 1}. Choose another.")
+    if workers < 0:
+        raise UserError(f"{workers} data workers were asked for, expected 0 or more. Choose 0 to read in this process.")
     if random_flip and len(source.info.shape) != 3:
         raise UserError(
             f"Random flips were asked of {source.info.name}, whose examples have shape {source.info.shape}, expected "
             "images (height, width, channels). Switch random flips off."
         )
-    order = _EpochOrder(len(source), seed)
-
-    def batch_at(number: int) -> TrainBatch:
-        position = number * batch_size + process_index * local
-        index = order.indices(position, local)
-        data = source.gather(index)
-        if random_flip:
-            # PCG64 jumps ahead by any number of draws at once, and each image takes exactly one.
-            data = flip_images(data, np.random.Generator(np.random.PCG64([seed, _FLIP_STREAM]).advance(position)))
-        return TrainBatch(data, index)
-
-    # No read threads: a batch takes less time than handing it from one thread to another.
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    iterator = iter(grain.MapDataset.range(sys.maxsize).map(batch_at).to_iter_dataset(options))
+    read = _BatchReader(
+        source=source,
+        order=_EpochOrder(len(source), seed),
+        batch_size=batch_size,
+        start=process_index * local,
+        local=local,
+        flip_seed=seed if random_flip else None,
+    )
     stream = {
         "source": source.info.name,
         "num_examples": len(source),
@@ -165,7 +187,44 @@ def make_train_iterator(
         "seed": seed,
         "random_flip": random_flip,
     }
-    return TrainIterator(iterator, stream)
+    return TrainIterator(functools.partial(_open_stream, read, workers), stream)
+
+
+def _open_stream(read: "_BatchReader", workers: int, number: int) -> Iterator[TrainBatch]:
+    """The batches from ``number`` on, read here or by worker processes."""
+    import grain
+    from absl import flags
+
+    # No read threads: a batch takes less time than handing it from one thread to another.
+    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    batches = grain.MapDataset.range(number, sys.maxsize).map(read).to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain reads its options from there, and refuses before a program has parsed
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    return iter(batches)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _BatchReader:
+    """From a batch's number to the rows of it that belong to this process; picklable, for worker processes."""
+
+    source: Source
+    order: "_EpochOrder"
+    batch_size: int
+    start: int  # the first row
+    local: int  # the number of rows
+    flip_seed: int | None
+
+    def __call__(self, number: int) -> TrainBatch:
+        position = number * self.batch_size + self.start
+        index = self.order.indices(position, self.local)
+        data = self.source.gather(index)
+        if self.flip_seed is not None:
+            # PCG64 jumps ahead by any number of draws at once, and each image takes exactly one.
+            rng = np.random.Generator(np.random.PCG64([self.flip_seed, _FLIP_STREAM]).advance(position))
+            data = flip_images(data, rng)
+        return TrainBatch(data, index)
 
 
 class _EpochOrder:

@@ -9,6 +9,8 @@ import numpy as np
 from score_sde.data.base import SPLITS, ArraySource, Source, SourceInfo
 from score_sde.data.folders import load_folder
 from score_sde.data.npz import load_npz
+from score_sde.data.records import load_array_records
+from score_sde.data.tfds_prepared import load_prepared, prepared_info
 from score_sde.data.tfds_sources import TFDS_INFO, load_tfds
 from score_sde.data.toys import TOYS, load_toy, toy_info
 from score_sde.errors import UserError, unknown
@@ -17,7 +19,11 @@ DIGITS_SPLIT_SEED = 1797
 DIGITS_NUM_TRAIN = 1500
 DIGITS_INFO = SourceInfo("digits", (8, 8, 1), 17, 10)
 
-_USER_LOADERS: dict[str, Callable[[str, str], ArraySource]] = {"npz": load_npz, "folder": load_folder}
+_USER_LOADERS: dict[str, Callable[[str, str], Source]] = {
+    "npz": load_npz,
+    "folder": load_folder,
+    "arrayrecord": load_array_records,
+}
 
 
 def load_digits(split: str) -> ArraySource:
@@ -41,8 +47,12 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
     ============================================  ==========================================================
     ``digits``                                    8x8x1, 17 levels; ships with scikit-learn
     ``mnist``, ``fashion_mnist``, ``cifar10``     through TFDS, prepared from the original files if need be
+    ``tfds:NAME``                                 any prepared TFDS data set of images, see
+                                                  :func:`score_sde.data.tfds_prepared.load_prepared`
     ``npz:PATH``                                  an .npz file, see :func:`score_sde.data.npz.load_npz`
     ``folder:PATH``                               a folder of images of one size
+    ``arrayrecord:PATH``                          a folder of ArrayRecord files, see
+                                                  :func:`score_sde.data.records.load_array_records`
     ``toy:NAME``                                  checkerboard, moons, rings, gaussians or swissroll in 2-D
     ============================================  ==========================================================
 
@@ -76,6 +86,8 @@ def _load(name: str, split: str, data_dir: str | None) -> Source:
     kind, _, rest = name.partition(":")
     if kind == "toy" and rest:
         return load_toy(rest, split)
+    if kind == "tfds" and rest:
+        return load_prepared(rest, split, data_dir)
     if kind in _USER_LOADERS and rest:
         return _USER_LOADERS[kind](os.path.expanduser(rest), split)
     if name == "digits":
@@ -85,8 +97,12 @@ def _load(name: str, split: str, data_dir: str | None) -> Source:
     raise _unknown_name(name)
 
 
-def source_info(name: str) -> SourceInfo:
+def source_info(name: str, *, data_dir: str | None = None) -> SourceInfo:
     """What :func:`load_source` would say of a data set, without loading it unless it is the user's own.
+
+    Args:
+        name: as for :func:`load_source`.
+        data_dir: where the data set of ``tfds:NAME`` is.
 
     Raises:
         UserError: for an unknown name, or user data that cannot be read.
@@ -98,6 +114,8 @@ def source_info(name: str) -> SourceInfo:
     kind, _, rest = name.partition(":")
     if kind == "toy" and rest:
         return toy_info(rest)
+    if kind == "tfds" and rest:
+        return prepared_info(rest, data_dir)
     if kind in _USER_LOADERS and rest:
         return _USER_LOADERS[kind](os.path.expanduser(rest), "train").info
     known = {"digits": DIGITS_INFO, **TFDS_INFO}
@@ -108,5 +126,7 @@ def source_info(name: str) -> SourceInfo:
 
 def _unknown_name(name: str) -> UserError:
     return unknown(
-        "dataset", name, ["digits", *TFDS_INFO, *(f"toy:{toy}" for toy in TOYS), *(f"{k}:PATH" for k in _USER_LOADERS)]
+        "dataset",
+        name,
+        ["digits", *TFDS_INFO, *(f"toy:{toy}" for toy in TOYS), "tfds:NAME", *(f"{k}:PATH" for k in _USER_LOADERS)],
     )

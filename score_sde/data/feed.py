@@ -1,0 +1,170 @@
+"""Batches on their way to the devices: read and placed ahead by a thread, with a state as exact as without it."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from score_sde.data.pipeline import TrainIterator
+
+PlacedT = TypeVar("PlacedT", bound="_Shaped")
+
+
+@runtime_checkable
+class _Shaped(Protocol):
+    """The part of a placed array that is used here."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class Feed(Generic[PlacedT]):
+    """An iterator over placed arrays that stays ahead of its consumer.
+
+    One background thread reads batches, stacks them and puts them on the devices while the consumer computes.
+    :meth:`get_state` is the place of the consumer, not that of the thread, so that a checkpoint loses no batch and
+    repeats none. The iterator belongs to the feed from its construction on.
+
+    Example:
+        >>> from score_sde.data import load_source, make_train_iterator
+        >>> batches = make_train_iterator(load_source("digits", "train"), batch_size=32, seed=0)
+        >>> with Feed(batches, np.asarray, per_dispatch=4, prefetch=2) as feed:
+        ...     array = next(feed)
+        ...     place = feed.get_state()
+        >>> array.shape, place["grain"]
+        ((4, 32, 8, 8, 1), {'next_index': 4})
+    """
+
+    def __init__(
+        self,
+        iterator: TrainIterator,
+        place: Callable[[np.ndarray], PlacedT],
+        *,
+        per_dispatch: int = 1,
+        prefetch: int = 2,
+    ) -> None:
+        """Wrap an iterator; nothing is read before the first array is asked for.
+
+        Args:
+            iterator: the batches of this process.
+            place: puts a host array ``(rows, *event)``, or ``(per_dispatch, rows, *event)`` if several batches are
+                stacked, on the devices. It runs in the thread.
+            per_dispatch: how many batches make up one array; stacked along a new first axis if more than one.
+            prefetch: how many arrays to keep ready; 0 reads when asked, without a thread.
+        """
+        self._iterator = iterator
+        self._place = place
+        self._per_dispatch = per_dispatch
+        self._prefetch = prefetch
+        self._state = iterator.get_state()
+        self._ahead: deque[Future[tuple[PlacedT, dict[str, Any]]]] = deque()
+        self._thread: ThreadPoolExecutor | None = None
+        self._failure: Exception | None = None
+        self._restart_clock()
+
+    def __iter__(self) -> "Feed[PlacedT]":
+        """The feed itself."""
+        return self
+
+    def __next__(self) -> PlacedT:
+        """The next array.
+
+        Raises:
+            Exception: whatever reading or placing raised, here and at every later call, since the place in the stream
+                is lost then; :meth:`set_state` mends it.
+        """
+        start = time.perf_counter()
+        if self._prefetch == 0:
+            placed, self._state = self._read()
+        else:
+            self._top_up()
+            placed, self._state = self._ahead[0].result()
+            self._ahead.popleft()
+            self._top_up()
+        self._waited += time.perf_counter() - start
+        self._examples += math.prod(placed.shape[: 2 if self._per_dispatch > 1 else 1])
+        return placed
+
+    def get_state(self) -> dict[str, Any]:
+        """The state of the iterator after the last array handed out; see :meth:`TrainIterator.get_state`."""
+        return self._state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`get_state` was called; what was read ahead is dropped.
+
+        Raises:
+            UserError: as :meth:`TrainIterator.set_state`.
+        """
+        self._drop()
+        self._iterator.set_state(state)
+        self._state, self._failure = self._iterator.get_state(), None
+
+    def throughput(self) -> dict[str, float]:
+        """Speed since the last call, or since the feed was made, by the wall clock: not reproducible.
+
+        Returns:
+            ``images_per_second``: examples handed out per second; those of all processes, if ``place`` makes global
+            arrays. ``data_wait_fraction``: the share of the time that the consumer spent waiting for data, in
+            ``[0, 1]``: near 1, training is as slow as its data.
+        """
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        rates = {"images_per_second": self._examples / elapsed, "data_wait_fraction": self._waited / elapsed}
+        self._restart_clock()
+        return rates
+
+    def close(self) -> None:
+        """End the thread, as soon as the read under way is done, and the iterator's worker processes.
+
+        The feed may be used again: it then continues after the last array handed out.
+        """
+        self.set_state(self._state)
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+
+    def __enter__(self) -> "Feed[PlacedT]":
+        """The feed itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _top_up(self) -> None:
+        """Keep ``prefetch`` reads in flight or done."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
+        while len(self._ahead) < self._prefetch:
+            self._ahead.append(self._thread.submit(self._read))
+
+    def _read(self) -> tuple[PlacedT, dict[str, Any]]:
+        """The next array and the state of the iterator after it."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            batches = [next(self._iterator).data for _ in range(self._per_dispatch)]
+            placed = self._place(np.stack(batches) if self._per_dispatch > 1 else batches[0])
+        except Exception as error:
+            self._failure = error
+            raise
+        return placed, self._iterator.get_state()
+
+    def _drop(self) -> None:
+        """Forget what was read ahead, once no read is under way."""
+        for future in self._ahead:
+            future.cancel()
+        for future in self._ahead:
+            if not future.cancelled():
+                future.exception()
+        self._ahead.clear()
+
+    def _restart_clock(self) -> None:
+        self._since = time.perf_counter()
+        self._waited, self._examples = 0.0, 0

@@ -1,0 +1,221 @@
+"""TFDS data sets that are already prepared: ``tfds:NAME``, read without TensorFlow.
+
+A split of at most a gibibyte is decoded once into a memory-mapped array beside the data set, because decoding an image
+per example and step is a hundred times slower; a larger one is read record by record.
+"""
+
+import functools
+import logging
+import math
+import operator
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_sde.data.base import ArraySource, Source, SourceInfo
+from score_sde.data.cache import read_cached, write_cached
+from score_sde.data.records import RecordSource, open_records
+from score_sde.errors import UserError
+
+log = logging.getLogger(__name__)
+
+DECODED_LIMIT = 2**30  # bytes of a split that is decoded as a whole
+
+_DECODE_CHUNK = 1000
+_SPLITS = {"train": ("train",), "test": ("test", "validation")}  # the first that there is
+
+
+def load_prepared(name: str, split: str, data_dir: str | None) -> Source:
+    """A split of a prepared TFDS data set with images of one size: uint8 images and labels, in the order of TFDS.
+
+    The images are the feature ``image``, or the only one of that kind; the labels are the feature ``label``, if it is
+    a class. Where there is no test split, ``validation`` stands in, and a line of the log says so.
+
+    Args:
+        name: as TFDS has it, with the configuration and version if need be: ``imagenet_resized/32x32``.
+        split: "train" or "test".
+        data_dir: where prepared data sets are; by default ``$TFDS_DATA_DIR``, or ``~/tensorflow_datasets``.
+
+    Raises:
+        UserError: when the data set is not prepared there, or not as array_record; when it has no such split, no 8-bit
+            image feature, or images that differ in size.
+    """
+    version = _require_prepared(name, data_root(data_dir))
+    prepared = _open_split(name, version, split)
+    if prepared.split != split:
+        log.info("tfds:%s has no %s split; its %s split stands in.", name, split, prepared.split)
+    source = prepared.source(f"tfds:{name}")
+    if len(source) * math.prod(source.info.shape) > DECODED_LIMIT:
+        return source
+    return decoded_source(source.info, version, prepared.split, lambda: prepared)
+
+
+def prepared_info(name: str, data_dir: str | None) -> SourceInfo:
+    """What :func:`load_prepared` would say of a data set, without decoding it.
+
+    Raises:
+        UserError: as :func:`load_prepared`.
+    """
+    return _open_split(name, _require_prepared(name, data_root(data_dir)), "train").source(f"tfds:{name}").info
+
+
+def data_root(data_dir: str | None) -> Path:
+    """The directory of TFDS data sets: the one given, else ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+
+def prepared_version(name: str, root: Path) -> Path | None:
+    """The directory of the newest prepared version, or None."""
+    found = [path.parent for path in (root / name).glob("*/dataset_info.json")]
+    return max(found, key=lambda path: [int(n) if n.isdigit() else -1 for n in path.name.split(".")], default=None)
+
+
+class PreparedSplit:
+    """A split of a prepared version.
+
+    Attributes:
+        split: the name of the split in the data set.
+    """
+
+    def __init__(self, version: Path, *splits: str, remedy: str) -> None:
+        """Open the first of the splits that there is.
+
+        Args:
+            version: the directory of the version.
+            splits: names, in order of preference.
+            remedy: what to do about a directory that cannot be read.
+
+        Raises:
+            UserError: for a directory that cannot be read or is not in the array_record format, and for a split or an
+                image feature that is missing or unusable.
+        """
+        import tensorflow_datasets as tfds
+
+        self._version, self._remedy = version, remedy
+        builder: Any = self._reading(lambda: tfds.builder_from_directory(str(version)))
+        self.split = next((name for name in splits if name in builder.info.splits), "")
+        if not self.split:
+            raise UserError(
+                f"{version} has the splits {sorted(builder.info.splits)}, expected {' or '.join(splits)}. Choose a "
+                "data set that has one, or prepare another version."
+            )
+        features = dict(builder.info.features)
+        self._image = _image_feature(features, version)
+        label: Any = features.get("label")
+        self._label = "label" if isinstance(label, tfds.features.ClassLabel) else None
+        self._num_classes = label.num_classes if self._label else None
+        # Only the images that are wanted are decoded, and by us, who know what is wrong with one that does not fit.
+        encoded = {k: tfds.decode.SkipDecoding() for k, v in features.items() if isinstance(v, tfds.features.Image)}
+        self._records = self._reading(lambda: builder.as_data_source(self.split, decoders=encoded))
+
+    def source(self, name: str) -> RecordSource:
+        """The records of the split, of the size of the first."""
+        return self._reading(
+            lambda: open_records(
+                name,
+                self._records,
+                image=operator.itemgetter(self._image),
+                label=functools.partial(_label_of, self._label) if self._label else None,
+                num_classes=self._num_classes,
+            )
+        )
+
+    def _reading(self, read: Callable[[], Any]) -> Any:
+        """Turn what TFDS raises over a damaged directory into an error that says what to do."""
+        try:
+            return read()
+        except NotImplementedError as error:
+            raise UserError(
+                f"{self._version} was not prepared as array_record, which is what can be read without TensorFlow. "
+                "Prepare it again with tfds.builder(..., file_format='array_record'), or give another data_dir."
+            ) from error
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{self._version} cannot be read ({error}), expected an intact data set. {self._remedy}"
+            ) from error
+
+
+def decoded_source(info: SourceInfo, version: Path, split: str, prepared: Callable[[], PreparedSplit]) -> ArraySource:
+    """A split as one array, decoded the first time and kept beside the data set.
+
+    Args:
+        info: what the split is known to hold.
+        version: the directory of the data set.
+        split: the name of the split in the data set.
+        prepared: opens the records, if need be.
+
+    Raises:
+        UserError: as the records, and if they do not hold what ``info`` says.
+    """
+    paths = [version / "decoded" / f"{split}_{part}.npy" for part in ("images", "labels")]
+    images, labels = (read_cached(path) for path in paths)
+    if images is None or labels is None or images.shape != (len(labels), *info.shape):
+        source = prepared().source(info.name)
+        if source.info.shape != info.shape:
+            raise UserError(f"{version} holds images of shape {source.info.shape}, expected {info.shape}. Remove it.")
+        images, labels = _decode_all(source)
+        for path, array in zip(paths, (images, labels), strict=True):
+            write_cached(path, array)
+    return ArraySource(info, images, None if info.num_classes is None else labels)
+
+
+def _decode_all(source: RecordSource) -> tuple[np.ndarray, np.ndarray]:
+    """All images and labels of a source, a chunk at a time."""
+    images = np.empty((len(source), *source.info.shape), np.uint8)
+    labels = np.full(len(source), -1, np.int32)
+    for start in range(0, len(source), _DECODE_CHUNK):
+        rows = np.arange(start, min(start + _DECODE_CHUNK, len(source)))
+        images[rows], found = source.gather(rows), source.labels(rows)
+        if found is not None:
+            labels[rows] = found
+    return images, labels
+
+
+def _open_split(name: str, version: Path, split: str) -> PreparedSplit:
+    remedy = f"Remove that directory and prepare it again: {_how_to_prepare(name)}"
+    return PreparedSplit(version, *_SPLITS[split], remedy=remedy)
+
+
+def _require_prepared(name: str, root: Path) -> Path:
+    """The directory of a data set, which may be named with its version."""
+    if (root / name / "dataset_info.json").is_file():
+        return root / name
+    version = prepared_version(name, root)
+    if version is not None:
+        return version
+    configs = sorted({path.parent.parent.relative_to(root).as_posix() for path in root.glob(f"{name}/*/*/*_info.json")})
+    choice = f" Prepared are its configurations {', '.join(f'tfds:{config}' for config in configs)}." if configs else ""
+    raise UserError(
+        f"tfds:{name} is not prepared in {root}, expected {root / name / 'VERSION' / 'dataset_info.json'}.{choice} "
+        f"Give another config.data.data_dir, or prepare it where TensorFlow is installed: {_how_to_prepare(name)}"
+    )
+
+
+def _how_to_prepare(name: str) -> str:
+    return f"tfds.builder('{name}', data_dir=..., file_format='array_record').download_and_prepare()"
+
+
+def _image_feature(features: dict[str, Any], version: Path) -> str:
+    """The name of the feature that holds the images."""
+    import tensorflow_datasets as tfds
+
+    names = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    name = "image" if "image" in names else names[0] if len(names) == 1 else None
+    if name is None:
+        raise UserError(
+            f"{version} has the image features {names} among {sorted(features)}, expected one called 'image', or only "
+            "one. Choose another data set."
+        )
+    if features[name].np_dtype != np.uint8 or features[name].shape[2] not in (1, 3, None):
+        raise UserError(
+            f"{version}: the feature '{name}' is {np.dtype(features[name].np_dtype)} of shape {features[name].shape}, "
+            "expected uint8 of shape (height, width, channels) with 1 or 3 channels. Choose another data set."
+        )
+    return name
+
+
+def _label_of(feature: str, example: Any) -> int:
+    return int(example[feature])

@@ -1,0 +1,159 @@
+"""ArrayRecord files give back the pixels that went in, one by one, and say what is wrong with those that do not."""
+
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from score_sde.data import check_images, load_source, make_train_iterator, source_info, write_array_records
+from score_sde.errors import UserError
+
+
+def _images(n: int, height: int = 6, width: int = 5, channels: int = 3) -> np.ndarray:
+    return np.random.RandomState(n).randint(0, 256, size=(n, height, width, channels)).astype(np.uint8)
+
+
+def _encoded(image: np.ndarray, kind: str) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(sink, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    return sink.getvalue()
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """A folder with a training split of three files and a test split of one, and the training images."""
+    images = _images(40)
+    for shard, part in enumerate(np.split(images, [7, 29])):
+        assert write_array_records(tmp_path / f"train-{shard:05d}-of-00003.array_record", part) == len(part)
+    write_array_records(tmp_path / "test.array_record", _images(4))
+    return tmp_path, images
+
+
+def test_records_come_back_in_any_order_and_any_number_of_times(packed: tuple[Path, np.ndarray]) -> None:
+    folder, images = packed
+    source = load_source(f"arrayrecord:{folder}", "train")
+    assert source.info == source_info(f"arrayrecord:{folder}") and source.info[1:] == ((6, 5, 3), 256, None)
+    order = np.random.RandomState(0).randint(0, 40, size=100)
+    np.testing.assert_array_equal(source.gather(order), images[order])
+    np.testing.assert_array_equal(source.gather(np.arange(40)), images)
+    check_images(source.gather(order), source.info)
+    assert len(source) == 40 and source.labels(order) is None
+    np.testing.assert_array_equal(load_source(f"arrayrecord:{folder}", "test").gather(np.arange(4)), _images(4))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source)).gather(order), images[order])
+
+
+@pytest.mark.parametrize("process_count", [1, 2])
+def test_a_stream_of_records_is_that_of_the_same_images_in_memory(
+    packed: tuple[Path, np.ndarray], tmp_path: Path, process_count: int
+) -> None:
+    folder, images = packed
+    np.savez(tmp_path / "images.npz", train=images, test=images)
+    for index in range(process_count):
+        streams = [
+            make_train_iterator(
+                load_source(name, "train"),
+                batch_size=12,
+                seed=1,
+                random_flip=True,
+                process_index=index,
+                process_count=process_count,
+            )
+            for name in (f"arrayrecord:{folder}", f"npz:{tmp_path / 'images.npz'}")
+        ]
+        for _ in range(7):
+            records, memory = map(next, streams)
+            np.testing.assert_array_equal(records.data, memory.data)
+            np.testing.assert_array_equal(records.index, memory.index)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_image_files_are_kept_as_they_are_and_grey_ones_among_colour_ones_become_colour(
+    tmp_path: Path, kind: str
+) -> None:
+    grey, colour = _images(3, channels=1), _images(3)
+    files = [_encoded(image, kind) for pair in zip(grey, colour, strict=True) for image in pair]
+    write_array_records(tmp_path / "train.array_record", files)
+    source = load_source(f"arrayrecord:{tmp_path}", "train")
+    np.testing.assert_array_equal(source.gather(np.array([1, 3, 5])), colour)
+    np.testing.assert_array_equal(source.gather(np.array([0, 2, 4])), np.repeat(grey, 3, axis=-1))
+    write_array_records(tmp_path / "train.array_record", grey)
+    source = load_source(f"arrayrecord:{tmp_path}", "train")
+    np.testing.assert_array_equal(source.gather(np.arange(3)), grey)
+
+
+def _odd_size() -> bytes:
+    return _encoded(_images(1, 9, 7)[0], "PNG")
+
+
+def _colour() -> bytes:
+    return _encoded(_images(1)[0], "PNG")
+
+
+def _cut() -> bytes:
+    return _encoded(_images(1, channels=1)[0], "PNG")[:-40]
+
+
+def _noise() -> bytes:
+    return b"no image"
+
+
+def _transparent() -> bytes:
+    return _encoded(np.full((6, 5, 4), 100, np.uint8), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (_odd_size, "is 9x7 in colour, expected 6x5 in grey"),
+        (_colour, "is 6x5 in colour, expected 6x5 in grey"),
+        (_cut, "cannot be read.*intact image"),
+        (_noise, "cannot be read.*intact image"),
+        (_transparent, "transparent pixels"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_named_when_it_is_read(
+    tmp_path: Path, bad: Callable[[], bytes], message: str
+) -> None:
+    # Among 100 records, number 50 is not one of those that are looked at beforehand.
+    files: list[np.ndarray | bytes] = [*_images(100, channels=1)]
+    files[50] = bad()
+    write_array_records(tmp_path / "train.array_record", files)
+    source = load_source(f"arrayrecord:{tmp_path}", "train")
+    source.gather(np.array([49, 51]))
+    with pytest.raises(UserError, match=rf"Record 50 of arrayrecord:.*{message}"):
+        source.gather(np.array([49, 50, 51]))
+
+
+def test_images_that_vary_in_size_are_refused_at_once(tmp_path: Path) -> None:
+    write_array_records(tmp_path / "train.array_record", [*_images(20), *_images(20, 8, 8)])
+    with pytest.raises(UserError, match=r"Record 20 of .* is 8x8 in colour, expected 6x5 in colour.*resize or crop"):
+        load_source(f"arrayrecord:{tmp_path}", "train")
+
+
+def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    name = f"arrayrecord:{tmp_path}"
+    with pytest.raises(UserError, match="there is no such folder"):
+        load_source(f"{name}/nowhere", "train")
+    with pytest.raises(UserError, match=r"holds no train\*\.array_record\*"):
+        load_source(name, "train")
+    (tmp_path / "dataset_info.json").touch()
+    with pytest.raises(UserError, match="name it as tfds:NAME"):
+        load_source(name, "train")
+    path = tmp_path / "train.array_record"
+    write_array_records(path, [])
+    with pytest.raises(UserError, match="holds no record"):
+        load_source(name, "train")
+    path.write_bytes(b"no records" * 1000)
+    with pytest.raises(UserError, match=r"train\.array_record cannot be read"):
+        load_source(name, "train")
+
+
+def test_writing_refuses_other_arrays_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    for wrong in (_images(2) / 255.0, _images(2)[..., 0], _images(2)[..., :2]):
+        with pytest.raises(UserError, match=r"Image 0 is .* expected uint8 of shape \(height, width"):
+            write_array_records(tmp_path / "train.array_record", wrong)
+    assert not list(tmp_path.iterdir())

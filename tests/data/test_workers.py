@@ -1,0 +1,110 @@
+"""Worker processes change who reads a batch, and nothing else."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from score_sde.data import ArraySource, Feed, SourceInfo, TrainIterator, load_source, make_train_iterator
+from score_sde.data.records import write_array_records
+from score_sde.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """Record 60 of the training split is no image; it is not one of those that are looked at beforehand."""
+    images = np.random.RandomState(0).randint(0, 256, size=(100, 4, 5, 1)).astype(np.uint8)
+    write_array_records(tmp_path / "train.array_record", images)
+    write_array_records(tmp_path / "test.array_record", [*images[:50], b"no image", *images[51:]])
+    return f"arrayrecord:{tmp_path}"
+
+
+def _stream(name: str, workers: int, split: str = "train") -> TrainIterator:
+    return make_train_iterator(load_source(name, split), batch_size=6, seed=5, random_flip=True, workers=workers)
+
+
+def _workers() -> list[int]:
+    return [process.pid for process in multiprocessing.active_children() if process.pid and "grain" in process.name]
+
+
+def _assert_continues(stream: TrainIterator, name: str, start: int, count: int) -> None:
+    """The next batches are those that one process reads from ``start`` on."""
+    expected = list(islice(_stream(name, 0), start, start + count))
+    for batch in expected:
+        found = next(stream)
+        np.testing.assert_array_equal(found.data, batch.data)
+        np.testing.assert_array_equal(found.index, batch.index)
+    assert stream.get_state()["grain"] == {"next_index": start + count}
+
+
+def test_workers_read_the_same_stream_and_end_with_it(folder: str) -> None:
+    stream = _stream(folder, 2)
+    _assert_continues(stream, folder, 0, 7)
+    assert len(_workers()) == 2
+    with Feed(stream, np.asarray, prefetch=2) as feed:
+        next(feed)
+        assert feed.get_state()["grain"] == {"next_index": 8}
+    assert not _workers()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_a_state_moves_between_any_numbers_of_workers(folder: str, workers: int) -> None:
+    first = _stream(folder, 3 - workers if workers < 3 else 0)
+    list(islice(first, 5))
+    stream = _stream(folder, workers)
+    next(stream)
+    stream.set_state(first.get_state())
+    first.close()
+    _assert_continues(stream, folder, 5, 40)
+    stream.close()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_an_error_and_the_stream_can_go_on(folder: str) -> None:
+    stream = _stream(folder, 2)
+    next(stream)
+    os.kill(_workers()[0], signal.SIGKILL)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"ended while it read.*lower config\.data\.workers"):
+        for _ in range(20):
+            next(stream)
+    assert time.monotonic() - start < 30
+    assert not _workers()
+    _assert_continues(stream, folder, stream.get_state()["grain"]["next_index"], 3)
+    stream.close()
+
+
+@pytest.mark.slow
+def test_an_error_in_a_worker_is_that_of_the_source(folder: str) -> None:
+    stream = _stream(folder, 2, "test")
+    with pytest.raises(UserError, match=r"Record 50 of .* cannot be read"):
+        for _ in range(20):
+            next(stream)
+    stream.close()
+
+
+def test_a_memory_mapped_source_goes_to_a_worker_by_name(tmp_path: Path) -> None:
+    images = np.random.RandomState(0).randint(0, 256, size=(500, 8, 8, 3)).astype(np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    info = SourceInfo("mapped", (8, 8, 3), 256, None)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    sent = pickle.dumps(ArraySource(info, mapped, np.arange(500)))
+    assert len(sent) < images.nbytes / 10
+    received = pickle.loads(sent)
+    np.testing.assert_array_equal(received.gather(np.arange(500)), images)
+    np.testing.assert_array_equal(received.labels(np.arange(500)), np.arange(500))
+    # The place of a part in its file is not known; its contents go.
+    part = pickle.loads(pickle.dumps(ArraySource(info, mapped[100:200])))
+    np.testing.assert_array_equal(part.gather(np.arange(100)), images[100:200])
+
+
+def test_fewer_than_no_workers_are_refused(folder: str) -> None:
+    with pytest.raises(UserError, match="-1 data workers"):
+        _stream(folder, -1)
