@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from score_sde.errors import UserError, nearest
+from score_sde import cluster
+from score_sde.errors import Preempted, UserError, nearest
 
 if TYPE_CHECKING:
     from score_sde.config import ConfigDict
@@ -26,6 +27,7 @@ MODES = {
     "export": "write the parameters for other programs: model.safetensors",
     "conformance": "measure the samplers where the answer is known: conformance.md; takes no --config",
 }
+TRAINING = ("train", "demo", "train_dequantizer")  # these save and end when SIGTERM comes
 EXAMPLES = """examples:
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=demo
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=sample \\
@@ -41,24 +43,35 @@ def run() -> None:
 
 def main(argv: list[str]) -> int:
     """Run one mode and return the exit code: 0, or 2 for an error that is the user's to mend."""
+    code, joined = 1, False
     try:
         options, overrides = _parse(argv)
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         for noisy in ("absl", "orbax", "jax", "matplotlib"):  # they report every phase of every save
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        config = load_config(None if options.config is None else Path(options.config), overrides)
         _enable_compilation_cache()
+        if (place := cluster.requested(options)) is not None:
+            cluster.join(**place, heeds_sigterm=options.mode in TRAINING)
+            joined = True
+        config = load_config(None if options.config is None else Path(options.config), overrides)
         from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
 
         extra = {} if options.checkpoint is None else {"checkpoint": Path(options.checkpoint)}
         RUN[options.mode](config, Path(options.workdir), shlex.join(["python", "-m", "score_sde", *argv]), **extra)
+        code = 0
+    except Preempted as notice:
+        print(f"score_sde: {notice}", file=sys.stderr)
+        code = 0
     except UserError as error:
         print(f"score_sde: {error}", file=sys.stderr)
-        return 2
+        code = 2
     except KeyboardInterrupt:
         print("score_sde: interrupted; the same command goes on from the newest checkpoint.", file=sys.stderr)
-        return 130
-    return 0
+        code = 130
+    finally:
+        if joined:
+            cluster.shutdown(code)
+    return code
 
 
 def load_config(path: Path | None, overrides: list[str]) -> "ConfigDict":
@@ -109,7 +122,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
     parser.add_argument("--mode", required=True, metavar="MODE", help=", ".join(MODES))
     parser.add_argument("--checkpoint", metavar="FILE", help="for --mode=import: a .pth, Flax or safetensors file")
+    cluster.add_flags(parser)
     options, rest = parser.parse_known_args(argv)
+    cluster.requested(options)  # its errors come before anything is loaded
     if options.mode not in MODES:
         raise UserError(f"Unknown mode '{options.mode}'.{nearest(options.mode, MODES)} Known: {', '.join(MODES)}.")
     if (options.mode == "conformance") != (options.config is None):

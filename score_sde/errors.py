@@ -8,6 +8,10 @@ class UserError(Exception):
     """Bad input from outside the program; the command line prints it without a traceback and exits with 2."""
 
 
+class Preempted(Exception):
+    """The run was asked to end, and everything it needs to go on is saved; the command line exits with 0."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A clause that suggests the known name closest to a misspelt one, or an empty string.
 
