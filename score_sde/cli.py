@@ -25,6 +25,7 @@ MODES = {
     "pareto": "find the sampler, grid and number of steps to take: pareto.md",
     "import": "make the published --checkpoint of another implementation a run",
     "export": "write the parameters for other programs: model.safetensors",
+    "plan": "say what training needs and how fast it can be, from the compiled program: plan.md; trains nothing",
     "conformance": "measure the samplers where the answer is known: conformance.md; takes no --config",
 }
 TRAINING = ("train", "demo", "train_dequantizer")  # these save and end when SIGTERM comes

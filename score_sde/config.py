@@ -26,11 +26,22 @@ def default_config() -> ConfigDict:
     """Every field there is, with its default; the defaults are those of the continuous VP DDPM++ of Song et al."""
     config = ConfigDict()
     config.seed = 42  # root of every random number: initialisation, training, sampling, likelihood; 0 to 2^32 - 1
+    # Which average of the parameters is sampled and measured: 0 the one that was trained along, else the power-function
+    # average of this relative width, such as 0.08, put together from the snapshots of optim.ema_widths
+    config.ema_width = 0.0
+    _add_mesh_fields(config)
     _add_model_fields(config)
     _add_training_fields(config)
     _add_dequantizer_fields(config)
     _add_measuring_fields(config)
     return config.lock()
+
+
+def _add_mesh_fields(config: ConfigDict) -> None:
+    """The devices it runs on, a grid of data times fsdp that share every batch."""
+    config.mesh = ConfigDict()
+    config.mesh.data = 0  # devices that each hold the whole state; 0 for as many as there are
+    config.mesh.fsdp = 1  # devices that split it: parameters, their averages, the moments of the optimiser
 
 
 def _add_model_fields(config: ConfigDict) -> None:
@@ -85,11 +96,14 @@ def _add_model_fields(config: ConfigDict) -> None:
     config.model.remat = False  # compute residual blocks again in the backward pass: less memory, a third more time
 
     config.data = ConfigDict()
-    config.data.name = "cifar10"  # digits, mnist, fashion_mnist, cifar10, npz:PATH, folder:PATH, toy:NAME
+    # digits, mnist, fashion_mnist, cifar10, tfds:NAME, npz:PATH, folder:PATH, arrayrecord:PATH, toy:NAME
+    config.data.name = "cifar10"
     config.data.shape = ()  # height, width, channels; empty: those of the data, which must then be at hand
     config.data.data_dir = ""  # where prepared data sets lie; empty for the default directory
     config.data.centered = True  # pixels scaled to [-1, 1], else to [0, 1]
     config.data.random_flip = False  # mirror training images left-right half of the time
+    config.data.workers = 0  # processes per host that read training batches; they pay where images must be decoded
+    config.data.prefetch = 2  # batches (times steps_per_dispatch) kept ready on the devices; 0 reads when asked
 
 
 def _add_training_fields(config: ConfigDict) -> None:
@@ -112,15 +126,21 @@ def _add_training_fields(config: ConfigDict) -> None:
     config.optim.grad_clip = 1.0  # global gradient norm; 0 for none
     config.optim.ema_rate = 0.9999
     config.optim.ema_warmup = False  # rate min(ema_rate, (1 + n) / (10 + n)) at step n
+    # Relative widths of power-function averages beside that one, such as (0.05, 0.10): any other can be had afterwards
+    config.optim.ema_widths = ()
+    config.optim.ema_snapshot_every = 0  # steps between snapshots of them; 0 for none
 
     config.training = ConfigDict()
     config.training.num_steps = 1_300_000
     config.training.batch_size = 128  # over all devices and hosts
     config.training.steps_per_dispatch = 1  # steps per call of the compiled program; more pays on accelerators only
+    config.training.accumulate = 1  # parts in which the gradient of a batch is computed, one after another
     config.training.log_every = 50
     config.training.eval_every = 5000  # loss of the averaged parameters on the test split
     config.training.checkpoint_every = 10_000
-    config.training.keep_checkpoints = 3
+    config.training.keep_checkpoints = 3  # the newest
+    config.training.keep_every = 0  # and those at multiples of this step; 0 for none
+    config.training.keep_best = 0  # and that many with the lowest loss on the test split
 
 
 def _add_dequantizer_fields(config: ConfigDict) -> None:
@@ -142,10 +162,13 @@ def _add_dequantizer_fields(config: ConfigDict) -> None:
     config.dequantizer.num_steps = 300_000
     config.dequantizer.batch_size = 128
     config.dequantizer.steps_per_dispatch = 1
+    config.dequantizer.accumulate = 1
     config.dequantizer.log_every = 50
     config.dequantizer.eval_every = 5000
     config.dequantizer.checkpoint_every = 10_000
     config.dequantizer.keep_checkpoints = 3
+    config.dequantizer.keep_every = 0
+    config.dequantizer.keep_best = 0
 
 
 def _add_measuring_fields(config: ConfigDict) -> None:
@@ -185,6 +208,11 @@ def _add_measuring_fields(config: ConfigDict) -> None:
     config.pareto.grids = ("log_snr", "edm", "uniform")
     config.pareto.evals = (5, 8, 12, 16, 24, 32, 64)
     config.pareto.num_samples = 1000  # per setting
+
+    config.plan = ConfigDict()  # --mode=plan
+    config.plan.chip = "v5e"  # what will train: v4, v5e, v5p, v6e, a100, h100, or cpu for this machine
+    config.plan.topology = ""  # TPUs to compile for without having them, such as 2x2 (needs libtpu); or this machine
+    config.plan.headroom = 0.1  # share of the memory that is to stay free
 
     config.likelihood = ConfigDict()
     config.likelihood.t_min = 1e-5  # time at which the data enter the flow

@@ -1,15 +1,19 @@
 """Devices: the mesh, where arrays live on it, and the jit that every program of a run goes through."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from score_sde.errors import UserError
+
+AXES = ("data", "fsdp")
+MIN_SPLIT = 4096  # numbers in the smallest array that is worth a message of its own
 
 # What XLA gives to the YNN library by default, less the convolutions, which are slow there, and the reductions, which
 # are wrong: two expm1 or log1p of different arguments come out as one in a sum over 4096 rows or more
@@ -19,40 +23,148 @@ CPU_OPTIONS: dict[str, bool | int | str] = {
 }
 
 
-def make_mesh(batch_size: int) -> Mesh:
-    """All devices on one ``data`` axis.
+def make_mesh(*, data: int = 0, fsdp: int = 1) -> Mesh:
+    """All devices in a grid of ``data`` by ``fsdp``.
+
+    Both axes share the batch; along ``fsdp`` the training state is split as well, instead of being the same on every
+    device (:func:`state_sharding`).
+
+    Args:
+        data: Devices along the first axis; 0 for as many as there are.
+        fsdp: Devices along the second; 0 likewise.
 
     Raises:
-        UserError: If the batch size is not a multiple of the number of devices.
+        UserError: If the devices do not fill such a grid.
+
+    >>> mesh = make_mesh()
+    >>> mesh.axis_names, mesh.shape["fsdp"], mesh.size == jax.device_count()
+    (('data', 'fsdp'), 1, True)
     """
     count = jax.device_count()
-    if batch_size % count:
+    known = max(data, 1) * max(fsdp, 1)
+    if min(data, fsdp) < 0 or (data == 0 and fsdp == 0) or count % known or (data and fsdp and known != count):
         raise UserError(
-            f"The batch size is {batch_size} and there are {count} devices; "
-            f"expected a multiple of {count}, such as {max(batch_size // count, 1) * count}."
+            f"config.mesh is data={data}, fsdp={fsdp} and there are {count} devices; expected two numbers whose "
+            f"product is {count}, or 0 for one of them to have it chosen."
         )
+    shape = (data or count // known, fsdp or count // known)
     # Flax networks need automatic axes: explicit ones fail inside its convolutions and reshapes.
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def check_batch(mesh: Mesh, batch_size: int, *, parts: int = 1) -> None:
+    """Refuse a batch that cannot be split evenly over the devices, ``parts`` at a time.
+
+    Raises:
+        UserError: If the batch size is not a multiple of both.
+    """
+    unit = mesh.size * parts
+    if batch_size % unit:
+        taken = f"{mesh.size} devices" + (f" that take it in {parts} parts" if parts > 1 else "")
+        raise UserError(
+            f"The batch size is {batch_size} and there are {taken}; "
+            f"expected a multiple of {unit}, such as {max(batch_size // unit, 1) * unit}."
+        )
+
+
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     """Split over the batch axis, which comes after ``leading`` unsplit axes."""
-    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, "data"))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, AXES))
 
 
-def global_batch(mesh: Mesh, local: np.ndarray, *, leading: int = 0) -> Array:
+def state_sharding(mesh: Mesh | AbstractMesh, state: Any, *, fsdp: bool = True) -> Any:
+    """Where the arrays of a training state, or their shapes, live: split along ``fsdp`` if they are large.
+
+    The rule looks at shapes only, so that parameters, their averages and the moments of the optimiser, which have the
+    same shapes, are split alike: the longest axis that ``fsdp`` divides, of arrays with at least ``MIN_SPLIT`` numbers.
+    With ``fsdp=False`` nothing is split.
+
+    >>> mesh = make_mesh(data=1, fsdp=0)
+    >>> shapes = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((3, 3, 64, 256), (256,))]
+    >>> [tuple(sharding.spec) for sharding in state_sharding(mesh, shapes)]
+    [(None, None, None, 'fsdp'), ()]
+    """
+    count = mesh.shape["fsdp"] if fsdp else 1
+
+    def place(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, size in enumerate(leaf.shape) if size % count == 0]
+        if count == 1 or not axes or math.prod(leaf.shape) < MIN_SPLIT:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: (leaf.shape[axis], axis))
+        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, "fsdp"))
+
+    return jax.tree.map(place, state)
+
+
+def with_sharding(state: Any, sharding: Any) -> Any:
+    """Shapes and types of a state with the places where its arrays shall live, for a restore or a compilation."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, sharding
+    )
+
+
+def global_batch(mesh: Mesh, local: Any, *, leading: int = 0) -> Array:
     """A batch split over all devices, from the part that this process has loaded."""
     return jax.make_array_from_process_local_data(batch_sharding(mesh, leading=leading), local)
 
 
+def shared_size(mesh: Mesh, size: int) -> int:
+    """The smallest multiple of the number of devices from ``size`` on.
+
+    >>> shared_size(make_mesh(), 1) == jax.device_count()
+    True
+    """
+    return -(-size // mesh.size) * mesh.size
+
+
+def spread(mesh: Mesh, batch: np.ndarray) -> Array:
+    """A batch that every process has as a whole, split over all devices.
+
+    >>> tuple(spread(make_mesh(), np.zeros((2 * jax.device_count(), 3))).sharding.spec)
+    (('data', 'fsdp'),)
+    """
+    return jax.make_array_from_callback(batch.shape, batch_sharding(mesh), lambda index: batch[index])
+
+
+def everywhere(mesh: Mesh, tree: Any) -> Any:
+    """Arrays that may be split over devices, whole on every device."""
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+
+
+def gathered(tree: Any) -> Any:
+    """Arrays that are split over devices, on every host as NumPy arrays."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def loops_are_slow(mesh: Mesh | None = None) -> bool:
+    """Whether training steps and parts of gradients are better written out than looped over.
+
+    On a CPU they are: inside a loop XLA computes the weight gradients of convolutions dozens of times slower there.
+    """
+    return (jax.default_backend() if mesh is None else platform_of(mesh)) == "cpu"
+
+
+def platform_of(mesh: Mesh) -> str:
+    """The kind of its devices, which need not be at hand: a mesh of a described TPU is one too.
+
+    >>> platform_of(make_mesh()) == jax.default_backend()
+    True
+    """
+    return mesh.devices.flat[0].platform
+
+
 @functools.cache
-def compiler_options() -> dict[str, bool | int | str]:
-    """Options for XLA that make networks faster on this backend: none but on a CPU.
+def compiler_options(platform: str | None = None) -> dict[str, bool | int | str]:
+    """Options for XLA that make networks faster on a platform, by default this backend's: none but on a CPU.
 
     There XLA hands convolutions to the YNN library, whose kernels are up to three times slower than XLA's own for the
     sizes of these networks, and reductions, which it may get wrong. An XLA that does not know the option is left alone.
@@ -60,7 +172,7 @@ def compiler_options() -> dict[str, bool | int | str]:
     >>> isinstance(jax.jit(lambda x: x + 1, compiler_options=compiler_options())(1), jax.Array)
     True
     """
-    if jax.default_backend() != "cpu":
+    if (platform or jax.default_backend()) != "cpu":
         return {}
     try:
         jax.jit(lambda x: x, compiler_options=CPU_OPTIONS)(0.0)
@@ -69,24 +181,25 @@ def compiler_options() -> dict[str, bool | int | str]:
     return CPU_OPTIONS
 
 
-def jit(function: Callable[..., Any], **keywords: Any) -> Callable[..., Any]:
-    """``jax.jit`` with :func:`compiler_options`."""
-    return jax.jit(function, compiler_options=compiler_options(), **keywords)
+def jit(function: Callable[..., Any], *, platform: str | None = None, **keywords: Any) -> Callable[..., Any]:
+    """``jax.jit`` with the :func:`compiler_options` of a platform, by default this backend's."""
+    return jax.jit(function, compiler_options=compiler_options(platform), **keywords)
 
 
 def jit_step(
-    step: Callable[..., Any], mesh: Mesh, *, leading: int = 0, constants: tuple[Any, ...] = ()
+    step: Callable[..., Any], mesh: Mesh, sharding: Any, *, leading: int = 0, constants: tuple[Any, ...] = ()
 ) -> Callable[..., Any]:
-    """Compile a training step over the mesh: state replicated and donated, batch split.
+    """Compile a training step over the mesh: the state, placed by ``sharding``, is donated; the batch is split.
 
     ``constants`` are what the step takes after state and batch, the same at every call and on every device. They are
     arguments of the program, not literals in it.
     """
-    state = replicated(mesh)
+    same = replicated(mesh)
     compiled = jit(
         step,
-        in_shardings=(state, batch_sharding(mesh, leading=leading), *(state for _ in constants)),
-        out_shardings=(state, state),
+        platform=platform_of(mesh),
+        in_shardings=(sharding, batch_sharding(mesh, leading=leading), *(same for _ in constants)),
+        out_shardings=(sharding, same),
         donate_argnums=0,
     )
     if not constants:

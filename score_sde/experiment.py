@@ -5,14 +5,17 @@ import functools
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from score_sde.chains import BETAS, DDPM, NCSN, SIGMAS, Chain
 from score_sde.config import ConfigDict, at_least, below, build, check_fields, choose
+from score_sde.distributed import make_mesh, state_sharding, with_sharding
 from score_sde.errors import UserError
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.models.registry import make_dequantizer, make_network
 from score_sde.objectives import TIME_SAMPLERS, WEIGHTINGS, score_matching_loss
 from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS, Parameterization, make_score_fn, thresholded
+from score_sde.plan.chips import NAMES
 from score_sde.processes import Process, ReverseProcess
 from score_sde.sampling import GRIDS, Grid, edm_times, levels_of
 from score_sde.sdes import SDE, VE, VP, SubVP
@@ -26,6 +29,7 @@ from score_sde.solvers import (
     Solver,
     UniPC,
 )
+from score_sde.training.ema import MAX_WIDTH, MAX_WIDTHS
 from score_sde.training.optim import make_optimizer
 from score_sde.training.state import TrainState, create_state, state_of
 from score_sde.training.step import TrainStep, make_train_step
@@ -40,6 +44,7 @@ class Experiment:
     """All the objects of a run: what is diffused, how it is modelled, trained and sampled."""
 
     config: ConfigDict
+    mesh: Mesh  # the devices
     event_shape: tuple[int, ...]
     quantization: Quantization
     dequantizer: Dequantizer | None  # None for uniform noise
@@ -54,14 +59,19 @@ class Experiment:
     times: Grid
 
     @classmethod
-    def from_config(cls, config: ConfigDict, event_shape: tuple[int, ...], num_levels: int | None) -> "Experiment":
+    def from_config(
+        cls, config: ConfigDict, event_shape: tuple[int, ...], num_levels: int | None, *, mesh: Mesh | None = None
+    ) -> "Experiment":
         """Build a run for data of the given event shape and number of grey levels (``None``: continuous).
+
+        It runs on the devices of ``mesh``, by default all there are, laid out as ``config.mesh`` says.
 
         Raises:
             UserError: For unknown fields and names, and for values out of range.
         """
         check_fields(config)
         _check_values(config)
+        mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp) if mesh is None else mesh
         sde = make_sde(config)
         process = make_process(config, sde)
         network = make_network(
@@ -85,13 +95,14 @@ class Experiment:
             weighting=choose("weighting", objective.weighting, WEIGHTINGS),
             reduce_mean=objective.reduce_mean,
         )
-        optim = {k: v for k, v in config.optim.items() if not k.startswith("ema")}
+        optim = {k: v for k, v in config.optim.items() if k == "ema_widths" or not k.startswith("ema")}
         tx = make_optimizer(num_steps=config.training.num_steps, **optim)
         if num_levels is None and config.sampling.thresholding != "none":
             raise UserError("Thresholding clips to the range of images; set config.sampling.thresholding=none.")
         quantization = Quantization(num_levels=num_levels, centered=config.data.centered)
         return cls(
             config=config,
+            mesh=mesh,
             event_shape=event_shape,
             quantization=quantization,
             dequantizer=make_dequantizer(dict(config.dequantizer), event_shape, num_levels),
@@ -107,6 +118,8 @@ class Experiment:
                 prepare=quantization.dequantize,
                 ema_rate=config.optim.ema_rate,
                 ema_warmup=config.optim.ema_warmup,
+                accumulate=config.training.accumulate,
+                mesh=mesh,
             ),
             solver=_make_solver(config),
             times=make_times(config, sde, process, grid=config.sampling.grid, num_steps=config.sampling.num_steps),
@@ -121,8 +134,9 @@ class Experiment:
         return jax.jit(lambda p: state_of(p, self.tx, self.config.seed))(params)
 
     def abstract_state(self) -> TrainState:
-        """Shapes and types of the state, without computing or allocating anything."""
-        return jax.eval_shape(self.init_state)
+        """Shapes and types of the state and where it lives, without computing or allocating anything."""
+        shapes = jax.eval_shape(self.init_state)
+        return with_sharding(shapes, state_sharding(self.mesh, shapes))
 
     def score_fn(self, params: Params) -> ScoreFn:
         """The score of the SDE's marginals under given parameters, without dropout."""
@@ -246,11 +260,12 @@ def _check_values(config: ConfigDict) -> None:
         1,
         *("model.features", "model.num_blocks", "training.num_steps", "training.batch_size", "training.log_every"),
         *("training.eval_every", "training.checkpoint_every", "training.keep_checkpoints", "sampling.num_steps"),
+        "training.accumulate",
         *("training.steps_per_dispatch", "sampling.num_samples", "sampling.batch_size", "likelihood.batch_size"),
         "likelihood.num_dequantizations",
     )
-    at_least(config, 2, "pareto.num_samples")
-    at_least(config, 2, "parameterization.num_scales")
+    at_least(config, 0, "data.workers", "data.prefetch")
+    at_least(config, 2, "pareto.num_samples", "parameterization.num_scales")
     at_least(
         config,
         0,
@@ -258,26 +273,29 @@ def _check_values(config: ConfigDict) -> None:
         "model.num_classes",
         "sampling.num_corrections",
         *("likelihood.num_probes", "likelihood.num_examples", "likelihood.bound_times", "likelihood.num_steps"),
-        *("likelihood.budget_examples", "likelihood.noise_levels"),
+        *("likelihood.budget_examples", "likelihood.noise_levels", "likelihood.chain_terms"),
+        *(f"{group}.keep_{what}" for group in ("training", "dequantizer") for what in ("every", "best")),
     )
     at_least(config, 0, "optim.lr", "optim.eps", "optim.weight_decay", "optim.warmup", "optim.ema_rate")
     at_least(config, 0, "optim.beta1", "optim.beta2", "model.dropout", "sampling.snr")
     at_least(config, 0, "sampling.noise_scale", "sampling.eta", "sampling.churn", "sampling.churn_min")
-    at_least(config, 1, "sampling.rho", "sampling.max_steps")
+    at_least(config, 1, "sampling.rho", "sampling.max_steps", "likelihood.order")
     at_least(config, 1e-12, "sde.beta_min", "sde.sigma_min", "parameterization.data_std", "objective.t_min")
     at_least(config, 1e-12, "sampling.t_min", "sampling.tolerance", "likelihood.t_min", "likelihood.tolerance")
     at_least(config, 1e-12, "sampling.sde_rtol", "sampling.sde_atol")
     below(config, 1, "objective.t_min", "sampling.t_min", "likelihood.t_min", "model.dropout")
-    below(config, 1, "optim.beta1", "optim.beta2", "optim.ema_rate")
-    at_least(config, 0, "sampling.threshold_quantile")
+    below(config, 1, "optim.beta1", "optim.beta2", "optim.ema_rate", "plan.headroom")
+    at_least(config, 0, "sampling.threshold_quantile", "plan.headroom")
     below(config, 1 + 1e-9, "sampling.threshold_quantile")
     below(config, 2**32, "seed")
     choose("schedule", config.optim.schedule, {"constant": 1, "cosine": 1})
     choose("probe kind", config.likelihood.probe_kind, {"rademacher": 1, "gaussian": 1})
     choose("dequantization", config.likelihood.dequantization, {"uniform": 1, "variational": 1})
     choose("grid", config.likelihood.grid, GRIDS)
-    at_least(config, 1, "likelihood.order")
+    choose("chip", config.plan.chip, dict.fromkeys(NAMES))
     below(config, 6, "likelihood.order")
+    at_least(config, 0, "mesh.data", "mesh.fsdp", "ema_width")
+    below(config, MAX_WIDTH + 1e-9, "ema_width")
     multipliers = config.model.channel_multipliers
     if not multipliers or not all(isinstance(m, int) and m >= 1 for m in multipliers):
         raise UserError(f"config.model.channel_multipliers is {multipliers}; expected integers from 1, one per level.")
@@ -287,19 +305,41 @@ def _check_values(config: ConfigDict) -> None:
                 f"config.sde.{low} is {config.sde[low]} and config.sde.{high} is {config.sde[high]}; "
                 "expected the first to be smaller."
             )
-    if config.likelihood.bound_times % 2:
-        raise UserError(
-            f"config.likelihood.bound_times is {config.likelihood.bound_times}; expected an even number, for times are "
-            "drawn in pairs, or 0 for no bound."
-        )
+    for name, none in (("bound_times", "no bound"), ("chain_terms", "all steps")):
+        if config.likelihood[name] % 2:
+            raise UserError(
+                f"config.likelihood.{name} is {config.likelihood[name]}; expected an even number, for they come in "
+                f"pairs, or 0 for {none}."
+            )
+    _check_averages(config.optim, config.training.log_every)
     _check_dequantizer(config)
     for group in ("training", "dequantizer"):
         _check_intervals(group, config[group])
 
 
+def _check_averages(optim: ConfigDict, log_every: int) -> None:
+    widths, every = optim.ema_widths, optim.ema_snapshot_every
+    good = all(isinstance(width, float) and 0.0 < width <= MAX_WIDTH for width in widths)
+    if not good or len(set(widths)) < len(widths) or len(widths) > MAX_WIDTHS:
+        raise UserError(
+            f"config.optim.ema_widths is {widths}; expected at most {MAX_WIDTHS} different numbers above 0 and up to "
+            f"{MAX_WIDTH}, such as (0.05, 0.10)."
+        )
+    if every < 0 or every % log_every:
+        raise UserError(
+            f"config.optim.ema_snapshot_every is {every}; expected a multiple of config.training.log_every, "
+            f"{log_every}, or 0 for no snapshots."
+        )
+    if every and not widths:
+        raise UserError(
+            f"config.optim.ema_snapshot_every is {every} and there are no averages to take snapshots of; set "
+            "config.optim.ema_widths=(0.05,0.10), or config.optim.ema_snapshot_every=0."
+        )
+
+
 def _check_dequantizer(config: ConfigDict) -> None:
     sizes = ("filters", "components", "blocks", "num_flows", "heads", "context_features", "num_steps", "batch_size")
-    intervals = ("steps_per_dispatch", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+    intervals = ("steps_per_dispatch", "accumulate", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
     at_least(config, 1, *(f"dequantizer.{name}" for name in (*sizes, *intervals)))
     at_least(config, 0, *(f"dequantizer.{name}" for name in ("dropout", "lr", "warmup", "ema_rate")))
     at_least(config, 1e-12, "dequantizer.t_min")
@@ -318,3 +358,12 @@ def _check_intervals(group: str, settings: ConfigDict) -> None:
         check(name, "steps_per_dispatch", "because these steps are one program")
     check("eval_every", "log_every", "because both go into one line of metrics")
     check("checkpoint_every", "log_every", "so that resumed runs log the same means")
+    if settings.keep_every:
+        check("keep_every", "checkpoint_every", "because it chooses among these checkpoints")
+    if settings.keep_best:
+        check("checkpoint_every", "eval_every", "so that every checkpoint has a loss to be judged by")
+    if settings.batch_size % settings.accumulate:
+        raise UserError(
+            f"config.{group}.batch_size is {settings.batch_size}; expected a multiple of config.{group}.accumulate, "
+            f"{settings.accumulate}."
+        )

@@ -125,6 +125,11 @@ class TimeSampler(Protocol):
 class LossFn(Protocol):
     """The loss of every example, so that a caller may mask, average or bound it; ``train`` switches dropout on."""
 
-    def __call__(self, params: Params, key: PRNGKey, batch: Batch, *, train: bool) -> Times:
-        """The losses, shape ``(batch,)``."""
+    def __call__(
+        self, params: Params, key: PRNGKey, batch: Batch, *, train: bool, part: tuple[Any, int] | None = None
+    ) -> Float[Array, " examples"]:
+        """The losses, shape ``(batch,)``, or with ``part=(index, count)`` those of every ``count``-th example.
+
+        Random numbers are drawn for the whole batch, and a part takes its share of them.
+        """
         ...

@@ -58,8 +58,8 @@ def jax_block(network: LinenNetwork, state: TrainState, batches: np.ndarray) -> 
     )
     prepare = Quantization(num_levels=NUM_LEVELS).dequantize
     step = make_train_step(loss_fn, make_optimizer(**OPTIMISER), prepare=prepare, ema_rate=EMA_RATE)
-    mesh = make_mesh(batches.shape[1])
-    run_step = jit_step(step, mesh)
+    mesh = make_mesh()
+    run_step = jit_step(step, mesh, replicated(mesh))
     state = jax.device_put(state, replicated(mesh))
 
     def block() -> object:

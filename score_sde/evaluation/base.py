@@ -1,12 +1,15 @@
 """What every measurement needs: a stream of random numbers of its own, and a mean with its standard error."""
 
 import enum
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
+from score_sde.data import Source, eval_batches
+from score_sde.distributed import shared_size, spread
 from score_sde.experiment import Experiment
 from score_sde.typing import PRNGKey
 
@@ -28,6 +31,25 @@ class Purpose(enum.IntEnum):
 def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:
     """The root of the random numbers of one kind of measurement."""
     return jax.random.fold_in(jax.random.key(experiment.config.seed), int(purpose))
+
+
+class Examples(NamedTuple):
+    """A batch of examples, split over the devices."""
+
+    number: int  # of the batch
+    data: Array  # ``(batch, *event)``, as the source stores it
+    mask: np.ndarray  # False for rows that only fill up the last batch
+
+
+def examples(experiment: Experiment, source: Source, *, batch_size: int, limit: int = 0) -> Iterator[Examples]:
+    """One pass over a source, or its first ``limit`` examples, in batches that the devices share evenly.
+
+    The batch size is rounded up to a multiple of the number of devices.
+    """
+    total = min(limit or len(source), len(source))
+    size = shared_size(experiment.mesh, min(batch_size, total))
+    for index, batch in enumerate(eval_batches(source, batch_size=size, limit=total)):
+        yield Examples(index, spread(experiment.mesh, batch.data), batch.mask)
 
 
 def mean_and_std_error(values: np.ndarray) -> tuple[float, float]:

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from score_sde.data import Source, eval_batches
-from score_sde.evaluation.base import Purpose, mean_and_std_error, root_key
+from score_sde.data import Source
+from score_sde.distributed import gathered
+from score_sde.evaluation.base import Examples, Purpose, examples, mean_and_std_error, root_key
 from score_sde.evaluation.likelihood import DatasetLikelihood, Draw, FlowProtocol, Noise, dequantized, flow_draw
 from score_sde.experiment import Experiment
 from score_sde.likelihood import prior_divergence
@@ -65,7 +65,7 @@ def error_budget(
         noise: Of the dequantisation.
     """
     count = min(experiment.config.likelihood.budget_examples, len(result.nats))
-    levels = jnp.asarray(next(iter(eval_batches(source, batch_size=count, limit=count))).data)
+    batch = next(examples(experiment, source, batch_size=count, limit=count))
     key = jax.random.fold_in(root_key(experiment, Purpose.BUDGET), 0)
     unit = 1.0
     if experiment.quantization.num_levels is not None:
@@ -74,21 +74,27 @@ def error_budget(
     def measured(key: Any = key, **changes: Any) -> Draw:
         # One probe for the whole solve: a difference of two solutions is then of the solutions alone.
         protocol = FlowProtocol.of(experiment, **{"fresh_probes": False, **changes})
-        return flow_draw(experiment, protocol, noise)(params, noise.params, key, levels)
+        return _counted(flow_draw(experiment, protocol, noise)(params, noise.params, key, batch.data), batch)
 
     plain = measured(decoder=False)
     solver = difference(plain, measured(decoder=False, refinements=1))
     truncation = difference(plain, measured(decoder=True))
-    x, _ = dequantized(experiment, noise, noise.params, key, levels)
+    x, _ = dequantized(experiment, noise, noise.params, key, batch.data)
+    prior = _counted(prior_divergence(experiment.sde, jnp.ones(()), x), batch)
     good = result.success
     return ErrorBudget(
         images=unit * mean_and_std_error(result.nats[good])[1],
-        probes=unit * _probe_error(experiment, params, levels, result, noise),
+        probes=unit * _probe_error(experiment, params, batch, result, noise),
         solver=Estimate(*(unit * part for part in solver)),
         truncation=Estimate(*(unit * part for part in truncation)),
-        prior=unit * float(jnp.mean(prior_divergence(experiment.sde, jnp.ones(()), x))),
+        prior=unit * float(np.mean(prior)),
         num_examples=count,
     )
+
+
+def _counted(tree: Any, batch: Examples) -> Any:
+    """What belongs to an example, and not to a row that only fills up the batch."""
+    return jax.tree.map(lambda column: column[batch.mask], gathered(tree))
 
 
 def difference(first: Draw, second: Draw) -> Estimate:
@@ -99,7 +105,7 @@ def difference(first: Draw, second: Draw) -> Estimate:
 
 
 def _probe_error(
-    experiment: Experiment, params: Params, levels: Array, result: DatasetLikelihood, noise: Noise
+    experiment: Experiment, params: Params, batch: Examples, result: DatasetLikelihood, noise: Noise
 ) -> float:
     """The standard error of the mean over all images that is due to the probes, in nats.
 
@@ -110,7 +116,7 @@ def _probe_error(
         return float(np.sqrt(np.sum(result.probe_std_error[good] ** 2)) / good.sum())
     draw = flow_draw(experiment, FlowProtocol.of(experiment, num_probes=2), noise)
     key = jax.random.fold_in(root_key(experiment, Purpose.BUDGET), 1)
-    pair = draw(params, noise.params, key, levels)
+    pair = _counted(draw(params, noise.params, key, batch.data), batch)
     # The error of the mean of two, per image; of a single one it is sqrt(2) times that.
-    variance = 2.0 * float(np.mean(np.asarray(pair.probe_std_error)[np.asarray(pair.success)] ** 2))
+    variance = 2.0 * float(np.mean(pair.probe_std_error[pair.success] ** 2))
     return float(np.sqrt(variance / (good.sum() * settings.num_dequantizations)))

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array
 
 from score_sde.chains import Chain
-from score_sde.data import Source, eval_batches
-from score_sde.distributed import jit
+from score_sde.data import Source
+from score_sde.distributed import gathered, jit, spread
 from score_sde.errors import UserError
-from score_sde.evaluation.base import Progress, Purpose, root_key
+from score_sde.evaluation.base import Progress, Purpose, examples, root_key
 from score_sde.experiment import Experiment
 from score_sde.likelihood.ancestral_bound import ChainBound, ChainModel, DecoderVariance, StepVariance, chain_bounds
 from score_sde.parameterization import make_score_fn
@@ -56,18 +56,13 @@ def dataset_chain_bound(
     many of them as ``likelihood.chain_terms``, drawn per example.
 
     Raises:
-        UserError: If the network was not trained on a chain, or ``likelihood.chain_terms`` is odd or negative.
+        UserError: If the network was not trained on a chain.
     """
-    process, num_terms = experiment.process, experiment.config.likelihood.chain_terms
+    process = experiment.process
     if not isinstance(process, Chain):
         raise UserError(
             "The network was trained in continuous time (config.sde.schedule=continuous), and this bound is that of a "
             "chain; expected a network trained on one, such as config.sde.schedule=linear, or likelihood.bound_times."
-        )
-    if num_terms < 0 or num_terms % 2:
-        raise UserError(
-            f"config.likelihood.chain_terms is {num_terms}; expected an even number, for steps are drawn in pairs, or "
-            "0 for all of them."
         )
     start = time.perf_counter()
     batches = list(_batches(experiment, params, source, process, progress))
@@ -124,10 +119,9 @@ def _batches(
         )
         return jax.tree.map(lambda *models: jnp.stack(models), *(_summed(bound, mask) for bound in bounds))
 
-    total = min(settings.num_examples or len(source), len(source))
-    for index, batch in enumerate(eval_batches(source, batch_size=min(settings.batch_size, total), limit=total)):
-        key = jax.random.fold_in(root_key(experiment, Purpose.BOUND), index)
-        sums = jax.device_get(measure(params, key, jnp.asarray(batch.data), jnp.asarray(batch.mask)))
+    for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):
+        key = jax.random.fold_in(root_key(experiment, Purpose.BOUND), batch.number)
+        sums = gathered(measure(params, key, batch.data, spread(experiment.mesh, batch.mask)))
         yield sums._replace(examples=sums.examples[..., batch.mask])
         progress(int(batch.mask.sum()))
 

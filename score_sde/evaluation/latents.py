@@ -3,11 +3,12 @@
 import time
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.distributed import jit
+from score_sde.distributed import gathered, jit, shared_size, spread
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Purpose, root_key
 from score_sde.experiment import Experiment
@@ -46,11 +47,16 @@ def latent_codes(experiment: Experiment, params: Params, levels: np.ndarray) -> 
         return x, codes, decode(sde, experiment.score_fn(params), codes.y, **accuracy)
 
     start = time.perf_counter()
-    x, codes, back = there_and_back(params, root_key(experiment, Purpose.LATENTS), levels)
+    # Repeating the last one fills the rows up, so that the devices share them evenly.
+    rows = np.minimum(np.arange(shared_size(experiment.mesh, len(levels))), len(levels) - 1)
+    found = there_and_back(params, root_key(experiment, Purpose.LATENTS), spread(experiment.mesh, levels[rows]))
+    x, codes, back = jax.tree.map(lambda leaf: leaf[: len(levels)], gathered(found))
     pairs = min(_ROWS, len(levels) // 2)
-    path = interpolate(codes.y[: 2 * pairs : 2], codes.y[1 : 2 * pairs : 2], _COLUMNS)
-    between = jit(lambda params, z: decode(sde, experiment.score_fn(params), z, **accuracy))(
-        params, path.reshape(-1, *x.shape[1:])
+    path = interpolate(jnp.asarray(codes.y[: 2 * pairs : 2]), jnp.asarray(codes.y[1 : 2 * pairs : 2]), _COLUMNS)
+    between = gathered(
+        jit(lambda params, z: decode(sde, experiment.score_fn(params), z, **accuracy))(
+            params, path.reshape(-1, *x.shape[1:])
+        )
     )
     if not all(bool(solution.success.all()) for solution in (codes, back, between)):
         raise UserError("The ODE solver gave up on some of the examples; raise config.likelihood.tolerance.")

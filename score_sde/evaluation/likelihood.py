@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array
 
 from score_sde.config import build
-from score_sde.data import Source, eval_batches
-from score_sde.distributed import jit
-from score_sde.evaluation.base import Progress, Purpose, root_key
+from score_sde.data import Source
+from score_sde.distributed import gathered, jit
+from score_sde.evaluation.base import Progress, Purpose, examples, root_key
 from score_sde.experiment import Experiment, make_grid
 from score_sde.likelihood import (
     Bound,
@@ -167,14 +167,14 @@ def dataset_likelihood(
     """
     settings, noise = experiment.config.likelihood, noise or Noise()
     draw = flow_draw(experiment, FlowProtocol.of(experiment), noise)
-    total = min(settings.num_examples or len(source), len(source))
     kept = _Partial(partial, identity)
-    for index, batch in enumerate(eval_batches(source, batch_size=min(settings.batch_size, total), limit=total)):
-        if index >= len(kept.rows):
+    for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):
+        if batch.number >= len(kept.rows):
             start = time.perf_counter()
             root = root_key(experiment, Purpose.LIKELIHOOD)
-            keys = [jax.random.fold_in(jax.random.fold_in(root, n), index) for n in range(settings.num_dequantizations)]
-            draws = [draw(params, noise.params, key, jnp.asarray(batch.data)) for key in keys]
+            roots = [jax.random.fold_in(root, n) for n in range(settings.num_dequantizations)]
+            keys = [jax.random.fold_in(key, batch.number) for key in roots]
+            draws = [gathered(draw(params, noise.params, key, batch.data)) for key in keys]
             row = _combined(draws, importance=settings.importance_weighted)
             kept.add([np.asarray(column)[batch.mask] for column in row], time.perf_counter() - start)
         progress(int(batch.mask.sum()))
@@ -257,12 +257,11 @@ def dataset_bound(
         return bound._replace(value=bound.value + log_q)
 
     start = time.perf_counter()
-    total = min(settings.num_examples or len(source), len(source))
     rows = []
-    for index, batch in enumerate(eval_batches(source, batch_size=min(settings.batch_size, total), limit=total)):
-        key = jax.random.fold_in(root_key(experiment, Purpose.BOUND), index)
-        bound = measure(params, noise.params, key, batch.data)
-        rows.append([np.asarray(part)[batch.mask] for part in (bound.value, bound.std_error)])
+    for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):
+        key = jax.random.fold_in(root_key(experiment, Purpose.BOUND), batch.number)
+        bound = gathered(measure(params, noise.params, key, batch.data))
+        rows.append([part[batch.mask] for part in (bound.value, bound.std_error)])
     nats, error = (np.concatenate(column) for column in zip(*rows, strict=True))
     bits = np.full_like(nats, np.nan)
     if quantization.num_levels is not None:

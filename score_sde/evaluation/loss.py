@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.data import Source, eval_batches
-from score_sde.distributed import jit
-from score_sde.evaluation.base import Purpose, mean_and_std_error, root_key
+from score_sde.data import Source
+from score_sde.distributed import everywhere, gathered, jit
+from score_sde.evaluation.base import Purpose, examples, mean_and_std_error, root_key
 from score_sde.experiment import Experiment
 from score_sde.typing import Params, PRNGKey, Times
 
@@ -40,9 +40,9 @@ class LossEvaluator:
 
     def per_example(self, params: Params) -> np.ndarray:
         """The loss of every example."""
-        values = []
-        batch_size = min(self._experiment.config.likelihood.batch_size, len(self._source))
-        for index, batch in enumerate(eval_batches(self._source, batch_size=batch_size)):
-            key = jax.random.fold_in(root_key(self._experiment, Purpose.LOSS), index)
-            values.append(np.asarray(self._losses(params, key, batch.data))[batch.mask])
+        values, experiment = [], self._experiment
+        params = everywhere(experiment.mesh, params)
+        for batch in examples(experiment, self._source, batch_size=experiment.config.likelihood.batch_size):
+            key = jax.random.fold_in(root_key(experiment, Purpose.LOSS), batch.number)
+            values.append(gathered(self._losses(params, key, batch.data))[batch.mask])
         return np.concatenate(values)

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array
 
 from score_sde.data import Source
-from score_sde.distributed import jit
-from score_sde.evaluation.base import Purpose, root_key
+from score_sde.distributed import gathered, jit
+from score_sde.evaluation.base import Purpose, examples, root_key
 from score_sde.evaluation.likelihood import Noise, dequantized
 from score_sde.experiment import Experiment
 from score_sde.objectives import likelihood_weighting, loss_by_noise_level, score_matching_loss
@@ -61,7 +61,9 @@ def noise_level_report(
 
     count = min(_EXAMPLES, settings.num_examples or len(source), len(source))
     key = root_key(experiment, Purpose.NOISE_LEVELS)
-    levels = measure(params, {} if noise is None else noise.params, key, source.gather(np.arange(count)))
+    count = max(count // experiment.mesh.size, 1) * experiment.mesh.size  # the levels' statistics know no mask
+    batch = next(examples(experiment, source, batch_size=count, limit=count)).data
+    levels = gathered(measure(params, {} if noise is None else noise.params, key, batch))
     unit = 1.0
     if experiment.quantization.num_levels is not None:
         unit = 1.0 / (float(np.prod(experiment.event_shape)) * np.log(2.0))

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from score_sde.chains import Chain
 from score_sde.config import choose
-from score_sde.distributed import jit
+from score_sde.distributed import batch_sharding, gathered, jit, shared_size
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, Purpose, root_key
 from score_sde.experiment import Experiment, make_predictor, make_times
@@ -140,9 +140,11 @@ class _Drawer:
                 denoising=experiment.config.sampling.denoising,
                 modify_score=experiment.in_range,
             )
-            return sampler(params, key, (self._batch_size, *experiment.event_shape), first)
+            samples = sampler(params, key, (self._batch_size, *experiment.event_shape), first)
+            return samples._replace(x=jax.lax.with_sharding_constraint(samples.x, batch_sharding(experiment.mesh)))
 
-        self._batch_size = min(experiment.config.sampling.batch_size, experiment.config.pareto.num_samples)
+        wanted = min(experiment.config.sampling.batch_size, experiment.config.pareto.num_samples)
+        self._batch_size = shared_size(experiment.mesh, wanted)
         self._draw = jit(draw)
         self._run(make_times(experiment.config, experiment.sde, experiment.process, grid="uniform", num_steps=2), 0)
 
@@ -154,7 +156,7 @@ class _Drawer:
         )
         start = time.perf_counter()
         batches = [self._run(times, first) for first in range(0, total, self._batch_size)]
-        x = np.concatenate([np.asarray(batch.x) for batch in batches])[:total]
+        x = np.concatenate([gathered(batch.x) for batch in batches])[:total]
         return x, int(batches[0].num_evals), time.perf_counter() - start
 
     def _run(self, times: Array, first: int) -> Samples:

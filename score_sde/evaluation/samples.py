@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.distributed import jit
+from score_sde.distributed import batch_sharding, gathered, jit, shared_size
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, Purpose, root_key
 from score_sde.experiment import Experiment
@@ -37,13 +37,17 @@ def draw_samples(experiment: Experiment, params: Params, *, progress: Progress =
         UserError: If a sample is not finite, or an adaptive solver gave one up; nothing is returned then.
     """
     settings, shape = experiment.config.sampling, experiment.event_shape
-    batch_size = min(settings.batch_size, settings.num_samples)
-    draw = jit(_adaptive_sampler(experiment) if experiment.solver is None else _sampler(experiment), static_argnums=2)
+    batch_size = shared_size(experiment.mesh, min(settings.batch_size, settings.num_samples))
+    draw = jit(
+        _adaptive_sampler(experiment) if experiment.solver is None else _sampler(experiment),
+        static_argnums=2,
+        out_shardings=batch_sharding(experiment.mesh),
+    )
     start = time.perf_counter()
     batches: list[list[np.ndarray]] = []
     for first in range(0, settings.num_samples, batch_size):
         solution = draw(params, root_key(experiment, Purpose.SAMPLES), (batch_size, *shape), first)
-        batches.append([np.asarray(leaf) for leaf in solution])
+        batches.append(list(gathered(solution)))
         progress(min(batch_size, settings.num_samples - first))
     x, num_evals, success = (np.concatenate(part)[: settings.num_samples] for part in zip(*batches, strict=True))
     check_samples(x, success, settings.max_steps)
@@ -77,7 +81,7 @@ def draw_trajectory(
         process = experiment.reverse(params)
         return trajectory(keys, experiment.solver or EulerMaruyama(), process, start, experiment.times)
 
-    path = np.asarray(run(params, root_key(experiment, Purpose.SAMPLES)))
+    path = gathered(run(params, root_key(experiment, Purpose.SAMPLES)))
     times = np.asarray(experiment.times, np.float64)
     # Even in sqrt(t): most of what can be seen happens late, at small times.
     wanted = np.linspace(1.0, np.sqrt(times[-1]), frames) ** 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from score_sde.config import ConfigDict
 from score_sde.modes.dequantization import run_train_dequantizer
 from score_sde.modes.likelihood import run_likelihood
+from score_sde.modes.planning import run_plan
 from score_sde.modes.sampling import run_conformance, run_latents, run_pareto, run_sample
 from score_sde.modes.training import run_eval, run_export, run_import, run_train
 
@@ -25,5 +26,5 @@ def run_demo(config: ConfigDict, workdir: Path, command: str) -> None:
 MODES = {
     **{"train": run_train, "sample": run_sample, "likelihood": run_likelihood, "eval": run_eval, "demo": run_demo},
     **{"train_dequantizer": run_train_dequantizer, "latents": run_latents, "pareto": run_pareto},
-    **{"import": run_import, "export": run_export, "conformance": run_conformance},
+    **{"import": run_import, "export": run_export, "plan": run_plan, "conformance": run_conformance},
 }

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,21 @@ log = logging.getLogger(__name__)
 _BASELINE_DIM = 256  # covariances of larger images take minutes to fit
 
 
+class _Measurement(NamedTuple):
+    """What is measured, where it goes, and what has been found so far."""
+
+    experiment: Experiment
+    state: TrainState
+    source: Source
+    workdir: Path
+    report: dict[str, Any]
+    columns: dict[str, np.ndarray]
+
+    @property
+    def total(self) -> int:
+        return min(self.experiment.config.likelihood.num_examples or len(self.source), len(self.source))
+
+
 def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
     """Measure the held-out likelihood beside its bounds and the best Gaussian mixture: ``likelihood.json``.
 
@@ -47,13 +62,13 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
     if not on_chain:
         check_limit(config)
     state = trained_state(experiment, workdir)
-    source = load_split(config, "test")
     report: dict[str, Any] = provenance(state, command)
     columns: dict[str, np.ndarray] = {}
+    run = _Measurement(experiment, state, load_split(config, "test"), workdir, report, columns)
     if on_chain:
-        _measure_chain(experiment, state, source, workdir, report, columns)
+        _measure_chain(run)
     if not on_chain or _has_flow(config):
-        _measure_flow(experiment, state, source, workdir, report, columns)
+        _measure_flow(run)
     if len(rows := _comparable(report)) > 1:
         bounds_plot(rows, workdir / "bounds.png", unit=_unit(experiment))
     atomic_savez(workdir / "likelihood.npz", **columns)
@@ -93,21 +108,12 @@ def _has_flow(config: ConfigDict) -> bool:
     return True
 
 
-def _measure_chain(
-    experiment: Experiment,
-    state: TrainState,
-    source: Source,
-    workdir: Path,
-    report: dict[str, Any],
-    columns: dict[str, np.ndarray],
-) -> None:
+def _measure_chain(run: _Measurement) -> None:
     """The variational bound of the chain, term by term."""
-    total = min(experiment.config.likelihood.num_examples or len(source), len(source))
-    with ProgressBar(total=total, description="bound of the chain") as bar:
-        bound = dataset_chain_bound(experiment, state.ema_params, source, progress=bar.advance)
+    with ProgressBar(total=run.total, description="bound of the chain") as bar:
+        bound = dataset_chain_bound(run.experiment, run.state.ema_params, run.source, progress=bar.advance)
     mean, error = mean_and_std_error(bound.bits_per_dim)
-    columns |= {"chain_bound": bound.bits_per_dim}
-    report["chain_bound"] = {
+    run.report["chain_bound"] = {
         "bits_per_dim": mean,
         "std_error": error,
         "prior": float(bound.prior.mean()),
@@ -120,36 +126,34 @@ def _measure_chain(
         "num_examples": len(bound.bits_per_dim),
         "seconds": bound.seconds,
     }
-    columns |= {"chain_rate": bound.rate, "chain_distortion": bound.distortion, "chain_level_bits": bound.level_bits}
-    rate_distortion(bound.level_bits, bound.rate, bound.distortion, workdir / "rate_distortion.png")
+    run.columns.update(
+        chain_bound=bound.bits_per_dim,
+        chain_rate=bound.rate,
+        chain_distortion=bound.distortion,
+        chain_level_bits=bound.level_bits,
+    )
+    rate_distortion(bound.level_bits, bound.rate, bound.distortion, run.workdir / "rate_distortion.png")
 
 
-def _measure_flow(
-    experiment: Experiment,
-    state: TrainState,
-    source: Source,
-    workdir: Path,
-    report: dict[str, Any],
-    columns: dict[str, np.ndarray],
-) -> None:
+def _measure_flow(run: _Measurement) -> None:
     """The likelihood of the flow, its budget, the bound, the noise levels and the Gaussian mixture."""
-    settings, params = experiment.config.likelihood, state.ema_params
-    noise = load_noise(experiment, workdir)
-    total = min(settings.num_examples or len(source), len(source))
-    identity = identity_of(experiment, int(state.step), noise)
-    with ProgressBar(total=total, description="likelihood") as bar:
+    experiment, source, report, columns = run.experiment, run.source, run.report, run.columns
+    settings, params = experiment.config.likelihood, run.state.ema_params
+    noise = load_noise(experiment, run.workdir)
+    identity = identity_of(experiment, int(run.state.step), noise)
+    with ProgressBar(total=run.total, description="likelihood") as bar:
         result = dataset_likelihood(
             experiment,
             params,
             source,
             noise=noise,
             progress=bar.advance,
-            partial=workdir / "likelihood.partial.npz",
+            partial=run.workdir / "likelihood.partial.npz",
             identity=identity,
         )
     columns |= result._asdict()
     del columns["seconds"]
-    report["protocol"] = _protocol(experiment, noise, total)
+    report["protocol"] = _protocol(experiment, noise, run.total)
     _add_mean(report, experiment, result)
     if settings.budget_examples:
         budget = error_budget(experiment, params, source, result, noise=noise)
@@ -170,9 +174,9 @@ def _measure_flow(
         levels = noise_level_report(experiment, params, source, noise=noise)
         report["noise_levels"] = levels._asdict()
         stds = {"uniform times": levels.uniform_std, "importance-sampled times": levels.importance_std}
-        picture = workdir / "noise_levels.png"
+        picture = run.workdir / "noise_levels.png"
         noise_levels_plot(levels.log_snr, levels.bits, stds, picture, unit=_unit(experiment))
-    _add_baseline(report, experiment, result, source, workdir)
+    _add_baseline(run, result)
 
 
 def _protocol(experiment: Experiment, noise: Noise, total: int) -> str:
@@ -210,10 +214,9 @@ def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLik
         report["bits_per_dim"], report["std_error"] = mean_and_std_error(result.bits_per_dim[good])
 
 
-def _add_baseline(
-    report: dict[str, Any], experiment: Experiment, result: DatasetLikelihood, source: Source, workdir: Path
-) -> None:
+def _add_baseline(run: _Measurement, result: DatasetLikelihood) -> None:
     """The Gaussian mixture's bits per dimension, and the histogram."""
+    experiment, report = run.experiment, run.report
     if experiment.quantization.num_levels is None:
         return
     baseline = None
@@ -221,7 +224,7 @@ def _add_baseline(
         train_source = load_split(experiment.config, "train")
         mixture = gaussian_mixture_bits_per_dim(
             train_source.gather(np.arange(len(train_source))),
-            source.gather(np.arange(len(result.nats))),
+            run.source.gather(np.arange(len(result.nats))),
             quantization=experiment.quantization,
         )
         report["baseline"] = mixture._asdict()
@@ -229,7 +232,7 @@ def _add_baseline(
     mean, error = report["bits_per_dim"], report["std_error"]
     interval = report.get("interval", (mean - 1.96 * error, mean + 1.96 * error))
     bits = result.bits_per_dim[result.success]
-    likelihood_histogram(bits, workdir / "likelihood.png", mean=mean, interval=interval, baseline=baseline)
+    likelihood_histogram(bits, run.workdir / "likelihood.png", mean=mean, interval=interval, baseline=baseline)
 
 
 def _unit(experiment: Experiment) -> str:

@@ -1,23 +1,38 @@
 """A working directory: the run that lives there, and what goes with every result that is written to it."""
 
+import dataclasses
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from score_sde.checkpointing import Checkpoints, newest_config
+from score_sde.checkpointing import Checkpoints, Snapshots, newest_config
 from score_sde.config import ConfigDict, changed_fields
 from score_sde.data import Source, SourceInfo, source_info
+from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
 from score_sde.evaluation.likelihood import Noise
 from score_sde.experiment import Experiment
 from score_sde.report.environment import atomic_write_json, describe_machine
 from score_sde.training.dequantizer import load_dequantizer
+from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
 from score_sde.training.loop import split_of
 from score_sde.training.state import TrainState
+from score_sde.typing import Params
 
 #: Groups of fields that decide what is trained; they may not change under an existing run.
 _TRAINED = ("seed", "sde", "parameterization", "model", "data", "objective", "optim", "training")
-_FREE = ("training.num_steps", "training.eval_every", "training.keep_checkpoints", "data.data_dir")
+_FREE = (
+    "training.num_steps",
+    *(f"training.{name}" for name in ("accumulate", "eval_every", "keep_checkpoints", "keep_every", "keep_best")),
+    *(f"data.{name}" for name in ("data_dir", "workers", "prefetch")),
+    "optim.ema_snapshot_every",
+)
+
+
+_ROUGH = 0.05  # error of a reconstructed profile that a user must hear of
+
+log = logging.getLogger(__name__)
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -34,7 +49,7 @@ def data_info(config: ConfigDict) -> SourceInfo:
     """
     shape = tuple(config.data.shape)
     if not shape:
-        return source_info(config.data.name)
+        return source_info(config.data.name, data_dir=config.data.data_dir or None)
     if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise UserError(f"config.data.shape is {shape}; expected (height, width, channels) or ().")
     return SourceInfo(config.data.name, shape, 256, None)
@@ -83,18 +98,39 @@ def _check_same_run(config: ConfigDict, workdir: Path) -> bool:
 
 def _free_fields(config: ConfigDict) -> tuple[str, ...]:
     # A cosine schedule depends on the length of the run, which is then part of what is trained.
-    return _FREE if config.optim.schedule == "constant" else _FREE[1:]
+    return tuple(name for name in _FREE if name != "training.num_steps" or config.optim.schedule == "constant")
 
 
 def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
-    """The state of the newest good checkpoint."""
+    """The state of the newest good checkpoint; every device has the averaged parameters as a whole."""
     if not _check_same_run(experiment.config, workdir) or not (workdir / "checkpoints").is_dir():
         raise UserError(f"There is no trained model in {workdir}; train one there first with --mode=train.")
     with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints.restore_newest(experiment.abstract_state())
+        like = experiment.abstract_state()
+        whole = with_sharding(like.ema_params, state_sharding(experiment.mesh, like.ema_params, fsdp=False))
+        restored = checkpoints.restore_newest(dataclasses.replace(like, ema_params=whole))
     if restored is None:
         raise UserError(f"There is no checkpoint in {workdir}/checkpoints yet; train first with --mode=train.")
+    if experiment.config.ema_width:
+        return dataclasses.replace(restored.state, ema_params=_power_average(experiment, workdir, like.ema_params))
     return restored.state
+
+
+def _power_average(experiment: Experiment, workdir: Path, like: Params) -> Params:
+    """The average of width ``config.ema_width`` at the last snapshot, put together from all of them."""
+    with Snapshots(workdir) as snapshots:
+        found = snapshots.names
+        steps, widths = zip(*found, strict=True) if found else ((), ())
+        target = {"target_width": experiment.config.ema_width, "target_time": max(steps, default=0)}
+        weights = reconstruction_weights(steps, widths, **target)
+        error = reconstruction_error(weights, steps, widths, **target)
+        log.log(
+            logging.WARNING if error > _ROUGH else logging.INFO,
+            "The average of width %g is put together from %d snapshots; its profile is %.2g %% off.",
+            *(target["target_width"], len(found), 100.0 * error),
+        )
+        average = reconstruct((w, snapshots.load(*name, like)) for w, name in zip(weights, found, strict=True))
+    return everywhere(experiment.mesh, average)
 
 
 def load_noise(experiment: Experiment, workdir: Path) -> Noise:

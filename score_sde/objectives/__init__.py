@@ -4,6 +4,7 @@ from score_sde.objectives.score_matching import (
     LevelLosses,
     NoiseLevels,
     loss_by_noise_level,
+    part_of,
     score_matching_loss,
 )
 from score_sde.objectives.times import (
@@ -28,6 +29,7 @@ __all__ = [
     "UniformTimes",
     "likelihood_weighting",
     "loss_by_noise_level",
+    "part_of",
     "score_matching_loss",
     "variance_weighting",
 ]

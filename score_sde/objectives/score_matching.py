@@ -7,7 +7,7 @@ r"""Denoising score matching in continuous time.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,13 +40,19 @@ def score_matching_loss(
             conventions of Song et al. (the VP and VE configurations differ in it).
 
     Returns:
-        ``loss_fn(params, key, batch, *, train)``, the loss of every example; with ``train`` dropout is on.
+        ``loss_fn(params, key, batch, *, train, part=None)``, the loss of every example, or of a part of them; with
+        ``train`` dropout is on.
     """
 
-    def loss_fn(params: Params, key: PRNGKey, batch: Batch, *, train: bool) -> Times:
+    def loss_fn(
+        params: Params, key: PRNGKey, batch: Batch, *, train: bool, part: tuple[Any, int] | None = None
+    ) -> Float[Array, " examples"]:
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
         t, weight = times.sample(time_key, batch.shape[0])
         xt, noise = sde.perturb(noise_key, batch, t)
+        if part is not None:
+            t, weight, xt, noise = part_of((t, weight, xt, noise), *part)
+            dropout_key = jax.random.fold_in(dropout_key, part[0])
         noise_fn = make_noise_fn(network, parameterization, sde, params, key=dropout_key if train else None)
         square = (noise_fn(xt, t) - noise) ** 2
         axes = tuple(range(1, batch.ndim))
@@ -54,6 +60,17 @@ def score_matching_loss(
         return weighting(sde, t) / sde.marginal(t).std ** 2 * weight * error
 
     return loss_fn
+
+
+def part_of(batch: Any, index: Any, count: int) -> Any:
+    """Every ``count``-th example of a batch from ``index`` on.
+
+    Neighbours go to different parts, so that a batch that is split over devices has its parts split over them alike.
+
+    >>> part_of(jnp.arange(6), 1, 3).tolist()
+    [1, 4]
+    """
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:])[:, index], batch)
 
 
 class LevelLosses(NamedTuple):

@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from score_sde.cluster import is_main
 from score_sde.errors import UserError
 
 
@@ -38,9 +40,15 @@ def describe_machine() -> dict[str, Any]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place, flushed to disk, when the block ends without an error.
 
+    Of several processes of one run only the first writes; what the others put into their file is thrown away.
+
     Raises:
         UserError: If the system refuses to write, with what could not be written and what to do.
     """
+    if not is_main():
+        with tempfile.TemporaryDirectory() as directory:
+            yield Path(directory, path.name)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path):

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from score_sde.checkpointing import Checkpoints, newest_config
 from score_sde.config import ConfigDict, changed_fields
-from score_sde.distributed import make_mesh, replicated
+from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
 from score_sde.evaluation.loss import Losses, LossEvaluator
 from score_sde.experiment import Experiment
 from score_sde.likelihood.bound import bound_draw
+from score_sde.objectives import part_of
 from score_sde.report.environment import atomic_write_json
 from score_sde.training.loop import Task, run, split_of
 from score_sde.training.optim import make_optimizer
@@ -33,7 +33,15 @@ from score_sde.typing import Dequantizer, LossFn, Params, PRNGKey, Times
 
 #: What decides how a dequantiser turns out, besides the model, whose own record is compared when it is loaded.
 _TRAINED = ("seed", "data", "optim", "dequantizer")
-_FREE = ("data.data_dir", "dequantizer.eval_every", "dequantizer.keep_checkpoints", "dequantizer.num_steps")
+_FREE = (
+    "data.data_dir",
+    "data.workers",
+    "data.prefetch",
+    "optim.ema_widths",
+    "optim.ema_snapshot_every",
+    *(f"dequantizer.{name}" for name in ("accumulate", "eval_every", "num_steps")),
+    *(f"dequantizer.keep_{name}" for name in ("checkpoints", "every", "best")),
+)
 
 _MODEL = "model.json"
 
@@ -51,7 +59,11 @@ def dequantizer_loss(experiment: Experiment, dequantizer: Dequantizer, model_par
     """The bound in bits per dimension of every image, one draw of it, as a function of the dequantiser's parameters."""
     settings = experiment.config.dequantizer
 
-    def losses(params: Params, key: PRNGKey, batch: Array, *, train: bool) -> Times:
+    def losses(
+        params: Params, key: PRNGKey, batch: Array, *, train: bool, part: tuple[Any, int] | None = None
+    ) -> Float[Array, " examples"]:
+        if part is not None:  # noise and times are drawn anew for every part
+            batch, key = part_of(batch, *part), jax.random.fold_in(key, part[0])
         noise_key, bound_key, dropout_key = jax.random.split(key, 3)
         x, log_q = experiment.quantization.dequantize_with(
             dequantizer, params, noise_key, batch, dropout_key=dropout_key if train and settings.dropout else None
@@ -82,7 +94,7 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
     """
     config, dequantizer, directory = experiment.config, named(experiment), _directory(workdir)
     _claim(config, directory, int(model.step))
-    frozen = jax.device_put(model.ema_params, replicated(make_mesh(config.dequantizer.batch_size)))
+    frozen = everywhere(experiment.mesh, model.ema_params)
 
     def step(model_params: Params) -> TrainStep:
         return make_train_step(
@@ -91,10 +103,13 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
             prepare=lambda key, levels: levels,
             ema_rate=config.dequantizer.ema_rate,
             ema_warmup=config.optim.ema_warmup,
+            accumulate=config.dequantizer.accumulate,
+            mesh=experiment.mesh,
         )
 
     evaluate = LossEvaluator(experiment, split_of(config, "test"), held_out_losses(experiment, dequantizer))
     task = Task(
+        mesh=experiment.mesh,
         config=config,
         settings=config.dequantizer,
         init_state=lambda: _init_state(experiment, dequantizer),
@@ -121,12 +136,12 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
         raise _untrained(workdir)
     _check_same(recorded, experiment.config, directory)
     with Checkpoints(directory) as checkpoints:
-        restored = checkpoints.restore_newest(jax.eval_shape(lambda: _init_state(experiment, dequantizer)))
+        like = jax.eval_shape(lambda: _init_state(experiment, dequantizer))
+        restored = checkpoints.restore_newest(with_sharding(like, state_sharding(experiment.mesh, like, fsdp=False)))
     if restored is None:
         raise _untrained(workdir)
-    # By way of the host, which frees them from the devices they were trained on: those of the model may be others.
-    params = jax.tree.map(jnp.asarray, jax.device_get(restored.state.ema_params))
-    return TrainedDequantizer(dequantizer, params, int(restored.state.step), _model_step(directory))
+    state = restored.state
+    return TrainedDequantizer(dequantizer, state.ema_params, int(state.step), _model_step(directory))
 
 
 def named(experiment: Experiment) -> Dequantizer:
@@ -175,7 +190,7 @@ def _claim(config: ConfigDict, directory: Path, model_step: int) -> None:
 
 def _check_same(recorded: dict[str, Any], config: ConfigDict, directory: Path) -> None:
     # A cosine schedule depends on the length of the run, which is then part of what is trained.
-    free = _FREE if config.optim.schedule == "constant" else _FREE[:-1]
+    free = [name for name in _FREE if name != "dequantizer.num_steps" or config.optim.schedule == "constant"]
     if changed := changed_fields(recorded, config, groups=_TRAINED, free=free):
         raise UserError(
             f"The configuration differs from that of the dequantizer in {directory}:\n  " + "\n  ".join(changed) + "\n"

@@ -8,15 +8,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
-from score_sde.checkpointing import Checkpoints
+from score_sde.checkpointing import Checkpoints, Snapshots
 from score_sde.config import ConfigDict
-from score_sde.data import Source, TrainIterator, load_source, make_train_iterator
-from score_sde.distributed import global_batch, jit_step, make_mesh, replicated
-from score_sde.errors import UserError
+from score_sde.data import Feed, Source, TrainIterator, load_source, make_train_iterator
+from score_sde.distributed import check_batch, global_batch, jit_step, loops_are_slow, state_sharding, with_sharding
+from score_sde.errors import Preempted, UserError
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.experiment import Experiment
+from score_sde.training.ema import power_averages
+from score_sde.training.preemption import Preemption
 from score_sde.training.state import TrainState
 from score_sde.training.step import TrainStep, repeat_step
 from score_sde.training.writers import MetricWriter, ProgressBar
@@ -30,21 +33,25 @@ class Task:
     """Something to train on the training split.
 
     Attributes:
+        mesh: The devices.
         config: The configuration of the run.
         settings: Which group of it says how long and in what batches, how often to log, to evaluate and to save.
         init_state: The state at step 0.
         step: The training step, given the constants.
         constants: Arrays that stay as they are, such as the parameters of another network, on every device.
         evaluate: Mean loss and standard error of the averaged parameters on held-out data.
+        snapshot_every: Steps between snapshots of the power-function averages; 0 for none.
         advice: What to change when a loss stops being finite.
     """
 
+    mesh: Mesh
     config: ConfigDict
     settings: ConfigDict
     init_state: Callable[[], TrainState]
     step: Callable[..., TrainStep]
     constants: tuple[Params, ...] = ()
     evaluate: Callable[[Params], tuple[float, float]]
+    snapshot_every: int = 0
     advice: str
 
 
@@ -52,11 +59,13 @@ def train(experiment: Experiment, workdir: Path) -> TrainState:
     """Train the score network to ``training.num_steps``; see :func:`run`."""
     config = experiment.config
     task = Task(
+        mesh=experiment.mesh,
         config=config,
         settings=config.training,
         init_state=experiment.init_state,
         step=lambda: experiment.train_step,
         evaluate=LossEvaluator(experiment, split_of(config, "test")),
+        snapshot_every=config.optim.ema_snapshot_every,
         advice="lower config.optim.lr or config.optim.grad_clip, and start in another --workdir",
     )
     return run(task, workdir)
@@ -66,50 +75,51 @@ def run(task: Task, workdir: Path) -> TrainState:
     """Train to ``num_steps``, going on from the newest checkpoint in ``workdir`` if there is one.
 
     Batch ``n`` and every random number of step ``n`` depend on the seed and on ``n`` alone, so that an interrupted and
-    an uninterrupted run end in the same bits.
+    an uninterrupted run end in the same bits. On SIGTERM the state is saved after the step under way.
 
     Raises:
         UserError: If the loss stops being finite (naming the step; the last checkpoint stays), if the batch does not
             divide over the devices, or if the directory cannot be written.
+        Preempted: If SIGTERM came before the end.
     """
-    config, settings, per_dispatch = task.config, task.settings, task.settings.steps_per_dispatch
-    mesh = make_mesh(settings.batch_size)
-    iterator = make_train_iterator(
-        split_of(config, "train"),
-        batch_size=settings.batch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        random_flip=config.data.random_flip,
+    config, settings, mesh = task.config, task.settings, task.mesh
+    per_dispatch, every = settings.steps_per_dispatch, task.snapshot_every
+    check_batch(mesh, settings.batch_size, parts=settings.accumulate)
+    sharding = state_sharding(mesh, jax.eval_shape(task.init_state))
+    run_step = jit_step(
+        _steps(task, per_dispatch), mesh, sharding, leading=int(per_dispatch > 1), constants=task.constants
     )
-
-    def steps(state: TrainState, batch: Array, *constants: Params) -> tuple[TrainState, Metrics]:
-        step_fn = task.step(*constants)
-        if per_dispatch > 1:
-            step_fn = repeat_step(step_fn, unroll=jax.default_backend() == "cpu")
-        return step_fn(state, batch)
-
-    run_step = jit_step(steps, mesh, leading=int(per_dispatch > 1), constants=task.constants)
-    with Checkpoints(workdir, keep=settings.keep_checkpoints) as checkpoints, MetricWriter(workdir) as writer:
-        state, start = _start(task, checkpoints, iterator)
-        state = jax.device_put(state, replicated(mesh))
+    keep = {"keep": settings.keep_checkpoints, "keep_every": settings.keep_every, "keep_best": settings.keep_best}
+    with (
+        Checkpoints(workdir, **keep) as saved,
+        Snapshots(workdir) as snapshots,
+        MetricWriter(workdir) as writer,
+        Preemption() as preemption,
+    ):
+        iterator = _iterator(task)
+        state, start, window = _start(task, saved, iterator, sharding)
         writer.truncate(start)
-        window: list[dict[str, Array]] = []
-        with ProgressBar(total=settings.num_steps, initial=start) as bar:
+        snapshots.forget_after(start)
+        with _feed(task, iterator) as feed, ProgressBar(total=settings.num_steps, initial=start) as bar:
             for done in range(start + per_dispatch, settings.num_steps + 1, per_dispatch):
-                state, metrics = run_step(
-                    state, global_batch(mesh, _next(iterator, per_dispatch), leading=int(per_dispatch > 1))
-                )
+                state, metrics = run_step(state, next(feed))
                 window.append(metrics)
-                if done % settings.log_every == 0 or done == settings.num_steps:
-                    means = _window_means(window, done, checkpoints.steps, task.advice)
-                    if done % settings.eval_every == 0 or done == settings.num_steps:
-                        means["eval_loss"], means["eval_loss_std_error"] = task.evaluate(state.ema_params)
-                    writer.write(done, means)
-                    bar.update(done, means["loss"])
+                last, ending, loss = done == settings.num_steps, preemption.requested(done), None
+                if done % settings.log_every == 0 or last:
+                    means = _means(_finite(window, done, saved.steps, task.advice))
                     window = []
-                if done % settings.checkpoint_every == 0 or done == settings.num_steps:
-                    checkpoints.save(state, iterator.get_state(), config.to_dict())
+                    if done % settings.eval_every == 0 or last:
+                        means["eval_loss"], means["eval_loss_std_error"] = task.evaluate(state.ema_params)
+                        loss = means["eval_loss"]
+                    writer.write(done, means, timings=feed.throughput())
+                    bar.update(done, means["loss"])
+                if every and (done % every == 0 or last):
+                    snapshots.save(done, power_averages(state.opt_state))
+                if done % settings.checkpoint_every == 0 or last or ending:
+                    columns = _finite(window, done, saved.steps, task.advice)
+                    saved.save(state, feed.get_state(), config.to_dict(), window=columns, loss=loss)
+                if ending and not last:
+                    raise Preempted(f"stopped at step {done}, which is saved; the same command goes on from there.")
     return state
 
 
@@ -118,34 +128,66 @@ def split_of(config: ConfigDict, split: str) -> Source:
     return load_source(config.data.name, split, data_dir=config.data.data_dir or None, shape=tuple(config.data.shape))
 
 
-def _start(task: Task, checkpoints: Checkpoints, iterator: TrainIterator) -> tuple[TrainState, int]:
-    """The newest checkpoint, with the data stream set to its place, or a fresh state."""
-    restored = checkpoints.restore_newest(jax.eval_shape(task.init_state), repair=True)
+def _steps(task: Task, count: int) -> Callable[..., tuple[TrainState, Metrics]]:
+    """What one call of the compiled program does: ``count`` steps."""
+
+    def steps(state: TrainState, batch: Array, *constants: Params) -> tuple[TrainState, Metrics]:
+        step_fn = task.step(*constants)
+        if count > 1:
+            step_fn = repeat_step(step_fn, unroll=loops_are_slow(task.mesh))
+        return step_fn(state, batch)
+
+    return steps
+
+
+def _iterator(task: Task) -> TrainIterator:
+    return make_train_iterator(
+        split_of(task.config, "train"),
+        batch_size=task.settings.batch_size,
+        seed=task.config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        random_flip=task.config.data.random_flip,
+        workers=task.config.data.workers,
+    )
+
+
+def _feed(task: Task, iterator: TrainIterator) -> Feed:
+    per_dispatch = task.settings.steps_per_dispatch
+
+    def place(batch: np.ndarray) -> Array:
+        return global_batch(task.mesh, batch, leading=int(per_dispatch > 1))
+
+    return Feed(iterator, place, per_dispatch=per_dispatch, prefetch=task.config.data.prefetch)
+
+
+def _start(
+    task: Task, checkpoints: Checkpoints, iterator: TrainIterator, sharding: Any
+) -> tuple[TrainState, int, list[dict[str, Any]]]:
+    """The newest checkpoint, with the data stream set to its place, or a fresh state; and what is not logged yet."""
+    like = with_sharding(jax.eval_shape(task.init_state), sharding)
+    restored = checkpoints.restore_newest(like, repair=True)
     if restored is None:
         # Drawing the weights runs once: on a CPU, optimising that program takes four times longer than running it.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-        return jax.jit(task.init_state, compiler_options=options)(), 0
+        options = {"xla_backend_optimization_level": 0} if loops_are_slow(task.mesh) else {}
+        return jax.jit(task.init_state, out_shardings=sharding, compiler_options=options)(), 0, []
     if restored.iterator:  # an imported checkpoint has none: its data start from the beginning
         iterator.set_state(restored.iterator)
     step = int(restored.state.step)
     log.info("Going on from step %d.", step)
-    return restored.state, step
+    columns = {name: np.asarray(values, np.float32) for name, values in restored.window.items()}
+    return restored.state, step, [columns] if columns else []
 
 
-def _next(iterator: TrainIterator, count: int) -> np.ndarray:
-    """The next batch, or the next ``count`` of them stacked."""
-    if count == 1:
-        return next(iterator).data
-    return np.stack([next(iterator).data for _ in range(count)])
-
-
-def _window_means(window: Iterable[dict[str, Any]], step: int, saved: list[int], advice: str) -> dict[str, float]:
-    """Means of the metrics since the last log line.
+def _finite(window: Iterable[dict[str, Any]], step: int, saved: list[int], advice: str) -> dict[str, list[float]]:
+    """The metrics of the steps since the last log line.
 
     Raises:
         UserError: If a loss or a gradient among them is not finite.
     """
     host = jax.device_get(list(window))
+    if not host:
+        return {}
     columns = {name: np.concatenate([np.atleast_1d(metrics[name]) for metrics in host]) for name in host[0]}
     for name, label in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
         finite = np.isfinite(columns[name])
@@ -155,4 +197,8 @@ def _window_means(window: Iterable[dict[str, Any]], step: int, saved: list[int],
             raise UserError(
                 f"The {label} became {columns[name][first]} at step {step - len(finite) + 1 + first}. {kept}; {advice}."
             )
+    return {name: values.tolist() for name, values in columns.items()}
+
+
+def _means(columns: dict[str, list[float]]) -> dict[str, float]:
     return {name: float(np.mean(values, dtype=np.float64)) for name, values in columns.items()}

@@ -4,6 +4,8 @@ from typing import Literal
 
 import optax
 
+from score_sde.training.ema import track_power_averages
+
 
 def make_optimizer(
     *,
@@ -16,6 +18,7 @@ def make_optimizer(
     grad_clip: float = 1.0,
     schedule: Literal["constant", "cosine"] = "constant",
     num_steps: int = 1_300_000,
+    ema_widths: tuple[float, ...] = (),
 ) -> optax.GradientTransformation:
     """Adam whose learning rate rises linearly from 0 over ``warmup`` steps, then stays or falls as a cosine.
 
@@ -29,6 +32,7 @@ def make_optimizer(
         grad_clip: Global gradient norm above which gradients are scaled down; 0 or less for no clipping.
         schedule: ``"constant"``, or ``"cosine"`` to 0 at ``num_steps``.
         num_steps: Length of the run, for the cosine.
+        ema_widths: Relative widths of averages to track, see :func:`~score_sde.training.ema.track_power_averages`.
     """
     if schedule == "cosine":
         after = optax.cosine_decay_schedule(lr, max(num_steps - warmup, 1))
@@ -40,4 +44,8 @@ def make_optimizer(
         if weight_decay
         else optax.adam(rate, beta1, beta2, eps)
     )
-    return optax.chain(optax.clip_by_global_norm(grad_clip), adam) if grad_clip > 0 else adam
+    parts = [optax.clip_by_global_norm(grad_clip)] if grad_clip > 0 else []
+    parts.append(adam)
+    if ema_widths:
+        parts.append(track_power_averages(ema_widths))
+    return optax.chain(*parts) if len(parts) > 1 else adam

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, SupportsFloat
 
+from score_sde.cluster import is_main
 from score_sde.report.environment import atomic_path, writing
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 class MetricWriter:
     """Appends metrics to ``workdir/metrics.jsonl`` and to TensorBoard files in ``workdir/tensorboard``.
+
+    Of several processes of one run only the first writes anything.
 
     A line reaches the operating system before :meth:`write` returns, so a killed process loses none. Numbers are
     written as the shortest decimals that read back to the same bits.
@@ -48,6 +51,8 @@ class MetricWriter:
         Raises:
             UserError: If the files cannot be written.
         """
+        if not is_main():
+            return
         values = {name: float(value) for name, value in metrics.items()}
         line = json.dumps({"step": int(step), **values}) + "\n"
         with writing(self._path):
@@ -72,6 +77,8 @@ class MetricWriter:
             UserError: If the file cannot be written.
         """
         self._close_events()
+        if not is_main():
+            return
         if self._events_dir.is_dir() and any(self._events_dir.iterdir()):
             self._purge_step = step + 1
         try:
@@ -150,7 +157,7 @@ class ProgressBar:
         self._unit = unit or ("step" if description == "training" else "example")
         self._interval = interval
         self._last_time, self._last_done = time.monotonic(), initial
-        self._bar = self._open_bar() if sys.stderr.isatty() else None
+        self._bar = self._open_bar() if sys.stderr.isatty() and is_main() else None
 
     def update(self, step: int, loss: SupportsFloat | None = None) -> None:
         """The work has reached ``step``."""

@@ -103,7 +103,7 @@ def test_steps_are_per_sample_or_those_of_the_hardest_one(solve):
     # Rounding can move a step across its tolerance: the paths are the same, the steps along them not quite.
     np.testing.assert_allclose(one.num_evals[0], alone.num_evals[5], rtol=0.05)
     np.testing.assert_allclose(one.y[0], alone.y[5], atol=1e-4 if solve == "ode" else 1e-2)
-    sharding = batch_sharding(make_mesh(16))
+    sharding = batch_sharding(make_mesh())
     split = run(jax.device_put(keys, sharding), jax.device_put(z, sharding), True)
     assert len(split.y.sharding.device_set) == jax.device_count() > 1
     assert len(set(split.num_evals.tolist())) == 1

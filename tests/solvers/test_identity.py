@@ -65,7 +65,7 @@ def test_a_sample_ignores_its_batch_and_its_device(name, process):
     whole = draw(keys)
     assert len(np.unique(np.asarray(whole)[:, 0])) == COUNT
     worst = max(ulps(whole[:7], draw(keys[:7])), ulps(whole[5:6], draw(keys[5:6])))
-    split = draw(jax.device_put(keys, batch_sharding(make_mesh(COUNT))))
+    split = draw(jax.device_put(keys, batch_sharding(make_mesh())))
     assert len(split.sharding.device_set) == jax.device_count() > 1
     worst = max(worst, ulps(whole, split))
     assert worst <= (64 if name.endswith(("3m", "3")) else 16)
@@ -81,7 +81,7 @@ def test_with_a_network_it_is_so_up_to_the_rounding_of_its_products():
     draw = drawer(sde, score_fn, SOLVERS["langevin"], shape, 1.0, 5)
     keys = sampling.sample_keys(KEY, 0, COUNT)
     whole = draw(keys)
-    split = draw(jax.device_put(keys, batch_sharding(make_mesh(COUNT))))
+    split = draw(jax.device_put(keys, batch_sharding(make_mesh())))
     found = [ulps(whole[:7], draw(keys[:7])), ulps(whole[5:6], draw(keys[5:6])), ulps(whole, split)]
     assert max(found) <= 32
 
@@ -92,5 +92,5 @@ def test_batch_wide_langevin_is_the_same_on_any_number_of_devices():
     solver = PredictorCorrector(predictor=EulerMaruyama(), corrector=Langevin(per_sample=False))
     draw = drawer(sde, elementwise(sde), solver, (6,), 1.0, 32)
     keys = sampling.sample_keys(KEY, 0, COUNT)
-    found = ulps(draw(keys), draw(jax.device_put(keys, batch_sharding(make_mesh(COUNT)))))
+    found = ulps(draw(keys), draw(jax.device_put(keys, batch_sharding(make_mesh()))))
     assert found <= 16

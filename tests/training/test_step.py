@@ -8,9 +8,10 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from score_sde.config import default_config
-from score_sde.distributed import batch_sharding, jit_step, make_mesh, replicated
+from score_sde.distributed import AXES, batch_sharding, check_batch, jit_step, loops_are_slow, make_mesh, replicated
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
+from score_sde.objectives import part_of
 from score_sde.training.optim import make_optimizer
 from score_sde.training.state import TrainState
 from score_sde.training.step import ema_rate_at, make_train_step, repeat_step, update_ema
@@ -66,8 +67,8 @@ def test_a_whole_run_compiles_its_step_once(experiment, initial):
         traces += 1
         return experiment.train_step(state, batch)
 
-    mesh = make_mesh(8)
-    step = jit_step(counted, mesh)
+    mesh = make_mesh()
+    step = jit_step(counted, mesh, replicated(mesh))
     state = jax.device_put(_fresh(initial), replicated(mesh))
     state, losses = _run(step, state, _batches(10))
     assert traces == 1
@@ -87,9 +88,10 @@ def test_one_and_two_devices_train_alike(experiment, initial):
     assert jax.device_count() >= 2
     results = []
     for count in (1, 2):
-        mesh = Mesh(np.array(jax.devices()[:count]), ("data",), axis_types=(AxisType.Auto,))
+        mesh = Mesh(np.array(jax.devices()[:count]).reshape(count, 1), AXES, axis_types=(AxisType.Auto,) * 2)
         state = jax.device_put(_fresh(initial), replicated(mesh))
-        state, losses = _run(jit_step(experiment.train_step, mesh), state, _batches(5))
+        step = Experiment.from_config(experiment.config, (2,), None, mesh=mesh).train_step
+        state, losses = _run(jit_step(step, mesh, replicated(mesh)), state, _batches(5))
         assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == count
         results.append((state, losses))
     (alone, losses_alone), (shared, losses_shared) = results
@@ -98,7 +100,7 @@ def test_one_and_two_devices_train_alike(experiment, initial):
 
 
 def test_a_batch_is_split_over_the_devices_in_order():
-    mesh = make_mesh(4)
+    mesh = make_mesh()
     array = jax.device_put(jnp.arange(4.0), batch_sharding(mesh))
     shards = sorted(array.addressable_shards, key=lambda shard: shard.device.id)
     np.testing.assert_array_equal(np.concatenate([shard.data for shard in shards]), np.arange(4.0))
@@ -107,7 +109,65 @@ def test_a_batch_is_split_over_the_devices_in_order():
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match=r"The batch size is 7 and there are . devices; expected a multiple of"):
-        make_mesh(7)
+        check_batch(make_mesh(), 7)
+    count = jax.device_count()
+    with pytest.raises(UserError, match=rf"that take it in 3 parts; expected a multiple of {3 * count}, such as"):
+        check_batch(make_mesh(), 4 * count, parts=3)
+
+
+@pytest.mark.parametrize("shape", [{"data": 3}, {"fsdp": 3}, {"data": 0, "fsdp": 0}, {"data": -1}, {"data": 1}])
+def test_a_mesh_that_the_devices_do_not_fill_is_refused(shape):
+    with pytest.raises(UserError, match=r"config\.mesh is data=.*, fsdp=.* there are 2 devices; expected two numbers"):
+        make_mesh(**shape)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_the_parts_of_a_gradient_make_that_of_the_batch(experiment, initial, accumulate):
+    config = default_config()
+    config.update(experiment.config.to_dict())
+    config.model.dropout = 0.0
+    whole = Experiment.from_config(config, (2,), None)
+    config.training.accumulate = accumulate
+    parts = Experiment.from_config(config, (2,), None)
+    (a, losses_a), (b, losses_b) = (_run(jax.jit(e.train_step), _fresh(initial), _batches(3)) for e in (whole, parts))
+    np.testing.assert_allclose(losses_b, losses_a, rtol=1e-6)
+    _assert_close(b, a, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_no_weight_gradient_is_computed_in_a_loop_on_a_cpu(accumulate):
+    """Inside one XLA takes dozens of times as long for those of convolutions; elsewhere loops keep programs small."""
+    config = default_config()
+    config.data.name = "digits"
+    config.model.features, config.model.channel_multipliers, config.model.num_blocks = 8, (1,), 1
+    config.model.attention_resolutions = ()
+    config.training.accumulate = accumulate
+    run = Experiment.from_config(config, (8, 8, 1), 17)
+    batch = jnp.zeros((3, 8, 8, 8, 1), jnp.uint8)
+    state = jax.eval_shape(run.init_state)
+
+    program = jax.make_jaxpr(repeat_step(run.train_step, unroll=loops_are_slow(run.mesh)))(state, batch)
+    loops = [equation for equation in _equations(program.jaxpr) if equation.primitive.name in ("scan", "while", "cond")]
+    convolutional = [loop for loop in loops if "conv_general_dilated" in str(loop)]
+    assert len(convolutional) >= accumulate
+    assert all(loop.params["unroll"] == loop.params["length"] for loop in convolutional)
+
+
+def _equations(jaxpr):
+    """Those of a program and of all programs in it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
+            if inner := getattr(value, "jaxpr", value if hasattr(value, "eqns") else None):
+                yield from _equations(inner)
+
+
+def test_the_parts_of_a_batch_are_all_of_it():
+    batch = {"x": jnp.arange(12.0).reshape(6, 2), "t": jnp.arange(6)}
+    parts = [part_of(batch, index, 3) for index in range(3)]
+    for name, whole in batch.items():
+        together = np.concatenate([part[name] for part in parts])
+        np.testing.assert_array_equal(np.sort(together, axis=0), whole)
 
 
 def test_the_random_numbers_of_a_step_depend_on_the_key_and_the_step_alone(initial, experiment):

@@ -1,0 +1,26 @@
+"""What a run will need and how fast it can be, before it is started."""
+
+import logging
+from pathlib import Path
+
+from score_sde.config import ConfigDict
+from score_sde.modes.workdir import data_info, machine, make_directory
+from score_sde.plan.estimate import advice_for, make_plan
+from score_sde.plan.page import markdown, record, rows
+from score_sde.report.environment import atomic_write_json, atomic_write_text
+
+log = logging.getLogger(__name__)
+
+
+def run_plan(config: ConfigDict, workdir: Path, command: str) -> None:
+    """Memory, time, scaling and advice for a training run: ``plan.json``, ``plan.md``. Nothing is trained."""
+    plan = make_plan(config, data_info(config))
+    advice, how = advice_for(plan, config), machine(command)
+    make_directory(workdir)
+    atomic_write_json(workdir / "plan.json", record(plan, advice, how))
+    atomic_write_text(workdir / "plan.md", markdown(plan, advice, how))
+    for name, value in rows(plan):
+        log.info("%-26s %s", name, value)
+    for sentence in advice:
+        log.info("Advice: %s", sentence)
+    log.info("See %s.", workdir / "plan.md")

@@ -1,0 +1,198 @@
+"""What chips can do, from their makers' public documentation.
+
+All numbers are of one chip, and of dense products: data sheets that count structured sparsity state twice as much. The
+links of a chip are counted in one direction, which is half of what data sheets call bidirectional.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from score_sde.config import choose
+from score_sde.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """The rates and sizes of one chip that the :mod:`roofline <score_sde.plan.roofline>` takes."""
+
+    name: str
+    platform: str  # tpu, cuda or cpu: what JAX compiles for
+    bfloat16: float  # FLOP/s of products of bfloat16 numbers
+    float32: float  # FLOP/s of products of float32 numbers at JAX's default precision
+    memory: float  # bytes
+    bandwidth: float  # bytes/s between it and the memory
+    links: float  # bytes/s that leave the chip over the links that join a domain
+    domain: int  # how many chips these links join
+    network: float | None  # bytes/s that leave the chip for other domains; None where its maker states none
+    source: str
+
+    def peak(self, dtype: str) -> float:
+        """FLOP/s of products of numbers of a type.
+
+        >>> CHIPS["a100"].peak("float32") / CHIPS["a100"].peak("bfloat16")
+        0.5
+        """
+        return self.bfloat16 if dtype == "bfloat16" else self.float32
+
+    def share(self, parts: int) -> "Chip":
+        """One of several equal parts that the compiler takes for devices, such as the two cores of a TPU v4.
+
+        >>> CHIPS["v4"].share(2).memory == CHIPS["v4"].memory / 2
+        True
+        """
+        rates = ("bfloat16", "float32", "memory", "bandwidth", "links", "network")
+        divided = {name: getattr(self, name) / parts for name in rates if getattr(self, name) is not None}
+        return dataclasses.replace(self, **divided, domain=self.domain * parts)
+
+
+def _tpu(name: str, *, flops: float, **rest: float | int | str | None) -> Chip:
+    # By default JAX has a TPU multiply float32 numbers rounded to bfloat16, in one pass.
+    return Chip(name=name, platform="tpu", bfloat16=flops, float32=flops, **rest)  # pyright: ignore[reportArgumentType]
+
+
+CHIPS: dict[str, Chip] = {
+    chip.name: chip
+    for chip in (
+        _tpu(
+            "v4",
+            flops=275e12,
+            memory=32.0 * 2**30,
+            bandwidth=1200e9,
+            links=300e9,
+            domain=4096,
+            network=None,
+            source="docs.cloud.google.com/tpu/docs/v4: 275 TFLOP/s, 32 GiB, 1200 GB/s, 4096 chips per pod; "
+            "6 links of 50 GB/s: Jouppi et al. 2023, arXiv 2304.01433, table 4",
+        ),
+        _tpu(
+            "v5e",
+            flops=197e12,
+            memory=16e9,
+            bandwidth=819e9,
+            links=200e9,
+            domain=256,
+            network=6.4e12 / 8 / 256,
+            source="docs.cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB, 819 GB/s, interconnect 400 GB/s "
+            "bidirectional, 256 chips per pod, data centre network 6.4 Tb/s per pod",
+        ),
+        _tpu(
+            "v5p",
+            flops=459e12,
+            memory=95.0 * 2**30,
+            bandwidth=2765e9,
+            links=600e9,
+            domain=6144,
+            network=50e9 / 8,
+            source="docs.cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 95 GiB, 2765 GB/s, interconnect 1200 GB/s "
+            "bidirectional, slices of up to 6144 chips, data centre network 50 Gb/s per chip",
+        ),
+        _tpu(
+            "v6e",
+            flops=918e12,
+            memory=32e9,
+            bandwidth=1600e9,
+            links=400e9,
+            domain=256,
+            network=25.6e12 / 8 / 256,
+            source="docs.cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GB, 1600 GB/s, interconnect 800 GB/s "
+            "bidirectional, 256 chips per pod, data centre network 25.6 Tb/s per pod",
+        ),
+        Chip(
+            name="a100",
+            platform="cuda",
+            bfloat16=312e12,
+            float32=156e12,
+            memory=80e9,
+            bandwidth=2039e9,
+            links=300e9,
+            domain=8,
+            network=200e9 / 8,
+            source="NVIDIA A100 80GB SXM data sheet: 312 TFLOP/s bfloat16, 156 TF32, 80 GB, 2039 GB/s, NVLink 600 GB/s "
+            "bidirectional; DGX A100: 8 GPUs with one 200 Gb/s port each",
+        ),
+        Chip(
+            name="h100",
+            platform="cuda",
+            bfloat16=989e12,
+            float32=494.5e12,
+            memory=80e9,
+            bandwidth=3350e9,
+            links=450e9,
+            domain=8,
+            network=400e9 / 8,
+            source="NVIDIA H100 SXM data sheet, without sparsity: 989 TFLOP/s bfloat16, 494.5 TF32, 80 GB, 3350 GB/s, "
+            "NVLink 900 GB/s bidirectional; DGX H100: 8 GPUs with one 400 Gb/s port each",
+        ),
+    )
+}
+NAMES = (*CHIPS, "cpu")
+
+
+def find_chip(name: str) -> Chip:
+    """The chip of a name; ``cpu`` is this machine, measured.
+
+    Raises:
+        UserError: For another name, with the nearest one.
+
+    >>> find_chip("v5e").memory / 1e9
+    16.0
+    """
+    choose("chip", name, dict.fromkeys(NAMES))
+    return CHIPS[name] if name in CHIPS else this_machine()
+
+
+def this_machine(*, size: int = 1024, repeats: int = 3) -> Chip:
+    """This machine's processors as one chip: the best of a few products of matrices and of a few sums of vectors.
+
+    Its network is taken for 10 Gb/s, which is not measured.
+
+    Args:
+        size: Rows of the matrices; the vectors have 16,000 times as many numbers.
+        repeats: How often each is timed.
+
+    Raises:
+        UserError: If the system does not say how much memory there is.
+    """
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        raise UserError("This system does not say how much memory it has; name another --config.plan.chip.")
+    device = jax.devices("cpu")[0]
+    square = jax.device_put(jnp.ones((size, size)), device)
+    vector = jax.device_put(jnp.ones(size * 16_000), device)
+
+    def seconds(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> float:
+        taken = []
+        for _ in range(repeats + 1):  # the first compiles
+            start = time.perf_counter()
+            jax.block_until_ready(function(x))
+            taken.append(time.perf_counter() - start)
+        return min(taken[1:])
+
+    flops = 2.0 * size**3 / seconds(_square, square)
+    return Chip(
+        name="cpu",
+        platform="cpu",
+        bfloat16=flops,
+        float32=flops,
+        memory=float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
+        bandwidth=2.0 * vector.nbytes / seconds(_increment, vector),
+        links=1.25e9,
+        domain=1,
+        network=1.25e9,
+        source="measured here: products of float32 matrices, sums of vectors, size of the memory; the network of 10 "
+        "Gb/s is assumed",
+    )
+
+
+@jax.jit
+def _square(x: jax.Array) -> jax.Array:
+    return x @ x
+
+
+@jax.jit
+def _increment(x: jax.Array) -> jax.Array:
+    return x + 1.0

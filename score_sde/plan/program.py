@@ -1,0 +1,249 @@
+"""A training step as the compiler leaves it: its operations, its memory, and what its devices tell each other."""
+
+import dataclasses
+import math
+import os
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from score_sde.config import ConfigDict
+from score_sde.distributed import (
+    AXES,
+    batch_sharding,
+    compiler_options,
+    jit,
+    jit_step,
+    loops_are_slow,
+    platform_of,
+    state_sharding,
+)
+from score_sde.errors import UserError
+from score_sde.experiment import Experiment
+from score_sde.plan.chips import Chip
+from score_sde.plan.collectives import Collective, collectives
+from score_sde.sampling import make_sampler
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """What the compiler says of a program, for one of its devices.
+
+    Bytes of the arguments, results and temporaries are those that are in memory at once; results that take the place of
+    arguments (``aliased``) count once.
+    """
+
+    examples: int  # of the batch, per device
+    traffic: float  # bytes to and from the memory; loops count once
+    arguments: int
+    results: int
+    aliased: int
+    temporaries: int
+    collectives: dict[str, Collective]
+
+    @property
+    def total(self) -> int:
+        """Bytes of memory at once."""
+        return self.arguments + self.results - self.aliased + self.temporaries
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends in a step."""
+        return sum(collective.sent for collective in self.collectives.values())
+
+
+class Line(NamedTuple):
+    """A quantity that grows with the batch: ``fixed + per_example n``."""
+
+    fixed: float
+    per_example: float
+
+    def at(self, count: float | int) -> float:
+        """Its value for a number of examples.
+
+        >>> Line(fixed=10.0, per_example=2.0).at(5)
+        20.0
+        """
+        return self.fixed + self.per_example * count
+
+    def largest(self, bound: float | int) -> int:
+        """The most examples for which it stays within a bound; 0 if there are none.
+
+        >>> Line(fixed=10.0, per_example=2.0).largest(20.9), Line(fixed=10.0, per_example=2.0).largest(9.0)
+        (5, 0)
+        """
+        return max(math.floor((bound - self.fixed) / self.per_example), 0)
+
+
+def line_through(first: tuple[int, float | int], second: tuple[int, float | int]) -> Line:
+    """The line through two measured points ``(examples, value)``.
+
+    >>> line_through((2, 14.0), (4, 18.0))
+    Line(fixed=10.0, per_example=2.0)
+    """
+    slope = (second[1] - first[1]) / (second[0] - first[0])
+    return Line(float(first[1] - slope * first[0]), float(slope))
+
+
+def train_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
+    """The jitted training step, as the training loop compiles it, and the shapes of its arguments."""
+    state = experiment.abstract_state()
+    step = jit_step(experiment.train_step, experiment.mesh, state_sharding(experiment.mesh, state))
+    dtype = np.float32 if experiment.quantization.num_levels is None else np.uint8
+    place = batch_sharding(experiment.mesh)
+    return step, (state, jax.ShapeDtypeStruct((batch_size, *experiment.event_shape), dtype, sharding=place))
+
+
+def sample_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
+    """The jitted sampler of a run with a solver of fixed steps, and the shapes of its arguments.
+
+    Raises:
+        UserError: If the number of its steps is not fixed.
+    """
+    if experiment.solver is None:
+        raise UserError(
+            f"How long sampling with {experiment.config.sampling.predictor} takes depends on the samples; name a "
+            "--config.sampling.predictor with a fixed number of steps."
+        )
+    sampler = make_sampler(
+        experiment.network,
+        experiment.parameterization,
+        experiment.process,
+        experiment.solver,
+        times=experiment.times,
+        noise_scale=experiment.noise_scale,
+        denoising=experiment.config.sampling.denoising,
+        modify_score=experiment.in_range,
+    )
+    whole = state_sharding(experiment.mesh, experiment.abstract_state().params, fsdp=False)
+    run = jit(
+        lambda params, key: sampler(params, key, (batch_size, *experiment.event_shape), 0)[0],
+        platform=platform_of(experiment.mesh),
+        in_shardings=(whole, None),
+        out_shardings=batch_sharding(experiment.mesh),
+    )
+    return run, (experiment.abstract_state().params, jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def measure(experiment: Experiment, per_device: int) -> Program:
+    """Compile the training step for a number of examples per device and read what the compiler says of it."""
+    step, arguments = train_program(experiment, per_device * experiment.mesh.size)
+    options: dict[str, Any] = dict(compiler_options(platform_of(experiment.mesh)))
+    if platform_of(experiment.mesh) == "cpu":
+        # The program is not run, and the last stage of the compiler, which takes most of the time, changes no number.
+        options["xla_backend_optimization_level"] = 0
+    return read(step.lower(*arguments).compile(options), per_device, experiment.mesh.size, loop_factor(experiment))
+
+
+def read(compiled: jax.stages.Compiled, per_device: int, devices: int, turns: int = 1) -> Program:
+    """The cost and memory analysis of a compiled program; ``turns`` is how often its loops are run through."""
+    memory: Any = compiled.memory_analysis()
+    cost: Any = compiled.cost_analysis()
+    return Program(
+        examples=per_device,
+        traffic=float((cost or {}).get("bytes accessed", 0.0)),
+        arguments=memory.argument_size_in_bytes,
+        results=memory.output_size_in_bytes,
+        aliased=memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        collectives=collectives(compiled.as_text() or "", devices, turns=turns),
+    )
+
+
+def count_flops(config: ConfigDict, shape: tuple[int, ...], levels: int | None, per_part: int) -> Line:
+    """Floating-point operations of a training step, counted in the program before it is optimised.
+
+    The count is that of the model and its gradient as they are written, with what ``model.remat`` computes again, and
+    does not depend on the device. It is exactly linear: the optimiser, and so much per example. Two sizes of the batch
+    give the line.
+
+    Args:
+        config: The configuration.
+        shape: Of an example.
+        levels: Grey levels.
+        per_part: Examples of the larger batch, at least 2.
+    """
+    whole = config.copy_and_resolve_references()
+    with whole.unlocked():
+        whole.training.accumulate = 1  # parts would be a loop, whose body counts once
+        whole.training.batch_size = per_part
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
+    experiment = Experiment.from_config(whole, shape, levels, mesh=mesh)
+
+    def count(examples: int) -> tuple[int, float]:
+        step, arguments = train_program(experiment, examples)
+        return examples, flops_of(step, *arguments)
+
+    return line_through(count(max(per_part // 2, 1)), count(per_part))
+
+
+def flops_of(function: Any, *arguments: Any) -> float:
+    """Floating-point operations of a jitted function, before it is optimised.
+
+    >>> import jax.numpy as jnp
+    >>> square = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    >>> flops_of(jax.jit(jnp.dot), square, square)  # 2 n^3
+    1024.0
+    """
+    return float(function.lower(*arguments).cost_analysis()["flops"])
+
+
+def num_parameters(experiment: Experiment) -> int:
+    """The numbers that are trained."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(experiment.abstract_state().params))
+
+
+def state_bytes(experiment: Experiment) -> int:
+    """Bytes of the training state on one device: the parts of parameters, averages and moments that live there."""
+    leaves = jax.tree.leaves(experiment.abstract_state())
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def lowers_for(experiment: Experiment, batch_size: int, platform: str) -> bool:
+    """Whether the training step can be written for another platform (tpu, cuda), which need not be at hand."""
+    step, arguments = train_program(experiment, batch_size)
+    lowered = step.trace(*arguments).lower(lowering_platforms=(platform,))
+    return bool(lowered.as_text())
+
+
+def described_mesh(chip: Chip, topology: str, *, fsdp: int) -> tuple[Mesh, int]:
+    """A mesh of TPUs that are not at hand, for which programs can be compiled, and the devices of one chip.
+
+    Args:
+        chip: What kind.
+        topology: How many chips in each direction, such as ``2x2`` or, for v4 and v5p, ``2x2x1``.
+        fsdp: Devices along the second axis; 0 for all.
+
+    Raises:
+        UserError: If the compiler (``pip install 'score_sde[tpu]'``) is not installed, does not know the topology, or
+            ``fsdp`` does not divide it.
+    """
+    from jax.experimental import topologies
+
+    if chip.platform != "tpu":
+        raise UserError(
+            f"config.plan.topology is {topology} and config.plan.chip is {chip.name}; expected a TPU, or ''."
+        )
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu waits for a cloud's metadata server
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip.name}:{topology}").devices
+    except RuntimeError as error:
+        raise UserError(
+            f"There is no compiler for {chip.name}:{topology} ({str(error).splitlines()[0]}). It comes with "
+            "pip install 'jax[tpu]'; topologies are such as 2x2 (v5e, v6e) and 2x2x1 (v4, v5p). With "
+            "--config.plan.topology='' none is needed."
+        ) from error
+    jax.config.update("jax_enable_compilation_cache", False)  # programs for devices that are not here cannot be kept
+    groups = fsdp or len(found)
+    if len(found) % groups:
+        raise UserError(f"config.mesh.fsdp is {fsdp}; expected a number that divides the {len(found)} devices.")
+    grid = np.array(found).reshape(-1, groups)
+    chips = math.prod(int(size) for size in topology.split("x"))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2), len(found) // chips
+
+
+def loop_factor(experiment: Experiment) -> int:
+    """How many times a step runs through the loop over parts of its batch, which the compiler counts once."""
+    return 1 if loops_are_slow(experiment.mesh) else experiment.config.training.accumulate

@@ -1,0 +1,214 @@
+"""SIGTERM saves and ends with 0; what is kept, and what is put together from it afterwards."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from score_sde import distributed
+from score_sde.checkpointing import Checkpoints, Snapshots
+from score_sde.errors import Preempted, UserError
+from score_sde.modes.workdir import claim, trained_state
+from score_sde.training import loop
+from score_sde.training.ema import power_averages
+from score_sde.training.loop import train
+from score_sde.training.preemption import Preemption
+from tests.training.test_resume import CONFIG, ROOT, _bits, _experiment, _overrides, _restored
+
+SNAPSHOTS = {"optim.ema_widths": "(0.05,0.10)", "optim.ema_snapshot_every": 5}
+
+
+@pytest.fixture
+def terminate(monkeypatch):
+    """Has SIGTERM come while a step is computed (counted from 1)."""
+
+    def at(step):
+        def jit_step(*args, **kwargs):
+            compiled = distributed.jit_step(*args, **kwargs)
+
+            def run(state, batch):
+                if int(state.step) + 1 == step:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return compiled(state, batch)
+
+            return run
+
+        monkeypatch.setattr(loop, "jit_step", jit_step)
+
+    return at
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The working directory of a run of 30 steps in one go, with snapshots of averages."""
+    workdir = tmp_path_factory.mktemp("whole")
+    train(_experiment(**SNAPSHOTS), workdir)
+    return workdir
+
+
+@pytest.mark.parametrize("step", [1, 10, 13, 29])
+def test_a_run_that_is_asked_to_end_saves_where_it_is_and_goes_on_from_there(step, terminate, uninterrupted, tmp_path):
+    terminate(step)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match=f"stopped at step {step}, which is saved"):
+        train(_experiment(**SNAPSHOTS), tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert int(_restored(tmp_path, _experiment(**SNAPSHOTS)).state.step) == step
+    terminate(10**9)
+    train(_experiment(**SNAPSHOTS), tmp_path)
+    experiment = _experiment(**SNAPSHOTS)
+    ends = [_bits(_restored(workdir, experiment).state) for workdir in (tmp_path, uninterrupted)]
+    assert ends[0] == ends[1]
+    # Lines of metrics are means over windows that the end has cut in two.
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
+
+
+def test_a_run_that_is_asked_during_its_last_step_simply_ends(terminate, tmp_path):
+    terminate(30)
+    assert int(train(_experiment(), tmp_path).step) == 30
+
+
+def test_a_loss_that_is_not_finite_is_not_saved_by_a_run_that_must_end(terminate, monkeypatch, tmp_path):
+    terminate(13)
+    asked = loop.jit_step
+
+    def jit_step(*args, **kwargs):
+        run = asked(*args, **kwargs)
+
+        def spoilt(state, batch):
+            state, metrics = run(state, batch)
+            return state, metrics | ({"loss": np.float32(np.nan)} if int(state.step) == 12 else {})
+
+        return spoilt
+
+    monkeypatch.setattr(loop, "jit_step", jit_step)
+    with pytest.raises(UserError, match=r"The loss became nan at step 12\. The checkpoint of step 10 is kept"):
+        train(_experiment(), tmp_path)
+    assert int(_restored(tmp_path).state.step) == 10
+
+
+def test_outside_of_the_main_thread_signals_are_left_alone():
+    seen = []
+
+    def ask():
+        with Preemption() as preemption:
+            seen.append((signal.getsignal(signal.SIGTERM), preemption.requested(1)))
+
+    thread = threading.Thread(target=ask)
+    before = signal.getsignal(signal.SIGTERM)
+    thread.start()
+    thread.join()
+    assert seen == [(before, False)]
+
+
+def test_the_command_line_ends_with_0_and_goes_on(tmp_path):
+    changes = {"training.num_steps": 100_000, "training.eval_every": 50_000, "training.checkpoint_every": 50_000}
+    command = [sys.executable, "-m", "score_sde", f"--config={CONFIG}", f"--workdir={tmp_path}", "--mode=train"]
+    process = subprocess.Popen(
+        [*command, *_overrides(**changes)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 0, log
+    assert time.monotonic() - asked < 30
+    assert "is saved; the same command goes on from there" in log and "Traceback" not in log
+    with Checkpoints(tmp_path) as checkpoints:
+        (step,) = checkpoints.steps
+    assert f"stopped at step {step}," in log
+
+
+def test_checkpoints_are_kept_by_age_by_number_and_by_loss(tmp_path):
+    changes = {"training.log_every": 5, "training.eval_every": 5, "training.checkpoint_every": 5}
+    policy = {"training.keep_checkpoints": 1, "training.keep_every": 10, "training.keep_best": 1}
+    train(_experiment(40, **changes, **policy), tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    best = min(records, key=lambda record: record["eval_loss"])["step"]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert set(checkpoints.steps) == {10, 20, 30, 40, best}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training.keep_every": 15}, "config.training.keep_every is 15; expected a multiple of"),
+        ({"training.keep_best": 1, "training.checkpoint_every": 5}, "so that every checkpoint has a loss"),
+        ({"training.keep_best": -1}, "config.training.keep_best is -1; expected at least 0"),
+        ({"training.accumulate": 3}, "batch_size is 8; expected a multiple of config.training.accumulate, 3"),
+        ({"mesh.data": 3}, "config.mesh is data=3, fsdp=1"),
+        ({"ema_width": 0.5}, "config.ema_width is 0.5; expected a value below 0.28"),
+        ({"optim.ema_snapshot_every": 5}, "ema_widths"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        _experiment(**changes)
+
+
+def _measured(workdir, **changes):
+    experiment = _experiment(**SNAPSHOTS, **changes)
+    return trained_state(experiment, workdir)
+
+
+@pytest.fixture
+def recorded(uninterrupted, tmp_path):
+    workdir = shutil.copytree(uninterrupted, tmp_path / "run")
+    claim(_experiment(**SNAPSHOTS).config, workdir)
+    return workdir
+
+
+def test_a_tracked_average_comes_back_from_its_snapshots(recorded):
+    state = _measured(recorded)
+    with Snapshots(recorded) as snapshots:
+        assert snapshots.names == [(step, width) for step in range(5, 31, 5) for width in (0.05, 0.1)]
+    for width, tracked in power_averages(state.opt_state).items():
+        found = _measured(recorded, ema_width=width).ema_params
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found, tracked)
+
+
+def test_another_average_lies_between_those_that_were_tracked(recorded):
+    narrow, wide = power_averages(_measured(recorded).opt_state).values()
+    found = _measured(recorded, ema_width=0.075).ema_params
+
+    def distance(a, b):
+        return np.sqrt(sum(np.sum((x - y) ** 2) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)))
+
+    assert max(distance(found, narrow), distance(found, wide)) < distance(narrow, wide)
+    assert min(distance(found, narrow), distance(found, wide)) > 0.0
+
+
+def test_an_average_without_snapshots_and_a_damaged_one_say_what_to_do(recorded):
+    for file in (recorded / "averages" / "30" / "0.05").rglob("*"):
+        file.is_file() and os.truncate(file, 0)
+    with pytest.raises(UserError, match=r"The snapshot .*averages/30 cannot be read .*; remove it"):
+        _measured(recorded, ema_width=0.05)
+    shutil.rmtree(recorded / "averages")
+    with pytest.raises(UserError, match=r"There are no snapshots of averages; train with config\.optim\.ema_widths"):
+        _measured(recorded, ema_width=0.05)
+
+
+def test_a_run_that_goes_back_writes_its_snapshots_again(uninterrupted, tmp_path):
+    workdir = shutil.copytree(uninterrupted, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "30")
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    train(_experiment(**SNAPSHOTS), workdir)
+    _assert_averages_equal(workdir, uninterrupted)
+
+
+def _assert_averages_equal(workdir, reference):
+    like = _experiment(**SNAPSHOTS).abstract_state().ema_params
+    with Snapshots(workdir) as ours, Snapshots(reference) as theirs:
+        assert ours.names == theirs.names
+        for name in ours.names:
+            assert _bits(ours.load(*name, like)) == _bits(theirs.load(*name, like))
