@@ -28,7 +28,7 @@ from score_sde.modes.workdir import build_experiment
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "vp" / "toy_mlp.py"
-PER_KILL = 400  # steps, about a second of training
+PER_KILL = 110  # steps, about as many as a start gets to do
 
 
 def overrides(kills: int) -> list[str]:
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     out = options.out or Path(tempfile.mkdtemp())
+    out.mkdir(parents=True, exist_ok=True)
     flags, killed, whole = overrides(options.kills), out / "killed", out / "whole"
     told = torment(killed, options.kills, options.processes, flags, random.Random(options.seed))
     for workdir in (killed, whole):

@@ -14,7 +14,7 @@ from score_sde.evaluation.base import Progress, Purpose, root_key
 from score_sde.experiment import Experiment
 from score_sde.likelihood.flow import transport
 from score_sde.parameterization import denoise
-from score_sde.sampling import make_sampler, prior_samples, sample_keys, solver_keys, trajectory
+from score_sde.sampling import Sampler, make_sampler, prior_samples, sample_keys, solver_keys, trajectory
 from score_sde.solvers import EulerMaruyama
 from score_sde.solvers.adaptive_sde import solve_sde
 from score_sde.solvers.base import Solution
@@ -39,7 +39,7 @@ def draw_samples(experiment: Experiment, params: Params, *, progress: Progress =
     settings, shape = experiment.config.sampling, experiment.event_shape
     batch_size = shared_size(experiment.mesh, min(settings.batch_size, settings.num_samples))
     draw = jit(
-        _adaptive_sampler(experiment) if experiment.solver is None else _sampler(experiment),
+        _adaptive_sampler(experiment) if experiment.solver is None else _fixed_sampler(experiment),
         static_argnums=2,
         out_shardings=batch_sharding(experiment.mesh),
     )
@@ -89,9 +89,10 @@ def draw_trajectory(
     return path[chosen], times[chosen]
 
 
-def _sampler(experiment: Experiment) -> Callable[..., Solution]:
+def sampler_of(experiment: Experiment) -> Sampler:
+    """The sampler that the configuration describes, if it has a fixed number of steps; see :func:`make_sampler`."""
     assert experiment.solver is not None
-    sampler = make_sampler(
+    return make_sampler(
         experiment.network,
         experiment.parameterization,
         experiment.process,
@@ -101,6 +102,10 @@ def _sampler(experiment: Experiment) -> Callable[..., Solution]:
         denoising=experiment.config.sampling.denoising,
         modify_score=experiment.in_range,
     )
+
+
+def _fixed_sampler(experiment: Experiment) -> Callable[..., Solution]:
+    sampler = sampler_of(experiment)
 
     def draw(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int) -> Solution:
         x, num_evals = sampler(params, key, shape, first)

@@ -21,10 +21,10 @@ from score_sde.distributed import (
     state_sharding,
 )
 from score_sde.errors import UserError
+from score_sde.evaluation.samples import sampler_of
 from score_sde.experiment import Experiment
 from score_sde.plan.chips import Chip
 from score_sde.plan.collectives import Collective, collectives
-from score_sde.sampling import make_sampler
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,16 +107,7 @@ def sample_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[
             f"How long sampling with {experiment.config.sampling.predictor} takes depends on the samples; name a "
             "--config.sampling.predictor with a fixed number of steps."
         )
-    sampler = make_sampler(
-        experiment.network,
-        experiment.parameterization,
-        experiment.process,
-        experiment.solver,
-        times=experiment.times,
-        noise_scale=experiment.noise_scale,
-        denoising=experiment.config.sampling.denoising,
-        modify_score=experiment.in_range,
-    )
+    sampler = sampler_of(experiment)
     whole = state_sharding(experiment.mesh, experiment.abstract_state().params, fsdp=False)
     run = jit(
         lambda params, key: sampler(params, key, (batch_size, *experiment.event_shape), 0)[0],
