@@ -84,6 +84,7 @@ class Experiment:
         objective = config.objective
         if objective.times == "importance" and process is not sde:
             raise UserError("config.objective.times=importance needs an SDE; set config.sde.schedule=continuous.")
+        _check_levels(config, process)
         loss_fn = score_matching_loss(
             process,
             network,
@@ -190,6 +191,15 @@ def make_process(config: ConfigDict, sde: SDE) -> Process:
         sigmas = choose("schedule of the VE chain", name, {"continuous": None, **SIGMAS})
         return NCSN(sigmas=sigmas(n, config.sde.sigma_min, config.sde.sigma_max))
     raise UserError(f"config.sde.schedule is {name}, and no chain is named for {config.sde.name}; expected continuous.")
+
+
+def _check_levels(config: ConfigDict, process: Process) -> None:
+    """Refuse training times below the first level of a chain, which would be those of data without any noise."""
+    if isinstance(process, DDPM) and round(config.objective.t_min * process.num_levels) < 1:
+        raise UserError(
+            f"config.objective.t_min is {config.objective.t_min:g}, and the first level of the chain is at "
+            f"{1.0 / process.num_levels:g}; expected that (1 / config.parameterization.num_scales) or more."
+        )
 
 
 def make_times(config: ConfigDict, sde: SDE, process: Process, *, grid: str, num_steps: int) -> Grid:

@@ -106,6 +106,10 @@ BAD_VALUES = {
         {"sampling.predictor": "adaptive", "sampling.corrector": "langevin"},
         "predictor adaptive takes no corrector; set config.sampling.corrector=none",
     ),
+    "training below the first level of a chain": (
+        {"sde.schedule": "linear", "sampling.predictor": "ancestral"},
+        "objective.t_min is 1e-05, and the first level of the chain is at 0.001; expected that",
+    ),
     "importance sampling on a chain": (
         {"objective.times": "importance", "sde.schedule": "linear"},
         "times=importance needs an SDE; set config.sde.schedule=continuous",

@@ -22,7 +22,13 @@ SOURCE = ArraySource(SourceInfo("uniform", SHAPE, 8, None), LEVELS)
 
 def build(*overrides):
     small = ["features=8", "channel_multipliers=(1,)", "num_blocks=1", "dropout=0.0", "attention_resolutions=()"]
-    settings = ["data.shape=(4, 4, 1)", "likelihood.batch_size=40", "sampling.predictor=ancestral", *overrides]
+    settings = [
+        "data.shape=(4, 4, 1)",
+        "likelihood.batch_size=40",
+        "sampling.predictor=ancestral",
+        "objective.t_min=0.1",
+        *overrides,
+    ]
     flags = [*(f"model.{setting}" for setting in small), *settings]
     experiment = build_experiment(load_config(None, [f"--config.{flag}" for flag in flags]))
     return dataclasses.replace(experiment, quantization=dataclasses.replace(experiment.quantization, num_levels=8))
