@@ -122,6 +122,7 @@ def join(
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             **named,
         )
+        barrier("joined")  # on CPUs a connection is made at its first use, by all within half a minute or not at all
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         nowhere = member is None and isinstance(error, ValueError)
         raise UserError(_NO_CLUSTER if nowhere else f"JAX cannot join the cluster: {error}") from error

@@ -104,7 +104,7 @@ def run(task: Task, workdir: Path) -> TrainState:
             for done in range(start + per_dispatch, settings.num_steps + 1, per_dispatch):
                 state, metrics = run_step(state, next(feed))
                 window.append(metrics)
-                last, ending, loss = done == settings.num_steps, preemption.requested(done), None
+                last, ending, loss = done == settings.num_steps, preemption.requested(), None
                 if done % settings.log_every == 0 or last:
                     means = _means(_finite(window, done, saved.steps, task.advice))
                     window = []

@@ -1,11 +1,14 @@
 """The wish of a scheduler, told by SIGTERM, that a run end soon."""
 
+import itertools
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 import jax
+
+_QUESTIONS = itertools.count(1)  # of this process, in all its loops
 
 
 class Preemption:
@@ -15,9 +18,9 @@ class Preemption:
 
     >>> import os
     >>> with Preemption() as preemption:
-    ...     before = preemption.requested(1)
+    ...     before = preemption.requested()
     ...     os.kill(os.getpid(), signal.SIGTERM)
-    ...     before, preemption.requested(2)
+    ...     before, preemption.requested()
     (False, True)
     """
 
@@ -38,13 +41,15 @@ class Preemption:
         if self._former is not None:
             signal.signal(signal.SIGTERM, self._former)
 
-    def requested(self, step: int) -> bool:
-        """Whether to end after this step; all processes ask after the same steps."""
+    def requested(self) -> bool:
+        """Whether to end now; all processes ask after the same steps."""
         if jax.process_count() == 1:
             return self._asked
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+        # They end when their count equals the one agreed on, which is the next: numbers of steps, which do not begin
+        # at 1 in a run that goes on and may be several at a time, would pass it by.
+        return multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

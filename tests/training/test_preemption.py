@@ -12,6 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from score_sde import distributed
 from score_sde.checkpointing import Checkpoints, Snapshots
@@ -100,13 +101,31 @@ def test_outside_of_the_main_thread_signals_are_left_alone():
 
     def ask():
         with Preemption() as preemption:
-            seen.append((signal.getsignal(signal.SIGTERM), preemption.requested(1)))
+            seen.append((signal.getsignal(signal.SIGTERM), preemption.requested()))
 
     thread = threading.Thread(target=ask)
     before = signal.getsignal(signal.SIGTERM)
     thread.start()
     thread.join()
     assert seen == [(before, False)]
+
+
+def test_processes_that_go_on_from_a_later_step_hear_of_it_too(monkeypatch):
+    """JAX ends a run when a count equals the one agreed on: one more than the last when a process was asked."""
+    last, agreed = 0, None
+
+    def reached(count):
+        nonlocal last
+        last = count
+        return count == agreed
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", reached)
+    for _ in range(2):  # loops of one process, whatever the numbers of their steps
+        with Preemption() as preemption:
+            assert [preemption.requested() for _ in range(3)] == [False] * 3
+            agreed = last + 1
+            assert preemption.requested()
 
 
 def test_the_command_line_ends_with_0_and_goes_on(tmp_path):
