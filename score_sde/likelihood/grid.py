@@ -158,8 +158,8 @@ def _carry(
         m, scale = mean_coeff[index], jnp.exp(place[index])
 
         def noise(y: Array) -> Array:
-            t = times[index][None]
-            return -(sde.marginal(t).std * score_fn((m * y)[None], t)[0])
+            t = times[index]
+            return -(sde.marginal(t).std * score_fn((m * y)[None], t[None])[0])
 
         def single(key: PRNGKey, y: Array) -> tuple[Array, Array]:
             own = jax.random.fold_in(key, index) if fresh_probes else key

@@ -1,5 +1,23 @@
-"""Training objectives: denoising score matching, its training times and weightings."""
+"""Training objectives: denoising score matching, its training times and weightings, and the family that it is of."""
 
+from score_sde.objectives.criteria import (
+    CRITERIA,
+    Criterion,
+    Denoising,
+    Explicit,
+    Implicit,
+    Sliced,
+    criterion_loss,
+    static_score,
+    static_score_matching_loss,
+)
+from score_sde.objectives.family import (
+    denoising_score_matching,
+    draw_projections,
+    explicit_score_matching,
+    implicit_score_matching,
+    sliced_score_matching,
+)
 from score_sde.objectives.score_matching import (
     LevelLosses,
     NoiseLevels,
@@ -17,19 +35,53 @@ from score_sde.objectives.times import (
     likelihood_weighting,
     variance_weighting,
 )
+from score_sde.objectives.variational import (
+    Gaussian,
+    LatentVariableModel,
+    NoiseAndFraction,
+    elbo,
+    importance_bound,
+    make_predict_fn,
+    sample_from_prior,
+    vae_loss,
+    with_variances,
+)
 
 __all__ = [
+    "CRITERIA",
     "TIME_SAMPLERS",
     "WEIGHTINGS",
+    "Criterion",
+    "Denoising",
+    "Explicit",
+    "Gaussian",
+    "Implicit",
     "ImportanceTimes",
+    "LatentVariableModel",
     "LevelLosses",
     "LevelTimes",
     "LowDiscrepancyTimes",
+    "NoiseAndFraction",
     "NoiseLevels",
+    "Sliced",
     "UniformTimes",
+    "criterion_loss",
+    "denoising_score_matching",
+    "draw_projections",
+    "elbo",
+    "explicit_score_matching",
+    "implicit_score_matching",
+    "importance_bound",
     "likelihood_weighting",
     "loss_by_noise_level",
+    "make_predict_fn",
     "part_of",
+    "sample_from_prior",
     "score_matching_loss",
+    "sliced_score_matching",
+    "static_score",
+    "static_score_matching_loss",
+    "vae_loss",
     "variance_weighting",
+    "with_variances",
 ]

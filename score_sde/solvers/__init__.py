@@ -10,8 +10,10 @@ from score_sde.solvers.base import Solver, SolverState
 from score_sde.solvers.compose import PredictorCorrector
 from score_sde.solvers.correctors import AnnealedLangevin, Langevin
 from score_sde.solvers.exponential import DPMSolverMultistep, DPMSolverSinglestep, UniPC
+from score_sde.solvers.langevin import langevin_monte_carlo, metropolis_langevin
 from score_sde.solvers.ode import EDMHeun, Euler, Heun
 from score_sde.solvers.predictors import DDIM, Ancestral, EulerMaruyama, NoPredictor, ReverseDiffusion
+from score_sde.solvers.reversal import GaussianReversal
 
 #: Solvers of the reverse process with its noise, by the names of configurations.
 STOCHASTIC: Mapping[str, Callable[..., Solver]] = MappingProxyType(
@@ -63,6 +65,7 @@ __all__ = [
     "EDMHeun",
     "Euler",
     "EulerMaruyama",
+    "GaussianReversal",
     "Heun",
     "Langevin",
     "NoPredictor",
@@ -71,4 +74,6 @@ __all__ = [
     "Solver",
     "SolverState",
     "UniPC",
+    "langevin_monte_carlo",
+    "metropolis_langevin",
 ]

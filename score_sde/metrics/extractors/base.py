@@ -1,0 +1,167 @@
+"""The contract of a feature extractor, and the extractor that all of them are instances of."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Num, UInt8
+
+from score_sde.distributed import jit
+from score_sde.errors import UserError
+from score_sde.typing import Params
+
+NO_WEIGHTS = hashlib.sha256(b"").hexdigest()  # the hash of an extractor that has none
+
+FeatureArray: TypeAlias = Float[Array, "batch features"]
+Forward: TypeAlias = Callable[[Params, Num[Array, "batch height width channels"]], tuple[FeatureArray, Array | None]]
+
+
+class Features(NamedTuple):
+    """What an extractor says of ``n`` images.
+
+    Attributes:
+        features: float32 ``(n, d)``, for distances between sets.
+        logits: float32 ``(n, k)``, unnormalised log-probabilities of classes, or None where there are no classes.
+    """
+
+    features: np.ndarray
+    logits: np.ndarray | None
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """Features of images. Those of an image are the same in any batch.
+
+    A distance between sets of features means something only beside ``name`` and ``sha256``: equal ones stand for equal
+    resizing, scaling, network and weights.
+    """
+
+    @property
+    def name(self) -> str:
+        """The network and how images are brought to its input, such as ``"inception-2015"``."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes of the file of weights, in hexadecimal; that of no bytes where there are no weights."""
+        ...
+
+    @property
+    def num_features(self) -> int:
+        """Length of a feature vector."""
+        ...
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of logits; None for an extractor without classes."""
+        ...
+
+    def __call__(self, images: np.ndarray) -> Features:
+        """The features of uint8 images ``(n, height, width, channels)`` of levels ``0 .. num_levels - 1``."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ImageExtractor:
+    """An :class:`Extractor` made of a pure function, which is compiled once, for one size of batch.
+
+    A batch of any size is taken apart, and what is missing in its last part is filled up with black images.
+
+    Attributes:
+        forward: From parameters and a batch of images, as levels, to features and logits.
+        params: A pytree of arrays.
+        shape: That of an image, ``(height, width, channels)``.
+        num_levels: The number of grey levels of an image.
+        batch_size: The number of images that are computed at once.
+
+    Example:
+        >>> def mean(params, x):
+        ...     return x.astype("float32").mean((1, 2)) * params, None
+        >>> brightness = ImageExtractor(
+        ...     name="brightness", sha256=NO_WEIGHTS, num_features=3, num_classes=None, forward=mean, params=2.0,
+        ...     shape=(4, 4, 3), num_levels=256
+        ... )
+        >>> isinstance(brightness, Extractor), brightness(np.ones((70, 4, 4, 3), np.uint8)).features.shape
+        (True, (70, 3))
+    """
+
+    name: str
+    sha256: str
+    num_features: int
+    num_classes: int | None
+    forward: Forward
+    params: Params
+    shape: tuple[int, ...]
+    num_levels: int
+    batch_size: int = 32
+
+    @functools.cached_property
+    def _program(self) -> Callable[[np.ndarray], tuple[Array, Array | None]]:
+        params = jax.device_put(self.params)  # once, not with every batch
+        return functools.partial(jit(self.forward), params)
+
+    def __call__(self, images: UInt8[np.ndarray, "n height width channels"]) -> Features:
+        """The features of images.
+
+        Raises:
+            UserError: If the images are not of the shape and levels that this extractor was made for.
+        """
+        self._check(images)
+        count, size = len(images), self.batch_size
+        features = np.empty((count, self.num_features), np.float32)
+        logits = None if self.num_classes is None else np.empty((count, self.num_classes), np.float32)
+        for start in range(0, count, size):
+            part = images[start : start + size]
+            padded = np.concatenate([part, np.zeros((size - len(part), *self.shape), np.uint8)])
+            new_features, new_logits = jax.device_get(self._program(padded))
+            features[start : start + size] = new_features[: len(part)]
+            if logits is not None:
+                logits[start : start + size] = new_logits[: len(part)]
+        return Features(features, logits)
+
+    def _check(self, images: np.ndarray) -> None:
+        if images.shape[1:] != self.shape:
+            raise UserError(
+                f"Extractor {self.name} was given images of shape {images.shape[1:]}, expected {self.shape}, for which "
+                "it was made. Make another one for these images."
+            )
+        if images.size and images.max() >= self.num_levels:
+            raise UserError(
+                f"Extractor {self.name} was given images with the level {images.max()}, expected levels below "
+                f"{self.num_levels}. Give it images as they are in the data set, not scaled ones."
+            )
+
+
+def check_images(name: str, shape: tuple[int, ...], num_levels: int | None) -> int:
+    """Refuse data that are no images of 8 bits at most, for the extractor of a name; returns the number of levels.
+
+    Raises:
+        UserError: If they are not.
+
+    >>> check_images("pixels", (8, 8, 1), 17)
+    17
+    """
+    if len(shape) != 3 or min(shape) < 1 or num_levels is None or not 2 <= num_levels <= 256:
+        levels = "continuous values" if num_levels is None else f"{num_levels} levels"
+        raise UserError(
+            f"Extractor {name} cannot take data of shape {shape} with {levels}; expected images (height, width, "
+            "channels) of 2 to 256 levels. For other data use a distance that needs no features."
+        )
+    return num_levels
+
+
+def check_colours(name: str, shape: tuple[int, ...], num_levels: int | None) -> None:
+    """Refuse what a network for photographs cannot take: anything but grey or RGB images of 256 levels.
+
+    Raises:
+        UserError: If they are not.
+    """
+    if check_images(name, shape, num_levels) != 256 or shape[-1] not in (1, 3):
+        raise UserError(
+            f"Extractor {name} cannot take images of shape {shape} with {num_levels} levels; expected 1 or 3 channels "
+            "and 256 levels, which it was trained on. Choose 'pixels', or an extractor for this data set."
+        )

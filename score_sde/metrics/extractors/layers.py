@@ -1,0 +1,247 @@
+"""What the extractors' networks are made of, and how their weights are read and checked.
+
+A network is a function of a ``conv`` that it calls by name, so that one definition serves to compute (:class:`Folded`)
+and to say which tensors a file of its weights must have (:func:`declared_tensors`). Batch normalisation at inference is
+an affine map of channels, so it is folded into the convolution before it.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from score_sde.errors import UserError
+from score_sde.interop import file_kind, read_safetensors, read_torch
+from score_sde.typing import Params
+
+Images: TypeAlias = Float[Array, "batch _ _ _"]  # height, width and channels, which layers change
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
+
+PRECISION = jax.lax.Precision.HIGHEST  # a TPU would round to bfloat16, and measure another distance
+_LISTED = 5  # names in an error message
+
+
+@runtime_checkable
+class Conv(Protocol):
+    """A convolution without bias, then normalisation, under a name."""
+
+    def __call__(
+        self,
+        name: str,
+        x: Images,
+        channels: int,
+        kernel: tuple[int, int] = (1, 1),
+        *,
+        stride: int = 1,
+        padding: str = "SAME",
+        depthwise: bool = False,
+    ) -> Images:
+        """Apply it, with so many channels of output; ``depthwise`` keeps the channels apart."""
+        ...
+
+
+def convolve(
+    x: Images,
+    kernel: Float[Array, "height width in out"],
+    bias: Float[Array, " out"],
+    *,
+    stride: int = 1,
+    padding: str = "SAME",
+) -> Images:
+    """A convolution with bias.
+
+    >>> convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)), jnp.zeros(5), stride=2).shape
+    (1, 2, 2, 5)
+    """
+    y = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=PRECISION,
+    )
+    return y + bias.reshape(1, 1, 1, -1)
+
+
+def convolve_each(
+    x: Images, kernel: Float[Array, "height width 1 channels"], bias: Float[Array, " channels"], *, stride: int = 1
+) -> Images:
+    """A convolution of every channel by itself, with bias; outside the image there are zeros, as with ``"SAME"``.
+
+    It is a sum of shifted images: the grouped convolutions of XLA take 20 to 250 times as long on a CPU.
+
+    >>> convolve_each(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2)), jnp.zeros(2), stride=2)[0, :, :, 0].tolist()
+    [[9.0, 6.0], [6.0, 4.0]]
+    """
+    rows, columns = kernel.shape[:2]
+    height, width = (-(-size // stride) for size in x.shape[1:3])
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], (rows, columns), (stride, stride), "SAME")
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    y = bias.reshape(1, 1, 1, -1)
+    for i in range(rows):
+        for j in range(columns):
+            down, right = (
+                slice(i, i + (height - 1) * stride + 1, stride),
+                slice(j, j + (width - 1) * stride + 1, stride),
+            )
+            y = y + padded[:, down, right] * kernel[i, j].reshape(1, 1, 1, -1)
+    return y
+
+
+def max_pool(x: Images, *, stride: int, padding: str) -> Images:
+    """The largest number in every 3x3 window, without what lies outside the image."""
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding)
+
+
+def mean_pool(x: Images) -> Images:
+    """The mean of the 3x3 window around every pixel, over the pixels that lie inside the image.
+
+    >>> float(abs(mean_pool(jnp.ones((1, 5, 4, 2))) - 1).max()) < 1e-6
+    True
+    """
+    total = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+    # XLA takes minutes to fold the sum over an image of ones into a constant.
+    rows, columns = (_inside(size) for size in x.shape[1:3])
+    return total / jnp.asarray(np.outer(rows, columns)[None, :, :, None], x.dtype)
+
+
+def _inside(size: int) -> np.ndarray:
+    """How many of ``i - 1, i, i + 1`` lie in ``0 .. size - 1``, for every ``i``."""
+    index = np.arange(size)
+    return np.minimum(index + 1, size - 1) - np.maximum(index - 1, 0) + 1
+
+
+class Tensors(NamedTuple):
+    """How a file names the parts of a convolution and of its normalisation."""
+
+    kernel: str
+    norm: str
+
+
+def declared_tensors(network: Callable[..., Any], shape: tuple[int, ...], names: Callable[[str], Tensors]) -> Shapes:
+    """The tensors, in PyTorch's layout, that a ``network(conv, x)`` for images of a shape takes its weights from."""
+    found: Shapes = {}
+
+    def conv(
+        name: str,
+        x: Images,
+        channels: int,
+        kernel: tuple[int, int] = (1, 1),
+        *,
+        stride: int = 1,
+        padding: str = "SAME",
+        depthwise: bool = False,
+    ) -> Images:
+        inputs = 1 if depthwise else x.shape[-1]
+        tensors = names(name)
+        found[tensors.kernel] = (channels, inputs, *kernel)
+        found.update({f"{tensors.norm}.{part}": (channels,) for part in _NORM})
+        weights = jnp.zeros((*kernel, inputs, channels)), jnp.zeros(channels)
+        return Folded({name: weights})(name, x, channels, kernel, stride=stride, padding=padding, depthwise=depthwise)
+
+    jax.eval_shape(lambda x: network(conv, x), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    return found
+
+
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def fold(tensors: Mapping[str, np.ndarray], names: Tensors, *, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel (height, width, in, out) and bias of a convolution with the normalisation behind it, computed in float64.
+
+    With ``s = weight / sqrt(running_var + epsilon)`` the kernel is scaled by ``s``, and the bias is
+    ``bias - s running_mean``.
+    """
+    weight, bias, mean, variance = (np.asarray(tensors[f"{names.norm}.{part}"], np.float64) for part in _NORM)
+    scale = weight / np.sqrt(variance + epsilon)
+    kernel = np.asarray(tensors[names.kernel], np.float64).transpose(2, 3, 1, 0) * scale
+    return kernel.astype(np.float32), (bias - scale * mean).astype(np.float32)
+
+
+def dense(x: Float[Array, "batch in"], kernel: Float[Array, "in out"]) -> Float[Array, "batch out"]:
+    """A matrix product in full precision."""
+    return jnp.matmul(x, kernel, precision=PRECISION)
+
+
+def to_rgb(x: Images) -> Images:
+    """Grey images as coloured ones of three equal channels; coloured ones as they are.
+
+    >>> to_rgb(jnp.ones((1, 2, 2, 1))).shape
+    (1, 2, 2, 3)
+    """
+    return jnp.broadcast_to(x, (*x.shape[:-1], 3))
+
+
+class Folded(NamedTuple):
+    """The convolutions of folded parameters: a :class:`Conv`, without an activation."""
+
+    params: Params
+
+    def __call__(
+        self,
+        name: str,
+        x: Images,
+        channels: int,
+        kernel: tuple[int, int] = (1, 1),
+        *,
+        stride: int = 1,
+        padding: str = "SAME",
+        depthwise: bool = False,
+    ) -> Images:
+        """Apply the convolution of a name; the parameters know its channels and kernel."""
+        kernel_array, bias = self.params[name]
+        if depthwise:
+            return convolve_each(x, kernel_array, bias, stride=stride)
+        return convolve(x, kernel_array, bias, stride=stride, padding=padding)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of the bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_tensors(path: str | os.PathLike[str], expected: Shapes, *, network: str, hint: str) -> dict[str, np.ndarray]:
+    """The tensors of a network from a file of PyTorch or safetensors.
+
+    Counters of training steps, which PyTorch keeps beside its normalisations, are left out.
+
+    Args:
+        path: The file.
+        expected: The names and shapes of its tensors.
+        network: What the file should hold, for the error message.
+        hint: What to do if it holds something else.
+
+    Raises:
+        UserError: If the file cannot be read, or holds other tensors than those expected.
+    """
+    value: Any = read_safetensors(path)[0] if file_kind(path) == "safetensors" else read_torch(path)
+    if not isinstance(value, dict) or not all(isinstance(array, np.ndarray) for array in value.values()):
+        raise UserError(f"{path} does not hold the weights of {network}: it is not a table of named tensors. {hint}")
+    tensors = {name: array for name, array in value.items() if not str(name).endswith(".num_batches_tracked")}
+    wrong = [
+        f"{name} {tensors[name].shape} instead of {shape}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    problems = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [str(name) for name in tensors if name not in expected],
+        "of another shape": wrong,
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names)
+        raise UserError(f"{path} does not hold the weights of {network}. Tensors {listed}. {hint}")
+    return tensors
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + rest

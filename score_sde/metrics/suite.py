@@ -1,0 +1,332 @@
+"""All metrics of a set of samples, each with its error, its interval and its protocol."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from score_sde.errors import UserError, unknown
+from score_sde.metrics.checks import finite_rows
+from score_sde.metrics.inception_score import inception_score
+from score_sde.metrics.intervals import Estimate, extrapolated_frechet, frechet_interval, normal_interval
+from score_sde.metrics.kernel import kernel_distance
+from score_sde.metrics.manifold import density_coverage, precision_recall
+from score_sde.metrics.pixels import energy_distance, sliced_wasserstein
+from score_sde.metrics.protocol import MetricProtocol, MetricResult
+from score_sde.metrics.reference import NOT_STATED, ReferenceStatistics
+
+#: The name of the extractor, and what stands for its digest, where images are compared as they are.
+PIXELS = "pixels"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    features: np.ndarray
+    logits: np.ndarray | None
+    reference: ReferenceStatistics
+    protocol: MetricProtocol  # with the metric, its options and the seed to be filled in
+    seed: int
+    confidence: float
+    warnings: tuple[str, ...]
+
+    def subset(self, metric: str) -> np.ndarray:
+        """Features of the reference."""
+        if self.reference.features_subset is None:
+            raise UserError(
+                f"{metric} compares single examples, and the reference {self.reference.source} holds moments only; "
+                "expected features of some of its examples too; compute the reference again with a subset, or leave "
+                "this metric out."
+            )
+        return self.reference.features_subset
+
+    def result(
+        self, name: str, estimate: Estimate, interval_of: str, *, options: dict[str, Any] | None = None, **details: Any
+    ) -> MetricResult:
+        """A result with what is common to all."""
+        options = options or {}
+        protocol = dataclasses.replace(self.protocol, metric=name, options=tuple(sorted(options.items())))
+        shared = {"interval_of": interval_of, "confidence": self.confidence, "warnings": list(self.warnings)}
+        return MetricResult(
+            value=estimate.value,
+            std_error=estimate.std_error,
+            interval=(estimate.low, estimate.high),
+            protocol=protocol,
+            details=shared | details,
+        )
+
+
+def measure_features(
+    sample_features: np.ndarray,
+    sample_logits: np.ndarray | None,
+    reference: ReferenceStatistics,
+    *,
+    extractor: str,
+    extractor_sha256: str,
+    shape: tuple[int, ...],
+    num_levels: int | None,
+    metrics: Sequence[str] = ("frechet", "kid", "precision_recall", "inception_score"),
+    seed: int = 0,
+    sample_seed: int | None = None,
+    confidence: float = 0.95,
+) -> dict[str, MetricResult]:
+    """Measure samples by the features of an extractor against a reference of the same extractor.
+
+    Args:
+        sample_features: ``(n, d)``.
+        sample_logits: ``(n, k)``, which the inception score needs and no other.
+        reference: Statistics of the reference set.
+        extractor: The name of what made the features.
+        extractor_sha256: The digest of its weights.
+        shape: Of a sample before the extractor, as (height, width, channels).
+        num_levels: Of a sample's channel.
+        metrics: Of ``METRICS``; ``precision_recall`` and ``density_coverage`` give two results each, by these names.
+        seed: Of the subsets and groups that metrics draw.
+        sample_seed: Of the samples, for the protocol; ``seed`` if None.
+        confidence: Of the intervals.
+
+    Raises:
+        UserError: For unknown metrics, features that are not finite or not the reference's, a reference of another
+            extractor, shape or number of levels, and a metric that lacks logits or features of the reference.
+
+    Example:
+        >>> from score_sde.metrics.frechet import moments
+        >>> x = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+        >>> reference = ReferenceStatistics(moments=moments(x[:200]), features_subset=None, extractor="mine",
+        ...     extractor_sha256="ab" * 32, source="toy", split="train", count=200, shape=(2, 2, 1), num_levels=None)
+        >>> found = measure_features(x[200:], None, reference, extractor="mine", extractor_sha256="ab" * 32,
+        ...     shape=(2, 2, 1), num_levels=None, metrics=("frechet",))["frechet"]
+        >>> found.interval[0] < found.value < 1.0, found.details["warnings"]
+        (True, [])
+    """
+    for name in metrics:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+    features = finite_rows(sample_features, "sample features")
+    protocol = MetricProtocol(
+        metric="",
+        num_samples=len(features),
+        reference_count=reference.count,
+        seed=seed if sample_seed is None else sample_seed,
+        extractor=extractor,
+        extractor_sha256=extractor_sha256,
+        reference_sha256=reference.sha256,
+        shape=shape,
+        num_levels=num_levels,
+    )
+    warnings = _like(protocol, features, reference)
+    inputs = _Inputs(
+        features=features,
+        logits=sample_logits,
+        reference=reference,
+        protocol=protocol,
+        seed=seed,
+        confidence=confidence,
+        warnings=warnings,
+    )
+    return {result.protocol.metric: result for name in metrics for result in METRICS[name](inputs)}
+
+
+def measure_pixels(
+    samples: np.ndarray,
+    reference: ReferenceStatistics,
+    *,
+    shape: tuple[int, ...],
+    num_levels: int | None,
+    metrics: Sequence[str] = ("sliced_wasserstein", "energy"),
+    seed: int = 0,
+    sample_seed: int | None = None,
+    confidence: float = 0.95,
+) -> dict[str, MetricResult]:
+    """Measure samples ``(n, ...)`` as they are, against a reference whose extractor is ``PIXELS``.
+
+    All metrics but the inception score can be asked for. Samples and reference must be on one scale.
+
+    Raises:
+        UserError: As :func:`measure_features`.
+    """
+    return measure_features(
+        finite_rows(samples, "samples"),
+        None,
+        reference,
+        extractor=PIXELS,
+        extractor_sha256=PIXELS,
+        shape=shape,
+        num_levels=num_levels,
+        metrics=metrics,
+        seed=seed,
+        sample_seed=sample_seed,
+        confidence=confidence,
+    )
+
+
+def _like(protocol: MetricProtocol, features: np.ndarray, reference: ReferenceStatistics) -> tuple[str, ...]:
+    """Refuse a reference that was not made as the samples' features were; warn of what a file does not say."""
+    digests = (protocol.extractor_sha256, reference.extractor_sha256)
+    other_digest = digests[0] != digests[1] and NOT_STATED not in digests
+    dimensions = (features.shape[1], reference.moments.mean.size)
+    if protocol.extractor != reference.extractor or other_digest or dimensions[0] != dimensions[1]:
+        raise UserError(
+            f"The samples' features are {dimensions[0]}-dimensional, by {protocol.extractor} ({digests[0]}), and "
+            f"those of the reference {reference.source} {dimensions[1]}-dimensional, by {reference.extractor} "
+            f"({digests[1]}); expected one extractor for both; compute the reference again with that of the samples."
+        )
+    if reference.shape is not None and reference.shape != protocol.shape:
+        raise UserError(
+            f"The samples have shape {protocol.shape}, and the reference {reference.source} {reference.shape}; "
+            "expected the same; compute a reference of the samples' resolution."
+        )
+    says_levels = reference.extractor_sha256 != NOT_STATED or reference.num_levels is not None
+    if says_levels and reference.num_levels != protocol.num_levels:
+        raise UserError(
+            f"The samples have {protocol.num_levels} levels, and the reference {reference.source} "
+            f"{reference.num_levels}; expected the same; quantize both alike."
+        )
+    warnings = []
+    if NOT_STATED in digests:
+        warnings.append(f"Whether the reference was made with the weights of {protocol.extractor} is {NOT_STATED}.")
+    if reference.shape is None:
+        warnings.append(f"The shape of the reference's examples is {NOT_STATED}.")
+    return tuple(warnings)
+
+
+def _few_samples(inputs: _Inputs) -> list[str]:
+    """The warnings, with one more if the covariance of the samples is singular."""
+    n, d = inputs.features.shape
+    if n > d:
+        return list(inputs.warnings)
+    few = (
+        f"{n} samples have a singular covariance in {d} dimensions: the Fréchet distance is far too large and its "
+        "interval not reliable; draw more samples, and read frechet_infinity beside it."
+    )
+    return [*inputs.warnings, few]
+
+
+def _frechet(inputs: _Inputs) -> list[MetricResult]:
+    found = frechet_interval(inputs.features, inputs.reference.moments, confidence=inputs.confidence, seed=inputs.seed)
+    estimate = Estimate(found.distance, found.std_error, found.low, found.high)
+    return [
+        inputs.result(
+            "frechet",
+            estimate,
+            "the distance of infinitely many samples to this reference",
+            bias=found.bias,
+            corrected=found.corrected,
+            warnings=_few_samples(inputs),
+        )
+    ]
+
+
+def _frechet_infinity(inputs: _Inputs) -> list[MetricResult]:
+    found = extrapolated_frechet(inputs.features, inputs.reference.moments, seed=inputs.seed)
+    estimate = Estimate(found.value, found.std_error, *normal_interval(found.value, found.std_error, inputs.confidence))
+    return [
+        inputs.result(
+            "frechet_infinity",
+            estimate,
+            "the distance of infinitely many samples to this reference",
+            slope=found.slope,
+            sizes=list(found.sizes),
+            distances=list(found.distances),
+            warnings=_few_samples(inputs),
+        )
+    ]
+
+
+def _kid(inputs: _Inputs) -> list[MetricResult]:
+    y = inputs.subset("kid")
+    size = min(1000, len(inputs.features), len(y))
+    found = kernel_distance(inputs.features, y, subset_size=size, seed=inputs.seed, confidence=inputs.confidence)
+    estimate = Estimate(found.value, found.std_error_samples, found.low, found.high)
+    return [
+        inputs.result(
+            "kid",
+            estimate,
+            "the distance of the two distributions",
+            options={"degree": 3, "reference_features": len(y)},
+            std_error_both_sides=found.std_error,
+            subset_mean=found.subset_mean,
+            subset_std=found.subset_std,
+            num_subsets=found.num_subsets,
+            subset_size=found.subset_size,
+        )
+    ]
+
+
+def _precision_recall(inputs: _Inputs) -> list[MetricResult]:
+    y = inputs.subset("precision_recall")
+    found = precision_recall(inputs.features, y, k=3, confidence=inputs.confidence, seed=inputs.seed)
+    return _both(inputs, found._asdict(), {"k": 3, "reference_features": len(y)})
+
+
+def _density_coverage(inputs: _Inputs) -> list[MetricResult]:
+    y = inputs.subset("density_coverage")
+    found = density_coverage(inputs.features, y, k=5, confidence=inputs.confidence, seed=inputs.seed)
+    return _both(inputs, found._asdict(), {"k": 5, "reference_features": len(y)})
+
+
+def _both(inputs: _Inputs, found: dict[str, Estimate], options: dict[str, Any]) -> list[MetricResult]:
+    what = "the mean over sets of as many samples, with this reference"
+    return [inputs.result(name, estimate, what, options=options) for name, estimate in found.items()]
+
+
+def _inception_score(inputs: _Inputs) -> list[MetricResult]:
+    if inputs.logits is None or len(inputs.logits) != len(inputs.features):
+        found = "none" if inputs.logits is None else f"those of {len(inputs.logits)}"
+        raise UserError(
+            f"inception_score needs the logits of all {len(inputs.features)} samples, and {found} were given; use an "
+            "extractor that classifies, or leave this metric out."
+        )
+    score = inception_score(inputs.logits, confidence=inputs.confidence)
+    estimate = Estimate(score.mean, score.std_error, score.low, score.high)
+    # The score has no reference, so results with different ones may be compared.
+    protocol = dataclasses.replace(inputs.protocol, reference_count=None, reference_sha256=None)
+    alone = dataclasses.replace(inputs, protocol=protocol, warnings=())
+    options = {"num_splits": score.num_splits}
+    what = "the mean over sets of as many samples, in as many splits"
+    return [alone.result("inception_score", estimate, what, options=options, std_over_splits=score.std)]
+
+
+def _sliced_wasserstein(inputs: _Inputs) -> list[MetricResult]:
+    y = inputs.subset("sliced_wasserstein")
+    found = sliced_wasserstein(inputs.features, y, seed=inputs.seed, confidence=inputs.confidence)
+    estimate = Estimate(found.value, found.std_error, found.low, found.high)
+    options = {"num_projections": 512, "projection_seed": inputs.seed, "reference_features": len(y)}
+    return [
+        inputs.result(
+            "sliced_wasserstein",
+            estimate,
+            "the squared distance of infinitely many samples to this reference",
+            options=options,
+            corrected=found.corrected,
+            distance=found.distance,
+        )
+    ]
+
+
+def _energy(inputs: _Inputs) -> list[MetricResult]:
+    y = inputs.subset("energy")
+    found = energy_distance(inputs.features, y, confidence=inputs.confidence)
+    estimate = Estimate(found.value, found.std_error_samples, found.low, found.high)
+    return [
+        inputs.result(
+            "energy",
+            estimate,
+            "the distance of the two distributions",
+            options={"reference_features": len(y)},
+            std_error_both_sides=found.std_error,
+        )
+    ]
+
+
+#: What can be measured.
+METRICS: dict[str, Callable[[_Inputs], list[MetricResult]]] = {
+    "frechet": _frechet,
+    "frechet_infinity": _frechet_infinity,
+    "kid": _kid,
+    "precision_recall": _precision_recall,
+    "density_coverage": _density_coverage,
+    "inception_score": _inception_score,
+    "sliced_wasserstein": _sliced_wasserstein,
+    "energy": _energy,
+}

@@ -1,0 +1,217 @@
+r"""Training by any member of the score matching family, as losses that the training loop takes.
+
+A criterion is a loss of :mod:`score_sde.objectives.family` with the random numbers that it needs. It trains a network
+on data as they are (:func:`static_score_matching_loss`), or at every noise level of a process in place of denoising
+(:func:`criterion_loss`; Song et al. 2021, section 3.3, name it beside eq. 7). The second gives the same kind of network
+as :func:`~score_sde.objectives.score_matching_loss`, for the same samplers and likelihoods.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_sde.objectives.family import (
+    ProjectionKind,
+    StaticScore,
+    denoising_score_matching,
+    draw_projections,
+    explicit_score_matching,
+    implicit_score_matching,
+    sliced_score_matching,
+)
+from score_sde.objectives.score_matching import part_of
+from score_sde.objectives.times import Weighting
+from score_sde.parameterization import Parameterization, make_score_fn
+from score_sde.processes import Process
+from score_sde.typing import Batch, LossFn, Network, Number, Params, PRNGKey, Times, TimeSampler, component, static
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """A loss of a score function per example, and its random numbers."""
+
+    def draw(self, key: PRNGKey, x: Batch) -> Any:
+        """What :meth:`losses` needs to be random: a pytree whose arrays begin with the axis of the batch."""
+        ...
+
+    def losses(self, score: StaticScore, x: Batch, draws: Any) -> Times:
+        """The loss of every example, summed over the event."""
+        ...
+
+
+@component
+class Explicit:
+    """The distance to a known score: :func:`~score_sde.objectives.explicit_score_matching`.
+
+    Attributes:
+        target: The score of the density of the data.
+    """
+
+    target: StaticScore = static()
+
+    def draw(self, key: PRNGKey, x: Batch) -> Any:
+        """Nothing."""
+        del key, x
+        return ()
+
+    def losses(self, score: StaticScore, x: Batch, draws: Any) -> Times:
+        """``1/2 |s - target|^2``."""
+        del draws
+        return explicit_score_matching(score, x, self.target)
+
+
+@component
+class Implicit:
+    """The exact trace: :func:`~score_sde.objectives.implicit_score_matching`, for few dimensions."""
+
+    def draw(self, key: PRNGKey, x: Batch) -> Any:
+        """Nothing."""
+        del key, x
+        return ()
+
+    def losses(self, score: StaticScore, x: Batch, draws: Any) -> Times:
+        """``tr grad s + 1/2 |s|^2``."""
+        del draws
+        return implicit_score_matching(score, x)
+
+
+@component
+class Sliced:
+    """Random directions: :func:`~score_sde.objectives.sliced_score_matching`.
+
+    Attributes:
+        num_projections: Directions per example.
+        projections: Their law: ``"rademacher"``, ``"gaussian"`` or ``"sphere"``.
+        variance_reduced: Take ``1/2 |s|^2`` for ``1/2 (v^T s)^2``.
+    """
+
+    num_projections: int = static(default=1)
+    projections: ProjectionKind = static(default="rademacher")
+    variance_reduced: bool = static(default=True)
+
+    def draw(self, key: PRNGKey, x: Batch) -> Any:
+        """The directions."""
+        return draw_projections(key, self.num_projections, x, self.projections)
+
+    def losses(self, score: StaticScore, x: Batch, draws: Any) -> Times:
+        """The mean over the directions."""
+        return sliced_score_matching(score, x, draws, variance_reduced=self.variance_reduced)
+
+
+@component
+class Denoising:
+    """One noise level: :func:`~score_sde.objectives.denoising_score_matching`.
+
+    Attributes:
+        std: The level; the score that is learnt is that of data with this much noise.
+    """
+
+    std: Number = 0.1
+
+    def draw(self, key: PRNGKey, x: Batch) -> Any:
+        """The noise."""
+        return jax.random.normal(key, x.shape, x.dtype)
+
+    def losses(self, score: StaticScore, x: Batch, draws: Any) -> Times:
+        """``1/2 |s(x + std z) + z / std|^2``."""
+        return denoising_score_matching(score, x, draws, self.std)
+
+
+#: Criteria by name; ``explicit`` needs the score of the data.
+CRITERIA: Mapping[str, Callable[..., Criterion]] = MappingProxyType(
+    {
+        "explicit": Explicit,
+        "implicit": Implicit,
+        "sliced": lambda **options: Sliced(variance_reduced=False, **options),
+        "sliced_vr": Sliced,
+        "denoising": Denoising,
+    }
+)
+
+
+def static_score(
+    network: Network, params: Params, *, condition: Number = 0.0, key: PRNGKey | None = None
+) -> StaticScore:
+    """The output of a network at one noise condition, taken for a score without time; a key switches dropout on."""
+    return lambda x: network.apply(params, x, jnp.full(x.shape[:1], condition, x.dtype), key=key)
+
+
+def static_score_matching_loss(network: Network, criterion: Criterion, *, condition: Number = 0.0) -> LossFn:
+    """Train a network as the score of the data, without a process: :func:`static_score` under a criterion.
+
+    Its samples are those of :func:`score_sde.solvers.langevin_monte_carlo`. No solver of a process can use it; see
+    :func:`criterion_loss`.
+
+    Args:
+        network: The network to be trained.
+        criterion: How.
+        condition: The constant noise condition.
+
+    Returns:
+        ``loss_fn(params, key, batch, *, train, part=None)``, the loss of every example, or of a part of them.
+    """
+
+    def loss_fn(
+        params: Params, key: PRNGKey, batch: Batch, *, train: bool, part: tuple[Any, int] | None = None
+    ) -> Float[Array, " examples"]:
+        draw_key, dropout_key = jax.random.split(key)
+        x, draws = batch, criterion.draw(draw_key, batch)
+        if part is not None:
+            x, draws = part_of((x, draws), *part)
+            dropout_key = jax.random.fold_in(dropout_key, part[0])
+        score = static_score(network, params, condition=condition, key=dropout_key if train else None)
+        return criterion.losses(score, x, draws)
+
+    return loss_fn
+
+
+def criterion_loss(
+    sde: Process,
+    network: Network,
+    parameterization: Parameterization,
+    criterion: Criterion,
+    *,
+    times: TimeSampler,
+    weighting: Weighting,
+    reduce_mean: bool = True,
+) -> LossFn:
+    r"""A criterion at every noise level: ``E_t E_{x_t} [ lambda(t) l(score(., t), x_t) ]``.
+
+    For :class:`Implicit` and :class:`Sliced` it has the gradient of :func:`~score_sde.objectives.score_matching_loss`
+    in expectation without looking at the noise that was added. Its values are less by a constant: with the weighting
+    ``lambda = s^2`` by 1 per dimension (``reduce_mean``), by ``d / 2`` without. It is dearer by the Jacobian-vector
+    products.
+
+    Args:
+        sde: The forward process.
+        network: The network to be trained.
+        parameterization: What its output means.
+        criterion: :class:`Implicit` or :class:`Sliced`.
+        times: Draws the training times.
+        weighting: ``lambda(t)``.
+        reduce_mean: Per dimension and doubled, or as it is: the two conventions of ``score_matching_loss``.
+
+    Returns:
+        ``loss_fn(params, key, batch, *, train, part=None)``. Times and noise are those that ``score_matching_loss``
+        draws from the same key.
+    """
+
+    def loss_fn(
+        params: Params, key: PRNGKey, batch: Batch, *, train: bool, part: tuple[Any, int] | None = None
+    ) -> Float[Array, " examples"]:
+        time_key, noise_key, dropout_key = jax.random.split(key, 3)
+        t, weight = times.sample(time_key, batch.shape[0])
+        xt, _ = sde.perturb(noise_key, batch, t)
+        draws = criterion.draw(jax.random.fold_in(noise_key, 1), xt)
+        if part is not None:
+            t, weight, xt, draws = part_of((t, weight, xt, draws), *part)
+            dropout_key = jax.random.fold_in(dropout_key, part[0])
+        score_fn = make_score_fn(network, parameterization, sde, params, key=dropout_key if train else None)
+        losses = criterion.losses(lambda x: score_fn(x, t), xt, draws)
+        return weighting(sde, t) * weight * losses * (2.0 / batch[0].size if reduce_mean else 1.0)
+
+    return loss_fn
