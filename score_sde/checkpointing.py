@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +100,9 @@ class Checkpoints:
         with _writing(self.directory):
             self._manager.save(int(state.step), args=items, metrics=None if loss is None else {"loss": loss})
 
-    def restore_newest(self, like: TrainState, *, repair: bool = False) -> Restored | None:
+    def restore_newest(
+        self, like: TrainState, *, among: Sequence[int] | None = None, repair: bool = False
+    ) -> Restored | None:
         """The newest checkpoint that can be read, or ``None`` if there is none at all.
 
         Damaged checkpoints are named in a warning and passed over.
@@ -108,13 +110,14 @@ class Checkpoints:
         Args:
             like: Arrays, or shapes with shardings, of the expected structure. How many devices the checkpoint was
                 written from does not matter.
+            among: The steps to choose from; all unless given.
             repair: Move damaged checkpoints aside, for a run that will come by their steps again.
 
         Raises:
             UserError: If there are checkpoints but none can be read.
         """
         damaged: list[int] = []
-        for step in reversed(self.steps):
+        for step in reversed(self.steps if among is None else sorted(among)):
             try:
                 restored = self._restore(step, like)
             except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from score_sde import cluster
 from score_sde.errors import Preempted, UserError, nearest
@@ -18,7 +18,7 @@ MODES = {
     "train": "train, or go on training from the newest checkpoint",
     "sample": "draw samples: samples.png, trajectory.png",
     "likelihood": "measure the held-out likelihood: likelihood.json",
-    "eval": "measure the loss on the test split: eval.json",
+    "eval": "measure checkpoints on the test split, and their samples, and tell the best: evaluation.json",
     "demo": "train, sample, measure the likelihood, and write summary.md",
     "train_dequantizer": "train noise for a tighter likelihood of a trained model: dequantizer.json",
     "latents": "encode held-out data, decode, interpolate: latents.npz, interpolation.png",
@@ -27,7 +27,11 @@ MODES = {
     "export": "write the parameters for other programs: model.safetensors",
     "plan": "say what training needs and how fast it can be, from the compiled program: plan.md; trains nothing",
     "conformance": "measure the samplers where the answer is known: conformance.md; takes no --config",
+    "stats": "compute the statistics of a data set that samples are compared with: statistics.npz",
+    "reproduce": "measure the published results of --row again and compare: reproduction.md; takes no --config",
+    "report": "write one page about a run, or several with --compare: report.html; takes no --config",
 }
+WITHOUT_CONFIG = ("conformance", "reproduce", "report")
 TRAINING = ("train", "demo", "train_dequantizer")  # these save and end when SIGTERM comes
 EXAMPLES = """examples:
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=demo
@@ -43,7 +47,7 @@ def run() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run one mode and return the exit code: 0, or 2 for an error that is the user's to mend."""
+    """Run one mode and return the exit code: 0, 1 for a result that is not reproduced, 2 for an error of the user's."""
     code, joined = 1, False
     try:
         options, overrides = _parse(argv)
@@ -57,9 +61,8 @@ def main(argv: list[str]) -> int:
         config = load_config(None if options.config is None else Path(options.config), overrides)
         from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
 
-        extra = {} if options.checkpoint is None else {"checkpoint": Path(options.checkpoint)}
-        RUN[options.mode](config, Path(options.workdir), shlex.join(["python", "-m", "score_sde", *argv]), **extra)
-        code = 0
+        command = shlex.join(["python", "-m", "score_sde", *argv])
+        code = RUN[options.mode](config, Path(options.workdir), command, **_extra(options, overrides)) or 0
     except Preempted as notice:
         print(f"score_sde: {notice}", file=sys.stderr)
         code = 0
@@ -73,6 +76,17 @@ def main(argv: list[str]) -> int:
         if joined:
             cluster.shutdown(code)
     return code
+
+
+def _extra(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    """What a mode takes besides configuration, directory and command."""
+    extra: dict[str, Any] = {} if options.checkpoint is None else {"checkpoint": Path(options.checkpoint)}
+    if options.mode == "reproduce":
+        extra["row"] = options.row
+        extra["configure"] = lambda path, own: load_config(path, [*(f"--config.{one}" for one in own), *overrides])
+    if options.compare is not None:
+        extra["compare"] = tuple(Path(name) for name in options.compare.split(",") if name)
+    return extra
 
 
 def load_config(path: Path | None, overrides: list[str]) -> "ConfigDict":
@@ -122,23 +136,44 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--config", metavar="FILE", help="a Python file that defines get_config()")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
     parser.add_argument("--mode", required=True, metavar="MODE", help=", ".join(MODES))
-    parser.add_argument("--checkpoint", metavar="FILE", help="for --mode=import: a .pth, Flax or safetensors file")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="for import and reproduce: a .pth, Flax or safetensors file, or their folder",
+    )
+    parser.add_argument(
+        "--row", metavar="NAME", help="for reproduce: a published result, or a pattern such as 'digits/*'"
+    )
+    parser.add_argument("--compare", metavar="DIR[,DIR]", help="for report: other runs to show beside this one")
     cluster.add_flags(parser)
     options, rest = parser.parse_known_args(argv)
     cluster.requested(options)  # its errors come before anything is loaded
     if options.mode not in MODES:
         raise UserError(f"Unknown mode '{options.mode}'.{nearest(options.mode, MODES)} Known: {', '.join(MODES)}.")
-    if (options.mode == "conformance") != (options.config is None):
-        raise UserError(
-            "--config=FILE, a Python file that defines get_config(), is needed by every mode but conformance, which "
-            "takes none."
-        )
-    if (options.mode == "import") != (options.checkpoint is not None):
-        raise UserError("--mode=import takes the file to import as --checkpoint=FILE, and no other mode takes one.")
+    _check_flags(options)
     for argument in rest:
         if not argument.startswith("--config."):
             raise UserError(f"Unknown argument {argument}. Overrides look like --config.training.num_steps=1000.")
     return options, rest
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+    """Refuse flags that a mode lacks or does not take."""
+    if (options.mode in WITHOUT_CONFIG) != (options.config is None):
+        raise UserError(
+            "--config=FILE, a Python file that defines get_config(), is needed by every mode but "
+            f"{', '.join(WITHOUT_CONFIG)}, which take none."
+        )
+    if options.mode not in ("import", "reproduce") and options.checkpoint is not None:
+        raise UserError(
+            f"--checkpoint is for --mode=import and --mode=reproduce, not for {options.mode}; leave it out."
+        )
+    if options.mode == "import" and options.checkpoint is None:
+        raise UserError("--mode=import takes the file to import as --checkpoint=FILE.")
+    if (options.mode == "reproduce") != (options.row is not None):
+        raise UserError("--mode=reproduce takes the result to reproduce as --row=NAME, and no other mode takes one.")
+    if options.mode != "report" and options.compare is not None:
+        raise UserError("--compare=DIR is for --mode=report; leave it out.")
 
 
 def _enable_compilation_cache() -> None:

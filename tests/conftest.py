@@ -14,6 +14,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+MEMORY = 3 * 2**30  # bytes of one worker from which it forgets its compiled programs
+
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
@@ -26,6 +28,15 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Compiled programs stay where they are, and those of all tests are gigabytes; they go once there are too many."""
+    yield
+    statistics = Path("/proc/self/statm")
+    if statistics.is_file() and int(statistics.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MEMORY:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -108,6 +108,31 @@ def test_the_modes_that_help_lists_are_those_that_run():
     assert list(MODES) == list(RUN)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--mode=train", f"--config={TOY}", "--checkpoint=x"],
+            "--checkpoint is for --mode=import and --mode=reproduce",
+        ),
+        (["--mode=train", f"--config={TOY}", "--row=digits/vp"], "as --row=NAME, and no other mode takes one"),
+        (["--mode=train", f"--config={TOY}", "--compare=x"], "--compare=DIR is for --mode=report"),
+        (["--mode=report", f"--config={TOY}"], "conformance, reproduce, report, which take none"),
+        (["--mode=stats"], "is needed by every mode but"),
+        (["--mode=report"], "There is no run in"),
+    ],
+)
+def test_a_flag_that_a_mode_does_not_take_or_lacks_is_named(capsys, tmp_path, arguments, message):
+    assert main([f"--workdir={tmp_path}", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_other_runs_of_a_report_are_looked_for(capsys, tmp_path):
+    run = _recorded_run(tmp_path / "run")
+    assert main([f"--workdir={run}", "--mode=report", f"--compare={run},{tmp_path / 'nowhere'}"]) == 2
+    assert f"There is no directory {tmp_path / 'nowhere'} to report on" in capsys.readouterr().err
+
+
 def test_an_argument_that_is_no_override_is_refused(capsys):
     assert main([f"--config={TOY}", "--workdir=x", "--mode=train", "--lr=1"]) == 2
     assert "Unknown argument --lr=1. Overrides look like --config." in capsys.readouterr().err

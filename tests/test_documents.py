@@ -1,10 +1,19 @@
 """What the documents promise is what is there."""
 
+import doctest
+import importlib
+import operator
 import pathlib
 import re
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+MATHEMATICS = (ROOT / "docs" / "mathematics.md").read_text()
+#: Each section is run on its own, after the lines that all of them share.
+PREAMBLE, *SECTIONS = re.split(r"^(?=## )", MATHEMATICS, flags=re.MULTILINE)
+*SECTIONS, INDEX = SECTIONS
 
 
 def test_continuous_integration_runs_the_test_command_of_the_readme():
@@ -14,7 +23,7 @@ def test_continuous_integration_runs_the_test_command_of_the_readme():
 
 
 def test_every_path_that_a_document_names_exists():
-    for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/mathematics.md"):
         text = (ROOT / document).read_text()
         for path in re.findall(r"`((?:score_sde|configs|tests|docs|experiments)/[\w/.]+?)`", text):
             assert (ROOT / path).exists(), f"{document} names {path}"
@@ -26,3 +35,34 @@ def test_constraints_cover_every_dependency():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     assert named and named <= pinned, sorted(named - pinned)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.splitlines()[0].strip("# "))
+def test_the_identities_of_the_mathematics_hold_in_numbers(section):
+    examples = doctest.DocTestParser().get_doctest(PREAMBLE + section, {}, "mathematics", "docs/mathematics.md", 0)
+    told = []
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples, out=told.append)
+    assert not result.failed, "".join(told)
+    assert any(example.want for example in doctest.DocTestParser().get_examples(section))  # it checks something
+
+
+def test_every_function_that_the_mathematics_links_to_is_in_that_file():
+    links = re.findall(r"\[`([\w.]+)`\]\(\.\./(score_sde/[\w/]+)\.py\)", MATHEMATICS)
+    assert len(links) == MATHEMATICS.count("](../")
+    for name, module in links:
+        found = operator.attrgetter(name)(importlib.import_module(module.replace("/", ".")))
+        assert callable(found) and found.__module__ == module.replace("/", "."), f"{name} is not in {module}.py"
+
+
+def test_the_index_of_the_mathematics_names_tests_that_are_there():
+    rows = re.findall(r"`([\w/]+\.py)::(test_\w+)` \|$", INDEX, re.MULTILINE)
+    assert len(rows) == INDEX.count("\n|") - 2  # every row but the heads
+    for file, name in rows:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file} has no {name}"
+
+
+def test_every_equation_of_the_mathematics_is_numbered_once_and_none_is_cited_that_is_not_there():
+    numbers = re.findall(r"\\tag\{([\d.]+)\}", MATHEMATICS)
+    assert len(numbers) == len(set(numbers))
+    cited = set(re.findall(r"(?<![\w)])\((\d{1,2}\.\d)\)", MATHEMATICS))
+    assert cited <= set(numbers), sorted(cited - set(numbers))

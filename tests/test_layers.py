@@ -19,7 +19,7 @@ LAYERS = (
     {"sdes"},
     {"parameterization"},
     {"objectives", "solvers"},
-    {"sampling", "likelihood"},
+    {"sampling", "likelihood", "conditioning"},
 )
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 CORE_LIBRARIES = {"jax", "jaxtyping", "numpy"}
@@ -34,8 +34,8 @@ HOMES = {
     "sklearn": ("data/", "report/baseline.py"),
     "matplotlib": ("report/",),
     "orbax": ("checkpointing.py",),
-    "tensorboardX": ("training/writers.py",),
-    "ml_collections": ("config.py", "cli.py"),
+    "tensorboardX": ("training/writers.py", "report/page/timings.py"),
+    "ml_collections": ("defaults.py", "cli.py"),
     "safetensors": ("interop/safetensors_files.py",),
     "msgpack": ("interop/flax_files.py",),
     "tensorflow": (),

@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     config.training.batch_size = 64
     config.training.log_every = 50
     config.training.eval_every = 500
+    config.training.sample_every = 500
     config.training.checkpoint_every = 500
 
     config.sampling.num_steps = 500

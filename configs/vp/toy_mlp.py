@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.training.batch_size = 512
     config.training.log_every = 100
     config.training.eval_every = 1000
+    config.training.sample_every = 1000
     config.training.checkpoint_every = 1000
 
     config.sampling.num_samples = 2000

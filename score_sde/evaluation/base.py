@@ -26,6 +26,7 @@ class Purpose(enum.IntEnum):
     BOUND = 6
     BUDGET = 7
     NOISE_LEVELS = 8
+    PROGRESS = 9
 
 
 def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:

@@ -17,11 +17,16 @@ from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, Purpose, examples, root_key
 from score_sde.experiment import Experiment
 from score_sde.likelihood.ancestral_bound import ChainBound, ChainModel, DecoderVariance, StepVariance, chain_bounds
+from score_sde.likelihood.latent_variable import learned_variance_bound
+from score_sde.objectives import make_predict_fn
 from score_sde.parameterization import make_score_fn
 from score_sde.typing import Params, PRNGKey
 
 #: The models that one score network stands for, of which the tightest is reported.
 MODELS = tuple(ChainModel(v, d) for v in get_args(StepVariance) for d in get_args(DecoderVariance))
+
+#: The one model of a network that says its variances.
+LEARNED = (("learned", "learned"),)
 
 
 class DatasetChainBound(NamedTuple):
@@ -40,8 +45,8 @@ class DatasetChainBound(NamedTuple):
     level_bits: np.ndarray  # mean L_{t-1} of the step down from each level but the last
     rate: np.ndarray  # mean bits that it takes to send x_t of each level
     distortion: np.ndarray  # root mean squared error of E[x_0 | x_t], images counted from 0 to 255
-    model: ChainModel  # variances of the steps and the decoder
-    alternatives: dict[ChainModel, float]  # mean bits per dimension of all models
+    model: tuple[str, str]  # variances of the steps and the decoder
+    alternatives: dict[tuple[str, str], float]  # mean bits per dimension of all models
     seconds: float
 
 
@@ -50,9 +55,10 @@ def dataset_chain_bound(
 ) -> DatasetChainBound:
     """The bound on every example (or on the first ``likelihood.num_examples``), at all levels of the chain.
 
-    Grey levels enter at the middle of their bins. Variances of the steps and of the decoder are those with the least
-    mean bound on these examples; the bounds of all choices are in ``alternatives`` (Ho et al. 2020 report
-    ``("fixed_large", "posterior")``; see :func:`score_sde.likelihood.chain_bound`). Every level is visited once, or as
+    Grey levels enter at the middle of their bins. Variances of the steps and of the decoder are the learned ones, if
+    there are any. Else they are those with the least mean bound on these examples; the bounds of all choices are in
+    ``alternatives`` (Ho et al. 2020 report ``("fixed_large", "posterior")``; see
+    :func:`score_sde.likelihood.chain_bound`). Every level is visited once, or as
     many of them as ``likelihood.chain_terms``, drawn per example.
 
     Raises:
@@ -69,6 +75,7 @@ def dataset_chain_bound(
     bits = 1.0 / (int(np.prod(experiment.event_shape)) * math.log(2.0))
     examples = bits * np.concatenate([batch.examples for batch in batches], axis=-1)
     means = examples[:, 0].mean(axis=-1)
+    models = LEARNED if experiment.learns_variances else MODELS
     best = int(np.argmin(means))
     level_bits, rate, square = (
         np.sum([np.asarray(getattr(batch, name)[best], np.float64) for batch in batches], axis=0) / examples.shape[-1]
@@ -82,8 +89,8 @@ def dataset_chain_bound(
         level_bits=level_bits * bits,
         rate=rate * bits,
         distortion=scale * np.sqrt(square),
-        model=MODELS[best],
-        alternatives=dict(zip(MODELS, map(float, means), strict=True)),
+        model=models[best],
+        alternatives=dict(zip(models, map(float, means), strict=True)),
         seconds=time.perf_counter() - start,
     )
 
@@ -106,17 +113,14 @@ def _batches(
 
     @jit
     def measure(params: Params, key: PRNGKey, levels: Array, mask: Array) -> _Sums:
-        score_fn = make_score_fn(experiment.network, experiment.parameterization, process, params)
-        bounds = chain_bounds(
-            key,
-            process,
-            score_fn,
-            quantization.midpoints(levels),
-            MODELS,
-            quantization=quantization,
-            num_terms=num_terms,
-            draws=2 if num_terms else 1,
-        )
+        x = quantization.midpoints(levels)
+        if experiment.learns_variances:
+            predict = make_predict_fn(experiment.reversal_network, experiment.parameterization, process, params)
+            bounds = [learned_variance_bound(key, process, predict, x, quantization=quantization)]
+        else:
+            score_fn = make_score_fn(experiment.network, experiment.parameterization, process, params)
+            options = {"num_terms": num_terms, "draws": 2 if num_terms else 1}
+            bounds = chain_bounds(key, process, score_fn, x, MODELS, quantization=quantization, **options)
         return jax.tree.map(lambda *models: jnp.stack(models), *(_summed(bound, mask) for bound in bounds))
 
     for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +15,9 @@ from jaxtyping import Array
 
 from score_sde.config import build
 from score_sde.data import Source
-from score_sde.distributed import gathered, jit
+from score_sde.distributed import gathered, jit, shared_size
 from score_sde.evaluation.base import Progress, Purpose, examples, root_key
+from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment, make_grid
 from score_sde.likelihood import (
     Bound,
@@ -30,7 +30,6 @@ from score_sde.likelihood import (
     nll_bound,
     refined,
 )
-from score_sde.report.environment import atomic_savez
 from score_sde.typing import Dequantizer, Params, PRNGKey, Times
 
 log = logging.getLogger(__name__)
@@ -167,7 +166,7 @@ def dataset_likelihood(
     """
     settings, noise = experiment.config.likelihood, noise or Noise()
     draw = flow_draw(experiment, FlowProtocol.of(experiment), noise)
-    kept = _Partial(partial, identity)
+    kept = Partial(partial, identity)
     for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):
         if batch.number >= len(kept.rows):
             start = time.perf_counter()
@@ -193,44 +192,6 @@ def _combined(draws: list[Draw], *, importance: bool) -> tuple[Array, ...]:
     # What an error of one draw does to the value is its weight.
     error = jnp.sqrt(jnp.sum((weights * error) ** 2, axis=0))
     return value, jnp.sum(num_evals, axis=0), jnp.all(success, axis=0), error
-
-
-class _Partial:
-    """What has been measured so far, batch by batch, and the file that keeps it."""
-
-    def __init__(self, path: Path | None, identity: str) -> None:
-        self.rows: list[list[np.ndarray]] = []
-        self.seconds = 0.0
-        self._path, self._identity = path, identity
-        if path is None or not path.is_file():
-            return
-        try:
-            with np.load(path) as found:
-                if str(found["identity"]) == identity:
-                    columns = [np.split(found[f"column{n}"], found["ends"][:-1]) for n in range(4)]
-                    self.rows = [list(row) for row in zip(*columns, strict=True)]
-                    self.seconds = float(found["seconds"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            log.warning("%s cannot be read (%s); measuring from the beginning.", path, error)
-        if self.rows:
-            log.info("Going on after %d examples that were measured before.", sum(len(row[0]) for row in self.rows))
-
-    def add(self, row: list[np.ndarray], seconds: float) -> None:
-        self.rows.append(row)
-        self.seconds += seconds
-        if self._path is not None:
-            columns = {f"column{n}": column for n, column in enumerate(self.columns())}
-            ends = np.cumsum([len(row[0]) for row in self.rows])
-            atomic_savez(
-                self._path, identity=np.asarray(self._identity), seconds=np.asarray(self.seconds), ends=ends, **columns
-            )
-
-    def columns(self) -> list[np.ndarray]:
-        return [np.concatenate(column) for column in zip(*self.rows, strict=True)]
-
-    def remove(self) -> None:
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
 
 
 class DatasetBound(NamedTuple):
@@ -270,6 +231,12 @@ def dataset_bound(
 
 
 def identity_of(experiment: Experiment, step: int, noise: Noise) -> str:
-    """What a measurement is of, so that one that was interrupted goes on with the same."""
-    config = {name: value for name, value in experiment.config.to_dict().items() if name not in ("sampling", "pareto")}
-    return json.dumps([config, step, noise.name])
+    """What a measurement is of, so that one that was interrupted goes on with the same.
+
+    The mesh is not part of it, but the size of the batches that its devices share evenly: random numbers are those of a
+    batch.
+    """
+    unrelated = ("sampling", "pareto", "plan", "mesh")
+    config = {name: value for name, value in experiment.config.to_dict().items() if name not in unrelated}
+    size = shared_size(experiment.mesh, experiment.config.likelihood.batch_size)
+    return json.dumps([config, step, noise.name, size])

@@ -13,12 +13,13 @@ from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, Purpose, root_key
 from score_sde.experiment import Experiment
 from score_sde.likelihood.flow import transport
+from score_sde.objectives import sample_from_prior
 from score_sde.parameterization import denoise
-from score_sde.sampling import Sampler, make_sampler, prior_samples, sample_keys, solver_keys, trajectory
+from score_sde.sampling import Sampler, Samples, make_sampler, prior_samples, sample_keys, solver_keys, trajectory
 from score_sde.solvers import EulerMaruyama
 from score_sde.solvers.adaptive_sde import solve_sde
 from score_sde.solvers.base import Solution
-from score_sde.typing import Params, PRNGKey
+from score_sde.typing import Number, Params, PRNGKey
 
 
 class DrawnSamples(NamedTuple):
@@ -38,11 +39,7 @@ def draw_samples(experiment: Experiment, params: Params, *, progress: Progress =
     """
     settings, shape = experiment.config.sampling, experiment.event_shape
     batch_size = shared_size(experiment.mesh, min(settings.batch_size, settings.num_samples))
-    draw = jit(
-        _adaptive_sampler(experiment) if experiment.solver is None else _fixed_sampler(experiment),
-        static_argnums=2,
-        out_shardings=batch_sharding(experiment.mesh),
-    )
+    draw = compiled_sampler(experiment)
     start = time.perf_counter()
     batches: list[list[np.ndarray]] = []
     for first in range(0, settings.num_samples, batch_size):
@@ -52,6 +49,15 @@ def draw_samples(experiment: Experiment, params: Params, *, progress: Progress =
     x, num_evals, success = (np.concatenate(part)[: settings.num_samples] for part in zip(*batches, strict=True))
     check_samples(x, success, settings.max_steps)
     return DrawnSamples(x, float(num_evals.mean()), int(num_evals.max()), time.perf_counter() - start)
+
+
+def compiled_sampler(experiment: Experiment) -> Callable[..., Solution]:
+    """The configured sampler ``(params, key, shape, first) -> Solution``, whose samples are split over the devices."""
+    return jit(
+        _adaptive_sampler(experiment) if experiment.solver is None else _fixed_sampler(experiment),
+        static_argnums=2,
+        out_shardings=batch_sharding(experiment.mesh),
+    )
 
 
 def check_samples(x: np.ndarray, success: np.ndarray, max_steps: int) -> None:
@@ -79,7 +85,8 @@ def draw_trajectory(
         keys = sample_keys(key, 0, count)
         start = prior_samples(keys, experiment.process, experiment.event_shape)
         process = experiment.reverse(params)
-        return trajectory(keys, experiment.solver or EulerMaruyama(), process, start, experiment.times)
+        solver = EulerMaruyama() if experiment.solver is None else experiment.solver_for(params)
+        return trajectory(keys, solver, process, start, experiment.times)
 
     path = gathered(run(params, root_key(experiment, Purpose.SAMPLES)))
     times = np.asarray(experiment.times, np.float64)
@@ -89,19 +96,32 @@ def draw_trajectory(
     return path[chosen], times[chosen]
 
 
-def sampler_of(experiment: Experiment) -> Sampler:
-    """The sampler that the configuration describes, if it has a fixed number of steps; see :func:`make_sampler`."""
-    assert experiment.solver is not None
-    return make_sampler(
-        experiment.network,
-        experiment.parameterization,
-        experiment.process,
-        experiment.solver,
-        times=experiment.times,
-        noise_scale=experiment.noise_scale,
-        denoising=experiment.config.sampling.denoising,
-        modify_score=experiment.in_range,
-    )
+def sampler_of(experiment: Experiment, *, noise_scale: Number | None = None) -> Sampler:
+    """The sampler that the configuration describes, if it has a fixed number of steps; see :func:`make_sampler`.
+
+    Of a variational autoencoder it decodes draws of the prior, to means or, with ``sampling.denoising=none``, samples.
+    """
+    latent, settings = experiment.latent, experiment.config.sampling
+
+    def decode(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Samples:
+        assert latent is not None
+        x = sample_from_prior(key, latent, params, shape[0], first=first, noise=settings.denoising == "none")
+        return Samples(x, jnp.ones((), int))
+
+    def follow(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Samples:
+        sampler = make_sampler(
+            experiment.network,
+            experiment.parameterization,
+            experiment.process,
+            experiment.solver_for(params),
+            times=experiment.times,
+            noise_scale=experiment.noise_scale if noise_scale is None else noise_scale,
+            denoising=settings.denoising,
+            modify_score=experiment.in_range,
+        )
+        return sampler(params, key, shape, first)
+
+    return follow if latent is None else decode
 
 
 def _fixed_sampler(experiment: Experiment) -> Callable[..., Solution]:

@@ -15,6 +15,7 @@ from score_sde.models.layers import ACTIVATIONS
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsn import NCSN, NCSNv2
 from score_sde.models.ncsnpp import NCSNpp
+from score_sde.models.vae import LinenVAE, make_vae
 
 
 class Family(NamedTuple):
@@ -73,13 +74,28 @@ def make_network(
         if fields[field] not in names:
             raise unknown(kind, fields[field], names)
     if fields["name"] not in NETWORKS:
-        raise unknown("network", fields["name"], NETWORKS)
+        raise unknown("network", fields["name"], [*NETWORKS, "vae"])
     family = NETWORKS[fields["name"]]
     _check_shape(fields, family, event_shape)
     given = {**fields, "rescale_input": not centered, **family.fixed}
     if family.module is NCSN:
         given["num_classes"] = num_scales
     return LinenNetwork(_build(family.module, given), fields["dtype"])
+
+
+def make_latent_model(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> LinenVAE:
+    """The variational autoencoder for data of a shape.
+
+    Args:
+        fields: The fields of ``config.model``, of which it takes those that :func:`~score_sde.models.vae.make_vae` has.
+        event_shape: Shape of one example.
+
+    Raises:
+        UserError: For unknown names, sizes out of range, and shapes that the convolutions cannot take.
+    """
+    sizes = {"widths": tuple(fields["widths"]), "channels": tuple(fields["channels"])}
+    names = ("latent_dim", "variance", "min_std", "activation")
+    return make_vae(event_shape, **sizes, **{name: fields[name] for name in names})
 
 
 def make_dequantizer(

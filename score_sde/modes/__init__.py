@@ -1,6 +1,6 @@
 """What the program does: one function per mode, each leaving its results as files in the working directory.
 
-demo = train, then sample, likelihood and summary
+demo = train, then sample, likelihood and report
 """
 
 import logging
@@ -8,23 +8,28 @@ from pathlib import Path
 
 from score_sde.config import ConfigDict
 from score_sde.modes.dequantization import run_train_dequantizer
+from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
 from score_sde.modes.planning import run_plan
+from score_sde.modes.reporting import run_report
+from score_sde.modes.reproducing import run_reproduce
 from score_sde.modes.sampling import run_conformance, run_latents, run_pareto, run_sample
-from score_sde.modes.training import run_eval, run_export, run_import, run_train
+from score_sde.modes.statistics import run_stats
+from score_sde.modes.training import run_export, run_import, run_train
 
 log = logging.getLogger(__name__)
 
 
 def run_demo(config: ConfigDict, workdir: Path, command: str) -> None:
     """Train, sample, measure and summarise."""
-    for mode in (run_train, run_sample, run_likelihood):
+    for mode in (run_train, run_sample, run_likelihood, run_report):
         mode(config, workdir, command)
-    log.info("Everything is tied together in %s.", workdir / "summary.md")
+    log.info("The same in Markdown: %s.", workdir / "summary.md")
 
 
 MODES = {
     **{"train": run_train, "sample": run_sample, "likelihood": run_likelihood, "eval": run_eval, "demo": run_demo},
     **{"train_dequantizer": run_train_dequantizer, "latents": run_latents, "pareto": run_pareto},
     **{"import": run_import, "export": run_export, "plan": run_plan, "conformance": run_conformance},
+    **{"stats": run_stats, "reproduce": run_reproduce, "report": run_report},
 }

@@ -13,6 +13,7 @@ from score_sde.errors import UserError
 from score_sde.evaluation.base import mean_and_std_error
 from score_sde.evaluation.budget import error_budget
 from score_sde.evaluation.chain_bound import dataset_chain_bound
+from score_sde.evaluation.latent_bound import dataset_latent_bound
 from score_sde.evaluation.likelihood import (
     DatasetLikelihood,
     FlowProtocol,
@@ -58,16 +59,19 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
         UserError: If no likelihood is defined for what the network was trained on, or the solver failed on all images.
     """
     experiment = build_experiment(config)
-    on_chain = isinstance(experiment.process, Chain)
-    if not on_chain:
+    on_chain = isinstance(experiment.process, Chain) and experiment.latent is None
+    on_flow = not on_chain and experiment.latent is None
+    if on_flow:
         check_limit(config)
     state = trained_state(experiment, workdir)
     report: dict[str, Any] = provenance(state, command)
     columns: dict[str, np.ndarray] = {}
     run = _Measurement(experiment, state, load_split(config, "test"), workdir, report, columns)
+    if experiment.latent is not None:
+        _measure_latent(run)
     if on_chain:
         _measure_chain(run)
-    if not on_chain or _has_flow(config):
+    if on_flow or (on_chain and _has_flow(config)):
         _measure_flow(run)
     if len(rows := _comparable(report)) > 1:
         bounds_plot(rows, workdir / "bounds.png", unit=_unit(experiment))
@@ -135,6 +139,24 @@ def _measure_chain(run: _Measurement) -> None:
     rate_distortion(bound.level_bits, bound.rate, bound.distortion, run.workdir / "rate_distortion.png")
 
 
+def _measure_latent(run: _Measurement) -> None:
+    """The bounds of a variational autoencoder and the Gaussian mixture."""
+    experiment, report, settings = run.experiment, run.report, run.experiment.config.likelihood
+    with ProgressBar(total=run.total, description="bound of the autoencoder") as bar:
+        bound = dataset_latent_bound(experiment, run.state.ema_params, run.source, progress=bar.advance)
+    run.columns.update({name: column for name, column in bound._asdict().items() if name != "seconds"})
+    discrete = experiment.quantization.num_levels is not None
+    evals = np.full(len(bound.nats), settings.num_weights)
+    good = np.isfinite(bound.nats)
+    result = DatasetLikelihood(bound.bits_per_dim, bound.nats, evals, good, np.zeros(len(good)), bound.seconds)
+    report["quantity"] = f"bound of {settings.num_weights} importance weights"
+    report["protocol"] = f"{report['quantity']}, {_data(experiment, Noise(), run.total)}"
+    _add_mean(report, experiment, result)
+    loose = bound.elbo_bits_per_dim if discrete else -bound.elbo_nats
+    report["elbo"], report["elbo_std_error"] = mean_and_std_error(loose)
+    _add_baseline(run, result)
+
+
 def _measure_flow(run: _Measurement) -> None:
     """The likelihood of the flow, its budget, the bound, the noise levels and the Gaussian mixture."""
     experiment, source, report, columns = run.experiment, run.source, run.report, run.columns
@@ -181,13 +203,18 @@ def _measure_flow(run: _Measurement) -> None:
 
 def _protocol(experiment: Experiment, noise: Noise, total: int) -> str:
     """All that a reader must know to compare the number with another."""
+    return f"{FlowProtocol.of(experiment)}, {_data(experiment, noise, total)}"
+
+
+def _data(experiment: Experiment, noise: Noise, total: int) -> str:
+    """The data, how many there are and their noise."""
     settings, levels = experiment.config.likelihood, experiment.quantization.num_levels
     data = "continuous data"
     if levels is not None:
         draws = settings.num_dequantizations
         several = ", importance-weighted" if settings.importance_weighted else ""
         data = f"{noise.name} dequantisation x{draws}{several}, {levels} levels"
-    return f"{FlowProtocol.of(experiment)}, {data}, {total} examples of the test split"
+    return f"{data}, {total} examples of the test split"
 
 
 def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLikelihood) -> None:
@@ -195,7 +222,7 @@ def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLik
     good = result.success
     if not good.any():
         raise UserError(
-            f"The ODE solver failed on all {len(good)} examples: the score may be no number somewhere, or the "
+            f"The measurement failed on all {len(good)} examples: the score may be no number somewhere, or the "
             "tolerance too small for it; raise config.likelihood.tolerance, or set config.likelihood.num_steps=100."
         )
     report["nats_per_example"], report["nats_std_error"] = mean_and_std_error(result.nats[good])
@@ -208,7 +235,7 @@ def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLik
     }
     if not good.all():
         log.warning(
-            "The ODE solver failed on %d of %d examples; they are left out of the mean.", (~good).sum(), len(good)
+            "The measurement failed on %d of %d examples; they are left out of the mean.", (~good).sum(), len(good)
         )
     if experiment.quantization.num_levels is not None:
         report["bits_per_dim"], report["std_error"] = mean_and_std_error(result.bits_per_dim[good])
@@ -250,7 +277,9 @@ def _comparable(report: dict[str, Any]) -> list[tuple[str, float, float]]:
     """Negative log-likelihoods and bounds on them, where there are any."""
     rows = []
     if "nats_per_example" in report:
-        rows.append(("NLL of the flow", *_value(report)))
+        rows.append((report.get("quantity", "NLL of the flow"), *_value(report)))
+    if "elbo" in report:
+        rows.append(("evidence lower bound", report["elbo"], report["elbo_std_error"]))
     for name in ("bound_bits_per_dim", "bound_nats_per_example"):
         if name in report:
             rows.append(("bound of the reverse SDE", report[name], report["bound_std_error"]))

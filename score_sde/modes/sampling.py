@@ -11,7 +11,7 @@ from score_sde.config import ConfigDict
 from score_sde.evaluation.latents import latent_codes
 from score_sde.evaluation.pareto import measure, recommended, settings_of
 from score_sde.evaluation.samples import draw_samples, draw_trajectory
-from score_sde.experiment import make_predictor
+from score_sde.experiment import Experiment, make_predictor
 from score_sde.metrics import moments
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.workdir import build_experiment, load_split, machine, make_directory, provenance, trained_state
@@ -40,18 +40,17 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     levels = experiment.quantization.quantize(drawn.x)
     atomic_savez(workdir / "samples.npz", samples=levels)
     count = 6 if experiment.quantization.num_levels is not None else 1000  # rows of images, or points of a scatter
-    path, times = draw_trajectory(experiment, state.ema_params, count=count, frames=10)
-    trajectory_strip(path, times, workdir / "trajectory.png", quantization=experiment.quantization)
+    if experiment.latent is None:
+        path, times = draw_trajectory(experiment, state.ema_params, count=count, frames=10)
+        trajectory_strip(path, times, workdir / "trajectory.png", quantization=experiment.quantization)
     if experiment.quantization.num_levels is None:
         data = load_split(config, "test").gather(np.arange(min(len(load_split(config, "test")), 2000)))
         scatter(levels, data, workdir / "samples.png")
     else:
         image_grid(levels[:100], workdir / "samples.png", num_levels=experiment.quantization.num_levels)
     report = {
-        "solver": settings.predictor
-        if settings.corrector == "none"
-        else f"{settings.predictor} + {settings.corrector}",
-        "num_steps": settings.num_steps if experiment.solver is not None else None,
+        "solver": _solver_name(experiment),
+        "num_steps": settings.num_steps if experiment.solver is not None and experiment.latent is None else None,
         "num_evals": drawn.num_evals,
         "num_evals_max": drawn.num_evals_max,
         "num_samples": settings.num_samples,
@@ -62,6 +61,13 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     atomic_write_json(workdir / "sampling.json", report)
     log.info("Drew %d samples with %.0f evaluations each in %.1f s.", len(levels), drawn.num_evals, drawn.seconds)
     write_summary(workdir)
+
+
+def _solver_name(experiment: Experiment) -> str:
+    settings = experiment.config.sampling
+    if experiment.latent is not None:
+        return "decoder"
+    return settings.predictor if settings.corrector == "none" else f"{settings.predictor} + {settings.corrector}"
 
 
 def run_pareto(config: ConfigDict, workdir: Path, command: str) -> None:

@@ -7,17 +7,28 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from score_sde.checkpointing import Checkpoints
 from score_sde.config import ConfigDict
 from score_sde.errors import UserError
-from score_sde.evaluation.loss import LossEvaluator
+from score_sde.evaluation.progress import sketch
+from score_sde.experiment import Experiment
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
-from score_sde.modes.workdir import build_experiment, claim, has_checkpoint, load_split, provenance, trained_state
+from score_sde.modes.workdir import (
+    build_experiment,
+    claim,
+    has_checkpoint,
+    load_split,
+    make_directory,
+    provenance,
+    trained_state,
+)
 from score_sde.report.environment import atomic_write_json
-from score_sde.report.plots import loss_curve
+from score_sde.report.plots import image_grid, loss_curve, scatter
 from score_sde.report.summary import write_summary
-from score_sde.training.loop import train
+from score_sde.training.loop import Watch, train
+from score_sde.typing import Params
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +38,28 @@ def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
     experiment = build_experiment(config)
     claim(config, workdir)
     start = time.perf_counter()
-    train(experiment, workdir)
+    train(experiment, workdir, watch=_pictures(experiment, workdir / "progress"))
     log.info("Trained to step %d in %.0f s.", config.training.num_steps, time.perf_counter() - start)
     loss_curve(workdir / "metrics.jsonl", workdir / "loss.png")
     write_summary(workdir)
 
 
-def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
-    """The loss of the averaged parameters on the whole test split, with its standard error: ``eval.json``."""
-    experiment = build_experiment(config)
-    state = trained_state(experiment, workdir)
-    loss, error = LossEvaluator(experiment, load_split(config, "test"))(state.ema_params)
-    atomic_write_json(workdir / "eval.json", {"loss": loss, "std_error": error, **provenance(state, command)})
-    log.info("Test loss %.5f +- %.5f at step %d.", loss, error, int(state.step))
-    write_summary(workdir)
+def _pictures(experiment: Experiment, directory: Path) -> Watch:
+    """Draws what the model makes of the same noise: ``progress/step_00000500.png``."""
+    num_levels = experiment.quantization.num_levels
+    samples = sketch(experiment, 36 if num_levels is not None else 1000)
+
+    def draw(step: int, params: Params) -> None:
+        found = samples(params)
+        make_directory(directory)
+        picture = directory / f"step_{step:08d}.png"
+        if num_levels is not None:
+            image_grid(found, picture, num_levels=num_levels)
+        elif np.isfinite(found).all():  # a model that has just begun may send points anywhere
+            source = load_split(experiment.config, "test")
+            scatter(found, source.gather(np.arange(min(len(found), len(source)))), picture)
+
+    return draw
 
 
 def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path) -> None:

@@ -24,7 +24,8 @@ from score_sde.typing import Params
 _TRAINED = ("seed", "sde", "parameterization", "model", "data", "objective", "optim", "training")
 _FREE = (
     "training.num_steps",
-    *(f"training.{name}" for name in ("accumulate", "eval_every", "keep_checkpoints", "keep_every", "keep_best")),
+    *(f"training.{name}" for name in ("accumulate", "eval_every", "sample_every")),
+    *(f"training.keep_{what}" for what in ("checkpoints", "every", "best")),
     *(f"data.{name}" for name in ("data_dir", "workers", "prefetch")),
     "optim.ema_snapshot_every",
 )

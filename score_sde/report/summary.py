@@ -30,8 +30,14 @@ ARTEFACTS = (
     ("likelihood.json", "the held-out likelihood", "likelihood"),
     ("likelihood.npz", "the likelihood of every held-out example", "likelihood"),
     ("eval.json", "the loss on the test split", "eval"),
+    ("evaluation.json", "loss and metrics of every checkpoint that was measured, and the best", "eval"),
+    ("metrics.json", "how far the samples of one of them are from the data", "eval"),
+    ("statistics.npz", "the statistics of the data that samples are compared with", "stats"),
+    ("progress", "what the model made of the same noise during training", "train"),
     ("latents.npz", "codes of held-out data, and what they decode to", "latents"),
     ("pareto.md", "which sampler, grid and number of steps to take", "pareto"),
+    ("plan.md", "what training needs and how fast a chip would be", "plan"),
+    ("report.html", "all of this as one page", "report"),
 )
 
 

@@ -27,6 +27,8 @@ from score_sde.typing import Metrics, Params
 
 log = logging.getLogger(__name__)
 
+Watch = Callable[[int, Params], None]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
@@ -41,6 +43,7 @@ class Task:
         constants: Arrays that stay as they are, such as the parameters of another network, on every device.
         evaluate: Mean loss and standard error of the averaged parameters on held-out data.
         snapshot_every: Steps between snapshots of the power-function averages; 0 for none.
+        watch: Is shown the averaged parameters every ``watch_every`` steps, if these are not 0, and after the last.
         advice: What to change when a loss stops being finite.
     """
 
@@ -52,10 +55,12 @@ class Task:
     constants: tuple[Params, ...] = ()
     evaluate: Callable[[Params], tuple[float, float]]
     snapshot_every: int = 0
+    watch: Watch = lambda step, params: None
+    watch_every: int = 0
     advice: str
 
 
-def train(experiment: Experiment, workdir: Path) -> TrainState:
+def train(experiment: Experiment, workdir: Path, *, watch: Watch = lambda step, params: None) -> TrainState:
     """Train the score network to ``training.num_steps``; see :func:`run`."""
     config = experiment.config
     task = Task(
@@ -66,6 +71,8 @@ def train(experiment: Experiment, workdir: Path) -> TrainState:
         step=lambda: experiment.train_step,
         evaluate=LossEvaluator(experiment, split_of(config, "test")),
         snapshot_every=config.optim.ema_snapshot_every,
+        watch=watch,
+        watch_every=config.training.sample_every,
         advice="lower config.optim.lr or config.optim.grad_clip, and start in another --workdir",
     )
     return run(task, workdir)
@@ -113,6 +120,8 @@ def run(task: Task, workdir: Path) -> TrainState:
                         loss = means["eval_loss"]
                     writer.write(done, means, timings=feed.throughput())
                     bar.update(done, means["loss"])
+                if task.watch_every and (done % task.watch_every == 0 or last):
+                    task.watch(done, state.ema_params)
                 if every and (done % every == 0 or last):
                     snapshots.save(done, power_averages(state.opt_state))
                 if done % settings.checkpoint_every == 0 or last or ending:

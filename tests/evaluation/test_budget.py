@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from score_sde.cli import load_config
 from score_sde.data import SourceInfo
 from score_sde.data.base import ArraySource
+from score_sde.distributed import AXES
 from score_sde.errors import UserError
 from score_sde.evaluation.budget import ErrorBudget, Estimate, error_budget
 from score_sde.evaluation.likelihood import (
@@ -18,6 +20,7 @@ from score_sde.evaluation.likelihood import (
     Noise,
     dataset_likelihood,
     flow_draw,
+    identity_of,
 )
 from score_sde.experiment import Experiment
 from score_sde.likelihood import prior_divergence
@@ -134,6 +137,18 @@ def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path):
     np.testing.assert_array_equal(other.nats, whole.nats)
     partial.write_bytes(b"cut off")
     assert len(dataset_likelihood(experiment, {}, source, partial=partial).nats) == 45
+
+
+def test_an_interrupted_measurement_goes_on_with_other_devices_if_its_batches_stay():
+    """Random numbers are those of a batch: three devices round ten examples up to twelve, two do not."""
+    experiment = make_experiment("likelihood.batch_size=10")
+
+    def identity(data, fsdp):
+        devices = np.array([jax.devices()[0]] * (data * fsdp)).reshape(data, fsdp)
+        return identity_of(dataclasses.replace(experiment, mesh=Mesh(devices, AXES)), 5, Noise())
+
+    assert identity(1, 1) == identity(2, 1) == identity(1, 5) != identity(3, 1)
+    assert identity_of(experiment, 5, Noise()) != identity_of(experiment, 6, Noise())
 
 
 def test_weighing_draws_by_importance_bounds_closer_than_their_mean():

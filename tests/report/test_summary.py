@@ -40,10 +40,9 @@ def _fill(workdir):
         '{"step": 100, "loss": 0.125}',
     ]
     atomic_write_text(workdir / "metrics.jsonl", "\n".join([*lines, '{"step": 1']))
-    for name in [name for name, _, _ in PICTURES] + ["samples.npz", "likelihood.npz", "latents.npz", "pareto.md"]:
-        (workdir / name).touch()
-    for name in ("checkpoints", "tensorboard"):
-        (workdir / name).mkdir()
+    for name, _, _ in ARTEFACTS + PICTURES:
+        if not (workdir / name).exists():
+            (workdir / name).touch() if "." in name else (workdir / name).mkdir()
 
 
 def test_a_complete_run_shows_everything(tmp_path):

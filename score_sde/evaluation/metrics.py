@@ -1,0 +1,272 @@
+"""Features of samples and of data, batch by batch, and how far the ones are from the others."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from score_sde.config import ConfigDict, at_least, choose
+from score_sde.data import Source, SourceInfo
+from score_sde.data.base import SPLITS
+from score_sde.distributed import gathered, shared_size
+from score_sde.errors import UserError
+from score_sde.evaluation.base import Progress, Purpose, root_key
+from score_sde.evaluation.partial import Partial
+from score_sde.evaluation.samples import check_samples, compiled_sampler
+from score_sde.experiment import Experiment
+from score_sde.metrics import (
+    METRICS,
+    NOT_STATED,
+    PIXELS,
+    MetricResult,
+    MomentsAccumulator,
+    ReferenceStatistics,
+    measure_features,
+)
+from score_sde.metrics.extractors import Extractor, Features, make_extractor
+from score_sde.typing import Params
+
+IMAGE_METRICS = ("frechet", "kid", "precision_recall")
+POINT_METRICS = ("sliced_wasserstein", "energy")
+MOMENTS_ONLY = ("frechet", "frechet_infinity", "inception_score")  # the others compare single examples
+MIN_SAMPLES = 40  # the groups of an interval need two each
+_BATCH = 512  # data that are read at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Points:
+    """Data that are no images, as their own features.
+
+    >>> Points(num_features=2)(np.ones((3, 2))).features.shape
+    (3, 2)
+    """
+
+    num_features: int
+    name: str = PIXELS
+    sha256: str = PIXELS
+    num_classes: int | None = None
+
+    def __call__(self, images: np.ndarray) -> Features:
+        """The points, in single precision."""
+        return Features(np.asarray(images, np.float32).reshape(len(images), -1), None)
+
+
+class SampleFeatures(NamedTuple):
+    """The features of samples and what these cost."""
+
+    features: np.ndarray  # ``(n, d)``
+    logits: np.ndarray | None  # ``(n, k)``
+    num_evals: float  # of the score, mean over the samples
+    seconds: float
+
+
+def check_settings(config: ConfigDict) -> None:
+    """Refuse values of ``config.evaluation`` that are out of range.
+
+    Raises:
+        UserError: With the field, its value and what was expected.
+    """
+    settings = config.evaluation
+    at_least(config, 0, *(f"evaluation.{name}" for name in ("num_samples", "reference_examples", "keep_features")))
+    choose("split", settings.reference_split, dict.fromkeys(SPLITS))
+    for name in settings.metrics:
+        choose("metric", name, METRICS)
+    if 0 < settings.num_samples < MIN_SAMPLES:
+        raise UserError(
+            f"config.evaluation.num_samples is {settings.num_samples}; expected at least {MIN_SAMPLES}, for the "
+            "intervals of the metrics, or 0 for no samples."
+        )
+
+
+def extractor_of(config: ConfigDict, info: SourceInfo) -> Extractor:
+    """The extractor that the configuration names, for data of this shape; of points these are their own features.
+
+    Raises:
+        UserError: For a name that is unknown or does not suit the data.
+    """
+    settings = config.evaluation
+    if info.num_levels is not None:
+        weights = Path(settings.weights) if settings.weights else None
+        return make_extractor(
+            settings.extractor, source=info.name, shape=info.shape, num_levels=info.num_levels, weights=weights
+        )
+    if settings.extractor not in ("auto", PIXELS):
+        raise UserError(
+            f"config.evaluation.extractor is {settings.extractor}, and {info.name} are points, not images; expected "
+            "auto, which compares them as they are."
+        )
+    return Points(num_features=int(np.prod(info.shape)))
+
+
+def metrics_of(config: ConfigDict, info: SourceInfo) -> tuple[str, ...]:
+    """The metrics that the configuration names, or the usual ones of images and of points."""
+    usual = POINT_METRICS if info.num_levels is None else IMAGE_METRICS
+    return tuple(config.evaluation.metrics) or usual
+
+
+def data_statistics(
+    source: Source,
+    extractor: Extractor,
+    *,
+    split: str,
+    limit: int = 0,
+    keep_features: int = 10_000,
+    progress: Progress = lambda n: None,
+) -> tuple[ReferenceStatistics, str]:
+    """Statistics of the examples as they are stored, neither mirrored nor dequantised, each exactly once.
+
+    Args:
+        source: The data.
+        extractor: Of their features.
+        split: The name of the part that they are.
+        limit: First examples; 0 for all.
+        keep_features: Examples, drawn at random, whose features are kept beside the moments.
+        progress: Told how many more examples are done.
+
+    Returns:
+        The statistics, and the SHA-256 of the examples in their order.
+    """
+    total = min(limit or len(source), len(source))
+    chosen = np.zeros(total, bool)
+    chosen[np.random.default_rng(0).choice(total, min(keep_features, total), replace=False)] = True
+    accumulator, digest, kept = MomentsAccumulator(), hashlib.sha256(), []
+    for first in range(0, total, _BATCH):
+        rows = np.arange(first, min(first + _BATCH, total))
+        examples = np.ascontiguousarray(source.gather(rows))
+        digest.update(examples.data)
+        features = extractor(examples).features
+        accumulator.add(features)
+        kept.append(features[chosen[rows]])
+        progress(len(rows))
+    statistics = ReferenceStatistics(
+        moments=accumulator.moments(),
+        features_subset=np.concatenate(kept) if chosen.any() else None,
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        source=source.info.name,
+        split=split,
+        count=total,
+        shape=source.info.shape,
+        num_levels=source.info.num_levels,
+    )
+    return statistics, digest.hexdigest()
+
+
+class SampleEvaluator:
+    """Features of a model's samples, by the configured sampler, which is compiled once for all checkpoints."""
+
+    def __init__(self, experiment: Experiment, extractor: Extractor) -> None:
+        """Fix the run and the extractor."""
+        settings = experiment.config
+        self._experiment, self._extractor = experiment, extractor
+        self._total: int = settings.evaluation.num_samples
+        self._size = shared_size(experiment.mesh, min(settings.sampling.batch_size, self._total))
+        self._draw = compiled_sampler(experiment)
+
+    def __call__(
+        self,
+        params: Params,
+        *,
+        partial: Path | None = None,
+        identity: str = "",
+        progress: Progress = lambda n: None,
+    ) -> SampleFeatures:
+        """The features of ``evaluation.num_samples`` samples, rounded to grey levels as a user gets them.
+
+        Sample ``i`` is that of ``--mode=sample``.
+
+        Args:
+            params: Parameters of the model.
+            partial: A file for the features so far, from which a measurement that was interrupted goes on, bit for bit.
+            identity: What the features are of; a file of others is passed over.
+            progress: Told how many more samples are done.
+
+        Raises:
+            UserError: If a sample is not finite, or an adaptive solver gave one up.
+        """
+        key = root_key(self._experiment, Purpose.SAMPLES)
+        kept = Partial(partial, identity)
+        for number, first in enumerate(range(0, self._total, self._size)):
+            count = min(self._size, self._total - first)
+            if number >= len(kept.rows):
+                start = time.perf_counter()
+                solution = self._draw(params, key, (self._size, *self._experiment.event_shape), first)
+                x, num_evals, success = (part[:count] for part in gathered(solution))
+                check_samples(x, success, self._experiment.config.sampling.max_steps)
+                features, logits = self._features(x)
+                kept.add([features, logits, num_evals, success], time.perf_counter() - start)
+            progress(count)
+        features, logits, num_evals, _ = kept.columns()
+        found = logits if self._extractor.num_classes is not None else None
+        return SampleFeatures(features, found, float(num_evals.mean()), kept.seconds)
+
+    def _features(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        quantization = self._experiment.quantization
+        levels = quantization.quantize(x)
+        found = self._extractor(levels if quantization.num_levels is None else levels.astype(np.uint8))
+        # The file of what is done so far holds arrays only.
+        none = np.zeros((len(x), 0), np.float32)
+        return found.features, none if found.logits is None else found.logits
+
+
+def check_protocol(
+    extractor: Extractor, reference: ReferenceStatistics, metrics: Sequence[str], info: SourceInfo
+) -> None:
+    """Refuse, before hours of sampling, a reference that is unlike the samples or lacks what a metric needs.
+
+    Raises:
+        UserError: With what differs.
+    """
+    given = {
+        "extractor": (extractor.name, reference.extractor),
+        "SHA-256 of the extractor's weights": (extractor.sha256, reference.extractor_sha256),
+        "number of features": (extractor.num_features, reference.moments.mean.size),
+        "shape": (info.shape, reference.shape),
+        "number of levels": (info.num_levels, reference.num_levels),
+    }
+    unlike = [
+        f"the {name} is {ours} of the samples and {theirs} of the reference"
+        for name, (ours, theirs) in given.items()
+        if ours != theirs and theirs not in (NOT_STATED, None)
+    ]
+    if unlike:
+        raise UserError(
+            f"The reference statistics of {reference.source} ({reference.split}) are of another protocol: "
+            f"{'; '.join(unlike)}. Expected the same; compute them with --mode=stats for this configuration."
+        )
+    if reference.features_subset is None and (lacking := [name for name in metrics if name not in MOMENTS_ONLY]):
+        raise UserError(
+            f"{', '.join(lacking)} of config.evaluation.metrics compare single examples, and the reference statistics "
+            f"of {reference.source} hold moments only; set config.evaluation.metrics=('frechet',), or compute "
+            "statistics with --mode=stats and config.evaluation.keep_features above 0."
+        )
+    if "inception_score" in metrics and extractor.num_classes is None:
+        raise UserError(
+            f"inception_score of config.evaluation.metrics needs classes, and the extractor {extractor.name} has none; "
+            "leave it out, or choose another extractor."
+        )
+
+
+def measure(
+    experiment: Experiment,
+    found: SampleFeatures,
+    reference: ReferenceStatistics,
+    extractor: Extractor,
+    metrics: Sequence[str],
+) -> dict[str, MetricResult]:
+    """The metrics of samples against a reference."""
+    return measure_features(
+        found.features,
+        found.logits,
+        reference,
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        shape=experiment.event_shape,
+        num_levels=experiment.quantization.num_levels,
+        metrics=metrics,
+        sample_seed=experiment.config.seed,
+    )

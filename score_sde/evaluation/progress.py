@@ -1,0 +1,39 @@
+"""What a model in training makes of the same noise, step after step."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from score_sde.distributed import batch_sharding, everywhere, gathered, jit, shared_size
+from score_sde.evaluation.base import Purpose, root_key
+from score_sde.evaluation.samples import sampler_of
+from score_sde.experiment import Experiment, make_predictor, make_times
+from score_sde.typing import Params
+
+NUM_STEPS = 24  # of a probability-flow solver of order 2: enough to see what is learnt, cheap beside the training
+
+
+def sketch(experiment: Experiment, count: int) -> Callable[[Params], np.ndarray]:
+    """A function from parameters to ``count`` samples as levels, always from the same noise and without any other.
+
+    It takes few steps of DPM-Solver++ (2M) whatever ``config.sampling`` says of the solver, and is compiled once.
+    """
+    config, mesh, quick = experiment.config, experiment.mesh, experiment
+    if experiment.latent is None:
+        quick = dataclasses.replace(
+            experiment,
+            solver=make_predictor("dpm_solver_2m", config.sampling),
+            times=make_times(config, experiment.sde, experiment.process, grid="log_snr", num_steps=NUM_STEPS),
+        )
+    sampler, size = sampler_of(quick, noise_scale=0.0), shared_size(mesh, count)
+    draw = jit(
+        lambda params, key: sampler(params, key, (size, *experiment.event_shape), 0)[0],
+        out_shardings=batch_sharding(mesh),
+    )
+
+    def samples(params: Params) -> np.ndarray:
+        x = gathered(draw(everywhere(mesh, params), root_key(experiment, Purpose.PROGRESS)))
+        return experiment.quantization.quantize(x[:count])
+
+    return samples

@@ -1,0 +1,370 @@
+"""The evaluation of checkpoints: loss, bits per dimension and the metrics of samples, and which is the best."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from score_sde.checkpointing import Checkpoints
+from score_sde.config import ConfigDict
+from score_sde.data import Source
+from score_sde.distributed import shared_size
+from score_sde.errors import UserError, unknown
+from score_sde.evaluation.base import mean_and_std_error
+from score_sde.evaluation.likelihood import Noise, dataset_likelihood, identity_of
+from score_sde.evaluation.loss import LossEvaluator
+from score_sde.evaluation.metrics import (
+    SampleEvaluator,
+    check_protocol,
+    check_settings,
+    extractor_of,
+    measure,
+    metrics_of,
+)
+from score_sde.experiment import Experiment
+from score_sde.metrics import ReferenceStatistics
+from score_sde.metrics.extractors import Extractor
+from score_sde.modes.likelihood import check_limit
+from score_sde.modes.statistics import load_reference
+from score_sde.modes.workdir import build_experiment, data_info, load_noise, load_split, machine, trained_state
+from score_sde.report.environment import atomic_write_json
+from score_sde.report.summary import write_summary
+from score_sde.training.state import TrainState
+from score_sde.training.writers import ProgressBar
+from score_sde.typing import Params
+
+log = logging.getLogger(__name__)
+
+#: Groups of fields that decide what is measured of a checkpoint.
+_RELATED = ("seed", "ema_width", "sde", "parameterization", "model", "data", "objective", "sampling", "likelihood")
+_HIGHER = ("precision", "recall", "density", "coverage", "inception_score")  # the more the better
+_UNITS = ("bits_per_dim", "nats_per_example")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Samples:
+    """What samples are measured with."""
+
+    evaluate: SampleEvaluator
+    extractor: Extractor
+    reference: ReferenceStatistics
+    metrics: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    """What is measured of every checkpoint; programs are compiled once for all of them."""
+
+    experiment: Experiment
+    workdir: Path
+    source: Source
+    loss: LossEvaluator
+    noise: Noise | None  # None where no likelihood is asked for
+    samples: _Samples | None
+
+    def identity(self) -> str:
+        """A digest of all that decides the numbers besides the checkpoint."""
+        config, mesh = self.experiment.config, self.experiment.mesh
+        fields = {name: value for name, value in config.to_dict().items() if name in _RELATED}
+        for name in ("data_dir", "workers", "prefetch"):
+            del fields["data"][name]
+        if self.samples is None:
+            del fields["sampling"]
+            protocol = None
+        else:
+            extractor, reference = self.samples.extractor, self.samples.reference
+            protocol = [config.evaluation.num_samples, self.samples.metrics, extractor.sha256, reference.sha256]
+        noise = None if self.noise is None else self.noise.name
+        batches = [shared_size(mesh, config[group].batch_size) for group in ("likelihood", "sampling")]
+        return hashlib.sha256(json.dumps([fields, protocol, noise, batches]).encode()).hexdigest()
+
+    def measure(self, step: int, params: Params) -> dict[str, Any]:
+        """The entry of one checkpoint."""
+        loss, error = self.loss(params)
+        entry: dict[str, Any] = {"step": step, "loss": loss, "loss_std_error": error}
+        if self.noise is not None:
+            entry |= self._likelihood(step, params, self.noise)
+        if self.samples is not None:
+            entry |= self._metrics(step, params, self.samples)
+        return entry
+
+    def _likelihood(self, step: int, params: Params, noise: Noise) -> dict[str, Any]:
+        experiment = self.experiment
+        wanted = experiment.config.likelihood.num_examples or len(self.source)
+        with ProgressBar(total=min(wanted, len(self.source)), description=f"likelihood at {step}") as bar:
+            result = dataset_likelihood(
+                experiment,
+                params,
+                self.source,
+                noise=noise,
+                progress=bar.advance,
+                partial=self.workdir / "evaluation.likelihood.partial.npz",
+                identity=identity_of(experiment, step, noise),
+            )
+        good = result.success
+        if not good.any():
+            raise UserError(
+                f"The ODE solver failed on all {len(good)} examples at step {step}; raise config.likelihood.tolerance, "
+                "or set config.likelihood.num_steps=100."
+            )
+        discrete = experiment.quantization.num_levels is not None
+        name = _UNITS[0] if discrete else _UNITS[1]
+        mean, error = mean_and_std_error((result.bits_per_dim if discrete else result.nats)[good])
+        counts = {"num_examples": int(good.sum()), "num_failed": int((~good).sum())}
+        return {name: mean, f"{name}_std_error": error, **counts, "likelihood_seconds": result.seconds}
+
+    def _metrics(self, step: int, params: Params, samples: _Samples) -> dict[str, Any]:
+        partial = self.workdir / "evaluation.partial.npz"
+        total = self.experiment.config.evaluation.num_samples
+        with ProgressBar(total=total, description=f"samples at {step}") as bar:
+            found = samples.evaluate(
+                params, partial=partial, identity=f"{self.identity()} {step}", progress=bar.advance
+            )
+        results = measure(self.experiment, found, samples.reference, samples.extractor, samples.metrics)
+        partial.unlink(missing_ok=True)
+        return {
+            "metrics": {name: json.loads(result.to_json()) for name, result in results.items()},
+            "num_evals": found.num_evals,
+            "sampling_seconds": found.seconds,
+        }
+
+
+def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
+    """Measure checkpoints and tell the best: ``evaluation.json``, ``metrics.json``, ``eval.json``.
+
+    The loss of the averaged parameters on the test split always, their likelihood with
+    ``config.evaluation.likelihood``, and metrics of samples with ``config.evaluation.num_samples``. What was measured
+    in the same way before is not measured again.
+
+    Raises:
+        UserError: If there is no trained model or no such checkpoint, or for a reference of another protocol.
+    """
+    check_settings(config)
+    experiment = build_experiment(config)
+    newest = trained_state(experiment, workdir)
+    steps = _chosen_steps(config, workdir, int(newest.step))
+    evaluation = _prepare(experiment, workdir, command)
+    identity, path = evaluation.identity(), workdir / "evaluation.json"
+    done = _done_before(path, identity)
+    strict = len(steps) == 1 or "," in config.evaluation.checkpoints
+    for step in steps:
+        if step in done:
+            log.info("Step %d was measured before.", step)
+            continue
+        state = newest if step == int(newest.step) else _state_of(workdir, step, newest, strict=strict)
+        if state is None:
+            continue
+        done[step] = evaluation.measure(step, state.ema_params)
+        _write(path, config, done, identity, command)
+        _tell(done[step])
+    measured = [step for step in steps if step in done]
+    if not measured:
+        raise UserError(f"None of the checkpoints {steps} in {workdir} can be read; see the warnings above.")
+    best, by = _write(path, config, done, identity, command)
+    if len(done) > 1:
+        log.info("The best of %d checkpoints by %s is that of step %d.", len(done), by, best)
+    last = done[measured[-1]]
+    provenance = {"step": last["step"], **machine(command)}
+    atomic_write_json(workdir / "eval.json", {"loss": last["loss"], "std_error": last["loss_std_error"], **provenance})
+    write_summary(workdir)
+
+
+def _prepare(experiment: Experiment, workdir: Path, command: str) -> _Evaluation:
+    """Load and check everything that is needed before anything is measured."""
+    config, noise, samples = experiment.config, None, None
+    if config.evaluation.likelihood:
+        check_limit(config)
+        noise = load_noise(experiment, workdir)
+    if config.evaluation.num_samples:
+        info = data_info(config)
+        extractor = extractor_of(config, info)
+        reference, metrics = load_reference(config, workdir, command, info, extractor), metrics_of(config, info)
+        check_protocol(extractor, reference, metrics, info)
+        samples = _Samples(
+            evaluate=SampleEvaluator(experiment, extractor), extractor=extractor, reference=reference, metrics=metrics
+        )
+    source = load_split(config, "test")
+    evaluation = _Evaluation(
+        experiment=experiment,
+        workdir=workdir,
+        source=source,
+        loss=LossEvaluator(experiment, source),
+        noise=noise,
+        samples=samples,
+    )
+    _check_best_by(config.evaluation.best_by, evaluation)
+    return evaluation
+
+
+def _check_best_by(name: str, evaluation: _Evaluation) -> None:
+    """Refuse a criterion that is not going to be measured."""
+    known = ["loss"]
+    if evaluation.noise is not None:
+        known.append(_UNITS[evaluation.experiment.quantization.num_levels is None])
+    for metric in () if evaluation.samples is None else evaluation.samples.metrics:
+        known += metric.split("_") if metric in ("precision_recall", "density_coverage") else [metric]
+    if name and name not in known:
+        raise UserError(
+            f"{unknown('criterion', name, known)} config.evaluation.best_by must be measured: it is loss, bits_per_dim "
+            "with config.evaluation.likelihood=True, or a metric with config.evaluation.num_samples above 0."
+        )
+
+
+def _chosen_steps(config: ConfigDict, workdir: Path, newest: int) -> list[int]:
+    """The steps that ``config.evaluation.checkpoints`` names, ascending."""
+    wanted: str = config.evaluation.checkpoints.strip()
+    if wanted == "newest":
+        return [newest]
+    if config.ema_width:
+        raise UserError(
+            f"config.evaluation.checkpoints is {wanted}, and the average of config.ema_width={config.ema_width:g} is "
+            "that of the last snapshot; expected newest, or config.ema_width=0."
+        )
+    with Checkpoints(workdir) as checkpoints:
+        there = checkpoints.steps
+    if wanted == "best":
+        return [_best_before(workdir, there)]
+    steps = parse_steps(wanted, there)
+    if not steps:
+        raise UserError(
+            f"config.evaluation.checkpoints is {wanted}, and no checkpoint in {workdir} is among them; expected some "
+            f"of the steps {', '.join(map(str, there))}."
+        )
+    return steps
+
+
+def parse_steps(wanted: str, there: Sequence[int]) -> list[int]:
+    """The steps that a range or a list names, of those that are there.
+
+    Both ends of a range belong to it, and may be left out. Every step of a list must be there.
+
+    Raises:
+        UserError: For text that is neither, and for steps of a list that are not there.
+
+    >>> parse_steps("1000:2000", [500, 1000, 1500, 2000, 2500]), parse_steps("2000:", [500, 2000, 2500])
+    ([1000, 1500, 2000], [2000, 2500])
+    >>> parse_steps("2500,500", [500, 1000, 2500]), parse_steps("all", [500, 1000])
+    ([500, 2500], [500, 1000])
+    """
+    if wanted == "all":
+        return sorted(there)
+    first, colon, last = (part.strip() for part in wanted.partition(":"))
+    names = [part.strip() for part in wanted.split(",")]
+    if colon and all(not end or end.isdecimal() for end in (first, last)):
+        low, high = int(first or 0), int(last) if last else math.inf
+        return [step for step in sorted(there) if low <= step <= high]
+    if colon or not all(name.isdecimal() for name in names):
+        raise UserError(
+            f"config.evaluation.checkpoints is {wanted!r}; expected newest, best, all, a range such as 1000:5000, or "
+            "steps such as 1000,2000."
+        )
+    if missing := sorted({int(name) for name in names} - set(there)):
+        raise UserError(
+            f"config.evaluation.checkpoints is {wanted}, and there are no checkpoints of the steps {missing}; expected "
+            f"some of {', '.join(map(str, there))}."
+        )
+    return sorted({int(name) for name in names})
+
+
+def _best_before(workdir: Path, there: Sequence[int]) -> int:
+    """The best by an earlier evaluation, else by the loss that was logged in training."""
+    found = _read(workdir / "evaluation.json").get("best")
+    if isinstance(found, int) and found in there:
+        return found
+    losses: dict[int, float] = {}
+    path = workdir / "metrics.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+            losses[int(record["step"])] = float(record["eval_loss"])
+        except (TypeError, ValueError, KeyError):  # lines without an evaluation, and one that a crash cut short
+            continue
+    if not (known := [step for step in there if step in losses]):
+        raise UserError(
+            f"config.evaluation.checkpoints is best, and nothing in {workdir} tells the best of the checkpoints "
+            f"{', '.join(map(str, there))}; evaluate them with config.evaluation.checkpoints=all first."
+        )
+    return min(known, key=lambda step: losses[step])
+
+
+def _state_of(workdir: Path, step: int, like: TrainState, *, strict: bool) -> TrainState | None:
+    """The state of a step, as arrays that live where those of ``like`` do; ``None`` if it is damaged."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+    try:
+        with Checkpoints(workdir) as checkpoints:
+            restored = checkpoints.restore_newest(shapes, among=[step])
+    except UserError as error:
+        if strict:
+            raise
+        log.warning("%s It is left out.", error)
+        return None
+    return None if restored is None else restored.state
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file of results holds; nothing if there is none, or it is none of ours."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _done_before(path: Path, identity: str) -> dict[int, dict[str, Any]]:
+    """The entries of an earlier evaluation that measured in the same way, by step."""
+    found = _read(path)
+    if found and found.get("identity") != identity:
+        log.info("%s was measured in another way; measuring again.", path)
+        return {}
+    return {entry["step"]: entry for entry in found.get("checkpoints", [])}
+
+
+def best_of(entries: Mapping[int, Mapping[str, Any]], by: str) -> tuple[int, str]:
+    """The step of the best entry, and by what: the criterion given, else the first metric, else the loss.
+
+    >>> best_of({1: {"loss": 2.0}, 2: {"loss": 1.0}}, "")
+    (2, 'loss')
+    >>> best_of({1: {"loss": 2.0, "metrics": {"recall": {"value": 0.5}}},
+    ...          2: {"loss": 1.0, "metrics": {"recall": {"value": 0.4}}}}, "recall")
+    (1, 'recall')
+    """
+    first = next(iter(entries.values()))
+    by = by or next(iter(first.get("metrics", {})), "loss")
+
+    def cost(step: int) -> float:
+        entry = entries[step]
+        value = entry[by] if by in entry else entry["metrics"][by]["value"]
+        return -value if by in _HIGHER else value
+
+    return min(sorted(entries), key=cost), by
+
+
+def _write(
+    path: Path, config: ConfigDict, done: dict[int, dict[str, Any]], identity: str, command: str
+) -> tuple[int, str]:
+    """All entries so far, which of them is the best, and the metrics of that one alone."""
+    best, by = best_of(done, config.evaluation.best_by)
+    entries = [done[step] for step in sorted(done)]
+    how = machine(command)
+    report = {"checkpoints": entries, "best": best, "best_by": by, "identity": identity, **how}
+    atomic_write_json(path, report)
+    if "metrics" in done[best]:
+        chosen = {"step": best, "best_of": sorted(done), "best_by": by, "metrics": done[best]["metrics"], **how}
+        atomic_write_json(path.with_name("metrics.json"), chosen)
+    return best, by
+
+
+def _tell(entry: Mapping[str, Any]) -> None:
+    log.info("Test loss %.5f +- %.5f at step %d.", entry["loss"], entry["loss_std_error"], entry["step"])
+    for name in _UNITS:
+        if name in entry:
+            log.info("  %s %.4f +- %.4f", name, entry[name], entry[f"{name}_std_error"])
+    for name, result in entry.get("metrics", {}).items():
+        low, high = result["interval"] or (math.nan, math.nan)
+        log.info("  %s %.4f +- %.4f (%.4f to %.4f)", name, result["value"], result["std_error"] or 0.0, low, high)

@@ -1,0 +1,26 @@
+"""One page to look at and to send: the run of a working directory, alone or beside others."""
+
+import logging
+from pathlib import Path
+
+from score_sde.config import ConfigDict
+from score_sde.report.page import write_report
+
+log = logging.getLogger(__name__)
+
+
+def run_report(config: ConfigDict | None, workdir: Path, command: str, *, compare: tuple[Path, ...] = ()) -> None:
+    """Write ``report.html``, which holds everything it shows.
+
+    Args:
+        config: Not used: the page is about the ``config.json`` of the working directory.
+        workdir: Where the run lives.
+        command: Not used: the page names the commands that made what it shows.
+        compare: Working directories of other runs, to be shown beside it.
+
+    Raises:
+        UserError: If a directory is missing or has nothing of a run in it, or the page cannot be written.
+    """
+    del config, command
+    path = write_report(workdir, compare)
+    log.info("Wrote %s; open it in a browser.", path)

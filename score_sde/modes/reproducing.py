@@ -1,0 +1,146 @@
+"""Published results measured again, from a checkpoint to a verdict."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from score_sde.config import ConfigDict
+from score_sde.errors import UserError
+from score_sde.modes.dequantization import run_train_dequantizer
+from score_sde.modes.evaluating import run_eval
+from score_sde.modes.likelihood import run_likelihood
+from score_sde.modes.training import run_import, run_train
+from score_sde.modes.workdir import has_checkpoint, machine, make_directory
+from score_sde.report.environment import atomic_write_json, atomic_write_text
+from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, markdown, missing_inputs, table
+from score_sde.reproduction.rows import Row, select
+
+log = logging.getLogger(__name__)
+
+#: From a configuration file and overrides ``NAME=VALUE`` to a configuration; the user's own overrides come last.
+Configure = Callable[[Path, list[str]], ConfigDict]
+
+# The field of likelihood.json, and that of its standard error.
+_LIKELIHOODS = {"nll": ("bits_per_dim", "std_error"), "bound": ("bound_bits_per_dim", "bound_std_error")}
+_METRICS = {"is": "inception_score"}
+
+
+def run_reproduce(
+    config: ConfigDict, workdir: Path, command: str, *, row: str, configure: Configure, checkpoint: Path | None = None
+) -> int:
+    """Measure rows again and compare: ``reproduction.json``, ``reproduction.md``.
+
+    Args:
+        config: Not used: each row has a configuration of its own.
+        workdir: Where the runs of the rows live.
+        command: The command, for the record.
+        row: A row's name, or a pattern of several.
+        configure: Loads configurations.
+        checkpoint: The published checkpoint, or the directory above the folders of several; ``workdir/checkpoints``
+            unless given.
+
+    Returns:
+        0 if all rows are within their tolerances, else 1.
+
+    Raises:
+        UserError: If there is no such row, or inputs are missing: all that are, before anything is run.
+    """
+    del config
+    rows = select(row)
+    place = workdir / "checkpoints" if checkpoint is None else checkpoint
+    configs = {one.name: _configured(one, workdir, configure) for one in rows}
+    _check_inputs(rows, configs, place)
+    make_directory(workdir)
+    results: list[Result] = []
+    for one in rows:
+        results.append(_measured(one, configs[one.name], workdir, place, command))
+        how = machine(command)
+        atomic_write_json(workdir / "reproduction.json", {"rows": [result.record() for result in results], **how})
+        atomic_write_text(workdir / "reproduction.md", markdown(results, _how(how)))
+    for line in table(results):
+        log.info("%-44s %9s %18s %11s %9s  %s", *line)
+    return 0 if all(result.passed for result in results) else 1
+
+
+def _how(machine: dict[str, Any]) -> str:
+    hardware = machine["hardware"]
+    devices = f"{hardware['device_count']} x {hardware['device_kind']}"
+    return f"`{machine['command']}`, {machine['date']}, {devices}, {hardware['cpu']}, JAX {hardware['jax']}."
+
+
+def _configured(row: Row, workdir: Path, configure: Configure) -> ConfigDict:
+    """The configuration of a row, from the repository's folder ``configs``."""
+    places = [Path("configs"), Path(__file__).parents[2] / "configs"]
+    found = next((path for place in places if (path := place / f"{row.config}.py").is_file()), None)
+    if found is None:
+        raise UserError(
+            f"{row.name} needs configs/{row.config}.py, and there is none in {Path.cwd()}; run this in the repository."
+        )
+    settings = list(row.settings)
+    if "evaluation.extractor=inception-2015" in settings:
+        settings.append(f"evaluation.weights={workdir / INCEPTION}")
+    return configure(found, settings)
+
+
+def _check_inputs(rows: list[Row], configs: dict[str, ConfigDict], place: Path) -> None:
+    lines = [f"{row.name} lacks {what}" for row in rows for what in missing_inputs(row, configs[row.name], place)]
+    if lines:
+        raise UserError("Inputs are missing, and nothing was run:\n  " + "\n  ".join(lines))
+
+
+def _measured(row: Row, config: ConfigDict, workdir: Path, place: Path, command: str) -> Result:
+    """Make the model a run, unless it is one, and measure it."""
+    run, start = workdir / row.run, time.perf_counter()
+    log.info("%s: %s", row.name, row.protocol)
+    details: dict[str, Any] = {"run": str(run)}
+    if row.checkpoint is None:
+        if not has_checkpoint(run) or _steps(run) < config.training.num_steps:
+            run_train(config, run, command)
+    else:
+        source = find_checkpoint(row.checkpoint, place)
+        assert source is not None  # checked before
+        details["checkpoint"] = str(source)
+        if not has_checkpoint(run):
+            run_import(config, run, command, source)
+    value, error = _samples_of(row, config, run, command) if _of_samples(row) else _flow_of(row, config, run, command)
+    result = Result(
+        row=row, measured=value, std_error=error, details=details | {"seconds": time.perf_counter() - start}
+    )
+    log.info("%s: %.4f, expected %.2f ± %.2f", row.name, value, row.expected, row.tolerance)
+    return result
+
+
+def _steps(run: Path) -> int:
+    """How far a run has been trained, by its newest complete checkpoint."""
+    return max((int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdecimal()), default=0)
+
+
+def _of_samples(row: Row) -> bool:
+    return row.what.startswith("fid") or row.what in _METRICS
+
+
+def _samples_of(row: Row, config: ConfigDict, run: Path, command: str) -> tuple[float, float | None]:
+    run_eval(config, run, command)  # measures nothing that rows of the same samples have measured before
+    found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    result = found["metrics"][_METRICS.get(row.what, "frechet")]
+    return result["value"], result["std_error"]
+
+
+def _flow_of(row: Row, config: ConfigDict, run: Path, command: str) -> tuple[float, float | None]:
+    """Bits per dimension; rows of one protocol share a measurement, which is kept beside the run."""
+    what, _, variational = row.what.partition("_")
+    kept = run / f"{'variational' if variational else 'uniform'}.json"
+    related = config.to_dict()
+    identity = json.dumps({name: related[name] for name in ("seed", "model", "data", "likelihood", "dequantizer")})
+    report = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if report.get("identity") != identity:
+        if variational:
+            run_train_dequantizer(config, run, command)
+        run_likelihood(config, run, command)
+        report = {**json.loads((run / "likelihood.json").read_text(encoding="utf-8")), "identity": identity}
+        atomic_write_json(kept, report)
+    value, error = _LIKELIHOODS[what]
+    return report[value], report[error]

@@ -1,0 +1,101 @@
+"""Reference statistics of a data set: what samples are compared with."""
+
+import logging
+import time
+from pathlib import Path
+
+from score_sde.config import ConfigDict
+from score_sde.data import SourceInfo
+from score_sde.evaluation.metrics import check_settings, data_statistics, extractor_of
+from score_sde.metrics import ReferenceStatistics, read_statistics, write_statistics
+from score_sde.metrics.extractors import Extractor
+from score_sde.modes.workdir import data_info, load_split, machine, make_directory
+from score_sde.report.environment import atomic_write_json
+from score_sde.training.writers import ProgressBar
+
+log = logging.getLogger(__name__)
+
+FILE = "statistics.npz"
+
+
+def run_stats(config: ConfigDict, workdir: Path, command: str) -> None:
+    """Statistics of a split of the data, for the metrics of samples: ``statistics.npz``, ``statistics.json``."""
+    check_settings(config)
+    info = data_info(config)
+    compute_statistics(config, workdir, command, extractor_of(config, info))
+
+
+def compute_statistics(config: ConfigDict, workdir: Path, command: str, extractor: Extractor) -> ReferenceStatistics:
+    """Compute and write them."""
+    settings = config.evaluation
+    source = load_split(config, settings.reference_split)
+    total = min(settings.reference_examples or len(source), len(source))
+    make_directory(workdir)
+    start = time.perf_counter()
+    with ProgressBar(total=total, description="statistics") as bar:
+        statistics, images = data_statistics(
+            source,
+            extractor,
+            split=settings.reference_split,
+            limit=settings.reference_examples,
+            keep_features=settings.keep_features,
+            progress=bar.advance,
+        )
+    write_statistics(workdir / FILE, statistics)
+    report = {
+        "source": statistics.source,
+        "split": statistics.split,
+        "num_examples": statistics.count,
+        "examples_sha256": images,
+        "shape": list(statistics.shape or ()),
+        "num_levels": statistics.num_levels,
+        "extractor": statistics.extractor,
+        "extractor_sha256": statistics.extractor_sha256,
+        "num_features": statistics.moments.mean.size,
+        "features_kept": 0 if statistics.features_subset is None else len(statistics.features_subset),
+        "statistics_sha256": statistics.sha256,
+        "seconds": time.perf_counter() - start,
+        **machine(command),
+    }
+    atomic_write_json(workdir / "statistics.json", report)
+    log.info(
+        "Wrote %s: %d examples of %s (%s) by %s, %.1f s.",
+        *(workdir / FILE, total, statistics.source, statistics.split, statistics.extractor, report["seconds"]),
+    )
+    return statistics
+
+
+def load_reference(
+    config: ConfigDict, workdir: Path, command: str, info: SourceInfo, extractor: Extractor
+) -> ReferenceStatistics:
+    """The statistics that samples are compared with: those of a file, or of the data, which are computed once.
+
+    Raises:
+        UserError: If the file that ``config.evaluation.reference`` names cannot be read or is of another extractor.
+    """
+    settings = config.evaluation
+    if settings.reference:
+        # Files of other systems do not name their extractor; the user answers for it by naming this one.
+        return read_statistics(Path(settings.reference), extractor=extractor.name)
+    path = workdir / FILE
+    if path.is_file():
+        found = read_statistics(path)
+        if not (changes := _changes(found, config, info, extractor)):
+            return found
+        log.info("%s is of another %s; computing it again.", path, ", ".join(changes))
+    return compute_statistics(config, workdir, command, extractor)
+
+
+def _changes(found: ReferenceStatistics, config: ConfigDict, info: SourceInfo, extractor: Extractor) -> list[str]:
+    settings = config.evaluation
+    total = len(load_split(config, settings.reference_split))
+    count = min(settings.reference_examples or total, total)
+    kept = 0 if found.features_subset is None else len(found.features_subset)
+    pairs = {
+        "extractor": ((found.extractor, found.extractor_sha256), (extractor.name, extractor.sha256)),
+        "data set": ((found.source, found.split), (info.name, settings.reference_split)),
+        "shape": ((found.shape, found.num_levels), (info.shape, info.num_levels)),
+        "number of examples": (found.count, count),
+        "number of features kept": (kept, min(settings.keep_features, count)),
+    }
+    return [name for name, (old, new) in pairs.items() if old != new]

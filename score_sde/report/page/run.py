@@ -1,0 +1,218 @@
+"""What a working directory holds, read so that nothing in it can stop the page: what is unreadable is named on it."""
+
+import base64
+import dataclasses
+import json
+import re
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from score_sde.config import leaves
+from score_sde.errors import UserError
+from score_sde.report.page.figures import dig, finite, real
+from score_sde.report.page.timings import Timings, read_timings
+
+#: The JSON a run may hold, and the mode that writes it.
+REPORTS = {
+    "sampling.json": "sample",
+    "likelihood.json": "likelihood",
+    "eval.json": "eval",
+    "metrics.json": "eval",
+    "evaluation.json": "eval",
+    "pareto.json": "pareto",
+    "latents.json": "latents",
+    "dequantizer.json": "train_dequantizer",
+    "plan.json": "plan",
+    "import.json": "import",
+}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PROGRESS = ("progress/step_*.png", "samples/step_*.png", "samples_*.png")
+_MAX_FRAMES = 24  # pictures of samples through training that a page holds
+
+
+class Picture(NamedTuple):
+    """A PNG as the page holds it."""
+
+    uri: str
+    width: int
+    height: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What was read from a working directory.
+
+    Attributes:
+        path: The directory.
+        name: Its name.
+        config: ``config.json``, if there is one.
+        records: The lines of ``metrics.jsonl``.
+        reports: The other JSON objects, by file name.
+        timings: Rates and times of training, from the event files.
+        problems: What could not be read, in words.
+    """
+
+    path: Path
+    name: str
+    config: dict[str, Any] | None
+    records: list[dict[str, Any]]
+    reports: dict[str, dict[str, Any]]
+    timings: Timings
+    problems: list[str]
+
+    def report(self, name: str) -> dict[str, Any]:
+        """One of ``REPORTS``; empty if it is not there."""
+        return self.reports.get(name, {})
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """Steps and values of one metric of training; values may be NaN."""
+        found = []
+        for record in self.records:
+            step, value = finite(record.get("step")), real(record.get(name))
+            if step is not None and value is not None:
+                found.append((step, value))
+        return found
+
+    def newest(self, name: str) -> Any:
+        """The last value of one metric of training, or None."""
+        return next((record[name] for record in reversed(self.records) if name in record), None)
+
+    def setting(self, name: str) -> Any:
+        """One field of the configuration, by its dotted name, or None."""
+        return dig(self.config, *name.split("."))
+
+    def picture(self, name: str) -> Picture | None:
+        """A PNG of the directory, ready for the page; None if it is missing or damaged, which is then a problem."""
+        path = self.path / name
+        if not path.is_file():
+            return None
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            self.note_problem(f"{name} cannot be read ({error.strerror}).")
+            return None
+        # A picture that was cut short has no end chunk.
+        if data[:8] != _PNG or data[12:16] != b"IHDR" or b"IEND" not in data[-12:]:
+            self.note_problem(f"{name} is no whole PNG; run the mode that draws it again.")
+            return None
+        width, height = struct.unpack(">II", data[16:24])
+        return Picture("data:image/png;base64," + base64.b64encode(data).decode(), width, height)
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of an ``.npz`` file; empty if there are none that can be read."""
+        path = self.path / name
+        if not path.is_file():
+            return {}
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+                return {key: found[key] for key in found.files}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+            self.note_problem(f"{name} cannot be read ({type(error).__name__}).")
+            return {}
+
+    def progress(self) -> list[tuple[int, str]]:
+        """Steps and file names of pictures of samples through training, evenly thinned to what a page holds."""
+        for pattern in _PROGRESS:
+            found = [
+                (int(digits[0]), path.relative_to(self.path).as_posix())
+                for path in self.path.glob(pattern)
+                if (digits := re.findall(r"(\d{1,12})\.png$", path.name))
+            ]
+            if found:
+                found.sort()
+                chosen = np.linspace(0, len(found) - 1, min(len(found), _MAX_FRAMES)).round().astype(int)
+                return [found[int(index)] for index in chosen]
+        return []
+
+    def note_problem(self, text: str) -> None:
+        """Remember what could not be read, once."""
+        if text not in self.problems:
+            self.problems.append(text)
+
+
+def read_run(workdir: Path) -> Run:
+    """Read a working directory.
+
+    Raises:
+        UserError: If it is missing, or there is nothing of a run in it.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"There is no directory {workdir} to report on; give the --workdir of a run.")
+    known = ("config.json", "metrics.jsonl", *REPORTS)
+    if not any((workdir / name).is_file() for name in known):
+        raise UserError(
+            f"There is no run in {workdir}: none of {', '.join(known)} is there; run another mode there first, such as "
+            "--mode=train, or give the --workdir of a run."
+        )
+    problems: list[str] = []
+    reports = {name: found for name in REPORTS if (found := _read_object(workdir / name, problems)) is not None}
+    return Run(
+        path=workdir,
+        name=workdir.resolve().name,
+        config=_read_object(workdir / "config.json", problems),
+        records=_read_records(workdir / "metrics.jsonl", problems),
+        reports=reports,
+        timings=read_timings(workdir / "tensorboard"),
+        problems=problems,
+    )
+
+
+def parameter_count(run: Run) -> int | None:
+    """The number of parameters, from the plan or from the newest checkpoint's list of arrays; None if unknown."""
+    planned = run.report("plan.json").get("parameters")
+    newest = max(
+        (run.path / "checkpoints").glob("[0-9]*"), key=lambda path: int(re.sub(r"\D", "", path.name)), default=None
+    )
+    listed = {} if newest is None else _read_object(newest / "state" / "_METADATA", []) or {}
+    total = 0
+    for leaf in (listed.get("tree_metadata") or {}).values() if isinstance(listed.get("tree_metadata"), dict) else ():
+        keys, shape = dig(leaf, "key_metadata"), dig(leaf, "value_metadata", "write_shape")
+        if isinstance(keys, list) and keys and dig(keys[0], "key") == "params" and isinstance(shape, list):
+            total += int(np.prod([size for size in shape if isinstance(size, int)], dtype=np.int64))
+    return total or (planned if isinstance(planned, int) else None)
+
+
+def flat_config(run: Run) -> dict[str, Any]:
+    """The fields of the configuration under dotted names."""
+    return {} if run.config is None else leaves(run.config)
+
+
+def _read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read ({error.strerror}).")
+        return None
+    except (ValueError, RecursionError):
+        problems.append(f"{path.name} is no JSON; remove it and run the mode that writes it again.")
+        return None
+    if not isinstance(value, dict):
+        problems.append(f"{path.name} holds no JSON object; remove it and run the mode that writes it again.")
+        return None
+    return value
+
+
+def _read_records(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """The lines of a metrics file; those that a crash cut short are passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read ({error.strerror}).")
+        return []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records

@@ -1,0 +1,142 @@
+"""What a row needs before it can run, and whether what came out is what was expected."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from score_sde.config import ConfigDict
+from score_sde.data import load_source
+from score_sde.errors import UserError
+from score_sde.interop.sniff import file_kind
+from score_sde.reproduction.rows import Checkpoint, Row
+
+#: How the file of Inception weights is usually called.
+INCEPTION = "pt_inception-2015-12-05-6726825d.pth"
+_NUMBERED = re.compile(r"checkpoint_(\d+)(\.pth)?")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came out of a row."""
+
+    row: Row
+    measured: float
+    std_error: float | None
+    details: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is within the tolerance; no number never is."""
+        return abs(self.measured - self.row.expected) <= self.row.tolerance
+
+    def record(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        row = self.row
+        fields = {name: getattr(row, name) for name in ("name", "what", "expected", "tolerance", "reason", "source")}
+        measured = self.measured if math.isfinite(self.measured) else None
+        return {
+            **fields,
+            "measured": measured,
+            "std_error": self.std_error,
+            "passed": self.passed,
+            "protocol": row.protocol,
+            "config": f"configs/{row.config}.py",
+            **self.details,
+        }
+
+
+def find_checkpoint(checkpoint: Checkpoint, place: Path) -> Path | None:
+    """The file of a published checkpoint: the place itself, or the right one in a folder below it."""
+    if place.is_file():
+        return place
+    for folder in checkpoint.folders:
+        directory = place / folder
+        files = sorted(directory.iterdir()) if directory.is_dir() else []
+        numbered = {int(m[1]): file for file in files if file.is_file() and (m := _NUMBERED.fullmatch(file.name))}
+        if checkpoint.number in numbered:
+            return numbered[checkpoint.number]
+        if checkpoint.number is None and numbered:
+            return numbered[min(numbered)]
+    return None
+
+
+def missing_inputs(row: Row, config: ConfigDict, place: Path) -> list[str]:
+    """What a row lacks: of each input what it is, the usual name of the file and where it must lie.
+
+    Args:
+        row: The row.
+        config: Its configuration.
+        place: Where checkpoints are looked for: a file, or the directory above their folders.
+    """
+    lacking = []
+    if row.checkpoint is not None:
+        lacking += _checkpoint_problem(row, row.checkpoint, place)
+    for split in _splits(row):
+        try:
+            load_source(config.data.name, split, data_dir=config.data.data_dir or None)
+        except UserError as error:
+            lacking.append(f"the {split} split of {config.data.name} (config.data.data_dir): {error}")
+    if config.evaluation.extractor == "inception-2015" and not Path(config.evaluation.weights).is_file():
+        lacking.append(
+            f"the Inception weights: fetch {INCEPTION}, the network of 2015 as pytorch-fid publishes it, and put it at "
+            f"{config.evaluation.weights}, or give it as --config.evaluation.weights=FILE"
+        )
+    reference = config.evaluation.reference
+    if reference and not Path(reference).is_file():
+        lacking.append(
+            f"the reference statistics {reference}, such as cifar10_stats.npz of the originals; put the file there, or "
+            "leave config.evaluation.reference empty to have them computed from the training split"
+        )
+    return lacking
+
+
+def _checkpoint_problem(row: Row, checkpoint: Checkpoint, place: Path) -> list[str]:
+    found = find_checkpoint(checkpoint, place)
+    folder = " or ".join(f"{place}/{name}" for name in checkpoint.folders)
+    if found is None:
+        return [
+            f"the checkpoint: fetch {checkpoint.files} of the model {checkpoint.folders[0]} ({row.source}) and put it "
+            f"into {folder}, or give another place as --checkpoint=FILE_OR_DIR"
+        ]
+    try:
+        file_kind(found)
+    except UserError as error:
+        return [f"a checkpoint that can be read: {error} It belongs into {folder}"]
+    return []
+
+
+def _splits(row: Row) -> tuple[str, ...]:
+    trains = row.checkpoint is None or row.what.endswith("variational") or row.what.startswith("fid")
+    return ("train", "test") if trains else ("test",)
+
+
+def table(results: Sequence[Result]) -> list[list[str]]:
+    """Header and rows of what was expected beside what came out."""
+    lines = [["row", "expected", "measured", "difference", "tolerance", ""]]
+    for result in results:
+        row = result.row
+        error = "" if result.std_error is None else f" ± {result.std_error:.3f}"
+        lines.append(
+            [
+                row.name,
+                f"{row.expected:.2f}",
+                f"{result.measured:.3f}{error}",
+                f"{result.measured - row.expected:+.3f}",
+                f"± {row.tolerance:.2f}",
+                "pass" if result.passed else "FAIL",
+            ]
+        )
+    return lines
+
+
+def markdown(results: Sequence[Result], machine: str) -> str:
+    """The page: the table, then protocol, source and reason for the tolerance of every row."""
+    header, *lines = table(results)
+    rows = [" | ".join(("", *line, "")).strip() for line in (header, ["---"] * len(header), *lines)]
+    passed = sum(result.passed for result in results)
+    notes = [f"- **{r.row.name}**: {r.row.source}. {r.row.protocol}. Tolerance for {r.row.reason}." for r in results]
+    parts = [f"# Reproduction\n\n{passed} of {len(results)} rows pass.", "\n".join(rows), "\n".join(notes), machine]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,185 @@
+r"""From the names of an objective and of the variances to a loss: denoising, its relatives, and the variational bound.
+
+Systems of different papers are points of this product. Denoising on a chain is Ho et al. 2020 (``L_simple``) or NCSN,
+in continuous time the Score SDE, with likelihood weighting ScoreFlow; the bound of a chain with learned variances is
+Sohl-Dickstein et al. 2015 and Nichol & Dhariwal 2021, and the bound of a chain of one Gaussian layer a variational
+autoencoder.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_sde.chains import Chain
+from score_sde.config import ConfigDict, build, choose
+from score_sde.errors import UserError
+from score_sde.likelihood.dequantization import Quantization
+from score_sde.likelihood.latent_variable import vlb_loss
+from score_sde.objectives import (
+    CRITERIA,
+    TIME_SAMPLERS,
+    WEIGHTINGS,
+    LatentVariableModel,
+    criterion_loss,
+    score_matching_loss,
+    vae_loss,
+    with_variances,
+)
+from score_sde.parameterization import Parameterization
+from score_sde.processes import Process
+from score_sde.typing import Batch, Labels, LossFn, Network, Params, PRNGKey, Times
+
+#: What ``config.objective.kind`` may be.
+KINDS = ("denoising", "bound", "implicit", "sliced", "sliced_vr")
+
+#: What ``config.parameterization.variances`` may be, with the fraction of eq. 15 of Nichol & Dhariwal 2021 that it is.
+VARIANCES = {"small": 0.0, "large": 1.0, "learned": None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trainees:
+    """The network that is trained, as each of its users sees it; all have the same parameters.
+
+    Attributes:
+        score: What the score is made of.
+        reversal: Noise and fraction side by side, for :func:`~score_sde.objectives.make_predict_fn`.
+        latent: The encoder and decoder of a variational autoencoder, which has no score; else ``None``.
+    """
+
+    score: Network
+    reversal: Network
+    latent: LatentVariableModel | None = None
+
+    @classmethod
+    def of_score(cls, network: Network, variances: str) -> "Trainees":
+        """Those of a network for one output per value.
+
+        Raises:
+            UserError: For unknown variances.
+        """
+        fraction = choose("variances", variances, VARIANCES)
+        if fraction is not None:
+            return cls(score=network, reversal=with_fraction(network, fraction))
+        reversal = with_variances(network)
+        return cls(score=first_half(reversal), reversal=reversal)
+
+    @classmethod
+    def of_latent(cls, latent: LatentVariableModel) -> "Trainees":
+        """Those of a variational autoencoder."""
+        network = _WithoutScore(latent=latent)
+        return cls(score=network, reversal=network, latent=latent)
+
+
+def make_loss(
+    config: ConfigDict,
+    process: Process,
+    trainees: Trainees,
+    parameterization: Parameterization,
+    quantization: Quantization,
+) -> LossFn:
+    """The loss that ``config.objective`` describes.
+
+    Raises:
+        UserError: For unknown names, the bound of what is no chain, and importance-sampled times on a chain.
+    """
+    objective = config.objective
+    if trainees.latent is not None:
+        return vae_loss(trainees.latent)
+    if objective.kind == "bound":
+        if not isinstance(process, Chain):
+            raise UserError("config.objective.kind=bound needs a chain; set config.sde.schedule=linear.")
+        return vlb_loss(
+            process, trainees.reversal, parameterization, quantization=quantization, hybrid=objective.hybrid or None
+        )
+    if objective.times == "importance" and isinstance(process, Chain):
+        raise UserError("config.objective.times=importance needs an SDE; set config.sde.schedule=continuous.")
+    fields = {"t0": objective.t_min, "num_levels": config.parameterization.num_scales, "sde": process}
+    options = {
+        "times": build(choose("time sampler", objective.times, TIME_SAMPLERS), fields),
+        "weighting": choose("weighting", objective.weighting, WEIGHTINGS),
+        "reduce_mean": objective.reduce_mean,
+    }
+    if objective.kind == "denoising":
+        return score_matching_loss(process, trainees.score, parameterization, **options)
+    projections = {} if objective.kind == "implicit" else {"num_projections": objective.num_projections}
+    criterion = CRITERIA[objective.kind](**projections)
+    return criterion_loss(process, trainees.score, parameterization, criterion, **options)
+
+
+def with_fraction(network: Network, fraction: float) -> Network:
+    """A network with a second output for every value that is the same everywhere: variances that are not learned.
+
+    >>> class Identity:
+    ...     def init(self, key, shape): return {}
+    ...     def apply(self, params, x, condition, *, label=None, key=None): return x
+    >>> with_fraction(Identity(), 0.0).apply({}, jnp.ones((1, 2)), jnp.ones(1)).tolist()  # of 2 w - 1
+    [[1.0, 1.0, -1.0, -1.0]]
+    """
+    return _WithFraction(network=network, fraction=fraction)
+
+
+def first_half(network: Network) -> Network:
+    """The first half of a network's outputs along their last axis, with the parameters of the whole."""
+    return _FirstHalf(network=network)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _WithFraction:
+    """See :func:`with_fraction`."""
+
+    network: Network
+    fraction: float
+
+    def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
+        """Parameters for inputs of ``shape``, batch axis included."""
+        return self.network.init(key, shape)
+
+    def apply(
+        self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
+    ) -> Float[Array, "batch *doubled"]:
+        """The raw output, and ``2 w - 1`` beside it."""
+        output = self.network.apply(params, x, condition, key=key, **_given(label))
+        return jnp.concatenate([output, jnp.full_like(output, 2.0 * self.fraction - 1.0)], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _FirstHalf:
+    """See :func:`first_half`."""
+
+    network: Network
+
+    def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
+        """Parameters for inputs of ``shape``, batch axis included."""
+        return self.network.init(key, shape)
+
+    def apply(
+        self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
+    ) -> Batch:
+        """The first half of the raw output."""
+        return jnp.split(self.network.apply(params, x, condition, key=key, **_given(label)), 2, axis=-1)[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _WithoutScore:
+    """The parameters of a variational autoencoder where a network is expected."""
+
+    latent: LatentVariableModel
+
+    def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
+        """Those of encoder and decoder."""
+        return self.latent.init(key, shape)
+
+    def apply(
+        self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
+    ) -> Batch:
+        """There is no score."""
+        raise UserError(
+            "A variational autoencoder (config.model.name=vae) has no score, which this measurement needs; expected "
+            "--mode=train, sample or likelihood, or a score network such as config.model.name=ncsnpp."
+        )
+
+
+def _given(label: Labels | None) -> dict[str, Labels]:
+    """A network without classes need not know the word."""
+    return {} if label is None else {"label": label}

@@ -1,0 +1,382 @@
+"""The page of a run is whole, self-contained and safe, whatever lies in the working directory."""
+
+import base64
+import html.parser
+import io
+import json
+import math
+import re
+import shutil
+from importlib import resources
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from score_sde.errors import UserError
+from score_sde.metrics import ReferenceStatistics, compare, measure_pixels, moments
+from score_sde.metrics.protocol import MetricResult
+from score_sde.modes.reporting import run_report
+from score_sde.report.environment import atomic_write_json
+from score_sde.report.page import write_report
+from score_sde.report.page.quantities import unlike
+from score_sde.report.plots import image_grid
+from score_sde.training.writers import MetricWriter
+
+VOID = {"br", "col", "hr", "img", "input", "meta"}
+HOSTILE = "</script></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x00\ud800"
+MACHINE = {"cpu": "Some CPU", "cpu_count": 2, "python": "3.11.1", "jax": "0.10.2", "device_kind": "cpu",
+           "device_count": 1}  # fmt: skip
+HOW = {"step": 3000, "command": "python -m score_sde --mode=likelihood", "date": "2026-01-02T03:04:05+00:00",
+       "hardware": MACHINE}  # fmt: skip
+
+
+class Page(html.parser.HTMLParser):
+    """A strict reader: every tag that opens closes, in order."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.words, self.headings = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        assert len({name for name, _ in attributes}) == len(attributes)
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    def named(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def _metrics(seed, count=80):
+    """Real metrics of random vectors against others."""
+    rng = np.random.default_rng(seed)
+    data = rng.normal(size=(120, 4)).astype(np.float32)
+    reference = ReferenceStatistics(
+        moments=moments(data), features_subset=data, extractor="pixels", extractor_sha256="pixels", source="toy",
+        split="train", count=120, shape=(2, 2, 1), num_levels=None,
+    )  # fmt: skip
+    samples = (rng.normal(size=(count, 4)) + 0.1 * seed).astype(np.float32)
+    options = {"shape": (2, 2, 1), "num_levels": None, "metrics": ("frechet", "sliced_wasserstein")}
+    return {name: json.loads(found.to_json()) for name, found in measure_pixels(samples, reference, **options).items()}
+
+
+def _fill(workdir, *, seed=0, shift=0.0):
+    """A run with everything that a page can show."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    hard = 2.0 + 0.3 * rng.normal(size=60)  # what makes an image hard is the same for all models
+    own = np.random.default_rng(seed + 1)
+    bits = (hard + shift + 0.01 * own.normal(size=60)).astype(np.float32)
+    columns = {"bits_per_dim": bits, "nats": -bits, "success": np.ones(60, bool), "bound_bits_per_dim": bits + 0.1}
+    rate = np.linspace(0.0, 2.0, 5)
+    np.savez(workdir / "likelihood.npz", **columns, chain_rate=rate, chain_distortion=1.0 - rate / 3.0)
+    error = float(bits.std(ddof=1) / math.sqrt(60))
+    part = {"mean": 0.001, "std_error": 0.0004}
+    levels = {"log_snr": [3.0, 0.0, -3.0], "bits": [1.5, 0.5], "uniform_std": [0.3, 0.1], "importance_std": [0.1, 0.1]}
+    likelihood = {
+        "bits_per_dim": float(bits.mean()), "std_error": error, "interval": [1.9 + shift, 2.1 + shift],
+        "protocol": "flow, 48 steps, 60 examples", "num_examples": 60, "seconds": 12.0, "num_evals_mean": 49.0,
+        "nats_per_example": -88.0, "nats_std_error": 2.0, "bound_bits_per_dim": float(bits.mean()) + 0.1,
+        "bound_std_error": error, "bound_times": 128,
+        "budget": {"images": error, "probes": 0.002, "solver": part, "truncation": part, "prior": 1e-5},
+        "noise_levels": {**levels, "variance_ratio": 10.0}, "baseline": {"bits_per_dim": 2.5, "std_error": 0.02},
+        "chain_bound": {"bits_per_dim": 2.2, "std_error": 0.04, "num_levels": 1000, "variances": "large"}, **HOW,
+    }  # fmt: skip
+    metrics = _metrics(seed)
+    rows = [
+        {"step": step, "loss": 1.0 / step, "bits_per_dim": 2.0, "metrics": _metrics(seed, count)}
+        for step, count in ((1000, 40), (2000, 60))
+    ]
+    point = {"setting": {"solver": "heun", "grid": "edm", "num_steps": 8}, "num_evals": 16, "distance": 0.5,
+             "std_error": 0.01}  # fmt: skip
+    plan = {"parameters": 1234, "chip": {"name": "v5e"}, "devices": 4, "batch_size": 8, "fits": True,
+            "steps_per_second_at_peaks": 7.5, "advice": ["Take more."], "scaling": [
+                {"chips": n, "efficiency_serial": 0.9, "efficiency_overlapped": 1.0} for n in (1, 2, 4)]}  # fmt: skip
+    sampling = {"solver": "heun", "num_steps": 50, "num_evals": 99, "num_samples": 4, **HOW}
+    for name, value in (
+        ("likelihood", likelihood), ("metrics", {**metrics, **HOW}), ("plan", plan), ("sampling", sampling),
+        ("evaluation", {"checkpoints": rows, "best": 2000}), ("eval", {"loss": 0.1, "std_error": 0.01, **HOW}),
+        ("pareto", {"points": [point, {**point, "num_evals": 32, "distance": 0.3}], "references": [point],
+                    "recommended": point}),
+        ("config", {"seed": seed, "data": {"name": "digits"}, "sde": {"name": "vp"}, "optim": {"lr": 0.5}}),
+    ):  # fmt: skip
+        atomic_write_json(workdir / f"{name}.json", value)
+    with MetricWriter(workdir) as writer:
+        for step in range(100, 3001, 100):
+            held_out = {"eval_loss": 0.2 + 1 / step, "eval_loss_std_error": 0.01} if step % 500 == 0 else {}
+            speed = {"images_per_second": 1000.0 + step, "data_wait_fraction": 0.1}
+            writer.write(step, {"loss": 30.0 / step, "grad_norm": 1.0, "lr": 0.1, **held_out}, timings=speed)
+    levels = rng.integers(0, 17, size=(4, 8, 8, 1))
+    pictures = ["samples.png", "trajectory.png", "interpolation.png", *(f"progress/step_{n:08d}.png" for n in (5, 10))]
+    for name in pictures:
+        image_grid(levels, workdir / name, num_levels=17)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs")
+    _fill(directory / "first")
+    _fill(directory / "second", seed=1, shift=0.05)
+    return directory
+
+
+@pytest.fixture
+def run(filled, tmp_path):
+    return shutil.copytree(filled / "first", tmp_path / "run", ignore=shutil.ignore_patterns("report.html"))
+
+
+def _read(path):
+    page = Page(path.read_text(encoding="utf-8"))
+    _check_structure(page)
+    return page
+
+
+def _check_structure(page):
+    """What must hold of every page."""
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    assert {link["href"] for link in page.named("a")} == {f"#{name}" for name in ids}
+    for image in page.named("img"):
+        kind, _, data = image["src"].partition(",")
+        assert kind == "data:image/png;base64" and image["alt"]
+        with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
+            picture.load()
+            assert picture.size == (int(image["width"]), int(image["height"]))
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        assert not {name for name in attributes if name.startswith("on") or name == "style"}
+        assert all(re.match("data:|#", value) for name, value in attributes.items() if name in ("src", "href"))
+    assert page.headings[0] == 1 and page.headings.count(1) == 1
+    assert all(below <= above + 1 for above, below in zip(page.headings, page.headings[1:], strict=False))
+    assert len(page.named("script")) == len(page.named("style")) == 1
+    assert all(chart["aria-label"] for chart in page.named("svg"))
+    for chart in page.named("svg"):
+        json.loads(chart.get("data-chart", "{}"), parse_constant=pytest.fail)
+    assert all(cell["scope"] in ("row", "col") for cell in page.named("th"))
+    assert len(page.named("caption")) == len(page.named("table"))
+
+
+def test_a_complete_run_shows_everything(run):
+    page = _read(write_report(run))
+    assert not page.named("p") or "missing" not in {each.get("class") for each in page.named("p")}
+    for expected in (
+        "Fréchet distance", "Sliced Wasserstein distance", "95 % interval 1.900 to 2.100", "Gradient norm",
+        "Throughput", "step 10", "Through training", "From noise to data", "Error budget", "Where the bits are spent",
+        "Rate and distortion", "Recommended:", "2,000 best", "Efficiency on more devices", "Take more.", "optim.lr",
+        "2 CPUs of Some CPU", "2026-01-02 03:04:05 UTC, step 3,000", HOW["command"], "samples.png", "3,000", "1,234",
+    ):  # fmt: skip
+        assert expected in page.text, expected
+    assert len(page.named("img")) == 5
+    assert len(page.named("svg")) >= 15
+
+
+def test_the_page_asks_the_network_for_nothing_and_runs_no_other_script(run):
+    text = write_report(run).read_text(encoding="utf-8")
+    # The namespace of SVG is a name, not an address that is fetched.
+    assert not re.search(r"https?://|@import|url\(", text.replace("http://www.w3.org/2000/svg", ""))
+    policy = next(each["content"] for each in Page(text).named("meta") if "http-equiv" in each)
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+
+
+@pytest.mark.parametrize("only", ["config.json", "metrics.jsonl", "likelihood.json", "metrics.json", "plan.json"])
+def test_one_file_is_enough_and_what_is_missing_is_named(run, tmp_path, only):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(run / only, bare / only)
+    page = _read(write_report(bare))
+    for mode in {"train", "sample", "likelihood", "eval", "pareto"} - {
+        {"config.json": "train", "metrics.jsonl": "train", "likelihood.json": "likelihood"}.get(only)
+    }:  # fmt: skip
+        assert f"--mode={mode}" in page.text, mode
+
+
+def test_hostile_text_comes_out_as_text(run):
+    config = {"seed": HOSTILE, HOSTILE: {HOSTILE: HOSTILE}, "data": {"name": HOSTILE}, "optim": {"lr": HOSTILE}}
+    (run / "config.json").write_text(json.dumps(config))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 4000, "loss": 0.5, HOSTILE: 0.25, "eval_loss": HOSTILE}) + "\n")
+    for name in ("likelihood", "metrics", "plan", "sampling", "evaluation", "pareto"):
+        report = _replaced(json.loads((run / f"{name}.json").read_text()), HOSTILE)
+        report |= {"command": HOSTILE, HOSTILE: {"value": 1.0, "protocol": {HOSTILE: HOSTILE}}}
+        report["hardware"] = dict.fromkeys(MACHINE, HOSTILE)
+        (run / f"{name}.json").write_text(json.dumps(report))
+    (run / "<script>alert(3)<").write_text("")
+    page = _read(write_report(run, [run]))
+    assert "<script>alert(1)</script><img src=x onerror=alert(2)>" in page.text
+    assert "<script>alert(3)<" in page.text
+
+
+def _replaced(value, text):
+    """JSON with its words replaced and its numbers left."""
+    if isinstance(value, dict):
+        return {name: _replaced(each, text) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_replaced(each, text) for each in value]
+    return text if isinstance(value, str) else value
+
+
+JUNK = (None, True, "word", [], {}, [1, "x"], {"mean": "x"}, -1, 0, 1e308, 10**400, float("nan"), float("inf"), 1e-320)
+
+
+@pytest.mark.parametrize("name", ["likelihood", "metrics", "evaluation", "pareto", "plan", "sampling", "eval"])
+def test_no_value_of_a_report_stops_the_page(run, name):
+    report = json.loads((run / f"{name}.json").read_text())
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        (run / f"{name}.json").write_text(json.dumps(_spoilt(report, rng)))
+        _read(write_report(run))
+
+
+def _spoilt(value, rng):
+    """JSON with about every seventh part replaced by something that is not expected there."""
+    if rng.random() < 0.15:
+        return JUNK[rng.integers(len(JUNK))]
+    if isinstance(value, dict):
+        return {name: _spoilt(each, rng) for name, each in value.items()} if value else value
+    return [_spoilt(each, rng) for each in value] if isinstance(value, list) else value
+
+
+def test_no_line_of_metrics_stops_the_page(run):
+    rng = np.random.default_rng(1)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for _ in range(3):
+        spoilt = "\n".join(json.dumps(_spoilt(line, rng)) for line in lines)
+        (run / "metrics.jsonl").write_text(spoilt + '\n{"step": 1')
+        _read(write_report(run, [run]))
+
+
+def test_numbers_that_are_none_are_said_and_left_out(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3100, "loss": NaN}\n{"step": 3200, "loss": Infinity}\n')
+    page = _read(write_report(run))
+    assert "2 values are no finite numbers and are left out." in page.text
+    assert not any("nan" in chart["data-chart"].lower() for chart in page.named("svg") if "data-chart" in chart)
+
+
+def test_damaged_files_are_named(run):
+    (run / "likelihood.json").write_text("{")
+    (run / "plan.json").write_text("[" * 100_000)
+    (run / "eval.json").write_text("[1]")
+    (run / "samples.png").write_bytes((run / "samples.png").read_bytes()[:200])
+    (run / "trajectory.png").write_bytes(b"GIF89a")
+    page = _read(write_report(run))
+    for problem in ("likelihood.json is no JSON", "plan.json is no JSON", "eval.json holds no JSON object",
+                    "samples.png is no whole PNG", "trajectory.png is no whole PNG"):  # fmt: skip
+        assert problem in page.text, problem
+
+
+def test_a_damaged_archive_leaves_the_picture_in_its_place(run):
+    (run / "likelihood.npz").write_bytes(b"PK\x03\x04 nothing")
+    shutil.copy(run / "samples.png", run / "likelihood.png")
+    page = _read(write_report(run))
+    assert "likelihood.npz cannot be read" in page.text
+    assert "Held-out images: likelihood" in [image["alt"] for image in page.named("img")]
+
+
+def test_differences_are_paired_over_images_and_their_errors_small(filled):
+    page = _read(write_report(filled / "first", [filled / "second"]))
+    first, second = (np.load(filled / name / "likelihood.npz")["bits_per_dim"] for name in ("first", "second"))
+    change = (second.astype(np.float64) - first).mean()
+    error = (second.astype(np.float64) - first).std(ddof=1) / math.sqrt(60)
+    assert error < 0.1 * first.std(ddof=1) / math.sqrt(60)  # the images themselves cancel
+    assert f"+{change:.4f} ± {error:.4f} paired over 60 images" in page.text
+    assert "independent errors" in page.text
+    assert "seed 0 1" in page.text and "Settings that differ" in page.text
+
+
+def test_likelihoods_of_other_data_are_not_paired(filled, tmp_path):
+    other = shutil.copytree(filled / "second", tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    atomic_write_json(other / "config.json", {**config, "data": {"name": "mnist"}})
+    page = _read(write_report(filled / "first", [other]))
+    assert "paired over" not in page.text
+
+
+def test_numbers_of_unlike_protocols_are_shown_and_not_subtracted(filled, tmp_path):
+    other = shutil.copytree(filled / "second", tmp_path / "other")
+    likelihood = json.loads((other / "likelihood.json").read_text())
+    atomic_write_json(other / "likelihood.json", {**likelihood, "protocol": "flow, tolerance 0.001, 60 examples"})
+    atomic_write_json(other / "metrics.json", _metrics(1, count=50))
+    page = _read(write_report(filled / "first", [other]))
+    assert "not comparable: protocol (48 steps and tolerance 0.001)" in page.text
+    assert "not comparable: num_samples (80 and 50)" in page.text
+
+
+def test_what_is_comparable_is_what_the_metrics_call_so():
+    rng = np.random.default_rng(3)
+    base = _metrics(0)["frechet"]
+    for _ in range(20):
+        other = json.loads(json.dumps(base))
+        for name in rng.choice(["seed", "num_samples", "extractor_sha256", "reference_count"], 2, replace=False):
+            value = other["protocol"][name]
+            other["protocol"][name] = (
+                (value + 1 if isinstance(value, int) else value + "0") if rng.random() < 0.5 else value
+            )
+        differing = [line.split()[0] for line in unlike(base["protocol"], other["protocol"])]
+        pair = [MetricResult.from_json(json.dumps(each)) for each in (base, other)]
+        if not differing:
+            compare(*pair)
+            continue
+        with pytest.raises(UserError) as caught:
+            compare(*pair)
+        assert all(name in str(caught.value) for name in differing)
+
+
+def test_runs_of_one_name_are_told_apart(filled, tmp_path):
+    twin = shutil.copytree(filled / "second", tmp_path / "first")
+    page = _read(write_report(filled / "first", [twin]))
+    assert f"{tmp_path.name}/first (2)" in page.text
+
+
+def test_the_mode_needs_no_configuration(run):
+    run_report(None, run, "python -m score_sde --mode=report", compare=(run,))
+    assert "Comparison" in _read(run / "report.html").text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_what_is_behind_them(scheme):
+    """The ratios of WCAG 2.1, criteria 1.4.3 and 1.4.11: 4.5 for words, 3 for graphics."""
+    css = resources.files("score_sde.report.page").joinpath("page.css").read_text()
+    palettes = [
+        dict(re.findall(r"--([\w-]+): #([0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S)
+    ]
+    colours = palettes[scheme == "dark"]
+
+    def luminance(name):
+        parts = [int(colours[name][i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    def ratio(a, b):
+        low, high = sorted((luminance(a), luminance(b)))
+        return (high + 0.05) / (low + 0.05)
+
+    assert all(ratio(word, back) >= 4.5 for word in ("ink", "quiet", "accent") for back in ("page", "card"))
+    assert ratio("warn", "warn-back") >= 4.5
+    assert all(ratio(f"tone{n}", "card") >= 3.0 for n in range(6))
+
+
+def test_a_directory_without_a_run_is_refused(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"There is no run in .*empty: none of config.json"):
+        write_report(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"There is no directory .*nowhere"):
+        write_report(run, [tmp_path / "nowhere"])
+    assert not (run / "report.html").exists()
