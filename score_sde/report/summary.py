@@ -161,8 +161,9 @@ def _chain_rows(report: dict[str, Any]) -> list[str]:
     if not bound:
         return []
     value = _with_error(bound["bits_per_dim"], bound["std_error"], 3)
+    chosen = ", the best of four" if bound.get("other_variances") else ""
     terms = ", ".join(f"{name} {_number(bound[name], '.4g')}" for name in ("prior", "divergence", "decoder"))
-    model = f"{bound['num_levels']} levels; variances {bound['variances']}, the best of four"
+    model = f"{bound['num_levels']} levels; variances {bound['variances']}{chosen}"
     how = f"{model}; {bound['num_examples']} examples; {terms}; {_seconds(bound)}"
     return [_row("**Variational bound of the chain**", f"**{value} bits/dim**", how)]
 
@@ -176,7 +177,8 @@ def _likelihood_rows(report: dict[str, Any] | None) -> list[str]:
     protocol = f"{report.get('num_examples', '?')} examples; {report.get('protocol', 'protocol not recorded')}"
     if "bits_per_dim" in report:
         value = _with_error(report["bits_per_dim"], report.get("std_error"), 3)
-        rows.append(_row("**NLL**", f"**{value} bits/dim**", protocol))
+        label = "NLL" if report.get("quantity") is None else f"Upper bound on the NLL, {report['quantity']}"
+        rows.append(_row(f"**{label}**", f"**{value} bits/dim**", protocol))
     else:
         value = _with_error(report.get("nats_per_example"), report.get("nats_std_error"), 3)
         rows.append(_row("**Log-likelihood**", f"**{value} nats per example**", protocol))

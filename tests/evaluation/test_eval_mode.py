@@ -73,6 +73,9 @@ def test_all_checkpoints_are_measured_once_and_the_best_is_the_least(workdir, mo
     reference = read_statistics(workdir / "statistics.npz")
     assert (reference.count, reference.split, len(reference.features_subset)) == (1000, "train", 400)
     assert best["metrics"]["energy"]["protocol"]["reference_sha256"] == reference.sha256
+    assert main([f"--workdir={workdir}", "--mode=report"]) == 0
+    page = (workdir / "report.html").read_text()
+    assert "No checkpoints have been compared yet" not in page and reference.sha256[:8] in page
 
     def measured_again(*arguments):
         raise AssertionError

@@ -111,7 +111,7 @@ def _fill(workdir, *, seed=0, shift=0.0):
                 {"chips": n, "efficiency_serial": 0.9, "efficiency_overlapped": 1.0} for n in (1, 2, 4)]}  # fmt: skip
     sampling = {"solver": "heun", "num_steps": 50, "num_evals": 99, "num_samples": 4, **HOW}
     for name, value in (
-        ("likelihood", likelihood), ("metrics", {**metrics, **HOW}), ("plan", plan), ("sampling", sampling),
+        ("likelihood", likelihood), ("metrics", {"metrics": metrics, **HOW}), ("plan", plan), ("sampling", sampling),
         ("evaluation", {"checkpoints": rows, "best": 2000}), ("eval", {"loss": 0.1, "std_error": 0.01, **HOW}),
         ("pareto", {"points": [point, {**point, "num_evals": 32, "distance": 0.3}], "references": [point],
                     "recommended": point}),
@@ -215,6 +215,8 @@ def test_hostile_text_comes_out_as_text(run):
     for name in ("likelihood", "metrics", "plan", "sampling", "evaluation", "pareto"):
         report = _replaced(json.loads((run / f"{name}.json").read_text()), HOSTILE)
         report |= {"command": HOSTILE, HOSTILE: {"value": 1.0, "protocol": {HOSTILE: HOSTILE}}}
+        if name == "metrics":
+            report["metrics"] |= {HOSTILE: report[HOSTILE]}
         report["hardware"] = dict.fromkeys(MACHINE, HOSTILE)
         (run / f"{name}.json").write_text(json.dumps(report))
     (run / "<script>alert(3)<").write_text("")
@@ -313,7 +315,7 @@ def test_numbers_of_unlike_protocols_are_shown_and_not_subtracted(filled, tmp_pa
     other = shutil.copytree(filled / "second", tmp_path / "other")
     likelihood = json.loads((other / "likelihood.json").read_text())
     atomic_write_json(other / "likelihood.json", {**likelihood, "protocol": "flow, tolerance 0.001, 60 examples"})
-    atomic_write_json(other / "metrics.json", _metrics(1, count=50))
+    atomic_write_json(other / "metrics.json", {"metrics": _metrics(1, count=50)})
     page = _read(write_report(filled / "first", [other]))
     assert "not comparable: protocol (48 steps and tolerance 0.001)" in page.text
     assert "not comparable: num_samples (80 and 50)" in page.text

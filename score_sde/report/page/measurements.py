@@ -47,7 +47,7 @@ def likelihood(run: Run) -> Section:
 
 def metrics(run: Run) -> Section:
     """How far samples are from data, each metric with its interval and protocol."""
-    report = run.report("metrics.json")
+    report = run.metrics
     found = metric_quantities(report)
     if not found:
         return Section("metrics", "Metrics of samples", missing("Nothing has been measured yet:", "eval"))

@@ -49,11 +49,11 @@ class Quantity:
 
 def quantities(run: Run) -> list[Quantity]:
     """All numbers of a run that have been measured, the most telling first."""
-    return [*_likelihoods(run), *metric_quantities(run.report("metrics.json")), *_losses(run)]
+    return [*_likelihoods(run), *metric_quantities(run.metrics), *_losses(run)]
 
 
 def metric_quantities(metrics: dict[str, Any]) -> list[Quantity]:
-    """The numbers of ``metrics.json``, by name; entries without a value are passed over."""
+    """The numbers of metrics, by name; entries without a value are passed over."""
     found = []
     for name, entry in metrics.items():
         result = estimate_of(entry)
@@ -111,6 +111,12 @@ def bits_unit(report: dict[str, Any]) -> str:
     return "bits/dim" if "bits_per_dim" in report or "nats_per_example" not in report else "nats per example"
 
 
+def _quantity(report: dict[str, Any]) -> str:
+    """What the likelihood of a report is; of an autoencoder it is a bound."""
+    bound = report.get("quantity")
+    return "Negative log-likelihood" if bound is None else f"Upper bound on it: {bound}"
+
+
 def _likelihoods(run: Run) -> list[Quantity]:
     report = run.report("likelihood.json")
     unit, found = bits_unit(report), []
@@ -126,10 +132,10 @@ def _likelihoods(run: Run) -> list[Quantity]:
 
     if "bits_per_dim" in report:
         value = estimate(report["bits_per_dim"], report.get("std_error"), report.get("interval"))
-        add("nll", "Negative log-likelihood", value, report.get("protocol"), "bits_per_dim", common)
+        add("nll", _quantity(report), value, report.get("protocol"), "bits_per_dim", common)
     elif (nats := finite(report.get("nats_per_example"))) is not None:
         value = estimate(-nats, report.get("nats_std_error"), report.get("interval"))
-        add("nll", "Negative log-likelihood", value, report.get("protocol"), "nats", common)
+        add("nll", _quantity(report), value, report.get("protocol"), "nats", common)
     draws = report.get("bound_times")
     for name, column in (("bound_bits_per_dim", "bound_bits_per_dim"), ("bound_nats_per_example", "bound_nats")):
         value = estimate(report.get(name), report.get("bound_std_error"))
@@ -164,7 +170,9 @@ def _protocol_line(protocol: dict[str, Any]) -> str:
     if "num_samples" in protocol:
         parts.append(f"{number(protocol['num_samples'])} samples")
     if protocol.get("reference_count") is not None:
-        parts.append(f"{number(protocol['reference_count'])} references")
+        reference = protocol.get("reference_sha256")
+        named = "" if reference is None else f" {_short(reference)}"
+        parts.append(f"{number(protocol['reference_count'])} references{named}")
     if "extractor" in protocol:
         digest = protocol.get("extractor_sha256")
         named = "" if digest in (None, protocol["extractor"]) else f" {_short(digest)}"

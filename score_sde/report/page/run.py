@@ -68,6 +68,12 @@ class Run:
         """One of ``REPORTS``; empty if it is not there."""
         return self.reports.get(name, {})
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Results of ``metrics.json`` by their names; empty if there are none."""
+        found = self.report("metrics.json").get("metrics")
+        return found if isinstance(found, dict) else {}
+
     def series(self, name: str) -> list[tuple[float, float]]:
         """Steps and values of one metric of training; values may be NaN."""
         found = []
