@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from score_sde.data import Source, eval_batches
 from score_sde.distributed import shared_size, spread
 from score_sde.experiment import Experiment
-from score_sde.typing import PRNGKey
+from score_sde.typing import Params, PRNGKey
 
 Progress = Callable[[int], Any]  # told how many more examples are done
 
@@ -62,3 +63,27 @@ def mean_and_std_error(values: np.ndarray) -> tuple[float, float]:
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     return float(values.mean()), float(error)
+
+
+@jax.jit
+def _mixed(params: Params) -> Array:
+    total = jnp.uint32(0)
+    for leaf in jax.tree.leaves(params):
+        unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+        bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+        place = jnp.arange(leaf.size, dtype=jnp.uint32).reshape(leaf.shape)
+        mixed = bits ^ (place * jnp.uint32(0x9E3779B9))
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the finaliser of MurmurHash3 (Appleby)
+            mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+        # A sum of integers that wraps is the same in any order.
+        total = total * jnp.uint32(2654435761) + jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
+    return total
+
+
+def fingerprint(params: Params) -> str:
+    """Eight hexadecimal digits that tell parameters from others, however they are spread over devices.
+
+    >>> fingerprint({"a": jnp.arange(3.0)}) == fingerprint({"a": jnp.arange(3.0) + 1e-6})
+    False
+    """
+    return f"{int(_mixed(params)):08x}"

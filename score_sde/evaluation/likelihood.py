@@ -16,7 +16,7 @@ from jaxtyping import Array
 from score_sde.config import build
 from score_sde.data import Source
 from score_sde.distributed import gathered, jit, shared_size
-from score_sde.evaluation.base import Progress, Purpose, examples, root_key
+from score_sde.evaluation.base import Progress, Purpose, examples, fingerprint, root_key
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment, make_grid
 from score_sde.likelihood import (
@@ -230,7 +230,7 @@ def dataset_bound(
     return DatasetBound(bits, nats, error, time.perf_counter() - start)
 
 
-def identity_of(experiment: Experiment, step: int, noise: Noise) -> str:
+def identity_of(experiment: Experiment, params: Params, noise: Noise) -> str:
     """What a measurement is of, so that one that was interrupted goes on with the same.
 
     The mesh is not part of it, but the size of the batches that its devices share evenly: random numbers are those of a
@@ -239,4 +239,4 @@ def identity_of(experiment: Experiment, step: int, noise: Noise) -> str:
     unrelated = ("sampling", "pareto", "plan", "mesh")
     config = {name: value for name, value in experiment.config.to_dict().items() if name not in unrelated}
     size = shared_size(experiment.mesh, experiment.config.likelihood.batch_size)
-    return json.dumps([config, step, noise.name, size])
+    return json.dumps([config, fingerprint(params), noise.name, size])

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from score_sde.config import ConfigDict
 from score_sde.data import Source
 from score_sde.distributed import shared_size
 from score_sde.errors import UserError, unknown
-from score_sde.evaluation.base import mean_and_std_error
+from score_sde.evaluation.base import fingerprint, mean_and_std_error
 from score_sde.evaluation.likelihood import Noise, dataset_likelihood, identity_of
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.metrics import (
@@ -27,6 +27,8 @@ from score_sde.evaluation.metrics import (
     measure,
     metrics_of,
 )
+from score_sde.evaluation.record import EvaluationRecord
+from score_sde.evaluation.selection import chosen_steps
 from score_sde.experiment import Experiment
 from score_sde.metrics import ReferenceStatistics
 from score_sde.metrics.extractors import Extractor
@@ -43,7 +45,6 @@ log = logging.getLogger(__name__)
 
 #: Groups of fields that decide what is measured of a checkpoint.
 _RELATED = ("seed", "ema_width", "sde", "parameterization", "model", "data", "objective", "sampling", "likelihood")
-_HIGHER = ("precision", "recall", "density", "coverage", "inception_score")  # the more the better
 _UNITS = ("bits_per_dim", "nats_per_example")
 
 
@@ -84,14 +85,14 @@ class _Evaluation:
         batches = [shared_size(mesh, config[group].batch_size) for group in ("likelihood", "sampling")]
         return hashlib.sha256(json.dumps([fields, protocol, noise, batches]).encode()).hexdigest()
 
-    def measure(self, step: int, params: Params) -> dict[str, Any]:
-        """The entry of one checkpoint."""
+    def measure(self, step: int, params: Params, parameters: str) -> dict[str, Any]:
+        """The entry of one checkpoint; ``parameters`` is their fingerprint."""
         loss, error = self.loss(params)
-        entry: dict[str, Any] = {"step": step, "loss": loss, "loss_std_error": error}
+        entry: dict[str, Any] = {"step": step, "parameters": parameters, "loss": loss, "loss_std_error": error}
         if self.noise is not None:
             entry |= self._likelihood(step, params, self.noise)
         if self.samples is not None:
-            entry |= self._metrics(step, params, self.samples)
+            entry |= self._metrics(step, params, parameters, self.samples)
         return entry
 
     def _likelihood(self, step: int, params: Params, noise: Noise) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class _Evaluation:
                 noise=noise,
                 progress=bar.advance,
                 partial=self.workdir / "evaluation.likelihood.partial.npz",
-                identity=identity_of(experiment, step, noise),
+                identity=identity_of(experiment, params, noise),
             )
         good = result.success
         if not good.any():
@@ -119,13 +120,12 @@ class _Evaluation:
         counts = {"num_examples": int(good.sum()), "num_failed": int((~good).sum())}
         return {name: mean, f"{name}_std_error": error, **counts, "likelihood_seconds": result.seconds}
 
-    def _metrics(self, step: int, params: Params, samples: _Samples) -> dict[str, Any]:
+    def _metrics(self, step: int, params: Params, parameters: str, samples: _Samples) -> dict[str, Any]:
         partial = self.workdir / "evaluation.partial.npz"
         total = self.experiment.config.evaluation.num_samples
         with ProgressBar(total=total, description=f"samples at {step}") as bar:
-            found = samples.evaluate(
-                params, partial=partial, identity=f"{self.identity()} {step}", progress=bar.advance
-            )
+            identity = f"{self.identity()} {parameters}"
+            found = samples.evaluate(params, partial=partial, identity=identity, progress=bar.advance)
         results = measure(self.experiment, found, samples.reference, samples.extractor, samples.metrics)
         partial.unlink(missing_ok=True)
         return {
@@ -148,29 +148,30 @@ def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
     check_settings(config)
     experiment = build_experiment(config)
     newest = trained_state(experiment, workdir)
-    steps = _chosen_steps(config, workdir, int(newest.step))
-    evaluation = _prepare(experiment, workdir, command)
-    identity, path = evaluation.identity(), workdir / "evaluation.json"
-    done = _done_before(path, identity)
+    steps = chosen_steps(config, workdir, int(newest.step))
+    evaluation, how = _prepare(experiment, workdir, command), machine(command)
+    best_by = config.evaluation.best_by
+    record = EvaluationRecord(workdir / "evaluation.json", evaluation.identity(), best_by=best_by, provenance=how)
     strict = len(steps) == 1 or "," in config.evaluation.checkpoints
+    measured = []
     for step in steps:
-        if step in done:
-            log.info("Step %d was measured before.", step)
-            continue
         state = newest if step == int(newest.step) else _state_of(workdir, step, newest, strict=strict)
         if state is None:
             continue
-        done[step] = evaluation.measure(step, state.ema_params)
-        _write(path, config, done, identity, command)
-        _tell(done[step])
-    measured = [step for step in steps if step in done]
+        measured.append(step)
+        parameters = fingerprint(state.ema_params)
+        if record.has(step, parameters):
+            log.info("Step %d was measured before.", step)
+            continue
+        record.add(evaluation.measure(step, state.ema_params, parameters))
+        _tell(record.entries[step])
     if not measured:
         raise UserError(f"None of the checkpoints {steps} in {workdir} can be read; see the warnings above.")
-    best, by = _write(path, config, done, identity, command)
-    if len(done) > 1:
-        log.info("The best of %d checkpoints by %s is that of step %d.", len(done), by, best)
-    last = done[measured[-1]]
-    provenance = {"step": last["step"], **machine(command)}
+    best, by = record.write()
+    if len(record.entries) > 1:
+        log.info("The best of %d checkpoints by %s is that of step %d.", len(record.entries), by, best)
+    last = record.entries[measured[-1]]
+    provenance = {"step": last["step"], **how}
     atomic_write_json(workdir / "eval.json", {"loss": last["loss"], "std_error": last["loss_std_error"], **provenance})
     write_summary(workdir)
 
@@ -216,83 +217,6 @@ def _check_best_by(name: str, evaluation: _Evaluation) -> None:
         )
 
 
-def _chosen_steps(config: ConfigDict, workdir: Path, newest: int) -> list[int]:
-    """The steps that ``config.evaluation.checkpoints`` names, ascending."""
-    wanted: str = config.evaluation.checkpoints.strip()
-    if wanted == "newest":
-        return [newest]
-    if config.ema_width:
-        raise UserError(
-            f"config.evaluation.checkpoints is {wanted}, and the average of config.ema_width={config.ema_width:g} is "
-            "that of the last snapshot; expected newest, or config.ema_width=0."
-        )
-    with Checkpoints(workdir) as checkpoints:
-        there = checkpoints.steps
-    if wanted == "best":
-        return [_best_before(workdir, there)]
-    steps = parse_steps(wanted, there)
-    if not steps:
-        raise UserError(
-            f"config.evaluation.checkpoints is {wanted}, and no checkpoint in {workdir} is among them; expected some "
-            f"of the steps {', '.join(map(str, there))}."
-        )
-    return steps
-
-
-def parse_steps(wanted: str, there: Sequence[int]) -> list[int]:
-    """The steps that a range or a list names, of those that are there.
-
-    Both ends of a range belong to it, and may be left out. Every step of a list must be there.
-
-    Raises:
-        UserError: For text that is neither, and for steps of a list that are not there.
-
-    >>> parse_steps("1000:2000", [500, 1000, 1500, 2000, 2500]), parse_steps("2000:", [500, 2000, 2500])
-    ([1000, 1500, 2000], [2000, 2500])
-    >>> parse_steps("2500,500", [500, 1000, 2500]), parse_steps("all", [500, 1000])
-    ([500, 2500], [500, 1000])
-    """
-    if wanted == "all":
-        return sorted(there)
-    first, colon, last = (part.strip() for part in wanted.partition(":"))
-    names = [part.strip() for part in wanted.split(",")]
-    if colon and all(not end or end.isdecimal() for end in (first, last)):
-        low, high = int(first or 0), int(last) if last else math.inf
-        return [step for step in sorted(there) if low <= step <= high]
-    if colon or not all(name.isdecimal() for name in names):
-        raise UserError(
-            f"config.evaluation.checkpoints is {wanted!r}; expected newest, best, all, a range such as 1000:5000, or "
-            "steps such as 1000,2000."
-        )
-    if missing := sorted({int(name) for name in names} - set(there)):
-        raise UserError(
-            f"config.evaluation.checkpoints is {wanted}, and there are no checkpoints of the steps {missing}; expected "
-            f"some of {', '.join(map(str, there))}."
-        )
-    return sorted({int(name) for name in names})
-
-
-def _best_before(workdir: Path, there: Sequence[int]) -> int:
-    """The best by an earlier evaluation, else by the loss that was logged in training."""
-    found = _read(workdir / "evaluation.json").get("best")
-    if isinstance(found, int) and found in there:
-        return found
-    losses: dict[int, float] = {}
-    path = workdir / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-            losses[int(record["step"])] = float(record["eval_loss"])
-        except (TypeError, ValueError, KeyError):  # lines without an evaluation, and one that a crash cut short
-            continue
-    if not (known := [step for step in there if step in losses]):
-        raise UserError(
-            f"config.evaluation.checkpoints is best, and nothing in {workdir} tells the best of the checkpoints "
-            f"{', '.join(map(str, there))}; evaluate them with config.evaluation.checkpoints=all first."
-        )
-    return min(known, key=lambda step: losses[step])
-
-
 def _state_of(workdir: Path, step: int, like: TrainState, *, strict: bool) -> TrainState | None:
     """The state of a step, as arrays that live where those of ``like`` do; ``None`` if it is damaged."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
@@ -305,59 +229,6 @@ def _state_of(workdir: Path, step: int, like: TrainState, *, strict: bool) -> Tr
         log.warning("%s It is left out.", error)
         return None
     return None if restored is None else restored.state
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What a file of results holds; nothing if there is none, or it is none of ours."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _done_before(path: Path, identity: str) -> dict[int, dict[str, Any]]:
-    """The entries of an earlier evaluation that measured in the same way, by step."""
-    found = _read(path)
-    if found and found.get("identity") != identity:
-        log.info("%s was measured in another way; measuring again.", path)
-        return {}
-    return {entry["step"]: entry for entry in found.get("checkpoints", [])}
-
-
-def best_of(entries: Mapping[int, Mapping[str, Any]], by: str) -> tuple[int, str]:
-    """The step of the best entry, and by what: the criterion given, else the first metric, else the loss.
-
-    >>> best_of({1: {"loss": 2.0}, 2: {"loss": 1.0}}, "")
-    (2, 'loss')
-    >>> best_of({1: {"loss": 2.0, "metrics": {"recall": {"value": 0.5}}},
-    ...          2: {"loss": 1.0, "metrics": {"recall": {"value": 0.4}}}}, "recall")
-    (1, 'recall')
-    """
-    first = next(iter(entries.values()))
-    by = by or next(iter(first.get("metrics", {})), "loss")
-
-    def cost(step: int) -> float:
-        entry = entries[step]
-        value = entry[by] if by in entry else entry["metrics"][by]["value"]
-        return -value if by in _HIGHER else value
-
-    return min(sorted(entries), key=cost), by
-
-
-def _write(
-    path: Path, config: ConfigDict, done: dict[int, dict[str, Any]], identity: str, command: str
-) -> tuple[int, str]:
-    """All entries so far, which of them is the best, and the metrics of that one alone."""
-    best, by = best_of(done, config.evaluation.best_by)
-    entries = [done[step] for step in sorted(done)]
-    how = machine(command)
-    report = {"checkpoints": entries, "best": best, "best_by": by, "identity": identity, **how}
-    atomic_write_json(path, report)
-    if "metrics" in done[best]:
-        chosen = {"step": best, "best_of": sorted(done), "best_by": by, "metrics": done[best]["metrics"], **how}
-        atomic_write_json(path.with_name("metrics.json"), chosen)
-    return best, by
 
 
 def _tell(entry: Mapping[str, Any]) -> None:

@@ -36,6 +36,19 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def hardware_line(machine: Any) -> str:
+    """What :func:`describe_machine` found, in words; empty if it was not recorded.
+
+    >>> hardware_line({"device_count": 8, "device_kind": "TPU v5e", "cpu_count": 2, "cpu": "Some CPU", "jax": "0.10.2"})
+    '8 x TPU v5e; 2 CPUs of Some CPU; JAX 0.10.2, Python ?'
+    """
+    if not isinstance(machine, dict):
+        return ""
+    found = {name: machine.get(name, "?") for name in ("device_count", "device_kind", "cpu_count", "cpu")}
+    devices = "{device_count} x {device_kind}; {cpu_count} CPUs of {cpu}".format(**found)
+    return f"{devices}; JAX {machine.get('jax', '?')}, Python {machine.get('python', '?')}"
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place, flushed to disk, when the block ends without an error.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.errors import UserError
-from score_sde.report.environment import atomic_write_text
+from score_sde.report.environment import atomic_write_text, hardware_line
 
 #: Picture, what it shows, and the mode that draws it.
 PICTURES = (
@@ -253,16 +253,9 @@ def _provenance(reports: Mapping[str, dict[str, Any] | None]) -> str:
         if report is None or "command" not in report:
             continue
         when = f"{report.get('date', 'date not recorded')}, step {report.get('step', '?')}"
-        blocks.append(f"`{mode}`, {when}:\n\n```sh\n{report['command']}\n```\n\n{_hardware(report.get('hardware'))}")
+        hardware = hardware_line(report.get("hardware")) or "Hardware not recorded"
+        blocks.append(f"`{mode}`, {when}:\n\n```sh\n{report['command']}\n```\n\n{hardware}.")
     return "\n\n".join(blocks) if blocks else f"Nothing has been measured: {_missing('demo')}"
-
-
-def _hardware(machine: Any) -> str:
-    if not isinstance(machine, dict):
-        return "Hardware: not recorded."
-    devices = f"{machine.get('device_count', '?')} x {machine.get('device_kind', '?')} ({machine.get('backend', '?')})"
-    host = f"{machine.get('cpu_count', '?')} CPUs, {machine.get('cpu', '?')}; {machine.get('platform', '?')}"
-    return f"Hardware: {devices}; {host}; JAX {machine.get('jax', '?')}, Python {machine.get('python', '?')}."
 
 
 def _files(workdir: Path) -> str:

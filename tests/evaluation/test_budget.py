@@ -145,10 +145,10 @@ def test_an_interrupted_measurement_goes_on_with_other_devices_if_its_batches_st
 
     def identity(data, fsdp):
         devices = np.array([jax.devices()[0]] * (data * fsdp)).reshape(data, fsdp)
-        return identity_of(dataclasses.replace(experiment, mesh=Mesh(devices, AXES)), 5, Noise())
+        return identity_of(dataclasses.replace(experiment, mesh=Mesh(devices, AXES)), {}, Noise())
 
     assert identity(1, 1) == identity(2, 1) == identity(1, 5) != identity(3, 1)
-    assert identity_of(experiment, 5, Noise()) != identity_of(experiment, 6, Noise())
+    assert identity_of(experiment, {}, Noise()) != identity_of(experiment, {"a": jnp.ones(1)}, Noise())
 
 
 def test_weighing_draws_by_importance_bounds_closer_than_their_mean():

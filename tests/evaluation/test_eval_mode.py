@@ -10,8 +10,9 @@ import score_sde.evaluation.metrics as metrics_module
 from score_sde.cli import main
 from score_sde.errors import UserError
 from score_sde.evaluation.loss import LossEvaluator
+from score_sde.evaluation.record import best_of
+from score_sde.evaluation.selection import parse_steps
 from score_sde.metrics import Moments, ReferenceStatistics, read_statistics, write_statistics
-from score_sde.modes.evaluating import best_of, parse_steps
 
 TINY = {
     **{"model.features": 8, "model.num_blocks": 1, "training.num_steps": 60, "training.batch_size": 64},
@@ -88,6 +89,18 @@ def test_all_checkpoints_are_measured_once_and_the_best_is_the_least(workdir, mo
     assert again["best"] == min(losses, key=losses.get)
     with pytest.raises(AssertionError):  # other samples are another measurement
         _run("eval", workdir, **samples | {"evaluation__num_samples": 100})
+
+
+def test_another_model_of_the_same_steps_is_measured_anew(workdir, tmp_path):
+    assert _run("eval", workdir) == 0
+    first = _evaluation(workdir)["checkpoints"]
+    assert _run("train", tmp_path / "other", training__batch_size=32) == 0
+    shutil.rmtree(workdir / "checkpoints")
+    shutil.copytree(tmp_path / "other" / "checkpoints", workdir / "checkpoints")
+    assert _run("eval", workdir) == 0
+    second = _evaluation(workdir)["checkpoints"]
+    assert [entry["step"] for entry in first] == [entry["step"] for entry in second] == [60]
+    assert first[0]["loss"] != second[0]["loss"]
 
 
 def test_a_killed_evaluation_goes_on_bit_for_bit(workdir, tmp_path, monkeypatch):

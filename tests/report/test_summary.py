@@ -54,7 +54,7 @@ def test_a_complete_run_shows_everything(tmp_path):
         "2.123 ± 0.032 bits/dim", "2.573 ± 0.036 bits/dim", "80 components, diag covariance", "exact trace \\| uniform",
         "45.2 (at most 60)", "31.4 s", "0.12500 |", "0.25000 ± 0.01000", "at step 100", "digits, vp, mlp",
         "seed = `42`", "heun, 50 steps", "python -m score_sde --mode=sample", "2025-01-02",
-        "2 CPUs, Some CPU", "JAX 0.10.2",
+        "2 CPUs of Some CPU", "JAX 0.10.2",
     ):  # fmt: skip
         assert expected in page, expected
     links = re.findall(r"\]\(([^)]+)\)", page)

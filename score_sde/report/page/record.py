@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.config import default_config, leaves
+from score_sde.report.environment import hardware_line
 from score_sde.report.page.figures import DASH, num_bytes, number
 from score_sde.report.page.markup import Markup, code, element, join, note, table
 from score_sde.report.page.run import REPORTS, Run, flat_config
-from score_sde.report.page.sections import Section, hardware_line, missing
+from score_sde.report.page.sections import Section, missing
 from score_sde.report.summary import ARTEFACTS, PICTURES
 
 _MAX_LISTED = 200  # files that a page names

@@ -1,9 +1,10 @@
 """The first half of a page: the numbers, how training went, and what the model makes."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from score_sde.report.environment import hardware_line
 from score_sde.report.page.charts import line_chart, series_of
-from score_sde.report.page.figures import TIMES, Z95, Estimate, duration, finite, number, span, with_error
+from score_sde.report.page.figures import Z95, Estimate, duration, finite, number, span, with_error
 from score_sde.report.page.markup import Markup, code, element, join, note
 from score_sde.report.page.quantities import Quantity, quantities
 from score_sde.report.page.run import Run, parameter_count
@@ -109,15 +110,6 @@ def picture(run: Run, name: str, title: str, mode: str, caption: str = "", class
 def training_seconds(run: Run) -> float | None:
     """Seconds of training, from the event files."""
     return run.timings.seconds or None
-
-
-def hardware_line(machine: Any) -> str:
-    """Devices, processor and versions of a machine, in words; empty if they were not recorded."""
-    if not isinstance(machine, dict):
-        return ""
-    devices = f"{number(machine.get('device_count'))} {TIMES} {machine.get('device_kind', '?')}"
-    cpus = f"{number(machine.get('cpu_count'))} CPUs of {machine.get('cpu', '?')}"
-    return f"{devices}; {cpus}; JAX {machine.get('jax', '?')}, Python {machine.get('python', '?')}"
 
 
 def _card(each: Quantity) -> Markup:

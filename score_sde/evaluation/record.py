@@ -1,0 +1,83 @@
+"""What has been measured of the checkpoints of a run, kept in a file as it comes, and which of them is the best."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from score_sde.report.environment import atomic_write_json
+
+log = logging.getLogger(__name__)
+
+HIGHER = ("precision", "recall", "density", "coverage", "inception_score")  # the more the better
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What a file of results holds; nothing if there is none, or it is none of ours."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def best_of(entries: Mapping[int, Mapping[str, Any]], by: str) -> tuple[int, str]:
+    """The step of the best entry, and by what: the criterion given, else the first metric, else the loss.
+
+    >>> best_of({1: {"loss": 2.0}, 2: {"loss": 1.0}}, "")
+    (2, 'loss')
+    >>> best_of({1: {"loss": 2.0, "metrics": {"recall": {"value": 0.5}}},
+    ...          2: {"loss": 1.0, "metrics": {"recall": {"value": 0.4}}}}, "recall")
+    (1, 'recall')
+    """
+    first = next(iter(entries.values()))
+    by = by or next(iter(first.get("metrics", {})), "loss")
+
+    def cost(step: int) -> float:
+        entry = entries[step]
+        value = entry[by] if by in entry else entry["metrics"][by]["value"]
+        return -value if by in HIGHER else value
+
+    return min(sorted(entries), key=cost), by
+
+
+class EvaluationRecord:
+    """The entries of the checkpoints that were measured in one way: ``evaluation.json``, ``metrics.json``."""
+
+    def __init__(self, path: Path, identity: str, *, best_by: str, provenance: Mapping[str, Any]) -> None:
+        """Go on with the entries that a file holds, if they were measured in the same way.
+
+        Args:
+            path: Of ``evaluation.json``; the metrics of the best go beside it.
+            identity: All that decides the numbers besides the checkpoint.
+            best_by: The criterion, or nothing for the first there is.
+            provenance: The command and the machine, which are written down.
+        """
+        self._path, self._identity, self._best_by, self._provenance = path, identity, best_by, provenance
+        found = read_results(path)
+        if found and found.get("identity") != identity:
+            log.info("%s was measured in another way; measuring again.", path)
+            found = {}
+        self.entries: dict[int, dict[str, Any]] = {entry["step"]: entry for entry in found.get("checkpoints", [])}
+
+    def has(self, step: int, parameters: str) -> bool:
+        """Whether a checkpoint of that step and with those parameters was measured."""
+        return step in self.entries and self.entries[step].get("parameters") == parameters
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Take up an entry, in place of one of the same step, and write all down."""
+        self.entries[entry["step"]] = entry
+        self.write()
+
+    def write(self) -> tuple[int, str]:
+        """Write all entries so far and the metrics of the best of them; which that is, and by what."""
+        done = self.entries
+        best, by = best_of(done, self._best_by)
+        entries = [done[step] for step in sorted(done)]
+        report = {"checkpoints": entries, "best": best, "best_by": by, "identity": self._identity, **self._provenance}
+        atomic_write_json(self._path, report)
+        if "metrics" in done[best]:
+            chosen = {"step": best, "best_of": sorted(done), "best_by": by, "metrics": done[best]["metrics"]}
+            atomic_write_json(self._path.with_name("metrics.json"), chosen | dict(self._provenance))
+        return best, by

@@ -1,0 +1,97 @@
+"""Which checkpoints of a run are evaluated: the newest, the best, a range, or some by their steps."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from score_sde.checkpointing import Checkpoints
+from score_sde.config import ConfigDict
+from score_sde.errors import UserError
+from score_sde.evaluation.record import read_results
+
+
+def chosen_steps(config: ConfigDict, workdir: Path, newest: int) -> list[int]:
+    """The steps that ``config.evaluation.checkpoints`` names, ascending.
+
+    Args:
+        config: Of the run.
+        workdir: With its checkpoints.
+        newest: The step of the newest of them.
+
+    Raises:
+        UserError: If there are none of that name, or nothing tells the best.
+    """
+    wanted: str = config.evaluation.checkpoints.strip()
+    if wanted == "newest":
+        return [newest]
+    if config.ema_width:
+        raise UserError(
+            f"config.evaluation.checkpoints is {wanted}, and the average of config.ema_width={config.ema_width:g} is "
+            "that of the last snapshot; expected newest, or config.ema_width=0."
+        )
+    with Checkpoints(workdir) as checkpoints:
+        there = checkpoints.steps
+    if wanted == "best":
+        return [_best_before(workdir, there)]
+    steps = parse_steps(wanted, there)
+    if not steps:
+        raise UserError(
+            f"config.evaluation.checkpoints is {wanted}, and no checkpoint in {workdir} is among them; expected some "
+            f"of the steps {', '.join(map(str, there))}."
+        )
+    return steps
+
+
+def parse_steps(wanted: str, there: Sequence[int]) -> list[int]:
+    """The steps that a range or a list names, of those that are there.
+
+    Both ends of a range belong to it, and may be left out. Every step of a list must be there.
+
+    Raises:
+        UserError: For text that is neither, and for steps of a list that are not there.
+
+    >>> parse_steps("1000:2000", [500, 1000, 1500, 2000, 2500]), parse_steps("2000:", [500, 2000, 2500])
+    ([1000, 1500, 2000], [2000, 2500])
+    >>> parse_steps("2500,500", [500, 1000, 2500]), parse_steps("all", [500, 1000])
+    ([500, 2500], [500, 1000])
+    """
+    if wanted == "all":
+        return sorted(there)
+    first, colon, last = (part.strip() for part in wanted.partition(":"))
+    names = [part.strip() for part in wanted.split(",")]
+    if colon and all(not end or end.isdecimal() for end in (first, last)):
+        low, high = int(first or 0), int(last) if last else math.inf
+        return [step for step in sorted(there) if low <= step <= high]
+    if colon or not all(name.isdecimal() for name in names):
+        raise UserError(
+            f"config.evaluation.checkpoints is {wanted!r}; expected newest, best, all, a range such as 1000:5000, or "
+            "steps such as 1000,2000."
+        )
+    if missing := sorted({int(name) for name in names} - set(there)):
+        raise UserError(
+            f"config.evaluation.checkpoints is {wanted}, and there are no checkpoints of the steps {missing}; expected "
+            f"some of {', '.join(map(str, there))}."
+        )
+    return sorted({int(name) for name in names})
+
+
+def _best_before(workdir: Path, there: Sequence[int]) -> int:
+    """The best by an earlier evaluation, else by the loss that was logged in training."""
+    found = read_results(workdir / "evaluation.json").get("best")
+    if isinstance(found, int) and found in there:
+        return found
+    losses: dict[int, float] = {}
+    path = workdir / "metrics.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+            losses[int(record["step"])] = float(record["eval_loss"])
+        except (TypeError, ValueError, KeyError):  # lines without an evaluation, and one that a crash cut short
+            continue
+    if not (known := [step for step in there if step in losses]):
+        raise UserError(
+            f"config.evaluation.checkpoints is best, and nothing in {workdir} tells the best of the checkpoints "
+            f"{', '.join(map(str, there))}; evaluate them with config.evaluation.checkpoints=all first."
+        )
+    return min(known, key=lambda step: losses[step])
