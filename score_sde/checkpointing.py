@@ -23,6 +23,18 @@ from score_sde.typing import Params
 log = logging.getLogger(__name__)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, without its own question whether a scheduler wants the run to end.
+
+    JAX ends all processes when the number of a question is one more than the greatest that any of them has asked.
+    The loop asks after every step and counts; Orbax asks at every save, and says the step. A SIGTERM that came in
+    between was heeded as many questions later as the run had steps.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Restored(NamedTuple):
     """What a checkpoint holds."""
 
@@ -52,7 +64,7 @@ class Checkpoints:
             preservation_policy=_policy(keep, keep_every, keep_best), cleanup_tmp_directories=True
         )
         with _writing(self.directory):
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            self._manager = _Manager(self.directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -167,7 +179,7 @@ class Snapshots:
     def __init__(self, workdir: Path) -> None:
         """Open those below ``workdir``, if there are any."""
         self.directory = (workdir / "averages").absolute()
-        self._opened: ocp.CheckpointManager | None = None
+        self._opened: _Manager | None = None
 
     def __enter__(self) -> "Snapshots":
         return self
@@ -178,10 +190,10 @@ class Snapshots:
                 self._opened.close()
 
     @property
-    def _manager(self) -> ocp.CheckpointManager:
+    def _manager(self) -> _Manager:
         if self._opened is None:
             with _writing(self.directory):
-                self._opened = ocp.CheckpointManager(
+                self._opened = _Manager(
                     self.directory, options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
                 )
         return self._opened

@@ -55,6 +55,16 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
+def test_only_the_loop_asks_whether_to_end(monkeypatch, tmp_path):
+    """JAX ends the run one question after the greatest number asked: a save that says its step puts that off."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    train(_experiment(**SNAPSHOTS), tmp_path)
+    with Checkpoints(tmp_path) as checkpoints, Snapshots(tmp_path) as snapshots:
+        assert checkpoints.steps and snapshots.names
+    assert asked == []
+
+
 @pytest.mark.parametrize("step", [1, 10, 13, 29])
 def test_a_run_that_is_asked_to_end_saves_where_it_is_and_goes_on_from_there(step, terminate, uninterrupted, tmp_path):
     terminate(step)
