@@ -1,11 +1,15 @@
 """What the values of a configuration must be, beyond their types: ranges, and which go together."""
 
 from score_sde.config import ConfigDict, at_least, below, choose
+from score_sde.data.base import SPLITS
 from score_sde.errors import UserError
+from score_sde.metrics import METRICS
 from score_sde.plan.chips import NAMES
 from score_sde.sampling import GRIDS
 from score_sde.training.ema import MAX_WIDTH, MAX_WIDTHS
 from score_sde.training.objective import KINDS, VARIANCES
+
+MIN_SAMPLES = 40  # the groups of an interval of a metric need two each
 
 
 def check_values(config: ConfigDict) -> None:
@@ -69,6 +73,7 @@ def check_values(config: ConfigDict) -> None:
     _check_objective(config)
     _check_averages(config.optim, config.training.log_every)
     _check_dequantizer(config)
+    _check_evaluation(config)
     for group in ("training", "dequantizer"):
         _check_intervals(group, config[group])
 
@@ -139,6 +144,19 @@ def _check_averages(optim: ConfigDict, log_every: int) -> None:
         raise UserError(
             f"config.optim.ema_snapshot_every is {every} and there are no averages to take snapshots of; set "
             "config.optim.ema_widths=(0.05,0.10), or config.optim.ema_snapshot_every=0."
+        )
+
+
+def _check_evaluation(config: ConfigDict) -> None:
+    settings = config.evaluation
+    at_least(config, 0, *(f"evaluation.{name}" for name in ("num_samples", "reference_examples", "keep_features")))
+    choose("split", settings.reference_split, dict.fromkeys(SPLITS))
+    for name in settings.metrics:
+        choose("metric", name, METRICS)
+    if 0 < settings.num_samples < MIN_SAMPLES:
+        raise UserError(
+            f"config.evaluation.num_samples is {settings.num_samples}; expected at least {MIN_SAMPLES}, for the "
+            "intervals of the metrics, or 0 for no samples."
         )
 
 

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from score_sde.config import ConfigDict, at_least, choose
+from score_sde.config import ConfigDict
 from score_sde.data import Source, SourceInfo
-from score_sde.data.base import SPLITS
 from score_sde.distributed import gathered, shared_size
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, Purpose, root_key
@@ -19,7 +18,6 @@ from score_sde.evaluation.partial import Partial
 from score_sde.evaluation.samples import check_samples, compiled_sampler
 from score_sde.experiment import Experiment
 from score_sde.metrics import (
-    METRICS,
     NOT_STATED,
     PIXELS,
     MetricResult,
@@ -33,7 +31,6 @@ from score_sde.typing import Params
 IMAGE_METRICS = ("frechet", "kid", "precision_recall")
 POINT_METRICS = ("sliced_wasserstein", "energy")
 MOMENTS_ONLY = ("frechet", "frechet_infinity", "inception_score")  # the others compare single examples
-MIN_SAMPLES = 40  # the groups of an interval need two each
 _BATCH = 512  # data that are read at once
 
 
@@ -62,24 +59,6 @@ class SampleFeatures(NamedTuple):
     logits: np.ndarray | None  # ``(n, k)``
     num_evals: float  # of the score, mean over the samples
     seconds: float
-
-
-def check_settings(config: ConfigDict) -> None:
-    """Refuse values of ``config.evaluation`` that are out of range.
-
-    Raises:
-        UserError: With the field, its value and what was expected.
-    """
-    settings = config.evaluation
-    at_least(config, 0, *(f"evaluation.{name}" for name in ("num_samples", "reference_examples", "keep_features")))
-    choose("split", settings.reference_split, dict.fromkeys(SPLITS))
-    for name in settings.metrics:
-        choose("metric", name, METRICS)
-    if 0 < settings.num_samples < MIN_SAMPLES:
-        raise UserError(
-            f"config.evaluation.num_samples is {settings.num_samples}; expected at least {MIN_SAMPLES}, for the "
-            "intervals of the metrics, or 0 for no samples."
-        )
 
 
 def extractor_of(config: ConfigDict, info: SourceInfo) -> Extractor:

@@ -22,7 +22,6 @@ from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.metrics import (
     SampleEvaluator,
     check_protocol,
-    check_settings,
     extractor_of,
     measure,
     metrics_of,
@@ -145,7 +144,6 @@ def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
     Raises:
         UserError: If there is no trained model or no such checkpoint, or for a reference of another protocol.
     """
-    check_settings(config)
     experiment = build_experiment(config)
     newest = trained_state(experiment, workdir)
     steps = chosen_steps(config, workdir, int(newest.step))

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from score_sde.config import ConfigDict
 from score_sde.data import SourceInfo
-from score_sde.evaluation.metrics import check_settings, data_statistics, extractor_of
+from score_sde.evaluation.metrics import data_statistics, extractor_of
 from score_sde.metrics import ReferenceStatistics, read_statistics, write_statistics
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.workdir import data_info, load_split, machine, make_directory
 from score_sde.report.environment import atomic_write_json
 from score_sde.training.writers import ProgressBar
+from score_sde.validation import check_values
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ FILE = "statistics.npz"
 
 def run_stats(config: ConfigDict, workdir: Path, command: str) -> None:
     """Statistics of a split of the data, for the metrics of samples: ``statistics.npz``, ``statistics.json``."""
-    check_settings(config)
+    check_values(config)
     info = data_info(config)
     compute_statistics(config, workdir, command, extractor_of(config, info))
 

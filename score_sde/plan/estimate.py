@@ -12,6 +12,7 @@ from score_sde.data import SourceInfo
 from score_sde.distributed import check_batch, make_mesh, platform_of
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
+from score_sde.plan.activations import Activations, activations
 from score_sde.plan.advice import Situation, advise
 from score_sde.plan.chips import Chip, find_chip
 from score_sde.plan.program import (
@@ -52,6 +53,7 @@ class Plan:
     state: int
     memory: Line
     traffic: Line
+    activations: Activations
     headroom: float  # share of the memory that is to stay free
     program: Program  # that of the larger batch which was compiled
     lowers: bool  # for the platform of the chip
@@ -124,6 +126,7 @@ def make_plan(config: ConfigDict, info: SourceInfo) -> Plan:
         state=state_bytes(experiment),
         memory=line_through((small.examples, small.total), (large.examples, large.total)),
         traffic=line_through((small.examples, factor * small.traffic), (large.examples, factor * large.traffic)),
+        activations=activations(config, info.shape, info.num_levels),
         headroom=config.plan.headroom,
         program=large,
         lowers=lowers_for(experiment, sizes[0] * mesh.size, chip.platform),

@@ -12,6 +12,7 @@ ASSUMPTIONS = (
     "FLOPs are those of the program before it is optimised, the model and its gradient as written; they are exactly "
     "linear in the batch.",
     "Memory and traffic are taken for linear in the batch, through the compiler's figures for two batches.",
+    "What is kept for the backward pass is what JAX hands to the compiler, which may compute some of it again itself.",
     "Efficiency is that of a step at the roofline, with the same batch per device on any number of chips. Gradients "
     "and parameters travel as float32, in rings that use all links of a chip: small slices, in which the torus is not "
     "closed, have fewer. The first number leaves communication after the computation, the second hides as much as "
@@ -53,6 +54,7 @@ def record(plan: Plan, advice: list[str], how: Mapping[str, Any]) -> dict[str, A
             "total": plan.memory.at(plan.per_device),
             "usable": plan.usable,
         },
+        "kept_per_example": plan.activations._asdict(),
         "largest_batch_per_device": plan.largest_batch,
         "fits": plan.memory.at(plan.per_device) <= plan.usable,
         "traffic": plan.traffic.at(plan.per_device),
@@ -85,6 +87,11 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
             f"{size(plan.memory.at(plan.per_device))} of {size(plan.usable)} usable: {fits}",
         ),
         ("memory per example", size(plan.memory.per_example)),
+        (
+            "kept for the backward pass",
+            f"{size(plan.activations.stored)} per example, "
+            f"{size(plan.activations.rematerialised)} with model.remat=True",
+        ),
         ("largest batch per device", f"{plan.largest_batch:,}"),
         ("time of computation", f"{1e3 * time.compute:.3g} ms"),
         ("time of memory", f"{1e3 * time.memory:.3g} ms"),

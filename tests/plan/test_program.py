@@ -14,6 +14,7 @@ from score_sde.distributed import AXES, state_sharding
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
 from score_sde.plan import estimate
+from score_sde.plan.activations import activations
 from score_sde.plan.collectives import collectives
 from score_sde.plan.estimate import measure_two
 from score_sde.plan.program import (
@@ -54,6 +55,20 @@ def _experiment(data=1, fsdp=1):
 @functools.cache
 def _program(data=1, fsdp=1):
     return measure(_experiment(data, fsdp), 4)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_what_is_kept_for_the_backward_pass_does_not_depend_on_the_setting_and_is_less_with_remat(remat):
+    config = _config(**{"model.name": "ncsnpp", "model.remat": remat})
+    found = activations(config, (8, 8, 1), 17)
+    assert 0.0 < found.rematerialised < 0.6 * found.stored
+    assert config.model.remat == remat
+
+
+def test_a_layer_more_keeps_its_activations():
+    """A residual block of the MLP: what is kept per example grows by the same number of features each time."""
+    kept = [activations(_config(**MLP | {"model.num_blocks": n}), (2,), None).stored for n in (1, 2, 3)]
+    assert kept[2] - kept[1] == kept[1] - kept[0] > 4 * MLP["model.features"]
 
 
 def test_parameters_are_those_of_the_network():

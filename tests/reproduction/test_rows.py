@@ -11,7 +11,6 @@ import pytest
 
 from score_sde.cli import load_config
 from score_sde.errors import UserError
-from score_sde.evaluation.metrics import check_settings
 from score_sde.experiment import Experiment
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.workdir import data_info
@@ -55,7 +54,6 @@ def test_a_row_says_what_it_measures_with_which_tolerance_and_why(name):
 def _built(config, settings):
     """Experiments are built once for rows that differ in what is expected only."""
     config = load_config(CONFIGS / f"{config}.py", [f"--config.{setting}" for setting in settings])
-    check_settings(config)
     info = data_info(config) if config.data.name == "digits" or config.data.shape else None
     shape, levels = ((32, 32, 3), 256) if info is None else (info.shape, info.num_levels)
     return Experiment.from_config(config, shape, levels)
