@@ -5,7 +5,8 @@
 Every case is compiled in a process of its own, for minutes each, and gives one line of ``tpu.jsonl``; ``tpu.md`` is
 written anew after each. What is there already is passed over, so the script can be stopped and started again. It needs
 libtpu (``pip install 'jax[tpu]'``); ``--only=v5e:2x2`` takes the cases whose name has that in it; ``--blocks=1`` makes
-the networks that shallow, which takes a quarter of the time and leaves the kinds of messages as they are.
+the networks that shallow, which takes half of the time and leaves the kinds of messages as they are;
+``--config=vp/digits_ddpmpp`` takes another network than those of CIFAR-10.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +27,17 @@ TOPOLOGIES = {
     "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8"),
     "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
 }
-PER_DEVICE = 32  # examples; the same everywhere, so that only the number of devices changes
-COLUMNS = ("program", "config", "topology", "fsdp", "examples", "state", "memory", "all-reduce", "other", "seconds")
+PER_DEVICE = 32  # examples, unless told; the same everywhere, so that only the number of devices changes
+COLUMNS = (
+    *("program", "config", "topology", "fsdp", "examples", "state", "memory", "of the chip"),
+    *("all-reduce", "other messages", "seconds"),
+)
+# What devices have to tell each other: the gradient, or, where the state is split, parts of it and of the parameters.
+EXPECTED = {
+    ("train", False): {"all-reduce"},
+    ("train", True): {"all-reduce", "reduce-scatter", "all-gather"},
+    ("sample", False): set(),
+}
 
 
 class Case(NamedTuple):
@@ -37,25 +47,27 @@ class Case(NamedTuple):
     config: str
     chip: str
     topology: str
-    fsdp: int  # 1, or 0 for all devices
+    fsdp: int  # devices that share a state; 0 for all
     blocks: int = 0  # per resolution; 0 for the configuration's
+    examples: int = PER_DEVICE
 
     @property
     def name(self) -> str:
         """What it is known by in the table."""
-        kind = "fsdp" if self.fsdp == 0 else "data"
+        kind = {0: "fsdp", 1: "data"}.get(self.fsdp, f"fsdp={self.fsdp}")
         depth = f" blocks={self.blocks}" if self.blocks else ""
-        return f"{self.program} {self.config} {self.chip}:{self.topology} {kind}{depth}"
+        size = f" examples={self.examples}" if self.examples != PER_DEVICE else ""
+        return f"{self.program} {self.config} {self.chip}:{self.topology} {kind}{depth}{size}"
 
 
-def cases(blocks: int) -> Iterator[Case]:
+def cases(configs: Sequence[str], blocks: int, examples: int, split: int) -> Iterator[Case]:
     """The smallest topologies of all chips first, so that an interrupted table is of use."""
     for size in range(max(map(len, TOPOLOGIES.values()))):
         for chip, topologies in TOPOLOGIES.items():
-            for config in CONFIGS:
+            for config in configs:
                 # Samplers take whole parameters, so that splitting the state changes nothing for them.
-                for program, fsdp in (("train", 1), ("train", 0), ("sample", 1)):
-                    yield Case(program, config, chip, topologies[size], fsdp, blocks)
+                for program, fsdp in (("train", 1), ("train", split), ("sample", 1)):
+                    yield Case(program, config, chip, topologies[size], fsdp, blocks, examples)
 
 
 def compile_case(case: Case) -> dict[str, Any]:
@@ -67,7 +79,9 @@ def compile_case(case: Case) -> dict[str, Any]:
     from score_sde.plan.program import described_mesh, read, sample_program, state_bytes, train_program
     from score_sde.report.environment import describe_machine
 
-    overrides = ["--config.data.shape=(32,32,3)", f"--config.mesh.fsdp={case.fsdp}"]
+    overrides = [f"--config.mesh.fsdp={case.fsdp}"]
+    if case.config in CONFIGS:
+        overrides.append("--config.data.shape=(32,32,3)")  # so that nothing is downloaded to find it out
     if case.blocks:
         overrides.append(f"--config.model.num_blocks={case.blocks}")
     config = load_config(ROOT / "configs" / f"{case.config}.py", overrides)
@@ -75,18 +89,18 @@ def compile_case(case: Case) -> dict[str, Any]:
     info = data_info(config)
     experiment = Experiment.from_config(config, info.shape, info.num_levels, mesh=mesh)
     program = train_program if case.program == "train" else sample_program
-    function, arguments = program(experiment, PER_DEVICE * mesh.size)
+    function, arguments = program(experiment, case.examples * mesh.size)
     start = time.perf_counter()
     compiled = function.lower(*arguments).compile()
     seconds = time.perf_counter() - start
-    found = read(compiled, PER_DEVICE, mesh.size)
+    found = read(compiled, case.examples, mesh.size)
     collectives = {kind: collective._asdict() for kind, collective in found.collectives.items()}
     return {
         "name": case.name,
         **case._asdict(),
         "devices": mesh.size,
         "devices_per_chip": parts,
-        "examples_per_device": PER_DEVICE,
+        "examples_per_device": case.examples,
         "state": state_bytes(experiment),
         "arguments": found.arguments,
         "temporaries": found.temporaries,
@@ -110,6 +124,21 @@ def run_apart(case: Case) -> dict[str, Any]:
     return {"name": case.name, **case._asdict(), "failed": said[-1][:300] if said else f"exit {done.returncode}"}
 
 
+def wrong(found: dict[str, Any]) -> list[str]:
+    """What is not as it should be: it cannot be compiled, does not fit, or devices say what they need not."""
+    if "failed" in found:
+        return [found["failed"]]
+    strange = set(found["collectives"]) - EXPECTED[found["program"], found["fsdp"] != 1]
+    return [*sorted(strange), *(["does not fit"] if share(found) > 1.0 else [])]
+
+
+def share(found: dict[str, Any]) -> float:
+    """The share of its memory that a program takes of a device."""
+    from score_sde.plan.chips import find_chip
+
+    return found["total"] / find_chip(found["chip"]).share(found["devices_per_chip"]).memory
+
+
 def row(found: dict[str, Any]) -> str:
     """A line of the Markdown table."""
     where = f"{found['chip']}:{found['topology']}"
@@ -118,11 +147,11 @@ def row(found: dict[str, Any]) -> str:
         return f"| {found['program']} | {found['config']} | {where} | {found['fsdp']} | {found['failed']} |"
     collectives = found["collectives"]
     moved = {kind: one["num_bytes"] / 2**20 for kind, one in collectives.items()}
-    others = ", ".join(f"{kind} {size:.0f}" for kind, size in sorted(moved.items()) if kind != "all-reduce")
+    others = ", ".join(f"{kind} {size:.1f}" for kind, size in sorted(moved.items()) if kind != "all-reduce")
     return (
         f"| {found['program']} | {found['config']} | {where} ({found['devices']}) | {found['fsdp'] or 'all'} | "
-        f"{found['examples_per_device']} | {found['state'] / 2**20:.0f} | {found['total'] / 2**20:.0f} | "
-        f"{moved.get('all-reduce', 0.0):.0f} | {others} | {found['compile_seconds']:.0f} |"
+        f"{found['examples_per_device']} | {found['state'] / 2**20:.1f} | {found['total'] / 2**20:.1f} | "
+        f"{share(found):.1%} | {moved.get('all-reduce', 0.0):.1f} | {others} | {found['compile_seconds']:.0f} |"
     )
 
 
@@ -134,6 +163,9 @@ def main() -> None:
     parser.add_argument(
         "--blocks", type=int, default=0, help="residual blocks per resolution; 0 for the configuration's"
     )
+    parser.add_argument("--fsdp", type=int, default=0, help="devices that share a state, where it is split; 0 for all")
+    parser.add_argument("--examples", type=int, default=PER_DEVICE, help="per device")
+    parser.add_argument("--config", action="append", help="may be given several times")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
@@ -141,7 +173,7 @@ def main() -> None:
         return
     lines = options.out.with_suffix(".jsonl")
     found = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
-    for case in cases(options.blocks):
+    for case in cases(options.config or CONFIGS, options.blocks, options.examples, options.fsdp):
         if options.only not in case.name or any(result["name"] == case.name for result in found):
             continue
         print(case.name, flush=True)
@@ -151,6 +183,11 @@ def main() -> None:
         head = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n"
         table = head + "\n".join(row(result) for result in found)
         options.out.with_suffix(".md").write_text(f"Sizes in MiB per device.\n\n{table}\n")
+    for result in found:
+        for what in wrong(result):
+            print(f"{result['name']}: {what}")
+    if any(map(wrong, found)):
+        sys.exit("Not all programs are what they should be.")
 
 
 if __name__ == "__main__":

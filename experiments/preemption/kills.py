@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -101,6 +102,7 @@ def bits(workdir: Path, step: int, flags: list[str]) -> dict[str, bytes]:
 def torment(workdir: Path, kills: int, count: int, flags: list[str], rng: random.Random) -> Counter[str]:
     """Start the run and stop it, so many times; what happened."""
     told: Counter[str] = Counter()
+    graces: list[float] = []
     for number in range(kills):
         before, number_of = steps_of(workdir), signal.SIGTERM if number % 2 else signal.SIGKILL
         processes, began = start(workdir, count, flags), time.monotonic()
@@ -112,7 +114,10 @@ def torment(workdir: Path, kills: int, count: int, flags: list[str], rng: random
             time.sleep(0.002)
         time.sleep(rng.uniform(0.0, 0.6))
         rng.choice(processes).send_signal(number_of)
+        sent = time.monotonic()
         codes = ended(processes, 120.0)
+        if number_of == signal.SIGTERM and set(codes) == {0}:
+            graces.append(time.monotonic() - sent)
         saving = any("tmp" in path.name for path in (workdir / "checkpoints").glob("*"))
         told[signal.Signals(number_of).name] += 1
         told["in the middle of a save"] += saving
@@ -124,6 +129,7 @@ def torment(workdir: Path, kills: int, count: int, flags: list[str], rng: random
         print(
             f"{number + 1}/{kills}: {told['SIGKILL']} SIGKILL, newest {max(steps_of(workdir), default=0)}", flush=True
         )
+    print(f"seconds from SIGTERM to the end: {statistics.median(graces):.1f}, at most {max(graces):.1f}")
     return told
 
 
