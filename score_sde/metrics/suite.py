@@ -191,14 +191,20 @@ def _like(protocol: MetricProtocol, features: np.ndarray, reference: ReferenceSt
 
 
 def _few_samples(inputs: _Inputs) -> list[str]:
-    """The warnings, with one more if the covariance of the samples is singular."""
+    """The warnings, with one more if the covariance of the samples is singular or nearly so."""
     n, d = inputs.features.shape
-    if n > d:
+    if n > 2 * d:
         return list(inputs.warnings)
-    few = (
-        f"{n} samples have a singular covariance in {d} dimensions: the Fréchet distance is far too large and its "
-        "interval not reliable; draw more samples, and read frechet_infinity beside it."
-    )
+    if n > d:
+        few = (
+            f"{n} samples are at most twice the {d} dimensions: the bias of the Fréchet distance is large, not all of "
+            "it is taken off, and the interval holds the truth less often than it says; draw more samples."
+        )
+    else:
+        few = (
+            f"{n} samples have a singular covariance in {d} dimensions: the Fréchet distance is far too large and its "
+            "interval not reliable; draw more samples, and read frechet_infinity beside it."
+        )
     return [*inputs.warnings, few]
 
 

@@ -109,6 +109,8 @@ def test_fewer_samples_than_dimensions_are_measured_with_a_warning():
     for result in few.values():
         assert np.isfinite(result.value)
         assert "frechet_infinity" in result.details["warnings"][0]
+    for result in measured(statistics, samples=wide[:70], metrics=("frechet", "frechet_infinity")).values():
+        assert "70 samples are at most twice the 60 dimensions" in result.details["warnings"][0]
     assert measured(metrics=("frechet",))["frechet"].details["warnings"] == []
 
 
