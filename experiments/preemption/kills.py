@@ -129,7 +129,8 @@ def torment(workdir: Path, kills: int, count: int, flags: list[str], rng: random
         print(
             f"{number + 1}/{kills}: {told['SIGKILL']} SIGKILL, newest {max(steps_of(workdir), default=0)}", flush=True
         )
-    print(f"seconds from SIGTERM to the end: {statistics.median(graces):.1f}, at most {max(graces):.1f}")
+    if graces:
+        print(f"seconds from SIGTERM to the end: {statistics.median(graces):.1f}, at most {max(graces):.1f}")
     return told
 
 

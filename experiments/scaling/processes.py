@@ -23,8 +23,6 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "vp" / "digits_ddpmpp.py"
-
-
 COLUMNS = ("examples per device", "alone", "side by side", "the sum", "together", "of the model", "efficiency")
 ALONE, BESIDE, TOGETHER, SUM = KINDS = "alone", "beside", "together", "sum"
 

@@ -55,6 +55,7 @@ class EvaluationRecord:
             provenance: The command and the machine, which are written down.
         """
         self._path, self._identity, self._best_by, self._provenance = path, identity, best_by, provenance
+        self._recognised: set[int] = set()  # steps whose entries are of the model as it is now
         found = read_results(path)
         if found and found.get("identity") != identity:
             log.info("%s was measured in another way; measuring again.", path)
@@ -62,12 +63,24 @@ class EvaluationRecord:
         self.entries: dict[int, dict[str, Any]] = {entry["step"]: entry for entry in found.get("checkpoints", [])}
 
     def has(self, step: int, parameters: str) -> bool:
-        """Whether a checkpoint of that step and with those parameters was measured."""
-        return step in self.entries and self.entries[step].get("parameters") == parameters
+        """Whether a checkpoint of that step and with those parameters was measured.
+
+        If one of the step with other parameters was, the model has been trained anew since, and whatever has not been
+        recognised yet is forgotten.
+        """
+        if step not in self.entries:
+            return False
+        if self.entries[step].get("parameters") == parameters:
+            self._recognised.add(step)
+            return True
+        log.info("The model has been trained anew since %s was written; measuring again.", self._path)
+        self.entries = {known: entry for known, entry in self.entries.items() if known in self._recognised}
+        return False
 
     def add(self, entry: dict[str, Any]) -> None:
         """Take up an entry, in place of one of the same step, and write all down."""
         self.entries[entry["step"]] = entry
+        self._recognised.add(entry["step"])
         self.write()
 
     def write(self) -> tuple[int, str]:

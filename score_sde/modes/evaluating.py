@@ -84,14 +84,14 @@ class _Evaluation:
         batches = [shared_size(mesh, config[group].batch_size) for group in ("likelihood", "sampling")]
         return hashlib.sha256(json.dumps([fields, protocol, noise, batches]).encode()).hexdigest()
 
-    def measure(self, step: int, params: Params, parameters: str) -> dict[str, Any]:
-        """The entry of one checkpoint; ``parameters`` is their fingerprint."""
+    def measure(self, step: int, params: Params, digest: str) -> dict[str, Any]:
+        """The entry of one checkpoint; ``digest`` is their fingerprint."""
         loss, error = self.loss(params)
-        entry: dict[str, Any] = {"step": step, "parameters": parameters, "loss": loss, "loss_std_error": error}
+        entry: dict[str, Any] = {"step": step, "parameters": digest, "loss": loss, "loss_std_error": error}
         if self.noise is not None:
             entry |= self._likelihood(step, params, self.noise)
         if self.samples is not None:
-            entry |= self._metrics(step, params, parameters, self.samples)
+            entry |= self._metrics(step, params, digest, self.samples)
         return entry
 
     def _likelihood(self, step: int, params: Params, noise: Noise) -> dict[str, Any]:
@@ -119,11 +119,11 @@ class _Evaluation:
         counts = {"num_examples": int(good.sum()), "num_failed": int((~good).sum())}
         return {name: mean, f"{name}_std_error": error, **counts, "likelihood_seconds": result.seconds}
 
-    def _metrics(self, step: int, params: Params, parameters: str, samples: _Samples) -> dict[str, Any]:
+    def _metrics(self, step: int, params: Params, digest: str, samples: _Samples) -> dict[str, Any]:
         partial = self.workdir / "evaluation.partial.npz"
         total = self.experiment.config.evaluation.num_samples
         with ProgressBar(total=total, description=f"samples at {step}") as bar:
-            identity = f"{self.identity()} {parameters}"
+            identity = f"{self.identity()} {digest}"
             found = samples.evaluate(params, partial=partial, identity=identity, progress=bar.advance)
         results = measure(self.experiment, found, samples.reference, samples.extractor, samples.metrics)
         partial.unlink(missing_ok=True)
@@ -157,11 +157,11 @@ def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
         if state is None:
             continue
         measured.append(step)
-        parameters = fingerprint(state.ema_params)
-        if record.has(step, parameters):
+        digest = fingerprint(state.ema_params)
+        if record.has(step, digest):
             log.info("Step %d was measured before.", step)
             continue
-        record.add(evaluation.measure(step, state.ema_params, parameters))
+        record.add(evaluation.measure(step, state.ema_params, digest))
         _tell(record.entries[step])
     if not measured:
         raise UserError(f"None of the checkpoints {steps} in {workdir} can be read; see the warnings above.")

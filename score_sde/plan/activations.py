@@ -6,13 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AxisType, Mesh
 
 from score_sde.config import ConfigDict
-from score_sde.distributed import AXES
-from score_sde.experiment import Experiment
-from score_sde.plan.program import line_through
+from score_sde.plan.program import line_through, undivided
 from score_sde.typing import Batch, Params, Scalar
 
 
@@ -33,12 +29,7 @@ def activations(config: ConfigDict, shape: tuple[int, ...], levels: int | None) 
     """
 
     def per_example(remat: bool) -> float:
-        changed = config.copy_and_resolve_references()
-        with changed.unlocked():
-            changed.model.remat = remat
-            changed.training.accumulate = 1
-        mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
-        experiment = Experiment.from_config(changed, shape, levels, mesh=mesh)
+        experiment = undivided(config, shape, levels, **{"model.remat": remat})
         params = experiment.abstract_state().params
 
         def kept(examples: int) -> tuple[int, int]:

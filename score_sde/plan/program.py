@@ -156,18 +156,21 @@ def count_flops(config: ConfigDict, shape: tuple[int, ...], levels: int | None, 
         levels: Grey levels.
         per_part: Examples of the larger batch, at least 2.
     """
-    whole = config.copy_and_resolve_references()
-    with whole.unlocked():
-        whole.training.accumulate = 1  # parts would be a loop, whose body counts once
-        whole.training.batch_size = per_part
-    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
-    experiment = Experiment.from_config(whole, shape, levels, mesh=mesh)
+    experiment = undivided(config, shape, levels, **{"training.batch_size": per_part})
 
     def count(examples: int) -> tuple[int, float]:
         step, arguments = train_program(experiment, examples)
         return examples, flops_of(step, *arguments)
 
     return line_through(count(max(per_part // 2, 1)), count(per_part))
+
+
+def undivided(config: ConfigDict, shape: tuple[int, ...], levels: int | None, **changes: Any) -> Experiment:
+    """The run on one device and in one part, for parts are a loop, whose body counts once; with changed fields."""
+    whole = config.copy_and_resolve_references()
+    whole.update_from_flattened_dict({"training.accumulate": 1, **changes})
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
+    return Experiment.from_config(whole, shape, levels, mesh=mesh)
 
 
 def flops_of(function: Any, *arguments: Any) -> float:

@@ -1,5 +1,6 @@
 """The machine a result was measured on, and writing files so that a crash leaves the old one or the new one."""
 
+import collections
 import contextlib
 import json
 import os
@@ -44,9 +45,9 @@ def hardware_line(machine: Any) -> str:
     """
     if not isinstance(machine, dict):
         return ""
-    found = {name: machine.get(name, "?") for name in ("device_count", "device_kind", "cpu_count", "cpu")}
-    devices = "{device_count} x {device_kind}; {cpu_count} CPUs of {cpu}".format(**found)
-    return f"{devices}; JAX {machine.get('jax', '?')}, Python {machine.get('python', '?')}"
+    of = collections.defaultdict(lambda: "?", machine)
+    where = f"{of['device_count']} x {of['device_kind']}; {of['cpu_count']} CPUs of {of['cpu']}"
+    return f"{where}; JAX {of['jax']}, Python {of['python']}"
 
 
 @contextlib.contextmanager

@@ -92,15 +92,16 @@ def test_all_checkpoints_are_measured_once_and_the_best_is_the_least(workdir, mo
 
 
 def test_another_model_of_the_same_steps_is_measured_anew(workdir, tmp_path):
-    assert _run("eval", workdir) == 0
+    assert _run("eval", workdir, evaluation__checkpoints="20,60") == 0
     first = _evaluation(workdir)["checkpoints"]
     assert _run("train", tmp_path / "other", training__batch_size=32) == 0
     shutil.rmtree(workdir / "checkpoints")
     shutil.copytree(tmp_path / "other" / "checkpoints", workdir / "checkpoints")
-    assert _run("eval", workdir) == 0
+    assert _run("eval", workdir, evaluation__checkpoints="40,60") == 0
     second = _evaluation(workdir)["checkpoints"]
-    assert [entry["step"] for entry in first] == [entry["step"] for entry in second] == [60]
-    assert first[0]["loss"] != second[0]["loss"]
+    assert [entry["step"] for entry in first] == [20, 60]
+    assert [entry["step"] for entry in second] == [40, 60]  # that of 20 was the other model's
+    assert first[1]["loss"] != second[1]["loss"]
 
 
 def test_a_killed_evaluation_goes_on_bit_for_bit(workdir, tmp_path, monkeypatch):
