@@ -35,7 +35,7 @@ from score_sde.report.environment import atomic_write_json
 CONFIGS = Path(__file__).parent / "configs"
 
 #: Ancestors in the order of their papers.
-NAMES = ("vae", "dpm", "ncsn", "ddpm", "ve", "vp", "subvp", "scoreflow")
+NAMES = ("vae", "dpm", "sliced", "ncsn", "ddpm", "ve", "vp", "subvp", "scoreflow")
 
 #: Groups of fields that decide what is trained, and what a stage reads besides.
 TRAINED = ("seed", "sde", "parameterization", "model", "data", "objective", "optim", "training")

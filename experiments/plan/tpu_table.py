@@ -33,11 +33,13 @@ COLUMNS = (
     *("all-reduce", "other messages", "seconds"),
 )
 # What devices have to tell each other: the gradient, or, where the state is split, parts of it and of the parameters.
+# Samplers have nothing to tell but a Langevin corrector's step, which is of the mean norms of the batch: two numbers.
 EXPECTED = {
     ("train", False): {"all-reduce"},
     ("train", True): {"all-reduce", "reduce-scatter", "all-gather"},
     ("sample", False): set(),
 }
+NUMBERS = 64  # bytes; what is shorter holds no array
 
 
 class Case(NamedTuple):
@@ -128,7 +130,8 @@ def wrong(found: dict[str, Any]) -> list[str]:
     """What is not as it should be: it cannot be compiled, does not fit, or devices say what they need not."""
     if "failed" in found:
         return [found["failed"]]
-    strange = set(found["collectives"]) - EXPECTED[found["program"], found["fsdp"] != 1]
+    said = {kind for kind, collective in found["collectives"].items() if collective["num_bytes"] > NUMBERS}
+    strange = said - EXPECTED[found["program"], found["fsdp"] != 1]
     return [*sorted(strange), *(["does not fit"] if share(found) > 1.0 else [])]
 
 
