@@ -31,6 +31,8 @@ def found(program="train", fsdp=1, total=2**30, **sizes):
         (found(all_reduce=10**8, all_gather=10**6), ["all-gather"]),
         (found(fsdp=0, all_reduce=100, all_gather=10**6, reduce_scatter=10**6), []),
         (found(fsdp=0, all_to_all=10**6), ["all-to-all"]),
+        (found(fsdp=0, all_to_all=8), ["all-to-all"]),
+        (found("sample", all_gather=8), ["all-gather"]),
         (found("sample"), []),
         (found("sample", all_reduce=8), []),  # the norms of the Langevin corrector
         (found("sample", all_reduce=4 * 32 * 32 * 3), ["all-reduce"]),  # an image
@@ -42,6 +44,6 @@ def test_messages_that_are_not_needed_and_programs_that_do_not_fit_are_named(tab
     assert table.wrong(case) == complaints
 
 
-def test_what_has_a_line_is_compiled_once_and_every_case_has_its_own_name(table):
+def test_every_case_has_its_own_name(table):
     names = [case.name for case in table.cases(table.CONFIGS, 0, table.PER_DEVICE, 0)]
     assert len(set(names)) == len(names) == 21 * 2 * 3
