@@ -90,10 +90,10 @@ def _extra(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 
 
 def load_config(path: Path | None, overrides: list[str]) -> "ConfigDict":
-    """The configuration that ``get_config()`` in a Python file returns, with overrides applied, locked.
+    """The configuration of a Python file, or of a run's ``config.json``, with overrides applied, locked.
 
     Args:
-        path: A Python file; ``None`` for the defaults.
+        path: A Python file or a ``config.json``; ``None`` for the defaults.
         overrides: Arguments ``--config.a.b=value``.
 
     Raises:
@@ -133,7 +133,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="a Python file that defines get_config()")
+    parser.add_argument("--config", metavar="FILE", help="a Python file with get_config(), or the config.json of a run")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
     parser.add_argument("--mode", required=True, metavar="MODE", help=", ".join(MODES))
     parser.add_argument(

@@ -16,14 +16,16 @@ from score_sde.errors import UserError, nearest, unknown
 
 
 def from_file(path: Path) -> ConfigDict:
-    """The configuration that ``get_config()`` in a Python file returns.
+    """The configuration that ``get_config()`` in a Python file returns, or that a run recorded in its ``config.json``.
 
     Raises:
-        UserError: If the file is missing, fails, or defines no ``get_config()``.
+        UserError: If the file is missing, fails, or defines no ``get_config()``; if a record is broken.
     """
     if not path.is_file():
         siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(f"There is no config file {path}.{nearest(str(path), siblings)}")
+    if path.suffix == ".json":
+        return _from_record(path)
     spec = importlib.util.spec_from_file_location("score_sde_config_file", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; expected one that defines get_config().")
@@ -37,6 +39,24 @@ def from_file(path: Path) -> ConfigDict:
         raise UserError(f"The config file {path} fails: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() in {path} returns a {type(config).__name__}; expected a ConfigDict.")
+    return config
+
+
+def _from_record(path: Path) -> ConfigDict:
+    """The configuration in a record. One that is older than a field stands for what is now its default."""
+    try:
+        recorded = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); expected the config.json of a run.") from error
+    if not isinstance(recorded, dict):
+        raise UserError(f"{path} holds a {type(recorded).__name__}; expected the config.json of a run.")
+    config, known = default_config(), leaves(default_config())
+    for name, value in leaves(recorded).items():
+        if name not in known:
+            raise UserError(f"Unknown config field '{name}' in {path}.{nearest(name, known)}")
+        value = tuple(value) if isinstance(known[name], tuple) and isinstance(value, list) else value
+        _check_type(name, value, known[name])
+        config.update_from_flattened_dict({name: value})
     return config
 
 
@@ -64,10 +84,14 @@ def check_fields(config: ConfigDict) -> None:
     if missing := sorted(set(known) - set(given)):
         raise UserError(f"The config lacks {', '.join(missing)}: start from score_sde.config.default_config().")
     for name, value in given.items():
-        expected = known[name]
-        kinds = (int, float) if type(expected) is float else (type(expected),)
-        if type(value) not in kinds:
-            raise UserError(f"config.{name} is {value!r}; expected {type(expected).__name__}, such as {expected!r}.")
+        _check_type(name, value, known[name])
+
+
+def _check_type(name: str, value: Any, expected: Any) -> None:
+    """Refuse a value of another type than the default's; a whole number may stand for a float."""
+    kinds = (int, float) if type(expected) is float else (type(expected),)
+    if type(value) not in kinds:
+        raise UserError(f"config.{name} is {value!r}; expected {type(expected).__name__}, such as {expected!r}.")
 
 
 def at_least(config: ConfigDict, minimum: float | int, *names: str) -> None:

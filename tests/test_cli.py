@@ -151,6 +151,34 @@ def test_a_missing_config_file_is_answered_with_the_nearest_one(refused):
     assert "There is no config file nowhere/x.py." in refused(config="nowhere/x.py")
 
 
+def test_the_record_of_a_run_is_a_configuration(tmp_path):
+    from score_sde.cli import load_config
+
+    changed = ["--config.model.attention_resolutions=(4,)", "--config.sampling.churn_max=1e30", "--config.sde.name=ve"]
+    config = load_config(ROOT / DIGITS, changed)
+    record = tmp_path / "config.json"
+    record.write_text(json.dumps(config.to_dict()))
+    again = load_config(record, ["--config.seed=7"])
+    assert again.seed == 7
+    assert again.to_dict() | {"seed": config.seed} == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds a list; expected the config.json of a run"),
+        ('{"training": {"num_stepz": 3}}', "Unknown config field 'training.num_stepz'"),
+        ('{"training": {"num_steps": "many"}}', "config.training.num_steps is 'many'; expected int"),
+        ('{"seed": null}', "config.seed is None; expected int"),
+    ],
+)
+def test_a_broken_record_is_refused(refused, tmp_path, content, part):
+    record = tmp_path / "config.json"
+    record.write_text(content)
+    assert part in refused(config=record)
+
+
 @pytest.mark.parametrize(
     ("content", "parts"),
     [

@@ -1,7 +1,6 @@
 """The lineage as configurations: each trains, samples and is measured; where two of them are one, so is the code."""
 
 import dataclasses
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -25,8 +24,9 @@ from score_sde.sampling import make_sampler
 from score_sde.solvers import Ancestral, GaussianReversal
 from score_sde.training.objective import Trainees, first_half, with_fraction
 from score_sde.training.state import create_state
+from tests.scripts import EXPERIMENTS, load_script
 
-LINEAGE = Path(__file__).parents[2] / "experiments" / "lineage"
+LINEAGE = EXPERIMENTS / "lineage"
 FILES = sorted((LINEAGE / "configs").glob("*.py"))
 
 
@@ -323,19 +323,12 @@ def test_an_ancestor_trains_samples_and_gives_finite_bits(file, tmp_path):
     config = tiny(file)
     for mode in ("train", "sample", "likelihood"):
         MODES[mode](config, tmp_path, "test")
-    table = _load("table")
+    table = load_script(LINEAGE / "table.py")
     report = json.loads((tmp_path / "likelihood.json").read_text())
     found = table.bound_of(report)
     assert np.isfinite(found.value) and np.isfinite(found.std_error)
     with np.load(tmp_path / "samples.npz") as samples:
         assert samples["samples"].shape == (8, 8, 8, 1)
-
-
-def _load(name):
-    spec = importlib.util.spec_from_file_location(f"lineage_{name}", LINEAGE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_simple_chain_is_the_one_of_its_paper_at_another_length():

@@ -1,10 +1,7 @@
 """The command that runs the lineage: what it does once, what it does again, and what it makes of its flags."""
 
-import importlib.util
 import json
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,18 +9,14 @@ import pytest
 from score_sde.config import from_file
 from score_sde.errors import UserError
 from score_sde.modes.workdir import build_experiment
+from tests.scripts import EXPERIMENTS, load_script
 
-LINEAGE = Path(__file__).parents[2] / "experiments" / "lineage"
+LINEAGE = EXPERIMENTS / "lineage"
 
 
 @pytest.fixture
-def runner(monkeypatch):
-    monkeypatch.syspath_prepend(str(LINEAGE))
-    spec = importlib.util.spec_from_file_location("lineage_run", LINEAGE / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop("table", None)
+def runner():
+    return load_script(LINEAGE / "run.py")
 
 
 def test_what_is_done_is_not_done_again_and_an_interruption_loses_no_time(runner, tmp_path):

@@ -1,12 +1,12 @@
 """The numbers of torch-fidelity and pytorch-fid on the same features (recorded by ``reference_values.py``)."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 from score_sde.metrics import frechet_distance, inception_score, kernel_distance, moments, precision_recall
+from tests.scripts import load_script
 
 _HERE = Path(__file__).parent
 VALUES = json.loads((_HERE / "data" / "reference_values.json").read_text())
@@ -15,10 +15,7 @@ RTOL = 1e-4
 
 @pytest.fixture(scope="module")
 def arrays():
-    spec = importlib.util.spec_from_file_location("reference_values", _HERE / "reference_values.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.features(**VALUES["sizes"])
+    return load_script(_HERE / "reference_values.py").features(**VALUES["sizes"])
 
 
 @pytest.mark.parametrize("package", ["torch_fidelity", "pytorch_fid"])

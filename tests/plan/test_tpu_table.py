@@ -1,25 +1,19 @@
 """The table of TPU programs: what it takes for wrong."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "plan" / "tpu_table.py"
+from tests.scripts import EXPERIMENTS, load_script
 
 
 @pytest.fixture(scope="module")
 def table():
-    spec = importlib.util.spec_from_file_location("tpu_table", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(EXPERIMENTS / "plan" / "tpu_table.py")
 
 
 def found(program="train", fsdp=1, total=2**30, **sizes):
     collectives = {kind.replace("_", "-"): {"num_bytes": size} for kind, size in sizes.items()}
     return {
-        **{"program": program, "fsdp": fsdp, "chip": "v5e", "devices_per_chip": 1, "total": total},
+        **{"program": program, "fsdp": fsdp, "chip": "v5e", "devices_per_chip": 1, "total": total, "gradient": 10**8},
         "collectives": collectives,
     }
 
@@ -27,11 +21,14 @@ def found(program="train", fsdp=1, total=2**30, **sizes):
 @pytest.mark.parametrize(
     ("case", "complaints"),
     [
-        (found(all_reduce=10**8), []),
+        (found(all_reduce=998 * 10**5), []),  # equal gradients are summed once
         (found(all_reduce=10**8, all_gather=10**6), ["all-gather"]),
-        (found(fsdp=0, all_reduce=100, all_gather=10**6, reduce_scatter=10**6), []),
-        (found(fsdp=0, all_to_all=10**6), ["all-to-all"]),
-        (found(fsdp=0, all_to_all=8), ["all-to-all"]),
+        (found(fsdp=0, all_reduce=100, all_gather=10**6, reduce_scatter=10**8), []),
+        (found(fsdp=0, all_reduce=10**8, all_to_all=10**6), ["all-to-all"]),
+        (found(fsdp=0, all_reduce=10**8, all_to_all=8), ["all-to-all"]),
+        (found(), ["a gradient that is not summed"]),
+        (found(all_reduce=98 * 10**6), ["a gradient that is not summed"]),
+        (found(fsdp=0, all_gather=10**8, reduce_scatter=10**7), ["a gradient that is not summed"]),
         (found("sample", all_gather=8), ["all-gather"]),
         (found("sample"), []),
         (found("sample", all_reduce=8), []),  # the norms of the Langevin corrector
