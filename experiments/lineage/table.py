@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from score_sde.evaluation.base import mean_and_std_error
 from score_sde.metrics import FrechetEstimate
 from score_sde.modes.workdir import machine
 from score_sde.report.environment import atomic_write_json, atomic_write_text
@@ -52,16 +53,6 @@ def bound_of(report: dict[str, Any]) -> Value | None:
     return None
 
 
-def over_seeds(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error over seeds, which is nan for one.
-
-    >>> over_seeds([1.0, 3.0])
-    (2.0, 1.0)
-    """
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return float(np.mean(values)), float(error)
-
-
 def summary(runs: Sequence[Measured]) -> dict[str, Any]:
     """One ancestor over its seeds."""
     row: dict[str, Any] = {"name": runs[0].name, "seeds": [run.seed for run in runs]}
@@ -69,7 +60,7 @@ def summary(runs: Sequence[Measured]) -> dict[str, Any]:
         found = [value for run in runs if (value := read(run.likelihood)) is not None]
         row[field] = _joined(found) if found else None
     distances = [run.frechet for run in runs]
-    mean, error = over_seeds([distance.corrected for distance in distances])
+    mean, error = mean_and_std_error(np.array([distance.corrected for distance in distances]))
     row["frechet"] = {
         "value": mean,
         "seeds_std_error": error,
@@ -80,7 +71,7 @@ def summary(runs: Sequence[Measured]) -> dict[str, Any]:
     }
     row["parameters"] = runs[0].parameters
     row["solver"], row["num_evals"] = runs[0].sampling["solver"], runs[0].sampling["num_evals"]
-    row["seconds"] = {stage: over_seeds([run.seconds[stage] for run in runs])[0] for stage in runs[0].seconds}
+    row["seconds"] = {stage: float(np.mean([run.seconds[stage] for run in runs])) for stage in runs[0].seconds}
     row["runs"] = [run._replace(pictures=np.zeros(0))._asdict() | {"frechet": run.frechet._asdict()} for run in runs]
     for run in row["runs"]:
         del run["pictures"]
@@ -88,7 +79,7 @@ def summary(runs: Sequence[Measured]) -> dict[str, Any]:
 
 
 def _joined(values: Sequence[Value]) -> dict[str, Any]:
-    mean, error = over_seeds([value.value for value in values])
+    mean, error = mean_and_std_error(np.array([value.value for value in values]))
     images = float(np.mean([value.std_error for value in values]))
     return {"value": mean, "images_std_error": images, "seeds_std_error": error, "what": values[0].what}
 
