@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,7 @@ def main(argv: list[str]) -> int:
     code, joined = 1, False
     try:
         options, overrides = _parse(argv)
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        for noisy in ("absl", "orbax", "jax", "matplotlib"):  # they report every phase of every save
-            logging.getLogger(noisy).setLevel(logging.ERROR)
+        _log_messages()
         _enable_compilation_cache()
         if (place := cluster.requested(options)) is not None:
             cluster.join(**place, heeds_sigterm=options.mode in TRAINING)
@@ -76,6 +75,29 @@ def main(argv: list[str]) -> int:
         if joined:
             cluster.shutdown(code)
     return code
+
+
+def run_script(name: str, action: Callable[[], object]) -> int:
+    """Run a script of experiments; its exit code: 0, 2 for an error of the user, 130 if interrupted, which it tells."""
+    _log_messages(force=True)  # over the handler that absl has put there
+    try:
+        action()
+    except Preempted as notice:
+        print(f"{name}: {notice}", file=sys.stderr)
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; the same command goes on where it was.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _log_messages(*, force: bool = False) -> None:
+    """Tell on standard error what this package says, and of libraries errors only."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=force)
+    for noisy in ("absl", "orbax", "jax", "matplotlib"):  # they report every phase of every save
+        logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 def _extra(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:

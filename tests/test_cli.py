@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from score_sde.cli import MODES, main
+from score_sde.cli import MODES, main, run_script
+from score_sde.errors import Preempted, UserError
 from score_sde.modes import MODES as RUN
 
 ROOT = Path(__file__).parents[1]
@@ -298,3 +299,23 @@ def _python(code):
 def test_a_chain_of_too_few_levels_is_refused(refused):
     message = refused("sde.schedule=linear", "parameterization.num_scales=10")
     assert "variance 2; expected less than 1" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (None, 0, ""),
+        (UserError("There is no such run."), 2, "lineage: There is no such run.\n"),
+        (Preempted("saved."), 0, "lineage: saved.\n"),
+        (KeyboardInterrupt(), 130, "lineage: interrupted; the same command goes on where it was.\n"),
+    ],
+)
+def test_a_script_ends_as_the_command_line_does(capsys, monkeypatch, error, code, said):
+    monkeypatch.setattr("logging.basicConfig", lambda **options: None)  # it would take the log away from other tests
+
+    def action():
+        if error is not None:
+            raise error
+
+    assert run_script("lineage", action) == code
+    assert capsys.readouterr().err == said

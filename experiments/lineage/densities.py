@@ -8,7 +8,6 @@ and annealed, has the exact score. How much of each ends up in the heavier mode 
 """
 
 import argparse
-import logging
 import shlex
 import sys
 from collections.abc import Callable
@@ -20,13 +19,13 @@ import numpy as np
 from jaxtyping import Array
 
 from score_sde.chains import NCSN, geometric_sigmas
+from score_sde.cli import run_script
 from score_sde.config import ConfigDict, from_file
-from score_sde.errors import Preempted, UserError
 from score_sde.evaluation.samples import draw_samples
 from score_sde.experiment import Experiment
 from score_sde.likelihood import log_likelihood
 from score_sde.modes import MODES
-from score_sde.modes.workdir import build_experiment, machine, trained_state
+from score_sde.modes.workdir import build_experiment, machine, make_directory, trained_state
 from score_sde.objectives import importance_bound
 from score_sde.report.environment import atomic_savez, atomic_write_json
 from score_sde.report.plots import new_figure, save_figure
@@ -173,7 +172,7 @@ def figure(
 
 def run(out: Path, steps: int, command: str) -> None:
     """Train, draw and write."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     data = out / "mixture.npz"
     write_data(data)
     points = jnp.asarray(grid()[1])
@@ -204,24 +203,14 @@ def run(out: Path, steps: int, command: str) -> None:
     print(f"Total variation from the data's density: {distances}.")
 
 
-def main(arguments: list[str]) -> int:
-    """Parse the flags; 2 for an error of the user's."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    for noisy in ("absl", "orbax", "jax", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+def main(arguments: list[str]) -> None:
+    """Parse the flags and run."""
     parser = argparse.ArgumentParser(description="The lineage on a mixture of two Gaussians.")
     parser.add_argument("--out", type=Path, default=Path("runs/lineage/mixture"))
     parser.add_argument("--steps", type=int, default=4000, help="training steps")
     options = parser.parse_args(arguments)
-    try:
-        run(options.out, options.steps, shlex.join(["python", "experiments/lineage/densities.py", *arguments]))
-    except Preempted as notice:
-        print(f"densities: {notice}", file=sys.stderr)
-    except UserError as error:
-        print(f"densities: {error}", file=sys.stderr)
-        return 2
-    return 0
+    run(options.out, options.steps, shlex.join(["python", "experiments/lineage/densities.py", *arguments]))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script("densities", lambda: main(sys.argv[1:])))

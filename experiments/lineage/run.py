@@ -23,13 +23,14 @@ import numpy as np
 from table import Measured, write_results
 
 from score_sde.chains import langevin_step, noise_ratio, num_noise_levels
+from score_sde.cli import run_script
 from score_sde.config import ConfigDict, from_file
 from score_sde.data import load_source
-from score_sde.errors import Preempted, UserError, unknown
+from score_sde.errors import UserError, unknown
 from score_sde.metrics import Moments, frechet_interval, moments
 from score_sde.metrics.extractors import Extractor, make_extractor
 from score_sde.modes import MODES
-from score_sde.modes.workdir import build_experiment, data_info
+from score_sde.modes.workdir import build_experiment, data_info, make_directory
 from score_sde.report.environment import atomic_write_json
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -111,7 +112,7 @@ def run_one(name: str, options: argparse.Namespace, seed: int) -> tuple[Path, Co
     """Bring one run to its end; its directory and configuration."""
     config = configuration(name, options, seed)
     workdir = options.out / options.data / name / f"seed{seed}"
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_directory(workdir)
     for stage in stages(config):
         logging.info("%s, seed %d: %s.", name, seed, stage)
         timed(stage, config, workdir, options.command, MODES[stage])
@@ -209,39 +210,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str]) -> int:
-    """Run all that was asked for and write the table; 2 for an error of the user's."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)  # over absl
-    for noisy in ("absl", "orbax", "jax", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    try:
-        options = parse(arguments)
-        compare = Comparison(configuration(options.only[0], options, 0))
-        rows = []
-        for seed in range(options.seeds):  # a table of all with one seed comes first
-            for name in options.only:
-                workdir, config = run_one(name, options, seed)
-                rows.append(measured(name, seed, workdir, config, compare))
-                jax.clear_caches()
-        held_out = compare.images("test")
-        write_results(
-            rows,
-            options.out / options.data,
-            command=options.command,
-            extractor=compare.extractor.name,
-            data_distance=frechet_interval(compare.features(held_out), compare.reference),
-            data_pictures=held_out[:16],
-            num_levels=compare.num_levels or 256,
-        )
-    except Preempted as notice:
-        print(f"lineage: {notice}", file=sys.stderr)
-        return 0
-    except UserError as error:
-        print(f"lineage: {error}", file=sys.stderr)
-        return 2
+def main(arguments: list[str]) -> None:
+    """Run all that was asked for and write the table."""
+    options = parse(arguments)
+    compare = Comparison(configuration(options.only[0], options, 0))
+    rows = []
+    for seed in range(options.seeds):  # a table of all with one seed comes first
+        for name in options.only:
+            workdir, config = run_one(name, options, seed)
+            rows.append(measured(name, seed, workdir, config, compare))
+            jax.clear_caches()
+    held_out = compare.images("test")
+    write_results(
+        rows,
+        options.out / options.data,
+        command=options.command,
+        extractor=compare.extractor.name,
+        data_distance=frechet_interval(compare.features(held_out), compare.reference),
+        data_pictures=held_out[:16],
+        num_levels=compare.num_levels or 256,
+    )
     print((options.out / options.data / "table.md").read_text())
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script("lineage", lambda: main(sys.argv[1:])))

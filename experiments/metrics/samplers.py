@@ -18,11 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from score_sde.cli import run_script
 from score_sde.config import ConfigDict, from_file
 from score_sde.errors import UserError
 from score_sde.evaluation.base import mean_and_std_error
 from score_sde.modes import MODES
-from score_sde.modes.workdir import machine
+from score_sde.modes.workdir import machine, make_directory
 from score_sde.report.environment import atomic_write_text
 
 SAMPLERS = {
@@ -55,7 +56,7 @@ def measured(run: Path, sampler: str, options: argparse.Namespace) -> dict[str, 
     """The entry of the newest checkpoint of a run in the evaluation with a sampler."""
     config = configuration(run, sampler, options.samples)
     place = options.out / f"{config.sde.name}-{config.seed}-{sampler}"
-    place.mkdir(parents=True, exist_ok=True)
+    make_directory(place)
     borrowed, own = place / "checkpoints", (run / "checkpoints").resolve()
     if borrowed.is_symlink() and borrowed.resolve() != own:
         raise UserError(f"{place} has measured {borrowed.resolve().parent}, not {run}; give another --out.")
@@ -139,25 +140,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str]) -> int:
-    """Measure what is not measured yet and write the table; 2 for an error of the user's."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)  # over absl
-    for noisy in ("absl", "orbax", "jax", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    try:
-        options = parse(arguments)
-        entries = [measured(run, sampler, options) for sampler in SAMPLERS for run in options.runs]
-    except UserError as error:
-        print(f"samplers: {error}", file=sys.stderr)
-        return 2
+def main(arguments: list[str]) -> None:
+    """Measure what is not measured yet and write the table."""
+    options = parse(arguments)
+    entries = [measured(run, sampler, options) for sampler in SAMPLERS for run in options.runs]
     head = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     how = machine(options.command)
     foot = f"`{how['command']}`, {how['date']}. ± standard error of images or samples, ± that over seeds."
     text = "\n".join([*head, *rows(entries), "", foot]) + "\n"
     atomic_write_text(options.out / "table.md", text)
     print(text)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script("samplers", lambda: main(sys.argv[1:])))

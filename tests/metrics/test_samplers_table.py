@@ -69,7 +69,6 @@ def test_two_runs_of_one_process_and_seed_are_refused(samplers, recorded, tmp_pa
         samplers.parse([str(first), str(second)])
     with pytest.raises(UserError, match="There is no config file"):
         samplers.parse([str(tmp_path / "none")])
-    assert samplers.main([str(tmp_path / "none"), f"--out={tmp_path / 'out'}"]) == 2
 
 
 def test_measurements_of_another_run_are_not_taken_for_its_own(samplers, recorded, tmp_path):
