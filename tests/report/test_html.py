@@ -321,6 +321,20 @@ def test_numbers_of_unlike_protocols_are_shown_and_not_subtracted(filled, tmp_pa
     assert "not comparable: num_samples (80 and 50)" in page.text
 
 
+@pytest.mark.parametrize(
+    ("group", "field", "value", "said"),
+    [("objective", "kind", "sliced", "denoising and sliced"), ("sde", "name", "ve", "vp and ve")],
+)
+def test_losses_of_two_things_are_not_subtracted(filled, tmp_path, group, field, value, said):
+    other = shutil.copytree(filled / "second", tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    atomic_write_json(other / "config.json", {**config, group: {**config.get(group, {}), field: value}})
+    page = _read(write_report(filled / "first", [other]))
+    assert f"not comparable: {group}.{field} ({said})" in page.text
+    assert "These losses are of different things" in page.text
+    assert "These losses are of different things" not in _read(write_report(filled / "first", [filled / "second"])).text
+
+
 def test_what_is_comparable_is_what_the_metrics_call_so():
     rng = np.random.default_rng(3)
     base = _metrics(0)["frechet"]

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from score_sde.config import default_config, differing_fields, leaves
+from score_sde.config import differing_fields
 from score_sde.evaluation.base import mean_and_std_error
 from score_sde.report.page.bars import intervals
 from score_sde.report.page.charts import line_chart, series_of
 from score_sde.report.page.figures import Z95, Estimate, dig, span, with_error
 from score_sde.report.page.markup import Markup, code, element, join, note, table
-from score_sde.report.page.quantities import Quantity, quantities, unlike
-from score_sde.report.page.record import plain, shown
-from score_sde.report.page.run import Run, flat_config
+from score_sde.report.page.quantities import Quantity, loss_law, quantities, unlike
+from score_sde.report.page.record import shown
+from score_sde.report.page.run import Run, complete_config
 from score_sde.report.page.sections import Section, picture
 
 _DATA = ("data.name", "data.shape", "likelihood.num_examples")  # what decides which examples are measured
@@ -67,7 +67,7 @@ def difference(base: Run, other: Run, first: Quantity, second: Quantity) -> tupl
 
 def _paired(base: Run, other: Run, column: str) -> np.ndarray | None:
     """What the second run adds to the first, for every example that both could do; None if these are not the same."""
-    if any(_with_defaults(base).get(name) != _with_defaults(other).get(name) for name in _DATA):
+    if any(complete_config(base).get(name) != complete_config(other).get(name) for name in _DATA):
         return None
     columns = []
     for run in (base, other):
@@ -127,7 +127,7 @@ def _cell(base: Run, run: Run, first: Quantity | None, second: Quantity | None, 
 
 
 def _unlike_fields(first: Quantity, second: Quantity) -> list[str]:
-    if (first.unit, second.unit) == (second.unit, first.unit):
+    if first.unit == second.unit:
         return unlike(first.protocol, second.protocol)
     return [f"unit ({first.unit} and {second.unit})"]
 
@@ -158,19 +158,14 @@ def _charts(runs: Sequence[Run], labels: Sequence[str]) -> list[Markup]:
 
 def _unlike_losses(runs: Sequence[Run], name: str) -> str:
     """A warning where curves are of losses under different weights."""
-    laws = [tuple(run.setting(f"objective.{field}") for field in ("weighting", "times", "reduce_mean")) for run in runs]
-    if name == "grad_norm" or len(set(map(str, laws))) == 1:
+    laws = [loss_law(run) for run in runs]
+    if name == "grad_norm" or all(law == laws[0] for law in laws):
         return ""
-    return "These losses are weighted differently: compare their shapes, not their values."
-
-
-def _with_defaults(run: Run) -> dict[str, Any]:
-    """The configuration, with today's defaults for fields that it is older than."""
-    return {**plain(leaves(default_config())), **plain(flat_config(run))}
+    return "These losses are of different things: compare their shapes, not their values."
 
 
 def _settings(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
-    configs = [_with_defaults(run) for run in runs if run.config is not None]
+    configs = [complete_config(run) for run in runs if run.config is not None]
     if len(configs) < len(runs):
         return note("Not every run has a config.json.")
     names = sorted({line.split(":")[0] for other in configs[1:] for line in differing_fields(configs[0], other)})

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from score_sde.report.page.figures import Estimate, dig, estimate, finite, number
-from score_sde.report.page.run import Run
+from score_sde.report.page.run import Run, complete_config
 
 #: Fields of a metric's protocol that may differ between two models that are compared.
 FREE = ("seed",)
@@ -149,13 +149,17 @@ def _likelihoods(run: Run) -> list[Quantity]:
     return found
 
 
+def loss_law(run: Run) -> dict[str, Any]:
+    """What a loss is of: losses of two processes, or of two objectives, are of two things."""
+    return {name: value for name, value in complete_config(run).items() if name.split(".")[0] in ("sde", "objective")}
+
+
 def _losses(run: Run) -> list[Quantity]:
     found = []
     report = run.report("eval.json")
     test = estimate(report.get("loss"), report.get("std_error"))
     held_out = estimate(run.newest("eval_loss"), run.newest("eval_loss_std_error"))
-    # Losses under two weightings are of two things.
-    law = {name: run.setting(name) for name in ("objective.weighting", "objective.times", "objective.reduce_mean")}
+    law = loss_law(run)
     if test is not None:
         how = f"averaged parameters at step {number(report.get('step'))}, whole test split"
         found.append(Quantity(key="test_loss", label="Test loss", unit="", found=test, how=how, protocol=law))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from score_sde.config import leaves
+from score_sde.config import default_config, leaves
 from score_sde.errors import UserError
 from score_sde.report.page.figures import dig, finite, real
 from score_sde.report.page.timings import Timings, read_timings
@@ -185,6 +185,11 @@ def parameter_count(run: Run) -> int | None:
 def flat_config(run: Run) -> dict[str, Any]:
     """The fields of the configuration under dotted names."""
     return {} if run.config is None else leaves(run.config)
+
+
+def complete_config(run: Run) -> dict[str, Any]:
+    """The same as JSON gives them back, with today's defaults for fields that the record is older than."""
+    return json.loads(json.dumps({**leaves(default_config()), **flat_config(run)}))
 
 
 def _read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
