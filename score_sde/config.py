@@ -46,6 +46,8 @@ def _from_record(path: Path) -> ConfigDict:
     """The configuration in a record. One that is older than a field stands for what is now its default."""
     try:
         recorded = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); expected the config.json of a run.") from error
     if not isinstance(recorded, dict):

@@ -40,12 +40,12 @@ COLUMNS = (
 )
 
 
-def configuration(run: Path, sampler: str, samples: int) -> ConfigDict:
-    """The configuration of a run, changed to draw with a sampler and to be measured."""
+def configuration(run: Path, sampler: str, samples: int, examples: int) -> ConfigDict:
+    """The configuration of a run, changed to draw with a sampler and to be measured as all runs are."""
     config = from_file(run / "config.json")
     config.sampling.update(SAMPLERS[sampler])
     config.sampling.batch_size = min(samples, 250)
-    config.likelihood.num_steps = 48
+    config.likelihood.update(num_steps=48, num_examples=examples)
     config.evaluation.update(
         num_samples=samples, likelihood=sampler == WITH_LIKELIHOOD, metrics=("frechet", "precision_recall")
     )
@@ -54,7 +54,7 @@ def configuration(run: Path, sampler: str, samples: int) -> ConfigDict:
 
 def measured(run: Path, sampler: str, options: argparse.Namespace) -> dict[str, Any]:
     """The entry of the newest checkpoint of a run in the evaluation with a sampler."""
-    config = configuration(run, sampler, options.samples)
+    config = configuration(run, sampler, options.samples, options.examples)
     place = options.out / f"{config.sde.name}-{config.seed}-{sampler}"
     make_directory(place)
     borrowed, own = place / "checkpoints", (run / "checkpoints").resolve()
@@ -129,6 +129,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("runs", type=Path, nargs="+", help="working directories of trained runs")
     parser.add_argument("--out", type=Path, default=Path("runs/samplers"), help="where measurements and table go")
     parser.add_argument("--samples", type=int, default=1000, help="to draw from every run with every sampler")
+    parser.add_argument("--examples", type=int, default=0, help="first test images for the likelihood; 0 for all")
     options = parser.parse_args(arguments)
     known: dict[tuple[str, int], Path] = {}
     for run in options.runs:

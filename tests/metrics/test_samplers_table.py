@@ -21,8 +21,9 @@ def samplers():
 def recorded(tmp_path):
     """Makes what a run leaves of its configuration."""
 
-    def make(name, process, seed=42):
-        config = load_config(CONFIGS / process / "digits_ddpmpp.py", [f"--config.seed={seed}"])
+    def make(name, process, seed=42, examples=0):
+        changed = [f"--config.seed={seed}", f"--config.likelihood.num_examples={examples}"]
+        config = load_config(CONFIGS / process / "digits_ddpmpp.py", changed)
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(config.to_dict()))
         return tmp_path / name
@@ -59,7 +60,13 @@ def test_seeds_come_together_in_a_line_with_the_error_over_them(samplers):
 def test_every_sampler_can_be_had_of_every_process(samplers, recorded, process):
     run = recorded("run", process)
     for sampler in samplers.SAMPLERS:
-        build_experiment(samplers.configuration(run, sampler, 40))
+        build_experiment(samplers.configuration(run, sampler, 40, 0))
+
+
+def test_runs_are_measured_on_as_many_images_as_one_another(samplers, recorded):
+    runs = recorded("a", "vp", examples=7), recorded("b", "vp", examples=9)
+    found = [samplers.configuration(run, "fast", 40, 5).likelihood for run in runs]
+    assert found[0] == found[1] and found[0].num_examples == 5
 
 
 def test_two_runs_of_one_process_and_seed_are_refused(samplers, recorded, tmp_path):

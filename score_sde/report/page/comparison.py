@@ -157,7 +157,7 @@ def _charts(runs: Sequence[Run], labels: Sequence[str]) -> list[Markup]:
 
 
 def _unlike_losses(runs: Sequence[Run], name: str) -> str:
-    """A warning where curves are of losses under different weights."""
+    """A warning where curves are of losses of different things."""
     laws = [loss_law(run) for run in runs]
     if name == "grad_norm" or all(law == laws[0] for law in laws):
         return ""

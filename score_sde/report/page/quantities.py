@@ -150,7 +150,9 @@ def _likelihoods(run: Run) -> list[Quantity]:
 
 
 def loss_law(run: Run) -> dict[str, Any]:
-    """What a loss is of: losses of two processes, or of two objectives, are of two things."""
+    """What a loss is of: losses of two processes, or of two objectives, are of two things; empty if it is unknown."""
+    if run.config is None:
+        return {}
     return {name: value for name, value in complete_config(run).items() if name.split(".")[0] in ("sde", "objective")}
 
 
