@@ -319,3 +319,16 @@ def test_a_script_ends_as_the_command_line_does(capsys, monkeypatch, error, code
 
     assert run_script("lineage", action) == code
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such setting")
+@pytest.mark.parametrize("given", [None, "glibc.malloc.check=0"])
+def test_a_program_starts_again_once_with_its_options_and_huge_pages(tmp_path, given):
+    script = tmp_path / "script.py"
+    lines = ["import os, sys", "from score_sde.cli import prepare_process", "prepare_process()"]
+    script.write_text("\n".join([*lines, "print(os.environ['GLIBC_TUNABLES'], sys.warnoptions, sys.argv[1:])"]))
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    environment |= {} if given is None else {"GLIBC_TUNABLES": given}
+    program = [sys.executable, "-W", "error", str(script), "--out=a b"]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{given or 'glibc.malloc.hugetlb=1'} ['error'] ['--out=a b']\n"

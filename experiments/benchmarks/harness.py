@@ -1,30 +1,17 @@
-"""What the benchmarks share: the environment they need, the demo network, and timing in turns.
+"""What the benchmarks share: the demo network, and timing in turns.
 
 Two programs are compared by alternating short blocks of each in one process, so that whatever else the machine does
 falls on both; the ratio of each round is then a fair one even where the times are not.
 """
 
 import argparse
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-#: Read by the C library when the process starts. Huge pages spare XLA most page faults of its temporary buffers, and
-#: PyTorch some. OpenMP keeps its own way of waiting: OMP_WAIT_POLICY=PASSIVE makes small networks in PyTorch two to
-#: three times slower, and threads that wait actively fall asleep milliseconds after a block has ended.
-ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-
 Times = dict[str, tuple[np.ndarray, np.ndarray]]
-
-
-def ensure_environment() -> None:
-    """Start the script again if :data:`ENVIRONMENT` is not set; values that the caller has set are kept."""
-    if missing := {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}:
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **missing})
 
 
 def parser_for(module_docstring: str | None) -> argparse.ArgumentParser:

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness import ensure_environment, interleave, parser_for, report
+from harness import interleave, parser_for, report
+
+from score_sde.cli import prepare_process
 
 if __name__ == "__main__":
-    ensure_environment()  # before JAX and PyTorch are loaded
+    prepare_process()  # before JAX and PyTorch are loaded
 
 import jax
 import jax.numpy as jnp

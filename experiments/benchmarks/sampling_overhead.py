@@ -9,10 +9,12 @@ the input, so that none can be left out or moved out of the loop; they add no no
 import argparse
 from collections.abc import Callable
 
-from harness import ensure_environment, interleave, network_fields, network_parser, report
+from harness import interleave, network_fields, network_parser, report
+
+from score_sde.cli import prepare_process
 
 if __name__ == "__main__":
-    ensure_environment()  # before JAX is loaded
+    prepare_process()  # before JAX is loaded
 
 import jax
 import jax.numpy as jnp

@@ -15,10 +15,12 @@ import argparse
 import copy
 from collections.abc import Callable
 
-from harness import ensure_environment, interleave, network_fields, network_parser, report
+from harness import interleave, network_fields, network_parser, report
+
+from score_sde.cli import prepare_process
 
 if __name__ == "__main__":
-    ensure_environment()  # before JAX and PyTorch are loaded
+    prepare_process()  # before JAX and PyTorch are loaded
 
 import jax
 import numpy as np

@@ -18,12 +18,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from score_sde.cli import prepare_process, run_script
+
+if __name__ == "__main__":
+    prepare_process()  # before JAX is loaded
+
 import jax
 import numpy as np
 from table import Measured, write_results
 
 from score_sde.chains import langevin_step, noise_ratio, num_noise_levels
-from score_sde.cli import run_script
 from score_sde.config import ConfigDict, from_file
 from score_sde.data import load_source
 from score_sde.errors import UserError, unknown

@@ -15,10 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from score_sde.cli import prepare_process, run_script
+
+if __name__ == "__main__":
+    prepare_process()  # before JAX is loaded
+
 import jax
 import numpy as np
 
-from score_sde.cli import run_script
 from score_sde.config import ConfigDict, from_file
 from score_sde.errors import UserError
 from score_sde.evaluation.base import mean_and_std_error

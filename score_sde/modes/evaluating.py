@@ -81,6 +81,8 @@ class _Evaluation:
             extractor, reference = self.samples.extractor, self.samples.reference
             protocol = [config.evaluation.num_samples, self.samples.metrics, extractor.sha256, reference.sha256]
         noise = None if self.noise is None else self.noise.name
+        if noise is None:
+            del fields["likelihood"]
         batches = [shared_size(mesh, config[group].batch_size) for group in ("likelihood", "sampling")]
         return hashlib.sha256(json.dumps([fields, protocol, noise, batches]).encode()).hexdigest()
 

@@ -1,9 +1,9 @@
 r"""Score matching without noise levels: four losses that a score function ``s(x)`` of a density ``p`` minimises.
 
-    explicit   1/2 |s - grad log p|^2                       (Hyvarinen 2005, JMLR 6, eq. 2)
-    implicit   tr grad s + 1/2 |s|^2                        (eq. 4 there)
+    explicit   1/2 |s - grad log p|^2                       (Hyvarinen 2005, JMLR 6, section 2)
+    implicit   tr grad s + 1/2 |s|^2                        (theorem 1 there; Song & Ermon 2019, eq. 1)
     sliced     v^T grad s v + 1/2 (v^T s)^2                 (Song et al. 2019, arXiv 1905.07088, section 3)
-    denoising  1/2 |s(x + sigma z) + z / sigma|^2           (Vincent 2011, Neural Computation 23, eq. 9)
+    denoising  1/2 |s(x + sigma z) + z / sigma|^2           (Vincent 2011; Song & Ermon 2019, eq. 2)
 
 In expectation they differ by what does not depend on ``s``: implicit is explicit minus half the Fisher information
 ``E|grad log p|^2``, sliced is implicit, and denoising is explicit for ``p`` convolved with the noise, plus
@@ -29,7 +29,7 @@ ProjectionKind = Literal["rademacher", "gaussian", "sphere"]
 def explicit_score_matching(score: StaticScore, x: Batch, target: StaticScore) -> Times:
     """Half the squared distance to a known score, ``1/2 |s - target|^2``.
 
-    Hyvarinen 2005, eq. 2. It measures a score where the density is known.
+    Hyvarinen 2005, section 2. It measures a score where the density is known.
 
     >>> explicit_score_matching(lambda x: -x, jnp.array([[3.0, 4.0]]), lambda x: jnp.zeros_like(x)).tolist()
     [12.5]
@@ -38,7 +38,7 @@ def explicit_score_matching(score: StaticScore, x: Batch, target: StaticScore) -
 
 
 def implicit_score_matching(score: StaticScore, x: Batch) -> Times:
-    """``tr grad s + 1/2 |s|^2`` with the exact trace (Hyvarinen 2005, eq. 4).
+    """``tr grad s + 1/2 |s|^2`` with the exact trace (Hyvarinen 2005, theorem 1).
 
     The trace takes one Jacobian-vector product for each of the ``d`` coordinates, all at once: time and memory grow
     like ``d`` evaluations of the score. :func:`sliced_score_matching` takes as many as it is given directions.
@@ -79,7 +79,7 @@ def sliced_score_matching(
 
 
 def denoising_score_matching(score: StaticScore, x: Batch, noise: Batch, std: Number) -> Times:
-    """``1/2 |s(x + std z) + z / std|^2`` for noise ``z`` (Vincent 2011, eq. 9): one level of Song & Ermon 2019, eq. 5.
+    """``1/2 |s(x + std z) + z / std|^2`` for noise ``z`` (Vincent 2011; Song & Ermon 2019, eq. 2), one level of eq. 5.
 
     The multi-level loss of NCSN, ``sum_i sigma_i^2 l(sigma_i) / L`` (eq. 6 there), is
     :func:`~score_sde.objectives.score_matching_loss` on :class:`~score_sde.chains.NCSN` at ``LevelTimes``.

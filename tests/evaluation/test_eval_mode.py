@@ -82,7 +82,8 @@ def test_all_checkpoints_are_measured_once_and_the_best_is_the_least(workdir, mo
         raise AssertionError
 
     monkeypatch.setattr(LossEvaluator, "__call__", measured_again)
-    assert _run("eval", workdir, **samples, evaluation__best_by="loss") == 0
+    unasked = {"likelihood__tolerance": 1e-3}  # no likelihood is measured
+    assert _run("eval", workdir, **samples, **unasked, evaluation__best_by="loss") == 0
     again = _evaluation(workdir)
     assert again["checkpoints"] == found["checkpoints"]
     losses = {entry["step"]: entry["loss"] for entry in found["checkpoints"]}
@@ -146,13 +147,17 @@ def test_a_damaged_checkpoint_is_left_out_of_a_range_and_refused_by_name(workdir
     assert "[40]" in capsys.readouterr().err
 
 
-def test_the_likelihood_is_measured_with_the_rest(workdir):
+def test_the_likelihood_is_measured_with_the_rest(workdir, monkeypatch):
     settings = {"evaluation__likelihood": True, "likelihood__num_steps": 8, "likelihood__num_examples": 100}
     assert _run("eval", workdir, **settings) == 0
     entry = _evaluation(workdir)["checkpoints"][0]
     assert -20.0 < entry["nats_per_example"] < 0.0
     assert entry["nats_per_example_std_error"] > 0.0
     assert not (workdir / "evaluation.likelihood.partial.npz").exists()
+    monkeypatch.setattr(LossEvaluator, "__call__", None)
+    assert _run("eval", workdir, **settings) == 0
+    with pytest.raises(TypeError):  # another grid is another measurement
+        _run("eval", workdir, **settings | {"likelihood__num_steps": 9})
 
 
 def test_statistics_are_written_and_used_by_another_run(workdir, tmp_path):
