@@ -5,6 +5,7 @@ falls on both; the ratio of each round is then a fair one even where the times a
 """
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
