@@ -43,17 +43,22 @@ EXAMPLES = """examples:
 
 def run() -> None:
     """The console entry: like :func:`main`, in a process set up for speed."""
-    prepare_process()
+    _tune_allocator()
     sys.exit(main(sys.argv[1:]))
 
 
 def prepare_process() -> None:
-    """Start the program again with what must be chosen before it starts; scripts call it before they load JAX.
-
-    On Linux that is huge pages for malloc: XLA's buffers on a CPU are fresh memory at every step, and the page faults
-    of small pages cost about a seventh of a training step. Set ``GLIBC_TUNABLES`` yourself to prevent it.
-    """
+    """Set up the process of a script for speed; to be called before JAX is loaded."""
+    _tune_allocator()
     _enable_compilation_cache()
+
+
+def _tune_allocator() -> None:
+    """On Linux start again with huge pages for malloc, which must be chosen before the process starts.
+
+    XLA's buffers on a CPU are fresh memory at every step, and the page faults of small pages cost about a seventh of
+    a training step. Set ``GLIBC_TUNABLES`` yourself to prevent it.
+    """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and sys.argv[0]:
         environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
