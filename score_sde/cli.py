@@ -217,9 +217,6 @@ def _check_flags(options: argparse.Namespace) -> None:
 
 def _enable_compilation_cache() -> None:
     """Keep compiled programs between processes; JAX_COMPILATION_CACHE_DIR moves them, empty switches it off."""
-    cache = os.environ.setdefault(
-        "JAX_COMPILATION_CACHE_DIR", str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "score_sde")
-    )
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "score_sde"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    if not cache:
-        del os.environ["JAX_COMPILATION_CACHE_DIR"]

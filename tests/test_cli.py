@@ -332,3 +332,14 @@ def test_a_program_starts_again_once_with_its_options_and_huge_pages(tmp_path, g
     program = [sys.executable, "-W", "error", str(script), "--out=a b"]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"{given or 'glibc.malloc.hugetlb=1'} ['error'] ['--out=a b']\n"
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, True), ({"JAX_COMPILATION_CACHE_DIR": ""}, False)])
+def test_compiled_programs_are_kept_unless_the_user_switches_it_off(tmp_path, given, kept):
+    script = tmp_path / "script.py"
+    lines = ["from score_sde.cli import prepare_process", "prepare_process()", "prepare_process()", "import jax"]
+    script.write_text("\n".join([*lines, "jax.jit(lambda x: x + 1)(1.0).block_until_ready()"]))
+    own = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "GLIBC_TUNABLES"))}
+    subprocess.run([sys.executable, str(script)], env={**inherited, **own, **given}, check=True)
+    assert any((tmp_path / "cache").rglob("*-cache")) == kept

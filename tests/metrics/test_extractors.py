@@ -48,12 +48,17 @@ def test_features_of_an_image_are_the_same_in_every_batch(make):
     together = extractor(images)
     assert together.features.dtype == np.float32 and together.features.shape == (11, extractor.num_features)
     order = np.random.RandomState(1).permutation(11)
-    np.testing.assert_array_equal(extractor(images[order]).features, together.features[order])
+    assert_same_but_for_rounding(extractor(images[order]).features, together.features[order])
     for index in (0, 6, 10):
         alone = extractor(images[index : index + 1])
-        np.testing.assert_array_equal(alone.features[0], together.features[index])
+        assert_same_but_for_rounding(alone.features[0], together.features[index])
         if together.logits is not None:
-            np.testing.assert_array_equal(alone.logits[0], together.logits[index])
+            assert_same_but_for_rounding(alone.logits[0], together.logits[index])
+
+
+def assert_same_but_for_rounding(found, expected):
+    """The kernels of some processors sum in an order that depends on the place of an image in its batch."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 @each_extractor

@@ -34,7 +34,7 @@ class Features(NamedTuple):
 
 @runtime_checkable
 class Extractor(Protocol):
-    """Features of images. Those of an image are the same in any batch.
+    """Features of images. Those of an image are the same in any batch, but for rounding.
 
     A distance between sets of features means something only beside ``name`` and ``sha256``: equal ones stand for equal
     resizing, scaling, network and weights.
