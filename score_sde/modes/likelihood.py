@@ -178,6 +178,7 @@ def _measure_flow(run: _Measurement) -> None:
     report["protocol"] = _protocol(experiment, noise, run.total)
     _add_mean(report, experiment, result)
     if settings.budget_examples:
+        log.info("Error budget: %d examples are solved again in other ways.", min(settings.budget_examples, run.total))
         budget = error_budget(experiment, params, source, result, noise=noise)
         report["budget"] = budget._asdict() | {
             "solver": budget.solver._asdict(),
@@ -185,6 +186,7 @@ def _measure_flow(run: _Measurement) -> None:
         }
         report["interval"] = budget.interval(_value(report)[0])
     if settings.bound_times:
+        log.info("Bound of the reverse SDE: %d times of every example.", settings.bound_times)
         bound = dataset_bound(experiment, params, source, noise=noise)
         columns |= {"bound_nats": bound.nats, "bound_bits_per_dim": bound.bits_per_dim}
         is_discrete = experiment.quantization.num_levels is not None
@@ -193,6 +195,7 @@ def _measure_flow(run: _Measurement) -> None:
         report |= {name: mean, "bound_std_error": error}
         report |= {"bound_times": settings.bound_times, "bound_seconds": bound.seconds}
     if settings.noise_levels:
+        log.info("Loss by noise level: %d levels.", settings.noise_levels)
         levels = noise_level_report(experiment, params, source, noise=noise)
         report["noise_levels"] = levels._asdict()
         stds = {"uniform times": levels.uniform_std, "importance-sampled times": levels.importance_std}
@@ -248,6 +251,7 @@ def _add_baseline(run: _Measurement, result: DatasetLikelihood) -> None:
         return
     baseline = None
     if int(np.prod(experiment.event_shape)) <= _BASELINE_DIM:
+        log.info("Gaussian mixture: fitted to the training images, for comparison.")
         train_source = load_split(experiment.config, "train")
         mixture = gaussian_mixture_bits_per_dim(
             train_source.gather(np.arange(len(train_source))),
