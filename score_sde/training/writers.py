@@ -156,7 +156,7 @@ class ProgressBar:
         self._total, self._done, self._description = total, initial, description
         self._unit = unit or ("step" if description == "training" else "example")
         self._interval = interval
-        self._last_time, self._last_done = time.monotonic(), initial
+        self._last_time, self._last_done, self._first = time.monotonic(), initial, True
         self._bar = self._open_bar() if sys.stderr.isatty() and is_main() else None
 
     def update(self, step: int, loss: SupportsFloat | None = None) -> None:
@@ -201,15 +201,16 @@ class ProgressBar:
         )
 
     def _log(self, now: float, loss: SupportsFloat | None) -> None:
-        # The rate of the last interval, not of the whole: compilation would spoil the estimate for long.
+        # The rate of the last interval, not of the whole: compilation, part of the first, would spoil it for long.
         rate = max(self._done - self._last_done, 1e-9) / (now - self._last_time)
         left = (self._total - self._done) / rate
         shown = "" if loss is None else f", loss {float(loss):.4g}"
         log.info(
-            "%s: %d/%d %ss%s, %.3g %ss/s, %s left",
-            *(self._description, self._done, self._total, self._unit, shown, rate, self._unit, _duration(left)),
+            "%s: %d/%d %ss%s, %.3g %ss/s, %s%s left",
+            *(self._description, self._done, self._total, self._unit, shown, rate, self._unit),
+            *("at most " if self._first and left else "", _duration(left)),
         )
-        self._last_time, self._last_done = now, self._done
+        self._last_time, self._last_done, self._first = now, self._done, False
 
 
 def _duration(seconds: float) -> str:

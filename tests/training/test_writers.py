@@ -122,12 +122,16 @@ def test_without_a_terminal_the_log_gets_a_line_per_interval(caplog, monkeypatch
     now = [0.0]
     monkeypatch.setattr(writers.time, "monotonic", lambda: now[0])
     with caplog.at_level(logging.INFO), ProgressBar(total=200, initial=50) as bar:
+        now[0] += 28.0  # compilation
         for step in range(51, 201):  # one step a second
             now[0] += 1.0
             bar.update(step, 0.25)
     assert [record.message for record in caplog.records] == [
-        f"training: {done}/200 steps, loss 0.25, 1 steps/s, {left} left"
-        for done, left in [(80, "2:00"), (110, "1:30"), (140, "1:00"), (170, "0:30"), (200, "0:00")]
+        "training: 52/200 steps, loss 0.25, 0.0667 steps/s, at most 37:00 left",
+        *(
+            f"training: {done}/200 steps, loss 0.25, 1 steps/s, {left} left"
+            for done, left in [(82, "1:58"), (112, "1:28"), (142, "0:58"), (172, "0:28")]
+        ),
     ]
 
 
