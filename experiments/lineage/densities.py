@@ -23,11 +23,11 @@ from score_sde.cli import run_script
 from score_sde.config import ConfigDict, from_file
 from score_sde.evaluation.samples import draw_samples
 from score_sde.experiment import Experiment
+from score_sde.files import atomic_savez, atomic_write_json
 from score_sde.likelihood import log_likelihood
 from score_sde.modes import MODES
 from score_sde.modes.workdir import build_experiment, machine, make_directory, trained_state
 from score_sde.objectives import importance_bound
-from score_sde.report.environment import atomic_savez, atomic_write_json
 from score_sde.report.plots import new_figure, save_figure
 from score_sde.sampling import integrate, prior_samples, sample_keys
 from score_sde.solvers import AnnealedLangevin, NoPredictor, PredictorCorrector, langevin_monte_carlo

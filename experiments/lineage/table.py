@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from score_sde.evaluation.base import mean_and_std_error
+from score_sde.files import atomic_write_json, atomic_write_text
 from score_sde.metrics import FrechetEstimate
 from score_sde.modes.workdir import machine
-from score_sde.report.environment import atomic_write_json, atomic_write_text
 from score_sde.report.plots import new_figure, save_figure
 
 

@@ -82,10 +82,10 @@ def compile_case(case: Case) -> dict[str, Any]:
 
     from score_sde.cli import load_config
     from score_sde.experiment import Experiment
+    from score_sde.machine import describe_machine
     from score_sde.modes.workdir import data_info
     from score_sde.plan.chips import find_chip
     from score_sde.plan.program import described_mesh, read, sample_program, state_bytes, train_program
-    from score_sde.report.environment import describe_machine
 
     overrides = [f"--config.mesh.fsdp={case.fsdp}"]
     if case.config in CONFIGS:

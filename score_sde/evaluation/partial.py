@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from score_sde.report.environment import atomic_savez
+from score_sde.files import atomic_savez
 
 log = logging.getLogger(__name__)
 

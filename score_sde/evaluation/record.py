@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from score_sde.report.environment import atomic_write_json
+from score_sde.files import atomic_write_json
 
 log = logging.getLogger(__name__)
 

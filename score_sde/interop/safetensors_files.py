@@ -9,8 +9,8 @@ import safetensors
 import safetensors.numpy
 
 from score_sde.errors import UserError
+from score_sde.files import atomic_path
 from score_sde.interop.sniff import existing_file, reading
-from score_sde.report.environment import atomic_path
 
 
 def write_safetensors(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from score_sde.errors import UserError
+from score_sde.files import atomic_savez
 from score_sde.metrics.checks import finite_rows
 from score_sde.metrics.frechet import Moments, moments
-from score_sde.report.environment import atomic_savez
 
 #: What a file of another system does not say.
 NOT_STATED = "not stated by the file"

@@ -7,10 +7,10 @@ from pathlib import Path
 from score_sde.config import ConfigDict
 from score_sde.evaluation.base import mean_and_std_error
 from score_sde.evaluation.loss import LossEvaluator
+from score_sde.files import atomic_write_json
 from score_sde.likelihood.dequantization import UniformDequantizer
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.workdir import build_experiment, load_split, provenance, trained_state
-from score_sde.report.environment import atomic_write_json
 from score_sde.report.plots import loss_curve
 from score_sde.training.dequantizer import held_out_losses, load_dequantizer, named, train_dequantizer
 

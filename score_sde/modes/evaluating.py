@@ -29,12 +29,12 @@ from score_sde.evaluation.metrics import (
 from score_sde.evaluation.record import EvaluationRecord
 from score_sde.evaluation.selection import chosen_steps
 from score_sde.experiment import Experiment
+from score_sde.files import atomic_write_json
 from score_sde.metrics import ReferenceStatistics
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.statistics import load_reference
 from score_sde.modes.workdir import build_experiment, data_info, load_noise, load_split, machine, trained_state
-from score_sde.report.environment import atomic_write_json
 from score_sde.report.summary import write_summary
 from score_sde.training.state import TrainState
 from score_sde.training.writers import ProgressBar

@@ -24,9 +24,9 @@ from score_sde.evaluation.likelihood import (
 )
 from score_sde.evaluation.noise_levels import noise_level_report
 from score_sde.experiment import Experiment
+from score_sde.files import atomic_savez, atomic_write_json
 from score_sde.modes.workdir import build_experiment, load_noise, load_split, provenance, trained_state
 from score_sde.report.baseline import gaussian_mixture_bits_per_dim
-from score_sde.report.environment import atomic_savez, atomic_write_json
 from score_sde.report.likelihood_plots import bounds_plot, likelihood_histogram, noise_levels_plot, rate_distortion
 from score_sde.report.summary import write_summary
 from score_sde.training.state import TrainState

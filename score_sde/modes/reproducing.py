@@ -9,12 +9,12 @@ from typing import Any
 
 from score_sde.config import ConfigDict
 from score_sde.errors import UserError
+from score_sde.files import atomic_write_json, atomic_write_text
 from score_sde.modes.dequantization import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
 from score_sde.modes.training import run_import, run_train
 from score_sde.modes.workdir import has_checkpoint, machine, make_directory
-from score_sde.report.environment import atomic_write_json, atomic_write_text
 from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, markdown, missing_inputs, table
 from score_sde.reproduction.rows import Row, select
 

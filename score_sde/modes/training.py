@@ -14,6 +14,7 @@ from score_sde.config import ConfigDict
 from score_sde.errors import UserError
 from score_sde.evaluation.progress import sketch
 from score_sde.experiment import Experiment
+from score_sde.files import atomic_write_json
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
 from score_sde.modes.workdir import (
     build_experiment,
@@ -24,7 +25,6 @@ from score_sde.modes.workdir import (
     provenance,
     trained_state,
 )
-from score_sde.report.environment import atomic_write_json
 from score_sde.report.plots import image_grid, loss_curve, scatter
 from score_sde.report.summary import write_summary
 from score_sde.training.loop import Watch, train

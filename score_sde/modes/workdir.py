@@ -13,7 +13,8 @@ from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
 from score_sde.evaluation.likelihood import Noise
 from score_sde.experiment import Experiment
-from score_sde.report.environment import atomic_write_json, describe_machine
+from score_sde.files import atomic_write_json
+from score_sde.machine import describe_machine
 from score_sde.training.dequantizer import load_dequantizer
 from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
 from score_sde.training.loop import split_of

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from score_sde.errors import UserError
-from score_sde.report.environment import atomic_path
+from score_sde.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

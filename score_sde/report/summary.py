@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.errors import UserError
-from score_sde.report.environment import atomic_write_text, hardware_line
+from score_sde.files import atomic_write_text
+from score_sde.machine import hardware_line
 
 #: Picture, what it shows, and the mode that draws it.
 PICTURES = (

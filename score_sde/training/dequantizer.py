@@ -22,9 +22,9 @@ from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
 from score_sde.evaluation.loss import Losses, LossEvaluator
 from score_sde.experiment import Experiment
+from score_sde.files import atomic_write_json
 from score_sde.likelihood.bound import bound_draw
 from score_sde.objectives import part_of
-from score_sde.report.environment import atomic_write_json
 from score_sde.training.loop import Task, run, split_of
 from score_sde.training.optim import make_optimizer
 from score_sde.training.state import TrainState, state_of

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, SupportsFloat
 
 from score_sde.cluster import is_main
-from score_sde.report.environment import atomic_path, writing
+from score_sde.files import atomic_path, writing
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter

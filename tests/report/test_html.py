@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from score_sde.errors import UserError
+from score_sde.files import atomic_write_json
 from score_sde.metrics import ReferenceStatistics, compare, measure_pixels, moments
 from score_sde.metrics.protocol import MetricResult
 from score_sde.modes.reporting import run_report
-from score_sde.report.environment import atomic_write_json
 from score_sde.report.page import write_report
 from score_sde.report.page.quantities import unlike
 from score_sde.report.plots import image_grid

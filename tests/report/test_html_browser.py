@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from score_sde.report.environment import atomic_write_json
+from score_sde.files import atomic_write_json
 from score_sde.report.page import write_report
 from score_sde.report.plots import image_grid
 from score_sde.training.writers import MetricWriter

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from score_sde.report.environment import atomic_write_json
+from score_sde.files import atomic_write_json
 from score_sde.report.page.run import parameter_count, read_run
 from score_sde.report.page.timings import read_timings
 from score_sde.training.writers import MetricWriter

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from score_sde.errors import UserError
-from score_sde.report.environment import atomic_write_json, atomic_write_text, describe_machine
+from score_sde.files import atomic_write_json, atomic_write_text
+from score_sde.machine import describe_machine
 from score_sde.report.summary import ARTEFACTS, PICTURES, write_summary
 
 MACHINE = {

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.config import default_config, leaves
-from score_sde.report.environment import hardware_line
+from score_sde.machine import hardware_line
 from score_sde.report.page.figures import DASH, num_bytes, number
 from score_sde.report.page.markup import Markup, code, element, join, note, table
 from score_sde.report.page.run import REPORTS, Run, flat_config

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from score_sde.report.environment import hardware_line
+from score_sde.machine import hardware_line
 from score_sde.report.page.charts import line_chart, series_of
 from score_sde.report.page.figures import Z95, Estimate, duration, finite, number, span, with_error
 from score_sde.report.page.markup import Markup, code, element, join, note

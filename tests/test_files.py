@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from score_sde.errors import UserError
-from score_sde.report.environment import atomic_savez
+from score_sde.files import atomic_savez
 
 
 def test_arrays_survive_the_round_trip(tmp_path):

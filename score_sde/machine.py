@@ -1,0 +1,57 @@
+"""The machine a result was measured on, in figures and in words."""
+
+import collections
+import os
+import platform
+from typing import Any
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a reader needs to judge a time: platform, processor, number of CPUs, versions, and the devices JAX uses.
+
+    Returns:
+        A dictionary that JSON can hold. ``cpu_count`` counts the CPUs this process may run on, not those of the host.
+    """
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cpu_count": _available_cpus(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "backend": jax.default_backend(),
+        "device_kind": device.device_kind,
+        "device_count": jax.device_count(),
+    }
+
+
+def hardware_line(machine: Any) -> str:
+    """What :func:`describe_machine` found, in words; empty if it was not recorded.
+
+    >>> hardware_line({"device_count": 8, "device_kind": "TPU v5e", "cpu_count": 2, "cpu": "Some CPU", "jax": "0.10.2"})
+    '8 x TPU v5e; 2 CPUs of Some CPU; JAX 0.10.2, Python ?'
+    """
+    if not isinstance(machine, dict):
+        return ""
+    of = collections.defaultdict(lambda: "?", machine)
+    where = f"{of['device_count']} x {of['device_kind']}; {of['cpu_count']} CPUs of {of['cpu']}"
+    return f"{where}; JAX {of['jax']}, Python {of['python']}"
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
