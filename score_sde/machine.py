@@ -40,6 +40,23 @@ def hardware_line(machine: Any) -> str:
     return f"{where}; JAX {of['jax']}, Python {of['python']}"
 
 
+def memory_bytes() -> int:
+    """The memory that this process may use: that of the machine, or of its container if that is less.
+
+    >>> memory_bytes() > 2**26
+    True
+    """
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        total = 1 << 40
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            return min(total, int(file.read()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return total
+
+
 def _cpu_model() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
