@@ -34,6 +34,7 @@ MODES = {
 }
 WITHOUT_CONFIG = ("conformance", "reproduce", "report")
 TRAINING = ("train", "demo", "train_dequantizer")  # these save and end when SIGTERM comes
+PATHS = ("workdir", "checkpoint")  # flags that name a place in the file system
 EXAMPLES = """examples:
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=demo
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=sample \\
@@ -72,9 +73,9 @@ def main(argv: list[str]) -> int:
         _log_messages()
         _enable_compilation_cache()
         if (place := cluster.requested(options)) is not None:
-            cluster.join(**place, heeds_sigterm=options.mode in TRAINING)
+            cluster.connect(**place, heeds_sigterm=options.mode in TRAINING)
             joined = True
-        config = load_config(None if options.config is None else Path(options.config), overrides)
+        config = _config(options, overrides, joined=joined)
         from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
 
         command = shlex.join(["python", "-m", "score_sde", *argv])
@@ -92,6 +93,27 @@ def main(argv: list[str]) -> int:
         if joined:
             cluster.shutdown(code)
     return code
+
+
+def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) -> "ConfigDict":
+    """The configuration that flags name; several processes compare it, and their flags, before they go on."""
+
+    def prepare() -> tuple["ConfigDict", dict[str, Any]]:
+        from score_sde.config import leaves
+
+        config = load_config(None if options.config is None else Path(options.config), overrides)
+        # The configuration counts, not the file that it is from.
+        flags = {name: value for name, value in vars(options).items() if name not in ("config", *cluster.FLAGS)}
+        places = {name: os.path.abspath(value) for name in PATHS if (value := flags.get(name)) is not None}
+        return config, {**{f"--{name}": value for name, value in (flags | places).items()}, **leaves(config)}
+
+    if not joined:
+        return prepare()[0]
+    from score_sde.agreement import agreed
+
+    config = agreed(prepare, timeout=options.cluster_timeout)
+    cluster.meet()
+    return config
 
 
 def run_script(name: str, action: Callable[[], object]) -> int:

@@ -25,6 +25,8 @@ HEARTBEAT_SECONDS = 60
 PATIENCE_SECONDS = 10
 RETRY_SECONDS = 0.2
 WELCOME = "welcome"
+#: Names of the flags that tell a process its place among the others.
+FLAGS = ("distributed", "coordinator", "num_processes", "process_id", "cluster_timeout")
 _NO_CLUSTER = (
     "--distributed found no cluster to join. It looks for SLURM (SLURM_JOB_ID, SLURM_STEP_NODELIST, SLURM_PROCID: srun "
     "sets them), Open MPI (OMPI_MCA_orte_hnp_uri: mpirun sets it), a Cloud TPU (its metadata, or TPU_WORKER_HOSTNAMES) "
@@ -78,7 +80,13 @@ def requested(options: argparse.Namespace) -> dict[str, Any] | None:
     return arguments
 
 
-def join(
+def join(**place: Any) -> None:
+    """Make this process one of a cluster: :func:`connect`, with its arguments and errors, and :func:`meet`."""
+    connect(**place)
+    meet()
+
+
+def connect(
     *,
     coordinator: str | None = None,
     num_processes: int | None = None,
@@ -86,10 +94,10 @@ def join(
     timeout: int = 300,
     heeds_sigterm: bool = True,
 ) -> None:
-    """Make this process one of a cluster; call it before anything else touches a device.
+    """Connect this process with the others of a cluster; call it before anything else touches a device.
 
     With all of the first three, the processes call the roll at the coordinator's address. With none, JAX finds the
-    cluster by what SLURM, Open MPI, Kubernetes or a TPU tells the process. Processes but the first log warnings only.
+    cluster by what SLURM, Open MPI, Kubernetes or a TPU tells the process.
 
     Args:
         coordinator: ``HOST:PORT``, a free port on the machine of process 0.
@@ -122,10 +130,26 @@ def join(
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             **named,
         )
-        barrier("joined")  # on CPUs a connection is made at its first use, by all within half a minute or not at all
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         nowhere = member is None and isinstance(error, ValueError)
         raise UserError(_NO_CLUSTER if nowhere else f"JAX cannot join the cluster: {error}") from error
+
+
+def meet() -> None:
+    """Open the channels between the devices of all processes, after :func:`connect`.
+
+    On CPUs a connection is made at its first use, by all within half a minute or not at all. Processes but the first
+    log warnings only from here on.
+
+    Raises:
+        UserError: If the devices of the processes cannot reach one another.
+    """
+    import jax
+
+    try:
+        barrier("joined")
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"JAX cannot join the cluster: {error}") from error
     if not is_main():
         logging.getLogger().setLevel(logging.WARNING)
     _logger.info("%d processes with %d devices.", jax.process_count(), jax.device_count())

@@ -1,0 +1,174 @@
+"""What the processes of one run must have in common: compared when they join, before anything is compiled.
+
+Processes that train under different learning rates, or write into different directories, are no run. The processes
+therefore tell process 0 their settings through the key-value store of JAX's coordinator, which needs no device, and
+process 0 tells all of them what differs. A process that cannot even say what it would do says why, and the others
+hear that instead of waiting for it.
+"""
+
+import importlib.metadata
+import json
+import platform
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from score_sde import __version__
+from score_sde.errors import UserError
+
+SHOWN = 20  # fields that a message names before it counts the others
+_LISTED = 8  # processes likewise
+_NUMERICS = (  # flags of JAX that change results
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion",
+)
+_VERDICT = "score_sde/verdict"
+
+FoundT = TypeVar("FoundT")
+
+
+@runtime_checkable
+class Store(Protocol):
+    """The calls of a key-value store that an agreement needs; JAX's distributed client has them."""
+
+    def key_value_set(self, key: str, value: str) -> None:
+        """Set a key that is not set yet."""
+
+    def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str:
+        """The value of a key as soon as it is set."""
+        ...
+
+
+def agreed(prepare: Callable[[], tuple[FoundT, Mapping[str, Any]]], *, timeout: float) -> FoundT:
+    """:func:`agree` for a process that ``cluster.connect`` has connected, on its settings and its software.
+
+    Raises:
+        UserError: In every process, if settings or software differ, or another process fails.
+    """
+    from jax._src import distributed  # JAX has no public way to its key-value store, and Orbax takes this one, too
+
+    def complete() -> tuple[FoundT, Mapping[str, Any]]:
+        found, settings = prepare()
+        return found, {**settings, **software()}
+
+    here = distributed.global_state
+    assert here.client is not None, "cluster.connect comes first"
+    return agree(
+        complete,
+        store=here.client,
+        process_id=here.process_id or 0,
+        num_processes=here.num_processes or 1,
+        timeout=timeout,
+    )
+
+
+def software() -> dict[str, Any]:
+    """Versions and flags of JAX on which the results of a process depend."""
+    import jax
+
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    versions |= {"score_sde": __version__, "Python": ".".join(platform.python_version_tuple()[:2])}
+    return versions | {name: getattr(jax.config, name, None) for name in _NUMERICS}
+
+
+def agree(
+    prepare: Callable[[], tuple[FoundT, Mapping[str, Any]]],
+    *,
+    store: Store,
+    process_id: int,
+    num_processes: int,
+    timeout: float,
+) -> FoundT:
+    """Do what every process does before it begins, and return its result if the settings of all processes are equal.
+
+    Args:
+        prepare: Returns a result for this process, and the settings by name, which JSON can hold.
+        store: What the processes share.
+        process_id: Which of them this is, from 0.
+        num_processes: How many there are.
+        timeout: Seconds to wait for the others.
+
+    Raises:
+        UserError: In every process, if settings differ, or another process fails to prepare or does not come.
+        Exception: What ``prepare`` raises, in the process where it does.
+    """
+    said, failure, found = {}, None, None
+    try:
+        found, settings = prepare()
+        said = {"settings": {name: json.dumps(value, sort_keys=True) for name, value in settings.items()}}
+    except BaseException as error:
+        first = (str(error).splitlines() or [""])[0]
+        failure = error
+        said = {"error": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first}"}
+    store.key_value_set(f"score_sde/settings/{process_id}", json.dumps(said))
+    if process_id == 0:
+        told = [json.loads(_heard(store, index, timeout)) for index in range(num_processes)]
+        store.key_value_set(_VERDICT, _verdict(told))
+    if failure is not None:
+        raise failure
+    if verdict := _wait(store, _VERDICT, timeout, "process 0"):
+        raise UserError(verdict)
+    return found  # pyright: ignore[reportReturnType]  # prepare returned it, or its failure was raised
+
+
+def _heard(store: Store, index: int, timeout: float) -> str:
+    """The words of one process; one that stays silent is a process with an error."""
+    try:
+        return _wait(store, f"score_sde/settings/{index}", timeout, f"process {index}")
+    except UserError as error:
+        return json.dumps({"error": str(error)})
+
+
+def _wait(store: Store, key: str, timeout: float, who: str) -> str:
+    try:
+        return store.blocking_key_value_get(key, round(1000 * timeout))
+    except RuntimeError as error:  # JAX's own error is one
+        raise UserError(f"After joining, nothing was heard of {who} for {timeout:g} s; look at its log.") from error
+
+
+def _verdict(told: list[dict[str, Any]]) -> str:
+    """What is wrong with the processes, in words, or an empty text."""
+    failed = [f"  process {index}: {one['error']}" for index, one in enumerate(told) if "error" in one]
+    if failed:
+        return "Other processes of this run cannot begin, so none does:\n" + "\n".join(failed[:SHOWN])
+    settings = [one["settings"] for one in told]
+    names = dict.fromkeys(name for one in settings for name in one)
+    lines = [f"  {name}: {_values(held)}" for name in names if len(set(held := _held(settings, name))) > 1]
+    if not lines:
+        return ""
+    more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join(
+        [
+            "The processes disagree on what to do, so none of them begins:",
+            *lines[:SHOWN],
+            *more,
+            "Start all of them with the same command, in the same directory, with the same packages.",
+        ]
+    )
+
+
+def _held(settings: list[dict[str, str]], name: str) -> list[str]:
+    """The values of one setting, process by process."""
+    return [one.get(name, "nothing") for one in settings]
+
+
+def _values(held: list[str]) -> str:
+    """Who holds which value.
+
+    >>> _values(["1e-3", "0.5", "1e-3"])
+    '1e-3 in processes 0, 2; 0.5 in process 1'
+    """
+    holders: defaultdict[str, list[int]] = defaultdict(list)
+    for index, value in enumerate(held):
+        holders[value].append(index)
+    return "; ".join(f"{value} in {_processes(indices)}" for value, indices in holders.items())
+
+
+def _processes(indices: list[int]) -> str:
+    if len(indices) == 1:
+        return f"process {indices[0]}"
+    shown = ", ".join(str(index) for index in indices[:_LISTED])
+    return f"processes {shown}" + (f" and {len(indices) - _LISTED} more" if len(indices) > _LISTED else "")
