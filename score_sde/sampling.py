@@ -4,7 +4,7 @@ Sample ``i`` depends on the root key and on ``i`` alone (key = root, sample inde
 batch size and every number of devices.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -143,16 +143,46 @@ def integrate(
     return jax.lax.fori_loop(0, times.shape[0] - 1 if num_steps is None else num_steps, step, solver.init(x))
 
 
-def trajectory(keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batch, times: Grid) -> Float[Array, "..."]:
-    """The samples at every time of the grid, stacked in front: shape ``(steps + 1, batch, *event)``."""
-    step = _stepper(keys, solver, process, times)
+def trajectory(
+    keys: SampleKeys,
+    solver: Solver,
+    process: ReverseProcess,
+    x: Batch,
+    times: Grid,
+    *,
+    frames: Sequence[int] | np.ndarray | None = None,
+) -> Float[Array, "..."]:
+    """The samples at times of the grid, stacked in front: shape ``(frames, batch, *event)``.
 
-    def body(state: SolverState, index: Array) -> tuple[SolverState, Array]:
-        state = step(index, state)
-        return state, state.x
+    Args:
+        keys: One key per sample.
+        solver: A stochastic or deterministic step.
+        process: What is integrated.
+        x: Starting points at ``times[0]``.
+        times: Decreasing grid.
+        frames: The indices of the times to keep, in any order; all of them unless given. Memory is needed for these
+            alone, however many steps there are.
 
-    _, path = jax.lax.scan(body, solver.init(x), jnp.arange(times.shape[0] - 1))
-    return jnp.concatenate([x[None], path], axis=0)
+    Raises:
+        UserError: If a frame is not an index into the times.
+    """
+    steps = times.shape[0] - 1
+    wanted = np.arange(steps + 1) if frames is None else np.asarray(frames, int)
+    if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0 or wanted.max() > steps:
+        raise UserError(f"The frames are {list(np.ravel(wanted))}; expected indices from 0 to {steps}, one at least.")
+    kept, place = np.unique(wanted, return_inverse=True)
+    # The row behind the last is for the samples that nobody wants.
+    rows = np.full(steps + 1, len(kept))
+    rows[kept] = np.arange(len(kept))
+    row_of, step = jnp.asarray(rows), _stepper(keys, solver, process, times)
+
+    def body(index: Array, carried: tuple[SolverState, Array]) -> tuple[SolverState, Array]:
+        state, path = step(index, carried[0]), carried[1]
+        return state, jax.lax.dynamic_update_index_in_dim(path, state.x, row_of[index + 1], 0)
+
+    start = jnp.zeros((len(kept) + 1, *x.shape), x.dtype).at[rows[0]].set(x)
+    _, path = jax.lax.fori_loop(0, steps, body, (solver.init(x), start))
+    return path[place]
 
 
 def _stepper(

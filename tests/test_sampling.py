@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from score_sde import sampling
+from score_sde.errors import UserError
 from score_sde.parameterization import NoisePrediction
 from score_sde.sdes import VP
 from score_sde.solvers import DDIM, AnnealedLangevin, EDMHeun, EulerMaruyama, Langevin, NoPredictor, PredictorCorrector
@@ -82,6 +83,40 @@ def test_trajectory_ends_where_integration_does():
     path = sampling.trajectory(keys, EulerMaruyama(), process, start, times)
     np.testing.assert_array_equal(path[0], start)
     np.testing.assert_array_equal(path[-1], sampling.integrate(keys, EulerMaruyama(), process, start, times).x)
+
+
+@pytest.mark.parametrize(
+    "solver", [EulerMaruyama(), DDIM(), PredictorCorrector(predictor=EulerMaruyama(), corrector=Langevin())], ids=str
+)
+def test_kept_frames_are_those_of_the_whole_trajectory(solver):
+    sde = VP()
+    keys = sampling.sample_keys(jax.random.key(0), 0, 3)
+    process, times = sde.reverse(DENSITY.score(sde)), sampling.uniform_times(10)
+    start = sampling.prior_samples(keys, sde, (4,))
+    whole = sampling.trajectory(keys, solver, process, start, times)
+    for frames in ([0, 3, 10], [10, 3, 3, 0], [7]):
+        kept = sampling.trajectory(keys, solver, process, start, times, frames=frames)
+        np.testing.assert_array_equal(kept, whole[np.asarray(frames)])
+    for frames in ([11], [-1], []):
+        with pytest.raises(UserError, match="expected indices from 0 to 10"):
+            sampling.trajectory(keys, solver, process, start, times, frames=frames)
+
+
+def test_memory_of_a_trajectory_does_not_grow_with_the_number_of_steps():
+    sde, shape = VP(), (2, 4096)
+
+    def memory(steps):
+        @jax.jit
+        def run(key):
+            keys, times = sampling.sample_keys(key, 0, shape[0]), sampling.uniform_times(steps)
+            start, process = sampling.prior_samples(keys, sde, shape[1:]), sde.reverse(lambda x, t: -x)
+            return sampling.trajectory(keys, EulerMaruyama(), process, start, times, frames=[0, steps // 2, steps])
+
+        needed = run.lower(jax.random.key(0)).compile().memory_analysis()
+        return needed.temp_size_in_bytes + needed.output_size_in_bytes
+
+    image = 4 * shape[0] * shape[1]
+    assert abs(memory(1000) - memory(10)) < image
 
 
 def test_sweeping_beta_and_snr_traces_once():

@@ -16,10 +16,11 @@ NPZ_TEST_SHARE = 10  # one example in ten goes to the test split when the file h
 def load_npz(path: str, split: str) -> ArraySource:
     """A split of an ``.npz`` file.
 
-    The file holds either ``train`` and ``test``, or one array called ``images`` or ``x``, of which a fixed random
-    tenth is the test split. Images are uint8 ``(n, height, width, channels)`` with 1 or 3 channels; continuous
-    data are floats ``(n, dim)``. Optional keys: an integer scalar ``num_levels`` (256 by default), and integer
-    ``labels`` (or ``train_labels`` and ``test_labels``) of shape ``(n,)``. Pickled objects are never loaded.
+    The file holds either ``train`` and ``test``, or one array called ``images``, ``x`` or ``samples`` (the name that
+    ``--mode=sample`` gives it), of which a fixed random tenth is the test split. Images are uint8 ``(n, height, width,
+    channels)`` with 1 or 3 channels; continuous data are floats ``(n, dim)``. Optional keys: an integer scalar
+    ``num_levels`` (256 by default), and integer ``labels`` (or ``train_labels`` and ``test_labels``) of shape ``(n,)``.
+    Pickled objects are never loaded.
 
     Raises:
         UserError: for a missing or unreadable file, a missing key, or an array of the wrong dtype, shape or range.
@@ -70,7 +71,7 @@ def _keys(path: str, arrays: dict[str, np.ndarray], split: str) -> tuple[str, st
                 "same after the first axis. Bring the examples to one shape."
             )
         return split, f"{split}_labels"
-    for key in ("images", "x"):
+    for key in ("images", "x", "samples"):
         if key in arrays:
             return key, "labels"
     raise UserError(

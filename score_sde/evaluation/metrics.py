@@ -184,9 +184,7 @@ class SampleEvaluator:
         return SampleFeatures(features, found, float(num_evals.mean()), kept.seconds)
 
     def _features(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        quantization = self._experiment.quantization
-        levels = quantization.quantize(x)
-        found = self._extractor(levels if quantization.num_levels is None else levels.astype(np.uint8))
+        found = self._extractor(self._experiment.quantization.quantize(x))
         # The file of what is done so far holds arrays only.
         none = np.zeros((len(x), 0), np.float32)
         return found.features, none if found.logits is None else found.logits

@@ -79,6 +79,19 @@ def draw_trajectory(
     experiment: Experiment, params: Params, *, count: int, frames: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples of the reverse SDE at ``frames`` times from the prior to the data, and these times."""
+    run, chosen = trajectory_program(experiment, count=count, frames=frames)
+    path = gathered(run(params, root_key(experiment, Purpose.SAMPLES)))
+    return path, np.asarray(experiment.times, np.float64)[chosen]
+
+
+def trajectory_program(
+    experiment: Experiment, *, count: int, frames: int
+) -> tuple[Callable[[Params, PRNGKey], Array], np.ndarray]:
+    """The compiled program ``(params, key) -> path`` of :func:`draw_trajectory`, and which times it keeps."""
+    times = np.asarray(experiment.times, np.float64)
+    # Even in sqrt(t): most of what can be seen happens late, at small times.
+    wanted = np.linspace(1.0, np.sqrt(times[-1]), frames) ** 2
+    chosen = np.abs(times[None] - wanted[:, None]).argmin(axis=1)
 
     @jit
     def run(params: Params, key: PRNGKey) -> Array:
@@ -86,14 +99,9 @@ def draw_trajectory(
         start = prior_samples(keys, experiment.process, experiment.event_shape)
         process = experiment.reverse(params)
         solver = EulerMaruyama() if experiment.solver is None else experiment.solver_for(params)
-        return trajectory(keys, solver, process, start, experiment.times)
+        return trajectory(keys, solver, process, start, experiment.times, frames=chosen)
 
-    path = gathered(run(params, root_key(experiment, Purpose.SAMPLES)))
-    times = np.asarray(experiment.times, np.float64)
-    # Even in sqrt(t): most of what can be seen happens late, at small times.
-    wanted = np.linspace(1.0, np.sqrt(times[-1]), frames) ** 2
-    chosen = [int(np.abs(times - t).argmin()) for t in wanted]
-    return path[chosen], times[chosen]
+    return run, chosen
 
 
 def sampler_of(experiment: Experiment, *, noise_scale: Number | None = None) -> Sampler:

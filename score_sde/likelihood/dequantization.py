@@ -160,12 +160,17 @@ class Quantization:
         return levels if self.num_levels is None else self._scale((levels + 0.5) / self.num_levels)
 
     def quantize(self, x: Array | np.ndarray) -> np.ndarray:
-        """The levels whose bins the values fall into, clipped to the valid ones; continuous data pass unchanged."""
+        """The levels whose bins the values fall into, clipped to the valid ones; continuous data pass unchanged.
+
+        Up to 256 levels come as bytes, the type of images everywhere.
+        """
         values = np.asarray(x)
         if self.num_levels is None:
             return values
         unit = (values + 1.0) / 2.0 if self.centered else values
-        return np.clip(np.floor(unit * self.num_levels), 0, self.num_levels - 1).astype(np.int32)
+        return np.clip(np.floor(unit * self.num_levels), 0, self.num_levels - 1).astype(
+            np.uint8 if self.num_levels <= 256 else np.int32
+        )
 
     def bits_per_dim(self, logp: Times, dim: int) -> Times:
         """Negative log-likelihood in bits per dimension of the discrete data, from nats of the scaled data.

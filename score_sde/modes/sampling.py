@@ -37,17 +37,18 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     settings = config.sampling
     with ProgressBar(total=settings.num_samples, description="sampling") as bar:
         drawn = draw_samples(experiment, state.ema_params, progress=bar.advance)
-    levels = experiment.quantization.quantize(drawn.x)
-    atomic_savez(workdir / "samples.npz", samples=levels)
-    count = 6 if experiment.quantization.num_levels is not None else 1000  # rows of images, or points of a scatter
+    levels, num_levels = experiment.quantization.quantize(drawn.x), experiment.quantization.num_levels
+    grey = {} if num_levels is None else {"num_levels": np.asarray(num_levels)}
+    atomic_savez(workdir / "samples.npz", samples=levels, **grey)  # data that npz:samples.npz reads
+    count = 6 if num_levels is not None else 1000  # rows of images, or points of a scatter
     if experiment.latent is None:
         path, times = draw_trajectory(experiment, state.ema_params, count=count, frames=10)
         trajectory_strip(path, times, workdir / "trajectory.png", quantization=experiment.quantization)
-    if experiment.quantization.num_levels is None:
+    if num_levels is None:
         data = load_split(config, "test").gather(np.arange(min(len(load_split(config, "test")), 2000)))
         scatter(levels, data, workdir / "samples.png")
     else:
-        image_grid(levels[:100], workdir / "samples.png", num_levels=experiment.quantization.num_levels)
+        image_grid(levels[:100], workdir / "samples.png", num_levels=num_levels)
     report = {
         "solver": _solver_name(experiment),
         "num_steps": settings.num_steps if experiment.solver is not None and experiment.latent is None else None,
