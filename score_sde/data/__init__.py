@@ -6,6 +6,7 @@ source or pipeline that needs them is made.
 
 from score_sde.data.base import ArraySource, Source, SourceInfo
 from score_sde.data.feed import Feed
+from score_sde.data.identity import DataRecord, fingerprint
 from score_sde.data.pipeline import EvalBatch, TrainBatch, TrainIterator, eval_batches, make_train_iterator
 from score_sde.data.records import write_array_records
 from score_sde.data.sources import load_source, source_info
@@ -13,6 +14,7 @@ from score_sde.data.transforms import check_images, random_flip
 
 __all__ = [
     "ArraySource",
+    "DataRecord",
     "EvalBatch",
     "Feed",
     "Source",
@@ -21,6 +23,7 @@ __all__ = [
     "TrainIterator",
     "check_images",
     "eval_batches",
+    "fingerprint",
     "load_source",
     "make_train_iterator",
     "random_flip",

@@ -100,6 +100,9 @@ class TrainIterator:
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`get_state` was called; the numbers of processes and of workers may differ.
 
+        So may the name of the data, as long as they are the same. A state without a fingerprint is of an earlier
+        version, and only the number of its examples is compared.
+
         Raises:
             UserError: if the state is not one of ours, or comes from a stream of other data, seed, batch size or
                 augmentation, which could not be continued exactly.
@@ -111,10 +114,11 @@ class TrainIterator:
                 "from an intact checkpoint."
             )
         for key, value in self._stream.items():
-            if saved.get(key) != value:
+            old = saved.get(key, value if key == "contents" else None)
+            if key != "source" and old != value:
                 raise UserError(
-                    f"The saved data stream has {key} = {saved.get(key)!r}, this run has {value!r}, expected the "
-                    f"same, for the stream to continue exactly. Restore the old {key}, or start a new run."
+                    f"The saved data stream has {key} = {old!r}, this run has {value!r}, expected the same, for the "
+                    f"stream to continue exactly. Restore the old {key}, or start a new run."
                 )
         self.close()
         self._number = int(place["next_index"])
@@ -135,6 +139,7 @@ def make_train_iterator(
     process_count: int = 1,
     random_flip: bool = False,
     workers: int = 0,
+    contents: str | None = None,
 ) -> TrainIterator:
     """An endless stream of batches; every epoch is a fresh permutation of the whole source.
 
@@ -151,6 +156,8 @@ def make_train_iterator(
         workers: how many processes read batches, each every ``workers``-th; 0 reads in this one. They pay where an
             example must be decoded, and cost seconds to start. A source must then be picklable; one that lies in
             memory is copied to each. The stream is the same for any number of them.
+        contents: the :func:`~score_sde.data.identity.fingerprint` of the source, which a state to be continued must
+            share.
 
     Raises:
         UserError: for a batch size below 1 or not divisible by ``process_count``, a process index or seed out of
@@ -183,6 +190,7 @@ def make_train_iterator(
     stream = {
         "source": source.info.name,
         "num_examples": len(source),
+        **({} if contents is None else {"contents": contents}),
         "batch_size": batch_size,
         "seed": seed,
         "random_flip": random_flip,

@@ -13,8 +13,9 @@ from score_sde.files import atomic_write_json, atomic_write_text
 from score_sde.modes.dequantization import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
+from score_sde.modes.record import make_directory, newest_step
 from score_sde.modes.training import run_import, run_train
-from score_sde.modes.workdir import has_checkpoint, machine, make_directory
+from score_sde.modes.workdir import has_checkpoint, machine
 from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, markdown, missing_inputs, table
 from score_sde.reproduction.rows import Row, select
 
@@ -97,7 +98,7 @@ def _measured(row: Row, config: ConfigDict, workdir: Path, place: Path, command:
     log.info("%s: %s", row.name, row.protocol)
     details: dict[str, Any] = {"run": str(run)}
     if row.checkpoint is None:
-        if not has_checkpoint(run) or _steps(run) < config.training.num_steps:
+        if not has_checkpoint(run) or newest_step(run) < config.training.num_steps:
             run_train(config, run, command)
     else:
         source = find_checkpoint(row.checkpoint, place)
@@ -111,11 +112,6 @@ def _measured(row: Row, config: ConfigDict, workdir: Path, place: Path, command:
     )
     log.info("%s: %.4f, expected %.2f ± %.2f", row.name, value, row.expected, row.tolerance)
     return result
-
-
-def _steps(run: Path) -> int:
-    """How far a run has been trained, by its newest complete checkpoint."""
-    return max((int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdecimal()), default=0)
 
 
 def _of_samples(row: Row) -> bool:

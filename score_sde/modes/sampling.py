@@ -15,7 +15,8 @@ from score_sde.experiment import Experiment, make_predictor
 from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text
 from score_sde.metrics import moments
 from score_sde.modes.likelihood import check_limit
-from score_sde.modes.workdir import build_experiment, load_split, machine, make_directory, provenance, trained_state
+from score_sde.modes.record import make_directory
+from score_sde.modes.workdir import build_experiment, load_split, machine, provenance, trained_state
 from score_sde.report.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
 from score_sde.report.conformance_page import conformance_markdown
 from score_sde.report.pareto import pareto_markdown, pareto_plot

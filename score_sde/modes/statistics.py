@@ -10,7 +10,8 @@ from score_sde.evaluation.metrics import data_statistics, extractor_of
 from score_sde.files import atomic_write_json
 from score_sde.metrics import ReferenceStatistics, read_statistics, write_statistics
 from score_sde.metrics.extractors import Extractor
-from score_sde.modes.workdir import data_info, load_split, machine, make_directory
+from score_sde.modes.record import make_directory
+from score_sde.modes.workdir import data_info, load_split, machine
 from score_sde.training.writers import ProgressBar
 from score_sde.validation import check_values
 

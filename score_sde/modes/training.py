@@ -11,17 +11,18 @@ import numpy as np
 
 from score_sde.checkpointing import Checkpoints
 from score_sde.config import ConfigDict
+from score_sde.data import DataRecord, Source
 from score_sde.errors import UserError
 from score_sde.evaluation.progress import sketch
 from score_sde.experiment import Experiment
 from score_sde.files import atomic_write_json
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
+from score_sde.modes.record import claim, make_directory
 from score_sde.modes.workdir import (
     build_experiment,
-    claim,
+    data_info,
     has_checkpoint,
-    load_split,
-    make_directory,
+    load_splits,
     provenance,
     trained_state,
 )
@@ -35,16 +36,21 @@ log = logging.getLogger(__name__)
 
 def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
     """Train, or go on training, and draw the loss curve."""
-    experiment = build_experiment(config)
-    claim(config, workdir)
+    experiment, sources = build_experiment(config), load_splits(config)
+    claim(config, workdir, DataRecord.of(sources["train"].info, sources))
     start = time.perf_counter()
-    train(experiment, workdir, watch=_pictures(experiment, workdir / "progress"))
-    log.info("Trained to step %d in %.0f s.", config.training.num_steps, time.perf_counter() - start)
+    watch = _pictures(experiment, sources["test"], workdir / "progress")
+    state = train(experiment, workdir, watch=watch, sources=sources)
+    step, wanted = int(state.step), config.training.num_steps
+    if step > wanted:
+        log.info("The run is at step %d and config.training.num_steps is %d: nothing is left to train.", step, wanted)
+    else:
+        log.info("Trained to step %d in %.0f s.", step, time.perf_counter() - start)
     loss_curve(workdir / "metrics.jsonl", workdir / "loss.png")
     write_summary(workdir)
 
 
-def _pictures(experiment: Experiment, directory: Path) -> Watch:
+def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:
     """Draws what the model makes of the same noise: ``progress/step_00000500.png``."""
     num_levels = experiment.quantization.num_levels
     samples = sketch(experiment, 36 if num_levels is not None else 1000)
@@ -56,7 +62,6 @@ def _pictures(experiment: Experiment, directory: Path) -> Watch:
         if num_levels is not None:
             image_grid(found, picture, num_levels=num_levels)
         elif np.isfinite(found).all():  # a model that has just begun may send points anywhere
-            source = load_split(experiment.config, "test")
             scatter(found, source.gather(np.arange(min(len(found), len(source)))), picture)
 
     return draw
@@ -79,7 +84,7 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
     state = dataclasses.replace(
         fresh, ema_params=jax.tree.map(jnp.asarray, imported.ema_params), step=jnp.asarray(imported.step, jnp.int32)
     )
-    claim(config, workdir)
+    claim(config, workdir, DataRecord.of(data_info(config), {}))
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(state, {}, config.to_dict())
     atomic_write_json(workdir / "import.json", {"checkpoint": str(checkpoint), **provenance(state, command)})

@@ -7,30 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.checkpointing import Checkpoints, Snapshots, newest_config
-from score_sde.config import ConfigDict, changed_fields
+from score_sde.config import ConfigDict
 from score_sde.data import Source, SourceInfo, source_info
+from score_sde.data.base import SPLITS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
 from score_sde.evaluation.likelihood import Noise
 from score_sde.experiment import Experiment
-from score_sde.files import atomic_write_json
 from score_sde.machine import describe_machine
+from score_sde.modes.record import TRAINED, check_same
 from score_sde.training.dequantizer import load_dequantizer
 from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
 from score_sde.training.loop import split_of
 from score_sde.training.state import TrainState
 from score_sde.typing import Params
-
-#: Groups of fields that decide what is trained; they may not change under an existing run.
-_TRAINED = ("seed", "sde", "parameterization", "model", "data", "objective", "optim", "training")
-_FREE = (
-    "training.num_steps",
-    *(f"training.{name}" for name in ("accumulate", "eval_every", "sample_every")),
-    *(f"training.keep_{what}" for what in ("checkpoints", "every", "best")),
-    *(f"data.{name}" for name in ("data_dir", "workers", "prefetch")),
-    "optim.ema_snapshot_every",
-)
-
 
 _ROUGH = 0.05  # error of a reconstructed profile that a user must hear of
 
@@ -62,19 +52,9 @@ def load_split(config: ConfigDict, split: str) -> Source:
     return split_of(config, split)
 
 
-def claim(config: ConfigDict, workdir: Path) -> None:
-    """Record the configuration in a new working directory, or check that it is the one recorded there."""
-    _check_same_run(config, workdir)
-    make_directory(workdir)
-    atomic_write_json(workdir / "config.json", config.to_dict())
-
-
-def make_directory(workdir: Path) -> None:
-    """Make the working directory, or say that it cannot be made."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot create the working directory {workdir} ({error.strerror}); give another.") from error
+def load_splits(config: ConfigDict) -> dict[str, Source]:
+    """Both splits of the data that the configuration names."""
+    return {split: split_of(config, split) for split in SPLITS}
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -85,27 +65,11 @@ def has_checkpoint(workdir: Path) -> bool:
         return bool(checkpoints.steps)
 
 
-def _check_same_run(config: ConfigDict, workdir: Path) -> bool:
-    """Whether there is a run in ``workdir``; an error if it was trained with other settings."""
-    recorded = newest_config(workdir)
-    if recorded is None:
-        return False
-    if changed := changed_fields(recorded, config, groups=_TRAINED, free=_free_fields(config)):
-        raise UserError(
-            f"The configuration differs from that of the run in {workdir}:\n  " + "\n  ".join(changed) + "\n"
-            "Set these fields back, or give another --workdir for a new run."
-        )
-    return True
-
-
-def _free_fields(config: ConfigDict) -> tuple[str, ...]:
-    # A cosine schedule depends on the length of the run, which is then part of what is trained.
-    return tuple(name for name in _FREE if name != "training.num_steps" or config.optim.schedule == "constant")
-
-
 def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
     """The state of the newest good checkpoint; every device has the averaged parameters as a whole."""
-    if not _check_same_run(experiment.config, workdir) or not (workdir / "checkpoints").is_dir():
+    if (recorded := newest_config(workdir)) is not None:
+        check_same(experiment.config, recorded, workdir, TRAINED)
+    if recorded is None or not (workdir / "checkpoints").is_dir():
         raise UserError(f"There is no trained model in {workdir}; train one there first with --mode=train.")
     with Checkpoints(workdir) as checkpoints:
         like = experiment.abstract_state()

@@ -112,6 +112,7 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
         mesh=experiment.mesh,
         config=config,
         settings=config.dequantizer,
+        source=split_of(config, "train"),
         init_state=lambda: _init_state(experiment, dequantizer),
         step=step,
         constants=(frozen,),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from jaxtyping import Array
 
 from score_sde.checkpointing import Checkpoints, Snapshots
 from score_sde.config import ConfigDict
-from score_sde.data import Feed, Source, TrainIterator, load_source, make_train_iterator
+from score_sde.data import Feed, Source, TrainIterator, fingerprint, load_source, make_train_iterator
+from score_sde.data.base import SPLITS
 from score_sde.distributed import check_batch, global_batch, jit_step, loops_are_slow, state_sharding, with_sharding
 from score_sde.errors import Preempted, UserError
 from score_sde.evaluation.loss import LossEvaluator
@@ -38,6 +39,7 @@ class Task:
         mesh: The devices.
         config: The configuration of the run.
         settings: Which group of it says how long and in what batches, how often to log, to evaluate and to save.
+        source: The training split.
         init_state: The state at step 0.
         step: The training step, given the constants.
         constants: Arrays that stay as they are, such as the parameters of another network, on every device.
@@ -50,6 +52,7 @@ class Task:
     mesh: Mesh
     config: ConfigDict
     settings: ConfigDict
+    source: Source
     init_state: Callable[[], TrainState]
     step: Callable[..., TrainStep]
     constants: tuple[Params, ...] = ()
@@ -60,16 +63,31 @@ class Task:
     advice: str
 
 
-def train(experiment: Experiment, workdir: Path, *, watch: Watch = lambda step, params: None) -> TrainState:
-    """Train the score network to ``training.num_steps``; see :func:`run`."""
+def train(
+    experiment: Experiment,
+    workdir: Path,
+    *,
+    watch: Watch = lambda step, params: None,
+    sources: Mapping[str, Source] | None = None,
+) -> TrainState:
+    """Train the score network to ``training.num_steps``; see :func:`run`.
+
+    Args:
+        experiment: The run.
+        workdir: Its directory.
+        watch: Is shown the averaged parameters as ``training.sample_every`` says.
+        sources: The splits of the data by their names, which are loaded unless they are given.
+    """
     config = experiment.config
+    sources = {split: split_of(config, split) for split in SPLITS} if sources is None else sources
     task = Task(
         mesh=experiment.mesh,
         config=config,
         settings=config.training,
+        source=sources["train"],
         init_state=experiment.init_state,
         step=lambda: experiment.train_step,
-        evaluate=LossEvaluator(experiment, split_of(config, "test")),
+        evaluate=LossEvaluator(experiment, sources["test"]),
         snapshot_every=config.optim.ema_snapshot_every,
         watch=watch,
         watch_every=config.training.sample_every,
@@ -151,13 +169,14 @@ def _steps(task: Task, count: int) -> Callable[..., tuple[TrainState, Metrics]]:
 
 def _iterator(task: Task) -> TrainIterator:
     return make_train_iterator(
-        split_of(task.config, "train"),
+        task.source,
         batch_size=task.settings.batch_size,
         seed=task.config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         random_flip=task.config.data.random_flip,
         workers=task.config.data.workers,
+        contents=fingerprint(task.source),
     )
 
 

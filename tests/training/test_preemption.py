@@ -16,8 +16,10 @@ from jax.experimental import multihost_utils
 
 from score_sde import distributed
 from score_sde.checkpointing import Checkpoints, Snapshots
+from score_sde.data import DataRecord
 from score_sde.errors import Preempted, UserError
-from score_sde.modes.workdir import claim, trained_state
+from score_sde.modes.record import claim
+from score_sde.modes.workdir import trained_state
 from score_sde.training import loop
 from score_sde.training.ema import power_averages
 from score_sde.training.loop import train
@@ -193,7 +195,7 @@ def _measured(workdir, **changes):
 @pytest.fixture
 def recorded(uninterrupted, tmp_path):
     workdir = shutil.copytree(uninterrupted, tmp_path / "run")
-    claim(_experiment(**SNAPSHOTS).config, workdir)
+    claim(_experiment(**SNAPSHOTS).config, workdir, DataRecord("toy:moons", (2,), None, None, {}))
     return workdir
 
 

@@ -1,0 +1,113 @@
+"""What tells data from others, wherever they lie: shape, grey levels, the sizes of the splits and their contents."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from score_sde.data.base import ArraySource, Source, SourceInfo
+
+IN_FULL = 2**28  # bytes of a split in memory that are all read
+SPREAD = 128  # examples that are read of any other split
+
+_CHUNK = 2**22  # bytes that are read at once
+
+
+def fingerprint(source: Source) -> str:
+    """A SHA-256 of a split's number of examples, their shape and type, and their contents; labels do not count.
+
+    An array in memory of at most ``IN_FULL`` bytes is read in full. Of a larger one, and of examples that must be
+    decoded one by one, ``SPREAD`` examples are read at even distances, the first and the last among them: about a
+    second at most, at the price that a change of some others is not seen.
+
+    Example:
+        >>> info = SourceInfo("tiny", (2,), None, None)
+        >>> one, same, other = (ArraySource(info, np.full((3, 2), value, np.float32)) for value in (1, 1, 2))
+        >>> fingerprint(one) == fingerprint(same), fingerprint(one) == fingerprint(other)
+        (True, False)
+    """
+    count, first = len(source), source.gather(np.arange(1))
+    whole = isinstance(source, ArraySource) and count * first.nbytes <= IN_FULL
+    rows = np.arange(count) if whole else np.unique(np.linspace(0, count - 1, SPREAD).astype(np.int64))
+    digest = hashlib.sha256(f"{count} {first.shape[1:]} {first.dtype.str} {len(rows)}".encode())
+    for chunk in np.array_split(rows, math.ceil(len(rows) * first.nbytes / _CHUNK)):
+        digest.update(np.ascontiguousarray(source.gather(chunk)).data)
+    return digest.hexdigest()
+
+
+class SplitRecord(NamedTuple):
+    """What is kept of a split: the number of its examples and their fingerprint."""
+
+    num_examples: int
+    contents: str
+
+
+class DataRecord(NamedTuple):
+    """What a run keeps of its data.
+
+    Attributes:
+        name: where they came from, for the reader.
+        shape: of an example.
+        num_levels: the number of grey levels; None for continuous data.
+        num_classes: the number of classes, for data with labels.
+        splits: the splits by their names; none for data that were not at hand.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    num_levels: int | None
+    num_classes: int | None
+    splits: Mapping[str, SplitRecord]
+
+    @classmethod
+    def of(cls, info: SourceInfo, sources: Mapping[str, Source]) -> "DataRecord":
+        """What is known of data, with the splits that are at hand."""
+        splits = {name: SplitRecord(len(source), fingerprint(source)) for name, source in sources.items()}
+        return cls(*info, splits)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "DataRecord":
+        """Read :meth:`to_json` back.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is not of that form.
+        """
+        levels, classes = value["num_levels"], value["num_classes"]
+        return cls(
+            name=str(value["name"]),
+            shape=tuple(int(size) for size in value["shape"]),
+            num_levels=None if levels is None else int(levels),
+            num_classes=None if classes is None else int(classes),
+            splits={
+                str(name): SplitRecord(int(split["num_examples"]), str(split["contents"]))
+                for name, split in dict(value["splits"]).items()
+            },
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a file."""
+        return self._asdict() | {"splits": {name: split._asdict() for name, split in self.splits.items()}}
+
+    @property
+    def info(self) -> SourceInfo:
+        """What a model must know about the data."""
+        return SourceInfo(self.name, self.shape, self.num_levels, self.num_classes)
+
+    def differences(self, other: "DataRecord") -> list[str]:
+        """Lines ``what: ours -> theirs``; names and labels do not count, and neither do splits that one lacks.
+
+        >>> ours, theirs = (DataRecord("x", (n,), None, None, {"train": SplitRecord(n, f"{n:064}")}) for n in (2, 3))
+        >>> ours.differences(theirs)
+        ['shape: (2,) -> (3,)', 'examples of the train split: 2 -> 3']
+        """
+        pairs = {"shape": (self.shape, other.shape), "grey levels": (self.num_levels, other.num_levels)}
+        for name in sorted(self.splits.keys() & other.splits.keys()):
+            ours, theirs = self.splits[name], other.splits[name]
+            if ours.num_examples != theirs.num_examples:
+                pairs[f"examples of the {name} split"] = (ours.num_examples, theirs.num_examples)
+            elif self.shape == other.shape:
+                contents = (f"fingerprint {split.contents[:12]}" for split in (ours, theirs))
+                pairs[f"contents of the {name} split"] = tuple(contents)
+        return [f"{what}: {old} -> {new}" for what, (old, new) in pairs.items() if old != new]

@@ -1,0 +1,108 @@
+"""The record of a run: the configuration and the data that it was trained with, ``config.json`` and ``data.json``."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from score_sde.checkpointing import newest_config
+from score_sde.config import ConfigDict, changed_fields
+from score_sde.data import DataRecord
+from score_sde.errors import UserError
+from score_sde.files import Unreadable, atomic_write_json, read_json, reason_of
+
+#: Groups of fields that decide what is trained; they may not change under an existing run.
+TRAINED = ("seed", "sde", "parameterization", "model", "data", "objective", "optim", "training")
+_FREE = (
+    "training.num_steps",
+    *(f"training.{name}" for name in ("accumulate", "eval_every", "sample_every")),
+    *(f"training.keep_{what}" for what in ("checkpoints", "every", "best")),
+    # Data are known by what they hold, not by where they lie.
+    *(f"data.{name}" for name in ("name", "data_dir", "shape", "workers", "prefetch")),
+    "optim.ema_snapshot_every",
+)
+_PATHS = ("npz", "folder", "arrayrecord")  # kinds of data whose names are those of their places
+
+
+def claim(config: ConfigDict, workdir: Path, data: DataRecord) -> None:
+    """Record configuration and data in a new working directory, or check that they are those recorded there.
+
+    A run that has more steps than the configuration asks for keeps the number that it was trained for.
+
+    Raises:
+        UserError: If the run was trained with other settings or on other data, or the directory cannot be written.
+    """
+    recorded, known = newest_config(workdir), recorded_data(workdir)
+    if recorded is not None:
+        check_same(config, recorded, workdir, TRAINED)
+        _check_same_data(recorded, known, data, workdir)
+    make_directory(workdir)
+    fields = config.to_dict()
+    if recorded is not None and newest_step(workdir) > config.training.num_steps:
+        fields["training"]["num_steps"] = recorded["training"]["num_steps"]
+    splits = {} if known is None else known.splits
+    atomic_write_json(workdir / "data.json", data._replace(splits={**splits, **data.splits}).to_json())
+    atomic_write_json(workdir / "config.json", fields)
+
+
+def make_directory(workdir: Path) -> None:
+    """Make the working directory, or say that it cannot be made."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot create the working directory {workdir} ({error.strerror}); give another.") from error
+
+
+def newest_step(workdir: Path) -> int:
+    """How far a run has been trained, by its newest complete checkpoint; 0 without any."""
+    directory = workdir / "checkpoints"
+    found = directory.iterdir() if directory.is_dir() else ()
+    return max((int(path.name) for path in found if path.name.isdecimal()), default=0)
+
+
+def recorded_data(workdir: Path) -> DataRecord | None:
+    """What a run keeps of its data; ``None`` where there is no run, or one of a version that kept nothing.
+
+    Raises:
+        UserError: If the record is damaged.
+    """
+    path, remedy = workdir / "data.json", "remove it, and the next training writes it anew"
+    found = read_json(path, remedy=remedy)
+    try:
+        return None if found is None else DataRecord.from_json(found)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unreadable(path, reason_of(error), remedy) from error
+
+
+def check_same(config: ConfigDict, recorded: Mapping[str, Any], workdir: Path, groups: Collection[str]) -> None:
+    """Refuse a configuration that differs from a run's in some groups of fields.
+
+    Raises:
+        UserError: With every field that differs.
+    """
+    # A cosine schedule depends on the length of the run, which is then part of what is trained.
+    free = [name for name in _FREE if name != "training.num_steps" or config.optim.schedule == "constant"]
+    if changed := changed_fields(recorded, config, groups=groups, free=free):
+        sentence = f"The configuration differs from that of the run in {workdir}"
+        raise _unlike(sentence, changed, "Set these fields back")
+
+
+def _check_same_data(recorded: Mapping[str, Any], known: DataRecord | None, data: DataRecord, workdir: Path) -> None:
+    """Refuse other data than a run's; of a run that has no record of them, data of another name."""
+    advice = "Give the data that the run was trained on, wherever they lie (config.data.name, config.data.data_dir)"
+    if known is not None:
+        changed = known.differences(data)
+    else:
+        old, new = recorded.get("data", {}).get("name", data.name), data.name
+        changed = [] if _kind(old) == _kind(new) else [f"data.name: {old} -> {new}"]
+    if changed:
+        raise _unlike(f"The data differ from the data of the run in {workdir}", changed, advice)
+
+
+def _kind(name: str) -> str:
+    kind = name.partition(":")[0]
+    return kind if kind in _PATHS else name
+
+
+def _unlike(sentence: str, changed: list[str], advice: str) -> UserError:
+    lines = "\n  ".join([f"{sentence}:", *changed])
+    return UserError(f"{lines}\n{advice}, or give another --workdir for a new run.")

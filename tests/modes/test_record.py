@@ -1,0 +1,100 @@
+"""A run is known by what it holds: its data may move, and nothing else about it may change unseen."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from score_sde.cli import main
+
+TINY = (
+    *("--config.model.features=8", "--config.model.num_blocks=1", "--config.training.num_steps=20"),
+    *("--config.training.batch_size=8", "--config.training.log_every=10", "--config.training.eval_every=20"),
+    *("--config.training.checkpoint_every=10", "--config.training.sample_every=0", "--config.optim.warmup=5"),
+    *("--config.sampling.num_steps=4", "--config.sampling.num_samples=8", "--config.likelihood.batch_size=40"),
+)
+
+
+def _run(mode, workdir, *extra, config="configs/vp/toy_mlp.py"):
+    return main([f"--config={config}", f"--workdir={workdir}", f"--mode={mode}", *TINY, *extra])
+
+
+def _points(seed=0, n=200):
+    return np.random.default_rng(seed).normal(size=(n, 3)).astype(np.float32)
+
+
+def _data(path):
+    return f"--config.data.name=npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on the user's own points, which lie in another directory."""
+    place = tmp_path_factory.mktemp("points")
+    np.savez(place / "points.npz", x=_points())
+    assert _run("train", place / "run", _data(place / "points.npz")) == 0
+    return place
+
+
+@pytest.fixture
+def place(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "place")
+
+
+def test_data_that_have_moved_are_the_same_data(place, monkeypatch):
+    (place / "elsewhere").mkdir()
+    (place / "points.npz").rename(place / "elsewhere" / "x.npz")
+    monkeypatch.chdir(place / "elsewhere")
+    config = shutil.copy(f"{place}/run/config.json", place / "config.json")
+    assert _run("train", place / "run", _data("x.npz"), "--config.training.num_steps=30", config=config) == 0
+    assert json.loads((place / "run" / "config.json").read_text())["data"]["name"] == "npz:x.npz"
+    steps = [json.loads(line)["step"] for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    ("points", "lines"),
+    [
+        (_points(1), ["contents of the train split: fingerprint", "contents of the test split: fingerprint"]),
+        (_points(n=210), ["examples of the train split: 180 -> 189", "examples of the test split: 20 -> 21"]),
+        (_points()[:, :2], ["shape: (3,) -> (2,)"]),
+    ],
+    ids=["contents", "number", "shape"],
+)
+def test_other_data_in_the_same_place_are_refused_for_training(place, points, lines, capsys):
+    np.savez(place / "points.npz", x=points)
+    before = {path: path.read_bytes() for path in (place / "run").glob("*.json*")}
+    assert _run("train", place / "run", _data(place / "points.npz"), "--config.training.num_steps=30") == 2
+    said = capsys.readouterr().err
+    assert "The data differ from the data of the run" in said
+    assert all(line in said for line in lines)
+    assert {path: path.read_bytes() for path in (place / "run").glob("*.json*")} == before
+
+
+def test_a_run_without_a_record_of_its_data_is_given_one(place):
+    record = json.loads((place / "run" / "data.json").read_text())
+    (place / "run" / "data.json").unlink()
+    assert _run("train", place / "run", _data(place / "points.npz"), "--config.training.num_steps=30") == 0
+    assert json.loads((place / "run" / "data.json").read_text())["splits"] == record["splits"]
+
+
+def test_a_run_without_a_record_of_its_data_does_not_take_data_of_another_kind(place, capsys):
+    (place / "run" / "data.json").unlink()
+    assert _run("train", place / "run", "--config.data.name=toy:moons") == 2
+    assert "-> toy:moons" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ['{"name": ', '{"name": "x"}', '{"name": "x", "shape": 3, "splits": []}'])
+def test_a_damaged_record_of_the_data_is_named(place, capsys, content):
+    (place / "run" / "data.json").write_text(content)
+    assert _run("train", place / "run", _data(place / "points.npz")) == 2
+    assert f"{place / 'run' / 'data.json'} cannot be read" in capsys.readouterr().err
+
+
+def test_fewer_steps_than_there_are_change_nothing_and_say_so(place, caplog):
+    caplog.set_level("INFO")
+    assert _run("train", place / "run", _data(place / "points.npz"), "--config.training.num_steps=10") == 0
+    assert "The run is at step 20 and config.training.num_steps is 10: nothing is left to train." in caplog.text
+    assert "Trained to step" not in caplog.text
+    assert json.loads((place / "run" / "config.json").read_text())["training"]["num_steps"] == 20
