@@ -26,7 +26,8 @@ from score_sde.experiment import Experiment
 from score_sde.files import atomic_savez, atomic_write_json
 from score_sde.likelihood import log_likelihood
 from score_sde.modes import MODES
-from score_sde.modes.workdir import build_experiment, machine, make_directory, trained_state
+from score_sde.modes.record import make_directory
+from score_sde.modes.workdir import build_experiment, machine, trained_state
 from score_sde.objectives import importance_bound
 from score_sde.report.plots import new_figure, save_figure
 from score_sde.sampling import integrate, prior_samples, sample_keys

@@ -35,7 +35,8 @@ from score_sde.files import atomic_write_json
 from score_sde.metrics import Moments, frechet_interval, moments
 from score_sde.metrics.extractors import Extractor, make_extractor
 from score_sde.modes import MODES
-from score_sde.modes.workdir import build_experiment, data_info, make_directory
+from score_sde.modes.record import make_directory
+from score_sde.modes.workdir import build_experiment, data_info
 
 CONFIGS = Path(__file__).parent / "configs"
 

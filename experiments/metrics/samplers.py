@@ -28,7 +28,8 @@ from score_sde.errors import UserError
 from score_sde.evaluation.base import mean_and_std_error
 from score_sde.files import atomic_write_text
 from score_sde.modes import MODES
-from score_sde.modes.workdir import machine, make_directory
+from score_sde.modes.record import make_directory
+from score_sde.modes.workdir import machine
 
 SAMPLERS = {
     "fast": {"predictor": "unipc_3", "corrector": "none", "grid": "log_snr", "num_steps": 16},
