@@ -13,6 +13,7 @@ from typing import Any
 
 from score_sde.defaults import ConfigDict, default_config
 from score_sde.errors import UserError, nearest, unknown
+from score_sde.files import read_json
 
 
 def from_file(path: Path) -> ConfigDict:
@@ -44,14 +45,7 @@ def from_file(path: Path) -> ConfigDict:
 
 def _from_record(path: Path) -> ConfigDict:
     """The configuration in a record. One that is older than a field stands for what is now its default."""
-    try:
-        recorded = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); expected the config.json of a run.") from error
-    if not isinstance(recorded, dict):
-        raise UserError(f"{path} holds a {type(recorded).__name__}; expected the config.json of a run.")
+    recorded = read_json(path, remedy="expected the config.json of a run") or {}
     config, known = default_config(), leaves(default_config())
     for name, value in leaves(recorded).items():
         if name not in known:

@@ -153,14 +153,23 @@ def read_json(path: Path, *, remedy: str = _REMEDY) -> dict[str, Any] | None:
             return None
         if path.stat().st_size > _JSON_BYTES:
             raise ValueError(f"it has more than {_JSON_BYTES} bytes")
-        text = path.read_bytes().decode("utf-8-sig")
-        found = json.loads(text, parse_constant=_refused_number, parse_float=_finite_number)
-        if not isinstance(found, dict):
-            raise ValueError("it is JSON, but no object")
-        _check_depth(found)
-        if "\\u" in text:
-            json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text
-        return found
+        return parse_json(path.read_bytes().decode("utf-8-sig"))
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """The JSON object in a text.
+
+    Raises:
+        ValueError: For what :func:`read_json` refuses, but
+        RecursionError: where it is nested too deeply.
+    """
+    found = json.loads(text, parse_constant=_refused_number, parse_float=_finite_number, parse_int=_finite_int)
+    if not isinstance(found, dict):
+        raise ValueError("it is JSON, but no object")
+    _check_depth(found)
+    if "\\u" in text:
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    return found
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
@@ -179,18 +188,20 @@ def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
 def parse_json_line(line: bytes) -> dict[str, Any] | None:
     """A line of metrics, or ``None`` for one that a crash cut short, or without an integer ``step``.
 
-    Numbers that are not finite are NaN, however they are written.
+    Numbers that are not finite are NaN, however they are written: as null, NaN, or with too great an exponent.
 
-    >>> parse_json_line(b'{"step": 3, "loss": 1e999}'), parse_json_line(b'{"step": 1e999}'), parse_json_line(b'{"st')
+    >>> parse_json_line(b'{"step": 3, "loss": 1e999}'), parse_json_line(b'{"step": null}'), parse_json_line(b'{"st')
     ({'step': 3, 'loss': nan}, None, None)
     """
     try:
-        record = json.loads(line.decode(), parse_constant=lambda _: math.nan, parse_float=_number_or_nan)
+        number = _number_or_nan
+        record = json.loads(line.decode(), parse_constant=number, parse_float=number, parse_int=_int_or_nan)
         _check_depth(record)
     except (ValueError, RecursionError):
         return None
-    step = record.get("step") if isinstance(record, dict) else None
-    return record if isinstance(step, int) and not isinstance(step, bool) else None
+    if not isinstance(record, dict) or not isinstance(step := record.get("step"), int) or isinstance(step, bool):
+        return None
+    return {name: math.nan if value is None else value for name, value in record.items()}
 
 
 def array_names(path: Path, *, remedy: str = _REMEDY) -> list[str] | None:
@@ -286,9 +297,18 @@ def _finite_number(text: str) -> float:
     return value if math.isfinite(value) else _refused_number(text[:40])
 
 
+def _finite_int(text: str) -> int:
+    _finite_number(text)
+    return int(text)
+
+
 def _number_or_nan(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else math.nan
+
+
+def _int_or_nan(text: str) -> int | float:
+    return int(text) if math.isfinite(_number_or_nan(text)) else math.nan
 
 
 def _check_depth(value: Any) -> None:

@@ -167,8 +167,9 @@ def test_the_record_of_a_run_is_a_configuration(tmp_path):
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        ("{", "is not JSON"),
-        ("[]", "holds a list; expected the config.json of a run"),
+        ("{", "cannot be read (Expecting property name"),
+        ("[]", "cannot be read (it is JSON, but no object); expected the config.json of a run"),
+        ('{"seed": ' + "[" * 100_000, "cannot be read (it is nested too deeply)"),
         ('{"training": {"num_stepz": 3}}', "Unknown config field 'training.num_stepz'"),
         ('{"training": {"num_steps": "many"}}', "config.training.num_steps is 'many'; expected int"),
         ('{"seed": null}', "config.seed is None; expected int"),

@@ -196,7 +196,7 @@ HOSTILE_JSON = {
     "NaN": (b'{"a": NaN}', "NaN"),
     "infinite": (b'{"a": [-Infinity]}', "Infinity"),
     "infinite by its exponent": (b'{"a": 1e999}', "1e999"),
-    "an endless integer": (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
+    "an endless integer": (b'{"a": ' + b"9" * 5000 + b"}", "999"),
     "deep lists": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
     "deeper than needed": (b'{"a":' * 100 + b"1" + b"}" * 100, "nested too deeply"),
     "no UTF-8": (b'{"a": "\xff"}', "UTF-8"),

@@ -1,12 +1,12 @@
 """Measurements that go on after an interruption."""
 
 import logging
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from score_sde.files import atomic_savez
+from score_sde.files import Unreadable, atomic_savez, read_arrays, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +27,13 @@ class Partial:
         self.rows: list[list[np.ndarray]] = []
         self.seconds = 0.0
         self._path, self._identity = path, identity
-        if path is None or not path.is_file():
-            return
         try:
-            with np.load(path) as found:
-                if str(found["identity"]) == identity:
-                    columns = [np.split(found[f"column{n}"], found["ends"][:-1]) for n in range(4)]
-                    self.rows = [list(row) for row in zip(*columns, strict=True)]
-                    self.seconds = float(found["seconds"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            log.warning("%s cannot be read (%s); measuring from the beginning.", path, error)
+            found = None if path is None else read_arrays(path)
+            if found is not None and str(found["identity"]) == identity:
+                self.rows, self.seconds = _rows(found), float(found["seconds"])
+        except (Unreadable, ValueError, KeyError, TypeError) as error:
+            reason = error.reason if isinstance(error, Unreadable) else reason_of(error)
+            log.warning("%s cannot be read (%s); measuring from the beginning.", path, reason)
         if self.rows:
             log.info("Going on after %d examples that were measured before.", sum(len(row[0]) for row in self.rows))
 
@@ -59,3 +56,13 @@ class Partial:
         """Remove the file, when all is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _rows(found: Mapping[str, np.ndarray]) -> list[list[np.ndarray]]:
+    """The batches in a file, each with a row of four arrays."""
+    ends, columns = found["ends"], [np.atleast_1d(found[f"column{n}"]) for n in range(4)]
+    if ends.ndim != 1 or not ends.size or ends.dtype.kind != "i" or not (np.diff(ends, prepend=0) > 0).all():
+        raise ValueError("its batches do not follow one another")
+    if any(len(column) != ends[-1] for column in columns):
+        raise ValueError("its columns are not of one length")
+    return [list(row) for row in zip(*(np.split(column, ends[:-1]) for column in columns), strict=True)]

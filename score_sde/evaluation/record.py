@@ -1,12 +1,12 @@
 """What has been measured of the checkpoints of a run, kept in a file as it comes, and which of them is the best."""
 
-import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from score_sde.files import atomic_write_json
+from score_sde.files import Unreadable, atomic_write_json, read_json
 
 log = logging.getLogger(__name__)
 
@@ -14,16 +14,25 @@ HIGHER = ("precision", "recall", "density", "coverage", "inception_score")  # th
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What a file of results holds; nothing if there is none, or it is none of ours."""
+    """What a file of results holds; nothing, and a warning, if it cannot be read, for it can be measured again."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path) or {}
+    except Unreadable as error:
+        log.warning("%s cannot be read (%s); it counts for nothing.", path, error.reason)
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _entries(found: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """The entries of a file of results by their steps."""
+    listed = found.get("checkpoints")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return {entry["step"]: entry for entry in entries if isinstance(entry.get("step"), int)}
 
 
 def best_of(entries: Mapping[int, Mapping[str, Any]], by: str) -> tuple[int, str]:
     """The step of the best entry, and by what: the criterion given, else the first metric, else the loss.
+
+    What is no finite number is worse than anything else.
 
     >>> best_of({1: {"loss": 2.0}, 2: {"loss": 1.0}}, "")
     (2, 'loss')
@@ -37,6 +46,8 @@ def best_of(entries: Mapping[int, Mapping[str, Any]], by: str) -> tuple[int, str
     def cost(step: int) -> float:
         entry = entries[step]
         value = entry[by] if by in entry else entry["metrics"][by]["value"]
+        if value is None or not math.isfinite(value):
+            return math.inf
         return -value if by in HIGHER else value
 
     return min(sorted(entries), key=cost), by
@@ -60,7 +71,7 @@ class EvaluationRecord:
         if found and found.get("identity") != identity:
             log.info("%s was measured in another way; measuring again.", path)
             found = {}
-        self.entries: dict[int, dict[str, Any]] = {entry["step"]: entry for entry in found.get("checkpoints", [])}
+        self.entries = _entries(found)
 
     def has(self, step: int, parameters: str) -> bool:
         """Whether a checkpoint of that step and with those parameters was measured.

@@ -1,6 +1,5 @@
 """Which checkpoints of a run are evaluated: the newest, the best, a range, or some by their steps."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from score_sde.checkpointing import Checkpoints
 from score_sde.config import ConfigDict
 from score_sde.errors import UserError
 from score_sde.evaluation.record import read_results
+from score_sde.files import read_json_lines
 
 
 def chosen_steps(config: ConfigDict, workdir: Path, newest: int) -> list[int]:
@@ -81,15 +81,9 @@ def _best_before(workdir: Path, there: Sequence[int]) -> int:
     found = read_results(workdir / "evaluation.json").get("best")
     if isinstance(found, int) and found in there:
         return found
-    losses: dict[int, float] = {}
-    path = workdir / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            record = json.loads(line)
-            losses[int(record["step"])] = float(record["eval_loss"])
-        except (TypeError, ValueError, KeyError):  # lines without an evaluation, and one that a crash cut short
-            continue
-    if not (known := [step for step in there if step in losses]):
+    records = read_json_lines(workdir / "metrics.jsonl") or []
+    losses = {record["step"]: loss for record in records if isinstance(loss := record.get("eval_loss"), int | float)}
+    if not (known := [step for step in there if math.isfinite(losses.get(step, math.nan))]):
         raise UserError(
             f"config.evaluation.checkpoints is best, and nothing in {workdir} tells the best of the checkpoints "
             f"{', '.join(map(str, there))}; evaluate them with config.evaluation.checkpoints=all first."

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from score_sde.errors import UserError
-from score_sde.files import atomic_savez
+from score_sde.files import Unreadable, atomic_savez, parse_json, read_arrays, reason_of
 from score_sde.metrics.checks import finite_rows
 from score_sde.metrics.frechet import Moments, moments
 
 #: What a file of another system does not say.
 NOT_STATED = "not stated by the file"
 _FORMAT = "score_sde reference statistics 1"
+_NAMES = ("about", "mean", "covariance", "features", "pool_3", "mu", "sigma")
+_ROUNDING = 1e-5  # of a covariance in single precision, with room to spare, relative to its Frobenius norm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,36 +129,28 @@ def read_statistics(
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
+    found = read_arrays(path, _NAMES, remedy="expected reference statistics (.npz); fetch or compute them again")
+    if found is None:
         raise UserError(
             f"There is no file {path}; expected reference statistics (.npz); check the path or compute them."
         )
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            names = ("about", "mean", "covariance", "features", "pool_3", "mu", "sigma")
-            return {name: archive[name] for name in names if name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{path} is not an .npz file of plain arrays ({error}); expected reference statistics; fetch or compute "
-            "it again."
-        ) from error
+    return found
 
 
 def _ours(path: Path, arrays: Mapping[str, np.ndarray]) -> ReferenceStatistics:
     try:
-        about = json.loads(str(arrays["about"]))
+        about = parse_json(str(arrays["about"]))
         stated, num_examples, form = about.pop("sha256"), about.pop("num_examples"), about.pop("format")
-        shape = None if about["shape"] is None else tuple(about["shape"])
+        about["shape"] = None if about["shape"] is None else tuple(about["shape"])
         statistics = ReferenceStatistics(
-            **about | {"shape": shape},
+            **about,
             moments=Moments(arrays["mean"], arrays["covariance"], num_examples),
             features_subset=arrays.get("features"),
         )
         intact = form == _FORMAT and stated == statistics.sha256
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not whole ({error}); expected {_FORMAT}; compute the statistics again.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        reason = f"it is not whole: {reason_of(error)}"
+        raise Unreadable(path, reason, f"expected {_FORMAT}; compute the statistics again") from error
     if not intact:
         raise UserError(
             f"{path} is of the form {form!r} and its contents do not have the digest it states, or it is of another "
@@ -206,8 +199,25 @@ def _check(statistics: ReferenceStatistics, path: Path) -> None:
     broken = int((~np.isfinite(mean)).sum() + (~np.isfinite(covariance)).sum())
     if broken:
         raise UserError(f"{broken} numbers in the statistics of {path} are NaN or infinite; compute them again.")
+    _check_covariance(covariance, path)
     if features is not None and finite_rows(features, f"features of {path}").shape[1] != mean.size:
         raise UserError(
             f"The features of {path} have shape {features.shape} and its mean {mean.shape}; expected one dimension; "
             "compute the statistics again."
         )
+
+
+def _check_covariance(covariance: np.ndarray, path: Path) -> None:
+    """Refuse what cannot be a covariance: one that is not symmetric, or has a negative eigenvalue, beyond rounding."""
+    remedy = "expected a covariance; compute the statistics again"
+    with np.errstate(over="ignore"):
+        norm, turned = np.linalg.norm(covariance), np.linalg.norm(covariance - covariance.T)
+    if not np.isfinite(norm):
+        raise UserError(f"The numbers in the statistics of {path} are too large to compute with; compute them again.")
+    if turned > _ROUNDING * norm:
+        raise UserError(f"The covariance in {path} is not symmetric; {remedy}.")
+    if norm:
+        try:
+            np.linalg.cholesky(covariance + _ROUNDING * norm * np.eye(len(covariance)))
+        except np.linalg.LinAlgError as error:
+            raise UserError(f"The covariance in {path} has negative eigenvalues; {remedy}.") from error

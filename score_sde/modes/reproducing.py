@@ -9,7 +9,8 @@ from typing import Any
 
 from score_sde.config import ConfigDict
 from score_sde.errors import UserError
-from score_sde.files import atomic_write_json, atomic_write_text
+from score_sde.evaluation.record import read_results
+from score_sde.files import atomic_write_json, atomic_write_text, read_json
 from score_sde.modes.dequantization import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
@@ -120,7 +121,7 @@ def _of_samples(row: Row) -> bool:
 
 def _samples_of(row: Row, config: ConfigDict, run: Path, command: str) -> tuple[float, float | None]:
     run_eval(config, run, command)  # measures nothing that rows of the same samples have measured before
-    found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    found = read_json(run / "metrics.json") or {}
     result = found["metrics"][_METRICS.get(row.what, "frechet")]
     return result["value"], result["std_error"]
 
@@ -131,12 +132,12 @@ def _flow_of(row: Row, config: ConfigDict, run: Path, command: str) -> tuple[flo
     kept = run / f"{'variational' if variational else 'uniform'}.json"
     related = config.to_dict()
     identity = json.dumps({name: related[name] for name in ("seed", "model", "data", "likelihood", "dequantizer")})
-    report = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    report = read_results(kept)
     if report.get("identity") != identity:
         if variational:
             run_train_dequantizer(config, run, command)
         run_likelihood(config, run, command)
-        report = {**json.loads((run / "likelihood.json").read_text(encoding="utf-8")), "identity": identity}
+        report = {**(read_json(run / "likelihood.json") or {}), "identity": identity}
         atomic_write_json(kept, report)
     value, error = _LIKELIHOODS[what]
     return report[value], report[error]

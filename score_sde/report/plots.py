@@ -4,16 +4,15 @@ Images are drawn by integer upscaling, pixel for pixel: what looks blurred is bl
 on the Agg canvas, without pyplot, so nothing here needs a display or leaves global state behind.
 """
 
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from score_sde.errors import UserError
-from score_sde.files import atomic_path
+from score_sde.files import atomic_path, read_json_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +71,7 @@ def loss_curve(metrics_path: Path, path: Path) -> Path:
     Raises:
         UserError: If there is no loss in the file, or the picture cannot be written.
     """
-    records = list(_read_records(metrics_path))
+    records = read_json_lines(metrics_path) or []
     steps, losses = _series(records, "loss")
     if not len(steps):
         raise UserError(f"There is no loss in {metrics_path}; train first with --mode=train.")
@@ -198,25 +197,11 @@ def _scatter_panel(axes: "Axes", points: np.ndarray, limit: float, color: str) -
     axes.grid(False)
 
 
-def _read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a metrics file; a line that a crash cut short is passed over."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"Cannot read {path} ({error.strerror}); train first with --mode=train.") from error
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            yield record
-
-
 def _series(records: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and finite values of one metric."""
-    pairs = [(record["step"], record[name]) for record in records if name in record and math.isfinite(record[name])]
+    pairs = [(record["step"], record[name]) for record in records if isinstance(record.get(name), int | float)]
     table = np.array(pairs, np.float64).reshape(-1, 2)
+    table = table[np.isfinite(table).all(axis=1)]
     return table[:, 0], table[:, 1]
 
 

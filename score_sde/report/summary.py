@@ -1,12 +1,13 @@
 """One page per run, ``summary.md``: what was run, on what, with which results, and where everything lies."""
 
+import html
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from score_sde.errors import UserError
-from score_sde.files import atomic_write_text
+from score_sde.files import Unreadable, atomic_write_text, read_json, read_json_lines
 from score_sde.machine import hardware_line
 
 #: Picture, what it shows, and the mode that draws it.
@@ -53,18 +54,22 @@ def write_summary(workdir: Path) -> Path:
         The path of the page.
 
     Raises:
-        UserError: If one of the files cannot be read or is no JSON, or the page cannot be written.
+        UserError: If the page cannot be written. What cannot be read is named on it.
     """
-    config = _read_json(workdir / "config.json")
-    reports = {mode: _read_json(workdir / name) for name, mode in _REPORTS.items()}
+    problems: list[str] = []
+    config = _read(workdir / "config.json", read_json, problems)
+    reports = {mode: _read(workdir / name, read_json, problems) for name, mode in _REPORTS.items()}
+    metrics = _last_metrics(_read(workdir / "metrics.jsonl", read_json_lines, problems) or [])
     sections = [
         f"# {_title(workdir, config)}",
-        "## Results\n\n" + "\n".join(_results(workdir, reports)),
+        "## Results\n\n" + "\n".join(_results(metrics, reports, problems)),
         "## Pictures\n\n" + "\n\n".join(_picture(workdir, *picture) for picture in PICTURES),
         "## Configuration\n\n" + _configuration(config),
         "## How it was run\n\n" + _provenance(reports),
         "## Files\n\n" + _files(workdir),
     ]
+    if problems:
+        sections.insert(1, "\n".join(f"- **{problem}**" for problem in problems))
     path = workdir / "summary.md"
     atomic_write_text(path, "\n\n".join(sections) + "\n")
     return path
@@ -73,38 +78,49 @@ def write_summary(workdir: Path) -> Path:
 _REPORTS = {"sampling.json": "sample", "likelihood.json": "likelihood", "eval.json": "eval"}
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, read: Callable[[Path], Any], problems: list[str]) -> Any:
+    """What a file holds; nothing if there is none, nor if it cannot be read, which is then a problem."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return read(path)
+    except Unreadable as error:
+        problems.append(f"{path.name} cannot be read ({_text(error.reason)}); run the mode that writes it again.")
         return None
-    except OSError as error:
-        raise UserError(f"Cannot read {path} ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); remove it and run the mode that writes it again.") from error
-    return value if isinstance(value, dict) else None
 
 
-def _last_metrics(workdir: Path) -> dict[str, Any]:
-    """The newest value of every metric and the step of the last line; a line that a crash cut short is passed over."""
-    try:
-        lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {}
-    newest: dict[str, Any] = {}
-    for line in lines:
-        try:
-            newest |= json.loads(line)
-        except (TypeError, ValueError):
-            continue
-    return newest
+def _last_metrics(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The newest value of every metric and the step of the last line."""
+    return {name: value for record in records for name, value in record.items()}
 
 
 def _title(workdir: Path, config: dict[str, Any] | None) -> str:
+    name = _text(workdir.resolve().name)
     if config is None:
-        return workdir.resolve().name
+        return name
     named = [_lookup(config, group, "name") for group in ("data", "sde", "model")]
-    return f"{workdir.resolve().name}: " + ", ".join(str(name) for name in named if name)
+    return f"{name}: " + ", ".join(_text(part) for part in named if part)
+
+
+def _text(value: Any) -> str:
+    r"""Text from a file as Markdown that shows it: no HTML, no links, no code, and all on one line.
+
+    >>> print(_text("<b>[x](y)` & a_b\n*c*"))
+    &lt;b&gt;\[x\](y)\` &amp; a_b \*c\*
+    """
+    return re.sub(r"([\\`*\[\]])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
+
+
+def _code(text: str) -> str:
+    """Text as a code span, whose fence is longer than any in the text.
+
+    >>> _code("a = 1"), _code("a`b")
+    ('`a = 1`', '`` a`b ``')
+    """
+    fence = _fence(text, 1)
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
+
+
+def _fence(text: str, shortest: int) -> str:
+    return "`" * max(shortest, *(len(run) + 1 for run in re.findall("`+", text)), 0)
 
 
 def _lookup(config: Mapping[str, Any], group: str, field: str) -> Any:
@@ -116,22 +132,42 @@ def _missing(mode: str) -> str:
     return f"*not yet run: `--mode={mode}`*"
 
 
-def _results(workdir: Path, reports: Mapping[str, dict[str, Any] | None]) -> list[str]:
+def _results(
+    metrics: Mapping[str, Any], reports: Mapping[str, dict[str, Any] | None], problems: list[str]
+) -> list[str]:
     """A table with one row per measurement."""
     rows = ["| | value | how |", "|---|---|---|"]
-    metrics = _last_metrics(workdir)
+    parts = (
+        ("metrics.jsonl", lambda: _loss_rows(metrics)),
+        ("eval.json", lambda: _evaluation_rows(reports["eval"])),
+        ("likelihood.json", lambda: _likelihood_rows(reports["likelihood"])),
+        ("sampling.json", lambda: _sampling_rows(reports["sample"])),
+    )
+    for name, part in parts:
+        try:
+            rows += part()
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
+            problems.append(f"{name} has another form than this version writes ({type(error).__name__}).")
+    return rows
+
+
+def _loss_rows(metrics: Mapping[str, Any]) -> list[str]:
+    rows = []
     if "loss" in metrics:
-        rows.append(_row("Training loss", _number(metrics["loss"], ".5f"), f"at step {metrics.get('step', '?')}"))
+        rows.append(_row("Training loss", _number(metrics["loss"], ".5f"), f"at step {metrics['step']}"))
         if "eval_loss" in metrics:
             value = _with_error(metrics["eval_loss"], metrics.get("eval_loss_std_error"), 5)
             rows.append(_row("Held-out loss", value, "averaged parameters, newest evaluation in training"))
     else:
         rows.append(_row("Training loss", _missing("train"), ""))
-    evaluation = reports["eval"]
-    if evaluation is not None:
-        value = _with_error(evaluation.get("loss"), evaluation.get("std_error"), 5)
-        rows.append(_row("Test loss", value, f"averaged parameters at step {evaluation.get('step', '?')}"))
-    return rows + _likelihood_rows(reports["likelihood"]) + _sampling_rows(reports["sample"])
+    return rows
+
+
+def _evaluation_rows(report: dict[str, Any] | None) -> list[str]:
+    if report is None:
+        return []
+    value = _with_error(report.get("loss"), report.get("std_error"), 5)
+    return [_row("Test loss", value, f"averaged parameters at step {_text(report.get('step', '?'))}")]
 
 
 def _budget_rows(report: dict[str, Any]) -> list[str]:
@@ -141,7 +177,7 @@ def _budget_rows(report: dict[str, Any]) -> list[str]:
         return []
     low, high = report.get("interval", (None, None))
     solver, cut = budget["solver"], budget["truncation"]
-    checked = f"on {budget['num_examples']} examples"
+    checked = f"on {_text(budget['num_examples'])} examples"
     return [
         _row("95 % interval", f"{_number(low, '.4f')} to {_number(high, '.4f')} {unit}", "images, probes and solver"),
         _row("— images", f"± {_number(budget['images'], '.4f')}", "standard error, with noise and probes in it"),
@@ -164,8 +200,8 @@ def _chain_rows(report: dict[str, Any]) -> list[str]:
     value = _with_error(bound["bits_per_dim"], bound["std_error"], 3)
     chosen = ", the best of four" if bound.get("other_variances") else ""
     terms = ", ".join(f"{name} {_number(bound[name], '.4g')}" for name in ("prior", "divergence", "decoder"))
-    model = f"{bound['num_levels']} levels; variances {bound['variances']}{chosen}"
-    how = f"{model}; {bound['num_examples']} examples; {terms}; {_seconds(bound)}"
+    model = f"{_text(bound['num_levels'])} levels; variances {_text(bound['variances'])}{chosen}"
+    how = f"{model}; {_text(bound['num_examples'])} examples; {terms}; {_seconds(bound)}"
     return [_row("**Variational bound of the chain**", f"**{value} bits/dim**", how)]
 
 
@@ -175,10 +211,10 @@ def _likelihood_rows(report: dict[str, Any] | None) -> list[str]:
     rows = _chain_rows(report)
     if rows and "nats_per_example" not in report:
         return rows
-    protocol = f"{report.get('num_examples', '?')} examples; {report.get('protocol', 'protocol not recorded')}"
+    protocol = _text(f"{report.get('num_examples', '?')} examples; {report.get('protocol', 'protocol not recorded')}")
     if "bits_per_dim" in report:
         value = _with_error(report["bits_per_dim"], report.get("std_error"), 3)
-        label = "NLL" if report.get("quantity") is None else f"Upper bound on the NLL, {report['quantity']}"
+        label = "NLL" if report.get("quantity") is None else f"Upper bound on the NLL, {_text(report['quantity'])}"
         rows.append(_row(f"**{label}**", f"**{value} bits/dim**", protocol))
     else:
         value = _with_error(report.get("nats_per_example"), report.get("nats_std_error"), 3)
@@ -186,18 +222,19 @@ def _likelihood_rows(report: dict[str, Any] | None) -> list[str]:
     baseline = report.get("baseline")
     if baseline:
         value = _with_error(baseline.get("bits_per_dim"), baseline.get("std_error"), 3)
-        mixture = f"{baseline.get('num_components', '?')} components, {baseline.get('covariance', '?')} covariance"
+        count, kind = (_text(baseline.get(name, "?")) for name in ("num_components", "covariance"))
+        mixture = f"{count} components, {kind} covariance"
         how = f"{mixture}, chosen on part of the training set; same data and dequantisation; {_seconds(baseline)}"
         rows.append(_row("NLL of the best Gaussian mixture", f"{value} bits/dim", how))
     rows += _budget_rows(report)
     if "bound_bits_per_dim" in report:
         value = _with_error(report["bound_bits_per_dim"], report.get("bound_std_error"), 3)
         seconds = _number(report.get("bound_seconds"), ".1f")
-        how = f"an upper bound; {report.get('bound_times', '?')} noise levels per example; {seconds} s"
+        how = f"an upper bound; {_text(report.get('bound_times', '?'))} noise levels per example; {seconds} s"
         rows.append(_row("Bound on the NLL of the reverse SDE", f"{value} bits/dim", how))
     if report.get("num_failed"):
-        rows.append(_row("Failed solves", str(report["num_failed"]), "**the ODE solver gave up on these examples**"))
-    evaluations = f"{_number(report.get('num_evals_mean'), '.1f')} (at most {report.get('num_evals_max', '?')})"
+        rows.append(_row("Failed solves", _text(report["num_failed"]), "**the ODE solver gave up on these examples**"))
+    evaluations = f"{_number(report.get('num_evals_mean'), '.1f')} (at most {_text(report.get('num_evals_max', '?'))})"
     rows.append(_row("Evaluations per likelihood", evaluations, _seconds(report)))
     return rows
 
@@ -211,7 +248,7 @@ def _sampling_rows(report: dict[str, Any] | None) -> list[str]:
     if report.get("denoising"):
         how.append(f"denoising: {report['denoising']}")
     how.append(_seconds(report))
-    return [_row("Evaluations per sample", _number(report.get("num_evals"), ".5g"), "; ".join(how))]
+    return [_row("Evaluations per sample", _number(report.get("num_evals"), ".5g"), _text("; ".join(how)))]
 
 
 def _row(*cells: str) -> str:
@@ -244,7 +281,8 @@ def _configuration(config: dict[str, Any] | None) -> str:
     alone = {name: value for name, value in config.items() if not isinstance(value, dict)}
     groups = {name: value for name, value in config.items() if isinstance(value, dict)}
     for group, fields in (({"": alone} if alone else {}) | groups).items():
-        rows.append(_row(group, ", ".join(f"{name} = `{json.dumps(value)}`" for name, value in fields.items())))
+        shown = (f"{_text(name)} = {_code(json.dumps(value))}" for name, value in fields.items())
+        rows.append(_row(_text(group), ", ".join(shown)))
     return "\n".join(rows)
 
 
@@ -253,9 +291,11 @@ def _provenance(reports: Mapping[str, dict[str, Any] | None]) -> str:
     for mode, report in reports.items():
         if report is None or "command" not in report:
             continue
-        when = f"{report.get('date', 'date not recorded')}, step {report.get('step', '?')}"
-        hardware = hardware_line(report.get("hardware")) or "Hardware not recorded"
-        blocks.append(f"`{mode}`, {when}:\n\n```sh\n{report['command']}\n```\n\n{hardware}.")
+        when = _text(f"{report.get('date', 'date not recorded')}, step {report.get('step', '?')}")
+        hardware = _text(hardware_line(report.get("hardware")) or "Hardware not recorded")
+        command = str(report["command"])
+        fence = _fence(command, 3)
+        blocks.append(f"`{mode}`, {when}:\n\n{fence}sh\n{command}\n{fence}\n\n{hardware}.")
     return "\n\n".join(blocks) if blocks else f"Nothing has been measured: {_missing('demo')}"
 
 

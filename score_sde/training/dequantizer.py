@@ -8,7 +8,6 @@ The loss is the variational bound in bits per dimension: what the images cost un
 Everything is in ``workdir/dequantizer``: checkpoints, metrics, the configuration and the step of the model.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
 from score_sde.evaluation.loss import Losses, LossEvaluator
 from score_sde.experiment import Experiment
-from score_sde.files import atomic_write_json
+from score_sde.files import Unreadable, atomic_write_json, read_json
 from score_sde.likelihood.bound import bound_draw
 from score_sde.objectives import part_of
 from score_sde.training.loop import Task, run, split_of
@@ -200,13 +199,11 @@ def _check_same(recorded: dict[str, Any], config: ConfigDict, directory: Path) -
 
 
 def _model_step(directory: Path) -> int:
-    path = directory / _MODEL
-    try:
-        return int(json.loads(path.read_text())["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"Cannot read {path}, which names the model of the dequantizer; remove {directory} to train another."
-        ) from error
+    path, remedy = directory / _MODEL, f"it names the model of the dequantizer; remove {directory} to train another"
+    step = (read_json(path, remedy=remedy) or {}).get("step")
+    if not isinstance(step, int):
+        raise Unreadable(path, "it names no step" if path.exists() else "there is no such file", remedy)
+    return step
 
 
 def _untrained(workdir: Path) -> UserError:

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, SupportsFloat
 
 from score_sde.cluster import is_main
-from score_sde.files import atomic_path, writing
+from score_sde.errors import UserError
+from score_sde.files import atomic_path, jsonable, parse_json_line, reason_of, writing
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
@@ -54,7 +55,7 @@ class MetricWriter:
         if not is_main():
             return
         values = {name: float(value) for name, value in metrics.items()}
-        line = json.dumps({"step": int(step), **values}) + "\n"
+        line = json.dumps(jsonable({"step": int(step), **values}), allow_nan=False) + "\n"
         with writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a line that did not fit on the disk must not be tried again when the file is closed.
@@ -74,7 +75,7 @@ class MetricWriter:
         the same bytes. TensorBoard is told to hide what it recorded after ``step``.
 
         Raises:
-            UserError: If the file cannot be written.
+            UserError: If the file cannot be read or written.
         """
         self._close_events()
         if not is_main():
@@ -85,7 +86,10 @@ class MetricWriter:
             content = self._path.read_bytes()
         except FileNotFoundError:
             return
-        kept = b"".join(line + b"\n" for line in content.split(b"\n") if _step_of(line, default=step + 1) <= step)
+        except OSError as error:
+            raise UserError(f"Cannot read {self._path} ({reason_of(error)}); make it readable.") from error
+        lines = [(line, parse_json_line(line)) for line in content.split(b"\n")]
+        kept = b"".join(line + b"\n" for line, record in lines if record is not None and record["step"] <= step)
         if kept != content:
             with atomic_path(self._path) as temporary:
                 temporary.write_bytes(kept)
@@ -119,14 +123,6 @@ class MetricWriter:
             events, self._events = self._events, None
             with writing(self._events_dir):
                 events.close()
-
-
-def _step_of(line: bytes, *, default: int) -> int:
-    """The step of a line of metrics, or ``default`` for one that is empty or torn."""
-    try:
-        return int(json.loads(line)["step"])
-    except (KeyError, TypeError, ValueError):
-        return default
 
 
 class ProgressBar:

@@ -85,12 +85,25 @@ def nan(array):
         ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "expected numbers"),
         ({"pool_3": nan(np.zeros((5, 3)))}, "1 of 5 features in .* hold NaN"),
         ({"pool_3": np.zeros(5)}, r"shape \(5,\)"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0.4, 1.0]])}, "not symmetric"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [2.0, 1.0]])}, "negative eigenvalues"),
+        ({"mu": np.zeros(2), "sigma": np.diag([1.0, -1e-3])}, "negative eigenvalues"),
+        ({"mu": np.zeros(2), "sigma": np.full((2, 2), 1e300)}, "too large"),
     ],
 )
 def test_arrays_that_are_no_statistics_are_refused(tmp_path, arrays, message):
     path = tmp_path / "file.npz"
     np.savez(path, **arrays)
     with pytest.raises(UserError, match=message):
+        read_statistics(path, extractor="inception")
+
+
+def test_a_covariance_of_few_examples_in_single_precision_is_one(tmp_path):
+    """It is singular, and rounding makes some of its eigenvalues negative."""
+    features = np.random.RandomState(1).randn(20, 64) * np.geomspace(1e-3, 1e3, 64)
+    for number, covariance in enumerate((np.cov(features.T), np.zeros((64, 64)))):
+        path = tmp_path / f"{number}.npz"
+        np.savez(path, mu=np.zeros(64, np.float32), sigma=covariance.astype(np.float32))
         read_statistics(path, extractor="inception")
 
 
@@ -102,14 +115,16 @@ def test_files_that_are_missing_damaged_pickled_or_not_archives_are_refused(tmp_
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"not an archive"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="file of plain arrays"):
+        with pytest.raises(UserError, match=r"cannot be read \(.*expected reference statistics"):
             read_statistics(path)
     np.savez(path, mu=np.array([{}], dtype=object), sigma=np.eye(1))
-    with pytest.raises(UserError, match="file of plain arrays"):
+    with pytest.raises(UserError, match="objects of Python"):
         read_statistics(path, extractor="inception")
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(UserError, match="file of plain arrays"):
+    with pytest.raises(UserError, match="a bare array"):
         read_statistics(tmp_path / "one.npy")
+    with pytest.raises(UserError, match="file name too long"):
+        read_statistics(tmp_path / ("long" * 1000))
 
 
 def test_a_file_of_ours_that_was_altered_is_refused(tmp_path):

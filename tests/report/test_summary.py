@@ -99,10 +99,50 @@ def test_sparse_reports_do_not_stop_the_page(tmp_path):
     assert "nats per example" in write_summary(tmp_path).read_text(encoding="utf-8")
 
 
-def test_a_report_that_is_no_json_is_named(tmp_path):
+def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):
+    _fill(tmp_path)
     (tmp_path / "likelihood.json").write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match=r"likelihood.json is no JSON"):
-        write_summary(tmp_path)
+    (tmp_path / "config.json").write_text("[1]", encoding="utf-8")
+    page = write_summary(tmp_path).read_text(encoding="utf-8")
+    assert "likelihood.json cannot be read (Expecting property name" in page
+    assert "config.json cannot be read (it is JSON, but no object)" in page
+    assert "heun, 50 steps" in page and "at step 100" in page
+
+
+FORMS = [None, 3, "text", [], [1], {}, {"mean": 1}, True, -1.5]
+
+
+@pytest.mark.parametrize("name", ["likelihood.json", "sampling.json", "eval.json"])
+def test_no_form_of_a_report_stops_the_page(tmp_path, name):
+    """Every field of a report in turn holds something else than what is written there."""
+    whole = {"likelihood.json": LIKELIHOOD, "sampling.json": SAMPLING, "eval.json": {"loss": 0.1, "step": 3}}[name]
+    whole |= {"budget": {}, "interval": [], "chain_bound": {}, "bound_bits_per_dim": 1.0, "quantity": "x"}
+    for field in whole:
+        for value in FORMS:
+            atomic_write_json(tmp_path / name, whole | {field: value})
+            assert "## Files" in write_summary(tmp_path).read_text(encoding="utf-8")
+
+
+HOSTILE = "<script>alert(1)</script> [x](javascript:alert(1)) `` ``` <img src=x> | \n# title"
+
+
+def test_hostile_text_stays_text(tmp_path):
+    def infected(value):
+        if isinstance(value, dict):
+            return {f"{key}": infected(item) for key, item in value.items()} | {HOSTILE: HOSTILE}
+        return HOSTILE if isinstance(value, str) else value
+
+    _fill(tmp_path)
+    for name in ("config.json", "likelihood.json", "sampling.json", "eval.json"):
+        atomic_write_json(tmp_path / name, infected(json.loads((tmp_path / name).read_text(encoding="utf-8"))))
+    page = write_summary(tmp_path).read_text(encoding="utf-8")
+    assert "alert" in page
+    # What is left outside of code is escaped: neither tags nor links nor headings of its own.
+    prose = re.sub(r"(?ms)^(`{3,})sh\n.*?^\1$", "", page)
+    prose = re.sub(r"(?<!`)(`+)(?!`)(.*?)(?<!`)\1(?!`)", "", re.sub(r"\\`", "", prose))
+    assert "<script" not in prose and "<img" not in prose
+    assert not re.findall(r"(?<!\\)\]\(javascript", prose)
+    assert not re.findall(r"(?m)^# title", prose)
 
 
 def test_numpy_numbers_become_json(tmp_path):

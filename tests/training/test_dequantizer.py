@@ -126,8 +126,13 @@ def test_what_is_missing_is_named(model, tmp_path):
 
 def test_a_damaged_record_of_the_model_is_named(uninterrupted, tmp_path):
     workdir = shutil.copytree(uninterrupted[0], tmp_path / "run")
-    (workdir / "dequantizer" / "model.json").write_text("{")
-    with pytest.raises(UserError, match=r"Cannot read .*model.json"):
+    path = workdir / "dequantizer" / "model.json"
+    for content in (b"{", b"{}", b"[2]", b'{"step": 1e999}', b'{"step": "\xff"}'):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.json cannot be read .*remove .* to train another"):
+            load_dequantizer(_experiment(), workdir)
+    path.unlink()
+    with pytest.raises(UserError, match=r"model\.json cannot be read \(there is no such file\)"):
         load_dequantizer(_experiment(), workdir)
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import re
 import struct
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from score_sde.config import default_config, leaves
 from score_sde.errors import UserError
+from score_sde.files import Unreadable, read_arrays, read_json, read_json_lines
 from score_sde.report.page.figures import dig, finite, real
 from score_sde.report.page.timings import Timings, read_timings
 
@@ -110,14 +110,10 @@ class Run:
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of an ``.npz`` file; empty if there are none that can be read."""
-        path = self.path / name
-        if not path.is_file():
-            return {}
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                return {key: found[key] for key in found.files}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-            self.note_problem(f"{name} cannot be read ({type(error).__name__}).")
+            return read_arrays(self.path / name) or {}
+        except Unreadable as error:
+            self.note_problem(_problem(error))
             return {}
 
     def progress(self) -> list[tuple[int, str]]:
@@ -192,38 +188,22 @@ def complete_config(run: Run) -> dict[str, Any]:
     return json.loads(json.dumps({**leaves(default_config()), **flat_config(run)}))
 
 
+def _problem(error: Unreadable) -> str:
+    return f"{error.path.name} cannot be read ({error.reason}); remove it and run the mode that writes it again."
+
+
 def _read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return read_json(path)
+    except Unreadable as error:
+        problems.append(_problem(error))
         return None
-    except OSError as error:
-        problems.append(f"{path.name} cannot be read ({error.strerror}).")
-        return None
-    except (ValueError, RecursionError):
-        problems.append(f"{path.name} is no JSON; remove it and run the mode that writes it again.")
-        return None
-    if not isinstance(value, dict):
-        problems.append(f"{path.name} holds no JSON object; remove it and run the mode that writes it again.")
-        return None
-    return value
 
 
 def _read_records(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The lines of a metrics file; those that a crash cut short are passed over."""
+    """The lines of a metrics file."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
+        return read_json_lines(path) or []
+    except Unreadable as error:
+        problems.append(_problem(error))
         return []
-    except OSError as error:
-        problems.append(f"{path.name} cannot be read ({error.strerror}).")
-        return []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
