@@ -33,7 +33,7 @@ HOMES = {
     "tensorflow_datasets": ("data/",),
     "sklearn": ("data/", "report/baseline.py"),
     "matplotlib": ("report/",),
-    "orbax": ("checkpointing.py",),
+    "orbax": ("checkpointing/storage.py",),
     "tensorboardX": ("training/writers.py", "report/page/timings.py"),
     "ml_collections": ("defaults.py", "cli.py"),
     "safetensors": ("interop/safetensors_files.py",),

@@ -87,8 +87,7 @@ def bits(workdir: Path, step: int, flags: list[str]) -> dict[str, bytes]:
     state = build_experiment(load_config(CONFIG, flags)).abstract_state()
     with tempfile.TemporaryDirectory() as directory:
         shutil.copytree(workdir / "checkpoints" / str(step), Path(directory, "checkpoints", str(step)))
-        with Checkpoints(Path(directory)) as checkpoints:
-            restored = checkpoints.restore_newest(state)
+        restored = Checkpoints(Path(directory)).restore_newest(state)
     assert restored is not None
     leaves = jax.tree.leaves_with_path(restored.state)
     return {

@@ -30,8 +30,7 @@ def chosen_steps(config: ConfigDict, workdir: Path, newest: int) -> list[int]:
             f"config.evaluation.checkpoints is {wanted}, and the average of config.ema_width={config.ema_width:g} is "
             "that of the last snapshot; expected newest, or config.ema_width=0."
         )
-    with Checkpoints(workdir) as checkpoints:
-        there = checkpoints.steps
+    there = Checkpoints(workdir).steps
     if wanted == "best":
         return [_best_before(workdir, there)]
     steps = parse_steps(wanted, there)

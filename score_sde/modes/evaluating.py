@@ -221,8 +221,7 @@ def _state_of(workdir: Path, step: int, like: TrainState, *, strict: bool) -> Tr
     """The state of a step, as arrays that live where those of ``like`` do; ``None`` if it is damaged."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     try:
-        with Checkpoints(workdir) as checkpoints:
-            restored = checkpoints.restore_newest(shapes, among=[step])
+        restored = Checkpoints(workdir).restore_newest(shapes, among=[step])
     except UserError as error:
         if strict:
             raise

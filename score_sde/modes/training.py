@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.checkpointing import Checkpoints
+from score_sde.checkpointing import CheckpointWriter
 from score_sde.config import ConfigDict
 from score_sde.data import DataRecord, Source
 from score_sde.errors import UserError
@@ -85,7 +85,7 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
         fresh, ema_params=jax.tree.map(jnp.asarray, imported.ema_params), step=jnp.asarray(imported.step, jnp.int32)
     )
     claim(config, workdir, DataRecord.of(data_info(config), {}))
-    with Checkpoints(workdir) as checkpoints:
+    with CheckpointWriter(workdir) as checkpoints:
         checkpoints.save(state, {}, config.to_dict())
     atomic_write_json(workdir / "import.json", {"checkpoint": str(checkpoint), **provenance(state, command)})
     count = sum(leaf.size for leaf in jax.tree.leaves(imported.params))

@@ -59,10 +59,7 @@ def load_splits(config: ConfigDict) -> dict[str, Source]:
 
 def has_checkpoint(workdir: Path) -> bool:
     """Whether there is anything to restore."""
-    if not (workdir / "checkpoints").is_dir():
-        return False
-    with Checkpoints(workdir) as checkpoints:
-        return bool(checkpoints.steps)
+    return bool(Checkpoints(workdir).steps)
 
 
 def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
@@ -71,10 +68,9 @@ def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
         check_same(experiment.config, recorded, workdir, TRAINED)
     if recorded is None or not (workdir / "checkpoints").is_dir():
         raise UserError(f"There is no trained model in {workdir}; train one there first with --mode=train.")
-    with Checkpoints(workdir) as checkpoints:
-        like = experiment.abstract_state()
-        whole = with_sharding(like.ema_params, state_sharding(experiment.mesh, like.ema_params, fsdp=False))
-        restored = checkpoints.restore_newest(dataclasses.replace(like, ema_params=whole))
+    like = experiment.abstract_state()
+    whole = with_sharding(like.ema_params, state_sharding(experiment.mesh, like.ema_params, fsdp=False))
+    restored = Checkpoints(workdir).restore_newest(dataclasses.replace(like, ema_params=whole))
     if restored is None:
         raise UserError(f"There is no checkpoint in {workdir}/checkpoints yet; train first with --mode=train.")
     if experiment.config.ema_width:
@@ -84,18 +80,18 @@ def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
 
 def _power_average(experiment: Experiment, workdir: Path, like: Params) -> Params:
     """The average of width ``config.ema_width`` at the last snapshot, put together from all of them."""
-    with Snapshots(workdir) as snapshots:
-        found = snapshots.names
-        steps, widths = zip(*found, strict=True) if found else ((), ())
-        target = {"target_width": experiment.config.ema_width, "target_time": max(steps, default=0)}
-        weights = reconstruction_weights(steps, widths, **target)
-        error = reconstruction_error(weights, steps, widths, **target)
-        log.log(
-            logging.WARNING if error > _ROUGH else logging.INFO,
-            "The average of width %g is put together from %d snapshots; its profile is %.2g %% off.",
-            *(target["target_width"], len(found), 100.0 * error),
-        )
-        average = reconstruct((w, snapshots.load(*name, like)) for w, name in zip(weights, found, strict=True))
+    snapshots = Snapshots(workdir)
+    found = snapshots.names
+    steps, widths = zip(*found, strict=True) if found else ((), ())
+    target = {"target_width": experiment.config.ema_width, "target_time": max(steps, default=0)}
+    weights = reconstruction_weights(steps, widths, **target)
+    error = reconstruction_error(weights, steps, widths, **target)
+    log.log(
+        logging.WARNING if error > _ROUGH else logging.INFO,
+        "The average of width %g is put together from %d snapshots; its profile is %.2g %% off.",
+        *(target["target_width"], len(found), 100.0 * error),
+    )
+    average = reconstruct((w, snapshots.load(*name, like)) for w, name in zip(weights, found, strict=True))
     return everywhere(experiment.mesh, average)
 
 

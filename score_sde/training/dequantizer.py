@@ -135,9 +135,9 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
     if recorded is None or not (directory / "checkpoints").is_dir():
         raise _untrained(workdir)
     _check_same(recorded, experiment.config, directory)
-    with Checkpoints(directory) as checkpoints:
-        like = jax.eval_shape(lambda: _init_state(experiment, dequantizer))
-        restored = checkpoints.restore_newest(with_sharding(like, state_sharding(experiment.mesh, like, fsdp=False)))
+    like = jax.eval_shape(lambda: _init_state(experiment, dequantizer))
+    whole = with_sharding(like, state_sharding(experiment.mesh, like, fsdp=False))
+    restored = Checkpoints(directory).restore_newest(whole)
     if restored is None:
         raise _untrained(workdir)
     state = restored.state

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from score_sde.checkpointing import Checkpoints, Snapshots
+from score_sde.checkpointing import CheckpointWriter, SnapshotWriter
 from score_sde.config import ConfigDict
 from score_sde.data import Feed, Source, TrainIterator, fingerprint, load_source, make_train_iterator
 from score_sde.data.base import SPLITS
@@ -116,8 +116,8 @@ def run(task: Task, workdir: Path) -> TrainState:
     )
     keep = {"keep": settings.keep_checkpoints, "keep_every": settings.keep_every, "keep_best": settings.keep_best}
     with (
-        Checkpoints(workdir, **keep) as saved,
-        Snapshots(workdir) as snapshots,
+        CheckpointWriter(workdir, **keep) as saved,
+        SnapshotWriter(workdir) as snapshots,
         MetricWriter(workdir) as writer,
         Preemption() as preemption,
     ):
@@ -190,11 +190,11 @@ def _feed(task: Task, iterator: TrainIterator) -> Feed:
 
 
 def _start(
-    task: Task, checkpoints: Checkpoints, iterator: TrainIterator, sharding: Any
+    task: Task, checkpoints: CheckpointWriter, iterator: TrainIterator, sharding: Any
 ) -> tuple[TrainState, int, list[dict[str, Any]]]:
     """The newest checkpoint, with the data stream set to its place, or a fresh state; and what is not logged yet."""
     like = with_sharding(jax.eval_shape(task.init_state), sharding)
-    restored = checkpoints.restore_newest(like, repair=True)
+    restored = checkpoints.restore_newest(like)
     if restored is None:
         # Drawing the weights runs once: on a CPU, optimising that program takes four times longer than running it.
         options = {"xla_backend_optimization_level": 0} if loops_are_slow(task.mesh) else {}

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from score_sde.checkpointing import Checkpoints
+from score_sde.checkpointing import CheckpointWriter
 from score_sde.cli import main
 from score_sde.config import default_config
 from score_sde.errors import UserError
@@ -81,7 +81,7 @@ def test_an_import_cut_off_while_saving_is_given_again(flax_import, monkeypatch,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", killed)
+        patch.setattr(CheckpointWriter, "save", killed)
         assert main(arguments) == 130
     assert main(arguments) == 0, capsys.readouterr().err
     assert main(arguments) == 2

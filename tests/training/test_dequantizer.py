@@ -13,7 +13,7 @@ import optax
 import pytest
 from jax.scipy.stats import norm
 
-from score_sde.checkpointing import Checkpoints
+from score_sde.checkpointing import CheckpointWriter
 from score_sde.cli import load_config, main
 from score_sde.errors import UserError
 from score_sde.likelihood import Quantization, UniformDequantizer
@@ -54,7 +54,7 @@ def _save_model(workdir, step):
     """What a training of the model leaves behind; the weights are as they were drawn."""
     experiment = _experiment()
     state = jax.jit(experiment.init_state, compiler_options=UNOPTIMISED)()
-    with Checkpoints(workdir) as checkpoints:
+    with CheckpointWriter(workdir) as checkpoints:
         checkpoints.save(dataclasses.replace(state, step=jnp.asarray(step, jnp.int32)), {}, {})
     (workdir / "config.json").write_text(json.dumps(experiment.config.to_dict()))
 

@@ -62,8 +62,7 @@ def test_only_the_loop_asks_whether_to_end(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
     train(_experiment(**SNAPSHOTS), tmp_path)
-    with Checkpoints(tmp_path) as checkpoints, Snapshots(tmp_path) as snapshots:
-        assert checkpoints.steps and snapshots.names
+    assert Checkpoints(tmp_path).steps and Snapshots(tmp_path).names
     assert asked == []
 
 
@@ -155,8 +154,7 @@ def test_the_command_line_ends_with_0_and_goes_on(tmp_path):
     assert process.returncode == 0, log
     assert time.monotonic() - asked < 30
     assert "is saved; the same command goes on from there" in log and "Traceback" not in log
-    with Checkpoints(tmp_path) as checkpoints:
-        (step,) = checkpoints.steps
+    (step,) = Checkpoints(tmp_path).steps
     assert f"stopped at step {step}," in log
 
 
@@ -166,8 +164,7 @@ def test_checkpoints_are_kept_by_age_by_number_and_by_loss(tmp_path):
     train(_experiment(40, **changes, **policy), tmp_path)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     best = min(records, key=lambda record: record["eval_loss"])["step"]
-    with Checkpoints(tmp_path) as checkpoints:
-        assert set(checkpoints.steps) == {10, 20, 30, 40, best}
+    assert set(Checkpoints(tmp_path).steps) == {10, 20, 30, 40, best}
 
 
 @pytest.mark.parametrize(
@@ -201,8 +198,7 @@ def recorded(uninterrupted, tmp_path):
 
 def test_a_tracked_average_comes_back_from_its_snapshots(recorded):
     state = _measured(recorded)
-    with Snapshots(recorded) as snapshots:
-        assert snapshots.names == [(step, width) for step in range(5, 31, 5) for width in (0.05, 0.1)]
+    assert Snapshots(recorded).names == [(step, width) for step in range(5, 31, 5) for width in (0.05, 0.1)]
     for width, tracked in power_averages(state.opt_state).items():
         found = _measured(recorded, ema_width=width).ema_params
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), found, tracked)
@@ -239,7 +235,7 @@ def test_a_run_that_goes_back_writes_its_snapshots_again(uninterrupted, tmp_path
 
 def _assert_averages_equal(workdir, reference):
     like = _experiment(**SNAPSHOTS).abstract_state().ema_params
-    with Snapshots(workdir) as ours, Snapshots(reference) as theirs:
-        assert ours.names == theirs.names
-        for name in ours.names:
-            assert _bits(ours.load(*name, like)) == _bits(theirs.load(*name, like))
+    ours, theirs = Snapshots(workdir), Snapshots(reference)
+    assert ours.names == theirs.names
+    for name in ours.names:
+        assert _bits(ours.load(*name, like)) == _bits(theirs.load(*name, like))

@@ -110,8 +110,7 @@ def test_one_process_that_is_asked_to_end_ends_all_of_them_and_one_process_goes_
     processes[1].send_signal(signal.SIGTERM)
     logs = _end(processes)
     assert "is saved; the same command goes on from there" in logs[0]
-    with Checkpoints(workdir) as checkpoints:
-        step = checkpoints.steps[-1]
+    step = Checkpoints(workdir).steps[-1]
     assert step > 10
     _end(_start(1, workdir, "train", **long | {"training.num_steps": step + 5}))
     assert int(_restored(workdir, _experiment(**CHANGES)).state.step) == step + 5

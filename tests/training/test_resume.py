@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from score_sde import distributed
-from score_sde.checkpointing import Checkpoints
+from score_sde.checkpointing import Checkpoints, CheckpointWriter
 from score_sde.cli import load_config
 from score_sde.errors import UserError
 from score_sde.modes.workdir import build_experiment
@@ -68,8 +68,7 @@ def _bits(state):
 
 
 def _restored(workdir, experiment=None):
-    with Checkpoints(workdir) as checkpoints:
-        return checkpoints.restore_newest((experiment or _experiment()).abstract_state())
+    return Checkpoints(workdir).restore_newest((experiment or _experiment()).abstract_state())
 
 
 def _assert_same_run(workdir, reference):
@@ -162,10 +161,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_ends_the_same(da
     with caplog.at_level(logging.INFO):
         train(_experiment(), workdir)
     assert "Checkpoint 20 cannot be read" in caplog.text
-    assert "Going on from the checkpoint of step 10." in caplog.text
+    assert "going on from the checkpoint of step 10." in caplog.text
     _assert_same_run(workdir, uninterrupted)
-    with Checkpoints(workdir) as checkpoints:
-        assert checkpoints.steps == [10, 20, 30]
+    assert Checkpoints(workdir).steps == [10, 20, 30]
 
 
 def test_whatever_file_is_damaged_what_is_restored_is_a_whole_checkpoint(workdir):
@@ -243,7 +241,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_earlier_checkpoints(method, wo
 
     with monkeypatch.context() as patch:
         patch.setattr(ocp.CheckpointManager, method, full)
-        with pytest.raises(UserError, match=r"Cannot write checkpoints to .*No space left.*Free some space"):
+        with pytest.raises(UserError, match=r"Cannot write checkpoints to .*no space left.*Free some space"):
             train(_experiment(), workdir)
     if method == "save":
         assert _bits(_restored(workdir).state) == before
@@ -257,7 +255,7 @@ def test_a_file_system_that_refuses_the_data_is_the_users_to_mend(workdir):
     limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
-        with pytest.raises(UserError, match="Cannot write checkpoints to"), Checkpoints(workdir) as checkpoints:
+        with pytest.raises(UserError, match="Cannot write checkpoints to"), CheckpointWriter(workdir) as checkpoints:
             later = dataclasses.replace(state, step=jnp.asarray(30, jnp.int32))
             checkpoints.save(later, {}, {})
     finally:

@@ -1,0 +1,6 @@
+"""Checkpoints: state, data iterator and configuration, written atomically; a damaged one falls back to its elder."""
+
+from score_sde.checkpointing.run import Checkpoints, CheckpointWriter, Restored, newest_config
+from score_sde.checkpointing.snapshots import Snapshots, SnapshotWriter
+
+__all__ = ["CheckpointWriter", "Checkpoints", "Restored", "SnapshotWriter", "Snapshots", "newest_config"]

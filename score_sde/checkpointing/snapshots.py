@@ -1,0 +1,80 @@
+"""Snapshots of averages of the parameters, all of which are kept."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from score_sde.checkpointing.storage import Damaged, NotFinite, Store, read, steps_in
+from score_sde.errors import UserError
+from score_sde.typing import Params
+
+
+class Snapshots:
+    """The snapshots in ``workdir/averages``, to read: nothing is written, made or removed."""
+
+    def __init__(self, workdir: Path) -> None:
+        """Look below ``workdir``, which need not hold any."""
+        self.directory = (workdir / "averages").absolute()
+
+    @property
+    def names(self) -> list[tuple[int, float]]:
+        """Step and relative width of every average there is."""
+        steps = steps_in(self.directory)
+        return [(step, float(path.name)) for step in steps for path in sorted((self.directory / str(step)).glob("0.*"))]
+
+    def load(self, step: int, width: float, like: Params) -> Params:
+        """One of them, as arrays like those given; all processes call it together.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        path = self.directory / str(step)
+        try:
+            return read(path, {str(width): like}).trees[str(width)]
+        except Damaged as error:
+            raise UserError(
+                f"The snapshot {path} cannot be read ({error}); remove it, and the others will do."
+            ) from error
+
+
+class SnapshotWriter(Snapshots):
+    """The snapshots of the run that is trained by this program; use it as a context manager.
+
+    The directory is made with the first of them.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        """Write below ``workdir``."""
+        super().__init__(workdir)
+        self._opened: Store | None = None
+
+    def __enter__(self) -> "SnapshotWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def _store(self) -> Store:
+        if self._opened is None:
+            self._opened = Store(self.directory)
+        return self._opened
+
+    def save(self, step: int, averages: Mapping[float, Params]) -> None:
+        """Write the averages of a step, by relative width, in the background.
+
+        Raises:
+            UserError: If they are not finite, or the directory cannot be written.
+        """
+        try:
+            self._store.save(step, {str(width): tree for width, tree in averages.items()})
+        except NotFinite as error:
+            raise UserError(
+                f"After step {step} the average {error} has values that are not finite, so it is not saved."
+            ) from error
+
+    def forget_after(self, step: int) -> None:
+        """Remove those of later steps, which a run that goes on from ``step`` will write again."""
+        if self.directory.is_dir():
+            for later in [found for found in self._store.steps if found > step]:
+                self._store.delete(later)

@@ -1,0 +1,273 @@
+"""Checkpoints on disk: written whole or not at all, read without a trace. The only file that imports Orbax.
+
+A checkpoint is a directory named after its step. It holds trees of arrays and values that JSON can hold, and an item
+``digests`` with the digests of all of them, by which it proves itself when it is read.
+"""
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from score_sde.checkpointing.digests import descriptions, examine, json_digest
+from score_sde.errors import UserError
+from score_sde.files import reason_of
+
+_DIGESTS = "digests"
+
+
+class Damaged(Exception):
+    """A checkpoint cannot be read, or is not what was written; the text says why."""
+
+
+class Contents(NamedTuple):
+    """What a checkpoint holds."""
+
+    trees: dict[str, Any]
+    values: dict[str, Any]
+    proven: bool  # whether there were digests to compare with
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Steps that have a complete checkpoint, ascending; a checkpoint gets its name once it is complete."""
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"Cannot read {directory} ({error.strerror}); give yourself the right to read it.") from error
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+def read(
+    path: Path,
+    like: Mapping[str, Any],
+    values: Collection[str] = (),
+    *,
+    check: Callable[[Mapping[str, Any]], None] = lambda values: None,
+) -> Contents:
+    """Read a checkpoint, as arrays that are finite and whose digests are right; all processes call it together.
+
+    Args:
+        path: Of the checkpoint.
+        like: For every tree, arrays or shapes with shardings of the expected structure. How many devices the checkpoint
+            was written from does not matter.
+        values: Names of other items, each anything that JSON can hold. One that an old checkpoint lacks is left out.
+        check: Is shown the other items before the arrays are read, and may refuse them.
+
+    Raises:
+        Damaged: If it cannot be read by all processes, or is not what was written.
+        UserError: If ``check`` says so, or the checkpoint holds other arrays than expected.
+    """
+    found: dict[str, Any] = {}
+    trees: dict[str, Any] = {}
+    written: dict[str, Any] | None = None
+    with _agreed():
+        written = _digests(path)
+        found = {name: _value(path, name, written) for name in values if (path / name).is_dir()}
+        check(found)
+        for name, tree in like.items():
+            _check_described(path, name, tree, written)
+            trees[name] = _read_arrays(path / name, tree)
+    for name, tree in trees.items():
+        examined = examine(tree)
+        if written is not None and (wrong := _differing(written["trees"][name], examined.digests)):
+            raise Damaged(f"the digest of {name}{wrong} is not the one that was written")
+        if examined.not_finite:
+            raise Damaged(f"{name}{examined.not_finite[0]} has values that are not finite")
+    return Contents(trees, found, written is not None)
+
+
+def read_value(path: Path, name: str) -> Any:
+    """One item of a checkpoint that JSON can hold, or ``None`` if it has none that can be read."""
+    try:
+        return _value(path, name, _digests(path))
+    except Exception:  # whatever the damage is, it is told when the arrays are read
+        return None
+
+
+class Store:
+    """A directory that checkpoints are written to in the background; all processes of a run use it together.
+
+    What a run that was killed left behind is removed when the directory is opened.
+    """
+
+    def __init__(
+        self, directory: Path, *, kept: Callable[[Sequence[int]], Collection[int]] = lambda steps: steps
+    ) -> None:
+        """Open, and create if need be, the directory.
+
+        Args:
+            directory: The same for all processes.
+            kept: Which of some steps stay when another one has been written.
+        """
+        self.directory = directory
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_Kept(kept), cleanup_tmp_directories=True, lightweight_initialize=True
+        )
+        with _writing(directory):
+            self._manager = _Manager(directory, options=options)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, or will have it when it is written, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, trees: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint in the background, with its digests.
+
+        Raises:
+            NotFinite: If an array has values that are not finite; nothing is written then.
+            UserError: If the directory cannot be written; earlier checkpoints stay as they are.
+        """
+        values, digests = dict(values or {}), {}
+        for name, tree in trees.items():
+            examined = examine(tree)
+            if examined.not_finite:
+                raise NotFinite(f"{name}{examined.not_finite[0]}")
+            digests[name] = examined.digests
+        proof = {"trees": digests, "values": {name: json_digest(value) for name, value in values.items()}}
+        values[_DIGESTS] = {**proof, "own": json_digest(proof)}
+        items = ocp.args.Composite(
+            **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
+            **{name: ocp.args.JsonSave(value) for name, value in values.items()},
+        )
+        with _writing(self.directory):
+            self._manager.save(step, args=items)
+
+    def delete(self, step: int) -> None:
+        """Remove a checkpoint."""
+        with _writing(self.directory):
+            self._manager.delete(step)
+
+    def reload(self) -> None:
+        """Take notice of what was moved in or out."""
+        self._manager.reload()
+
+    def close(self) -> None:
+        """Wait for saves under way."""
+        with _writing(self.directory):
+            self._manager.close()
+
+
+class NotFinite(Exception):
+    """An array that was to be saved has values that are not finite; the text is its name."""
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, without its own question whether a scheduler wants the run to end.
+
+    JAX ends all processes when the number of a question is one more than the greatest that any of them has asked.
+    The loop asks after every step and counts; Orbax asks at every save, and says the step. A SIGTERM that came in
+    between was heeded as many questions later as the run had steps.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+class _Kept:
+    """Orbax's form of a rule for which steps are kept."""
+
+    def __init__(self, kept: Callable[[Sequence[int]], Collection[int]]) -> None:
+        self._kept = kept
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = set(self._kept(steps))
+        return [step in kept for step in steps]
+
+
+def _digests(path: Path) -> dict[str, Any] | None:
+    """The digests of a checkpoint, themselves proven; ``None`` for one of a version that wrote none."""
+    if not (path / _DIGESTS).is_dir():
+        return None
+    written = _read_json(path / _DIGESTS)
+    own = written.pop("own", None)
+    if own != json_digest(written):
+        raise Damaged("its digests are damaged")
+    return written
+
+
+def _value(path: Path, name: str, written: Mapping[str, Any] | None) -> Any:
+    value = _read_json(path / name)
+    if written is not None and written["values"].get(name) != json_digest(value):
+        raise Damaged(f"the digest of {name} is not the one that was written")
+    return value
+
+
+def _read_json(path: Path) -> Any:
+    return ocp.JsonCheckpointHandler().restore(path)  # pyright: ignore[reportArgumentType]  # any path will do
+
+
+def _read_arrays(path: Path, like: Any) -> Any:
+    item = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+    return ocp.StandardCheckpointHandler().restore(path, args=item)  # pyright: ignore[reportArgumentType]
+
+
+def _check_described(path: Path, name: str, like: Any, written: Mapping[str, Any] | None) -> None:
+    """Refuse a checkpoint of other arrays than expected; that is no damage."""
+    if written is None:
+        return
+    here = {array: text.rpartition(" ")[0] for array, text in written["trees"].get(name, {}).items()}
+    wanted = descriptions(like)
+    for array in (*here, *wanted):
+        if here.get(array) != wanted.get(array):
+            raise UserError(
+                f"The checkpoint {path} has {here.get(array, 'no array')} as {name}{array}, and the configuration "
+                f"makes {wanted.get(array, 'none')} of it. If the configuration has changed, use that of the run (its "
+                "config.json), with JAX_ENABLE_X64 as it was; otherwise start again with another --workdir."
+            )
+
+
+def _differing(written: Mapping[str, str], found: Mapping[str, str]) -> str | None:
+    """The name of an array whose digest is not the one that was written."""
+    return next((name for name, digest in found.items() if written.get(name) != digest), None)
+
+
+@contextlib.contextmanager
+def _agreed() -> Iterator[None]:
+    """Turn whatever goes wrong while reading, in this process or in another one, into :class:`Damaged`."""
+    problem: Exception | None = None
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # Orbax and tensorstore raise anything, a bare Exception too
+        problem = error
+    if not _all(problem is None):
+        raise Damaged("another process cannot read it" if problem is None else reason_of(problem)) from problem
+
+
+def _all(good: bool) -> bool:
+    """Whether something is so in every process."""
+    if jax.process_count() == 1:
+        return good
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
+
+
+def first_says(number: int) -> int:
+    """A number that the first process knows, in every process."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a refusal to write into a :class:`UserError`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Cannot write checkpoints to {path} ({reason_of(error)}). Free some space or give another --workdir; "
+            "complete checkpoints are untouched."
+        ) from error
