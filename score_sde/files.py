@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import socket
 import stat
 import tempfile
 import warnings
@@ -43,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as directory:
             yield Path(directory, path.name)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)

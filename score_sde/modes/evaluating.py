@@ -30,6 +30,7 @@ from score_sde.evaluation.record import EvaluationRecord
 from score_sde.evaluation.selection import chosen_steps
 from score_sde.experiment import Experiment
 from score_sde.files import atomic_write_json
+from score_sde.locks import one_at_a_time
 from score_sde.metrics import ReferenceStatistics
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.likelihood import check_limit
@@ -136,6 +137,7 @@ class _Evaluation:
         }
 
 
+@one_at_a_time("eval")
 def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
     """Measure checkpoints and tell the best: ``evaluation.json``, ``metrics.json``, ``eval.json``.
 

@@ -25,6 +25,7 @@ from score_sde.evaluation.likelihood import (
 from score_sde.evaluation.noise_levels import noise_level_report
 from score_sde.experiment import Experiment
 from score_sde.files import atomic_savez, atomic_write_json
+from score_sde.locks import one_at_a_time
 from score_sde.modes.workdir import build_experiment, load_noise, load_split, provenance, trained_state
 from score_sde.report.baseline import gaussian_mixture_bits_per_dim
 from score_sde.report.likelihood_plots import bounds_plot, likelihood_histogram, noise_levels_plot, rate_distortion
@@ -52,6 +53,7 @@ class _Measurement(NamedTuple):
         return min(self.experiment.config.likelihood.num_examples or len(self.source), len(self.source))
 
 
+@one_at_a_time("likelihood")
 def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
     """Measure the held-out likelihood beside its bounds and the best Gaussian mixture: ``likelihood.json``.
 

@@ -11,6 +11,7 @@ from score_sde.config import ConfigDict
 from score_sde.errors import UserError
 from score_sde.evaluation.record import read_results
 from score_sde.files import atomic_write_json, atomic_write_text, read_json
+from score_sde.locks import one_at_a_time
 from score_sde.modes.dequantization import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
@@ -30,6 +31,7 @@ _LIKELIHOODS = {"nll": ("bits_per_dim", "std_error"), "bound": ("bound_bits_per_
 _METRICS = {"is": "inception_score"}
 
 
+@one_at_a_time("reproduce")
 def run_reproduce(
     config: ConfigDict, workdir: Path, command: str, *, row: str, configure: Configure, checkpoint: Path | None = None
 ) -> int:

@@ -13,6 +13,7 @@ from score_sde.evaluation.pareto import measure, recommended, settings_of
 from score_sde.evaluation.samples import draw_samples, draw_trajectory
 from score_sde.experiment import Experiment, make_predictor
 from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text
+from score_sde.locks import one_at_a_time
 from score_sde.metrics import moments
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.record import make_directory
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 _PARETO_DATA = 50_000  # training examples whose moments the samples are compared with
 
 
+@one_at_a_time("sample")
 def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     """Draw samples and a strip from noise to data: ``samples.png``, ``samples.npz``, ``trajectory.png``."""
     experiment = build_experiment(config)
@@ -72,6 +74,7 @@ def _solver_name(experiment: Experiment) -> str:
     return settings.predictor if settings.corrector == "none" else f"{settings.predictor} + {settings.corrector}"
 
 
+@one_at_a_time("pareto")
 def run_pareto(config: ConfigDict, workdir: Path, command: str) -> None:
     """Quality against cost of many samplers, and the one to take: ``pareto.md``, ``pareto.json``, ``pareto.png``."""
     experiment = build_experiment(config)
@@ -104,6 +107,7 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str) -> None:
         log.info("Take %s (%d evaluations); see %s.", choice.setting.flags, choice.num_evals, workdir / "pareto.md")
 
 
+@one_at_a_time("latents")
 def run_latents(config: ConfigDict, workdir: Path, command: str) -> None:
     """Encode held-out data, decode their codes and what lies between: ``latents.npz``, ``interpolation.png``."""
     experiment = build_experiment(config)
@@ -139,6 +143,7 @@ def run_latents(config: ConfigDict, workdir: Path, command: str) -> None:
     )
 
 
+@one_at_a_time("conformance")
 def run_conformance(config: ConfigDict, workdir: Path, command: str) -> None:
     """Errors and orders of the samplers where the answer is known: ``conformance.md``, ``conformance.json``."""
     del config  # the problems are fixed, so that figures can be compared

@@ -8,6 +8,7 @@ from score_sde.config import ConfigDict
 from score_sde.data import SourceInfo
 from score_sde.evaluation.metrics import data_statistics, extractor_of
 from score_sde.files import atomic_write_json
+from score_sde.locks import only_writer
 from score_sde.metrics import ReferenceStatistics, read_statistics, write_statistics
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.record import make_directory
@@ -34,7 +35,10 @@ def compute_statistics(config: ConfigDict, workdir: Path, command: str, extracto
     total = min(settings.reference_examples or len(source), len(source))
     make_directory(workdir)
     start = time.perf_counter()
-    with ProgressBar(total=total, description="statistics") as bar:
+    with (
+        only_writer(workdir, "stats", doing=f"computing statistics in {workdir}"),
+        ProgressBar(total=total, description="statistics") as bar,
+    ):
         statistics, images = data_statistics(
             source,
             extractor,
@@ -43,7 +47,7 @@ def compute_statistics(config: ConfigDict, workdir: Path, command: str, extracto
             keep_features=settings.keep_features,
             progress=bar.advance,
         )
-    write_statistics(workdir / FILE, statistics)
+        write_statistics(workdir / FILE, statistics)
     report = {
         "source": statistics.source,
         "split": statistics.split,

@@ -17,6 +17,7 @@ from score_sde.evaluation.progress import sketch
 from score_sde.experiment import Experiment
 from score_sde.files import atomic_write_json
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
+from score_sde.locks import only_writer
 from score_sde.modes.record import claim, make_directory
 from score_sde.modes.workdir import (
     build_experiment,
@@ -37,10 +38,12 @@ log = logging.getLogger(__name__)
 def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
     """Train, or go on training, and draw the loss curve."""
     experiment, sources = build_experiment(config), load_splits(config)
-    claim(config, workdir, DataRecord.of(sources["train"].info, sources))
-    start = time.perf_counter()
-    watch = _pictures(experiment, sources["test"], workdir / "progress")
-    state = train(experiment, workdir, watch=watch, sources=sources)
+    make_directory(workdir)
+    with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
+        claim(config, workdir, DataRecord.of(sources["train"].info, sources))
+        start = time.perf_counter()
+        watch = _pictures(experiment, sources["test"], workdir / "progress")
+        state = train(experiment, workdir, watch=watch, sources=sources)
     step, wanted = int(state.step), config.training.num_steps
     if step > wanted:
         log.info("The run is at step %d and config.training.num_steps is %d: nothing is left to train.", step, wanted)
@@ -84,10 +87,12 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
     state = dataclasses.replace(
         fresh, ema_params=jax.tree.map(jnp.asarray, imported.ema_params), step=jnp.asarray(imported.step, jnp.int32)
     )
-    claim(config, workdir, DataRecord.of(data_info(config), {}))
-    with CheckpointWriter(workdir) as checkpoints:
-        checkpoints.save(state, {}, config.to_dict())
-    atomic_write_json(workdir / "import.json", {"checkpoint": str(checkpoint), **provenance(state, command)})
+    make_directory(workdir)
+    with only_writer(workdir, "train", doing=f"importing a checkpoint to {workdir}"):
+        claim(config, workdir, DataRecord.of(data_info(config), {}))
+        with CheckpointWriter(workdir) as checkpoints:
+            checkpoints.save(state, {}, config.to_dict())
+        atomic_write_json(workdir / "import.json", {"checkpoint": str(checkpoint), **provenance(state, command)})
     count = sum(leaf.size for leaf in jax.tree.leaves(imported.params))
     log.info("Imported %s parameters at step %d from %s.", f"{count:,}", imported.step, checkpoint)
 

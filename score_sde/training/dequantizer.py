@@ -21,8 +21,9 @@ from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
 from score_sde.evaluation.loss import Losses, LossEvaluator
 from score_sde.experiment import Experiment
-from score_sde.files import Unreadable, atomic_write_json, read_json
+from score_sde.files import Unreadable, atomic_write_json, read_json, writing
 from score_sde.likelihood.bound import bound_draw
+from score_sde.locks import only_writer
 from score_sde.objectives import part_of
 from score_sde.training.loop import Task, run, split_of
 from score_sde.training.optim import make_optimizer
@@ -92,7 +93,6 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
             another configuration or against another step of the model; and as the training loop does.
     """
     config, dequantizer, directory = experiment.config, named(experiment), _directory(workdir)
-    _claim(config, directory, int(model.step))
     frozen = everywhere(experiment.mesh, model.ema_params)
 
     def step(model_params: Params) -> TrainStep:
@@ -118,7 +118,11 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
         evaluate=lambda params: evaluate((params, frozen)),
         advice=f"lower config.dequantizer.lr or config.optim.grad_clip, and remove {directory} to start again",
     )
-    return run(task, directory)
+    with writing(directory):
+        directory.mkdir(exist_ok=True)
+    with only_writer(directory, "train", doing=f"training the dequantizer in {directory}"):
+        _claim(config, directory, int(model.step))
+        return run(task, directory)
 
 
 def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantizer:

@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 
-from score_sde.checkpointing import Checkpoints
+from score_sde.checkpointing import CheckpointWriter
 from score_sde.cli import load_config
 from score_sde.data import load_source
 from score_sde.evaluation.samples import trajectory_program
+from score_sde.files import atomic_write_json
 from score_sde.modes.sampling import run_sample
-from score_sde.modes.workdir import build_experiment, claim
+from score_sde.modes.workdir import build_experiment
 from tests.training.test_resume import ROOT
 
 TINY = {
@@ -33,9 +34,9 @@ def tiny(**changes):
 def save_model(workdir, config, *, seed=None):
     """Make ``workdir`` a run whose newest checkpoint holds parameters that nobody has trained."""
     experiment = build_experiment(config)
-    claim(config, workdir)
+    atomic_write_json(workdir / "config.json", config.to_dict())
     state = jax.jit(experiment.init_state)()
-    with Checkpoints(workdir) as checkpoints:
+    with CheckpointWriter(workdir) as checkpoints:
         checkpoints.save(state, {}, config.to_dict())
     return workdir
 

@@ -1,0 +1,169 @@
+"""One writer at a time: locks on directories, and what a writer that was killed has left in them.
+
+The operating system holds a lock for a process and lets go of it with the process, however that ends. Its file tells
+who holds it, and nothing else; a file that a killed process has left is taken over.
+"""
+
+import contextlib
+import errno
+import functools
+import json
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from score_sde.cluster import is_main
+from score_sde.errors import UserError
+from score_sde.files import read_json, writing
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+Mode = TypeVar("Mode", bound=Callable[..., Any])
+
+_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)(@(?P<host>.*))?\.tmp")  # as score_sde.files names them
+_DAY = 86_400.0  # seconds
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def only_writer(directory: Path, kind: str, *, doing: str) -> Iterator[None]:
+    """Be the only process that does one kind of work in a directory.
+
+    Of several processes of one run the first holds the lock for all. Where the system has no locks (Windows, some
+    network file systems), nothing is locked.
+
+    Args:
+        directory: Where results are written; it must exist.
+        kind: The kind of work; different kinds do not exclude each other.
+        doing: What the holder of the lock is doing, for the others: ``"training the run in runs/a"``.
+
+    Raises:
+        UserError: If another process holds the lock, with its place, or if the directory cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name, only_writer(Path(name), "train", doing="training"):
+    ...     os.listdir(name)
+    ['.train.lock']
+    """
+    if not is_main():
+        yield
+        return
+    path = directory / f".{kind}.lock"
+    with writing(path):
+        descriptor = _locked(path)
+    if descriptor is None:
+        raise UserError(f"{_holder(path)}; wait for it, end it, or give another --workdir.")
+    try:
+        with writing(path):
+            _sign(descriptor, doing)
+        remove_leftovers(directory)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)  # while the lock is held, so that it is no other's
+        os.close(descriptor)
+
+
+def one_at_a_time(kind: str) -> Callable[[Mode], Mode]:
+    """A decorator for modes that write their results to an existing ``workdir``: one process of this mode at a time.
+
+    That the directory can be written is thereby found out before hours of work. Where there is none, the mode is left
+    to say what is missing.
+    """
+
+    def decorate(mode: Mode) -> Mode:
+        @functools.wraps(mode)
+        def alone(config: Any, workdir: Path, *rest: Any, **keywords: Any) -> Any:
+            if not workdir.is_dir():
+                return mode(config, workdir, *rest, **keywords)
+            with only_writer(workdir, kind, doing=f"running --mode={kind} in {workdir}"):
+                return mode(config, workdir, *rest, **keywords)
+
+        return cast(Mode, alone)
+
+    return decorate
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor that holds the lock, or ``None`` if another process does."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not _flock(descriptor):
+                os.close(descriptor)
+                return None
+            # Whoever held it before may have removed the file between our opening and our locking it.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _flock(descriptor: int) -> bool:
+    """Whether the lock of a file is ours now."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        log.warning("This file system has no locks (%s); do not write there twice at once.", error.strerror)
+    return True
+
+
+def _sign(descriptor: int, doing: str) -> None:
+    """Write into the locked file who we are."""
+    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    holder = {"doing": doing, "process": os.getpid(), "host": socket.gethostname(), "since": since}
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, (json.dumps(holder) + "\n").encode())
+
+
+def _holder(path: Path) -> str:
+    """Who holds a lock, as the beginning of a sentence."""
+    with contextlib.suppress(UserError):
+        found = read_json(path) or {}
+        if {"doing", "process", "host", "since"} <= found.keys():
+            return f"Process {found['process']} on {found['host']} has been {found['doing']} since {found['since']}"
+    return f"Another process holds the lock {path}"  # it is about to write its name, or to end
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the temporary files whose writers are gone: killed on this machine, or idle for a day on another."""
+    for path in directory.glob(".*.tmp"):
+        if (found := _TEMPORARY.fullmatch(path.name)) is None:
+            continue
+        with contextlib.suppress(OSError):
+            here = found["host"] == socket.gethostname()
+            if _is_gone(int(found["process"])) if here else time.time() - path.stat().st_mtime > _DAY:
+                path.unlink()
+
+
+def _is_gone(process: int) -> bool:
+    """Whether no process of this machine has a number, but perhaps this one, which has not begun to write."""
+    if process == os.getpid():
+        return True
+    if os.name != "posix":
+        return False  # there, to ask is to kill
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
