@@ -9,14 +9,16 @@ import abc
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.errors import UserError
 from score_sde.processes import Marginal, Process, Transition
-from score_sde.typing import Number, Time, component
+from score_sde.typing import Number, Time, component, is_known
 
 Levels = Float[Array, " levels"]
 
@@ -52,6 +54,19 @@ class DDPM(Chain):
 
     betas: Levels
 
+    def __post_init__(self) -> None:
+        """Refuse variances that no step can have.
+
+        Raises:
+            UserError: If a beta is not between 0 and 1.
+        """
+        if is_known(self.betas) and not ((np.asarray(self.betas) > 0.0) & (np.asarray(self.betas) < 1.0)).all():
+            betas = np.asarray(self.betas)
+            raise UserError(
+                f"The {betas.size} betas lie between {betas.min():g} and {betas.max():g}; expected more than 0 and "
+                "less than 1. The chain of an SDE needs more than beta_max levels."
+            )
+
     @property
     def num_levels(self) -> int:
         """Number of betas."""
@@ -62,14 +77,15 @@ class DDPM(Chain):
         """``i / N``."""
         return (1.0 + jnp.arange(self.num_levels)) / self.num_levels
 
-    def _log_alpha(self, t: Time) -> Time:
+    def _log_alpha(self, t: Time) -> "_Sum":
         """``log a_i`` at the level nearest to ``t``, 0 at the data."""
-        table = jnp.concatenate([jnp.zeros(1, self.betas.dtype), jnp.cumsum(jnp.log1p(-self.betas))])
-        return table[jnp.round(t * self.num_levels).astype(jnp.int32)]
+        table = _running_sums(jnp.log1p(-self.betas))
+        index = jnp.round(t * self.num_levels).astype(jnp.int32)
+        return _Sum(table.value[index], table.rest[index])
 
     def marginal(self, t: Time) -> Marginal:
         """``(sqrt(a), sqrt(1 - a))``."""
-        log_alpha = self._log_alpha(t)
+        log_alpha = self._log_alpha(t).value
         return Marginal(jnp.exp(0.5 * log_alpha), jnp.sqrt(-jnp.expm1(log_alpha)))
 
     @property
@@ -79,12 +95,13 @@ class DDPM(Chain):
 
     def log_snr(self, t: Time) -> Time:
         """``log a - log(1 - a)``."""
-        log_alpha = self._log_alpha(t)
+        log_alpha = self._log_alpha(t).value
         return log_alpha - jnp.log(-jnp.expm1(log_alpha))
 
     def transition(self, s: Time, t: Time) -> Transition:
         """Any number of steps at once: ``(sqrt(a_t / a_s), sqrt(1 - a_t / a_s))``; of one, with its own beta."""
-        log_ratio = self._log_alpha(t) - self._log_alpha(s)
+        end, start = self._log_alpha(t), self._log_alpha(s)
+        log_ratio = (end.value - start.value) + (end.rest - start.rest)
         return Transition(jnp.exp(0.5 * log_ratio), jnp.sqrt(-jnp.expm1(log_ratio)))
 
 
@@ -165,6 +182,28 @@ class Tabulated(Chain):
             for first, table in ((1.0, self.mean_coeffs), (0.0, self.stds))
         )
         return Marginal(mean_coeffs[index], stds[index])
+
+
+class _Sum(NamedTuple):
+    """A sum in two numbers, the second being what the first has lost by rounding."""
+
+    value: Array
+    rest: Array
+
+
+def _running_sums(terms: Levels) -> _Sum:
+    """The sums of the first 0, 1, ... terms, with twice the digits: differences of neighbours are the terms again."""
+
+    def add(a: _Sum, b: _Sum) -> _Sum:
+        value = a.value + b.value
+        part = value - a.value  # Knuth's two-sum: what is lost by rounding, exactly
+        lost = (a.value - (value - part)) + (b.value - part)
+        rest = lost + (a.rest + b.rest)
+        total = value + rest
+        return _Sum(total, rest - (total - value))
+
+    sums = jax.lax.associative_scan(add, _Sum(terms, jnp.zeros_like(terms)))
+    return jax.tree.map(lambda leaf: jnp.concatenate([jnp.zeros(1, leaf.dtype), leaf]), sums)
 
 
 def linear_betas(n: int, start: float = 1e-4, end: float = 0.02) -> Levels:

@@ -94,12 +94,12 @@ class Process(abc.ABC):
     def transition(self, s: Time, t: Time) -> Transition:
         """The forward transition from ``s`` to ``t > s``, which follows from the marginals.
 
-        ``a = m(t) / m(s)`` and ``std^2 = s(t)^2 - a^2 s(s)^2 = s(t)^2 (1 - snr(t) / snr(s))``.
+        ``a = m(t) / m(s)`` and ``std^2 = s(t)^2 - a^2 s(s)^2``.
         """
         (mean_s, std_s), (mean_t, std_t) = self.marginal(s), self.marginal(t)
-        # A noiseless start has no signal-to-noise ratio; nothing is subtracted then.
-        log_ratio = jnp.where(std_s > 0, self.log_snr(t) - self.log_snr(s), -jnp.inf)
-        return Transition(mean_t / mean_s, std_t * jnp.sqrt(-jnp.expm1(jnp.minimum(log_ratio, 0.0))))
+        coefficient = mean_t / mean_s
+        kept = coefficient * (std_s / std_t)  # of the noise at t, the part that was there at s
+        return Transition(coefficient, std_t * jnp.sqrt(jnp.maximum((1.0 - kept) * (1.0 + kept), 0.0)))
 
     def posterior(self, s: Time, t: Time) -> Posterior:
         """The law of ``x_s`` given ``x_t`` and the data, for ``s < t`` (Ho et al. 2020, eqs. 6 and 7).

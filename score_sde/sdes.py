@@ -17,11 +17,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.chains import DDPM, NCSN, Chain, Tabulated
+from score_sde.errors import UserError
 from score_sde.processes import Marginal, Process, ReverseProcess, Transition
-from score_sde.typing import Batch, Number, ScoreFn, Time, component, expand_like
+from score_sde.typing import Batch, Number, ScoreFn, Time, component, expand_like, is_known
 
 
 class SDE(Process):
@@ -57,6 +59,11 @@ class SDE(Process):
         return self.reverse(score_fn, noise_scale=0.0)
 
 
+def _precision() -> jnp.finfo:
+    """The limits of the floating-point numbers that JAX computes with unless told otherwise."""
+    return jnp.finfo(jax.dtypes.canonicalize_dtype(float))
+
+
 @component
 class VE(SDE):
     r"""Variance exploding: ``dx = g(t) dw``, ``sigma(t) = sigma_min (sigma_max / sigma_min)^t``.
@@ -72,6 +79,18 @@ class VE(SDE):
 
     sigma_min: Number = 0.01
     sigma_max: Number = 50.0
+
+    def __post_init__(self) -> None:
+        """Refuse noise whose square is no number of the precision in use.
+
+        Raises:
+            UserError: If ``sigma_min^2`` or ``sigma_max^2`` is out of range.
+        """
+        low, high = float(np.sqrt(_precision().tiny)), float(np.sqrt(_precision().max))
+        for name in ("sigma_min", "sigma_max"):
+            value = getattr(self, name)
+            if is_known(value) and not ((low <= np.asarray(value)) & (np.asarray(value) <= high)).all():
+                raise UserError(f"{name} is {value}; expected {low:.2g} to {high:.2g}, whose squares are numbers.")
 
     @property
     def _log_ratio(self) -> Array:
@@ -126,6 +145,22 @@ class VP(SDE):
     beta_min: Number = 0.1
     beta_max: Number = 20.0
 
+    def __post_init__(self) -> None:
+        """Refuse noise that leaves nothing of the data: at ``t = 1`` they have the weight ``exp(-B(1) / 2)``.
+
+        Raises:
+            UserError: If that is no number of the precision in use.
+        """
+        if not is_known(self.beta_min, self.beta_max):
+            return
+        most = -4.0 * float(np.log(_precision().tiny))
+        if not (np.asarray(self.beta_min) + np.asarray(self.beta_max) < most).all():
+            raise UserError(
+                f"beta_max is {self.beta_max} and beta_min {self.beta_min}: at t = 1 the weight of the data, "
+                f"exp(-(beta_min + beta_max) / 4), is 0 in {_precision().dtype}. Expected a sum below {int(most)}; "
+                "20 leaves 0.7 % of the data."
+            )
+
     def beta(self, t: Time) -> Time:
         """The noise rate ``beta(t)``."""
         return self.beta_min + t * (self.beta_max - self.beta_min)
@@ -158,8 +193,9 @@ class VP(SDE):
         return 1.0
 
     def log_snr(self, t: Time) -> Time:
-        """``-log(exp(B) - 1)``."""
-        return -jnp.log(jnp.expm1(self.integrated_beta(t)))
+        """``-log(exp(B) - 1)``, written so that neither a small nor a large ``B`` loses digits."""
+        integral = self.integrated_beta(t)
+        return -integral - jnp.log(-jnp.expm1(-integral))
 
     def inverse_log_snr(self, log_snr: Time) -> Time:
         """``B = log(1 + exp(-log_snr))``, then the quadratic for ``t``."""
@@ -180,7 +216,11 @@ class VP(SDE):
         return Transition(jnp.sqrt(1.0 - step), jnp.sqrt(step))
 
     def discretize(self, n: int) -> Chain:
-        """The DDPM chain with ``b_i = beta((i - 1) / (n - 1)) / n`` (Song et al. 2021, appendix C)."""
+        """The DDPM chain with ``b_i = beta((i - 1) / (n - 1)) / n`` (Song et al. 2021, appendix C).
+
+        Raises:
+            UserError: If the levels are so few that a step would have a variance of 1 or more.
+        """
         return DDPM(betas=self.beta(jnp.linspace(0.0, 1.0, n)) / n)
 
 
@@ -213,7 +253,11 @@ class SubVP(VP):
 
     def inverse_log_snr(self, log_snr: Time) -> Time:
         """``B = 2 arcsinh(exp(-log_snr / 2) / 2)``, then the quadratic for ``t``."""
-        return self._inverse_integrated_beta(2.0 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * log_snr)))
+        early = 2.0 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * jnp.maximum(log_snr, 0.0)))
+        # The exponential of half the noise-to-signal ratio would overflow: the same with exp(log_snr) instead.
+        late = jnp.minimum(log_snr, 0.0)
+        late = 2.0 * jnp.log1p(0.5 * (jnp.sqrt(1.0 + 4.0 * jnp.exp(late)) - 1.0)) - late
+        return self._inverse_integrated_beta(jnp.where(log_snr > 0.0, early, late))
 
     def transition(self, s: Time, t: Time) -> Transition:
         """``(exp(-b/2), sqrt((1 - exp(-b)) (1 - exp(-B(t) - B(s)))))`` with ``b = B(t) - B(s)``."""

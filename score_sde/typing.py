@@ -13,6 +13,7 @@ import dataclasses
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 Batch: TypeAlias = Float[Array, "batch *event"]
@@ -48,6 +49,16 @@ def component(cls: type[_T]) -> type[_T]:
 def static(**kwargs: Any) -> Any:
     """A dataclass field that belongs to the structure of a :func:`component`, not to its leaves."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+def is_known(*values: Any) -> bool:
+    """Whether numbers can be read: none of them is traced, nor stands for one while a pytree is taken apart.
+
+    >>> is_known(1.0, np.ones(3)), jax.jit(lambda x: is_known(x))(1.0).item()
+    (True, False)
+    """
+    numbers = (bool, int, float, np.generic, np.ndarray, jax.Array)
+    return all(isinstance(value, numbers) and not isinstance(value, jax.core.Tracer) for value in values)
 
 
 def expand_like(coefficient: Time, x: Batch) -> Array:

@@ -142,3 +142,22 @@ def test_the_largest_distance_does_not_depend_on_the_blocks():
 def test_a_ratio_below_one_is_refused():
     with pytest.raises(UserError, match="expected more than 1"):
         chains.langevin_step(0.9, 5)
+
+
+@pytest.mark.parametrize("n", [1000, 10_000])
+@pytest.mark.parametrize("jump", [1, 2, 30])
+def test_steps_of_long_chains_keep_all_digits(n, jump):
+    """The variance of a step is one minus the product of its 1 - b, to the rounding of float32; under jit too."""
+    chain = chains.DDPM(betas=chains.linear_betas(n, 0.1 / n, 20.0 / n))
+    times = jnp.concatenate([jnp.zeros(1), chain.times])
+    logs = np.concatenate([[0.0], np.cumsum(np.log1p(-np.asarray(chain.betas, np.float64)))])
+    exact = -np.expm1(logs[jump:] - logs[:-jump])
+    for transition in (type(chain).transition, jax.jit(type(chain).transition)):
+        std = np.asarray(transition(chain, times[:-jump], times[jump:]).std, np.float64)
+        np.testing.assert_allclose(std**2, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("betas", [[0.1, 1.0], [0.0, 0.1], [0.1, np.nan], [-0.1]])
+def test_variances_that_no_step_can_have_are_refused(betas):
+    with pytest.raises(UserError, match="more than 0 and less than 1"):
+        chains.DDPM(betas=jnp.asarray(betas))

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from score_sde import sampling, solvers
+from score_sde.errors import UserError
 from score_sde.sdes import SDE, VE, VP, SubVP
 from score_sde.typing import expand_like
 from tests.laws import SDES, float64
@@ -176,3 +178,43 @@ def test_default_inverse_is_the_closed_form(sde):
 def test_a_new_sde_needs_four_definitions():
     """A user's process gets sampling, densities and reversal from its coefficients alone."""
     assert SDE.__abstractmethods__ == {"drift_coeff", "diffusion", "marginal", "prior_std"}
+
+
+@pytest.mark.parametrize("make", [VP, SubVP])
+@pytest.mark.parametrize("beta_max", [178.0, 340.0])
+def test_noise_that_leaves_next_to_nothing_of_the_data_keeps_its_digits(make, beta_max):
+    """Where exp(B) is beyond float32 the log-SNR, its inverse and every grid are still right."""
+    sde, t = make(beta_max=beta_max), np.linspace(1e-3, 1.0, 100)
+    integral = 0.1 * t + 0.5 * (beta_max - 0.1) * t**2
+    power = 1 if make is VP else 2
+    np.testing.assert_allclose(
+        sde.log_snr(jnp.asarray(t, jnp.float32)), -integral - power * np.log1p(-np.exp(-integral)), rtol=1e-6, atol=2e-6
+    )
+    np.testing.assert_allclose(sde.inverse_log_snr(sde.log_snr(jnp.asarray(t, jnp.float32))), t, rtol=2e-5)
+    for grid in sampling.GRIDS.values():
+        times = grid(sde, 50, 1e-3)
+        assert bool(jnp.isfinite(times).all()) and bool((jnp.diff(times) < 0).all())
+
+
+@pytest.mark.parametrize("solver", [solvers.EDMHeun(), solvers.DPMSolverSinglestep()], ids=["edm", "2s"])
+def test_solvers_in_the_noise_level_follow_such_noise(solver):
+    """On data N(0, 1) the VP flow stands still."""
+    sde, keys = VP(beta_max=340.0), sampling.sample_keys(jax.random.key(0), 0, 3)
+    start, times = sampling.prior_samples(keys, sde, (2,)), sampling.log_snr_times(sde, 300, 1e-3)
+    x = sampling.integrate(keys, solver, sde.probability_flow(lambda x, t: -x), start, times).x
+    np.testing.assert_allclose(x, start, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        *[(lambda b=b: VP(beta_max=b), "beta_max") for b in (350.0, 1e30, float("inf"), float("nan"))],
+        (lambda: SubVP(beta_max=400), "beta_max"),
+        (lambda: VE(sigma_max=1e20), "sigma_max"),
+        (lambda: VE(sigma_min=0.0), "sigma_min"),
+        (lambda: VP().discretize(10), "beta_max"),
+    ],
+)
+def test_noise_beyond_the_numbers_is_refused_by_name(make, name):
+    with pytest.raises(UserError, match=name):
+        make()

@@ -5,12 +5,13 @@ covariance. Rademacher probes have the least variance and are exact where ``J`` 
 """
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde.errors import UserError, unknown
 from score_sde.typing import PRNGKey, Scalar
 
 Event: TypeAlias = Float[Array, "*event"]
@@ -19,12 +20,20 @@ ProbeKind = Literal["rademacher", "gaussian"]
 
 
 def draw_probes(key: PRNGKey, num_probes: int | None, event_shape: tuple[int, ...], kind: ProbeKind) -> Probes:
-    """Probes for one example: random ones, or the standard basis for the exact trace (``num_probes=None``)."""
+    """Probes for one example: random ones, or the standard basis for the exact trace (``num_probes=None``).
+
+    Raises:
+        UserError: For less than one probe, and for an unknown kind.
+    """
     if num_probes is None:
         size = 1
         for extent in event_shape:
             size *= extent
         return jnp.eye(size).reshape(size, *event_shape)
+    if num_probes < 1:
+        raise UserError(f"num_probes is {num_probes}; expected 1 or more, or None for the exact trace.")
+    if kind not in get_args(ProbeKind):
+        raise unknown("kind of probes", kind, get_args(ProbeKind))
     draw = jax.random.rademacher if kind == "rademacher" else jax.random.normal
     return draw(key, (num_probes, *event_shape), jnp.float32)
 

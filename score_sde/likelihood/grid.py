@@ -76,7 +76,7 @@ def log_likelihood_on_grid(
     -0.226
     """
     if not isinstance(times, Tracer) and not (np.asarray(times) > 0.0).all():
-        raise UserError(f"The smallest time is {float(times[-1])}; expected a positive one, where data are noisy.")
+        raise UserError(f"The smallest time is {np.asarray(times)[-1]}; expected a positive one, where data are noisy.")
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
     options = {"num_probes": num_probes, "probe_kind": probe_kind, "fresh_probes": fresh_probes}
     latents, forms = _carry(keys, sde, score_fn, x, times[::-1], order=order, **options)

@@ -2,7 +2,7 @@ r"""Chains as models with many latent variables: any Gaussian reversal, learned 
 
 The latent variables are the levels ``x_T ... x_1`` of a chain, of the shape of the data, and the encoder is the
 forward process, which has nothing to learn. For a reversal ``p(x_s | x_t)`` and a decoder ``p(x_0 | x_1)``
-(Sohl-Dickstein et al. 2015, arXiv 1503.03585, eq. 10)
+(Sohl-Dickstein et al. 2015, arXiv 1503.03585, eq. 12)
 
     log P(x_0) >= E_q[log p(x_T) + sum log p(x_s | x_t) + log P(x_0 | x_1) - log q(x_1, ..., x_T | x_0)].
 

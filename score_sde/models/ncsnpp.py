@@ -17,7 +17,9 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
+from score_sde.errors import UserError
 from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS, InputPyramid, Maps, OutputPyramid, ResidualBlock
 from score_sde.models.layers import (
     ACTIVATIONS,
@@ -38,7 +40,7 @@ from score_sde.models.resampling import (
     fir_upsample,
     upsample,
 )
-from score_sde.typing import Labels, Times
+from score_sde.typing import Labels, Times, is_known
 
 Block = Callable[..., Maps]  # (features, width, resample=None) -> features
 
@@ -103,7 +105,13 @@ class NCSNpp(nn.Module):
             condition: The noise condition: a time or level for positional embeddings, ``log sigma`` for Fourier ones.
             label: Classes; ``None``, or -1 for single examples, stands for no class.
             train: Switch dropout on.
+
+        Raises:
+            UserError: For labels of a network without classes, and for labels that are no class of it; where they are
+                traced, the output of these is NaN.
         """
+        if label is not None:
+            self._check(label)
         if self.rescale_input:
             x = 2.0 * x - 1.0
         kernel = self.fir_kernel if self.fir else None
@@ -124,11 +132,22 @@ class NCSNpp(nn.Module):
         if self.num_classes:
             # The last row stands for "no class", so that one network serves classifier-free guidance.
             index = jnp.full(condition.shape, -1) if label is None else label
+            known = (index >= -1) & (index < self.num_classes)
+            row = jnp.where(index < 0, self.num_classes, index)
             classes = nn.Embed(self.num_classes + 1, 4 * self.features, name="label_embedding")(
-                jnp.where(index < 0, self.num_classes, index)
+                jnp.where(known, row, self.num_classes + 1)  # beyond the table: NaN
             )
             embedding = classes if embedding is None else embedding + classes
         return embedding
+
+    def _check(self, label: Labels) -> None:
+        if not self.num_classes:
+            raise UserError("The network has no classes (num_classes=0), and labels were given; expected none.")
+        if is_known(label) and not ((np.asarray(label) >= -1) & (np.asarray(label) < self.num_classes)).all():
+            raise UserError(
+                f"The labels lie between {np.min(label)} and {np.max(label)}; expected 0 to {self.num_classes - 1}, "
+                "the classes of the network, or -1 for none."
+            )
 
     def _make_block(self, embedding: Features | None, train: bool) -> Block:
         # The static argument is ``train``; position 0 is the module itself. The name keeps the parameters' paths.

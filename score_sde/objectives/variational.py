@@ -7,8 +7,9 @@ diagonal covariances (Kingma & Welling 2013, arXiv 1312.6114, section 3),
     log p(x) >= E log (1/K) sum_k w_k,      w_k = p(x | z_k) N(z_k; 0, I) / q(z_k | x),
 
 the second of which tightens with ``K`` (Burda et al. 2016, arXiv 1509.00519, eq. 8 and theorem 1). The divergence of
-the first has a closed form and is not sampled (eq. 10 of the former). Everything is in nats per example of continuous
-data, so that :meth:`~score_sde.likelihood.Quantization.bits_per_dim` takes it as it is for dequantised images.
+the first has a closed form and is not sampled (the first term of eq. 10 of the former). Everything is in nats per
+example of continuous data, so that :meth:`~score_sde.likelihood.Quantization.bits_per_dim` takes it as it is for
+dequantised images.
 
 Draw ``k`` of example ``i`` is that of ``fold_in(fold_in(key, i), k)``: an example ignores its neighbours, and more
 draws go on where fewer end.
@@ -57,7 +58,7 @@ class Gaussian(NamedTuple):
         """``KL(self || other)`` in nats per example.
 
         Of a single dimension ``(r - 1 - log r + (difference of the means / other std)^2) / 2`` with the ratio ``r`` of
-        the variances; against N(0, I) this is minus eq. 10 of Kingma & Welling 2013.
+        the variances; against N(0, I) this is minus the first term of eq. 10 of Kingma & Welling 2013.
         """
         log_ratio = 2.0 * (self.log_std - other.log_std)
         offset = (self.mean - other.mean) * jnp.exp(-other.log_std)

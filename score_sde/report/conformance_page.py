@@ -20,8 +20,8 @@ _NOISY = (
 _CORRECTOR = (
     "Relative bias of the total variance of samples of that Gaussian, by the signal-to-noise ratio of one correction "
     "after each of 500 steps of reverse diffusion: exact for annealed Langevin, whose steps are fixed, and by Monte "
-    "Carlo, ± standard error, for Langevin. The last column is the predictor's alone. Unadjusted Langevin dynamics "
-    "with step e settle at the variance v / (1 - e / 2v) and not at v."
+    "Carlo, ± standard error, for Langevin. The last column is the predictor's alone. Unadjusted Langevin dynamics, "
+    "x + h score + √(2h) z, settles at the variance v / (1 - h / 2v) and not at v."
 )
 
 

@@ -15,7 +15,7 @@ def _norms(x: Batch) -> Times:
 class Langevin(StatelessSolver):
     r"""Unadjusted Langevin dynamics with a step set by the signal-to-noise ratio (Song et al. 2021, algorithm 4).
 
-    ``x <- x + e score + sqrt(2 e) z`` with ``e = 2 a (snr |z| / |score|)^2``. The factor ``a`` is 1: the original's
+    ``x <- x + h score + sqrt(2 h) z`` with ``h = 2 a (snr |z| / |score|)^2``. The factor ``a`` is 1: the original's
     ``1 - beta_i`` for the VP SDE tends to 1 with the number of steps, and the step should not depend on that number.
 
     Attributes:
@@ -50,7 +50,7 @@ class Langevin(StatelessSolver):
 class AnnealedLangevin(StatelessSolver):
     r"""Langevin dynamics with a step set by the noise level (Song & Ermon 2019, arXiv 1907.05600, algorithm 1).
 
-    ``x <- x + e score + sqrt(2 e) z`` with ``e = 2 (snr s(t))^2``. Their step ``alpha_i = lr s_i^2 / s_L^2``, with
+    ``x <- x + h score + sqrt(2 h) z`` with ``h = 2 (snr s(t))^2``. Their step ``alpha_i = lr s_i^2 / s_L^2``, with
     ``x + alpha/2 score + sqrt(alpha) z``, is this one for ``snr = sqrt(lr) / (2 s_L)``; that of NCSNv2 for
     ``snr = sqrt(lr / 2) / s_L``, where the step is ``x + alpha score + sqrt(2 alpha) z``.
 

@@ -91,5 +91,6 @@ class EDMHeun(StatelessSolver):
         raised = jnp.where(inside & (self.churn > 0), churned, t)
         mean_high, std_high = process.sde.marginal(raised)
         high = std_high / mean_high
-        added = self.noise * jnp.sqrt(jnp.maximum(high**2 - ratio**2, 0.0))
+        # The squares of large ratios would overflow.
+        added = self.noise * high * jnp.sqrt(jnp.maximum((1.0 - ratio / high) * (1.0 + ratio / high), 0.0))
         return state.x / mean_coeff + added * sample_noise(keys, state.x), high, raised

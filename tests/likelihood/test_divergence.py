@@ -3,8 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from score_sde.errors import UserError
+from score_sde.likelihood import log_likelihood, nll_bound
 from score_sde.likelihood.divergence import draw_probes, value_and_quadratic_forms
+from score_sde.sdes import VP
 
 
 def field(x):
@@ -32,3 +36,12 @@ def test_probes_are_unbiased_with_the_known_variance(key):
         _, forms = value_and_quadratic_forms(field, x, draw_probes(key, 40_000, (2, 1), kind))
         assert abs(float(forms.mean()) - np.trace(jacobian)) < 5 * np.sqrt(variance / 40_000)
         np.testing.assert_allclose(forms.var(), variance, rtol=0.05)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_probes_that_estimate_nothing_are_refused(key, count):
+    sde, x = VP(), jnp.zeros((1, 2))
+    with pytest.raises(UserError, match="1 or more, or None"):
+        log_likelihood(key, sde, lambda x, t: -x, x, num_probes=count)
+    with pytest.raises(UserError, match="1 or more, or None"):
+        nll_bound(key, sde, lambda x, t: -x, x, form="sliced", num_probes=count)

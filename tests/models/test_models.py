@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_sde.errors import UserError
 from score_sde.models.adapters import LinenNetwork
 from score_sde.models.ddpm import DDPM
 from score_sde.models.layers import (
@@ -232,6 +233,18 @@ def test_a_class_conditional_network_listens_to_the_class_and_knows_no_class(lab
     np.testing.assert_allclose(mixed[0], none[0], rtol=1e-5, atol=1e-6)
     assert float(jnp.abs(mixed[1] - none[1]).max()) > 1e-3
     assert float(jnp.abs(mixed[2] - apply(jnp.array([-1, 0, 1]))[2]).max()) > 1e-3
+
+
+def test_labels_that_are_no_class_are_refused_and_where_traced_give_no_number(labelled):
+    net, params, x, condition = labelled
+    for label in ([0, 3, 1], [-2, 0, 1]):
+        with pytest.raises(UserError, match="0 to 2"):
+            net.apply(params, x, condition, label=jnp.array(label))
+        output = _jit(lambda label: net.apply(params, x, condition, label=label))(jnp.array(label))
+        bad = [index for index, value in enumerate(label) if not -1 <= value < 3]
+        assert [index for index in range(3) if np.isnan(output[index]).any()] == bad
+    with pytest.raises(UserError, match="no classes"):
+        UNET.apply({}, x, condition, label=jnp.array([0, 1, 2]))
 
 
 def test_rematerialisation_changes_neither_parameters_nor_gradients_and_stores_less():
