@@ -95,13 +95,26 @@ def main(argv: list[str]) -> int:
     return code
 
 
+def _config_file(options: argparse.Namespace) -> Path | None:
+    """The file of the configuration: the one that is given, else the record of the run in the working directory."""
+    if options.config is not None or options.mode in WITHOUT_CONFIG:
+        return None if options.config is None else Path(options.config)
+    record = Path(options.workdir) / "config.json"
+    if not record.is_file():
+        raise UserError(
+            f"There is no run in {options.workdir} whose configuration could be taken; give --config=FILE, a Python "
+            "file that defines get_config(), or the --workdir of a run."
+        )
+    return record
+
+
 def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) -> "ConfigDict":
     """The configuration that flags name; several processes compare it, and their flags, before they go on."""
 
     def prepare() -> tuple["ConfigDict", dict[str, Any]]:
         from score_sde.config import leaves
 
-        config = load_config(None if options.config is None else Path(options.config), overrides)
+        config = load_config(_config_file(options), overrides)
         # The configuration counts, not the file that it is from.
         flags = {name: value for name, value in vars(options).items() if name not in ("config", *cluster.FLAGS)}
         places = {name: os.path.abspath(value) for name in PATHS if (value := flags.get(name)) is not None}
@@ -194,7 +207,11 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="a Python file with get_config(), or the config.json of a run")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a Python file with get_config(), or the config.json of a run; by default that of the run in --workdir",
+    )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
     parser.add_argument("--mode", required=True, metavar="MODE", help=", ".join(MODES))
     parser.add_argument(
@@ -220,11 +237,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _check_flags(options: argparse.Namespace) -> None:
     """Refuse flags that a mode lacks or does not take."""
-    if (options.mode in WITHOUT_CONFIG) != (options.config is None):
-        raise UserError(
-            "--config=FILE, a Python file that defines get_config(), is needed by every mode but "
-            f"{', '.join(WITHOUT_CONFIG)}, which take none."
-        )
+    if options.mode in WITHOUT_CONFIG and options.config is not None:
+        raise UserError(f"--config=FILE is for every mode but {', '.join(WITHOUT_CONFIG)}, which take none.")
     if options.mode not in ("import", "reproduce") and options.checkpoint is not None:
         raise UserError(
             f"--checkpoint is for --mode=import and --mode=reproduce, not for {options.mode}; leave it out."

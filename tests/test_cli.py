@@ -119,7 +119,7 @@ def test_the_modes_that_help_lists_are_those_that_run():
         (["--mode=train", f"--config={TOY}", "--row=digits/vp"], "as --row=NAME, and no other mode takes one"),
         (["--mode=train", f"--config={TOY}", "--compare=x"], "--compare=DIR is for --mode=report"),
         (["--mode=report", f"--config={TOY}"], "conformance, reproduce, report, which take none"),
-        (["--mode=stats"], "is needed by every mode but"),
+        (["--mode=stats"], "whose configuration could be taken; give --config=FILE"),
         (["--mode=report"], "There is no run in"),
     ],
 )
@@ -226,10 +226,19 @@ def test_a_config_that_differs_from_that_of_the_run_is_refused_field_by_field(re
     assert "optim.lr: 0.001 -> 0.1" in message and "model.features: 128 -> 8" in message
     assert "sampling" not in message
     assert "give another --workdir" in message
-    assert "optim.lr: 0.001 -> 0.1" in refused("optim.lr=0.1", mode="sample", workdir=workdir)
+    assert "optim.lr: 0.001 -> 0.1" in refused("optim.lr=0.1", mode="train_dequantizer", workdir=workdir)
+    assert "objective.t_min: 1e-05 -> 0.001" in refused("objective.t_min=0.001", mode="eval", workdir=workdir)
+    for mode in ("sample", "likelihood", "eval", "export", "latents", "pareto", "train_dequantizer"):
+        assert "model.features: 128 -> 8" in refused("model.features=8", mode=mode, workdir=workdir)
 
 
-@pytest.mark.parametrize("override", ["sampling.num_steps=3", "likelihood.batch_size=2", "training.num_steps=9000"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("sampling.num_steps=3", "likelihood.batch_size=2", "training.num_steps=9000", "seed=3", "optim.lr=0.1"),
+        *("objective.t_min=0.001", "training.batch_size=4", "data.name=toy:rings"),
+    ],
+)
 def test_what_does_not_touch_the_trained_model_may_change(refused, tmp_path, override):
     workdir = _recorded_run(tmp_path / "begun")
     assert "train one there first" in refused(override, mode="sample", workdir=workdir)
@@ -244,7 +253,7 @@ def test_the_length_of_a_run_may_not_change_under_a_cosine_schedule(refused, tmp
 def test_a_damaged_record_of_the_config_is_named(refused, tmp_path):
     workdir = _recorded_run(tmp_path / "begun")
     (workdir / "config.json").write_text('{"seed": ')
-    assert f"Cannot read {workdir / 'config.json'}" in refused(workdir=workdir)
+    assert f"{workdir / 'config.json'} cannot be read" in refused(workdir=workdir)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused_with_one_that_does(refused):

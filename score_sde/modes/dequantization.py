@@ -10,7 +10,7 @@ from score_sde.evaluation.loss import LossEvaluator
 from score_sde.files import atomic_write_json
 from score_sde.likelihood.dequantization import UniformDequantizer
 from score_sde.modes.likelihood import check_limit
-from score_sde.modes.workdir import build_experiment, load_split, provenance, trained_state
+from score_sde.modes.workdir import experiment_of, measured_split, provenance, trained_state
 from score_sde.report.plots import loss_curve
 from score_sde.training.dequantizer import held_out_losses, load_dequantizer, named, train_dequantizer
 
@@ -24,7 +24,7 @@ def run_train_dequantizer(config: ConfigDict, workdir: Path, command: str) -> No
         UserError: If the configuration names no dequantiser, there is no trained model, or the model is that of a
             chain whose limit is another SDE.
     """
-    experiment = build_experiment(config)
+    experiment = experiment_of(config, workdir, "train_dequantizer")
     dequantizer = named(experiment)
     check_limit(config)
     model = trained_state(experiment, workdir)
@@ -33,7 +33,7 @@ def run_train_dequantizer(config: ConfigDict, workdir: Path, command: str) -> No
     log.info("Trained to step %d in %.0f s.", config.dequantizer.num_steps, time.perf_counter() - start)
     loss_curve(workdir / "dequantizer" / "metrics.jsonl", workdir / "dequantizer" / "loss.png")
 
-    trained, source = load_dequantizer(experiment, workdir), load_split(config, "test")
+    trained, source = load_dequantizer(experiment, workdir), measured_split(config, workdir, "test")
     evaluate = LossEvaluator(experiment, source, held_out_losses(experiment, dequantizer))
     bits = evaluate.per_example((trained.params, model.ema_params))
     evaluate = LossEvaluator(experiment, source, held_out_losses(experiment, UniformDequantizer()))

@@ -35,7 +35,7 @@ from score_sde.metrics import ReferenceStatistics
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.statistics import load_reference
-from score_sde.modes.workdir import build_experiment, data_info, load_noise, load_split, machine, trained_state
+from score_sde.modes.workdir import data_info, experiment_of, load_noise, machine, measured_split, trained_state
 from score_sde.report.summary import write_summary
 from score_sde.training.state import TrainState
 from score_sde.training.writers import ProgressBar
@@ -148,7 +148,7 @@ def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
     Raises:
         UserError: If there is no trained model or no such checkpoint, or for a reference of another protocol.
     """
-    experiment = build_experiment(config)
+    experiment = experiment_of(config, workdir, "eval")
     newest = trained_state(experiment, workdir)
     steps = chosen_steps(config, workdir, int(newest.step))
     evaluation, how = _prepare(experiment, workdir, command), machine(command)
@@ -192,7 +192,7 @@ def _prepare(experiment: Experiment, workdir: Path, command: str) -> _Evaluation
         samples = _Samples(
             evaluate=SampleEvaluator(experiment, extractor), extractor=extractor, reference=reference, metrics=metrics
         )
-    source = load_split(config, "test")
+    source = measured_split(config, workdir, "test")
     evaluation = _Evaluation(
         experiment=experiment,
         workdir=workdir,

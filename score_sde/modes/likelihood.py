@@ -26,7 +26,14 @@ from score_sde.evaluation.noise_levels import noise_level_report
 from score_sde.experiment import Experiment
 from score_sde.files import atomic_savez, atomic_write_json
 from score_sde.locks import one_at_a_time
-from score_sde.modes.workdir import build_experiment, load_noise, load_split, provenance, trained_state
+from score_sde.modes.workdir import (
+    experiment_of,
+    load_noise,
+    load_split,
+    measured_split,
+    provenance,
+    trained_state,
+)
 from score_sde.report.baseline import gaussian_mixture_bits_per_dim
 from score_sde.report.likelihood_plots import bounds_plot, likelihood_histogram, noise_levels_plot, rate_distortion
 from score_sde.report.summary import write_summary
@@ -60,7 +67,7 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
     Raises:
         UserError: If no likelihood is defined for what the network was trained on, or the solver failed on all images.
     """
-    experiment = build_experiment(config)
+    experiment = experiment_of(config, workdir, "likelihood")
     on_chain = isinstance(experiment.process, Chain) and experiment.latent is None
     on_flow = not on_chain and experiment.latent is None
     if on_flow:
@@ -68,7 +75,7 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
     state = trained_state(experiment, workdir)
     report: dict[str, Any] = provenance(state, command)
     columns: dict[str, np.ndarray] = {}
-    run = _Measurement(experiment, state, load_split(config, "test"), workdir, report, columns)
+    run = _Measurement(experiment, state, measured_split(config, workdir, "test"), workdir, report, columns)
     if experiment.latent is not None:
         _measure_latent(run)
     if on_chain:

@@ -1,17 +1,25 @@
 """The record of a run: the configuration and the data that it was trained with, ``config.json`` and ``data.json``."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from score_sde.checkpointing import newest_config
-from score_sde.config import ConfigDict, changed_fields
+from score_sde.checkpointing import Checkpoints, newest_config
+from score_sde.config import ConfigDict, changed_fields, default_config, leaves
 from score_sde.data import DataRecord
 from score_sde.errors import UserError
 from score_sde.files import Unreadable, atomic_write_json, read_json, reason_of
 
+#: Groups of fields that decide what the parameters of a run mean.
+MEANING = ("sde", "parameterization", "model", "data")
 #: Groups of fields that decide what is trained; they may not change under an existing run.
-TRAINED = ("seed", "sde", "parameterization", "model", "data", "objective", "optim", "training")
+TRAINED = ("seed", *MEANING, "objective", "optim", "training")
+#: What modes read of these. Every other mode reads ``MEANING`` alone, and takes the rest from the record of the run.
+READS = {
+    **dict.fromkeys(("train", "import"), TRAINED),
+    "train_dequantizer": ("seed", *MEANING, "optim"),
+    "eval": (*MEANING, "objective"),
+}
 _FREE = (
     "training.num_steps",
     *(f"training.{name}" for name in ("accumulate", "eval_every", "sample_every")),
@@ -33,7 +41,7 @@ def claim(config: ConfigDict, workdir: Path, data: DataRecord) -> None:
     """
     recorded, known = newest_config(workdir), recorded_data(workdir)
     if recorded is not None:
-        check_same(config, recorded, workdir, TRAINED)
+        check_same(config, recorded, workdir, "train")
         _check_same_data(recorded, known, data, workdir)
     make_directory(workdir)
     fields = config.to_dict()
@@ -54,9 +62,7 @@ def make_directory(workdir: Path) -> None:
 
 def newest_step(workdir: Path) -> int:
     """How far a run has been trained, by its newest complete checkpoint; 0 without any."""
-    directory = workdir / "checkpoints"
-    found = directory.iterdir() if directory.is_dir() else ()
-    return max((int(path.name) for path in found if path.name.isdecimal()), default=0)
+    return max(Checkpoints(workdir).steps, default=0)
 
 
 def recorded_data(workdir: Path) -> DataRecord | None:
@@ -73,14 +79,38 @@ def recorded_data(workdir: Path) -> DataRecord | None:
         raise Unreadable(path, reason_of(error), remedy) from error
 
 
-def check_same(config: ConfigDict, recorded: Mapping[str, Any], workdir: Path, groups: Collection[str]) -> None:
-    """Refuse a configuration that differs from a run's in some groups of fields.
+def as_recorded(config: ConfigDict, workdir: Path, mode: str) -> ConfigDict:
+    """A configuration for a run as a mode reads it: the fields of training that it does not read are the run's own.
+
+    Where there is no run, the configuration is that which is given.
+
+    Raises:
+        UserError: If a field that the mode reads differs from the run's, with every such field.
+    """
+    recorded = newest_config(workdir)
+    if recorded is None:
+        return config
+    check_same(config, recorded, workdir, mode)
+    unread, found = set(TRAINED) - {"seed", *READS.get(mode, MEANING)}, leaves(recorded)
+    config = config.copy_and_resolve_references()
+    for name, default in leaves(default_config()).items():
+        if name.split(".")[0] in unread:
+            value = found.get(name, default)
+            config.update_from_flattened_dict({name: tuple(value) if isinstance(default, tuple) else value})
+    return config
+
+
+def check_same(config: ConfigDict, recorded: Mapping[str, Any], workdir: Path, mode: str) -> None:
+    """Refuse a configuration that differs from a run's in what a mode reads.
 
     Raises:
         UserError: With every field that differs.
     """
-    # A cosine schedule depends on the length of the run, which is then part of what is trained.
-    free = [name for name in _FREE if name != "training.num_steps" or config.optim.schedule == "constant"]
+    groups, free = READS.get(mode, MEANING), set(_FREE)
+    if groups != TRAINED:
+        free.add("data.random_flip")
+    elif config.optim.schedule != "constant":
+        free.remove("training.num_steps")  # the schedule depends on the length of the run
     if changed := changed_fields(recorded, config, groups=groups, free=free):
         sentence = f"The configuration differs from that of the run in {workdir}"
         raise _unlike(sentence, changed, "Set these fields back")

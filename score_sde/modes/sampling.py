@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from score_sde.config import ConfigDict
+from score_sde.errors import UserError
 from score_sde.evaluation.latents import latent_codes
 from score_sde.evaluation.pareto import measure, recommended, settings_of
 from score_sde.evaluation.samples import draw_samples, draw_trajectory
@@ -17,7 +18,14 @@ from score_sde.locks import one_at_a_time
 from score_sde.metrics import moments
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.record import make_directory
-from score_sde.modes.workdir import build_experiment, load_split, machine, provenance, trained_state
+from score_sde.modes.workdir import (
+    experiment_of,
+    load_split,
+    machine,
+    measured_split,
+    provenance,
+    trained_state,
+)
 from score_sde.report.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
 from score_sde.report.conformance_page import conformance_markdown
 from score_sde.report.pareto import pareto_markdown, pareto_plot
@@ -35,7 +43,7 @@ _PARETO_DATA = 50_000  # training examples whose moments the samples are compare
 @one_at_a_time("sample")
 def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     """Draw samples and a strip from noise to data: ``samples.png``, ``samples.npz``, ``trajectory.png``."""
-    experiment = build_experiment(config)
+    experiment = experiment_of(config, workdir, "sample")
     state = trained_state(experiment, workdir)
     settings = config.sampling
     with ProgressBar(total=settings.num_samples, description="sampling") as bar:
@@ -48,8 +56,7 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
         path, times = draw_trajectory(experiment, state.ema_params, count=count, frames=10)
         trajectory_strip(path, times, workdir / "trajectory.png", quantization=experiment.quantization)
     if num_levels is None:
-        data = load_split(config, "test").gather(np.arange(min(len(load_split(config, "test")), 2000)))
-        scatter(levels, data, workdir / "samples.png")
+        scatter(levels, _points_at_hand(experiment), workdir / "samples.png")
     else:
         image_grid(levels[:100], workdir / "samples.png", num_levels=num_levels)
     report = {
@@ -67,6 +74,17 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     write_summary(workdir)
 
 
+def _points_at_hand(experiment: Experiment) -> np.ndarray | None:
+    """Some points to show beside samples; ``None`` where the data are not at hand."""
+    try:
+        source = load_split(experiment.config, "test")
+    except UserError as error:
+        log.info("The data are not at hand, and samples.png shows the samples alone (%s).", error)
+        return None
+    alike = source.info.shape == experiment.event_shape
+    return source.gather(np.arange(min(len(source), 2000))) if alike else None
+
+
 def _solver_name(experiment: Experiment) -> str:
     settings = experiment.config.sampling
     if experiment.latent is not None:
@@ -77,10 +95,10 @@ def _solver_name(experiment: Experiment) -> str:
 @one_at_a_time("pareto")
 def run_pareto(config: ConfigDict, workdir: Path, command: str) -> None:
     """Quality against cost of many samplers, and the one to take: ``pareto.md``, ``pareto.json``, ``pareto.png``."""
-    experiment = build_experiment(config)
+    experiment = experiment_of(config, workdir, "pareto")
     references, settings = settings_of(experiment)
     state = trained_state(experiment, workdir)
-    source = load_split(config, "train")
+    source = measured_split(config, workdir, "train")
     levels = source.gather(np.arange(min(len(source), _PARETO_DATA)))
     num_levels = experiment.quantization.num_levels
     data = moments(levels if num_levels is None else levels / (num_levels - 1))
@@ -110,10 +128,10 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str) -> None:
 @one_at_a_time("latents")
 def run_latents(config: ConfigDict, workdir: Path, command: str) -> None:
     """Encode held-out data, decode their codes and what lies between: ``latents.npz``, ``interpolation.png``."""
-    experiment = build_experiment(config)
+    experiment = experiment_of(config, workdir, "latents")
     check_limit(config)
     state = trained_state(experiment, workdir)
-    source = load_split(config, "test")
+    source = measured_split(config, workdir, "test")
     levels = source.gather(np.arange(min(config.sampling.num_samples, len(source))))
     found = latent_codes(experiment, state.ema_params, levels)
     num_levels = experiment.quantization.num_levels

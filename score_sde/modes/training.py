@@ -22,6 +22,7 @@ from score_sde.modes.record import claim, make_directory
 from score_sde.modes.workdir import (
     build_experiment,
     data_info,
+    experiment_of,
     has_checkpoint,
     load_splits,
     provenance,
@@ -99,6 +100,6 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
 
 def run_export(config: ConfigDict, workdir: Path, command: str) -> None:
     """Write parameters and their moving average to ``model.safetensors``, which ``--mode=import`` reads."""
-    state = trained_state(build_experiment(config), workdir)
+    state = trained_state(experiment_of(config, workdir, "export"), workdir)
     export_checkpoint(workdir / "model.safetensors", state.params, state.ema_params, int(state.step))
     log.info("Wrote %s.", workdir / "model.safetensors")

@@ -8,20 +8,21 @@ from typing import Any
 
 from score_sde.checkpointing import Checkpoints, Snapshots, newest_config
 from score_sde.config import ConfigDict
-from score_sde.data import Source, SourceInfo, source_info
+from score_sde.data import Source, SourceInfo, fingerprint, source_info
 from score_sde.data.base import SPLITS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
 from score_sde.evaluation.likelihood import Noise
 from score_sde.experiment import Experiment
 from score_sde.machine import describe_machine
-from score_sde.modes.record import TRAINED, check_same
+from score_sde.modes.record import as_recorded, check_same, recorded_data
 from score_sde.training.dequantizer import load_dequantizer
 from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
 from score_sde.training.loop import split_of
 from score_sde.training.state import TrainState
 from score_sde.typing import Params
 
+_WITHOUT_DATA = ("sample", "export")  # modes that need a model and no data
 _ROUGH = 0.05  # error of a reconstructed profile that a user must hear of
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,40 @@ def build_experiment(config: ConfigDict) -> Experiment:
     """The experiment of a configuration, for the data that it names."""
     info = data_info(config)
     return Experiment.from_config(config, info.shape, info.num_levels)
+
+
+def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
+    """The experiment of a run for a mode that needs its model.
+
+    Modes that need no data take shape and grey levels from the record of the run, if it has one.
+
+    Raises:
+        UserError: If the configuration differs from the run's in what the mode reads, or the data have another shape.
+    """
+    config, known = as_recorded(config, workdir, mode), recorded_data(workdir)
+    if known is not None and mode in _WITHOUT_DATA:
+        return Experiment.from_config(config, known.shape, known.num_levels)
+    info = data_info(config)
+    if known is not None and (known.shape, known.num_levels) != (info.shape, info.num_levels):
+        raise UserError(
+            f"{info.name} has examples of shape {info.shape} with {info.num_levels} grey levels, and the run in "
+            f"{workdir} was trained on {known.shape} with {known.num_levels}; expected the same. Give such data as "
+            "config.data.name."
+        )
+    return Experiment.from_config(config, info.shape, info.num_levels)
+
+
+def measured_split(config: ConfigDict, workdir: Path, split: str) -> Source:
+    """One split of the data that the configuration names; a warning tells if the run was not trained on these data."""
+    source, known = load_split(config, split), recorded_data(workdir)
+    recorded = None if known is None else known.splits.get(split)
+    if recorded is not None and recorded.contents != fingerprint(source):
+        log.warning(
+            "The %s split of %s is not that of the data that the run was trained on; what is measured is of other "
+            "data.",
+            *(split, source.info.name),
+        )
+    return source
 
 
 def data_info(config: ConfigDict) -> SourceInfo:
@@ -65,7 +100,7 @@ def has_checkpoint(workdir: Path) -> bool:
 def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
     """The state of the newest good checkpoint; every device has the averaged parameters as a whole."""
     if (recorded := newest_config(workdir)) is not None:
-        check_same(experiment.config, recorded, workdir, TRAINED)
+        check_same(experiment.config, recorded, workdir, "sample")
     if recorded is None or not (workdir / "checkpoints").is_dir():
         raise UserError(f"There is no trained model in {workdir}; train one there first with --mode=train.")
     like = experiment.abstract_state()

@@ -88,15 +88,18 @@ def loss_curve(metrics_path: Path, path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def scatter(samples: np.ndarray, data: np.ndarray, path: Path) -> Path:
+def scatter(samples: np.ndarray, data: np.ndarray | None, path: Path) -> Path:
     """Data and samples side by side on equal axes; both ``(n, d)``, of which the first two coordinates are drawn.
+
+    Without data, samples alone.
 
     Raises:
         UserError: If the file cannot be written.
     """
-    figure, panels = new_figure(8.0, 4.3, columns=2)
-    limit = _radius(_plane(data), 0.995) * 1.15
-    for axes, points, title, color in zip(panels, (data, samples), ("data", "samples"), (GREY, BLUE), strict=True):
+    shown = [(samples, "samples", BLUE)] if data is None else [(data, "data", GREY), (samples, "samples", BLUE)]
+    figure, panels = new_figure(4.0 * len(shown), 4.3, columns=len(shown))
+    limit = _radius(_plane(shown[0][0]), 0.995) * 1.15
+    for axes, (points, title, color) in zip(np.atleast_1d(panels), shown, strict=True):
         _scatter_panel(axes, points, limit, color)
         axes.set(title=f"{title} ({min(len(points), MAX_POINTS)} points)", xlabel="$x_1$", ylabel="$x_2$")
     return save_figure(figure, path)

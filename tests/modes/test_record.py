@@ -39,7 +39,10 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def place(trained, tmp_path):
-    return shutil.copytree(trained, tmp_path / "place")
+    copy = shutil.copytree(trained, tmp_path / "place")
+    record = copy / "run" / "config.json"
+    record.write_text(record.read_text().replace(str(trained), str(copy)))
+    return copy
 
 
 def test_data_that_have_moved_are_the_same_data(place, monkeypatch):
@@ -98,3 +101,44 @@ def test_fewer_steps_than_there_are_change_nothing_and_say_so(place, caplog):
     assert "The run is at step 20 and config.training.num_steps is 10: nothing is left to train." in caplog.text
     assert "Trained to step" not in caplog.text
     assert json.loads((place / "run" / "config.json").read_text())["training"]["num_steps"] == 20
+
+
+def test_without_a_configuration_a_mode_takes_the_record_of_the_run(place, caplog):
+    caplog.set_level("INFO")
+    run = f"--workdir={place / 'run'}"
+    assert main([run, "--mode=train", "--config.training.num_steps=30"]) == 0
+    assert "Trained to step 30" in caplog.text
+    for mode in ("sample", "export", "eval", "stats"):
+        assert main([run, f"--mode={mode}"]) == 0
+    found = json.loads((place / "run" / "sampling.json").read_text())
+    assert (found["step"], found["num_samples"], found["num_steps"]) == (30, 8, 4)
+    assert main([run, "--mode=sample", "--config.sampling.num_samples=5"]) == 0
+    assert json.loads((place / "run" / "sampling.json").read_text())["num_samples"] == 5
+
+
+def test_sampling_and_export_need_no_data_and_measuring_does(place, caplog, capsys):
+    caplog.set_level("INFO")
+    (place / "points.npz").unlink()
+    run = f"--workdir={place / 'run'}"
+    assert main([run, "--mode=sample"]) == 0
+    assert "samples.png shows the samples alone" in caplog.text
+    assert np.load(place / "run" / "samples.npz")["samples"].shape == (8, 3)
+    assert main([run, "--mode=export"]) == 0
+    capsys.readouterr()
+    assert main([run, "--mode=eval"]) == 2
+    assert "there is no such file" in capsys.readouterr().err
+
+
+def test_fields_that_a_mode_does_not_read_are_those_of_the_run(place):
+    """Even those that decide how a checkpoint is laid out, such as averages that the optimizer keeps."""
+    changed = ("--config.optim.ema_widths=(0.05,)", "--config.optim.lr=7.0", "--config.training.batch_size=2")
+    assert _run("export", place / "run", *changed) == 0
+    assert _run("train", place / "run", _data(place / "points.npz"), *changed) == 2
+
+
+def test_what_is_measured_of_other_data_is_said(place, caplog):
+    np.savez(place / "points.npz", x=_points(1))
+    assert main([f"--workdir={place / 'run'}", "--mode=eval"]) == 0
+    assert "not that of the data that the run was trained on" in caplog.text
+    np.savez(place / "points.npz", x=_points(1)[:, :2])
+    assert main([f"--workdir={place / 'run'}", "--mode=eval"]) == 2
