@@ -4,13 +4,17 @@ import argparse
 import logging
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from score_sde import cluster
-from score_sde.errors import Preempted, UserError, nearest
+from score_sde.border import FAULT, RAISE, ended, software
+from score_sde.errors import UserError, nearest
+from score_sde.paths import config_file, typed, typed_fields
+from score_sde.startup import hand_over_signals, keep_compiled_programs
 
 if TYPE_CHECKING:
     from score_sde.config import ConfigDict
@@ -40,55 +44,46 @@ EXAMPLES = """examples:
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=sample \\
       --config.sampling.predictor=heun --config.sampling.num_steps=50
 """
+CONFIG_HELP = (
+    "a Python file with get_config(), one of the package such as vp/digits_ddpmpp, or the config.json of a run; "
+    "by default that of the run in --workdir"
+)
+ENVIRONMENT = f"""environment:
+  JAX_PLATFORMS=cpu              devices to use; unset for the best there are
+  JAX_COMPILATION_CACHE_DIR=DIR  where compiled programs are kept; empty for nowhere
+  XLA_FLAGS=...                  of the compiler, which ends the program at once if it does not know one
+  GLIBC_TUNABLES=...             of malloc; set it to prevent huge pages
+  {RAISE}=1          show the traceback of a fault of the program
+"""
 
-
-def run() -> None:
-    """The console entry: like :func:`main`, in a process set up for speed."""
-    _tune_allocator()
-    sys.exit(main(sys.argv[1:]))
-
-
-def prepare_process() -> None:
-    """Set up the process of a script for speed; to be called before JAX is loaded."""
-    _tune_allocator()
-    _enable_compilation_cache()
-
-
-def _tune_allocator() -> None:
-    """On Linux start again with huge pages for malloc, which must be chosen before the process starts.
-
-    XLA's buffers on a CPU are fresh memory at every step, and the page faults of small pages cost about a seventh of
-    a training step. Set ``GLIBC_TUNABLES`` yourself to prevent it.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and sys.argv[0]:
-        environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
-    """Run one mode and return the exit code: 0, 1 for a result that is not reproduced, 2 for an error of the user's."""
-    code, joined = 1, False
+    """Run one mode and return the exit code.
+
+    It is 0, 1 for a result that is not reproduced or a fault of the program, 2 for an error of the user's, 130 after
+    an interruption.
+    """
+    options, code, joined = None, FAULT, False
     try:
-        options, overrides = _parse(argv)
         _log_messages()
-        _enable_compilation_cache()
+        options, overrides = _parse(argv)
+        if (reason := keep_compiled_programs()) is not None:
+            log.warning("%s", reason)
+        heeds_sigterm = options.mode in TRAINING
         if (place := cluster.requested(options)) is not None:
-            cluster.connect(**place, heeds_sigterm=options.mode in TRAINING)
+            cluster.connect(**place, heeds_sigterm=heeds_sigterm)
             joined = True
         config = _config(options, overrides, joined=joined)
         from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
 
+        hand_over_signals(keep=frozenset({signal.SIGTERM}) if joined and heeds_sigterm else frozenset())
         command = shlex.join(["python", "-m", "score_sde", *argv])
         code = RUN[options.mode](config, Path(options.workdir), command, **_extra(options, overrides)) or 0
-    except Preempted as notice:
-        print(f"score_sde: {notice}", file=sys.stderr)
-        code = 0
-    except UserError as error:
-        print(f"score_sde: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("score_sde: interrupted; the same command goes on from the newest checkpoint.", file=sys.stderr)
-        code = 130
+    except (Exception, KeyboardInterrupt) as error:
+        doing = "Reading the command line" if options is None else f"--mode={options.mode}"
+        code = ended(error, doing=doing, directory=None if options is None else Path(options.workdir))
     finally:
         if joined:
             cluster.shutdown(code)
@@ -98,7 +93,7 @@ def main(argv: list[str]) -> int:
 def _config_file(options: argparse.Namespace) -> Path | None:
     """The file of the configuration: the one that is given, else the record of the run in the working directory."""
     if options.config is not None or options.mode in WITHOUT_CONFIG:
-        return None if options.config is None else Path(options.config)
+        return None if options.config is None else config_file(options.config)
     record = Path(options.workdir) / "config.json"
     if not record.is_file():
         raise UserError(
@@ -130,18 +125,12 @@ def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) 
 
 
 def run_script(name: str, action: Callable[[], object]) -> int:
-    """Run a script of experiments; its exit code: 0, 2 for an error of the user, 130 if interrupted, which it tells."""
+    """Run a script of experiments and return its exit code, which is as :func:`main`'s."""
     _log_messages(force=True)  # over the handler that absl has put there
     try:
         action()
-    except Preempted as notice:
-        print(f"{name}: {notice}", file=sys.stderr)
-    except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; the same command goes on where it was.", file=sys.stderr)
-        return 130
+    except (Exception, KeyboardInterrupt) as error:
+        return ended(error, name=name, doing=name, resumes="the same command goes on where it was")
     return 0
 
 
@@ -159,7 +148,7 @@ def _extra(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         extra["row"] = options.row
         extra["configure"] = lambda path, own: load_config(path, [*(f"--config.{one}" for one in own), *overrides])
     if options.compare is not None:
-        extra["compare"] = tuple(Path(name) for name in options.compare.split(",") if name)
+        extra["compare"] = tuple(Path(typed(name, "--compare")) for name in options.compare.split(",") if name)
     return extra
 
 
@@ -193,25 +182,50 @@ def load_config(path: Path | None, overrides: list[str]) -> "ConfigDict":
         values(["score_sde", *overrides])
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(f"Cannot apply {' '.join(overrides)}: {str(error).splitlines()[0]}.") from error
+    typed_fields(config)
     return config
 
 
+class _Once(argparse.Action):
+    """Store a value, and refuse another one later: of two, one would be dropped in silence."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        """Store."""
+        before = getattr(namespace, self.dest, None)
+        if before not in (None, self.default, values):
+            parser.error(f"--{self.dest} is given twice, as {before} and as {values}")
+        setattr(namespace, self.dest, values)
+
+
+class _Version(argparse.Action):
+    """Print the versions that a report of a fault needs, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print."""
+        print(software())
+        parser.exit()
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are the user's like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse."""
+        raise UserError(f"{message[:1].upper()}{message[1:]}. --help lists flags and modes.")
+
+
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="score_sde",
         description="Train, sample and measure score-based generative models.",
         epilog="  --config.a.b=VALUE  override any field of the configuration\n\nmodes:\n"
         + "".join(f"  {name:<17} {text}\n" for name, text in MODES.items())
-        + "\n"
-        + EXAMPLES,
+        + f"\n{EXAMPLES}\n{ENVIRONMENT}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="a Python file with get_config(), or the config.json of a run; by default that of the run in --workdir",
-    )
+    parser.register("action", None, _Once)
+    parser.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
     parser.add_argument("--mode", required=True, metavar="MODE", help=", ".join(MODES))
     parser.add_argument(
@@ -223,16 +237,55 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--row", metavar="NAME", help="for reproduce: a published result, or a pattern such as 'digits/*'"
     )
     parser.add_argument("--compare", metavar="DIR[,DIR]", help="for report: other runs to show beside this one")
+    parser.add_argument(
+        "--version",
+        action=_Version,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="print the versions of program and libraries",
+    )
     cluster.add_flags(parser)
+    if not argv:
+        parser.print_help(sys.stderr)
+        raise UserError("--mode=MODE and --workdir=DIR are needed at least; all flags and modes are listed above.")
     options, rest = parser.parse_known_args(argv)
     cluster.requested(options)  # its errors come before anything is loaded
     if options.mode not in MODES:
         raise UserError(f"Unknown mode '{options.mode}'.{nearest(options.mode, MODES)} Known: {', '.join(MODES)}.")
     _check_flags(options)
+    for name in PATHS:
+        if (given := getattr(options, name)) is not None:
+            setattr(options, name, typed(given, f"--{name}"))
+    return options, _overrides(rest, vars(options))
+
+
+def _overrides(rest: list[str], flags: Iterable[str]) -> list[str]:
+    """Overrides ``--config.NAME=VALUE`` from the arguments that are no flags; ``--config.NAME VALUE`` is one, too."""
+    found: list[str] = []
     for argument in rest:
-        if not argument.startswith("--config."):
-            raise UserError(f"Unknown argument {argument}. Overrides look like --config.training.num_steps=1000.")
-    return options, rest
+        if found and "=" not in found[-1] and not argument.startswith("--"):
+            found[-1] += f"={argument}"
+        elif argument.startswith("--config."):
+            found.append(argument)
+        else:
+            hint = _nearest_flag(argument.partition("=")[0], flags)
+            raise UserError(f"Unknown argument {argument}.{hint} Overrides look like --config.training.num_steps=1000.")
+    last: dict[str, str] = {}
+    for argument in found:
+        name, _, value = argument.partition("=")
+        if last.setdefault(name, value) != value:
+            log.warning("%s is given twice, as %s and as %s; the last one counts.", name, last[name], value)
+        last[name] = value
+    return found
+
+
+def _nearest_flag(name: str, flags: Iterable[str]) -> str:
+    """The flag or field that was perhaps meant: a field by its last word, or what is spelt alike."""
+    from score_sde.config import default_config, leaves
+
+    fields = [f"--config.{field}" for field in leaves(default_config())]
+    same = [field for field in fields if field.rpartition(".")[2] == name.lstrip("-")]
+    return f" Did you mean {' or '.join(same)}?" if same else nearest(name, [*(f"--{flag}" for flag in flags), *fields])
 
 
 def _check_flags(options: argparse.Namespace) -> None:
@@ -249,10 +302,3 @@ def _check_flags(options: argparse.Namespace) -> None:
         raise UserError("--mode=reproduce takes the result to reproduce as --row=NAME, and no other mode takes one.")
     if options.mode != "report" and options.compare is not None:
         raise UserError("--compare=DIR is for --mode=report; leave it out.")
-
-
-def _enable_compilation_cache() -> None:
-    """Keep compiled programs between processes; JAX_COMPILATION_CACHE_DIR moves them, empty switches it off."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "score_sde"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

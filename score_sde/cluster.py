@@ -186,16 +186,23 @@ def shutdown(code: int = 0) -> None:
     return. If not, this process ends here with its code, and JAX ends the others, at once where they miss it in a
     collective or it was process 0, and else within the heartbeat timeout.
     """
-    import jax
-
     if code:
         alone = threading.Timer(PATIENCE_SECONDS, _end_alone, (code, sys.exception()))
         alone.daemon = True
         alone.start()
-        jax.distributed.shutdown()
+        _disconnect()
         alone.cancel()
     else:
+        _disconnect()
+
+
+def _disconnect() -> None:
+    import jax
+
+    try:
         jax.distributed.shutdown()
+    except RuntimeError as error:  # this process is done, whatever became of the others
+        _logger.warning("The other processes ended without this one: %s", str(error).partition("\n")[0])
 
 
 def _end_alone(code: int, error: BaseException | None) -> None:

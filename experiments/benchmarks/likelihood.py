@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import interleave, parser_for, report
 
-from score_sde.cli import prepare_process
+from score_sde.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before JAX and PyTorch are loaded

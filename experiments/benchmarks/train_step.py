@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from harness import interleave, network_fields, network_parser, report
 
-from score_sde.cli import prepare_process
+from score_sde.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before JAX and PyTorch are loaded

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from score_sde.cli import prepare_process, run_script
+from score_sde.cli import run_script
+from score_sde.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before JAX is loaded

@@ -1,0 +1,109 @@
+"""Paths as people type them, and the configurations that come with the package."""
+
+import os
+import re
+import urllib.parse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from score_sde.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from score_sde.config import ConfigDict
+
+#: Fields of a configuration that name a place in the file system.
+FIELDS = ("data.data_dir", "evaluation.weights", "evaluation.reference")
+#: What ``data.name`` says before a path.
+DATA = ("npz:", "folder:", "arrayrecord:")
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
+
+
+def typed(text: str, name: str) -> str:
+    """A path from what was typed: ``~``, ``$VARIABLE`` and ``file://`` are understood, wherever a shell leaves them.
+
+    Args:
+        text: What was typed.
+        name: The flag or field, for errors.
+
+    Raises:
+        UserError: If it is empty, names a bucket, an unknown home or a variable that is not set.
+
+    >>> typed("file:///data/my%20run", "--workdir"), typed("runs/a b/", "--workdir")
+    ('/data/my run', 'runs/a b/')
+    """
+    if not text.strip():
+        raise UserError(f"{name} is empty; expected a path, such as {name}=runs/digits.")
+    if "\0" in text:
+        raise UserError(f"{name} holds a zero byte, which no path can.")
+    if (scheme := _SCHEME.match(text)) is not None:
+        text = _without_scheme(text, scheme[1].lower(), name)
+    if "$" in text and not os.path.lexists(text):
+        text = _with_variables(text, name)
+    found = os.path.expanduser(text)
+    if found.startswith("~") and not os.path.lexists(found):
+        raise UserError(f"{name} is '{text}', and the home directory that it names is not known; give the whole path.")
+    return found
+
+
+def _without_scheme(text: str, scheme: str, name: str) -> str:
+    if scheme != "file":
+        raise UserError(
+            f"{name} is '{text}'; expected a path in a file system. {scheme}:// is neither read nor written: "
+            "mount what it names, by gcsfuse or the like, or copy it."
+        )
+    parts = urllib.parse.urlsplit(text)
+    if parts.netloc not in ("", "localhost"):
+        raise UserError(f"{name} is '{text}', a file of the machine {parts.netloc}; expected one of this machine.")
+    return urllib.parse.unquote(parts.path)
+
+
+def _with_variables(text: str, name: str) -> str:
+    for found in _VARIABLE.findall(text):
+        if found.strip("{}") not in os.environ:
+            raise UserError(f"{name} is '{text}', and the environment variable {found.strip('{}')} is not set.")
+    return os.path.expandvars(text)
+
+
+def typed_fields(config: "ConfigDict") -> None:
+    """Replace, in the fields of a configuration that are paths, what was typed by the path that is meant.
+
+    Raises:
+        UserError: As :func:`typed`.
+    """
+    for field in FIELDS:
+        group, _, leaf = field.partition(".")
+        if (given := config[group][leaf]) and (found := typed(given, f"config.{field}")) != given:
+            config[group][leaf] = found
+    kind = next((kind for kind in DATA if config.data.name.startswith(kind)), None)
+    if kind is not None:
+        config.data.name = kind + typed(config.data.name.removeprefix(kind), f"{kind}PATH in config.data.name")
+
+
+def shipped() -> Path:
+    """The folder of the configurations that come with the package: in it when installed, beside it in a repository."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def config_file(text: str) -> Path:
+    """The file that ``--config`` means: one that is there, else a configuration that comes with the package.
+
+    Those may be named with the folder ``configs/`` or without it, with ``.py`` or without it.
+
+    Raises:
+        UserError: If there is neither; with the nearest name of either.
+
+    >>> config_file("vp/toy_mlp").name, config_file("configs/vp/toy_mlp.py").name
+    ('toy_mlp.py', 'toy_mlp.py')
+    """
+    path = Path(typed(text, "--config"))
+    if path.is_file():
+        return path
+    inner = path.relative_to("configs") if path.is_relative_to("configs") else path
+    known = {file.relative_to(shipped()).with_suffix("").as_posix(): file for file in shipped().rglob("*.py")}
+    if (file := known.get(inner.with_suffix("").as_posix())) is not None and path.suffix in ("", ".py"):
+        return file
+    beside = sorted(str(file) for file in path.parent.glob("*.py")) if path.parent.is_dir() else []
+    raise UserError(f"There is no config file {path}.{nearest(str(path), beside) or nearest(inner.as_posix(), known)}")

@@ -1,0 +1,115 @@
+"""What a process needs before anything heavy is loaded: signals, standard streams, the allocator, a cache of programs.
+
+The standard library alone is imported here, and little of it: what has not been installed yet cannot help.
+"""
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from types import FrameType
+
+_SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}
+_TUNABLES = "GLIBC_TUNABLES"
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def begin() -> None:
+    """Set up the process of the command line; its first statement, so that every later one is covered."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup and background jobs mean it
+            signal.signal(number, _end_early)
+    _tune_allocator()
+    _mend_streams()
+
+
+def prepare_process() -> None:
+    """Set up the process of a script for speed; to be called before JAX is loaded."""
+    _tune_allocator()
+    keep_compiled_programs()
+
+
+def hand_over_signals(*, keep: frozenset[signal.Signals] = frozenset()) -> None:
+    """Give signals their usual meaning once imports are done: SIGINT raises, and SIGTERM ends the process.
+
+    Args:
+        keep: Signals that somebody else has taken over meanwhile.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    for number, handler in usual.items():
+        if number not in keep and signal.getsignal(number) is _end_early:
+            signal.signal(number, handler)
+
+
+def _end_early(number: int, frame: FrameType | None) -> None:
+    """End at once, with a line in place of the traceback of whatever is being imported: nothing has been begun."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"score_sde: {_SIGNALS[signal.Signals(number)]} before anything was begun.\n".encode())
+    os._exit(128 + number)
+
+
+def _tune_allocator() -> None:
+    """On Linux start again with huge pages for malloc, which must be chosen before the process starts.
+
+    XLA's buffers on a CPU are fresh memory at every step, and the page faults of small pages cost about a seventh of
+    a training step. Set ``GLIBC_TUNABLES`` yourself to prevent it. Signals wait until the new program can answer.
+    """
+    if sys.platform == "linux" and _TUNABLES not in os.environ and sys.argv[0]:
+        environment = os.environ | {_TUNABLES: "glibc.malloc.hugetlb=1"}
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        with contextlib.suppress(OSError):  # it goes without
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _mend_streams() -> None:
+    """Open streams that the caller has closed, on nothing, and let the others write every character somehow.
+
+    A file that is opened later would else become standard error, and C libraries would write into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def keep_compiled_programs() -> str | None:
+    """Keep compiled programs between processes; JAX_COMPILATION_CACHE_DIR moves them, empty switches it off.
+
+    Returns:
+        Why they are not kept, if they are not and nobody has asked for that.
+    """
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    place = os.environ.get(_CACHE, _cache_directory())
+    if place == "":
+        return None
+    reason = "there is no home directory" if place is None else _unusable(place)
+    os.environ[_CACHE] = "" if reason or place is None else place
+    return reason and f"Compiled programs are not kept, since {reason}; {_CACHE}=DIR keeps them elsewhere."
+
+
+def _cache_directory() -> str | None:
+    """Where programs like this keep what they can do without, or None for a user without a home."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = given if os.path.isabs(given) else os.path.expanduser("~/.cache")  # the standard: ignore relative ones
+    return os.path.join(base, "score_sde") if os.path.isabs(base) else None
+
+
+def _unusable(place: str) -> str | None:
+    """Why a directory cannot be made or written, or None if it can."""
+    if "://" in place:
+        return None  # JAX reads and writes buckets itself
+    try:
+        os.makedirs(place, exist_ok=True)
+    except OSError as error:
+        return f"{place} cannot be made ({error.strerror})"
+    return None if os.access(place, os.W_OK | os.X_OK) else f"{place} cannot be written"

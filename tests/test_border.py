@@ -1,0 +1,149 @@
+"""Whatever is raised ends as a message and an exit code; a fault of the program keeps its traceback in a file."""
+
+import errno
+import os
+import re
+import threading
+from pathlib import Path
+
+import jax
+import pytest
+
+from score_sde import border
+from score_sde.cli import main, run_script
+from score_sde.errors import UserError
+
+TOY = str(Path(__file__).parents[1] / "configs" / "vp" / "toy_mlp.py")
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch):
+    monkeypatch.delenv(border.RAISE, raising=False)
+
+
+def _raised(action):
+    try:
+        action()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def _of_another_platform(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    return RuntimeError("Unable to initialize backend 'cuda': no such device (you may need to uninstall something)")
+
+
+# What other libraries raise for what the machine lacks: the exit code, and what must be said.
+OUTSIDE = {
+    "no space": (OSError(errno.ENOSPC, "No space left on device", "x.npz"), 2, ["device: x.npz", "Free space"]),
+    "no right": (_raised(lambda: os.open("/proc/1/mem/x", os.O_RDONLY)), 2, ["/proc/1/mem/x"]),
+    "files": (OSError(errno.EMFILE, "Too many open files"), 2, ["Too many open files", "ulimit -n"]),
+    "memory": (MemoryError(), 2, ["Memory ran out (MemoryError)", "training.batch_size"]),
+    "device memory": (
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
+        2,
+        ["Memory ran out (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.)", "training.accumulate"],
+    ),
+    "encoding": (_raised(lambda: "ü".encode("ascii")), 2, ["'ascii' codec can't encode", "LC_ALL=C.UTF-8"]),
+    "package": (ModuleNotFoundError("No module named 'torch'", name="torch.nn"), 2, ["pip install torch"]),
+    "peer": (
+        jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllReduce failed: Connection closed by peer [127.0.0.1]:1"),
+        1,
+        ["Another process of this run has ended", "Gloo AllReduce failed"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_the_machine_lacks_is_said_in_a_sentence(capsys, tmp_path, case, wrapped):
+    error, code, parts = OUTSIDE[case]
+    if wrapped:
+        error = _raised(lambda: _raise(ValueError("a library gives up"), cause=error))
+    assert border.ended(error, directory=tmp_path) == code
+    said = capsys.readouterr().err
+    assert said.startswith("score_sde: ") and said.count("\n") == 1
+    assert all(part in said for part in parts), said
+    assert not list(tmp_path.iterdir())
+
+
+def _raise(error, cause=None):
+    raise error from cause
+
+
+def test_a_platform_that_is_not_there_is_named_with_its_variable(capsys, monkeypatch):
+    assert border.ended(_of_another_platform(monkeypatch)) == 2
+    said = capsys.readouterr().err
+    assert "JAX_PLATFORMS=cuda asks for a device that cannot be used here" in said
+    assert "set JAX_PLATFORMS=cpu" in said
+
+
+FAULTS = [
+    KeyError("ema"),
+    ValueError("first line\nsecond line"),
+    FileNotFoundError("without a number"),
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    ImportError("cannot import name 'x'", name="score_sde.modes"),
+    jax.errors.JaxRuntimeError("INTERNAL: something"),
+    RecursionError(),
+]
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+def test_a_fault_of_the_program_is_called_one_and_its_traceback_is_kept(capsys, tmp_path, error):
+    raised = _raised(lambda: _raise(error))
+    assert border.ended(raised, doing="--mode=train", directory=tmp_path) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"score_sde: --mode=train failed: {type(error).__name__}")
+    assert "This is a fault of the program (score_sde 0." in said and f"jax {jax.__version__}" in said
+    assert "Traceback" not in said and "second line" not in said
+    (kept,) = tmp_path.iterdir()
+    assert f"lies in {kept}." in said
+    assert "in _raise\n    raise error" in kept.read_text()
+
+
+def test_a_traceback_goes_where_it_can_be_written_and_is_never_lost(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    assert border.ended(_raised(lambda: _raise(KeyError("a"))), directory=tmp_path / "nowhere") == 1
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in capsys.readouterr().err
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "nowhere"))
+    assert border.ended(_raised(lambda: _raise(KeyError("a")))) == 1
+    assert "in _raise\n    raise error" in capsys.readouterr().err
+
+
+def test_a_fault_is_raised_where_that_is_asked_for_and_the_users_errors_are_not(capsys, monkeypatch):
+    monkeypatch.setenv(border.RAISE, "1")
+    fault = KeyError("a")
+    with pytest.raises(KeyError) as raised:
+        border.ended(fault)
+    assert raised.value is fault
+    assert border.ended(UserError("There is no such run.")) == 2
+    assert border.ended(KeyboardInterrupt()) == 130
+
+
+def test_a_fault_in_a_mode_and_in_a_script_ends_with_one(capsys, tmp_path, monkeypatch):
+    from score_sde import modes
+
+    monkeypatch.setitem(modes.MODES, "train", lambda *_, **__: _raise(KeyError("ema")))
+    monkeypatch.setattr("logging.basicConfig", lambda **options: None)
+    assert main([f"--config={TOY}", f"--workdir={tmp_path}", "--mode=train"]) == 1
+    said = capsys.readouterr().err
+    assert "score_sde: --mode=train failed: KeyError: 'ema'" in said
+    assert re.search(rf"lies in {tmp_path}/traceback-\S+\.txt\.", said)
+    assert run_script("lineage", lambda: _raise(OSError(errno.EACCES, "Permission denied", "table.md"))) == 2
+    assert capsys.readouterr().err.startswith("lineage: Permission denied: table.md. Give a place")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "x"), KeyError("x")])
+def test_a_thread_that_fails_says_one_line(capsys, monkeypatch, error, tmp_path):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
+    assert border.guard(lambda: 3) == 3
+    thread = threading.Thread(target=_raise, args=(error,))
+    thread.start()
+    thread.join()
+    said = capsys.readouterr().err
+    assert said.startswith("score_sde: ") and "Traceback" not in said

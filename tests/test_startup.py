@@ -1,0 +1,164 @@
+"""A process begins well in the environments that people have: no home, closed streams, signals during imports."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from score_sde import startup
+
+ROOT = Path(__file__).parents[1]
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+
+@pytest.fixture
+def cache(monkeypatch):
+    """Calls that choose the cache with some variables of the environment and no others of theirs."""
+    for name in (CACHE, "XDG_CACHE_HOME", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.setenv(name, "")  # so that the value is given back
+        monkeypatch.delenv(name)
+
+    def choose(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        return startup.keep_compiled_programs(), os.environ[CACHE]
+
+    return choose
+
+
+def test_compiled_programs_are_kept_where_such_things_are(cache, tmp_path):
+    assert cache(HOME=tmp_path) == (None, f"{tmp_path}/.cache/score_sde")
+    assert (tmp_path / ".cache" / "score_sde").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({"XDG_CACHE_HOME": "{}/own"}, "{}/own/score_sde"),
+        ({"XDG_CACHE_HOME": "relative"}, "{}/.cache/score_sde"),
+        ({CACHE: "gs://bucket/programs"}, "gs://bucket/programs"),
+        ({CACHE: ""}, ""),
+    ],
+)
+def test_variables_move_compiled_programs_or_switch_them_off(cache, tmp_path, variables, place):
+    variables = {name: value.replace("{}", str(tmp_path)) for name, value in variables.items()}
+    assert cache(HOME=tmp_path, **variables) == (None, place.replace("{}", str(tmp_path)))
+
+
+def test_without_a_home_no_programs_are_kept_and_that_is_said(cache, monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it is for a user whom nobody knows
+    reason, place = cache()
+    assert place == "" and reason is not None
+    assert "there is no home directory" in reason and f"{CACHE}=DIR" in reason
+
+
+def test_a_cache_that_is_a_file_or_cannot_be_written_is_not_used(cache, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    reason, place = cache(XDG_CACHE_HOME=tmp_path / "file")
+    assert place == "" and "file/score_sde cannot be made (Not a directory)" in str(reason)
+    monkeypatch.setattr("os.access", lambda *_: False)  # tests may run as root, who may write everywhere
+    reason, place = cache(**{CACHE: tmp_path / "other"})
+    assert place == "" and f"{tmp_path / 'other'} cannot be written" in str(reason)
+
+
+PLAIN = {name: value for name, value in os.environ.items() if name not in ("GLIBC_TUNABLES", "SCORE_SDE_TRACEBACK")}
+HELP = [sys.executable, "-m", "score_sde", "--help"]
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "1>&-", "0<&- 1>&- 2>&-"])
+def test_streams_may_be_closed(closed):
+    done = subprocess.run(["bash", "-c", f'exec "$@" {closed}', "-", *HELP], cwd=ROOT, env=PLAIN, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_file_that_is_opened_later_is_not_taken_for_a_closed_stream(tmp_path):
+    code = "from score_sde.startup import begin\nbegin()\nimport os, sys\n"
+    code += f"file = open({str(tmp_path / 'weights')!r}, 'w')\nprint('an error', file=sys.stderr, flush=True)\n"
+    code += "os.write(2, b'of a C library')\nassert file.fileno() > 2"
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    command = ["bash", "-c", 'exec "$@" 2>&-', "-", sys.executable, str(program)]
+    assert subprocess.run(command, cwd=ROOT, env=PLAIN | {"PYTHONPATH": str(ROOT)}).returncode == 0
+    assert (tmp_path / "weights").read_text() == ""
+
+
+def test_what_a_terminal_cannot_show_is_shown_otherwise():
+    code = "from score_sde.startup import begin\nbegin()\nprint('1 ± 2')"
+    environment = PLAIN | {"PYTHONIOENCODING": "ascii", "GLIBC_TUNABLES": ""}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert done.stdout.strip() == rb"1 \xb1 2"
+
+
+def test_a_reader_who_has_read_enough_ends_the_program_in_silence():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*HELP[:-1], "--version"], cwd=ROOT, env=PLAIN, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+SLEEP = """
+import sys
+from score_sde.startup import begin
+begin()
+print("begun", flush=True)
+import time
+try:
+    time.sleep(60)
+except BaseException:
+    print("an import that is interrupted tells of it")
+    raise
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_imports_run_ends_the_program_with_a_line(number, code):
+    command = [sys.executable, "-c", SLEEP]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=PLAIN, **options) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (code, "")
+    assert err.startswith("score_sde: ") and err.endswith(" before anything was begun.\n") and err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is started again elsewhere")
+def test_a_signal_between_two_starts_is_not_lost(tmp_path):
+    """It waits in the new program until somebody is there to answer."""
+    program = tmp_path / "program.py"
+    lines = ["import os, signal, sys", "if 'GLIBC_TUNABLES' in os.environ:", "    os.kill(os.getpid(), signal.SIGINT)"]
+    program.write_text("\n".join([*lines, "from score_sde.startup import begin", "begin()", "print('went on')"]))
+    environment = PLAIN | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "score_sde: interrupted before anything was begun.\n"
+
+
+def test_signals_mean_the_usual_once_imports_are_done():
+    code = "import signal\nfrom score_sde.startup import begin, hand_over_signals\nbegin()\n"
+    code += "hand_over_signals(keep=frozenset({signal.SIGTERM}))\nkept = signal.getsignal(signal.SIGTERM)\n"
+    code += "assert callable(kept) and signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    code += "hand_over_signals()\nassert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
+    code += "signal.signal(signal.SIGINT, mine := lambda *_: None)\nhand_over_signals()\n"
+    code += "assert signal.getsignal(signal.SIGINT) is mine"
+    environment = PLAIN | {"GLIBC_TUNABLES": ""}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
+
+
+def test_versions_are_told_without_loading_anything_heavy():
+    start = time.perf_counter()
+    command = [*HELP[:-1], "--version"]
+    done = subprocess.run(command, cwd=ROOT, env=PLAIN, capture_output=True, text=True)
+    assert time.perf_counter() - start < 3.0
+    assert done.returncode == 0 and done.stdout.startswith("score_sde 0.") and ", jax 0." in done.stdout
+
+
+def test_the_command_alone_says_what_there_is():
+    done = subprocess.run(HELP[:-1], cwd=ROOT, env=PLAIN, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "modes:" in done.stderr and done.stderr.endswith("all flags and modes are listed above.\n")
