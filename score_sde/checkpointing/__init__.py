@@ -2,5 +2,6 @@
 
 from score_sde.checkpointing.run import Checkpoints, CheckpointWriter, Restored, newest_config
 from score_sde.checkpointing.snapshots import Snapshots, SnapshotWriter
+from score_sde.checkpointing.storage import NotFinite
 
-__all__ = ["CheckpointWriter", "Checkpoints", "Restored", "SnapshotWriter", "Snapshots", "newest_config"]
+__all__ = ["CheckpointWriter", "Checkpoints", "NotFinite", "Restored", "SnapshotWriter", "Snapshots", "newest_config"]

@@ -40,11 +40,14 @@ def examine(tree: Any) -> Examined:
     >>> examine({"a": jnp.arange(3), "b": jnp.array([0.0, jnp.inf])}).not_finite
     ["['b']"]
     """
-    found = {name: _examiner(leaf)(leaf) for name, leaf in _named(tree)}
-    found = jax.device_get(found)
-    words = {name: "".join(f"{int(word):08x}" for word in sums) for name, (sums, _) in found.items()}
-    digests = {name: f"{described(leaf)} {words[name]}" for name, leaf in _named(tree)}
-    return Examined(digests, [name for name, (_, finite) in found.items() if not finite])
+    named = _named(tree)
+    found = jax.device_get([_examiner(leaf)(leaf) for _, leaf in named])
+    digests, not_finite = {}, []
+    for (name, leaf), (words, finite) in zip(named, found, strict=True):
+        digests[name] = f"{described(leaf)} " + "".join(f"{int(word):08x}" for word in words)
+        if not finite:
+            not_finite.append(name)
+    return Examined(digests, not_finite)
 
 
 def described(leaf: Any) -> str:

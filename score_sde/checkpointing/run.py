@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from score_sde.checkpointing.storage import Damaged, NotFinite, Store, first_says, read, read_value, steps_in
+from score_sde.checkpointing.storage import Damaged, Store, first_says, read, read_value, steps_in
 from score_sde.cluster import barrier, is_main
 from score_sde.errors import UserError
 from score_sde.files import read_json
@@ -157,7 +157,6 @@ class CheckpointWriter(Checkpoints):
         *,
         window: Mapping[str, list[float]] | None = None,
         loss: float | None = None,
-        advice: str = "give another --workdir",
     ) -> None:
         """Write a checkpoint in the background; all processes of a run call it together.
 
@@ -167,23 +166,16 @@ class CheckpointWriter(Checkpoints):
             config: The configuration.
             window: Metrics of the steps since the last line that was logged.
             loss: The loss on held-out data, by which the best are told.
-            advice: What to do about a state that is not finite.
 
         Raises:
-            UserError: If the state is not finite or the directory cannot be written; earlier checkpoints stay as they
-                are.
+            NotFinite: If the state is not finite; earlier checkpoints stay as they are.
+            UserError: If the directory cannot be written; likewise.
         """
         step = int(state.step)
         values = {"iterator": iterator, "window": dict(window or {}), "config": config}
         if loss is not None:
             values["loss"] = self._losses[step] = loss
-        try:
-            self._store.save(step, {"state": state}, values)
-        except NotFinite as error:
-            raise UserError(
-                f"After step {step} {error} has values that are not finite, so it is not saved. {self.kept()}; "
-                f"{advice}."
-            ) from error
+        self._store.save(step, {"state": state}, values)
 
     def kept(self) -> str:
         """A clause that says which checkpoint there is to go back to."""

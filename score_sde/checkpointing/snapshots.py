@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from score_sde.checkpointing.storage import Damaged, NotFinite, Store, read, steps_in
+from score_sde.checkpointing.storage import Damaged, Store, read, steps_in
 from score_sde.errors import UserError
 from score_sde.typing import Params
 
@@ -64,14 +64,10 @@ class SnapshotWriter(Snapshots):
         """Write the averages of a step, by relative width, in the background.
 
         Raises:
-            UserError: If they are not finite, or the directory cannot be written.
+            NotFinite: If they are not finite.
+            UserError: If the directory cannot be written.
         """
-        try:
-            self._store.save(step, {str(width): tree for width, tree in averages.items()})
-        except NotFinite as error:
-            raise UserError(
-                f"After step {step} the average {error} has values that are not finite, so it is not saved."
-            ) from error
+        self._store.save(step, {str(width): tree for width, tree in averages.items()})
 
     def forget_after(self, step: int) -> None:
         """Remove those of later steps, which a run that goes on from ``step`` will write again."""

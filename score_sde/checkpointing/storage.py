@@ -4,6 +4,7 @@ A checkpoint is a directory named after its step. It holds trees of arrays and v
 ``digests`` with the digests of all of them, by which it proves itself when it is read.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -128,7 +129,7 @@ class Store:
         for name, tree in trees.items():
             examined = examine(tree)
             if examined.not_finite:
-                raise NotFinite(f"{name}{examined.not_finite[0]}")
+                raise NotFinite(f"After step {step} {name}{examined.not_finite[0]} is not finite, and is not saved.")
             digests[name] = examined.digests
         proof = {"trees": digests, "values": {name: json_digest(value) for name, value in values.items()}}
         values[_DIGESTS] = {**proof, "own": json_digest(proof)}
@@ -154,8 +155,8 @@ class Store:
             self._manager.close()
 
 
-class NotFinite(Exception):
-    """An array that was to be saved has values that are not finite; the text is its name."""
+class NotFinite(UserError):
+    """A training has come to values that are infinite or not a number, and what has them is not saved."""
 
 
 class _Manager(ocp.CheckpointManager):
@@ -206,7 +207,32 @@ def _read_json(path: Path) -> Any:
 
 def _read_arrays(path: Path, like: Any) -> Any:
     item = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-    return ocp.StandardCheckpointHandler().restore(path, args=item)  # pyright: ignore[reportArgumentType]
+    with _patient_loops():
+        return ocp.StandardCheckpointHandler().restore(path, args=item)  # pyright: ignore[reportArgumentType]
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+    """An event loop that waits, before it closes, for whatever was begun in it.
+
+    When one array of a checkpoint cannot be read, Orbax leaves the reads of the others and closes their loop. They
+    end all the same, and tensorstore's threads print a traceback for each, as if the program had failed.
+    """
+
+    def close(self) -> None:
+        if not self.is_closed() and (begun := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*begun, return_exceptions=True))
+        super().close()
+
+
+@contextlib.contextmanager
+def _patient_loops() -> Iterator[None]:
+    """Orbax asks asyncio for its loops; here it gets patient ones."""
+    usual = asyncio.new_event_loop
+    asyncio.new_event_loop = _PatientLoop
+    try:
+        yield
+    finally:
+        asyncio.new_event_loop = usual
 
 
 def _check_described(path: Path, name: str, like: Any, written: Mapping[str, Any] | None) -> None:

@@ -1,8 +1,9 @@
 """The training loop: straight-line, resumable bit for bit."""
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from score_sde.checkpointing import CheckpointWriter, SnapshotWriter
+from score_sde.checkpointing import CheckpointWriter, NotFinite, SnapshotWriter
 from score_sde.config import ConfigDict
 from score_sde.data import Feed, Source, TrainIterator, fingerprint, load_source, make_train_iterator
 from score_sde.data.base import SPLITS
@@ -103,8 +104,8 @@ def run(task: Task, workdir: Path) -> TrainState:
     an uninterrupted run end in the same bits. On SIGTERM the state is saved after the step under way.
 
     Raises:
-        UserError: If the loss stops being finite (naming the step; the last checkpoint stays), if the batch does not
-            divide over the devices, or if the directory cannot be written.
+        UserError: If a loss, a gradient or an array of the state stops being finite (naming the step; the last
+            checkpoint stays), if the batch does not divide over the devices, or if the directory cannot be written.
         Preempted: If SIGTERM came before the end.
     """
     config, settings, mesh = task.config, task.settings, task.mesh
@@ -117,6 +118,7 @@ def run(task: Task, workdir: Path) -> TrainState:
     keep = {"keep": settings.keep_checkpoints, "keep_every": settings.keep_every, "keep_best": settings.keep_best}
     with (
         CheckpointWriter(workdir, **keep) as saved,
+        _advised(saved, task.advice),
         SnapshotWriter(workdir) as snapshots,
         MetricWriter(workdir) as writer,
         Preemption() as preemption,
@@ -131,11 +133,12 @@ def run(task: Task, workdir: Path) -> TrainState:
                 window.append(metrics)
                 last, ending, loss = done == settings.num_steps, preemption.requested(), None
                 if done % settings.log_every == 0 or last:
-                    means = _means(_finite(window, done, saved.steps, task.advice))
+                    means = _means(_finite(window, done))
                     window = []
                     if done % settings.eval_every == 0 or last:
                         means["eval_loss"], means["eval_loss_std_error"] = task.evaluate(state.ema_params)
                         loss = means["eval_loss"]
+                        _check_finite("loss on held-out data", loss, done)
                     writer.write(done, means, timings=feed.throughput())
                     bar.update(done, means["loss"])
                 if task.watch_every and (done % task.watch_every == 0 or last):
@@ -143,7 +146,7 @@ def run(task: Task, workdir: Path) -> TrainState:
                 if every and (done % every == 0 or last):
                     snapshots.save(done, power_averages(state.opt_state))
                 if done % settings.checkpoint_every == 0 or last or ending:
-                    columns = _finite(window, done, saved.steps, task.advice)
+                    columns = _finite(window, done)
                     saved.save(state, feed.get_state(), config.to_dict(), window=columns, loss=loss)
                 if ending and not last:
                     raise Preempted(f"stopped at step {done}, which is saved; the same command goes on from there.")
@@ -207,25 +210,35 @@ def _start(
     return restored.state, step, [columns] if columns else []
 
 
-def _finite(window: Iterable[dict[str, Any]], step: int, saved: list[int], advice: str) -> dict[str, list[float]]:
+def _finite(window: Iterable[dict[str, Any]], step: int) -> dict[str, list[float]]:
     """The metrics of the steps since the last log line.
 
     Raises:
-        UserError: If a loss or a gradient among them is not finite.
+        NotFinite: If a loss or a gradient among them is not finite.
     """
     host = jax.device_get(list(window))
     if not host:
         return {}
     columns = {name: np.concatenate([np.atleast_1d(metrics[name]) for metrics in host]) for name in host[0]}
     for name, label in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
-        finite = np.isfinite(columns[name])
-        if not finite.all():
-            first = int(np.argmin(finite))
-            kept = f"The checkpoint of step {saved[-1]} is kept" if saved else "No checkpoint had been written yet"
-            raise UserError(
-                f"The {label} became {columns[name][first]} at step {step - len(finite) + 1 + first}. {kept}; {advice}."
-            )
+        first = step - len(columns[name]) + 1
+        for index, value in enumerate(columns[name].tolist()):
+            _check_finite(label, value, first + index)
     return {name: values.tolist() for name, values in columns.items()}
+
+
+def _check_finite(label: str, value: float, step: int) -> None:
+    if not np.isfinite(value):
+        raise NotFinite(f"The {label} became {value} at step {step}.")
+
+
+@contextlib.contextmanager
+def _advised(saved: CheckpointWriter, advice: str) -> Iterator[None]:
+    """Say of a training that stops being finite what there is to go back to, and what to change."""
+    try:
+        yield
+    except NotFinite as error:
+        raise UserError(f"{error} {saved.kept()}; {advice}.") from error
 
 
 def _means(columns: dict[str, list[float]]) -> dict[str, float]:
