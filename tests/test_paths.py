@@ -1,6 +1,10 @@
 """Paths as people type them mean the same in every flag and field; the package's configurations are found anywhere."""
 
 import os
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -86,3 +90,18 @@ def test_a_configuration_of_the_package_is_found_from_anywhere(home, monkeypatch
     assert config_file("vp/toy_mlp") == expected
     with pytest.raises(UserError, match=r"no config file vp/toy_mpl\. Did you mean 'vp/toy_mlp'"):
         config_file("vp/toy_mpl")
+
+
+def test_an_installed_package_brings_its_configurations(home):
+    """As a wheel lays them out: what pyproject.toml includes, where it says."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    site = home / "site"
+    for folder in wheel["only-include"]:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, site / wheel["sources"].get(folder, folder), ignore=ignored)
+    code = "from score_sde.reproduction.rows import select\nfrom score_sde.paths import config_file, shipped\n"
+    code += "print(shipped(), all(config_file(f'configs/{row.config}.py').is_file() for row in select('*')))"
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    program = [sys.executable, "-c", code]
+    done = subprocess.run(program, cwd=home, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(site / "score_sde" / "configs"), "True"]

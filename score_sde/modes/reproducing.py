@@ -18,6 +18,7 @@ from score_sde.modes.likelihood import run_likelihood
 from score_sde.modes.record import make_directory, newest_step
 from score_sde.modes.training import run_import, run_train
 from score_sde.modes.workdir import has_checkpoint, machine
+from score_sde.paths import config_file
 from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, markdown, missing_inputs, table
 from score_sde.reproduction.rows import Row, select
 
@@ -76,17 +77,11 @@ def _how(machine: dict[str, Any]) -> str:
 
 
 def _configured(row: Row, workdir: Path, configure: Configure) -> ConfigDict:
-    """The configuration of a row, from the repository's folder ``configs``."""
-    places = [Path("configs"), Path(__file__).parents[2] / "configs"]
-    found = next((path for place in places if (path := place / f"{row.config}.py").is_file()), None)
-    if found is None:
-        raise UserError(
-            f"{row.name} needs configs/{row.config}.py, and there is none in {Path.cwd()}; run this in the repository."
-        )
+    """The configuration of a row, of the working directory or of the package."""
     settings = list(row.settings)
     if "evaluation.extractor=inception-2015" in settings:
         settings.append(f"evaluation.weights={workdir / INCEPTION}")
-    return configure(found, settings)
+    return configure(config_file(f"configs/{row.config}.py"), settings)
 
 
 def _check_inputs(rows: list[Row], configs: dict[str, ConfigDict], place: Path) -> None:
