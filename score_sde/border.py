@@ -13,6 +13,7 @@ import os
 import platform
 import select
 import shlex
+import signal
 import sys
 import tempfile
 import threading
@@ -23,10 +24,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from score_sde import __version__
-from score_sde.errors import Preempted, UserError
+from score_sde.errors import Preempted, Terminated, UserError
+from score_sde.startup import GOES_ON, SIGNALS
 
 RAISE = "SCORE_SDE_TRACEBACK"
-FAULT, USER, INTERRUPTED, CLOSED = 1, 2, 130, 141
+FAULT, USER, CLOSED = 1, 2, 141
 
 # Reasons for which the system refuses, of whatever file, that are no fault of a program.
 _ADVICE = {
@@ -53,7 +55,6 @@ def ended(
     *,
     name: str = "score_sde",
     doing: str = "this program",
-    resumes: str = "the same command goes on from the newest checkpoint",
     directory: Path | None = None,
 ) -> int:
     """Say on standard error why a program ends, and return its exit code.
@@ -62,7 +63,6 @@ def ended(
         error: What has reached the border.
         name: The name of the program.
         doing: What it was doing.
-        resumes: How to go on after an interruption.
         directory: Where the traceback of a fault belongs, if that directory exists and can be written.
 
     Raises:
@@ -71,7 +71,7 @@ def ended(
     if isinstance(error, BrokenPipeError) and _output_is_closed():
         _forget_output()
         return CLOSED
-    ending = _expected(error, resumes)
+    ending = _expected(error)
     if ending is None and os.environ.get(RAISE):
         raise error
     ending = ending or _outside(error) or _fault(error, doing, directory)
@@ -79,14 +79,15 @@ def ended(
     return ending.code
 
 
-def _expected(error: BaseException, resumes: str) -> Ending | None:
+def _expected(error: BaseException) -> Ending | None:
     """The ways to end that the program itself has chosen."""
     if isinstance(error, Preempted):
-        return Ending(0, str(error))
+        return Ending(error.code, str(error))
     if isinstance(error, UserError):
         return Ending(USER, str(error))
     if isinstance(error, KeyboardInterrupt):
-        return Ending(INTERRUPTED, f"interrupted; {resumes}.")
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        return Ending(128 + number, f"{SIGNALS[number]}; {GOES_ON}.")
     return None
 
 

@@ -14,6 +14,7 @@ from score_sde import cluster
 from score_sde.border import FAULT, RAISE, ended, software
 from score_sde.errors import UserError, nearest
 from score_sde.paths import config_file, typed, typed_fields
+from score_sde.signals import heeded
 from score_sde.startup import hand_over_signals, keep_compiled_programs
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ MODES = {
     "report": "write one page about a run, or several with --compare: report.html; takes no --config",
 }
 WITHOUT_CONFIG = ("conformance", "reproduce", "report")
-TRAINING = ("train", "demo", "train_dequantizer")  # these save and end when SIGTERM comes
+TRAINING = ("train", "demo", "train_dequantizer")  # these save and end when SIGTERM or SIGINT comes
 PATHS = ("workdir", "checkpoint")  # flags that name a place in the file system
 EXAMPLES = """examples:
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=demo
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
     """Run one mode and return the exit code.
 
     It is 0, 1 for a result that is not reproduced or a fault of the program, 2 for an error of the user's, 130 after
-    an interruption.
+    an interruption, 143 after SIGTERM.
     """
     options, code, joined = None, FAULT, False
     try:
@@ -78,9 +79,11 @@ def main(argv: list[str]) -> int:
         config = _config(options, overrides, joined=joined)
         from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
 
-        hand_over_signals(keep=frozenset({signal.SIGTERM}) if joined and heeds_sigterm else frozenset())
+        keep = frozenset({signal.SIGTERM}) if joined and heeds_sigterm else frozenset()
+        hand_over_signals(keep=keep)
         command = shlex.join(["python", "-m", "score_sde", *argv])
-        code = RUN[options.mode](config, Path(options.workdir), command, **_extra(options, overrides)) or 0
+        with heeded(keep=keep):
+            code = RUN[options.mode](config, Path(options.workdir), command, **_extra(options, overrides)) or 0
     except (Exception, KeyboardInterrupt) as error:
         doing = "Reading the command line" if options is None else f"--mode={options.mode}"
         code = ended(error, doing=doing, directory=None if options is None else Path(options.workdir))
@@ -130,7 +133,7 @@ def run_script(name: str, action: Callable[[], object]) -> int:
     try:
         action()
     except (Exception, KeyboardInterrupt) as error:
-        return ended(error, name=name, doing=name, resumes="the same command goes on where it was")
+        return ended(error, name=name, doing=name)
     return 0
 
 

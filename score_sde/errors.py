@@ -9,7 +9,20 @@ class UserError(Exception):
 
 
 class Preempted(Exception):
-    """The run was asked to end, and everything it needs to go on is saved; the command line exits with 0."""
+    """The run was asked to end, and everything it needs to go on is saved.
+
+    Attributes:
+        code: The exit code of the command line: 0, or 130 after an interruption (SIGINT).
+    """
+
+    def __init__(self, message: str, *, code: int = 0) -> None:
+        """Say what is saved."""
+        super().__init__(message)
+        self.code = code
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came where nothing can be saved that is not; the command line exits with 143."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,14 +10,15 @@ import signal
 import sys
 from types import FrameType
 
-_SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}
+GOES_ON = "the same command goes on from what is saved"
 _TUNABLES = "GLIBC_TUNABLES"
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def begin() -> None:
     """Set up the process of the command line; its first statement, so that every later one is covered."""
-    for number in _SIGNALS:
+    for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup and background jobs mean it
             signal.signal(number, _end_early)
     _tune_allocator()
@@ -45,7 +46,7 @@ def hand_over_signals(*, keep: frozenset[signal.Signals] = frozenset()) -> None:
 def _end_early(number: int, frame: FrameType | None) -> None:
     """End at once, with a line in place of the traceback of whatever is being imported: nothing has been begun."""
     with contextlib.suppress(OSError):
-        os.write(2, f"score_sde: {_SIGNALS[signal.Signals(number)]} before anything was begun.\n".encode())
+        os.write(2, f"score_sde: {SIGNALS[signal.Signals(number)]} before anything was begun.\n".encode())
     os._exit(128 + number)
 
 
@@ -57,11 +58,11 @@ def _tune_allocator() -> None:
     """
     if sys.platform == "linux" and _TUNABLES not in os.environ and sys.argv[0]:
         environment = os.environ | {_TUNABLES: "glibc.malloc.hugetlb=1"}
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         with contextlib.suppress(OSError):  # it goes without
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _mend_streams() -> None:

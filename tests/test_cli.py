@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from score_sde.cli import MODES, main, run_script
-from score_sde.errors import Preempted, UserError
+from score_sde.errors import Preempted, Terminated, UserError
 from score_sde.modes import MODES as RUN
 
 ROOT = Path(__file__).parents[1]
@@ -317,7 +317,9 @@ def test_a_chain_of_too_few_levels_is_refused(refused):
         (None, 0, ""),
         (UserError("There is no such run."), 2, "lineage: There is no such run.\n"),
         (Preempted("saved."), 0, "lineage: saved.\n"),
-        (KeyboardInterrupt(), 130, "lineage: interrupted; the same command goes on where it was.\n"),
+        (Preempted("saved.", code=130), 130, "lineage: saved.\n"),
+        (KeyboardInterrupt(), 130, "lineage: interrupted; the same command goes on from what is saved.\n"),
+        (Terminated(), 143, "lineage: told to end; the same command goes on from what is saved.\n"),
     ],
 )
 def test_a_script_ends_as_the_command_line_does(capsys, monkeypatch, error, code, said):

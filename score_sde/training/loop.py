@@ -101,12 +101,14 @@ def run(task: Task, workdir: Path) -> TrainState:
     """Train to ``num_steps``, going on from the newest checkpoint in ``workdir`` if there is one.
 
     Batch ``n`` and every random number of step ``n`` depend on the seed and on ``n`` alone, so that an interrupted and
-    an uninterrupted run end in the same bits. On SIGTERM the state is saved after the step under way.
+    an uninterrupted run end in the same bits. On SIGTERM, and on a first SIGINT, the state is saved after the step
+    under way.
 
     Raises:
         UserError: If a loss, a gradient or an array of the state stops being finite (naming the step; the last
             checkpoint stays), if the batch does not divide over the devices, or if the directory cannot be written.
-        Preempted: If SIGTERM came before the end.
+        Preempted: If SIGTERM or SIGINT came before the end.
+        KeyboardInterrupt: If either came before the first step was done, or SIGINT came twice.
     """
     config, settings, mesh = task.config, task.settings, task.mesh
     per_dispatch, every = settings.steps_per_dispatch, task.snapshot_every
@@ -149,8 +151,13 @@ def run(task: Task, workdir: Path) -> TrainState:
                     columns = _finite(window, done)
                     saved.save(state, feed.get_state(), config.to_dict(), window=columns, loss=loss)
                 if ending and not last:
-                    raise Preempted(f"stopped at step {done}, which is saved; the same command goes on from there.")
+                    raise _preempted(preemption, done)
     return state
+
+
+def _preempted(preemption: Preemption, step: int) -> Preempted:
+    how, code = ("interrupted", 130) if preemption.interrupted else ("stopped", 0)
+    return Preempted(f"{how} at step {step}, which is saved; the same command goes on from there.", code=code)
 
 
 def split_of(config: ConfigDict, split: str) -> Source:

@@ -1,4 +1,4 @@
-"""SIGTERM saves and ends with 0; what is kept, and what is put together from it afterwards."""
+"""SIGTERM saves and ends with 0, Ctrl-C with 130; what is kept, and what is put together from it afterwards."""
 
 import json
 import os
@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from score_sde import distributed
+from score_sde import distributed, signals
 from score_sde.checkpointing import Checkpoints, Snapshots
+from score_sde.cli import main
 from score_sde.data import DataRecord
-from score_sde.errors import Preempted, UserError
+from score_sde.errors import Preempted, Terminated, UserError
 from score_sde.modes.record import claim
 from score_sde.modes.workdir import trained_state
 from score_sde.training import loop
@@ -31,15 +32,15 @@ SNAPSHOTS = {"optim.ema_widths": "(0.05,0.10)", "optim.ema_snapshot_every": 5}
 
 @pytest.fixture
 def terminate(monkeypatch):
-    """Has SIGTERM come while a step is computed (counted from 1)."""
+    """Has a signal come while a step is computed (counted from 1), once or several times."""
 
-    def at(step):
+    def at(step, number=signal.SIGTERM, times=1):
         def jit_step(*args, **kwargs):
             compiled = distributed.jit_step(*args, **kwargs)
 
             def run(state, batch):
-                if int(state.step) + 1 == step:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                for _ in range(times if int(state.step) + 1 == step else 0):
+                    os.kill(os.getpid(), number)
                 return compiled(state, batch)
 
             return run
@@ -66,13 +67,18 @@ def test_only_the_loop_asks_whether_to_end(monkeypatch, tmp_path):
     assert asked == []
 
 
-@pytest.mark.parametrize("step", [1, 10, 13, 29])
-def test_a_run_that_is_asked_to_end_saves_where_it_is_and_goes_on_from_there(step, terminate, uninterrupted, tmp_path):
-    terminate(step)
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Preempted, match=f"stopped at step {step}, which is saved"):
+@pytest.mark.parametrize(
+    ("step", "number"), [(2, signal.SIGINT), (10, signal.SIGTERM), (13, signal.SIGINT), (29, signal.SIGTERM)]
+)
+def test_a_run_that_is_asked_to_end_saves_where_it_is_and_goes_on_from_there(
+    step, number, terminate, uninterrupted, tmp_path
+):
+    terminate(step, number)
+    before = signal.getsignal(number)
+    how, code = {signal.SIGTERM: ("stopped", 0), signal.SIGINT: ("interrupted", 130)}[number]
+    with pytest.raises(Preempted, match=f"{how} at step {step}, which is saved") as ending:
         train(_experiment(**SNAPSHOTS), tmp_path)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before and ending.value.code == code
     assert int(_restored(tmp_path, _experiment(**SNAPSHOTS)).state.step) == step
     terminate(10**9)
     train(_experiment(**SNAPSHOTS), tmp_path)
@@ -81,6 +87,30 @@ def test_a_run_that_is_asked_to_end_saves_where_it_is_and_goes_on_from_there(ste
     assert ends[0] == ends[1]
     # Lines of metrics are means over windows that the end has cut in two.
     assert (tmp_path / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("step", "number", "times", "kept"),
+    [(1, signal.SIGTERM, 1, None), (1, signal.SIGINT, 1, None), (15, signal.SIGINT, 2, 10)],
+)
+def test_a_run_ends_at_once_before_its_first_step_is_done_and_when_it_is_interrupted_twice(
+    step, number, times, kept, terminate, tmp_path
+):
+    """The first step is compiled, for minutes, and there is nothing to save."""
+    terminate(step, number, times)
+    with pytest.raises(KeyboardInterrupt) as ending:
+        train(_experiment(), tmp_path)
+    assert isinstance(ending.value, Terminated) == (number == signal.SIGTERM)
+    assert max(Checkpoints(tmp_path).steps, default=None) == kept
+    assert not signals._saves_first.is_set()
+
+
+def test_the_command_line_saves_an_interrupted_run_and_ends_with_130(terminate, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    terminate(13, signal.SIGINT)
+    assert main([f"--config={CONFIG}", f"--workdir={tmp_path}", "--mode=train", *_overrides()]) == 130
+    assert "score_sde: interrupted at step 13, which is saved; the same command goes on" in capfd.readouterr().err
+    assert Checkpoints(tmp_path).steps == [10, 13]
 
 
 def test_a_run_that_is_asked_during_its_last_step_simply_ends(terminate, tmp_path):
