@@ -276,7 +276,8 @@ def reason_of(error: Exception) -> str:
     if type(error) in known:
         return known[type(error)]
     first = next(iter(str(error).strip().splitlines()), "")[:200].rstrip(".")
-    return first if first and isinstance(error, ValueError) else f"{type(error).__name__}{': ' * bool(first)}{first}"
+    plain = bool(first) and isinstance(error, ValueError | OSError)
+    return first if plain else f"{type(error).__name__}{': ' * bool(first)}{first}"
 
 
 def _is_there(path: Path) -> bool:

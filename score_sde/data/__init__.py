@@ -5,6 +5,7 @@ source or pipeline that needs them is made.
 """
 
 from score_sde.data.base import ArraySource, Source, SourceInfo
+from score_sde.data.description import describe, tell
 from score_sde.data.feed import Feed
 from score_sde.data.identity import DataRecord, fingerprint
 from score_sde.data.pipeline import EvalBatch, TrainBatch, TrainIterator, eval_batches, make_train_iterator
@@ -22,11 +23,13 @@ __all__ = [
     "TrainBatch",
     "TrainIterator",
     "check_images",
+    "describe",
     "eval_batches",
     "fingerprint",
     "load_source",
     "make_train_iterator",
     "random_flip",
     "source_info",
+    "tell",
     "write_array_records",
 ]

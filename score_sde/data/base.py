@@ -29,7 +29,9 @@ class Source(Protocol):
     """Random access to the examples of one split.
 
     Images come as integer levels ``0 .. num_levels - 1`` (uint8, NHWC), so that whoever dequantises them knows
-    what they were; continuous data come as float32 ``(n, dim)``, already at about unit scale.
+    what they were; continuous data come as float32 ``(n, dim)``, already at about unit scale. What was left out or
+    changed on the way may stand in a further attribute, ``notes``: a tuple of clauses such as "1 hidden file is
+    ignored", which :func:`~score_sde.data.description.describe` says.
     """
 
     @property
@@ -60,11 +62,19 @@ class ArraySource:
         (3, [[4.0, 5.0], [0.0, 1.0]])
     """
 
-    def __init__(self, info: SourceInfo, examples: np.ndarray, labels: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        info: SourceInfo,
+        examples: np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         """Wrap ``examples`` of shape ``(n, *info.shape)`` and optionally ``labels`` of shape ``(n,)``."""
         self._info = info
         self._examples = examples
         self._labels = labels
+        self.notes = notes
 
     @property
     def info(self) -> SourceInfo:

@@ -8,11 +8,12 @@ import numpy as np
 
 
 def read_cached(path: Path) -> np.ndarray | None:
-    """The array at ``path`` as a memory map, or None if it is missing or was cut short."""
+    """The array at ``path`` as a memory map, or None if it is missing or damaged; it can be made again."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # a damaged header makes numpy raise almost anything
         return None
+    return found if isinstance(found, np.ndarray) else None
 
 
 def write_cached(path: Path, array: np.ndarray) -> None:

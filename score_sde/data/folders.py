@@ -1,13 +1,20 @@
 """The user's own images: ``folder:PATH``."""
 
 import hashlib
+import math
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from score_sde.data.base import SPLITS, ArraySource, SourceInfo
+from score_sde.data.description import counted, suffixes
 from score_sde.data.images import ImageFormat, decode_image, image_format
 from score_sde.errors import UserError
+from score_sde.files import reason_of
+from score_sde.machine import memory_bytes
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 FOLDER_TEST_SHARE = 10  # one file in ten goes to the test split when there are no train/ and test/ subfolders
@@ -18,16 +25,19 @@ def load_folder(path: str, split: str) -> ArraySource:
 
     With subfolders ``train/`` and ``test/`` those are the splits; otherwise about a tenth of the files, chosen by
     a hash of the relative name, is the test split, so that adding files moves none of the others. Images come as
-    uint8 ``(n, height, width, channels)`` in the order of their names: 1 channel if all are grey, else 3.
+    uint8 ``(n, height, width, channels)`` in the order of their names: 1 channel if all are grey, else 3; upright, by
+    their orientation tags. Hidden files and folders are left out, and links to folders are not followed.
 
     Raises:
-        UserError: for a missing or empty folder, an empty split, images of different sizes, transparency, more
-            than 8 bits per channel, or an unreadable file.
+        UserError: for a missing, unreadable or empty folder, an empty split, images of different sizes or of more than
+            the memory of this machine, and an image that :func:`~score_sde.data.images.decode_image` refuses.
     """
     root = Path(path)
-    files = _image_files(root)
+    files, notes = _image_files(root)
     # All splits are compared, so that training and test images cannot differ in shape.
-    height, width, channels = _common_format(root, [file for names in files.values() for file in names])
+    names = [file for split_files in files.values() for file in split_files]
+    formats = [image_format(root / file, shown(root / file)) for file in names]
+    height, width, channels = _common_format(root, names, formats)
     chosen = files[split]
     if not chosen:
         raise UserError(
@@ -36,12 +46,29 @@ def load_folder(path: str, split: str) -> ArraySource:
         )
     images = np.empty((len(chosen), height, width, channels), np.uint8)
     for row, file in enumerate(chosen):
-        images[row] = decode_image(root / file, str(root / file), channels)
-    return ArraySource(SourceInfo(f"folder:{path}", images.shape[1:], 256, None), images)
+        pixels = decode_image(root / file, shown(root / file), channels)
+        if pixels.shape != images.shape[1:]:  # by an orientation tag behind the pixels, not in the header
+            raise _other_size(root, file, ImageFormat(*pixels.shape), chosen[0], ImageFormat(*images.shape[1:]))
+        images[row] = pixels
+    notes += [
+        counted(sum(found.turned for found in formats), "image is", "images are", "turned upright by a tag"),
+        counted(sum(found.profiled for found in formats), "image has", "images have", "a color profile, left aside"),
+    ]
+    info = SourceInfo(f"folder:{path}", images.shape[1:], 256, None)
+    return ArraySource(info, images, notes=tuple(filter(None, notes)))
 
 
-def _image_files(root: Path) -> dict[str, list[str]]:
-    """The relative names of the images of each split, sorted."""
+class _Found(NamedTuple):
+    """What lies under a folder: images by relative name, and what is left out."""
+
+    images: list[str]
+    others: list[str]
+    hidden: int
+    links: int
+
+
+def _image_files(root: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """The relative names of the images of each split, sorted; and in words, what is left out."""
     if not root.is_dir():
         raise UserError(f"folder:{root}: there is no such folder. Give the path of a folder of images.")
     present = [split for split in SPLITS if (root / split).is_dir()]
@@ -51,38 +78,90 @@ def _image_files(root: Path) -> dict[str, list[str]]:
             f"folder:{root} has a subfolder {present[0]}, expected {missing} as well (or neither, to split one tenth "
             f"off). Add {missing}, or rename {present[0]}."
         )
+    rest = _under(root, without=present)
     if present:
-        files = {split: [f"{split}/{name}" for name in _images_under(root / split)] for split in SPLITS}
+        parts = {split: _under(root / split, prefix=f"{split}/") for split in SPLITS}
+        files = {split: part.images for split, part in parts.items()}
+        others = [name for part in (rest, *parts.values()) for name in part.others]
+        hidden, links = (sum(getattr(part, what) for part in (rest, *parts.values())) for what in ("hidden", "links"))
+        beside = len(rest.images)
     else:
-        names = _images_under(root)
-        files = {split: [name for name in names if _split_of(name) == split] for split in SPLITS}
+        files = {split: [name for name in rest.images if _split_of(name) == split] for split in SPLITS}
+        _, others, hidden, links = rest
+        beside = 0
     if not any(files.values()):
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(f"folder:{root} holds no images, expected files ending in {known}. Add some.")
-    return files
+    notes = [
+        counted(len(others), "file of another kind is", "files of other kinds are", f"ignored ({suffixes(others)})"),
+        counted(hidden, "hidden file or folder is", "hidden files and folders are", "ignored"),
+        counted(links, "link to a folder or to nothing is", "links to folders or to nothing are", "ignored"),
+        counted(beside, "image beside train and test is", "images beside train and test are", "ignored"),
+    ]
+    return files, notes
 
 
-def _images_under(top: Path) -> list[str]:
-    """Image files under a folder, by relative name with forward slashes, in an order no file system changes."""
-    files = (file for file in top.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-    return sorted(file.relative_to(top).as_posix() for file in files)
+def _under(top: Path, *, prefix: str = "", without: Sequence[str] = ()) -> _Found:
+    """What lies under a folder, except for some of its subfolders, in an order that no file system changes."""
+    images, others, hidden, links = [], [], 0, 0
+    for folder, subfolders, files in os.walk(top, onerror=_refuse):
+        if Path(folder) == top:
+            subfolders[:] = [name for name in subfolders if name not in without]
+        entries = [name for name in (*subfolders, *files) if not name.startswith(".")]
+        hidden += len(subfolders) + len(files) - len(entries)
+        dead = {name for name in entries if _leads_nowhere(Path(folder, name))}
+        links += len(dead)
+        subfolders[:] = [name for name in subfolders if name in entries and name not in dead]
+        for name in sorted(set(files) & set(entries) - dead):
+            path = Path(folder, name)
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+                images.append(prefix + path.relative_to(top).as_posix())
+            else:
+                others.append(name)
+    return _Found(sorted(images), others, hidden, links)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether it is a link to a folder, which may lead round in circles, or to nothing."""
+    return path.is_symlink() and not path.is_file()
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"folder:{error.filename} cannot be read ({reason_of(error)}). Make it readable, or remove it.")
 
 
 def _split_of(name: str) -> str:
-    digest = hashlib.md5(name.encode(), usedforsecurity=False).digest()
+    # A name that is no text goes by its bytes, as the file system has them.
+    digest = hashlib.md5(os.fsencode(name), usedforsecurity=False).digest()
     return "test" if int.from_bytes(digest[:8], "big") % FOLDER_TEST_SHARE == 0 else "train"
 
 
-def _common_format(root: Path, files: list[str]) -> ImageFormat:
-    """The size that all images share, and their channels; reads headers only, so it is cheap."""
-    formats = [image_format(root / file, str(root / file)) for file in files]
+def shown(path: Path) -> str:
+    """The name of a file as text that can be printed, even if it is none."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _common_format(root: Path, files: Sequence[str], formats: Sequence[ImageFormat]) -> tuple[int, int, int]:
+    """The height and width that all images share, and their channels, after a look at the memory they need."""
     first = formats[0]
     for file, found in zip(files, formats, strict=True):
         if found[:2] != first[:2]:
-            expected = f"{first.width}x{first.height}"
-            raise UserError(
-                f"folder:{root}: {file} is {found.width}x{found.height} (width x height), expected {expected} like "
-                f"{files[0]}. Bring all images to one size, for example: mogrify -resize '{expected}^' -gravity center "
-                f"-extent {expected} FILES."
-            )
-    return first._replace(channels=max(found.channels for found in formats))
+            raise _other_size(root, file, found, files[0], first)
+    shape = (first.height, first.width, max(found.channels for found in formats))
+    needed, memory = len(files) * math.prod(shape), memory_bytes()
+    if needed > memory:
+        raise UserError(
+            f"folder:{root} holds {len(files):,} images of {first.width}x{first.height}, which take "
+            f"{needed / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB. Write them as ArrayRecord files "
+            "(arrayrecord:PATH), which are read one by one, or make the images smaller."
+        )
+    return shape
+
+
+def _other_size(root: Path, file: str, found: ImageFormat, like: str, wanted: ImageFormat) -> UserError:
+    expected = f"{wanted.width}x{wanted.height}"
+    return UserError(
+        f"folder:{root}: {shown(Path(file))} is {found.width}x{found.height} (width x height, upright), expected "
+        f"{expected} like {shown(Path(like))}. Bring all images to one size, for example: mogrify -auto-orient -resize "
+        f"'{expected}^' -gravity center -extent {expected} FILES."
+    )

@@ -1,31 +1,47 @@
-"""Encoded images: what is in one, and its pixels."""
+"""Encoded images: what is in one, and its pixels.
+
+An image comes upright, by its orientation tag. Palettes become colors, and gray levels of 1, 2 or 4 bits become 8-bit
+ones. A color profile is left aside: the numbers are those of the file. Of a camera's file of several pictures the
+first is read. What cannot be kept as it is, is refused: transparency, animation, more than 8 bits, other color spaces.
+"""
 
 import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from score_sde.errors import UserError
+from score_sde.files import reason_of
 
-_GREY_MODES = frozenset({"1", "L", "LA"})
-_COLOUR_MODES = frozenset({"RGB", "RGBA", "P"})
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # no others are tried, whatever a file says it is
+_GRAY_MODES = frozenset({"1", "L", "LA"})
+_COLOR_MODES = frozenset({"RGB", "RGBA", "P"})
+_ORIENTATION = 0x0112  # the tag of EXIF
+_SIDEWAYS = (5, 6, 7, 8)  # its values that exchange height and width
 
 
 class ImageFormat(NamedTuple):
     """Size and kind of an image.
 
     Attributes:
-        height: in pixels.
-        width: in pixels.
-        channels: 1 if it is grey, else 3.
+        height: in pixels, of the image when it stands upright.
+        width: in pixels, likewise.
+        channels: 1 if it is gray, else 3.
+        turned: whether a tag says that it must be turned or mirrored to stand upright.
+        profiled: whether it has a color profile other than sRGB.
     """
 
     height: int
     width: int
     channels: int
+    turned: bool = False
+    profiled: bool = False
 
 
 def image_format(file: Path | bytes, name: str) -> ImageFormat:
@@ -36,44 +52,39 @@ def image_format(file: Path | bytes, name: str) -> ImageFormat:
         name: what to call it in errors.
 
     Raises:
-        UserError: for a damaged file, or more than 8 bits per channel.
+        UserError: for a damaged file, an animation, more than 8 bits per channel, or another color space than gray
+            and RGB.
     """
-    from PIL import Image
-
-    with _reading(name), Image.open(_openable(file)) as image:
-        if image.mode not in _GREY_MODES | _COLOUR_MODES:
-            raise UserError(
-                f"{name} has pixel format {image.mode}, expected 8-bit grey or RGB. Convert it, for example: "
-                "mogrify -colorspace sRGB -depth 8 FILE."
-            )
-        return ImageFormat(image.height, image.width, 1 if image.mode in _GREY_MODES else 3)
+    with _opened(file, name) as image:
+        return _checked_format(image, name)
 
 
 def decode_image(file: Path | bytes, name: str, channels: int) -> np.ndarray:
-    """The pixels of an image: uint8 ``(height, width, channels)``.
+    """The pixels of an image that stands upright: uint8 ``(height, width, channels)``.
 
     Args:
         file: the image's path, or the bytes of its file.
         name: what to call it in errors.
-        channels: 1 or 3; a grey image has three equal channels if 3 are asked for.
+        channels: 1 or 3; a gray image has three equal channels if 3 are asked for.
 
     Raises:
-        UserError: for a damaged file, or transparent pixels.
+        UserError: as :func:`image_format`, and for transparent pixels.
 
     Example:
         >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
         >>> bool((decode_image(encode_png(pixels), "tiny", 3) == pixels).all())
         True
     """
-    from PIL import Image
+    from PIL import ImageOps
 
-    with _reading(name), Image.open(_openable(file)) as image:
+    with _opened(file, name) as image:
+        _checked_format(image, name)
         if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
             raise UserError(
                 f"{name} has transparent pixels, expected an opaque image, because what lies behind them is a choice. "
                 "Flatten it, for example: mogrify -background white -alpha remove FILE."
             )
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        pixels = np.asarray(ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB"))
         return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -90,17 +101,55 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def _openable(file: Path | bytes) -> Path | io.BytesIO:
-    return io.BytesIO(file) if isinstance(file, bytes) else file
-
-
 @contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Turn what Pillow raises over a damaged file into an error that names the file."""
-    from PIL import Image
+def _opened(file: Path | bytes, name: str) -> "Iterator[PILImage]":
+    """An image whose pixels are not read yet; whatever Pillow raises over it becomes an error that names it."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        yield
-    # Which of these a damaged file raises depends on its format and on where the damage is.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name} cannot be read ({error}), expected an intact image. Repair or remove it.") from error
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS) as image:
+            yield image
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise _unreadable(name, "it is no image of a known kind") from error
+    # Which of a dozen errors a damaged file raises depends on its format and on where the damage is.
+    except Exception as error:
+        raise _unreadable(name, reason_of(error)) from error
+
+
+def _unreadable(name: str, reason: str) -> UserError:
+    return UserError(
+        f"{name} cannot be read ({reason}), expected an intact image (PNG, JPEG, WebP or BMP). Repair or remove it."
+    )
+
+
+def _checked_format(image: "PILImage", name: str) -> ImageFormat:
+    from PIL.ImageFile import ImageFile
+
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise UserError(
+            f"{name} is an animation of {frames} frames, expected a still image, because which frame counts is a "
+            "choice. Take one, for example: convert 'FILE[0]' STILL."
+        )
+    # Pillow would leave out half of the bits of a 16-bit color image.
+    deep = isinstance(image, ImageFile) and any("16" in str(tile.args) for tile in image.tile)
+    if deep or image.mode not in _GRAY_MODES | _COLOR_MODES:
+        raise UserError(
+            f"{name} has pixel format {image.mode}{' of 16 bits' if deep and '16' not in image.mode else ''}, expected "
+            "8-bit gray or RGB. Convert it, for example: mogrify -colorspace sRGB -depth 8 FILE."
+        )
+    orientation = _orientation(image)
+    height, width = (image.width, image.height) if orientation in _SIDEWAYS else (image.height, image.width)
+    channels = 1 if image.mode in _GRAY_MODES else 3
+    profiled = b"sRGB" not in image.info.get("icc_profile", b"sRGB")
+    return ImageFormat(height, width, channels, orientation != 1, profiled)
+
+
+def _orientation(image: "PILImage") -> int:
+    # The tag of a PNG may also stand behind the pixels, where it is found when they are read.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    found = image.getexif().get(_ORIENTATION, 1)
+    return found if found in range(1, 9) else 1

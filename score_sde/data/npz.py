@@ -1,16 +1,17 @@
 """The user's own arrays: ``npz:PATH``."""
 
-import zipfile
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from score_sde.data.base import ArraySource, SourceInfo
+from score_sde.data.base import SPLITS, ArraySource, SourceInfo
 from score_sde.errors import UserError
+from score_sde.files import array_names, read_arrays
 
 NPZ_SPLIT_SEED = 20210504
 NPZ_TEST_SHARE = 10  # one example in ten goes to the test split when the file has no "test" array
+_REMEDY = "expected an intact .npz file of plain arrays; write it anew with numpy.savez"
 
 
 def load_npz(path: str, split: str) -> ArraySource:
@@ -20,10 +21,11 @@ def load_npz(path: str, split: str) -> ArraySource:
     ``--mode=sample`` gives it), of which a fixed random tenth is the test split. Images are uint8 ``(n, height, width,
     channels)`` with 1 or 3 channels; continuous data are floats ``(n, dim)``. Optional keys: an integer scalar
     ``num_levels`` (256 by default), and integer ``labels`` (or ``train_labels`` and ``test_labels``) of shape ``(n,)``.
-    Pickled objects are never loaded.
+    Floats of any precision become float32. Pickled objects are never loaded, and other keys are ignored.
 
     Raises:
-        UserError: for a missing or unreadable file, a missing key, or an array of the wrong dtype, shape or range.
+        UserError: for a missing or unreadable file, a missing key, or an array of the wrong dtype, shape or range, of
+            float32 too.
 
     Example:
         >>> import tempfile
@@ -32,50 +34,33 @@ def load_npz(path: str, split: str) -> ArraySource:
         >>> len(load_npz(path, "train")), len(load_npz(path, "test"))
         (18, 2)
     """
-    arrays = _read(path)
-    key, labels_key = _keys(path, arrays, split)
+    names = array_names(Path(path), remedy=_REMEDY)
+    if names is None:
+        raise UserError(f"npz:{path}: there is no such file. Give the path of an .npz file written by numpy.savez.")
+    key, labels_key, used = _keys(path, names, split)
+    arrays = read_arrays(Path(path), used, remedy=_REMEDY) or {}
     examples, labels = arrays[key], arrays.get(labels_key)
     info = _describe(path, key, arrays, labels_key)
+    if info.num_levels is None:
+        used.discard("num_levels")
+        examples = _single_precision(info.name, key, examples)
     if key != split:
         rows = _split_rows(path, len(examples), split)
         examples, labels = examples[rows], None if labels is None else labels[rows]
-    if info.num_levels is None:
-        examples = examples.astype(np.float32)
-    return ArraySource(info, examples, labels)
+    ignored = ", ".join(ascii(name) for name in names if name not in used)
+    notes = (f"the arrays it holds besides are ignored ({ignored})",) if ignored else ()
+    return ArraySource(info, examples, labels, notes=notes)
 
 
-def _read(path: str) -> dict[str, np.ndarray]:
-    if not Path(path).is_file():
-        raise UserError(f"npz:{path}: there is no such file. Give the path of an .npz file written by numpy.savez.")
-    try:
-        # Opened here, because numpy leaves a file open that it finds to be no archive.
-        with open(path, "rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise UserError(f"npz:{path} holds a bare array, expected an archive: numpy.savez(path, images=array).")
-            with archive:
-                return {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
-        raise UserError(
-            f"npz:{path} cannot be read ({error}). Expected an intact .npz file of plain arrays (object arrays are "
-            "refused because they may run code); write it anew with numpy.savez."
-        ) from error
-
-
-def _keys(path: str, arrays: dict[str, np.ndarray], split: str) -> tuple[str, str]:
-    """The names of the arrays that hold the examples and the labels of a split."""
-    if "train" in arrays and "test" in arrays:
-        if arrays["train"].shape[1:] != arrays["test"].shape[1:]:
-            raise UserError(
-                f"npz:{path}: 'train' has shape {arrays['train'].shape}, 'test' {arrays['test'].shape}, expected the "
-                "same after the first axis. Bring the examples to one shape."
-            )
-        return split, f"{split}_labels"
+def _keys(path: str, names: list[str], split: str) -> tuple[str, str, set[str]]:
+    """The names of the arrays that hold the examples and the labels of a split, and of all that are looked at."""
+    if set(names) >= set(SPLITS):
+        return split, f"{split}_labels", {*SPLITS, *(f"{name}_labels" for name in SPLITS), "num_levels"}
     for key in ("images", "x", "samples"):
-        if key in arrays:
-            return key, "labels"
+        if key in names:
+            return key, "labels", {key, "labels", "num_levels"}
     raise UserError(
-        f"npz:{path} has the keys {sorted(arrays)}, expected 'images' or 'x' (split for you), or both 'train' and "
+        f"npz:{path} has the keys {sorted(names)}, expected 'images' or 'x' (split for you), or both 'train' and "
         "'test'. Write it with numpy.savez(path, images=array)."
     )
 
@@ -89,9 +74,15 @@ def _split_rows(path: str, num_examples: int, split: str) -> np.ndarray:
     return order[:num_test] if split == "test" else order[num_test:]
 
 
-def _describe(path: str, key: str, arrays: dict[str, np.ndarray], labels_key: str) -> SourceInfo:
+def _describe(path: str, key: str, arrays: Mapping[str, np.ndarray], labels_key: str) -> SourceInfo:
     """The info of the file, after a look at the dtype, shape and range of the array under ``key``."""
     name, examples = f"npz:{path}", arrays[key]
+    shapes = {split: arrays[split].shape for split in SPLITS if split in arrays}
+    if len({shape[1:] for shape in shapes.values()}) > 1:
+        raise UserError(
+            f"{name}: 'train' has shape {shapes['train']}, 'test' {shapes['test']}, expected the same after the first "
+            "axis. Bring the examples to one shape."
+        )
     if examples.ndim == 0 or examples.size == 0:
         raise UserError(f"{name}: '{key}' has shape {examples.shape}, expected at least one example. Add data.")
     num_classes = _num_classes(name, arrays, labels_key, len(examples))
@@ -102,10 +93,9 @@ def _describe(path: str, key: str, arrays: dict[str, np.ndarray], labels_key: st
             )
         return SourceInfo(name, examples.shape[1:], None, num_classes)
     if examples.ndim != 4 or examples.dtype != np.uint8:
-        hint = "Add the channel axis with [..., None]." if examples.ndim == 3 else "Convert the array."
         raise UserError(
             f"{name}: '{key}' is {examples.dtype} of shape {examples.shape}, expected uint8 images of shape (n, "
-            f"height, width, channels) or floats of shape (n, dim). {hint}"
+            f"height, width, channels) or floats of shape (n, dim). {_hint(examples)}"
         )
     if examples.shape[3] not in (1, 3):
         first = examples.shape[1] in (1, 3)
@@ -114,21 +104,65 @@ def _describe(path: str, key: str, arrays: dict[str, np.ndarray], labels_key: st
     return SourceInfo(name, examples.shape[1:], _levels(name, arrays, examples), num_classes)
 
 
-def _num_classes(name: str, arrays: dict[str, np.ndarray], labels_key: str, num_examples: int) -> int | None:
+def _hint(examples: np.ndarray) -> str:
+    """What makes an array one that is taken."""
+    kind, ndim = examples.dtype.kind, examples.ndim
+    if kind not in "biuf":
+        return "Convert it to numbers."
+    if ndim not in (3, 4):
+        numbers = "" if kind == "f" else ".astype('float32')"
+        return f"If these are continuous data, use .reshape(len(x), -1){numbers}."
+    axis = "[..., None]" if ndim == 3 else ""
+    if examples.dtype == np.uint8:
+        return f"Add the channel axis with {axis}."
+    low, high = examples.min(), examples.max()
+    if kind == "f" and 0.0 <= low and high <= 1.0:
+        levels = "(255 * x).round().astype('uint8')"
+    elif kind == "f" and -1.0 <= low and high <= 1.0:
+        levels = "(127.5 * (x + 1)).round().astype('uint8')"
+    elif 0 <= low and high <= 255:
+        levels = "x.round().astype('uint8')" if kind == "f" else "x.astype('uint8')"
+    else:
+        levels = "integers from 0 to 255, as uint8"
+    flat = ".reshape(len(x), -1)" + ("" if kind == "f" else ".astype('float32')")
+    return f"If these are images, store their levels: {levels}{axis}. If they are continuous data, use {flat}."
+
+
+def _single_precision(name: str, key: str, examples: np.ndarray) -> np.ndarray:
+    """Continuous data as float32, which must hold them."""
+    with np.errstate(over="ignore", under="ignore"):
+        single = examples.astype(np.float32)
+    if not (finite := np.isfinite(single).all(axis=1)).all():
+        row = int(np.argmin(finite))
+        raise UserError(
+            f"{name}: '{key}' holds {examples[row][~np.isfinite(single[row])][0]:.3g} in example {row}, and float32 "
+            f"ends at {np.finfo(np.float32).max:.3g}. Rescale the data to about unit standard deviation."
+        )
+    lost = (np.ptp(examples, axis=0) > 0) & (np.ptp(single, axis=0) == 0)
+    if lost.any():
+        raise UserError(
+            f"{name}: all values of coordinate {int(np.argmax(lost))} of '{key}' are the same in float32, and differ "
+            f"in {examples.dtype}. Standardize the data: subtract the mean, and divide by the standard deviation."
+        )
+    return single
+
+
+def _num_classes(name: str, arrays: Mapping[str, np.ndarray], labels_key: str, num_examples: int) -> int | None:
     labels = arrays.get(labels_key)
     if labels is None:
         return None
-    if labels.shape != (num_examples,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+    good = labels.shape == (num_examples,) and labels.dtype.kind in "iu"
+    if not good or not 0 <= labels.min() <= labels.max() < 2**31:
         raise UserError(
             f"{name}: '{labels_key}' is {labels.dtype} of shape {labels.shape}, expected integers from 0 of shape "
             f"({num_examples},). Store one class number per example."
         )
     # Over both splits: a class that is missing from one of them is still a class.
-    known = [arrays[key] for key in ("labels", "train_labels", "test_labels") if key in arrays and arrays[key].size]
-    return 1 + max(int(array.max()) for array in known)
+    known = [arrays[key] for key in ("labels", "train_labels", "test_labels") if key in arrays]
+    return 1 + max(int(array.max()) for array in known if array.size and array.dtype.kind in "iu")
 
 
-def _levels(name: str, arrays: dict[str, np.ndarray], examples: np.ndarray) -> int:
+def _levels(name: str, arrays: Mapping[str, np.ndarray], examples: np.ndarray) -> int:
     levels = arrays.get("num_levels", np.asarray(256))
     if levels.ndim != 0 or levels.dtype.kind not in "iu" or not 2 <= int(levels) <= 256:
         raise UserError(f"{name}: 'num_levels' is {levels!r}, expected one integer from 2 to 256. Correct or omit it.")

@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from score_sde.data.base import SourceInfo
+from score_sde.data.base import SPLITS, SourceInfo
+from score_sde.data.description import counted, suffixes
 from score_sde.data.images import ImageFormat, decode_image, encode_png, image_format
 from score_sde.errors import UserError
 
@@ -40,6 +41,7 @@ class RecordSource:
         *,
         image: Callable[[Any], bytes] = bytes,
         label: Callable[[Any], int] | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
         """Wrap records; all must be picklable, for the worker processes of a training stream.
 
@@ -48,7 +50,9 @@ class RecordSource:
             records: the records of the split.
             image: the encoded image in a record.
             label: the class in a record, -1 for none; None for a source without labels.
+            notes: what was left out.
         """
+        self.notes = notes
         self._info = info
         self._records = records
         self._image = image
@@ -96,7 +100,8 @@ class RecordSource:
         pixels = decode_image(encoded, self._name(index), self._info.shape[2])
         # A grey image may stand among colour ones; a colour image among grey ones would lose its colours.
         if pixels.shape != self._info.shape or self._info.shape[2] == 1:
-            self.check_format(index, image_format(encoded, self._name(index)))
+            found = image_format(encoded, self._name(index))
+            self.check_format(index, found._replace(height=pixels.shape[0], width=pixels.shape[1]))
         return pixels
 
     def check_format(self, index: int, found: ImageFormat) -> None:
@@ -138,7 +143,7 @@ def load_array_records(path: str, split: str) -> RecordSource:
     """
     from grain.sources import ArrayRecordDataSource
 
-    name, files = f"arrayrecord:{path}", _split_files(Path(path), split)
+    name, (files, notes) = f"arrayrecord:{path}", _split_files(Path(path), split)
     try:
         records: Any = ArrayRecordDataSource([str(file) for file in files])
     except (OSError, ValueError, RuntimeError, IndexError) as error:
@@ -146,7 +151,7 @@ def load_array_records(path: str, split: str) -> RecordSource:
             f"{name}: {', '.join(file.name for file in files[:3])} cannot be read ({error}), expected intact "
             "ArrayRecord files. Write them anew."
         ) from error
-    return open_records(name, records)
+    return open_records(name, records, notes=notes)
 
 
 def open_records(
@@ -156,6 +161,7 @@ def open_records(
     image: Callable[[Any], bytes] = bytes,
     label: Callable[[Any], int] | None = None,
     num_classes: int | None = None,
+    notes: tuple[str, ...] = (),
 ) -> RecordSource:
     """The source of records whose size is that of the first, after a look at some of the others.
 
@@ -170,14 +176,14 @@ def open_records(
         for index, record in zip(probes, records.__getitems__(probes), strict=True)
     ]
     shape = (formats[0].height, formats[0].width, max(found.channels for found in formats))
-    source = RecordSource(SourceInfo(name, shape, 256, num_classes), records, image=image, label=label)
+    source = RecordSource(SourceInfo(name, shape, 256, num_classes), records, image=image, label=label, notes=notes)
     for index, found in zip(probes, formats, strict=True):
         source.check_format(index, found)
     return source
 
 
-def _split_files(root: Path, split: str) -> list[Path]:
-    """The files of a split, in an order that no file system changes."""
+def _split_files(root: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
+    """The files of a split, in an order that no file system changes; and in words, what else there is."""
     if not root.is_dir():
         raise UserError(f"arrayrecord:{root}: there is no such folder. Give the path of a folder of ArrayRecord files.")
     pattern = f"{split}*.array_record*"
@@ -186,7 +192,10 @@ def _split_files(root: Path, split: str) -> list[Path]:
         prepared = (root / "dataset_info.json").is_file()
         advice = "This is a TFDS data set: name it as tfds:NAME." if prepared else "Name the files so, or write some."
         raise UserError(f"arrayrecord:{root} holds no {pattern}, expected at least one such file. {advice}")
-    return files
+    used = {file for name in SPLITS for file in root.glob(f"{name}*.array_record*")}
+    others = [path.name for path in root.iterdir() if path not in used]
+    note = counted(len(others), "other file or folder is", "other files and folders are", "ignored")
+    return files, (f"{note} ({suffixes(others)})",) if note else ()
 
 
 def write_array_records(path: str | Path, images: Iterable[np.ndarray | bytes]) -> int:

@@ -5,7 +5,6 @@ per example and step is a hundred times slower; a larger one is read record by r
 """
 
 import functools
-import logging
 import math
 import operator
 import os
@@ -20,8 +19,6 @@ from score_sde.data.cache import read_cached, write_cached
 from score_sde.data.records import RecordSource, open_records
 from score_sde.errors import UserError
 
-log = logging.getLogger(__name__)
-
 DECODED_LIMIT = 2**30  # bytes of a split that is decoded as a whole
 
 _DECODE_CHUNK = 1000
@@ -32,7 +29,7 @@ def load_prepared(name: str, split: str, data_dir: str | None) -> Source:
     """A split of a prepared TFDS data set with images of one size: uint8 images and labels, in the order of TFDS.
 
     The images are the feature ``image``, or the only one of that kind; the labels are the feature ``label``, if it is
-    a class. Where there is no test split, ``validation`` stands in, and a line of the log says so.
+    a class. Where there is no test split, ``validation`` stands in. That, and what is left out, is in the notes.
 
     Args:
         name: as TFDS has it, with the configuration and version if need be: ``imagenet_resized/32x32``.
@@ -45,12 +42,10 @@ def load_prepared(name: str, split: str, data_dir: str | None) -> Source:
     """
     version = _require_prepared(name, data_root(data_dir))
     prepared = _open_split(name, version, split)
-    if prepared.split != split:
-        log.info("tfds:%s has no %s split; its %s split stands in.", name, split, prepared.split)
     source = prepared.source(f"tfds:{name}")
     if len(source) * math.prod(source.info.shape) > DECODED_LIMIT:
         return source
-    return decoded_source(source.info, version, prepared.split, lambda: prepared)
+    return decoded_source(source.info, version, prepared.split, lambda: prepared, notes=source.notes)
 
 
 def prepared_info(name: str, data_dir: str | None) -> SourceInfo:
@@ -107,6 +102,8 @@ class PreparedSplit:
         label: Any = features.get("label")
         self._label = "label" if isinstance(label, tfds.features.ClassLabel) else None
         self._num_classes = label.num_classes if self._label else None
+        others = set(features) - {self._image, self._label}
+        self._notes = _notes(self.split, splits[0], set(builder.info.splits), others)
         # Only the images that are wanted are decoded, and by us, who know what is wrong with one that does not fit.
         encoded = {k: tfds.decode.SkipDecoding() for k, v in features.items() if isinstance(v, tfds.features.Image)}
         self._records = self._reading(lambda: builder.as_data_source(self.split, decoders=encoded))
@@ -120,6 +117,7 @@ class PreparedSplit:
                 image=operator.itemgetter(self._image),
                 label=functools.partial(_label_of, self._label) if self._label else None,
                 num_classes=self._num_classes,
+                notes=self._notes,
             )
         )
 
@@ -138,7 +136,27 @@ class PreparedSplit:
             ) from error
 
 
-def decoded_source(info: SourceInfo, version: Path, split: str, prepared: Callable[[], PreparedSplit]) -> ArraySource:
+def _notes(split: str, wanted: str, splits: set[str], features: set[str]) -> tuple[str, ...]:
+    """What stands in for what, and what is left out, in words."""
+    unused = splits - {next((name for name in names if name in splits), "") for names in _SPLITS.values()}
+    listed = ((unused, "the split", "the splits"), (features, "the feature", "the features"))
+    left_out = [
+        f"{one if len(names) == 1 else many} {', '.join(sorted(names))} {'is' if len(names) == 1 else 'are'} left out"
+        for names, one, many in listed
+        if names
+    ]
+    stands_in = [f"there is no {wanted} split, and its {split} split stands in"] if split != wanted else []
+    return (*stands_in, *left_out)
+
+
+def decoded_source(
+    info: SourceInfo,
+    version: Path,
+    split: str,
+    prepared: Callable[[], PreparedSplit],
+    *,
+    notes: tuple[str, ...] = (),
+) -> ArraySource:
     """A split as one array, decoded the first time and kept beside the data set.
 
     Args:
@@ -146,20 +164,26 @@ def decoded_source(info: SourceInfo, version: Path, split: str, prepared: Callab
         version: the directory of the data set.
         split: the name of the split in the data set.
         prepared: opens the records, if need be.
+        notes: what was left out.
 
     Raises:
         UserError: as the records, and if they do not hold what ``info`` says.
     """
     paths = [version / "decoded" / f"{split}_{part}.npy" for part in ("images", "labels")]
     images, labels = (read_cached(path) for path in paths)
-    if images is None or labels is None or images.shape != (len(labels), *info.shape):
+    if images is None or labels is None or not _fit(images, labels, info):
         source = prepared().source(info.name)
         if source.info.shape != info.shape:
             raise UserError(f"{version} holds images of shape {source.info.shape}, expected {info.shape}. Remove it.")
         images, labels = _decode_all(source)
         for path, array in zip(paths, (images, labels), strict=True):
             write_cached(path, array)
-    return ArraySource(info, images, None if info.num_classes is None else labels)
+    return ArraySource(info, images, None if info.num_classes is None else labels, notes=notes)
+
+
+def _fit(images: np.ndarray, labels: np.ndarray, info: SourceInfo) -> bool:
+    """Whether what was kept is of the kind that is kept."""
+    return images.dtype == np.uint8 and labels.ndim == 1 and images.shape == (len(labels), *info.shape)
 
 
 def _decode_all(source: RecordSource) -> tuple[np.ndarray, np.ndarray]:

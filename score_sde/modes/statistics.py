@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from score_sde.config import ConfigDict
-from score_sde.data import SourceInfo
+from score_sde.data import SourceInfo, tell
 from score_sde.evaluation.metrics import data_statistics, extractor_of
 from score_sde.files import atomic_write_json
 from score_sde.locks import only_writer
@@ -34,6 +34,7 @@ def compute_statistics(config: ConfigDict, workdir: Path, command: str, extracto
     source = load_split(config, settings.reference_split)
     total = min(settings.reference_examples or len(source), len(source))
     make_directory(workdir)
+    tell({settings.reference_split: source})
     start = time.perf_counter()
     with (
         only_writer(workdir, "stats", doing=f"computing statistics in {workdir}"),

@@ -11,7 +11,7 @@ import numpy as np
 
 from score_sde.checkpointing import CheckpointWriter
 from score_sde.config import ConfigDict
-from score_sde.data import DataRecord, Source
+from score_sde.data import DataRecord, Source, tell
 from score_sde.errors import UserError
 from score_sde.evaluation.progress import sketch
 from score_sde.experiment import Experiment
@@ -42,6 +42,7 @@ def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
     make_directory(workdir)
     with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
         claim(config, workdir, DataRecord.of(sources["train"].info, sources))
+        tell(sources)
         start = time.perf_counter()
         watch = _pictures(experiment, sources["test"], workdir / "progress")
         state = train(experiment, workdir, watch=watch, sources=sources)

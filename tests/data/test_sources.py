@@ -167,7 +167,7 @@ def test_npz_takes_explicit_splits_levels_and_continuous_data(tmp_path: Path) ->
     [
         ({"pictures": _random_images(4)}, ["'pictures'", "expected 'images' or 'x'", "savez"]),
         ({"train": _random_images(4)}, ["'train'", "both 'train' and 'test'"]),
-        ({"images": _random_images(4) / 255.0}, ["float64", "uint8", "Convert"]),
+        ({"images": _random_images(4) / 255.0}, ["float64", "uint8", "(255 * x).round()"]),
         ({"images": _random_images(4)[..., 0]}, ["(4, 4, 5)", "[..., None]"]),
         ({"images": _random_images(4).transpose(0, 3, 1, 2)}, ["5 channels", "1 or 3", "transpose"]),
         ({"images": _random_images(4)[..., :2]}, ["2 channels", "1 or 3"]),
@@ -196,7 +196,7 @@ def test_npz_files_that_are_not_archives_of_arrays_are_refused(tmp_path: Path) -
     with pytest.raises(UserError, match=r"cannot be read.*intact"):
         load_source(f"npz:{path}", "train")
     np.savez(path, images=np.array([{"code": 1}], dtype=object))
-    with pytest.raises(UserError, match="object arrays are refused"):
+    with pytest.raises(UserError, match="objects of Python, which may run code"):
         load_source(f"npz:{path}", "train")
     np.savez(path, images=_random_images(50))
     path.write_bytes(path.read_bytes()[:2000])

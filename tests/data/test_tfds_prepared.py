@@ -1,7 +1,6 @@
 """Any prepared TFDS data set of images is what TFDS's own reader says it is, in memory or record by record."""
 
 import io
-import logging
 import pickle
 import sys
 from pathlib import Path
@@ -11,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from score_sde.data import ArraySource, check_images, load_source, make_train_iterator, source_info, tfds_prepared
+from score_sde.data import (
+    ArraySource,
+    check_images,
+    describe,
+    load_source,
+    make_train_iterator,
+    source_info,
+    tfds_prepared,
+)
 from score_sde.data.records import RecordSource
 from score_sde.errors import UserError
 
@@ -78,7 +85,7 @@ def tiny(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("limit", [0, 2**30])
 def test_a_split_is_what_the_stock_reader_reads_in_memory_or_record_by_record(
-    tiny: Path, tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny: Path, tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tensorflow_datasets as tfds
 
@@ -86,8 +93,7 @@ def test_a_split_is_what_the_stock_reader_reads_in_memory_or_record_by_record(
     stock: Any = tfds.builder_from_directory(str(tiny))
     for name in ("tfds:tiny/6x5", "tfds:tiny/6x5/1.0.0"):
         for split, theirs in (("train", "train"), ("test", "validation")):
-            with caplog.at_level(logging.INFO):
-                source = load_source(name, split, data_dir=str(tmp_path))
+            source = load_source(name, split, data_dir=str(tmp_path))
             assert isinstance(source, ArraySource if limit else RecordSource)
             examples = list(stock.as_data_source(theirs))
             every = np.arange(len(source))
@@ -98,7 +104,8 @@ def test_a_split_is_what_the_stock_reader_reads_in_memory_or_record_by_record(
             assert source.info == source_info(name, data_dir=str(tmp_path))
             copy = pickle.loads(pickle.dumps(source))
             np.testing.assert_array_equal(copy.gather(every[::-1]), source.gather(every[::-1]))
-    assert "has no test split; its validation split stands in" in caplog.text
+            said = " ".join(describe({split: source}))
+            assert ("there is no test split, and its validation split stands in" in said) == (split == "test")
     assert bool(list(tiny.rglob("*.npy"))) == bool(limit)
     assert "tensorflow" not in sys.modules
 

@@ -1,0 +1,105 @@
+"""What a data set holds, in words, and what was left out or changed on the way: said once, where a run begins."""
+
+import collections
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from score_sde.data.base import ArraySource, Source
+from score_sde.data.identity import IN_FULL
+
+log = logging.getLogger(__name__)
+
+_MOST_SUFFIXES = 5
+_CHUNK = 4096  # examples that are looked at at once
+_FAR = 10.0  # how far from 1 a scale may be
+
+
+def tell(sources: Mapping[str, Source]) -> None:
+    """Log :func:`describe`."""
+    for line in describe(sources):
+        log.info("%s", line)
+
+
+def describe(sources: Mapping[str, Source]) -> list[str]:
+    """Lines that say how many examples there are and of what kind, and what was left out or changed.
+
+    Args:
+        sources: The splits of one data set by their names.
+
+    Example:
+        >>> from score_sde.data.sources import load_source
+        >>> print(*describe({split: load_source("digits", split) for split in ("train", "test")}))
+        digits: 1,797 images of 8x8x1 with 17 levels, 1,500 in train and 297 in test.
+    """
+    first = next(iter(sources.values()))
+    info, total = first.info, sum(len(source) for source in sources.values())
+    size = "x".join(map(str, info.shape))
+    kind = f"examples of shape {size}" if info.num_levels is None else f"images of {size} with {info.num_levels} levels"
+    splits = " and ".join(f"{len(source):,} in {name}" for name, source in sources.items())
+    lines = [f"{info.name}: {total:,} {kind}, {splits}."]
+    notes = dict.fromkeys(note for source in sources.values() for note in getattr(source, "notes", ()))
+    if notes:
+        lines.append(f"{info.name}: {'; '.join(notes)}.")
+    whole = {name: source for name, source in sources.items() if _is_small(source)}
+    if info.num_levels is None:
+        lines += [line for name, source in whole.items() if (line := _scale(name, source))]
+    if set(whole) >= {"train", "test"} and (shared := _shared(whole["train"], whole["test"])):
+        lines.append(f"{info.name}: {shared:,} of {len(whole['test']):,} test examples are in the training split too.")
+    return lines
+
+
+def counted(number: int, one: str, many: str, rest: str) -> str:
+    """A clause about a number of things, or nothing about none.
+
+    >>> counted(1, "file is", "files are", "ignored"), counted(1200, "file is", "files are", "ignored")
+    ('1 file is ignored', '1,200 files are ignored')
+    """
+    return f"{number:,} {one if number == 1 else many} {rest}" if number else ""
+
+
+def suffixes(names: Iterable[str]) -> str:
+    """The suffixes of file names and how often they occur, the most frequent first.
+
+    >>> suffixes(["a.txt", "b.TXT", "c.mp4", "README"])
+    '.txt 2, .mp4 1, without suffix 1'
+    """
+    found = collections.Counter(os.path.splitext(name)[1].lower() or "without suffix" for name in names)
+    most = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:_MOST_SUFFIXES]
+    parts = [f"{ascii(suffix)[1:-1]} {count:,}" for suffix, count in most]
+    return ", ".join(parts + ["others"] * (len(found) > _MOST_SUFFIXES))
+
+
+def _is_small(source: Source) -> bool:
+    return isinstance(source, ArraySource) and len(source) * source.gather(np.arange(1)).nbytes <= IN_FULL
+
+
+def _scale(name: str, source: Source) -> str:
+    """What the coordinates of continuous data range over, if that is far from what the defaults are made for."""
+    values = source.gather(np.arange(len(source))).reshape(len(source), -1).astype(np.float64)
+    mean, std = np.abs(values.mean(axis=0)), values.std(axis=0)
+    if mean.max() <= _FAR and std.min() >= 1.0 / _FAR and std.max() <= _FAR:
+        return ""
+    digits = np.spacing(np.abs(values).max(axis=0).astype(np.float32)) > 1e-2 * std
+    lost = "" if not digits.any() else " Single precision, in which they are kept, tells few of its values apart."
+    worst = int(np.argmax(np.maximum(mean, np.maximum(std, 1.0 / np.maximum(std, 1e-300)))))
+    return (
+        f"{source.info.name}: the {name} split is far from unit scale: coordinate {worst} has mean "
+        f"{values[:, worst].mean():.4g} and standard deviation {std[worst]:.4g}.{lost} The defaults are made for means "
+        "near 0 and standard deviations near 1; standardize the data."
+    )
+
+
+def _shared(train: Source, test: Source) -> int:
+    """How many examples of the second source are in the first."""
+    known = set(_digests(train))
+    return sum(digest in known for digest in _digests(test))
+
+
+def _digests(source: Source) -> Iterable[bytes]:
+    for start in range(0, len(source), _CHUNK):
+        for example in source.gather(np.arange(start, min(start + _CHUNK, len(source)))):
+            yield hashlib.blake2b(np.ascontiguousarray(example).data, digest_size=16).digest()
