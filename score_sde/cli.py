@@ -163,28 +163,12 @@ def load_config(path: Path | None, overrides: list[str]) -> "ConfigDict":
         overrides: Arguments ``--config.a.b=value``.
 
     Raises:
-        UserError: If the file is missing or no configuration, or an override names no field or has the wrong type.
+        UserError: If the file is missing or no configuration, or a field does not exist or has a value that it may not
+            have.
     """
-    from absl import flags
-    from ml_collections import config_flags
+    from score_sde.config import default_config, from_file, with_overrides
 
-    from score_sde.config import check_fields, default_config, from_file, leaves
-
-    config = default_config() if path is None else from_file(path)
-    check_fields(config)
-    known = leaves(config)
-    for argument in overrides:
-        name, equals, _ = argument.removeprefix("--config.").partition("=")
-        if name not in known:
-            raise UserError(f"Unknown config field '{name}' in {argument}.{nearest(name, known)}")
-        if not equals:
-            raise UserError(f"The override {argument} has no value; expected {argument}=VALUE, now {known[name]!r}.")
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config.lock(), flag_values=values, sys_argv=["", *overrides])
-    try:
-        values(["score_sde", *overrides])
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(f"Cannot apply {' '.join(overrides)}: {str(error).splitlines()[0]}.") from error
+    config = with_overrides(default_config() if path is None else from_file(path), overrides).lock()
     typed_fields(config)
     return config
 

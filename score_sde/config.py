@@ -1,19 +1,26 @@
 """Configurations: files and overrides in, checked fields out; the one border where a ConfigDict becomes typed objects.
 
 Nothing below this module sees a configuration. A configuration file defines ``get_config()``; it starts from
-:func:`default_config` and overrides what differs. The fields are in ``defaults.py``.
+:func:`default_config` and overrides what differs. The fields are described in ``fields/``.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from score_sde.defaults import ConfigDict, default_config
-from score_sde.errors import UserError, nearest, unknown
+from score_sde.errors import UserError, nearest, refuse, unknown
+from score_sde.fields import FIELDS
+from score_sde.fields.kinds import Real, Several
 from score_sde.files import read_json
+
+_MODULE = "score_sde_config_file"
 
 
 def from_file(path: Path) -> ConfigDict:
@@ -27,32 +34,81 @@ def from_file(path: Path) -> ConfigDict:
         raise UserError(f"There is no config file {path}.{nearest(str(path), siblings)}")
     if path.suffix == ".json":
         return _from_record(path)
-    spec = importlib.util.spec_from_file_location("score_sde_config_file", path)
+    spec = importlib.util.spec_from_file_location(_MODULE, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; expected one that defines get_config().")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config()
+        with _importable(module, path.parent):
+            spec.loader.exec_module(module)
+            config = module.get_config()
+            if isinstance(config, ConfigDict):
+                leaves(config)  # which a configuration that holds itself does not have
+                return config if type(config) is ConfigDict else config.as_configdict()
     except UserError:
         raise
-    except Exception as error:  # the file is the user's program, and may fail in any way
-        raise UserError(f"The config file {path} fails: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"get_config() in {path} returns a {type(config).__name__}; expected a ConfigDict.")
-    return config
+    except BaseException as error:  # the file is the user's program, and may end in any way, sys.exit(0) among them
+        said = "".join(f": {line}" for line in str(error).strip().splitlines()[:1])
+        raise UserError(f"The config file {path} fails: {type(error).__name__}{said}") from error
+    raise UserError(f"get_config() in {path} returns a {type(config).__name__}; expected a ConfigDict.")
+
+
+@contextlib.contextmanager
+def _importable(module: ModuleType, folder: Path) -> Iterator[None]:
+    """While a configuration file runs it is a module like any other, and may import the files beside it."""
+    before, path = dict(sys.modules), list(sys.path)
+    sys.modules[_MODULE] = module
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name in sys.modules.keys() - before.keys():
+            # Another configuration may have a file of the same name beside it.
+            origin = getattr(sys.modules[name], "__file__", None)
+            if name != _MODULE and origin and Path(origin).resolve().is_relative_to(folder.resolve()):
+                del sys.modules[name]
 
 
 def _from_record(path: Path) -> ConfigDict:
     """The configuration in a record. One that is older than a field stands for what is now its default."""
     recorded = read_json(path, remedy="expected the config.json of a run") or {}
-    config, known = default_config(), leaves(default_config())
-    for name, value in leaves(recorded).items():
-        if name not in known:
-            raise UserError(f"Unknown config field '{name}' in {path}.{nearest(name, known)}")
-        value = tuple(value) if isinstance(known[name], tuple) and isinstance(value, list) else value
-        _check_type(name, value, known[name])
-        config.update_from_flattened_dict({name: value})
+    given = leaves(recorded)
+    refuse(f"Unknown config field '{name}' in {path}.{nearest(name, FIELDS)}" for name in given if name not in FIELDS)
+    config = default_config()
+    with config.ignore_type():  # check_fields says more about a wrong type
+        config.update_from_flattened_dict({name: _from_json(name, value) for name, value in given.items()})
+    return config
+
+
+def _from_json(name: str, value: Any) -> Any:
+    """The value of a field as it was before JSON, which knows no tuples and writes 1.0 as 1."""
+    if isinstance(FIELDS[name], Several) and isinstance(value, list):
+        return tuple(value)
+    return float(value) if isinstance(FIELDS[name], Real) and FIELDS[name].accepts(value) else value
+
+
+def with_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Apply arguments ``--config.a.b=VALUE``, each read as its field is described, and check all fields.
+
+    Of several for one field the last counts.
+
+    Raises:
+        UserError: With everything that is wrong.
+    """
+    problems, values, known = _wrong_names(config), {}, leaves(config)
+    for argument in overrides:
+        name, equals, text = argument.removeprefix("--config.").partition("=")
+        if name not in FIELDS:
+            problems.append(f"Unknown config field '{name}' in {argument}.{nearest(name, FIELDS)}")
+        elif not equals:
+            problems.append(
+                f"The override {argument} has no value; expected {argument}=VALUE, now {known.get(name)!r}."
+            )
+        else:
+            values[name] = FIELDS[name].parse(text)
+    refuse(problems + _wrong_values(known | values))
+    config.update_from_flattened_dict(values)
     return config
 
 
@@ -72,38 +128,25 @@ def leaves(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Refuse fields that do not exist, fields that are missing, and values of another type than the default's."""
-    given, known = leaves(config), leaves(default_config())
-    for name in given:
-        if name not in known:
-            raise UserError(f"Unknown config field '{name}'.{nearest(name, known)}")
-    if missing := sorted(set(known) - set(given)):
-        raise UserError(f"The config lacks {', '.join(missing)}: start from score_sde.config.default_config().")
-    for name, value in given.items():
-        _check_type(name, value, known[name])
+    """Refuse fields that do not exist, fields that are missing, and values that a field may not have.
+
+    Raises:
+        UserError: With all of them at once.
+    """
+    refuse(_wrong_names(config) + _wrong_values(leaves(config)))
 
 
-def _check_type(name: str, value: Any, expected: Any) -> None:
-    """Refuse a value of another type than the default's; a whole number may stand for a float."""
-    kinds = (int, float) if type(expected) is float else (type(expected),)
-    if type(value) not in kinds:
-        raise UserError(f"config.{name} is {value!r}; expected {type(expected).__name__}, such as {expected!r}.")
+def _wrong_names(config: ConfigDict) -> list[str]:
+    given = leaves(config)
+    unknown_names = [f"Unknown config field '{name}'.{nearest(name, FIELDS)}" for name in given if name not in FIELDS]
+    missing = ", ".join(sorted(set(FIELDS) - set(given)))
+    lacking = f"The config lacks {missing}: start from score_sde.config.default_config()."
+    return unknown_names + [lacking] * bool(missing)
 
 
-def at_least(config: ConfigDict, minimum: float | int, *names: str) -> None:
-    """Refuse values below ``minimum``, and NaN, for the named fields."""
-    flat = leaves(config)
-    for name in names:
-        if not flat[name] >= minimum:
-            raise UserError(f"config.{name} is {flat[name]}; expected at least {minimum}.")
-
-
-def below(config: ConfigDict, bound: float | int, *names: str) -> None:
-    """Refuse values of ``bound`` and above, and NaN, for the named fields."""
-    flat = leaves(config)
-    for name in names:
-        if not flat[name] < bound:
-            raise UserError(f"config.{name} is {flat[name]}; expected a value below {bound}.")
+def _wrong_values(values: Mapping[str, Any]) -> list[str]:
+    described = {name: value for name, value in values.items() if name in FIELDS}
+    return [problem for name, value in described.items() if (problem := FIELDS[name].problem(name, value)) is not None]
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -147,7 +190,7 @@ def choose(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
     return registry[name]
 
 
-def build(cls: type, fields: Mapping[str, Any] | ConfigDict, **overrides: Any) -> Any:
+def build(cls: Any, fields: Mapping[str, Any] | ConfigDict, **overrides: Any) -> Any:
     """Construct a dataclass from those of its fields that the mapping holds."""
     names = {field.name for field in dataclasses.fields(cls)}
     return cls(**{name: value for name, value in fields.items() if name in names} | overrides)

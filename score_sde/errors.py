@@ -8,6 +8,21 @@ class UserError(Exception):
     """Bad input from outside the program; the command line prints it without a traceback and exits with 2."""
 
 
+def refuse(problems: Iterable[str]) -> None:
+    """Raise one error that tells all problems, if there are any.
+
+    >>> refuse([])
+    >>> refuse(["a is 1; expected 2.", "b is 3; expected 4."])
+    Traceback (most recent call last):
+    score_sde.errors.UserError: 2 things are wrong:
+      a is 1; expected 2.
+      b is 3; expected 4.
+    """
+    found = list(dict.fromkeys(problems))
+    if found:
+        raise UserError(found[0] if len(found) == 1 else "\n  ".join([f"{len(found)} things are wrong:", *found]))
+
+
 class Preempted(Exception):
     """The run was asked to end, and everything it needs to go on is saved.
 

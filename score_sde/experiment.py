@@ -2,44 +2,43 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Collection
+from typing import Any
 
 import jax
 import optax
 from jax.sharding import Mesh
 
 from score_sde.chains import BETAS, DDPM, NCSN, SIGMAS, Chain
-from score_sde.config import ConfigDict, build, check_fields, choose
+from score_sde.config import ConfigDict, build, check_fields
 from score_sde.distributed import make_mesh, state_sharding, with_sharding
-from score_sde.errors import UserError
+from score_sde.errors import UserError, refuse
+from score_sde.fields.measuring import ADAPTIVE
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.likelihood.latent_variable import LearnedReversal
 from score_sde.models.registry import make_dequantizer, make_latent_model, make_network
 from score_sde.objectives import LatentVariableModel, NoiseAndFraction, make_predict_fn
-from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS, Parameterization, make_score_fn, thresholded
+from score_sde.parameterization import PARAMETERIZATIONS, Parameterization, make_score_fn, thresholded
 from score_sde.processes import Process, ReverseProcess
 from score_sde.sampling import GRIDS, Grid, edm_times, levels_of
 from score_sde.sdes import SDE, VE, VP, SubVP
 from score_sde.solvers import (
-    CONTINUOUS,
     CORRECTORS,
     DETERMINISTIC,
     PREDICTORS,
     Ancestral,
-    DPMSolverMultistep,
     GaussianReversal,
     PredictorCorrector,
     Solver,
-    UniPC,
 )
 from score_sde.training.objective import Trainees, make_loss
 from score_sde.training.optim import make_optimizer
 from score_sde.training.state import TrainState, create_state, state_of
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Batch, Dequantizer, LossFn, Network, Params, ScoreFn, Times, expand_like
-from score_sde.validation import check_values
+from score_sde.validation import PURPOSES, Purpose, problems_of, thresholding_problems
 
 SDES: dict[str, type[SDE]] = {"vp": VP, "subvp": SubVP, "ve": VE}
-ADAPTIVE = ("adaptive", "adaptive_sde")  # predictors that are no steps: error control chooses these
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,6 @@ class Experiment:
     mesh: Mesh  # the devices
     event_shape: tuple[int, ...]
     quantization: Quantization
-    dequantizer: Dequantizer | None  # None for uniform noise
     sde: SDE
     process: Process  # what is trained and sampled: the SDE, or a chain of which it is the limit
     network: Network  # what the score is made of
@@ -60,40 +58,48 @@ class Experiment:
     loss_fn: LossFn
     tx: optax.GradientTransformation
     train_step: TrainStep
-    solver: Solver | None  # None for the adaptive predictors
-    times: Grid
 
     @classmethod
     def from_config(
-        cls, config: ConfigDict, event_shape: tuple[int, ...], num_levels: int | None, *, mesh: Mesh | None = None
+        cls,
+        config: ConfigDict,
+        event_shape: tuple[int, ...],
+        num_levels: int | None,
+        *,
+        mesh: Mesh | None = None,
+        purposes: Collection[Purpose] = PURPOSES,
     ) -> "Experiment":
         """Build a run for data of the given event shape and number of grey levels (``None``: continuous).
 
         It runs on the devices of ``mesh``, by default all there are, laid out as ``config.mesh`` says.
 
+        Args:
+            config: The configuration.
+            event_shape: Shape of one example.
+            num_levels: Number of grey levels; ``None`` for continuous data.
+            mesh: The devices.
+            purposes: What it is built for; fields that these do not read are not looked at.
+
         Raises:
-            UserError: For unknown fields and names, and for values out of range.
+            UserError: With all that is wrong: unknown fields and names, values out of range or at odds with others.
         """
         check_fields(config)
-        check_values(config)
-        mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp) if mesh is None else mesh
+        if mesh is None:
+            mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+        refuse(_problems(config, event_shape, num_levels, purposes))
         sde = make_sde(config)
         process = make_process(config, sde)
         trainees = _make_trainees(config, event_shape)
         parameterization = _make_parameterization(config)
         quantization = Quantization(num_levels=num_levels, centered=config.data.centered)
         loss_fn = make_loss(config, process, trainees, parameterization, quantization)
-        _check_levels(config, process)
         optim = {k: v for k, v in config.optim.items() if k == "ema_widths" or not k.startswith("ema")}
         tx = make_optimizer(num_steps=config.training.num_steps, **optim)
-        if num_levels is None and config.sampling.thresholding != "none":
-            raise UserError("Thresholding clips to the range of images; set config.sampling.thresholding=none.")
         return cls(
             config=config,
             mesh=mesh,
             event_shape=event_shape,
             quantization=quantization,
-            dequantizer=make_dequantizer(dict(config.dequantizer), event_shape, num_levels),
             sde=sde,
             process=process,
             network=trainees.score,
@@ -111,9 +117,24 @@ class Experiment:
                 accumulate=config.training.accumulate,
                 mesh=mesh,
             ),
-            solver=_make_solver(config),
-            times=make_times(config, sde, process, grid=config.sampling.grid, num_steps=config.sampling.num_steps),
         )
+
+    @functools.cached_property
+    def solver(self) -> Solver | None:
+        """The solver of ``config.sampling``; ``None`` for the adaptive predictors."""
+        return _make_solver(self.config)
+
+    @functools.cached_property
+    def times(self) -> Grid:
+        """The times of ``config.sampling``."""
+        sampling = self.config.sampling
+        with jax.ensure_compile_time_eval():  # they are kept, and so must be numbers even where a program asks first
+            return make_times(self.config, self.sde, self.process, grid=sampling.grid, num_steps=sampling.num_steps)
+
+    @functools.cached_property
+    def dequantizer(self) -> Dequantizer | None:
+        """The dequantizer of ``config.dequantizer``; ``None`` for uniform noise."""
+        return make_dequantizer(dict(self.config.dequantizer), self.event_shape, self.quantization.num_levels)
 
     def init_state(self) -> TrainState:
         """The state at step 0."""
@@ -189,9 +210,35 @@ class Experiment:
         return 0.0 if flow else self.config.sampling.noise_scale
 
 
+def _problems(
+    config: ConfigDict, event_shape: tuple[int, ...], num_levels: int | None, purposes: Collection[Purpose]
+) -> list[str]:
+    """All that is wrong with fields that are right one by one, some of which only building tells."""
+    found = list(problems_of(config, event_shape, purposes))
+    found += thresholding_problems(config, num_levels, purposes)
+
+    def attempt(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        try:
+            return make(*arguments, **options)
+        except UserError as error:
+            found.append(str(error))
+            return None
+
+    sde, wanted = make_sde(config), set(purposes)
+    process = attempt(make_process, config, sde)
+    attempt(_make_trainees, config, event_shape)
+    variational = config.likelihood.dequantization == "variational" and config.model.name != "vae"
+    if "dequantize" in wanted or ("likelihood" in wanted and variational):
+        attempt(make_dequantizer, dict(config.dequantizer), event_shape, num_levels)
+    if "sample" in wanted and process is not None and not found:
+        grid = {"grid": config.sampling.grid, "num_steps": config.sampling.num_steps}
+        attempt(make_times, config, sde, process, **grid)
+    return found
+
+
 def make_sde(config: ConfigDict) -> SDE:
     """The forward process that the configuration names."""
-    return build(choose("SDE", config.sde.name, SDES), config.sde)
+    return build(SDES[config.sde.name], config.sde)
 
 
 def make_process(config: ConfigDict, sde: SDE) -> Process:
@@ -203,30 +250,21 @@ def make_process(config: ConfigDict, sde: SDE) -> Process:
     name, n = config.sde.schedule, config.parameterization.num_scales
     if name == "continuous":
         return sde
-    if config.sde.name == "vp":
-        schedule = choose("schedule of the VP chain", name, {"continuous": None, **BETAS})
-        betas = schedule(n, config.sde.beta_min / n, config.sde.beta_max / n)
-        if not float(betas.max()) < 1.0:
-            raise UserError(
-                f"With config.parameterization.num_scales={n} levels a step of the {name} chain has variance "
-                f"{float(betas.max()):g}; expected less than 1, so more than config.sde.beta_max levels."
-            )
-        return DDPM(betas=betas)
-    if config.sde.name == "ve":
-        sigmas = choose("schedule of the VE chain", name, {"continuous": None, **SIGMAS})
-        return NCSN(sigmas=sigmas(n, config.sde.sigma_min, config.sde.sigma_max))
-    raise UserError(f"config.sde.schedule is {name}, and no chain is named for {config.sde.name}; expected continuous.")
-
-
-def _check_levels(config: ConfigDict, process: Process) -> None:
-    """Refuse training times below the first level of a chain, which would be those of data without any noise."""
-    if config.objective.kind == "bound" or not isinstance(process, DDPM):
-        return
-    if round(config.objective.t_min * process.num_levels) < 1:
+    schedules = {"vp": BETAS, "ve": SIGMAS}.get(config.sde.name, {})
+    if name not in schedules:
         raise UserError(
-            f"config.objective.t_min is {config.objective.t_min:g}, and the first level of the chain is at "
-            f"{1.0 / process.num_levels:g}; expected that (1 / config.parameterization.num_scales) or more."
+            f"config.sde.schedule is {name}, and config.sde.name is {config.sde.name}; expected "
+            f"{', '.join(['continuous', *schedules])}."
         )
+    if config.sde.name == "ve":
+        return NCSN(sigmas=SIGMAS[name](n, config.sde.sigma_min, config.sde.sigma_max))
+    betas = BETAS[name](n, config.sde.beta_min / n, config.sde.beta_max / n)
+    if not float(betas.max()) < 1.0:
+        raise UserError(
+            f"With config.parameterization.num_scales={n} levels a step of the {name} chain has variance "
+            f"{float(betas.max()):g}; expected less than 1, so more than config.sde.beta_max levels."
+        )
+    return DDPM(betas=betas)
 
 
 def make_times(config: ConfigDict, sde: SDE, process: Process, *, grid: str, num_steps: int) -> Grid:
@@ -238,12 +276,12 @@ def make_times(config: ConfigDict, sde: SDE, process: Process, *, grid: str, num
 def make_grid(config: ConfigDict, sde: SDE, *, grid: str, num_steps: int, t_end: float) -> Grid:
     """``num_steps`` steps from 1 to ``t_end``, spaced as the name says."""
     grids = {**GRIDS, "edm": functools.partial(edm_times, rho=config.sampling.rho)}
-    return choose("grid", grid, grids)(sde, num_steps, t_end)
+    return grids[grid](sde, num_steps, t_end)
 
 
 def make_predictor(name: str, sampling: ConfigDict) -> Solver:
     """The predictor of a name, with its numbers from the configuration."""
-    predictor = choose("predictor", name, PREDICTORS)
+    predictor = PREDICTORS[name]
     return build(predictor, sampling) if isinstance(predictor, type) else predictor()
 
 
@@ -261,8 +299,7 @@ def _make_trainees(config: ConfigDict, event_shape: tuple[int, ...]) -> Trainees
 
 def _make_parameterization(config: ConfigDict) -> Parameterization:
     fields = dict(config.parameterization)
-    cls = choose("parameterization", fields.pop("output"), PARAMETERIZATIONS)
-    choose("noise condition", fields["condition_on"], CONDITIONS)
+    cls = PARAMETERIZATIONS[fields.pop("output")]
     if config.parameterization.output == "edm":  # preconditioning fixes both
         fields |= {"scale_input": True, "condition_on": "log_noise"}
     return build(cls, fields)
@@ -270,34 +307,14 @@ def _make_parameterization(config: ConfigDict) -> Parameterization:
 
 def _make_solver(config: ConfigDict) -> Solver | None:
     sampling = config.sampling
-    choose("thresholding", sampling.thresholding, {"none": 1, "static": 1, "dynamic": 1})
-    choose("denoising", sampling.denoising, {"tweedie": 1, "mean": 1, "none": 1})
-    corrector = None
-    if sampling.corrector != "none":
-        corrector = build(choose("corrector", sampling.corrector, {**CORRECTORS, "none": None}), sampling)
-    choose("predictor", sampling.predictor, {**PREDICTORS, **dict.fromkeys(ADAPTIVE)})
-    if config.sde.schedule != "continuous" and sampling.predictor in {*CONTINUOUS, *ADAPTIVE}:
-        raise UserError(
-            f"The predictor {sampling.predictor} follows a drift, and a chain (config.sde.schedule="
-            f"{config.sde.schedule}) has none; expected one of {', '.join(sorted({*PREDICTORS} - CONTINUOUS))}."
-        )
     if sampling.predictor in ADAPTIVE:
-        if corrector is not None:
-            raise UserError(
-                f"The predictor {sampling.predictor} takes no corrector; set config.sampling.corrector=none."
-            )
         return None
     predictor = make_predictor(sampling.predictor, sampling)
-    if corrector is None:
+    if sampling.corrector == "none":
         return predictor
-    if isinstance(predictor, DPMSolverMultistep | UniPC):
-        raise UserError(
-            f"The predictor {sampling.predictor} goes on from its own past, and a corrector would move the sample away "
-            "from it; set config.sampling.corrector=none, or take dpm_solver_2s."
-        )
     return PredictorCorrector(
         predictor=predictor,
-        corrector=corrector,
+        corrector=build(CORRECTORS[sampling.corrector], sampling),
         num_corrections=sampling.num_corrections,
         corrector_first=sampling.corrector_first,
     )

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from score_sde.errors import UserError, nearest
+from score_sde.fields import FIELDS
+from score_sde.fields.kinds import Path as Place
 
 if TYPE_CHECKING:
     from score_sde.config import ConfigDict
 
 #: Fields of a configuration that name a place in the file system.
-FIELDS = ("data.data_dir", "evaluation.weights", "evaluation.reference")
+PLACES = tuple(name for name, kind in FIELDS.items() if isinstance(kind, Place))
 #: What ``data.name`` says before a path.
 DATA = ("npz:", "folder:", "arrayrecord:")
 
@@ -72,7 +74,7 @@ def typed_fields(config: "ConfigDict") -> None:
     Raises:
         UserError: As :func:`typed`.
     """
-    for field in FIELDS:
+    for field in PLACES:
         group, _, leaf = field.partition(".")
         if (given := config[group][leaf]) and (found := typed(given, f"config.{field}")) != given:
             config[group][leaf] = found

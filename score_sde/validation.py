@@ -1,194 +1,282 @@
-"""What the values of a configuration must be, beyond their types: ranges, and which go together."""
+"""Which values of a configuration go together; what each may be on its own is in ``fields/``.
 
-from score_sde.config import ConfigDict, at_least, below, choose
-from score_sde.data.base import SPLITS
-from score_sde.errors import UserError
-from score_sde.metrics import METRICS
-from score_sde.plan.chips import NAMES
-from score_sde.sampling import GRIDS
-from score_sde.training.ema import MAX_WIDTH, MAX_WIDTHS
-from score_sde.training.objective import KINDS, VARIANCES
+Every check yields the sentences of all that is wrong, and only of what the purposes read.
+"""
 
-MIN_SAMPLES = 40  # the groups of an interval of a metric need two each
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Literal, get_args
+
+from score_sde.config import ConfigDict
+from score_sde.fields import FIELDS
+from score_sde.fields.kinds import shown
+from score_sde.fields.measuring import ADAPTIVE
+from score_sde.models.sizes import parameter_count
+from score_sde.solvers import CONTINUOUS, PREDICTORS, DPMSolverMultistep, UniPC
+
+#: What a configuration is built for.
+Purpose = Literal["train", "sample", "pareto", "likelihood", "evaluate", "dequantize"]
+PURPOSES: frozenset[Purpose] = frozenset(get_args(Purpose))
+
+_OF_MODES: Mapping[str, frozenset[Purpose]] = {
+    **{"train": frozenset({"train"}), "sample": frozenset({"sample"}), "pareto": frozenset({"pareto"})},
+    "demo": frozenset({"train", "sample", "likelihood"}),
+    **{"likelihood": frozenset({"likelihood"}), "train_dequantizer": frozenset({"dequantize"})},
+}
+
+_MAX_PARAMETERS = 1e11  # 400 GB in float32, and as much again for every moment and average
+_MAX_BATCH = 1e12  # numbers in a batch
+_MAX_SAMPLES = 1e13  # numbers in all samples
+_MAX_PAIRS = 2e8  # pairs of a time and a level, which are compared to find the nearest
 
 
-def check_values(config: ConfigDict) -> None:
-    """Refuse values that are out of range, or that do not go together.
+def purposes_of(mode: str | None, config: ConfigDict) -> frozenset[Purpose]:
+    """What a mode builds a configuration for; all purposes where no mode is named.
 
-    Raises:
-        UserError: With the field, its value and what was expected.
+    >>> from score_sde.config import default_config
+    >>> sorted(purposes_of("eval", default_config())), sorted(purposes_of("export", default_config()))
+    (['evaluate'], [])
     """
-    at_least(
-        config,
-        1,
-        *("model.features", "model.num_blocks", "training.num_steps", "training.batch_size", "training.log_every"),
-        *("training.eval_every", "training.checkpoint_every", "training.keep_checkpoints", "sampling.num_steps"),
-        "training.accumulate",
-        *("training.steps_per_dispatch", "sampling.num_samples", "sampling.batch_size", "likelihood.batch_size"),
-        "likelihood.num_dequantizations",
-        *("likelihood.num_weights", "objective.num_projections"),
-    )
-    at_least(config, 0, "data.workers", "data.prefetch", "training.sample_every")
-    at_least(config, 2, "pareto.num_samples", "parameterization.num_scales")
-    at_least(
-        config,
-        0,
-        "seed",
-        "model.num_classes",
-        "sampling.num_corrections",
-        *("likelihood.num_probes", "likelihood.num_examples", "likelihood.bound_times", "likelihood.num_steps"),
-        *("likelihood.budget_examples", "likelihood.noise_levels", "likelihood.chain_terms"),
-        *(f"{group}.keep_{what}" for group in ("training", "dequantizer") for what in ("every", "best")),
-    )
-    at_least(config, 0, "optim.lr", "optim.eps", "optim.weight_decay", "optim.warmup", "optim.ema_rate")
-    at_least(config, 0, "optim.beta1", "optim.beta2", "model.dropout", "sampling.snr")
-    at_least(config, 0, "sampling.noise_scale", "sampling.eta", "sampling.churn", "sampling.churn_min")
-    at_least(config, 1, "sampling.rho", "sampling.max_steps", "likelihood.order")
-    at_least(config, 1e-12, "sde.beta_min", "sde.sigma_min", "parameterization.data_std", "objective.t_min")
-    at_least(config, 1e-12, "sampling.t_min", "sampling.tolerance", "likelihood.t_min", "likelihood.tolerance")
-    at_least(config, 1e-12, "sampling.sde_rtol", "sampling.sde_atol")
-    below(config, 1, "objective.t_min", "sampling.t_min", "likelihood.t_min", "model.dropout")
-    below(config, 1, "optim.beta1", "optim.beta2", "optim.ema_rate", "plan.headroom")
-    at_least(config, 0, "sampling.threshold_quantile", "plan.headroom")
-    below(config, 1 + 1e-9, "sampling.threshold_quantile")
-    below(config, 2**32, "seed")
-    choose("schedule", config.optim.schedule, {"constant": 1, "cosine": 1})
-    choose("probe kind", config.likelihood.probe_kind, {"rademacher": 1, "gaussian": 1})
-    choose("dequantization", config.likelihood.dequantization, {"uniform": 1, "variational": 1})
-    choose("grid", config.likelihood.grid, GRIDS)
-    choose("chip", config.plan.chip, dict.fromkeys(NAMES))
-    below(config, 6, "likelihood.order")
-    at_least(config, 0, "mesh.data", "mesh.fsdp", "ema_width")
-    below(config, MAX_WIDTH + 1e-9, "ema_width")
-    multipliers = config.model.channel_multipliers
-    if not multipliers or not all(isinstance(m, int) and m >= 1 for m in multipliers):
-        raise UserError(f"config.model.channel_multipliers is {multipliers}; expected integers from 1, one per level.")
-    for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
-        if not config.sde[low] < config.sde[high]:
-            raise UserError(
-                f"config.sde.{low} is {config.sde[low]} and config.sde.{high} is {config.sde[high]}; "
-                "expected the first to be smaller."
-            )
-    _check_pairs(config.likelihood)
-    _check_objective(config)
-    _check_averages(config.optim, config.training.log_every)
-    _check_dequantizer(config)
-    _check_evaluation(config)
-    for group in ("training", "dequantizer"):
-        _check_intervals(group, config[group])
+    if mode is None:
+        return PURPOSES
+    if mode != "eval":
+        return _OF_MODES.get(mode, frozenset())
+    wanted: dict[Purpose, bool] = {"evaluate": True, "likelihood": config.evaluation.likelihood}
+    wanted["sample"] = config.evaluation.num_samples > 0
+    return frozenset(purpose for purpose, needed in wanted.items() if needed)
 
 
-def _check_pairs(likelihood: ConfigDict) -> None:
-    for name, none in (("bound_times", "no bound"), ("chain_terms", "all steps")):
-        if likelihood[name] % 2:
-            raise UserError(
-                f"config.likelihood.{name} is {likelihood[name]}; expected an even number, for they come in pairs, or "
-                f"0 for {none}."
-            )
+def problems_of(config: ConfigDict, event_shape: tuple[int, ...], purposes: Collection[Purpose]) -> Iterator[str]:
+    """Sentences about values that do not go together.
+
+    Args:
+        config: A configuration whose fields have been checked one by one.
+        event_shape: Shape of one example.
+        purposes: What it is going to be used for; fields that these do not read are not looked at.
+    """
+    wanted = set(purposes)
+    yield from _diffusion(config)
+    yield from _objective(config)
+    yield from _network(config, event_shape)
+    if "train" in wanted:
+        yield from _trained(config, event_shape)
+        yield from _averages(config)
+        yield from _intervals(config, "training")
+        yield from _batch(config, "training", event_shape)
+    if "dequantize" in wanted:
+        yield from _intervals(config, "dequantizer")
+        yield from _batch(config, "dequantizer", event_shape)
+    if wanted & {"train", "evaluate"}:
+        yield from _training_times(config)
+    if wanted & {"sample", "pareto"}:
+        yield from _sampling(config, event_shape)
+    if "sample" in wanted and config.model.name != "vae":
+        yield from _solver(config)
+    if "likelihood" in wanted:
+        yield from _likelihood(config)
+        yield from _batch(config, "likelihood", event_shape)
 
 
-def _check_objective(config: ConfigDict) -> None:
+def _diffusion(config: ConfigDict) -> Iterator[str]:
+    low, high = ("sigma_min", "sigma_max") if config.sde.name == "ve" else ("beta_min", "beta_max")
+    if not config.sde[low] < config.sde[high]:
+        yield (
+            f"config.sde.{low} is {config.sde[low]} and config.sde.{high} is {config.sde[high]}; "
+            "expected the first to be smaller."
+        )
+
+
+def _objective(config: ConfigDict) -> Iterator[str]:
     objective, variances, autoencoder = config.objective, config.parameterization.variances, config.model.name == "vae"
-    choose("objective", objective.kind, dict.fromkeys(KINDS))
-    choose("variances", variances, VARIANCES)
-    at_least(config, 0, "objective.hybrid")
-    below(config, float("inf"), "objective.hybrid")
     on_bound, learned = objective.kind == "bound", variances == "learned"
     if autoencoder and not on_bound:
-        raise UserError(
+        yield (
             f"config.model.name is vae and config.objective.kind is {objective.kind}, which trains a score; expected "
             "config.objective.kind=bound, or another network."
         )
     if on_bound and not autoencoder and config.sde.schedule == "continuous":
-        raise UserError(
+        yield (
             "config.objective.kind is bound, and config.sde.schedule=continuous names no chain whose bound that could "
             "be; expected one, such as config.sde.schedule=linear, or config.objective.kind=denoising with "
             "config.objective.weighting=likelihood, which is the bound in continuous time."
         )
     if learned and (autoencoder or not on_bound):
-        raise UserError(
+        yield (
             "config.parameterization.variances is learned, and nothing but the bound of a chain trains them; expected "
             "config.objective.kind=bound and a score network, or variances small or large."
         )
     if objective.hybrid and not (learned and on_bound):
-        raise UserError(
+        yield (
             f"config.objective.hybrid is {objective.hybrid}, and the part of the bound in it trains learned variances "
             "alone; expected config.parameterization.variances=learned, or config.objective.hybrid=0.0."
         )
-    if learned and config.likelihood.chain_terms:
-        raise UserError(
-            f"config.likelihood.chain_terms is {config.likelihood.chain_terms}, and the bound with learned variances "
-            "takes all steps; expected config.likelihood.chain_terms=0."
-        )
-    if autoencoder and config.likelihood.dequantization != "uniform":
-        raise UserError(
-            f"config.likelihood.dequantization is {config.likelihood.dequantization}, which is trained against a "
-            "score; expected uniform for config.model.name=vae."
-        )
 
 
-def _check_averages(optim: ConfigDict, log_every: int) -> None:
-    widths, every = optim.ema_widths, optim.ema_snapshot_every
-    good = all(isinstance(width, float) and 0.0 < width <= MAX_WIDTH for width in widths)
-    if not good or len(set(widths)) < len(widths) or len(widths) > MAX_WIDTHS:
-        raise UserError(
-            f"config.optim.ema_widths is {widths}; expected at most {MAX_WIDTHS} different numbers above 0 and up to "
-            f"{MAX_WIDTH}, such as (0.05, 0.10)."
+def _training_times(config: ConfigDict) -> Iterator[str]:
+    if config.objective.kind == "bound" or config.sde.schedule == "continuous":
+        return
+    t_min, num_levels = config.objective.t_min, config.parameterization.num_scales
+    # Below its first level a chain has data without any noise.
+    if config.sde.name == "vp" and round(t_min * num_levels) < 1:
+        yield (
+            f"config.objective.t_min is {t_min:g}, and the first level of the chain is at {1.0 / num_levels:g}; "
+            "expected that (1 / config.parameterization.num_scales) or more."
         )
-    if every < 0 or every % log_every:
-        raise UserError(
+    if config.objective.times == "importance":
+        yield "config.objective.times=importance needs an SDE; set config.sde.schedule=continuous."
+
+
+def _network(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+    count = parameter_count(dict(config.model), event_shape, num_scales=config.parameterization.num_scales)
+    if count > _MAX_PARAMETERS:
+        names = ", ".join(
+            f"config.model.{name}={shown(config.model[name])}" for name in _SIZES[config.model.name == "vae"]
+        )
+        yield (
+            f"The network would have about {count:.0e} parameters, {4 * count / 1e12:,.0f} TB; expected at most "
+            f"{_MAX_PARAMETERS:.0e}. Its size is given by {names}."
+        )
+    model = config.model
+    if model.name in ("ncsnpp", "ddpm") and model.fir and not any(model.fir_kernel):
+        yield f"config.model.fir_kernel is {model.fir_kernel}; expected at least one weight above 0."
+
+
+_SIZES = {False: ("features", "channel_multipliers", "num_blocks"), True: ("channels", "widths", "latent_dim")}
+
+
+def _trained(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+    """What an old run may have been trained with, and no new one should be."""
+    model, parameterization = config.model, config.parameterization
+    if model.num_classes:
+        yield (
+            f"config.model.num_classes is {model.num_classes}, and training does not read labels yet: the network "
+            "would learn one class, none; expected 0."
+        )
+    if model.name == "mlp" and model.embedding == "none":
+        yield "config.model.embedding is none, and the mlp always embeds the noise; expected positional or fourier."
+    if model.name == "ncsn" and parameterization.condition_on not in ("level", "descending_level"):
+        yield (
+            f"config.parameterization.condition_on is {parameterization.condition_on}, and the network ncsn looks up "
+            "the number of a level; expected descending_level, or another network, such as ncsnv2_64."
+        )
+    if model.name in ("ncsnpp", "ddpm") and len(event_shape) == 3:
+        heights = [event_shape[0] // 2**level for level in range(event_shape[0].bit_length())]
+        missing = [height for height in model.attention_resolutions if height not in heights]
+        if missing and model.attention_resolutions != FIELDS["model.attention_resolutions"].default:
+            yield (
+                f"config.model.attention_resolutions is {shown(model.attention_resolutions)}, and the feature maps of "
+                f"such images have heights {', '.join(map(str, heights))}; expected some of these, or ()."
+            )
+
+
+def _averages(config: ConfigDict) -> Iterator[str]:
+    widths, every, log_every = config.optim.ema_widths, config.optim.ema_snapshot_every, config.training.log_every
+    if every % log_every:
+        yield (
             f"config.optim.ema_snapshot_every is {every}; expected a multiple of config.training.log_every, "
             f"{log_every}, or 0 for no snapshots."
         )
     if every and not widths:
-        raise UserError(
+        yield (
             f"config.optim.ema_snapshot_every is {every} and there are no averages to take snapshots of; set "
             "config.optim.ema_widths=(0.05,0.10), or config.optim.ema_snapshot_every=0."
         )
 
 
-def _check_evaluation(config: ConfigDict) -> None:
-    settings = config.evaluation
-    at_least(config, 0, *(f"evaluation.{name}" for name in ("num_samples", "reference_examples", "keep_features")))
-    choose("split", settings.reference_split, dict.fromkeys(SPLITS))
-    for name in settings.metrics:
-        choose("metric", name, METRICS)
-    if 0 < settings.num_samples < MIN_SAMPLES:
-        raise UserError(
-            f"config.evaluation.num_samples is {settings.num_samples}; expected at least {MIN_SAMPLES}, for the "
-            "intervals of the metrics, or 0 for no samples."
-        )
-
-
-def _check_dequantizer(config: ConfigDict) -> None:
-    sizes = ("filters", "components", "blocks", "num_flows", "heads", "context_features", "num_steps", "batch_size")
-    intervals = ("steps_per_dispatch", "accumulate", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
-    at_least(config, 1, *(f"dequantizer.{name}" for name in (*sizes, *intervals)))
-    at_least(config, 0, *(f"dequantizer.{name}" for name in ("dropout", "lr", "warmup", "ema_rate")))
-    at_least(config, 1e-12, "dequantizer.t_min")
-    below(config, 1, *(f"dequantizer.{name}" for name in ("dropout", "ema_rate", "t_min")))
-
-
-def _check_intervals(group: str, settings: ConfigDict) -> None:
-    def check(name: str, unit: str, reason: str) -> None:
+def _intervals(config: ConfigDict, group: str) -> Iterator[str]:
+    settings = config[group]
+    one_program, line = "because these steps are one program", "because both go into one line of metrics"
+    pairs = [(name, "steps_per_dispatch", one_program) for name in ("num_steps", "log_every", "eval_every")]
+    pairs += [("checkpoint_every", "steps_per_dispatch", one_program), ("eval_every", "log_every", line)]
+    pairs += [("checkpoint_every", "log_every", "so that resumed runs log the same means")]
+    if settings.get("sample_every"):
+        pairs.append(("sample_every", "steps_per_dispatch", one_program))
+    if settings.keep_every:
+        pairs.append(("keep_every", "checkpoint_every", "because it chooses among these checkpoints"))
+    if settings.keep_best:
+        pairs.append(("checkpoint_every", "eval_every", "so that every checkpoint has a loss to be judged by"))
+    pairs.append(("batch_size", "accumulate", "because its parts are equal"))
+    for name, unit, reason in pairs:
         if settings[name] % settings[unit]:
-            raise UserError(
+            yield (
                 f"config.{group}.{name} is {settings[name]}; expected a multiple of config.{group}.{unit}, "
                 f"{settings[unit]}, {reason}."
             )
 
-    for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
-        check(name, "steps_per_dispatch", "because these steps are one program")
-    if settings.get("sample_every"):
-        check("sample_every", "steps_per_dispatch", "because these steps are one program")
-    check("eval_every", "log_every", "because both go into one line of metrics")
-    check("checkpoint_every", "log_every", "so that resumed runs log the same means")
-    if settings.keep_every:
-        check("keep_every", "checkpoint_every", "because it chooses among these checkpoints")
-    if settings.keep_best:
-        check("checkpoint_every", "eval_every", "so that every checkpoint has a loss to be judged by")
-    if settings.batch_size % settings.accumulate:
-        raise UserError(
-            f"config.{group}.batch_size is {settings.batch_size}; expected a multiple of config.{group}.accumulate, "
-            f"{settings.accumulate}."
+
+def _batch(config: ConfigDict, group: str, event_shape: tuple[int, ...]) -> Iterator[str]:
+    numbers = config[group].batch_size * math.prod(event_shape)
+    if numbers > _MAX_BATCH:
+        yield (
+            f"config.{group}.batch_size is {config[group].batch_size:,} and an example has shape {event_shape}: a "
+            f"batch would have {numbers:.0e} numbers, {4 * numbers / 1e12:,.0f} TB; expected at most {_MAX_BATCH:.0e}."
+        )
+    if group != "training":
+        return
+    kept = config.data.prefetch * config.training.steps_per_dispatch * numbers
+    if kept > _MAX_BATCH:
+        yield (
+            f"config.data.prefetch is {config.data.prefetch} and config.training.steps_per_dispatch "
+            f"{config.training.steps_per_dispatch}: the batches kept ready would have {kept:.0e} numbers; expected at "
+            f"most {_MAX_BATCH:.0e}."
+        )
+
+
+def _sampling(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+    sampling = config.sampling
+    yield from _batch(config, "sampling", event_shape)
+    if (numbers := sampling.num_samples * math.prod(event_shape)) > _MAX_SAMPLES:
+        yield (
+            f"config.sampling.num_samples is {sampling.num_samples:,} and an example has shape {event_shape}: that is "
+            f"{numbers:.0e} numbers; expected at most {_MAX_SAMPLES:.0e}."
+        )
+    if sampling.churn_min > sampling.churn_max:
+        yield (
+            f"config.sampling.churn_min is {sampling.churn_min:g} and config.sampling.churn_max is "
+            f"{sampling.churn_max:g}; expected the first to be no larger."
+        )
+    if config.sde.schedule != "continuous" and (
+        (pairs := sampling.num_steps * config.parameterization.num_scales) > _MAX_PAIRS
+    ):
+        yield (
+            f"config.sampling.num_steps is {sampling.num_steps:,} and config.parameterization.num_scales is "
+            f"{config.parameterization.num_scales:,}: {pairs:.0e} pairs of a step and a level; expected at most "
+            f"{_MAX_PAIRS:.0e}."
+        )
+
+
+def _solver(config: ConfigDict) -> Iterator[str]:
+    name, corrector, schedule = config.sampling.predictor, config.sampling.corrector, config.sde.schedule
+    if schedule != "continuous" and name in {*CONTINUOUS, *ADAPTIVE}:
+        yield (
+            f"The predictor {name} of config.sampling.predictor follows a drift, and a chain (config.sde.schedule="
+            f"{schedule}) has none; expected one of {', '.join(sorted({*PREDICTORS} - CONTINUOUS))}."
+        )
+    if corrector != "none" and name in ADAPTIVE:
+        yield f"The predictor {name} takes no corrector; set config.sampling.corrector=none."
+    elif corrector != "none" and isinstance(PREDICTORS[name](), DPMSolverMultistep | UniPC):
+        yield (
+            f"The predictor {name} goes on from its own past, and a corrector would move the sample away "
+            "from it; set config.sampling.corrector=none, or take dpm_solver_2s."
+        )
+
+
+def thresholding_problems(config: ConfigDict, num_levels: int | None, purposes: Collection[Purpose]) -> Iterator[str]:
+    """The sentence about thresholding of data that are no images, if it is going to be asked for."""
+    draws = {"sample", "pareto"} & {*purposes} or ("train" in purposes and config.training.sample_every)
+    if draws and num_levels is None and config.sampling.thresholding != "none":
+        yield "Thresholding clips to the range of images; set config.sampling.thresholding=none."
+
+
+def _likelihood(config: ConfigDict) -> Iterator[str]:
+    likelihood = config.likelihood
+    if config.parameterization.variances == "learned" and likelihood.chain_terms:
+        yield (
+            f"config.likelihood.chain_terms is {likelihood.chain_terms}, and the bound with learned variances "
+            "takes all steps; expected config.likelihood.chain_terms=0."
+        )
+    if config.model.name == "vae" and likelihood.dequantization != "uniform":
+        yield (
+            f"config.likelihood.dequantization is {likelihood.dequantization}, which is trained against a "
+            "score; expected uniform for config.model.name=vae."
         )

@@ -11,7 +11,7 @@ import pytest
 
 from score_sde.cli import load_config, main
 from score_sde.errors import UserError
-from score_sde.paths import DATA, FIELDS, config_file, shipped, typed
+from score_sde.paths import DATA, PLACES, config_file, shipped, typed
 
 ROOT = Path(__file__).parents[1]
 TOY = str(ROOT / "configs" / "vp" / "toy_mlp.py")
@@ -40,8 +40,8 @@ SPELLINGS = [
 def test_every_spelling_of_a_path_is_the_same_in_every_field(home, spelling):
     given, meant = spelling.replace("{}", str(home)), f"{home}/runs/a b"
     assert typed(given, "--workdir") == meant
-    config = load_config(Path(TOY), [f"--config.{field}={given}" for field in FIELDS])
-    assert [config[group][name] for group, name in (field.split(".") for field in FIELDS)] == [meant] * len(FIELDS)
+    config = load_config(Path(TOY), [f"--config.{field}={given}" for field in PLACES])
+    assert [config[group][name] for group, name in (field.split(".") for field in PLACES)] == [meant] * len(PLACES)
     for kind in DATA:
         assert load_config(Path(TOY), [f"--config.data.name={kind}{given}"]).data.name == kind + meant
 

@@ -11,14 +11,13 @@ import numpy as np
 from jaxtyping import Array
 
 from score_sde.chains import Chain
-from score_sde.config import choose
 from score_sde.distributed import batch_sharding, gathered, jit, shared_size
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, Purpose, root_key
 from score_sde.experiment import Experiment, make_predictor, make_times
 from score_sde.metrics import Moments, frechet_distance, moments
-from score_sde.sampling import GRIDS, Samples, make_sampler
-from score_sde.solvers import CONTINUOUS, DETERMINISTIC, PREDICTORS, Solver
+from score_sde.sampling import Samples, make_sampler
+from score_sde.solvers import CONTINUOUS, DETERMINISTIC, Solver
 from score_sde.typing import Params, PRNGKey
 
 #: Solvers of the reverse SDE and of the probability flow that the others are measured against, at a thousand steps.
@@ -59,26 +58,21 @@ def settings_of(experiment: Experiment) -> tuple[list[Setting], list[Setting]]:
     """The references, and every solver on every grid with as many steps as each number of evaluations pays for.
 
     Raises:
-        UserError: For unknown solvers and grids, and a solver that a chain has no drift for.
+        UserError: For a solver that a chain has no drift for.
     """
     fields, sampling = experiment.config.pareto, experiment.config.sampling
     chain = isinstance(experiment.process, Chain)
     for name in fields.solvers:
-        choose("solver", name, PREDICTORS)
         if chain and name in CONTINUOUS:
             raise UserError(
                 f"config.pareto.solvers has {name}, which follows a drift, and a chain has none; remove it."
             )
-    for name in fields.grids:
-        choose("grid", name, GRIDS)
-    if not all(isinstance(n, int) and n >= 3 for n in fields.evals):
-        raise UserError(f"config.pareto.evals is {fields.evals}; expected numbers of evaluations from 3.")
     last = 1 if sampling.denoising == "tweedie" else 0
     swept = [
         Setting(solver=name, grid=grid, num_steps=(evals - last) // make_predictor(name, sampling).num_evals)
         for name in fields.solvers
         for grid in fields.grids
-        for evals in sorted(set(fields.evals))
+        for evals in sorted(fields.evals)
     ]
     references = [Setting(solver=name, grid=sampling.grid, num_steps=_REFERENCE_STEPS) for name in REFERENCES]
     return references, swept

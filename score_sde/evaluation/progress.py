@@ -8,7 +8,7 @@ import numpy as np
 from score_sde.distributed import batch_sharding, everywhere, gathered, jit, shared_size
 from score_sde.evaluation.base import Purpose, root_key
 from score_sde.evaluation.samples import sampler_of
-from score_sde.experiment import Experiment, make_predictor, make_times
+from score_sde.experiment import Experiment
 from score_sde.typing import Params
 
 NUM_STEPS = 24  # of a probability-flow solver of order 2: enough to see what is learnt, cheap beside the training
@@ -21,11 +21,9 @@ def sketch(experiment: Experiment, count: int) -> Callable[[Params], np.ndarray]
     """
     config, mesh, quick = experiment.config, experiment.mesh, experiment
     if experiment.latent is None:
-        quick = dataclasses.replace(
-            experiment,
-            solver=make_predictor("dpm_solver_2m", config.sampling),
-            times=make_times(config, experiment.sde, experiment.process, grid="log_snr", num_steps=NUM_STEPS),
-        )
+        changed = config.copy_and_resolve_references()
+        changed.sampling.update(predictor="dpm_solver_2m", corrector="none", grid="log_snr", num_steps=NUM_STEPS)
+        quick = dataclasses.replace(experiment, config=changed)
     sampler, size = sampler_of(quick, noise_scale=0.0), shared_size(mesh, count)
     draw = jit(
         lambda params, key: sampler(params, key, (size, *experiment.event_shape), 0)[0],

@@ -16,12 +16,14 @@ from score_sde.modes.reproducing import run_reproduce
 from score_sde.modes.sampling import run_conformance, run_latents, run_pareto, run_sample
 from score_sde.modes.statistics import run_stats
 from score_sde.modes.training import run_export, run_import, run_train
+from score_sde.modes.workdir import build_experiment
 
 log = logging.getLogger(__name__)
 
 
 def run_demo(config: ConfigDict, workdir: Path, command: str) -> None:
-    """Train, sample, measure and summarise."""
+    """Train, sample, measure and summarize."""
+    build_experiment(config, "demo")  # what is wrong with any part is said before the first
     for mode in (run_train, run_sample, run_likelihood, run_report):
         mode(config, workdir, command)
     log.info("The same in Markdown: %s.", workdir / "summary.md")

@@ -4,7 +4,7 @@ import logging
 import time
 from pathlib import Path
 
-from score_sde.config import ConfigDict
+from score_sde.config import ConfigDict, check_fields
 from score_sde.data import SourceInfo, tell
 from score_sde.evaluation.metrics import data_statistics, extractor_of
 from score_sde.files import atomic_write_json
@@ -14,7 +14,6 @@ from score_sde.metrics.extractors import Extractor
 from score_sde.modes.record import make_directory
 from score_sde.modes.workdir import data_info, load_split, machine
 from score_sde.training.writers import ProgressBar
-from score_sde.validation import check_values
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ FILE = "statistics.npz"
 
 def run_stats(config: ConfigDict, workdir: Path, command: str) -> None:
     """Statistics of a split of the data, for the metrics of samples: ``statistics.npz``, ``statistics.json``."""
-    check_values(config)
+    check_fields(config)
     info = data_info(config)
     compute_statistics(config, workdir, command, extractor_of(config, info))
 

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
     """Train, or go on training, and draw the loss curve."""
-    experiment, sources = build_experiment(config), load_splits(config)
+    experiment, sources = build_experiment(config, "train"), load_splits(config)
     make_directory(workdir)
     with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
         claim(config, workdir, DataRecord.of(sources["train"].info, sources))
@@ -81,7 +81,7 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
         UserError: If there is a run in ``workdir`` already, or the checkpoint is none of this configuration's network;
             nothing is written then. An import that was interrupted leaves no run, and is simply given again.
     """
-    experiment = build_experiment(config)
+    experiment = build_experiment(config, "import")
     if has_checkpoint(workdir):
         raise UserError(f"There is a run in {workdir} already; give another --workdir.")
     imported = import_checkpoint(checkpoint, experiment.network, experiment.event_shape)

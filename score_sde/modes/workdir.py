@@ -21,6 +21,7 @@ from score_sde.training.ema import reconstruct, reconstruction_error, reconstruc
 from score_sde.training.loop import split_of
 from score_sde.training.state import TrainState
 from score_sde.typing import Params
+from score_sde.validation import purposes_of
 
 _WITHOUT_DATA = ("sample", "export")  # modes that need a model and no data
 _ROUGH = 0.05  # error of a reconstructed profile that a user must hear of
@@ -28,10 +29,10 @@ _ROUGH = 0.05  # error of a reconstructed profile that a user must hear of
 log = logging.getLogger(__name__)
 
 
-def build_experiment(config: ConfigDict) -> Experiment:
-    """The experiment of a configuration, for the data that it names."""
+def build_experiment(config: ConfigDict, mode: str | None = None) -> Experiment:
+    """The experiment of a configuration, for the data that it names and for a mode, or for all of them."""
     info = data_info(config)
-    return Experiment.from_config(config, info.shape, info.num_levels)
+    return Experiment.from_config(config, info.shape, info.num_levels, purposes=purposes_of(mode, config))
 
 
 def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
@@ -44,7 +45,7 @@ def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
     """
     config, known = as_recorded(config, workdir, mode), recorded_data(workdir)
     if known is not None and mode in _WITHOUT_DATA:
-        return Experiment.from_config(config, known.shape, known.num_levels)
+        return Experiment.from_config(config, known.shape, known.num_levels, purposes=purposes_of(mode, config))
     info = data_info(config)
     if known is not None and (known.shape, known.num_levels) != (info.shape, info.num_levels):
         raise UserError(
@@ -52,7 +53,7 @@ def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
             f"{workdir} was trained on {known.shape} with {known.num_levels}; expected the same. Give such data as "
             "config.data.name."
         )
-    return Experiment.from_config(config, info.shape, info.num_levels)
+    return Experiment.from_config(config, info.shape, info.num_levels, purposes=purposes_of(mode, config))
 
 
 def measured_split(config: ConfigDict, workdir: Path, split: str) -> Source:
@@ -77,8 +78,6 @@ def data_info(config: ConfigDict) -> SourceInfo:
     shape = tuple(config.data.shape)
     if not shape:
         return source_info(config.data.name, data_dir=config.data.data_dir or None)
-    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise UserError(f"config.data.shape is {shape}; expected (height, width, channels) or ().")
     return SourceInfo(config.data.name, shape, 256, None)
 
 

@@ -190,7 +190,7 @@ BAD = {
     "evaluation.checkpoints=30": "there are no checkpoints of the steps [30]; expected some of 20, 40, 60",
     "evaluation.checkpoints=70:": "no checkpoint in",
     "evaluation.best_by=frechet": "Unknown criterion 'frechet'. Known: loss.",
-    "evaluation.num_samples=10": "expected at least 40",
+    "evaluation.num_samples=10": "expected 0, or an integer from 40",
     "evaluation.reference_split=tran": "Did you mean 'train'",
     "evaluation.metrics=('frehet',)": "Did you mean 'frechet'",
 }

@@ -271,11 +271,14 @@ REFUSED = {
     ),
     "vae without a bound": (("model.name=vae",), "model.name is vae and config.objective.kind is denoising"),
     "vae with a dequantiser": ((*VAE, "likelihood.dequantization=variational"), "dequantization is variational"),
-    "unknown objective": (("objective.kind=denoisin",), "Unknown objective 'denoisin'. Did you mean 'denoising'"),
-    "unknown variances": (("parameterization.variances=larg",), "Unknown variances 'larg'. Did you mean 'large'"),
-    "unknown network": (("model.name=va",), "Unknown network 'va'. Did you mean 'vae'"),
-    "no projections": (("objective.num_projections=0",), "num_projections is 0; expected at least 1"),
-    "no weights": (("likelihood.num_weights=0",), "num_weights is 0; expected at least 1"),
+    "unknown objective": (("objective.kind=denoisin",), "kind is 'denoisin'; expected .* Did you mean 'denoising'"),
+    "unknown variances": (
+        ("parameterization.variances=larg",),
+        "variances is 'larg'; expected .* Did you mean 'large'",
+    ),
+    "unknown network": (("model.name=va",), "model.name is 'va'; expected .* Did you mean 'vae'"),
+    "no projections": (("objective.num_projections=0",), "num_projections is 0; expected an integer from 1"),
+    "no weights": (("likelihood.num_weights=0",), "num_weights is 0; expected an integer from 1"),
 }
 
 

@@ -141,11 +141,11 @@ def test_a_damaged_record_of_the_model_is_named(uninterrupted, tmp_path):
     [
         ({}, "There is no trained model in"),
         ({"dequantizer.name": "none"}, "config.dequantizer.name is none"),
-        ({"dequantizer.name": "flow"}, "Unknown dequantizer 'flow'. Did you mean 'flowpp'?"),
+        ({"dequantizer.name": "flow"}, "name is 'flow'; expected one of none, flowpp. Did you mean 'flowpp'?"),
         ({"data.shape": "(7,7,1)"}, "Images of 7x7 have more even columns than odd ones"),
         ({"dequantizer.heads": 3}, "dequantizer.filters is 4; expected a multiple of config.dequantizer.heads, 3"),
         ({"dequantizer.log_every": 2}, "config.dequantizer.eval_every is 3; expected a multiple of"),
-        ({"dequantizer.ema_rate": 1.0}, "config.dequantizer.ema_rate is 1.0; expected a value below 1"),
+        ({"dequantizer.ema_rate": 1.0}, "config.dequantizer.ema_rate is 1.0; expected 0, or a number from"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(changes, message, tmp_path, capsys):

@@ -311,12 +311,15 @@ def test_a_run_tracks_the_widths_of_its_configuration():
 BAD_OPTIONS = {
     "too wide": (
         {"ema_widths": (0.05, 0.3)},
-        r"config.optim.ema_widths is \(0.05, 0.3\); expected at most 4 different",
+        r"config.optim.ema_widths is \(0.05, 0.3\); expected a tuple of 0 to 4 different entries, each a number",
     ),
     "of no width": ({"ema_widths": (0.0,)}, r"config.optim.ema_widths is \(0.0,\); expected"),
     "no number": ({"ema_widths": ("0.1",)}, r"config.optim.ema_widths is \('0.1',\); expected"),
     "twice": ({"ema_widths": (0.1, 0.1)}, r"config.optim.ema_widths is \(0.1, 0.1\); expected"),
-    "too many": ({"ema_widths": (0.01, 0.02, 0.03, 0.04, 0.05)}, "config.optim.ema_widths is .*; expected at most 4"),
+    "too many": (
+        {"ema_widths": (0.01, 0.02, 0.03, 0.04, 0.05)},
+        "config.optim.ema_widths is .*; expected a tuple of 0 to 4 different",
+    ),
     "nothing to save": (
         {"ema_snapshot_every": 100},
         "there are no averages to take snapshots of; set config.optim.ema_w",

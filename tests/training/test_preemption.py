@@ -202,10 +202,10 @@ def test_checkpoints_are_kept_by_age_by_number_and_by_loss(tmp_path):
     [
         ({"training.keep_every": 15}, "config.training.keep_every is 15; expected a multiple of"),
         ({"training.keep_best": 1, "training.checkpoint_every": 5}, "so that every checkpoint has a loss"),
-        ({"training.keep_best": -1}, "config.training.keep_best is -1; expected at least 0"),
+        ({"training.keep_best": -1}, "config.training.keep_best is -1; expected an integer from 0"),
         ({"training.accumulate": 3}, "batch_size is 8; expected a multiple of config.training.accumulate, 3"),
         ({"mesh.data": 3}, "config.mesh is data=3, fsdp=1"),
-        ({"ema_width": 0.5}, "config.ema_width is 0.5; expected a value below 0.28"),
+        ({"ema_width": 0.5}, "config.ema_width is 0.5; expected 0, or a number from 0.001 to 0.28"),
         ({"optim.ema_snapshot_every": 5}, "ema_widths"),
     ],
 )

@@ -1,0 +1,76 @@
+"""The fields of the devices, of the diffusion, and of what the network says of it."""
+
+import dataclasses
+
+from score_sde.fields.kinds import choice, flag, integer, real
+
+MAX_LEVELS = 100_000
+_MAX_DEVICES = 2**20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Top:
+    """What every mode reads."""
+
+    seed: int = integer(42, 0, 2**32 - 1, "root of every random number: initialization, training, sampling, likelihood")
+    ema_width: float = real(
+        0.0,
+        *(0.001, 0.28),  # a plain mean of all steps has 0.289
+        "which average of the parameters is sampled and measured: 0 the one that was trained along, else the "
+        "power-function average of this relative width, put together from the snapshots of optim.ema_widths",
+        or_zero=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """The devices of a run, a grid of data times fsdp that share every batch."""
+
+    data: int = integer(0, 0, _MAX_DEVICES, "devices that each hold the whole state; 0 for as many as there are")
+    fsdp: int = integer(1, 0, _MAX_DEVICES, "devices that split parameters, averages and moments; 0 for as many")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diffusion:
+    """How data are diffused."""
+
+    name: str = choice("vp", ("vp", "subvp", "ve"), "the SDE")
+    beta_min: float = real(0.1, 1e-6, 170.0, "vp, subvp: rate at t = 0")
+    # The signal that is left at t = 1 is exp(-B / 2) with B about beta_max / 2, whose square is no float32 beyond 170.
+    beta_max: float = real(20.0, 1e-6, 170.0, "vp, subvp: rate at t = 1; at 170 nothing is left of the data in float32")
+    sigma_min: float = real(
+        0.01, 1e-6, 1e6, "ve: noise at t = 0; values of size 1 have no digits below 1e-6 in float32"
+    )
+    sigma_max: float = real(50.0, 1e-6, 1e6, "ve: noise at t = 1, about the largest distance between two examples")
+    schedule: str = choice(
+        "continuous",
+        ("continuous", "linear", "cosine", "quad", "const", "jsd", "geometric", "uniform"),
+        "continuous, or the chain of N = parameterization.num_scales levels to train and sample on: for vp linear (the "
+        "SDE's own), cosine, quad, const or jsd, with betas from beta_min / N to beta_max / N; for ve geometric (its "
+        "own) or uniform",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parameterization:
+    """What the network says of the diffusion."""
+
+    output: str = choice("noise", ("noise", "score", "data", "v", "edm"), "what the network predicts")
+    data_std: float = real(0.5, 1e-6, 1e6, "standard deviation of the (scaled) data, for scale_input and output=edm")
+    scale_input: bool = flag(False, "divide the inputs by their standard deviation; always so for output=edm")
+    scale_by_sigma: bool = flag(True, "output=score: the network predicts the score times s")
+    condition_on: str = choice(
+        "time",
+        ("time", "log_time", "log_noise", "level", "descending_level"),
+        "how the network is told the noise: time (999 t), log_time, log_noise (log s/m), or the number of the level, "
+        "from the least noise (level) or from the most (descending_level)",
+    )
+    num_scales: int = integer(
+        1000, 2, MAX_LEVELS, "noise levels of a chain, of times=levels, and of a network that is told their number"
+    )
+    variances: str = choice(
+        "small",
+        ("small", "large", "learned"),
+        "objective.kind=bound: variances of the steps down a chain, as those of the posterior (small), of the "
+        "transition (large), or between them, value by value, as a second output of the network says (learned)",
+    )

@@ -1,0 +1,376 @@
+"""The kinds of fields: each knows its default, which values mean anything, and how a value is written as text.
+
+A kind is plain data and needs no library. :meth:`Kind.expected` is the phrase that every message about a wrong value
+ends in, so that no check has wording of its own.
+"""
+
+import abc
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from score_sde.errors import nearest
+
+#: Longest text that a field may hold; also the longest path of Linux.
+MAX_TEXT = 4096
+_MAX_NAME = 255  # bytes in one part of a path
+_SHOWN = 80  # characters of a wrong value that a message repeats
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind(abc.ABC):
+    """A field: the values that mean anything, the default among them, and what the field is for.
+
+    Attributes:
+        default: The value of a field that nobody sets.
+        meaning: What the field is for, in one phrase.
+    """
+
+    default: Any = None
+    meaning: str = ""
+
+    @property
+    @abc.abstractmethod
+    def expected(self) -> str:
+        """A phrase for all values that the field may have."""
+
+    @abc.abstractmethod
+    def accepts(self, value: Any) -> bool:
+        """Whether the field may have this value."""
+
+    @abc.abstractmethod
+    def parse(self, text: str) -> Any:
+        """The value that a user wrote; text that is none comes back as it is, for :meth:`accepts` to refuse."""
+
+    def hint(self, value: Any) -> str:
+        """What may have been meant by a wrong value, as a clause, or nothing."""
+        del value
+        return ""
+
+    def problem(self, name: str, value: Any) -> str | None:
+        """The sentence about a value that the field may not have; ``None`` if it may."""
+        if self.accepts(value):
+            return None
+        return f"config.{name} is {shown(value)}; expected {self.expected}.{self.hint(value)}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flag(Kind):
+    """Yes or no.
+
+    >>> Flag(default=False).parse("true"), Flag(default=False).accepts(1)
+    (True, False)
+    """
+
+    @property
+    def expected(self) -> str:
+        """True or False."""
+        return "True or False"
+
+    def accepts(self, value: Any) -> bool:
+        """Only the two of them: 0 and 1 are numbers."""
+        return type(value) is bool
+
+    def parse(self, text: str) -> Any:
+        """``true`` and ``false`` in any case, ``1`` and ``0``."""
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower(), text)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Integer(Kind):
+    """A whole number between two bounds, both included.
+
+    Attributes:
+        low: The smallest.
+        high: The largest that can mean anything; always far below the 2^63 of machine integers.
+        or_zero: Whether 0 is one too, which then switches something off.
+        even: Whether it must be even.
+
+    >>> Integer(low=40, high=1000, or_zero=True).expected
+    '0, or an integer from 40 to 1,000'
+    """
+
+    low: int
+    high: int
+    or_zero: bool = False
+    even: bool = False
+
+    @property
+    def expected(self) -> str:
+        """Both bounds."""
+        return f"{'0, or ' * self.or_zero}an {'even ' * self.even}integer from {self.low:,} to {self.high:,}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether it is an integer, no truth value, and within the bounds."""
+        if type(value) is not int:
+            return False
+        return (self.or_zero and value == 0) or (self.low <= value <= self.high and not (self.even and value % 2))
+
+    def parse(self, text: str) -> Any:
+        """Decimal digits, with underscores between them if wanted."""
+        try:
+            return int(text) if text.isascii() else text
+        except ValueError:  # no number, or one of thousands of digits
+            return text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Real(Kind):
+    """A number between two finite bounds; whole numbers are numbers too.
+
+    Attributes:
+        low: The smallest.
+        high: The largest that can mean anything.
+        or_zero: Whether 0 is one too, which then switches something off.
+        exclusive: Whether the largest itself is none.
+
+    >>> Real(low=0.0, high=1.0, exclusive=True).accepts(1.0), Real(low=0.0, high=1.0).accepts(float("nan"))
+    (False, False)
+    """
+
+    low: float
+    high: float
+    or_zero: bool = False
+    exclusive: bool = False
+
+    @property
+    def expected(self) -> str:
+        """Both bounds."""
+        end = "to less than" if self.exclusive else "to"
+        return f"{'0, or ' * self.or_zero}a number from {self.low:g} {end} {self.high:g}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether it is a number, no truth value, and within the bounds."""
+        if type(value) not in (int, float):
+            return False
+        if self.or_zero and value == 0:
+            return True
+        return self.low <= value < self.high if self.exclusive else self.low <= value <= self.high
+
+    def parse(self, text: str) -> Any:
+        """A number in any notation of Python."""
+        try:
+            return float(text) if text.isascii() else text
+        except ValueError:
+            return text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice(Kind):
+    """One of some names.
+
+    Attributes:
+        names: The names.
+        prefixes: Beginnings of further names, such as ``npz:``, whose rest the user may choose.
+    """
+
+    names: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
+
+    @property
+    def expected(self) -> str:
+        """All of them."""
+        named = [name or "''" for name in self.names] + [f"{prefix}..." for prefix in self.prefixes]
+        return f"one of {', '.join(named)}" if len(named) > 1 else named[0]
+
+    def accepts(self, value: Any) -> bool:
+        """Whether it is a name, or what a prefix may go on with."""
+        if type(value) is not str:
+            return False
+        begun = [value.removeprefix(prefix) for prefix in self.prefixes if value.startswith(prefix)]
+        return value in self.names or any(rest and is_path(rest) for rest in begun)
+
+    def parse(self, text: str) -> Any:
+        """The text itself."""
+        return text
+
+    def hint(self, value: Any) -> str:
+        """The nearest name."""
+        known = [*filter(None, self.names), *self.prefixes]
+        return nearest(value, known) if type(value) is str and 0 < len(value) <= MAX_TEXT else ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Text(Kind):
+    """Text of a form.
+
+    Attributes:
+        pattern: A regular expression that all of it must match.
+        form: The form in words.
+    """
+
+    pattern: str
+    form: str
+
+    @property
+    def expected(self) -> str:
+        """The form."""
+        return self.form
+
+    def accepts(self, value: Any) -> bool:
+        """Whether it has the form, and is not too long."""
+        return type(value) is str and len(value) <= MAX_TEXT and re.fullmatch(self.pattern, value) is not None
+
+    def parse(self, text: str) -> Any:
+        """The text itself."""
+        return text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Path(Kind):
+    """The path of a file or folder, or nothing."""
+
+    @property
+    def expected(self) -> str:
+        """A path."""
+        return f"a path of at most {MAX_TEXT:,} bytes, each part at most {_MAX_NAME}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a file could have this path."""
+        return type(value) is str and is_path(value)
+
+    def parse(self, text: str) -> Any:
+        """The text itself."""
+        return text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Several(Kind):
+    """A tuple of values of one kind.
+
+    Attributes:
+        of: The kind of its entries.
+        lengths: How many entries there may be: the least and the most.
+        distinct: Whether no two may be equal.
+        or_empty: Whether there may be none, even where the least number is above 0.
+
+    >>> kind = Several(of=Integer(low=1, high=9), lengths=(1, 3))
+    >>> kind.parse("(1, 2)"), kind.parse("1,2"), kind.accepts((1, True)), kind.accepts(())
+    ((1, 2), (1, 2), False, False)
+    """
+
+    of: Kind
+    lengths: tuple[int, int]
+    distinct: bool = False
+    or_empty: bool = False
+
+    @property
+    def expected(self) -> str:
+        """How many of what."""
+        least, most = self.lengths
+        count = f"{least}" if least == most else f"{least} to {most}"
+        words = f"a tuple of {count}{' different' * self.distinct} entries, each {self.of.expected}"
+        return f"(), or {words}" if self.or_empty else words
+
+    def accepts(self, value: Any) -> bool:
+        """Whether it is a tuple of the right length of such entries."""
+        if type(value) is not tuple or not all(map(self.of.accepts, value)):
+            return False
+        if self.or_empty and not value:
+            return True
+        repeated = self.distinct and len(set(value)) < len(value)
+        return self.lengths[0] <= len(value) <= self.lengths[1] and not repeated
+
+    def parse(self, text: str) -> Any:
+        """Entries between commas, with or without brackets around all and quotes around each."""
+        inner = text.strip()
+        for opening, closing in ("()", "[]"):
+            if inner.startswith(opening) and inner.endswith(closing):
+                inner = inner[1:-1].strip()
+                break
+        parts = [part.strip() for part in inner.split(",")]
+        if parts[-1] == "":  # nothing at all, or a comma behind the last entry
+            parts.pop()
+        return tuple(self.of.parse(_unquoted(part)) for part in parts)
+
+    def hint(self, value: Any) -> str:
+        """What may have been meant by the first wrong entry."""
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return ""
+        return next((self.of.hint(entry) for entry in value if not self.of.accepts(entry)), "")
+
+
+def is_path(text: str) -> bool:
+    """Whether a file could be called this: no control characters, no part and no whole too long, and encodable.
+
+    >>> is_path("data/x.npz"), is_path("a" * 256), is_path("a" + chr(0))
+    (True, False, False)
+    """
+    try:
+        parts = [len(part.encode()) for part in text.split("/")]
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    control = any(ord(character) < 32 or ord(character) == 127 for character in text)
+    return not control and sum(parts) + len(parts) <= MAX_TEXT and max(parts) <= _MAX_NAME
+
+
+def shown(value: Any, depth: int = 0) -> str:
+    """A value as a message repeats it: as Python writes it, cut where it is long.
+
+    >>> shown("x" * 200)[-20:], shown(10**5000)
+    ("xxxxxxxxxxxxxxxxx...", 'a number of about 5000 digits')
+    """
+    if type(value) is int and value.bit_length() > 1000:
+        return f"a number of about {int(value.bit_length() * math.log10(2.0)):d} digits"
+    if isinstance(value, tuple | list):
+        entries = [shown(entry, depth + 1) for entry in value[:20]] if depth < 3 else ["..."] * bool(value)
+        text = f"({', '.join(entries)}{', ...' if len(value) > 20 else ',' * (len(value) == 1)})"
+    else:
+        text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def flag(default: bool, meaning: str) -> Any:
+    """A line of a group: a truth value."""
+    return _line(Flag(default=default, meaning=meaning))
+
+
+def integer(default: int, low: int, high: int, meaning: str, *, or_zero: bool = False, even: bool = False) -> Any:
+    """A line of a group: a whole number; see :class:`Integer`."""
+    return _line(Integer(default=default, low=low, high=high, or_zero=or_zero, even=even, meaning=meaning))
+
+
+def real(
+    default: float, low: float, high: float, meaning: str, *, or_zero: bool = False, exclusive: bool = False
+) -> Any:
+    """A line of a group: a number; see :class:`Real`."""
+    return _line(Real(default=default, low=low, high=high, or_zero=or_zero, exclusive=exclusive, meaning=meaning))
+
+
+def choice(default: str, names: Sequence[str], meaning: str, *, prefixes: tuple[str, ...] = ()) -> Any:
+    """A line of a group: one of some names; see :class:`Choice`."""
+    return _line(Choice(default=default, names=tuple(names), prefixes=prefixes, meaning=meaning))
+
+
+def text(default: str, pattern: str, form: str, meaning: str) -> Any:
+    """A line of a group: text of a form; see :class:`Text`."""
+    return _line(Text(default=default, pattern=pattern, form=form, meaning=meaning))
+
+
+def path(default: str, meaning: str) -> Any:
+    """A line of a group: a path; see :class:`Path`."""
+    return _line(Path(default=default, meaning=meaning))
+
+
+def several(
+    default: tuple[Any, ...],
+    of: Kind,
+    lengths: tuple[int, int],
+    meaning: str,
+    *,
+    distinct: bool = False,
+    or_empty: bool = False,
+) -> Any:
+    """A line of a group: a tuple; see :class:`Several`."""
+    kind = Several(default=default, of=of, lengths=lengths, distinct=distinct, or_empty=or_empty, meaning=meaning)
+    return _line(kind)
+
+
+def _line(kind: Kind) -> Any:
+    return dataclasses.field(default=kind.default, metadata={"kind": kind})

@@ -1,0 +1,171 @@
+"""The fields of what is done with a trained model: sampling, planning, likelihood, evaluation."""
+
+import dataclasses
+
+from score_sde.fields.diffusion import MAX_LEVELS
+from score_sde.fields.kinds import Choice, Integer, choice, flag, integer, path, real, several, text
+from score_sde.fields.training import MAX_BATCH
+
+NOISY = (
+    *("euler_maruyama", "reverse_diffusion", "ancestral", "ancestral_large", "ddim"),
+    *("sde_dpm_solver_1", "sde_dpm_solver_2m", "sde_dpm_solver_3m", "none"),
+)
+NOISELESS = (
+    *("euler", "heun", "edm_heun", "dpm_solver_1", "dpm_solver_2s", "dpm_solver_2m", "dpm_solver_3m"),
+    *("unipc_1", "unipc_2", "unipc_3"),
+)
+ADAPTIVE = ("adaptive", "adaptive_sde")
+GRIDS = ("uniform", "quadratic", "log_snr", "edm")
+METRICS = (
+    *("frechet", "frechet_infinity", "kid", "precision_recall", "density_coverage", "inception_score"),
+    *("sliced_wasserstein", "energy"),
+)
+EXTRACTORS = (
+    *("auto", "pixels", "classifier-digits", "classifier-mnist"),
+    *("inception-2015", "inception-2015-pytorch-resize", "efficientnet-lite0"),
+)
+MIN_SAMPLES = 40  # the groups of an interval of a metric need two each
+MAX_EXAMPLES = 10**8
+_TIME = (1e-12, 1.0)
+_MAX_RATIO = 1e30  # of noise to signal: no limit
+# Of the error of one step, relative to the values: above 0.1 nothing is controlled, below 1e-12 no solver arrives.
+_TOLERANCE = (1e-12, 0.1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How samples are drawn."""
+
+    predictor: str = choice(
+        "euler_maruyama",
+        (*NOISY, *NOISELESS, *ADAPTIVE),
+        "the solver: with noise euler_maruyama to none, without euler to unipc_3; with as many steps as the error asks "
+        "for adaptive (the probability flow) and adaptive_sde (with noise)",
+    )
+    noise_scale: float = real(1.0, 0.0, 10.0, "predictors with noise: 1 the reverse SDE, 0 the probability flow")
+    eta: float = real(0.0, 0.0, 1.0, "ddim: 0 no noise, 1 ancestral sampling")
+    churn: float = real(0.0, 0.0, 1.0, "edm_heun: relative increase of the noise level before each step, at most 0.41")
+    churn_min: float = real(0.0, 0.0, _MAX_RATIO, "edm_heun: lowest noise-to-signal ratio with churn")
+    churn_max: float = real(_MAX_RATIO, 0.0, _MAX_RATIO, "edm_heun: highest noise-to-signal ratio with churn")
+    corrector: str = choice("none", ("none", "langevin", "annealed_langevin"), "what corrects after every step")
+    snr: float = real(0.16, 0.0, 10.0, "corrector: its signal-to-noise ratio")
+    per_sample: bool = flag(False, "langevin: norms per sample, not over the batch; samples then ignore each other")
+    num_corrections: int = integer(1, 0, 1000, "corrections per step")
+    corrector_first: bool = flag(False, "correct before the step, not after it")
+    num_steps: int = integer(1000, 1, MAX_LEVELS, "steps of a predictor that chooses none")
+    grid: str = choice("uniform", GRIDS, "spacing of the times")
+    rho: float = real(7.0, 1.0, 100.0, "grid=edm: the root in which its steps are equal")
+    t_min: float = real(1e-3, *_TIME, "where sampling stops; 1e-5 for ve", exclusive=True)
+    denoising: str = choice("tweedie", ("tweedie", "mean", "none"), "how the noise left at t_min is removed")
+    thresholding: str = choice(
+        "none", ("none", "static", "dynamic"), "keep denoised images in their range: no, by clipping, or by a quantile"
+    )
+    threshold_quantile: float = real(0.995, 0.5, 1.0, "thresholding=dynamic: the quantile, at least the median")
+    tolerance: float = real(1e-5, *_TOLERANCE, "adaptive: error of a step, relative and absolute")
+    sde_rtol: float = real(0.02, 1e-12, 1.0, "adaptive_sde: relative error of a step")
+    sde_atol: float = real(0.0078, 1e-12, 1.0, "adaptive_sde: absolute error of a step")
+    joint_steps: bool = flag(False, "adaptive, adaptive_sde: the same steps for all samples of a batch")
+    max_steps: int = integer(4096, 1, 10**7, "adaptive, adaptive_sde: attempted steps after which they give up")
+    num_samples: int = integer(64, 1, MAX_EXAMPLES, "how many samples")
+    batch_size: int = integer(64, 1, MAX_BATCH, "samples at a time, over all devices and hosts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pareto:
+    """--mode=pareto: every solver on every grid at every number of evaluations."""
+
+    solvers: tuple[str, ...] = several(
+        ("dpm_solver_2m", "unipc_2", "unipc_3", "heun", "ddim", "sde_dpm_solver_2m"),
+        Choice(names=(*NOISY, *NOISELESS)),
+        (1, len(NOISY) + len(NOISELESS)),
+        "predictors of a fixed number of steps",
+        distinct=True,
+    )
+    grids: tuple[str, ...] = several(
+        *(("log_snr", "edm", "uniform"), Choice(names=GRIDS), (1, len(GRIDS))), "spacings of the times", distinct=True
+    )
+    evals: tuple[int, ...] = several(
+        *((5, 8, 12, 16, 24, 32, 64), Integer(low=3, high=MAX_LEVELS), (1, 100)),
+        "evaluations of the network per sample",
+        distinct=True,
+    )
+    num_samples: int = integer(1000, 2, MAX_EXAMPLES, "samples per setting")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """--mode=plan."""
+
+    chip: str = choice(
+        "v5e", ("v4", "v5e", "v5p", "v6e", "a100", "h100", "cpu"), "what will train; cpu for this machine"
+    )
+    topology: str = text(
+        "", r"(\d{1,4}x\d{1,4}(x\d{1,4})?)?", "a grid such as 2x2 or 2x2x1, or nothing",
+        "TPUs to compile for without having them (needs libtpu); empty for this machine",
+    )  # fmt: skip
+    headroom: float = real(0.1, 0.0, 1.0, "share of the memory that is to stay free", exclusive=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """How the held-out likelihood and its bounds are measured."""
+
+    t_min: float = real(1e-5, *_TIME, "time at which the data enter the flow", exclusive=True)
+    decoder: bool = flag(False, "noise the data as at t_min and add a decoder: a bound on the data themselves")
+    num_steps: int = integer(0, 0, MAX_LEVELS, "steps of a fixed grid; 0 for the adaptive solver")
+    tolerance: float = real(1e-5, *_TOLERANCE, "num_steps=0: error of a step, relative and absolute")
+    grid: str = choice("log_snr", GRIDS, "spacing of the times of the fixed grid")
+    order: int = integer(4, 1, 5, "order of the predictor on the fixed grid")
+    num_probes: int = integer(1, 0, 10_000, "Hutchinson probes per example; 0 for the exact trace")
+    probe_kind: str = choice("rademacher", ("rademacher", "gaussian"), "distribution of the probes")
+    fresh_probes: bool = flag(True, "on a fixed grid new probes at each time, not the same at all")
+    dequantization: str = choice(
+        "uniform", ("uniform", "variational"), "uniform noise, or trained noise after --mode=train_dequantizer"
+    )
+    num_dequantizations: int = integer(1, 1, 10_000, "noise draws per image; their log-likelihoods are averaged")
+    importance_weighted: bool = flag(False, "average their likelihoods instead: a closer bound")
+    budget_examples: int = integer(64, 0, MAX_EXAMPLES, "first examples that measure the solver's error; 0 for none")
+    noise_levels: int = integer(20, 0, 10_000, "levels by which the bits and the loss are reported; 0 for none")
+    bound_times: int = integer(0, 0, 100_000, "noise levels per example for the bound; 0 for no bound", even=True)
+    num_weights: int = integer(100, 1, 10**6, "importance weights per image for the bound of a vae")
+    chain_terms: int = integer(
+        0, 0, MAX_LEVELS, "steps drawn per image for the bound of a chain, in pairs; 0 for all steps", even=True
+    )
+    num_examples: int = integer(0, 0, MAX_EXAMPLES, "first examples of the test split; 0 for all")
+    batch_size: int = integer(128, 1, MAX_BATCH, "examples at a time, over all devices and hosts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What --mode=eval measures of which checkpoints, and of what --mode=stats takes the statistics."""
+
+    checkpoints: str = text(
+        "newest",
+        r"\s*(newest|best|all|\d{0,10}\s*:\s*\d{0,10}|\d{1,10}(\s*,\s*\d{1,10})*)\s*",
+        "newest, best, all, a range such as 1000:5000, or steps such as 1000,2000",
+        "which checkpoints; the best of what was evaluated before, else by the loss in training",
+    )
+    best_by: str = choice(
+        "",
+        ("", "loss", "bits_per_dim", "nats_per_example", *METRICS, "precision", "recall", "density", "coverage"),
+        "what tells the best; empty for the first of the metrics, or loss without any",
+    )
+    likelihood: bool = flag(False, "bits/dim too, as config.likelihood says")
+    num_samples: int = integer(
+        *(0, MIN_SAMPLES, MAX_EXAMPLES),
+        "samples, drawn as config.sampling says, to be compared with data",
+        or_zero=True,
+    )
+    metrics: tuple[str, ...] = several(
+        *((), Choice(names=METRICS), (0, len(METRICS))),
+        "what is measured of them; empty for frechet, kid, precision_recall of images, the last two of points",
+        distinct=True,
+    )
+    extractor: str = choice("auto", EXTRACTORS, "what makes features of images")
+    weights: str = path("", "file of the extractor's weights, where they do not come with the package")
+    reference: str = path("", "statistics (.npz) of what to compare with; empty for WORKDIR/statistics.npz")
+    reference_split: str = choice("train", ("train", "test"), "the split that the latter are of")
+    reference_examples: int = integer(0, 0, MAX_EXAMPLES, "its first examples; 0 for all")
+    keep_features: int = integer(
+        10_000, 0, 10**7, "features kept beside the moments, for metrics that compare examples"
+    )

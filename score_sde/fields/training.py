@@ -1,0 +1,105 @@
+"""The fields of the objective, of the optimizer, and of the two training loops."""
+
+import dataclasses
+
+from score_sde.fields.kinds import Real, choice, flag, integer, real, several
+
+MAX_STEPS = 10**9  # steps are counted in 32 bits
+MAX_BATCH = 2**20
+_DROPOUT = (0.0, 1.0)
+_TIME = (1e-12, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What is minimized."""
+
+    kind: str = choice(
+        "denoising",
+        ("denoising", "bound", "implicit", "sliced", "sliced_vr"),
+        "denoising, implicit or sliced (sliced_vr) score matching, or the variational bound of a chain or of a vae, "
+        "which has no weighting and no times to choose",
+    )
+    num_projections: int = integer(1, 1, 10_000, "kind=sliced, sliced_vr: directions per example, of one product each")
+    hybrid: float = real(
+        0.0, 0.0, 1e4, "kind=bound: mean (n - z)^2 plus this much of the bound, for the variances; 0 for the bound"
+    )
+    weighting: str = choice("variance", ("variance", "likelihood"), "lambda(t): variance (s^2) or likelihood (g^2)")
+    times: str = choice(
+        "uniform",
+        ("uniform", "low_discrepancy", "levels", "importance"),
+        "training times: levels takes num_scales of them, importance suits weighting=likelihood",
+    )
+    t_min: float = real(1e-5, *_TIME, "smallest training time", exclusive=True)
+    reduce_mean: bool = flag(True, "mean over the event, else half the sum")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optim:
+    """Adam, and the averages of the parameters."""
+
+    # Adam moves every parameter by about lr at a step, and parameters are of size 1.
+    lr: float = real(2e-4, 1e-12, 10.0, "learning rate after warm-up", or_zero=True)
+    beta1: float = real(0.9, 0.0, 1.0, "decay of the first moment", exclusive=True)
+    beta2: float = real(0.999, 0.0, 1.0, "decay of the second moment", exclusive=True)
+    eps: float = real(1e-8, 1e-30, 1.0, "added to the root of the second moment", or_zero=True)
+    weight_decay: float = real(0.0, 1e-12, 10.0, "decoupled weight decay, times lr at a step; 0 for none", or_zero=True)
+    warmup: int = integer(5000, 0, MAX_STEPS, "steps of linear warm-up from 0")
+    schedule: str = choice("constant", ("constant", "cosine"), "after warm-up; cosine falls to 0 at training.num_steps")
+    grad_clip: float = real(1.0, 1e-6, 1e9, "largest global norm of the gradient; 0 for no limit", or_zero=True)
+    ema_rate: float = real(
+        0.9999, 1e-3, 1.0, "rate of the moving average, which looks back 1 / (1 - rate) steps; 0 for none",
+        or_zero=True, exclusive=True,
+    )  # fmt: skip
+    ema_warmup: bool = flag(False, "rate min(ema_rate, (1 + n) / (10 + n)) at step n")
+    ema_widths: tuple[float, ...] = several(
+        *((), Real(low=0.001, high=0.28), (0, 4)),  # each costs as much memory as the parameters
+        "relative widths of power-function averages beside that one, such as (0.05, 0.10): any other can be had later",
+        distinct=True,
+    )
+    ema_snapshot_every: int = integer(0, 0, MAX_STEPS, "steps between snapshots of them; 0 for none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What the loops of networks and of dequantizers have in common."""
+
+    num_steps: int = integer(1_300_000, 1, MAX_STEPS, "steps of training")
+    batch_size: int = integer(128, 1, MAX_BATCH, "examples of a step, over all devices and hosts")
+    steps_per_dispatch: int = integer(1, 1, 1000, "steps per call of the compiled program; more pays on accelerators")
+    accumulate: int = integer(1, 1, MAX_BATCH, "parts in which the gradient of a batch is computed, one after another")
+    log_every: int = integer(50, 1, MAX_STEPS, "steps between two lines of metrics")
+    eval_every: int = integer(5000, 1, MAX_STEPS, "steps between losses of the averaged parameters on the test split")
+    checkpoint_every: int = integer(10_000, 1, MAX_STEPS, "steps between checkpoints")
+    keep_checkpoints: int = integer(3, 1, 10**6, "how many of the newest checkpoints are kept")
+    keep_every: int = integer(0, 0, MAX_STEPS, "and those at multiples of this step; 0 for none")
+    keep_best: int = integer(0, 0, 10**6, "and that many with the lowest loss on the test split")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Loop):
+    """The training of the network."""
+
+    sample_every: int = integer(
+        0, 0, MAX_STEPS, "steps between pictures of what the averaged parameters make of the same noise; 0 for none"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dequantizer(Loop):
+    """What --mode=train_dequantizer trains when there is a model: noise that it likes, for a tighter likelihood."""
+
+    name: str = choice("none", ("none", "flowpp"), "none (uniform noise) or flowpp (a flow conditioned on the image)")
+    filters: int = integer(96, 1, 2**14, "channels of the networks in its couplings, a multiple of heads")
+    components: int = integer(32, 1, 1024, "logistic distributions per mixture")
+    blocks: int = integer(2, 1, 64, "blocks of convolution and attention per coupling")
+    num_flows: int = integer(4, 1, 64, "couplings, each of which moves every other column: 2 move them all")
+    heads: int = integer(4, 1, 1024, "heads of attention")
+    context_features: int = integer(32, 1, 2**14, "channels of the network that reads the image")
+    dropout: float = real(0.0, *_DROPOUT, "share of the values inside a block that training sets to 0", exclusive=True)
+    t_min: float = real(1e-5, *_TIME, "smallest time of the bound that it is trained on", exclusive=True)
+    offset: bool = flag(True, "whether that bound has the decoder at t_min, one more evaluation of the model")
+    lr: float = real(2e-4, 1e-12, 10.0, "learning rate; the rest of the optimizer is config.optim", or_zero=True)
+    warmup: int = integer(5000, 0, MAX_STEPS, "steps of linear warm-up from 0")
+    ema_rate: float = real(0.99, 1e-3, 1.0, "rate of the moving average; 0 for none", or_zero=True, exclusive=True)
+    num_steps: int = integer(300_000, 1, MAX_STEPS, "steps of training")
