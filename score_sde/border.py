@@ -11,6 +11,7 @@ import errno
 import importlib.metadata
 import os
 import platform
+import re
 import select
 import shlex
 import signal
@@ -94,7 +95,7 @@ def _expected(error: BaseException) -> Ending | None:
 def _outside(error: BaseException) -> Ending | None:
     """The ending for an exception, or its explicit cause, that comes from the machine and not from the program."""
     for link in _causes(error):
-        for explain in (_memory, _devices, _peers, _system, _text, _packages):
+        for explain in (_memory, _devices, _variables, _peers, _system, _text, _packages):
             if (ending := explain(link)) is not None:
                 return ending
     return None
@@ -118,12 +119,29 @@ def _memory(error: BaseException) -> Ending | None:
 
 
 def _devices(error: BaseException) -> Ending | None:
-    if not _says(error, _DEVICES):
+    if not _says(error, _DEVICES) and not _is_no_device(error):
         return None
     wanted = os.environ.get("JAX_PLATFORMS")
     asked = f"JAX_PLATFORMS={wanted} asks for a device" if wanted else "JAX looks for a device"
     advice = "Unset JAX_PLATFORMS to take what there is, or set" if wanted else "Free the device, or set"
-    return Ending(USER, f"{asked} that cannot be used here: {first_line(error)} {advice} JAX_PLATFORMS=cpu.")
+    reason = first_line(error).partition(" (")[0] or "JAX finds none"  # in brackets JAX advises, too
+    return Ending(USER, f"{asked} that cannot be used here ({reason}). {advice} JAX_PLATFORMS=cpu.")
+
+
+def _is_no_device(error: BaseException) -> bool:
+    """Whether JAX has found no device at all, which it only asserts."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, AssertionError) and bool(frames) and Path(frames[-1].filename).name == "xla_bridge.py"
+
+
+def _variables(error: BaseException) -> Ending | None:
+    found = re.search(r"environment.*\b((?:JAX|XLA)_\w+)", str(error)) if isinstance(error, ValueError) else None
+    if found is None:
+        return None
+    value = os.environ.get(found[1], "")
+    return Ending(
+        USER, f"The environment variable {found[1]}={value} is not understood: {first_line(error)}. Unset it."
+    )
 
 
 def _peers(error: BaseException) -> Ending | None:

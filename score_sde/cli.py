@@ -139,7 +139,10 @@ def run_script(name: str, action: Callable[[], object]) -> int:
 
 def _log_messages(*, force: bool = False) -> None:
     """Tell on standard error what this package says, and of libraries errors only."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=force)
+    handler = logging.StreamHandler(sys.stderr)
+    if not os.environ.get(RAISE):  # an exception that a library logs before it raises it is told once, at the border
+        handler.addFilter(lambda record: record.exc_info is None or record.name.startswith("score_sde"))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=force)
     for noisy in ("absl", "orbax", "jax", "matplotlib"):  # they report every phase of every save
         logging.getLogger(noisy).setLevel(logging.ERROR)
 

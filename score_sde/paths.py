@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,23 @@ def typed(text: str, name: str) -> str:
     found = os.path.expanduser(text)
     if found.startswith("~") and not os.path.lexists(found):
         raise UserError(f"{name} is '{text}', and the home directory that it names is not known; give the whole path.")
+    _check_characters(found, name)
     return found
+
+
+def _check_characters(path: str, name: str) -> None:
+    """Refuse a path that the libraries which write checkpoints cannot take: one that is no Unicode text."""
+    try:
+        whole = os.path.abspath(path)
+    except OSError as error:
+        raise UserError("The current directory is there no more; change into another.") from error
+    try:
+        whole.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{name} means {whole!a}, which holds bytes that are no text in {sys.getfilesystemencoding()}; give "
+            "another path, or set LC_ALL=C.UTF-8 and unset PYTHONUTF8 if its name is in UTF-8."
+        ) from error
 
 
 def _without_scheme(text: str, scheme: str, name: str) -> str:

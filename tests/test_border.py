@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from score_sde import border
 from score_sde.cli import main, run_script
 from score_sde.errors import UserError
 
-TOY = str(Path(__file__).parents[1] / "configs" / "vp" / "toy_mlp.py")
+ROOT = Path(__file__).parents[1]
+TOY = str(ROOT / "configs" / "vp" / "toy_mlp.py")
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +80,35 @@ def test_a_platform_that_is_not_there_is_named_with_its_variable(capsys, monkeyp
     said = capsys.readouterr().err
     assert "JAX_PLATFORMS=cuda asks for a device that cannot be used here" in said
     assert "set JAX_PLATFORMS=cpu" in said
+
+
+def test_no_device_at_all_is_told_as_a_device_that_is_missing(capsys, monkeypatch):
+    """JAX asserts that there is one, and other assertions are faults."""
+    code = compile("def find():\n    assert False", "/somewhere/jax/_src/xla_bridge.py", "exec")
+    exec(code, found := {})
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert border.ended(_raised(found["find"])) == 2
+    assert "JAX_PLATFORMS=cuda asks for a device that cannot be used here (JAX finds none)" in capsys.readouterr().err
+    monkeypatch.setenv(border.RAISE, "1")
+    with pytest.raises(AssertionError):
+        border.ended(_raised(lambda: _raise(AssertionError())))
+
+
+def test_a_variable_that_jax_does_not_understand_is_named(capsys, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_X64", "perhaps")
+    error = _raised(lambda: jax._src.config.bool_env("JAX_ENABLE_X64", False))
+    assert border.ended(error) == 2
+    assert "The environment variable JAX_ENABLE_X64=perhaps is not understood" in capsys.readouterr().err
+
+
+def test_an_exception_that_a_library_logs_before_it_raises_it_is_told_once():
+    code = "import logging\nfrom score_sde.cli import _log_messages\n_log_messages()\n"
+    code += "for name in ('absl', 'score_sde.training'):\n    try:\n        1 / 0\n"
+    code += "    except ZeroDivisionError:\n        logging.getLogger(name).exception('%s failed', name)\n"
+    code += "logging.getLogger('absl').error('said once')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "absl failed" not in done.stderr and "said once" in done.stderr
+    assert "score_sde.training failed" in done.stderr and done.stderr.count("Traceback") == 1
 
 
 FAULTS = [

@@ -66,6 +66,7 @@ REFUSED = {
     "$NO_SUCH/run": "the environment variable NO_SUCH is not set",
     "~nobody-of-this-name/run": "is not known; give the whole path",
     "a\0b": "zero byte",
+    "caf\udce9": "bytes that are no text in",
 }
 
 
@@ -76,6 +77,14 @@ def test_what_is_no_path_of_this_machine_is_refused_in_every_flag(capsys, given,
     assert main([f"{name}={value}" for name, value in plain.items()]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"score_sde: {flag} ") and REFUSED[given] in said
+
+
+def test_a_directory_that_was_removed_meanwhile_is_named(home, monkeypatch, capsys):
+    (home / "gone").mkdir()
+    monkeypatch.chdir(home / "gone")
+    (home / "gone").rmdir()
+    assert main([f"--config={TOY}", "--workdir=x", "--mode=train"]) == 2
+    assert "The current directory is there no more" in capsys.readouterr().err
 
 
 def test_a_configuration_of_the_package_is_found_from_anywhere(home, monkeypatch):
