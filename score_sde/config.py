@@ -165,7 +165,11 @@ def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
 
 
 def changed_fields(
-    recorded: Mapping[str, Any], config: ConfigDict, *, groups: Collection[str], free: Collection[str] = ()
+    recorded: Mapping[str, Any],
+    config: Mapping[str, Any] | ConfigDict,
+    *,
+    groups: Collection[str],
+    free: Collection[str] = (),
 ) -> list[str]:
     """Lines ``name: old -> new`` for the fields of some groups that differ from a recorded configuration.
 
@@ -173,12 +177,12 @@ def changed_fields(
 
     Args:
         recorded: The configuration as it was written.
-        config: The one of now.
+        config: The one of now, or another record.
         groups: The groups to look at, or single fields at the top.
         free: Names of fields that may differ.
     """
-    complete = {**leaves(default_config()), **leaves(recorded)}
-    lines = differing_fields(complete, json.loads(json.dumps(config.to_dict())))
+    old, new = ({**leaves(default_config()), **leaves(fields)} for fields in (recorded, config))
+    lines = differing_fields(old, json.loads(json.dumps(new)))
     names = [line.split(":")[0] for line in lines]
     return [line for name, line in zip(names, lines, strict=True) if name.split(".")[0] in groups and name not in free]
 

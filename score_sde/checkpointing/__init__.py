@@ -1,7 +1,16 @@
 """Checkpoints: state, data iterator and configuration, written atomically; a damaged one falls back to its elder."""
 
-from score_sde.checkpointing.run import Checkpoints, CheckpointWriter, Restored, newest_config
+from score_sde.checkpointing.run import Check, Checkpoints, CheckpointWriter, Restored, newest_config
 from score_sde.checkpointing.snapshots import Snapshots, SnapshotWriter
 from score_sde.checkpointing.storage import NotFinite
 
-__all__ = ["CheckpointWriter", "Checkpoints", "NotFinite", "Restored", "SnapshotWriter", "Snapshots", "newest_config"]
+__all__ = [
+    "Check",
+    "CheckpointWriter",
+    "Checkpoints",
+    "NotFinite",
+    "Restored",
+    "SnapshotWriter",
+    "Snapshots",
+    "newest_config",
+]

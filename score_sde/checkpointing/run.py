@@ -4,7 +4,7 @@ import functools
 import logging
 import math
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from score_sde.errors import UserError
 from score_sde.files import read_json
 from score_sde.training.state import TrainState
 
+Check = Callable[[Path, Mapping[str, Any]], None]
 _NONE = -1  # the step where there is none
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,9 @@ class Checkpoints:
         """Steps that have a complete checkpoint, ascending."""
         return steps_in(self.directory)
 
-    def restore_newest(self, like: TrainState, *, among: Collection[int] | None = None) -> Restored | None:
+    def restore_newest(
+        self, like: TrainState, *, among: Collection[int] | None = None, check: Check = lambda path, config: None
+    ) -> Restored | None:
         """The newest checkpoint that can be read and is what was written, or ``None`` if there is none at all.
 
         Damaged checkpoints are passed over, which one warning says.
@@ -52,11 +55,13 @@ class Checkpoints:
             like: Arrays, or shapes with shardings, of the expected structure. How many devices the checkpoint was
                 written from does not matter.
             among: The steps to choose from; all unless given.
+            check: Is shown the place of a checkpoint and the configuration that it was saved under, before its arrays
+                are read, and refuses one of another run.
 
         Raises:
-            UserError: If there are checkpoints but none can be read, or they are of another run.
+            UserError: If there are checkpoints but none can be read, or ``check`` refuses one.
         """
-        restored, damaged = self._newest(like, among)
+        restored, damaged = self._newest(like, among, check)
         self._report(restored, damaged)
         return restored
 
@@ -78,7 +83,9 @@ class Checkpoints:
                 *(", ".join(map(str, damaged)), "; ".join(damaged.values()), int(restored.state.step)),
             )
 
-    def _newest(self, like: TrainState, among: Collection[int] | None) -> tuple[Restored | None, dict[int, str]]:
+    def _newest(
+        self, like: TrainState, among: Collection[int] | None, check: Check
+    ) -> tuple[Restored | None, dict[int, str]]:
         """The newest good checkpoint, and what is wrong with those that are newer."""
         tried: set[int] = set()
         damaged: dict[int, str] = {}
@@ -90,13 +97,19 @@ class Checkpoints:
                 return None, damaged
             tried.add(step)
             try:
-                return self._restore(step, like), damaged
+                return self._restore(step, like, check), damaged
             except Damaged as error:
                 if step in self.steps:
                     damaged[step] = str(error)
 
-    def _restore(self, step: int, like: TrainState) -> Restored:
-        contents = read(self.directory / str(step), {"state": like}, ("iterator", "window", "config"))
+    def _restore(self, step: int, like: TrainState, check: Check) -> Restored:
+        path = self.directory / str(step)
+
+        def check_values(values: Mapping[str, Any]) -> None:
+            if values.get("config"):  # an early version saved none
+                check(path, values["config"])
+
+        contents = read(path, {"state": like}, ("iterator", "window", "config"), check=check_values)
         state, values = contents.trees["state"], contents.values
         if not contents.proven:
             _say_unproven(self.directory)
@@ -141,9 +154,11 @@ class CheckpointWriter(Checkpoints):
         """Steps that have a checkpoint, or will have it when it is written, ascending."""
         return self._store.steps
 
-    def restore_newest(self, like: TrainState, *, among: Collection[int] | None = None) -> Restored | None:
+    def restore_newest(
+        self, like: TrainState, *, among: Collection[int] | None = None, check: Check = lambda path, config: None
+    ) -> Restored | None:
         """As of :class:`Checkpoints`; damaged ones are moved aside, for the run will come by their steps again."""
-        restored, damaged = self._newest(like, among)
+        restored, damaged = self._newest(like, among, check)
         self._report(restored, damaged)
         if damaged:
             self._move_aside(list(damaged))
@@ -208,8 +223,20 @@ def _loss_of(checkpoint: Path) -> float:
 
 
 def newest_config(workdir: Path) -> dict[str, Any] | None:
-    """The configuration that a run was started with, or ``None`` if the directory holds no run."""
-    return read_json(workdir / "config.json", remedy="mend it or use another --workdir")
+    """The configuration that a run was started with, or ``None`` if the directory holds no run.
+
+    Where ``config.json`` is missing, the newest checkpoint that can be read tells its own.
+
+    Raises:
+        UserError: If ``config.json`` is damaged.
+    """
+    checkpoints = Checkpoints(workdir)
+    steps = checkpoints.steps
+    remedy = "remove it, and the checkpoints tell what it was" if steps else "mend it or use another --workdir"
+    if (found := read_json(workdir / "config.json", remedy=remedy)) is not None:
+        return found
+    saved = (read_value(checkpoints.directory / str(step), "config") for step in reversed(steps))
+    return next((config for config in saved if isinstance(config, dict) and config), None)
 
 
 @functools.cache

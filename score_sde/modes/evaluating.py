@@ -34,6 +34,7 @@ from score_sde.locks import one_at_a_time
 from score_sde.metrics import ReferenceStatistics
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.likelihood import check_limit
+from score_sde.modes.record import of_this_run
 from score_sde.modes.statistics import load_reference
 from score_sde.modes.workdir import data_info, experiment_of, load_noise, machine, measured_split, trained_state
 from score_sde.report.summary import write_summary
@@ -223,7 +224,7 @@ def _state_of(workdir: Path, step: int, like: TrainState, *, strict: bool) -> Tr
     """The state of a step, as arrays that live where those of ``like`` do; ``None`` if it is damaged."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     try:
-        restored = Checkpoints(workdir).restore_newest(shapes, among=[step])
+        restored = Checkpoints(workdir).restore_newest(shapes, among=[step], check=of_this_run(workdir))
     except UserError as error:
         if strict:
             raise

@@ -1,10 +1,10 @@
 """The record of a run: the configuration and the data that it was trained with, ``config.json`` and ``data.json``."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from score_sde.checkpointing import Checkpoints, newest_config
+from score_sde.checkpointing import Check, Checkpoints, newest_config
 from score_sde.config import ConfigDict, changed_fields, default_config, leaves
 from score_sde.data import DataRecord
 from score_sde.errors import UserError
@@ -106,14 +106,34 @@ def check_same(config: ConfigDict, recorded: Mapping[str, Any], workdir: Path, m
     Raises:
         UserError: With every field that differs.
     """
-    groups, free = READS.get(mode, MEANING), set(_FREE)
-    if groups != TRAINED:
-        free.add("data.random_flip")
-    elif config.optim.schedule != "constant":
-        free.remove("training.num_steps")  # the schedule depends on the length of the run
+    groups = READS.get(mode, MEANING)
+    free = _free(groups, config.optim.schedule)
     if changed := changed_fields(recorded, config, groups=groups, free=free):
         sentence = f"The configuration differs from that of the run in {workdir}"
         raise _unlike(sentence, changed, "Set these fields back")
+
+
+def of_this_run(workdir: Path) -> Check:
+    """A check of the checkpoints of a run: that they were saved under the configuration that it has recorded."""
+    recorded = newest_config(workdir)
+
+    def check(path: Path, saved: Mapping[str, Any]) -> None:
+        if recorded is None:
+            return
+        free = _free(TRAINED, leaves(recorded).get("optim.schedule", "constant"))
+        if changed := changed_fields(saved, recorded, groups=TRAINED, free=free):
+            sentence = f"The checkpoint {path} was saved under another configuration than that of the run"
+            raise _unlike(sentence, changed, "Remove it if it is of another run")
+
+    return check
+
+
+def _free(groups: Collection[str], schedule: str) -> set[str]:
+    """Fields of some groups that may differ from the record of a run."""
+    if groups != TRAINED:
+        return {*_FREE, "data.random_flip"}
+    # Another schedule than a constant one depends on the length of the run.
+    return set(_FREE) - (set() if schedule == "constant" else {"training.num_steps"})
 
 
 def _check_same_data(recorded: Mapping[str, Any], known: DataRecord | None, data: DataRecord, workdir: Path) -> None:

@@ -18,7 +18,7 @@ from score_sde.experiment import Experiment
 from score_sde.files import atomic_write_json
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
 from score_sde.locks import only_writer
-from score_sde.modes.record import claim, make_directory
+from score_sde.modes.record import claim, make_directory, of_this_run
 from score_sde.modes.workdir import (
     build_experiment,
     data_info,
@@ -45,7 +45,7 @@ def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
         tell(sources)
         start = time.perf_counter()
         watch = _pictures(experiment, sources["test"], workdir / "progress")
-        state = train(experiment, workdir, watch=watch, sources=sources)
+        state = train(experiment, workdir, watch=watch, sources=sources, check=of_this_run(workdir))
     step, wanted = int(state.step), config.training.num_steps
     if step > wanted:
         log.info("The run is at step %d and config.training.num_steps is %d: nothing is left to train.", step, wanted)

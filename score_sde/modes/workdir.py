@@ -15,7 +15,7 @@ from score_sde.errors import UserError
 from score_sde.evaluation.likelihood import Noise
 from score_sde.experiment import Experiment
 from score_sde.machine import describe_machine
-from score_sde.modes.record import as_recorded, check_same, recorded_data
+from score_sde.modes.record import as_recorded, check_same, of_this_run, recorded_data
 from score_sde.training.dequantizer import load_dequantizer
 from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
 from score_sde.training.loop import split_of
@@ -104,7 +104,9 @@ def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
         raise UserError(f"There is no trained model in {workdir}; train one there first with --mode=train.")
     like = experiment.abstract_state()
     whole = with_sharding(like.ema_params, state_sharding(experiment.mesh, like.ema_params, fsdp=False))
-    restored = Checkpoints(workdir).restore_newest(dataclasses.replace(like, ema_params=whole))
+    restored = Checkpoints(workdir).restore_newest(
+        dataclasses.replace(like, ema_params=whole), check=of_this_run(workdir)
+    )
     if restored is None:
         raise UserError(f"There is no checkpoint in {workdir}/checkpoints yet; train first with --mode=train.")
     if experiment.config.ema_width:

@@ -8,6 +8,7 @@ The loss is the variational bound in bits per dimension: what the images cost un
 Everything is in ``workdir/dequantizer``: checkpoints, metrics, the configuration and the step of the model.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,6 +117,7 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
         step=step,
         constants=(frozen,),
         evaluate=lambda params: evaluate((params, frozen)),
+        check=lambda path, saved: _check_same(saved, config, path),
         advice=f"lower config.dequantizer.lr or config.optim.grad_clip, and remove {directory} to start again",
     )
     with writing(directory):
@@ -141,7 +143,9 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
     _check_same(recorded, experiment.config, directory)
     like = jax.eval_shape(lambda: _init_state(experiment, dequantizer))
     whole = with_sharding(like, state_sharding(experiment.mesh, like, fsdp=False))
-    restored = Checkpoints(directory).restore_newest(whole)
+    restored = Checkpoints(directory).restore_newest(
+        whole, check=lambda path, saved: _check_same(saved, experiment.config, path)
+    )
     if restored is None:
         raise _untrained(workdir)
     state = restored.state
@@ -192,7 +196,7 @@ def _claim(config: ConfigDict, directory: Path, model_step: int) -> None:
     atomic_write_json(directory / "config.json", config.to_dict())
 
 
-def _check_same(recorded: dict[str, Any], config: ConfigDict, directory: Path) -> None:
+def _check_same(recorded: Mapping[str, Any], config: ConfigDict, directory: Path) -> None:
     # A cosine schedule depends on the length of the run, which is then part of what is trained.
     free = [name for name in _FREE if name != "dequantizer.num_steps" or config.optim.schedule == "constant"]
     if changed := changed_fields(recorded, config, groups=_TRAINED, free=free):

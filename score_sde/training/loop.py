@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from score_sde.checkpointing import CheckpointWriter, NotFinite, SnapshotWriter
+from score_sde.checkpointing import Check, CheckpointWriter, NotFinite, SnapshotWriter
 from score_sde.config import ConfigDict
 from score_sde.data import Feed, Source, TrainIterator, fingerprint, load_source, make_train_iterator
 from score_sde.data.base import SPLITS
@@ -48,6 +48,7 @@ class Task:
         snapshot_every: Steps between snapshots of the power-function averages; 0 for none.
         watch: Is shown the averaged parameters every ``watch_every`` steps, if these are not 0, and after the last.
         advice: What to change when a loss stops being finite.
+        check: Refuses a checkpoint that was saved under another configuration, see :meth:`.Checkpoints.restore_newest`.
     """
 
     mesh: Mesh
@@ -62,6 +63,7 @@ class Task:
     watch: Watch = lambda step, params: None
     watch_every: int = 0
     advice: str
+    check: Check = lambda path, config: None
 
 
 def train(
@@ -70,6 +72,7 @@ def train(
     *,
     watch: Watch = lambda step, params: None,
     sources: Mapping[str, Source] | None = None,
+    check: Check = lambda path, config: None,
 ) -> TrainState:
     """Train the score network to ``training.num_steps``; see :func:`run`.
 
@@ -78,6 +81,7 @@ def train(
         workdir: Its directory.
         watch: Is shown the averaged parameters as ``training.sample_every`` says.
         sources: The splits of the data by their names, which are loaded unless they are given.
+        check: Refuses a checkpoint that was saved under another configuration.
     """
     config = experiment.config
     sources = {split: split_of(config, split) for split in SPLITS} if sources is None else sources
@@ -93,6 +97,7 @@ def train(
         watch=watch,
         watch_every=config.training.sample_every,
         advice="lower config.optim.lr or config.optim.grad_clip, and start in another --workdir",
+        check=check,
     )
     return run(task, workdir)
 
@@ -204,7 +209,7 @@ def _start(
 ) -> tuple[TrainState, int, list[dict[str, Any]]]:
     """The newest checkpoint, with the data stream set to its place, or a fresh state; and what is not logged yet."""
     like = with_sharding(jax.eval_shape(task.init_state), sharding)
-    restored = checkpoints.restore_newest(like)
+    restored = checkpoints.restore_newest(like, check=task.check)
     if restored is None:
         # Drawing the weights runs once: on a CPU, optimising that program takes four times longer than running it.
         options = {"xla_backend_optimization_level": 0} if loops_are_slow(task.mesh) else {}
