@@ -59,7 +59,7 @@ def metrics(run: Run) -> Section:
     body = join(
         table(head, rows, caption="Metrics of samples", class_="numbers"),
         *(element("p", warning, class_="problem") for warning in warnings),
-        note("The interval of a biased metric is for what the metric estimates, and need not hold the value."),
+        note("Of a biased metric, the interval is about the corrected value; the plain one is what others report."),
     )
     return Section("metrics", "Metrics of samples", body)
 

@@ -53,7 +53,7 @@ def quantities(run: Run) -> list[Quantity]:
 
 
 def metric_quantities(metrics: dict[str, Any]) -> list[Quantity]:
-    """The numbers of metrics, by name; entries without a value are passed over."""
+    """The numbers of metrics, by name, and those that are corrected for bias; entries without a value are left out."""
     found = []
     for name, entry in metrics.items():
         result = estimate_of(entry)
@@ -61,17 +61,20 @@ def metric_quantities(metrics: dict[str, Any]) -> list[Quantity]:
             continue
         protocol = entry.get("protocol")
         protocol = protocol if isinstance(protocol, dict) else {}
-        found.append(
-            Quantity(
-                key=f"metric.{name}",
-                label=NAMES.get(name, name.replace("_", " ").capitalize()),
-                unit="",
-                found=result,
-                how=_protocol_line(protocol),
-                interval_of=str(dig(entry, "details", "interval_of") or ""),
-                protocol=protocol,
-            )
+        corrected = finite(dig(entry, "details", "corrected"))
+        plain = Quantity(
+            key=f"metric.{name}",
+            label=NAMES.get(name, name.replace("_", " ").capitalize()),
+            unit="",
+            found=result if corrected is None else result._replace(interval=None),
+            how=_protocol_line(protocol),
+            interval_of=str(dig(entry, "details", "interval_of") or ""),
+            protocol=protocol,
         )
+        found.append(plain)
+        if corrected is not None:  # an interval stands beside the estimate that it belongs to
+            own = {"key": f"{plain.key}.corrected", "label": f"{plain.label}, corrected for bias"}
+            found.append(dataclasses.replace(plain, found=result._replace(value=corrected), **own))
     return found
 
 
