@@ -9,6 +9,9 @@ import numpy as np
 
 from score_sde.data.base import ArraySource, Source, SourceInfo
 
+#: Fields of ``config.data`` that say where data lie and how they are read, not what they are.
+PLACE_FIELDS = ("name", "data_dir", "shape", "workers", "prefetch")
+
 IN_FULL = 2**28  # bytes of a split in memory that are all read
 SPREAD = 128  # examples that are read of any other split
 

@@ -1,7 +1,7 @@
 """What every measurement needs: a stream of random numbers of its own, and a mean with its standard error."""
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from score_sde.config import ConfigDict
 from score_sde.data import Source, eval_batches
+from score_sde.data.identity import PLACE_FIELDS
 from score_sde.distributed import shared_size, spread
 from score_sde.experiment import Experiment
 from score_sde.typing import Params, PRNGKey
@@ -52,6 +54,14 @@ def examples(experiment: Experiment, source: Source, *, batch_size: int, limit: 
     size = shared_size(experiment.mesh, min(batch_size, total))
     for index, batch in enumerate(eval_batches(source, batch_size=size, limit=total)):
         yield Examples(index, spread(experiment.mesh, batch.data), batch.mask)
+
+
+def decisive_fields(config: ConfigDict, groups: Collection[str]) -> dict[str, Any]:
+    """The fields of some groups that decide a measurement: all but those that say where the data lie."""
+    fields = {name: value for name, value in config.to_dict().items() if name in groups}
+    if "data" in fields:
+        fields["data"] = {name: value for name, value in fields["data"].items() if name not in PLACE_FIELDS}
+    return fields
 
 
 def mean_and_std_error(values: np.ndarray) -> tuple[float, float]:

@@ -15,8 +15,9 @@ from jaxtyping import Array
 
 from score_sde.config import build
 from score_sde.data import Source
+from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import gathered, jit, shared_size
-from score_sde.evaluation.base import Progress, Purpose, examples, fingerprint, root_key
+from score_sde.evaluation.base import Progress, Purpose, decisive_fields, examples, fingerprint, root_key
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment, make_grid
 from score_sde.likelihood import (
@@ -230,13 +231,13 @@ def dataset_bound(
     return DatasetBound(bits, nats, error, time.perf_counter() - start)
 
 
-def identity_of(experiment: Experiment, params: Params, noise: Noise) -> str:
-    """What a measurement is of, so that one that was interrupted goes on with the same.
+def identity_of(experiment: Experiment, params: Params, noise: Noise, source: Source) -> str:
+    """What a measurement is of, so that one that was interrupted goes on with the same: settings, model, noise, data.
 
     The mesh is not part of it, but the size of the batches that its devices share evenly: random numbers are those of a
     batch.
     """
-    unrelated = ("sampling", "pareto", "plan", "mesh")
-    config = {name: value for name, value in experiment.config.to_dict().items() if name not in unrelated}
+    groups = ("seed", "sde", "parameterization", "model", "data", "likelihood")
     size = shared_size(experiment.mesh, experiment.config.likelihood.batch_size)
-    return json.dumps([config, fingerprint(params), noise.name, size])
+    known = [fingerprint(params), noise.name, fingerprint(noise.params), contents_of(source), size]
+    return json.dumps([decisive_fields(experiment.config, groups), *known])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from score_sde.config import ConfigDict
-from score_sde.data import Source, SourceInfo
+from score_sde.data import Source, SourceInfo, fingerprint
 from score_sde.distributed import gathered, shared_size
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, Purpose, root_key
@@ -131,6 +131,7 @@ def data_statistics(
         count=total,
         shape=source.info.shape,
         num_levels=source.info.num_levels,
+        contents=fingerprint(source),
     )
     return statistics, digest.hexdigest()
 

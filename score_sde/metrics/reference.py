@@ -43,6 +43,7 @@ class ReferenceStatistics:
     count: int | None  # examples behind the moments; None where a file does not state it
     shape: tuple[int, ...] | None  # of an example; None where a file does not state it
     num_levels: int | None
+    contents: str | None = None  # fingerprint of the data set, from which the digest does not follow; None if not known
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -54,7 +55,7 @@ class ReferenceStatistics:
         return digest.hexdigest()
 
     def _about(self) -> dict[str, Any]:
-        arrays = ("moments", "features_subset")
+        arrays = ("moments", "features_subset", "contents")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in arrays}
         shape = None if self.shape is None else list(self.shape)
         return fields | {"format": _FORMAT, "num_examples": self.moments.num_examples, "shape": shape}
@@ -76,7 +77,7 @@ def write_statistics(path: Path, statistics: ReferenceStatistics) -> None:
         UserError: If the system refuses to write, and if the statistics are not finite or their shapes disagree.
     """
     _check(statistics, path)
-    about = json.dumps(statistics._about() | {"sha256": statistics.sha256})
+    about = json.dumps(statistics._about() | {"sha256": statistics.sha256, "contents": statistics.contents})
     atomic_savez(path, about=np.array(about), **statistics._arrays())
 
 

@@ -13,9 +13,10 @@ import jax
 from score_sde.checkpointing import Checkpoints
 from score_sde.config import ConfigDict
 from score_sde.data import Source
+from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import shared_size
 from score_sde.errors import UserError, unknown
-from score_sde.evaluation.base import fingerprint, mean_and_std_error
+from score_sde.evaluation.base import decisive_fields, fingerprint, mean_and_std_error
 from score_sde.evaluation.likelihood import Noise, dataset_likelihood, identity_of
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.metrics import (
@@ -65,6 +66,7 @@ class _Evaluation:
     experiment: Experiment
     workdir: Path
     source: Source
+    contents: str  # the fingerprint of the source
     loss: LossEvaluator
     noise: Noise | None  # None where no likelihood is asked for
     samples: _Samples | None
@@ -72,20 +74,18 @@ class _Evaluation:
     def identity(self) -> str:
         """A digest of all that decides the numbers besides the checkpoint."""
         config, mesh = self.experiment.config, self.experiment.mesh
-        fields = {name: value for name, value in config.to_dict().items() if name in _RELATED}
-        for name in ("data_dir", "workers", "prefetch"):
-            del fields["data"][name]
+        fields = decisive_fields(config, _RELATED)
         if self.samples is None:
             del fields["sampling"]
             protocol = None
         else:
             extractor, reference = self.samples.extractor, self.samples.reference
             protocol = [config.evaluation.num_samples, self.samples.metrics, extractor.sha256, reference.sha256]
-        noise = None if self.noise is None else self.noise.name
+        noise = None if self.noise is None else [self.noise.name, fingerprint(self.noise.params)]
         if noise is None:
             del fields["likelihood"]
         batches = [shared_size(mesh, config[group].batch_size) for group in ("likelihood", "sampling")]
-        return hashlib.sha256(json.dumps([fields, protocol, noise, batches]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([fields, protocol, noise, batches, self.contents]).encode()).hexdigest()
 
     def measure(self, step: int, params: Params, digest: str) -> dict[str, Any]:
         """The entry of one checkpoint; ``digest`` is their fingerprint."""
@@ -108,7 +108,7 @@ class _Evaluation:
                 noise=noise,
                 progress=bar.advance,
                 partial=self.workdir / "evaluation.likelihood.partial.npz",
-                identity=identity_of(experiment, params, noise),
+                identity=identity_of(experiment, params, noise, self.source),
             )
         good = result.success
         if not good.any():
@@ -197,6 +197,7 @@ def _prepare(experiment: Experiment, workdir: Path, command: str) -> _Evaluation
         experiment=experiment,
         workdir=workdir,
         source=source,
+        contents=contents_of(source),
         loss=LossEvaluator(experiment, source),
         noise=noise,
         samples=samples,

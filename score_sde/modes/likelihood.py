@@ -171,7 +171,7 @@ def _measure_flow(run: _Measurement) -> None:
     experiment, source, report, columns = run.experiment, run.source, run.report, run.columns
     settings, params = experiment.config.likelihood, run.state.ema_params
     noise = load_noise(experiment, run.workdir)
-    identity = identity_of(experiment, params, noise)
+    identity = identity_of(experiment, params, noise, source)
     with ProgressBar(total=run.total, description="likelihood") as bar:
         result = dataset_likelihood(
             experiment,

@@ -7,6 +7,7 @@ from typing import Any
 from score_sde.checkpointing import Check, Checkpoints, newest_config
 from score_sde.config import ConfigDict, changed_fields, default_config, leaves
 from score_sde.data import DataRecord
+from score_sde.data.identity import PLACE_FIELDS
 from score_sde.errors import UserError
 from score_sde.files import Unreadable, atomic_write_json, read_json, reason_of
 
@@ -25,7 +26,7 @@ _FREE = (
     *(f"training.{name}" for name in ("accumulate", "eval_every", "sample_every")),
     *(f"training.keep_{what}" for what in ("checkpoints", "every", "best")),
     # Data are known by what they hold, not by where they lie.
-    *(f"data.{name}" for name in ("name", "data_dir", "shape", "workers", "prefetch")),
+    *(f"data.{name}" for name in PLACE_FIELDS),
     "optim.ema_snapshot_every",
 )
 _PATHS = ("npz", "folder", "arrayrecord")  # kinds of data whose names are those of their places

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.config import ConfigDict
+from score_sde.data import fingerprint as contents_of
 from score_sde.errors import UserError
+from score_sde.evaluation.base import decisive_fields, fingerprint
 from score_sde.evaluation.record import read_results
 from score_sde.files import atomic_write_json, atomic_write_text, read_json
 from score_sde.locks import one_at_a_time
@@ -17,7 +19,7 @@ from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
 from score_sde.modes.record import make_directory, newest_step
 from score_sde.modes.training import run_import, run_train
-from score_sde.modes.workdir import has_checkpoint, machine
+from score_sde.modes.workdir import experiment_of, has_checkpoint, load_split, machine, trained_state
 from score_sde.paths import config_file
 from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, markdown, missing_inputs, table
 from score_sde.reproduction.rows import Row, select
@@ -96,8 +98,13 @@ def _measured(row: Row, config: ConfigDict, workdir: Path, place: Path, command:
     log.info("%s: %s", row.name, row.protocol)
     details: dict[str, Any] = {"run": str(run)}
     if row.checkpoint is None:
-        if not has_checkpoint(run) or newest_step(run) < config.training.num_steps:
+        if newest_step(run) < config.training.num_steps:
             run_train(config, run, command)
+        if (step := newest_step(run)) > config.training.num_steps:
+            raise UserError(
+                f"The run in {run} has been trained to step {step}, and {row.name} is of step "
+                f"{config.training.num_steps}; give another --workdir, or --config.training.num_steps={step}."
+            )
     else:
         source = find_checkpoint(row.checkpoint, place)
         assert source is not None  # checked before
@@ -118,7 +125,8 @@ def _of_samples(row: Row) -> bool:
 
 def _samples_of(row: Row, config: ConfigDict, run: Path, command: str) -> tuple[float, float | None]:
     run_eval(config, run, command)  # measures nothing that rows of the same samples have measured before
-    found = read_json(run / "metrics.json") or {}
+    entries = read_results(run / "evaluation.json")["checkpoints"]
+    found = next(entry for entry in entries if entry["step"] == newest_step(run))
     result = found["metrics"][_METRICS.get(row.what, "frechet")]
     return result["value"], result["std_error"]
 
@@ -127,8 +135,10 @@ def _flow_of(row: Row, config: ConfigDict, run: Path, command: str) -> tuple[flo
     """Bits per dimension; rows of one protocol share a measurement, which is kept beside the run."""
     what, _, variational = row.what.partition("_")
     kept = run / f"{'variational' if variational else 'uniform'}.json"
-    related = config.to_dict()
-    identity = json.dumps({name: related[name] for name in ("seed", "model", "data", "likelihood", "dequantizer")})
+    experiment = experiment_of(config, run, "likelihood")
+    model = fingerprint(trained_state(experiment, run).ema_params)
+    fields = decisive_fields(experiment.config, ("seed", "model", "data", "likelihood", "dequantizer"))
+    identity = json.dumps([fields, model, contents_of(load_split(config, "test"))])
     report = read_results(kept)
     if report.get("identity") != identity:
         if variational:

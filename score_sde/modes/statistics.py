@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from score_sde.config import ConfigDict, check_fields
-from score_sde.data import SourceInfo, tell
+from score_sde.data import SourceInfo, fingerprint, tell
 from score_sde.evaluation.metrics import data_statistics, extractor_of
 from score_sde.files import atomic_write_json
 from score_sde.locks import only_writer
@@ -47,23 +47,24 @@ def compute_statistics(config: ConfigDict, workdir: Path, command: str, extracto
             keep_features=settings.keep_features,
             progress=bar.advance,
         )
+        report = {
+            "source": statistics.source,
+            "split": statistics.split,
+            "num_examples": statistics.count,
+            "examples_sha256": images,
+            "shape": list(statistics.shape or ()),
+            "num_levels": statistics.num_levels,
+            "extractor": statistics.extractor,
+            "extractor_sha256": statistics.extractor_sha256,
+            "num_features": statistics.moments.mean.size,
+            "features_kept": 0 if statistics.features_subset is None else len(statistics.features_subset),
+            "statistics_sha256": statistics.sha256,
+            "seconds": time.perf_counter() - start,
+            **machine(command),
+        }
+        # The arrays come last: while they are missing, both files are written again.
+        atomic_write_json(workdir / "statistics.json", report)
         write_statistics(workdir / FILE, statistics)
-    report = {
-        "source": statistics.source,
-        "split": statistics.split,
-        "num_examples": statistics.count,
-        "examples_sha256": images,
-        "shape": list(statistics.shape or ()),
-        "num_levels": statistics.num_levels,
-        "extractor": statistics.extractor,
-        "extractor_sha256": statistics.extractor_sha256,
-        "num_features": statistics.moments.mean.size,
-        "features_kept": 0 if statistics.features_subset is None else len(statistics.features_subset),
-        "statistics_sha256": statistics.sha256,
-        "seconds": time.perf_counter() - start,
-        **machine(command),
-    }
-    atomic_write_json(workdir / "statistics.json", report)
     log.info(
         "Wrote %s: %d examples of %s (%s) by %s, %.1f s.",
         *(workdir / FILE, total, statistics.source, statistics.split, statistics.extractor, report["seconds"]),
@@ -94,12 +95,14 @@ def load_reference(
 
 def _changes(found: ReferenceStatistics, config: ConfigDict, info: SourceInfo, extractor: Extractor) -> list[str]:
     settings = config.evaluation
-    total = len(load_split(config, settings.reference_split))
-    count = min(settings.reference_examples or total, total)
+    source = load_split(config, settings.reference_split)
+    count = min(settings.reference_examples or len(source), len(source))
+    # Files of an earlier version know the data by their name alone.
+    ours = (info.name, None) if found.contents is None else (found.source, fingerprint(source))
     kept = 0 if found.features_subset is None else len(found.features_subset)
     pairs = {
         "extractor": ((found.extractor, found.extractor_sha256), (extractor.name, extractor.sha256)),
-        "data set": ((found.source, found.split), (info.name, settings.reference_split)),
+        "data set": ((found.source, found.contents, found.split), (*ours, settings.reference_split)),
         "shape": ((found.shape, found.num_levels), (info.shape, info.num_levels)),
         "number of examples": (found.count, count),
         "number of features kept": (kept, min(settings.keep_features, count)),

@@ -8,10 +8,12 @@ from typing import Any
 
 from score_sde.checkpointing import Checkpoints, Snapshots, newest_config
 from score_sde.config import ConfigDict
-from score_sde.data import Source, SourceInfo, fingerprint, source_info
+from score_sde.data import Source, SourceInfo, source_info
+from score_sde.data import fingerprint as contents_of
 from score_sde.data.base import SPLITS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
+from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.likelihood import Noise
 from score_sde.experiment import Experiment
 from score_sde.machine import describe_machine
@@ -60,7 +62,7 @@ def measured_split(config: ConfigDict, workdir: Path, split: str) -> Source:
     """One split of the data that the configuration names; a warning tells if the run was not trained on these data."""
     source, known = load_split(config, split), recorded_data(workdir)
     recorded = None if known is None else known.splits.get(split)
-    if recorded is not None and recorded.contents != fingerprint(source):
+    if recorded is not None and recorded.contents != contents_of(source):
         log.warning(
             "The %s split of %s is not that of the data that the run was trained on; what is measured is of other "
             "data.",
@@ -145,7 +147,7 @@ def load_noise(experiment: Experiment, workdir: Path) -> Noise:
 
 def provenance(state: TrainState, command: str) -> dict[str, Any]:
     """What a result was computed from, how, when and where."""
-    return {"step": int(state.step), **machine(command)}
+    return {"step": int(state.step), "parameters": fingerprint(state.ema_params), **machine(command)}
 
 
 def machine(command: str) -> dict[str, Any]:

@@ -18,8 +18,11 @@ from jaxtyping import Array, Float
 
 from score_sde.checkpointing import Checkpoints, newest_config
 from score_sde.config import ConfigDict, changed_fields
+from score_sde.data import fingerprint as contents_of
+from score_sde.data.identity import PLACE_FIELDS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
+from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.loss import Losses, LossEvaluator
 from score_sde.experiment import Experiment
 from score_sde.files import Unreadable, atomic_write_json, read_json, writing
@@ -35,9 +38,7 @@ from score_sde.typing import Dequantizer, LossFn, Params, PRNGKey, Times
 #: What decides how a dequantiser turns out, besides the model, whose own record is compared when it is loaded.
 _TRAINED = ("seed", "data", "optim", "dequantizer")
 _FREE = (
-    "data.data_dir",
-    "data.workers",
-    "data.prefetch",
+    *(f"data.{name}" for name in PLACE_FIELDS),
     "optim.ema_widths",
     "optim.ema_snapshot_every",
     *(f"dequantizer.{name}" for name in ("accumulate", "eval_every", "num_steps")),
@@ -123,7 +124,8 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
     with writing(directory):
         directory.mkdir(exist_ok=True)
     with only_writer(directory, "train", doing=f"training the dequantizer in {directory}"):
-        _claim(config, directory, int(model.step))
+        known = {"parameters": fingerprint(frozen), "data": contents_of(task.source)}
+        _claim(config, directory, {"step": int(model.step), **known})
         return run(task, directory)
 
 
@@ -149,7 +151,7 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
     if restored is None:
         raise _untrained(workdir)
     state = restored.state
-    return TrainedDequantizer(dequantizer, state.ema_params, int(state.step), _model_step(directory))
+    return TrainedDequantizer(dequantizer, state.ema_params, int(state.step), _model(directory)["step"])
 
 
 def named(experiment: Experiment) -> Dequantizer:
@@ -182,17 +184,16 @@ def _init_state(experiment: Experiment, dequantizer: Dequantizer) -> TrainState:
     return state_of(params, _optimizer(experiment.config), seed)
 
 
-def _claim(config: ConfigDict, directory: Path, model_step: int) -> None:
-    """Record configuration and model in a new directory, or check that they are those recorded there."""
+def _claim(config: ConfigDict, directory: Path, model: dict[str, Any]) -> None:
+    """Record configuration, model and data in a new directory, or check that they are those recorded there.
+
+    Of parameters and data the fingerprints are recorded, which earlier versions did not do.
+    """
     recorded = newest_config(directory)
     if recorded is not None:
         _check_same(recorded, config, directory)
-        if (of := _model_step(directory)) != model_step:
-            raise UserError(
-                f"The dequantizer in {directory} learns to suit the model of step {of}, and the newest checkpoint of "
-                f"the model is of step {model_step}. Remove {directory} to train one for that."
-            )
-    atomic_write_json(directory / _MODEL, {"step": model_step})
+        _check_same_model(_model(directory), model, directory)
+    atomic_write_json(directory / _MODEL, model)
     atomic_write_json(directory / "config.json", config.to_dict())
 
 
@@ -206,12 +207,29 @@ def _check_same(recorded: Mapping[str, Any], config: ConfigDict, directory: Path
         )
 
 
-def _model_step(directory: Path) -> int:
+def _check_same_model(recorded: dict[str, Any], model: dict[str, Any], directory: Path) -> None:
+    remedy = f"Remove {directory} to train one for that."
+    if recorded["step"] != model["step"]:
+        raise UserError(
+            f"The dequantizer in {directory} learns to suit the model of step {recorded['step']}, and the newest "
+            f"checkpoint of the model is of step {model['step']}. {remedy}"
+        )
+    if recorded.get("parameters", model["parameters"]) != model["parameters"]:
+        raise UserError(
+            f"The dequantizer in {directory} learns to suit another model of step {model['step']}, with other "
+            f"parameters. {remedy}"
+        )
+    if recorded.get("data", model["data"]) != model["data"]:
+        raise UserError(f"The dequantizer in {directory} learns from other training data. {remedy}")
+
+
+def _model(directory: Path) -> dict[str, Any]:
+    """What is recorded of the model and the data of a dequantizer."""
     path, remedy = directory / _MODEL, f"it names the model of the dequantizer; remove {directory} to train another"
-    step = (read_json(path, remedy=remedy) or {}).get("step")
-    if not isinstance(step, int):
+    found = read_json(path, remedy=remedy) or {}
+    if not isinstance(found.get("step"), int):
         raise Unreadable(path, "it names no step" if path.exists() else "there is no such file", remedy)
-    return step
+    return found
 
 
 def _untrained(workdir: Path) -> UserError:

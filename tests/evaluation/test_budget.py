@@ -141,14 +141,30 @@ def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path):
 
 def test_an_interrupted_measurement_goes_on_with_other_devices_if_its_batches_stay():
     """Random numbers are those of a batch: three devices round ten examples up to twelve, two do not."""
-    experiment = make_experiment("likelihood.batch_size=10")
+    experiment, source = make_experiment("likelihood.batch_size=10"), source_of(AR1.sample(12, seed=2))
 
     def identity(data, fsdp):
         devices = np.array([jax.devices()[0]] * (data * fsdp)).reshape(data, fsdp)
-        return identity_of(dataclasses.replace(experiment, mesh=Mesh(devices, AXES)), {}, Noise())
+        return identity_of(dataclasses.replace(experiment, mesh=Mesh(devices, AXES)), {}, Noise(), source)
 
     assert identity(1, 1) == identity(2, 1) == identity(1, 5) != identity(3, 1)
-    assert identity_of(experiment, {}, Noise()) != identity_of(experiment, {"a": jnp.ones(1)}, Noise())
+    assert identity_of(experiment, {}, Noise(), source) != identity_of(experiment, {"a": jnp.ones(1)}, Noise(), source)
+
+
+def test_a_measurement_is_known_by_model_noise_and_data_and_not_by_where_these_lie():
+    experiment, x = make_experiment(), AR1.sample(12, seed=2)
+    whole, params = source_of(x), {"a": jnp.ones(1)}
+    moved = make_experiment("data.name=toy:moons", "data.data_dir=/elsewhere", "data.workers=2", "optim.lr=0.5")
+    same = identity_of(experiment, params, Noise(), whole)
+    assert identity_of(moved, params, Noise(), source_of(x.copy())) == same
+    others = [
+        identity_of(experiment, {"a": jnp.zeros(1)}, Noise(), whole),
+        identity_of(experiment, params, Noise(params={"b": jnp.ones(1)}), whole),
+        identity_of(experiment, params, Noise(name="variational (step 3)"), whole),
+        identity_of(experiment, params, Noise(), source_of(x + 1e-3)),
+        identity_of(make_experiment("likelihood.t_min=1e-3"), params, Noise(), whole),
+    ]
+    assert len({same, *others}) == 1 + len(others)
 
 
 def test_weighing_draws_by_importance_bounds_closer_than_their_mean():

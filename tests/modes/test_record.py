@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from score_sde.cli import main
+from score_sde.metrics import read_statistics
+from score_sde.modes import statistics
 
 TINY = (
     *("--config.model.features=8", "--config.model.num_blocks=1", "--config.training.num_steps=20"),
@@ -142,3 +144,45 @@ def test_what_is_measured_of_other_data_is_said(place, caplog):
     assert "not that of the data that the run was trained on" in caplog.text
     np.savez(place / "points.npz", x=_points(1)[:, :2])
     assert main([f"--workdir={place / 'run'}", "--mode=eval"]) == 2
+
+
+def test_data_changed_in_place_are_measured_anew(place, caplog):
+    """The statistics that samples are compared with too."""
+    caplog.set_level("INFO")
+    settings = ("--config.evaluation.num_samples=40", "--config.evaluation.keep_features=100")
+    evaluate = [f"--workdir={place / 'run'}", "--mode=eval", *settings]
+
+    def energy():
+        assert main(evaluate) == 0
+        found = json.loads((place / "run" / "evaluation.json").read_text())["checkpoints"]
+        return found[0]["metrics"]["energy"]["value"], found[0]["loss"]
+
+    first = energy()
+    assert energy() == first
+    assert caplog.text.count("was measured before") == 1
+    np.savez(place / "points.npz", x=_points() + 100.0)
+    second = energy()
+    assert second[0] > 3 * first[0]
+    assert second[1] != first[1]
+    assert caplog.text.count("was measured before") == 1
+    assert "statistics.npz is of another data set" in caplog.text
+    shutil.move(place / "points.npz", place / "moved.npz")
+    evaluate.append(_data(place / "moved.npz"))
+    assert energy() == second
+    assert caplog.text.count("was measured before") == 2
+
+
+def test_statistics_without_their_record_are_computed_again(place, monkeypatch):
+    """Of the two files the arrays come last, so that a kill between them leaves nothing that is taken for whole."""
+    run = [f"--workdir={place / 'run'}", "--mode=stats"]
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(statistics, "write_statistics", killed)
+    assert main(run) == 130
+    assert not (place / "run" / "statistics.npz").exists()
+    monkeypatch.undo()
+    assert main(run) == 0
+    about = json.loads((place / "run" / "statistics.json").read_text())
+    assert about["statistics_sha256"] == read_statistics(place / "run" / "statistics.npz").sha256

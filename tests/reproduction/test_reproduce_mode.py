@@ -130,6 +130,23 @@ def test_rows_that_train_are_measured_and_judged_and_not_trained_again(tmp_path,
     assert re.search(r"\| small/fid \|.*\| FAIL \|", page)
 
 
+def test_a_model_that_is_trained_further_is_measured_anew(tmp_path, small, capsys):
+    seen = []
+    for steps in (20, 40):
+        _reproduce(tmp_path, "small/*", "--config.optim.schedule=constant", f"--config.training.num_steps={steps}")
+        rows = json.loads((tmp_path / "reproduction.json").read_text())["rows"]
+        measured = {row["name"]: row["measured"] for row in rows}
+        found = [json.loads((tmp_path / "small" / f"{name}.json").read_text()) for name in ("likelihood", "evaluation")]
+        assert measured["small/nll"] == found[0]["bits_per_dim"]
+        assert measured["small/fid"] == found[1]["checkpoints"][-1]["metrics"]["frechet"]["value"]
+        assert found[0]["step"] == found[1]["checkpoints"][-1]["step"] == steps
+        seen.append(measured)
+    assert all(seen[0][name] != seen[1][name] for name in small)
+    capsys.readouterr()
+    assert _reproduce(tmp_path, "small/nll", "--config.optim.schedule=constant") == 2
+    assert "has been trained to step 40, and small/nll is of step 20" in capsys.readouterr().err
+
+
 def test_a_checkpoint_is_imported_and_measured(tmp_path, small, monkeypatch):
     """From a file in its folder to a verdict; another seed gives another model, so the weights are the file's."""
     row = small["small/nll"]

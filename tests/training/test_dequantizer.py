@@ -117,6 +117,19 @@ def test_a_dequantizer_goes_on_with_its_own_model_only(uninterrupted, tmp_path):
     assert load_dequantizer(_experiment(), workdir).model_step == 2
 
 
+def test_a_dequantizer_goes_on_with_its_own_parameters_and_data_only(uninterrupted, tmp_path):
+    workdir = shutil.copytree(uninterrupted[0], tmp_path / "run")
+    record = workdir / "dequantizer" / "model.json"
+    found = json.loads(record.read_text())
+    for name, message in {"parameters": "another model of step 2", "data": "other training data"}.items():
+        record.write_text(json.dumps(found | {name: "0"}))
+        with pytest.raises(UserError, match=message):
+            _train(workdir, **{"dequantizer.num_steps": 9})
+    record.write_text(json.dumps({"step": 2}))  # as earlier versions left it
+    _train(workdir)
+    assert json.loads(record.read_text()) == found
+
+
 def test_what_is_missing_is_named(model, tmp_path):
     with pytest.raises(UserError, match=r"no trained dequantizer in .*--mode=train_dequantizer"):
         load_dequantizer(_experiment(), model)
