@@ -33,8 +33,14 @@ class Purpose(enum.IntEnum):
 
 
 def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:
-    """The root of the random numbers of one kind of measurement."""
-    return jax.random.fold_in(jax.random.key(experiment.config.seed), int(purpose))
+    """The root of the random numbers of one kind of measurement: of the run's seed, or of the samples' own."""
+    seed = sample_seed(experiment.config) if purpose is Purpose.SAMPLES else experiment.config.seed
+    return jax.random.fold_in(jax.random.key(seed), int(purpose))
+
+
+def sample_seed(config: ConfigDict) -> int:
+    """The seed of the samples: ``sampling.seed``, unless that is -1 for the run's own."""
+    return config.seed if config.sampling.seed < 0 else config.sampling.seed
 
 
 class Examples(NamedTuple):

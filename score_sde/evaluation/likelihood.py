@@ -157,8 +157,8 @@ def dataset_likelihood(
         source: The data.
         noise: Of the dequantisation; uniform unless given.
         progress: Told how many more examples are done.
-        partial: A file for what has been measured so far, from which an interrupted measurement goes on. It is removed
-            at the end.
+        partial: A file for what has been measured so far, from which an interrupted measurement goes on. It stays,
+            for :func:`~score_sde.evaluation.partial.discard`.
         identity: What the measurement is of; a file of another one is passed over.
 
     Returns:
@@ -169,7 +169,7 @@ def dataset_likelihood(
     draw = flow_draw(experiment, FlowProtocol.of(experiment), noise)
     kept = Partial(partial, identity)
     for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):
-        if batch.number >= len(kept.rows):
+        if batch.number >= kept.batches:
             start = time.perf_counter()
             root = root_key(experiment, Purpose.LIKELIHOOD)
             roots = [jax.random.fold_in(root, n) for n in range(settings.num_dequantizations)]
@@ -178,11 +178,10 @@ def dataset_likelihood(
             row = _combined(draws, importance=settings.importance_weighted)
             kept.add([np.asarray(column)[batch.mask] for column in row], time.perf_counter() - start)
         progress(int(batch.mask.sum()))
-    nats, num_evals, success, error = kept.columns()
+    nats, num_evals, success, error = (np.array(column) for column in kept.columns())
     bits = np.full_like(nats, np.nan)
     if experiment.quantization.num_levels is not None:
         bits = np.asarray(experiment.quantization.bits_per_dim(jnp.asarray(nats), int(np.prod(experiment.event_shape))))
-    kept.remove()
     return DatasetLikelihood(bits, nats, num_evals, success.astype(bool), error, kept.seconds)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +10,10 @@ import numpy as np
 
 from score_sde.config import ConfigDict
 from score_sde.data import Source, SourceInfo, fingerprint
-from score_sde.distributed import gathered, shared_size
 from score_sde.errors import UserError
-from score_sde.evaluation.base import Progress, Purpose, root_key
+from score_sde.evaluation.base import Progress, sample_seed
 from score_sde.evaluation.partial import Partial
-from score_sde.evaluation.samples import check_samples, compiled_sampler
+from score_sde.evaluation.samples import compiled_sampler, draw_in_parts
 from score_sde.experiment import Experiment
 from score_sde.metrics import (
     NOT_STATED,
@@ -141,10 +139,8 @@ class SampleEvaluator:
 
     def __init__(self, experiment: Experiment, extractor: Extractor) -> None:
         """Fix the run and the extractor."""
-        settings = experiment.config
         self._experiment, self._extractor = experiment, extractor
-        self._total: int = settings.evaluation.num_samples
-        self._size = shared_size(experiment.mesh, min(settings.sampling.batch_size, self._total))
+        self._total: int = experiment.config.evaluation.num_samples
         self._draw = compiled_sampler(experiment)
 
     def __call__(
@@ -162,33 +158,30 @@ class SampleEvaluator:
         Args:
             params: Parameters of the model.
             partial: A file for the features so far, from which a measurement that was interrupted goes on, bit for bit.
+                It stays, for :func:`~score_sde.evaluation.partial.discard`.
             identity: What the features are of; a file of others is passed over.
             progress: Told how many more samples are done.
 
         Raises:
             UserError: If a sample is not finite, or an adaptive solver gave one up.
         """
-        key = root_key(self._experiment, Purpose.SAMPLES)
-        kept = Partial(partial, identity)
-        for number, first in enumerate(range(0, self._total, self._size)):
-            count = min(self._size, self._total - first)
-            if number >= len(kept.rows):
-                start = time.perf_counter()
-                solution = self._draw(params, key, (self._size, *self._experiment.event_shape), first)
-                x, num_evals, success = (part[:count] for part in gathered(solution))
-                check_samples(x, success, self._experiment.config.sampling.max_steps)
-                features, logits = self._features(x)
-                kept.add([features, logits, num_evals, success], time.perf_counter() - start)
-            progress(count)
-        features, logits, num_evals, _ = kept.columns()
+        kept = draw_in_parts(
+            self._experiment,
+            lambda *where: self._draw(params, *where),
+            self._total,
+            finish=self._features,
+            kept=Partial(partial, identity),
+            progress=progress,
+        )
+        features, logits, num_evals = (np.array(column) for column in kept.columns())
         found = logits if self._extractor.num_classes is not None else None
         return SampleFeatures(features, found, float(num_evals.mean()), kept.seconds)
 
-    def _features(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _features(self, x: np.ndarray) -> list[np.ndarray]:
         found = self._extractor(self._experiment.quantization.quantize(x))
         # The file of what is done so far holds arrays only.
         none = np.zeros((len(x), 0), np.float32)
-        return found.features, none if found.logits is None else found.logits
+        return [found.features, none if found.logits is None else found.logits]
 
 
 def check_protocol(
@@ -246,5 +239,5 @@ def measure(
         shape=experiment.event_shape,
         num_levels=experiment.quantization.num_levels,
         metrics=metrics,
-        sample_seed=experiment.config.seed,
+        sample_seed=sample_seed(experiment.config),
     )

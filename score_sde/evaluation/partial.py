@@ -1,68 +1,142 @@
 """Measurements that go on after an interruption."""
 
 import logging
-from collections.abc import Mapping
+import os
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from score_sde.files import Unreadable, atomic_savez, read_arrays, reason_of
+from score_sde.cluster import is_main
+from score_sde.files import Unreadable, atomic_write_json, read_json, reason_of, writing
 
 log = logging.getLogger(__name__)
 
 
 class Partial:
-    """What has been measured so far, batch by batch, and the file that keeps it.
+    """What has been measured so far, batch by batch, and the files that keep it.
 
-    Every batch is a row of four arrays, such as values, errors, evaluations and success, with an entry per example.
+    Every batch is a row of arrays, such as values, errors, evaluations and success, with an entry per example. The
+    entries lie in one file as records, one after another, and a batch is appended to it: what has been measured is
+    never written again, and need not fit into memory. A small file beside it says of what they are, and how many are
+    whole.
+
+    Attributes:
+        batches: How many there are.
+        count: How many examples they hold.
+        seconds: How long they took.
     """
 
     def __init__(self, path: Path | None, identity: str) -> None:
-        """Go on with what a file holds, if it is of the same measurement.
+        """Go on with what the files hold, if it is of the same measurement.
 
         Args:
-            path: The file; ``None`` to keep nothing.
-            identity: What is measured. A file of another identity, or one that is damaged, is passed over.
+            path: The file of records; ``None`` to keep what is measured in memory alone.
+            identity: What is measured. Files of another identity, and damaged ones, are passed over.
         """
-        self.rows: list[list[np.ndarray]] = []
+        self.batches = self.count = 0
         self.seconds = 0.0
-        self._path, self._identity = path, identity
+        self._path, self._identity, self._digest = path, identity, 0
+        self._dtype: np.dtype[Any] | None = None
+        self._in_memory: list[np.ndarray] = []  # in processes that do not write
+        if path is None:
+            return
         try:
-            found = None if path is None else read_arrays(path)
-            if found is not None and str(found["identity"]) == identity:
-                self.rows, self.seconds = _rows(found), float(found["seconds"])
-        except (Unreadable, ValueError, KeyError, TypeError) as error:
+            if (found := read_json(_about(path))) is not None:
+                self._go_on(found, path)
+        # Whatever is wrong with what may have been damaged, the measurement can be made again.
+        except Exception as error:
             reason = error.reason if isinstance(error, Unreadable) else reason_of(error)
             log.warning("%s cannot be read (%s); measuring from the beginning.", path, reason)
-        if self.rows:
-            log.info("Going on after %d examples that were measured before.", sum(len(row[0]) for row in self.rows))
+
+    def _go_on(self, found: dict[str, Any], path: Path) -> None:
+        if found["identity"] != self._identity:
+            log.info("%s is of another measurement, which is not gone on with.", path)
+            return
+        dtype = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in found["columns"]])
+        batches, count, seconds = int(found["batches"]), int(found["count"]), float(found["seconds"])
+        if dtype.hasobject or not dtype.itemsize or not 0 < batches <= count or not seconds >= 0.0:
+            raise ValueError("it is of another form")
+        digest, left = 0, count * dtype.itemsize
+        with path.open("rb") as file:
+            while left and (chunk := file.read(min(left, 1 << 24))):
+                digest, left = zlib.crc32(chunk, digest), left - len(chunk)
+        if left or digest != found["digest"]:
+            raise ValueError("its records are not those that were written")
+        self.batches, self.count, self.seconds, self._dtype, self._digest = batches, count, seconds, dtype, digest
+        if not is_main():
+            self._in_memory = [np.fromfile(path, dtype, count)]
+        log.info("Going on after %d examples that were measured before.", count)
 
     def add(self, row: list[np.ndarray], seconds: float) -> None:
-        """Add a batch, and the seconds that it took."""
-        self.rows.append(row)
-        self.seconds += seconds
+        """Add a batch, and the seconds that it took.
+
+        Raises:
+            UserError: If the files cannot be written.
+        """
+        if self._dtype is None:
+            columns = [(f"column{n}", column.dtype.newbyteorder("<"), column.shape[1:]) for n, column in enumerate(row)]
+            self._dtype = np.dtype(columns)
+        records = np.empty(len(row[0]), self._dtype)
+        for name, column in zip(records.dtype.names or (), row, strict=True):
+            records[name] = column
+        if self._path is None or not is_main():
+            self._in_memory.append(records)
+        else:
+            self._append(records, self._path)
+        self.batches, self.count, self.seconds = self.batches + 1, self.count + len(records), self.seconds + seconds
         if self._path is not None:
-            columns = {f"column{n}": column for n, column in enumerate(self.columns())}
-            ends = np.cumsum([len(row[0]) for row in self.rows])
-            atomic_savez(
-                self._path, identity=np.asarray(self._identity), seconds=np.asarray(self.seconds), ends=ends, **columns
-            )
+            atomic_write_json(_about(self._path), self._known())
+
+    def _append(self, records: np.ndarray, path: Path) -> None:
+        data = records.tobytes()
+        with writing(path):
+            if not self.count:  # what is known of another measurement does not hold any more
+                _about(path).unlink(missing_ok=True)
+            # What lies behind the whole batches, a kill has cut short.
+            with path.open("r+b" if self.count else "wb") as file:
+                file.seek(self.count * records.dtype.itemsize)
+                file.truncate()
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        self._digest = zlib.crc32(data, self._digest)
+
+    def _known(self) -> dict[str, Any]:
+        assert self._dtype is not None
+        fields = [(name, self._dtype[name]) for name in self._dtype.names or ()]
+        return {
+            "identity": self._identity,
+            "columns": [[name, kind.base.str, list(kind.shape)] for name, kind in fields],
+            "batches": self.batches,
+            "count": self.count,
+            "seconds": self.seconds,
+            "digest": self._digest,
+        }
 
     def columns(self) -> list[np.ndarray]:
-        """The four arrays of all batches."""
-        return [np.concatenate(column) for column in zip(*self.rows, strict=True)]
+        """The arrays of all batches; those in a file are read as they are used, and must be used before it is removed.
 
-    def remove(self) -> None:
-        """Remove the file, when all is done."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        Raises:
+            ValueError: If there are no batches.
+        """
+        if self._dtype is None:
+            raise ValueError("Nothing has been measured.")
+        if self._path is None or not is_main():
+            records = np.concatenate(self._in_memory)
+        else:
+            records = np.memmap(self._path, self._dtype, mode="r", shape=(self.count,))
+        return [np.asarray(records)[name] for name in self._dtype.names or ()]
 
 
-def _rows(found: Mapping[str, np.ndarray]) -> list[list[np.ndarray]]:
-    """The batches in a file, each with a row of four arrays."""
-    ends, columns = found["ends"], [np.atleast_1d(found[f"column{n}"]) for n in range(4)]
-    if ends.ndim != 1 or not ends.size or ends.dtype.kind != "i" or not (np.diff(ends, prepend=0) > 0).all():
-        raise ValueError("its batches do not follow one another")
-    if any(len(column) != ends[-1] for column in columns):
-        raise ValueError("its columns are not of one length")
-    return [list(row) for row in zip(*(np.split(column, ends[:-1]) for column in columns), strict=True)]
+def discard(path: Path) -> None:
+    """Remove the files of a measurement, when its results are written."""
+    if is_main():
+        with writing(path):
+            for file in (_about(path), path):
+                file.unlink(missing_ok=True)
+
+
+def _about(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")

@@ -1,7 +1,9 @@
 """Samples of a trained model, with the solver of its configuration."""
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,7 +12,8 @@ from jaxtyping import Array
 
 from score_sde.distributed import batch_sharding, gathered, jit, shared_size
 from score_sde.errors import UserError
-from score_sde.evaluation.base import Progress, Purpose, root_key
+from score_sde.evaluation.base import Progress, Purpose, fingerprint, root_key, sample_seed
+from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment
 from score_sde.likelihood.flow import transport
 from score_sde.objectives import sample_from_prior
@@ -23,7 +26,7 @@ from score_sde.typing import Number, Params, PRNGKey
 
 
 class DrawnSamples(NamedTuple):
-    """Samples in the scale of the model and what they cost."""
+    """Samples, in the scale of the model or as they were kept, and what they cost."""
 
     x: np.ndarray
     num_evals: float  # of the score, mean over the samples
@@ -31,24 +34,80 @@ class DrawnSamples(NamedTuple):
     seconds: float
 
 
-def draw_samples(experiment: Experiment, params: Params, *, progress: Progress = lambda n: None) -> DrawnSamples:
-    """``sampling.num_samples`` samples with the configured solver; sample ``i`` does not depend on the batch size.
+def draw_samples(
+    experiment: Experiment,
+    params: Params,
+    *,
+    finish: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+    partial: Path | None = None,
+    identity: str = "",
+    progress: Progress = lambda n: None,
+) -> DrawnSamples:
+    """``sampling.num_samples`` samples from ``sampling.first`` on, with the configured solver.
+
+    Sample ``i`` does not depend on the batch size, nor on how many there are.
+
+    Args:
+        experiment: The run.
+        params: Its parameters.
+        finish: What is kept of a batch of samples.
+        partial: A file for the samples so far, from which an interrupted call goes on to the same bits, and in which
+            they are when it returns: what is returned is read from there as it is used.
+        identity: What the samples are; a file of others is passed over.
+        progress: Told how many more samples are done.
 
     Raises:
-        UserError: If a sample is not finite, or an adaptive solver gave one up; nothing is returned then.
+        UserError: If a sample is not finite, or an adaptive solver gave one up.
     """
-    settings, shape = experiment.config.sampling, experiment.event_shape
-    batch_size = shared_size(experiment.mesh, min(settings.batch_size, settings.num_samples))
     draw = compiled_sampler(experiment)
-    start = time.perf_counter()
-    batches: list[list[np.ndarray]] = []
-    for first in range(0, settings.num_samples, batch_size):
-        solution = draw(params, root_key(experiment, Purpose.SAMPLES), (batch_size, *shape), first)
-        batches.append(list(gathered(solution)))
-        progress(min(batch_size, settings.num_samples - first))
-    x, num_evals, success = (np.concatenate(part)[: settings.num_samples] for part in zip(*batches, strict=True))
-    check_samples(x, success, settings.max_steps)
-    return DrawnSamples(x, float(num_evals.mean()), int(num_evals.max()), time.perf_counter() - start)
+    kept = draw_in_parts(
+        experiment,
+        lambda *where: draw(params, *where),
+        experiment.config.sampling.num_samples,
+        finish=lambda x: [finish(x)],
+        kept=Partial(partial, identity),
+        progress=progress,
+    )
+    x, num_evals = kept.columns()
+    return DrawnSamples(x, float(num_evals.mean()), int(num_evals.max()), kept.seconds)
+
+
+def draw_in_parts(
+    experiment: Experiment,
+    draw: Callable[[PRNGKey, tuple[int, ...], int], Solution],
+    total: int,
+    *,
+    finish: Callable[[np.ndarray], list[np.ndarray]],
+    kept: Partial,
+    progress: Progress,
+) -> Partial:
+    """Draw what is missing of the first ``total`` samples and keep what ``finish`` makes of each batch, and its costs.
+
+    Raises:
+        UserError: If a sample is not finite, or an adaptive solver gave one up.
+    """
+    settings = experiment.config.sampling
+    size = shared_size(experiment.mesh, min(settings.batch_size, total))
+    key = root_key(experiment, Purpose.SAMPLES)
+    for number, start in enumerate(range(0, total, size)):
+        count = min(size, total - start)
+        if number >= kept.batches:
+            began = time.perf_counter()
+            solution = draw(key, (size, *experiment.event_shape), settings.first + start)
+            x, num_evals, success = (part[:count] for part in gathered(solution))
+            check_samples(x, success, settings.max_steps)
+            kept.add([*finish(x), num_evals], time.perf_counter() - began)
+        progress(count)
+    return kept
+
+
+def identity_of_samples(experiment: Experiment, params: Params) -> str:
+    """What samples are: settings, seed, parameters, and the size of batches, on which some correctors depend."""
+    config, quantization = experiment.config, experiment.quantization
+    groups = ("sde", "parameterization", "model", "sampling")
+    known = [sample_seed(config), fingerprint(params), shared_size(experiment.mesh, config.sampling.batch_size)]
+    data = [experiment.event_shape, quantization.num_levels, quantization.centered]
+    return json.dumps([{name: dict(config[name]) for name in groups}, known, data])
 
 
 def compiled_sampler(experiment: Experiment) -> Callable[..., Solution]:
@@ -80,22 +139,22 @@ def draw_trajectory(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples of the reverse SDE at ``frames`` times from the prior to the data, and these times."""
     run, chosen = trajectory_program(experiment, count=count, frames=frames)
-    path = gathered(run(params, root_key(experiment, Purpose.SAMPLES)))
+    path = gathered(run(params, root_key(experiment, Purpose.SAMPLES), experiment.config.sampling.first))
     return path, np.asarray(experiment.times, np.float64)[chosen]
 
 
 def trajectory_program(
     experiment: Experiment, *, count: int, frames: int
-) -> tuple[Callable[[Params, PRNGKey], Array], np.ndarray]:
-    """The compiled program ``(params, key) -> path`` of :func:`draw_trajectory`, and which times it keeps."""
+) -> tuple[Callable[[Params, PRNGKey, Array | int], Array], np.ndarray]:
+    """The compiled program ``(params, key, first) -> path`` of :func:`draw_trajectory`, and which times it keeps."""
     times = np.asarray(experiment.times, np.float64)
     # Even in sqrt(t): most of what can be seen happens late, at small times.
     wanted = np.linspace(1.0, np.sqrt(times[-1]), frames) ** 2
     chosen = np.abs(times[None] - wanted[:, None]).argmin(axis=1)
 
     @jit
-    def run(params: Params, key: PRNGKey) -> Array:
-        keys = sample_keys(key, 0, count)
+    def run(params: Params, key: PRNGKey, first: Array | int) -> Array:
+        keys = sample_keys(key, first, count)
         start = prior_samples(keys, experiment.process, experiment.event_shape)
         process = experiment.reverse(params)
         solver = EulerMaruyama() if experiment.solver is None else experiment.solver_for(params)

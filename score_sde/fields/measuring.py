@@ -66,6 +66,8 @@ class Sampling:
     sde_atol: float = real(0.0078, 1e-12, 1.0, "adaptive_sde: absolute error of a step")
     joint_steps: bool = flag(False, "adaptive, adaptive_sde: the same steps for all samples of a batch")
     max_steps: int = integer(4096, 1, 10**7, "adaptive, adaptive_sde: attempted steps after which they give up")
+    seed: int = integer(-1, -1, 2**32 - 1, "of the samples; -1 for the run's own")
+    first: int = integer(0, 0, 2 * 10**9, "index of the first sample in the stream of its seed")
     num_samples: int = integer(64, 1, MAX_EXAMPLES, "how many samples")
     batch_size: int = integer(64, 1, MAX_BATCH, "samples at a time, over all devices and hosts")
 

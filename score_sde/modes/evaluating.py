@@ -26,6 +26,7 @@ from score_sde.evaluation.metrics import (
     measure,
     metrics_of,
 )
+from score_sde.evaluation.partial import discard
 from score_sde.evaluation.record import EvaluationRecord
 from score_sde.evaluation.selection import chosen_steps
 from score_sde.experiment import Experiment
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 
 #: Groups of fields that decide what is measured of a checkpoint.
 _RELATED = ("seed", "ema_width", "sde", "parameterization", "model", "data", "objective", "sampling", "likelihood")
+#: Files of what has been measured so far of one checkpoint.
+_PARTIALS = {"likelihood": "evaluation.likelihood.partial", "samples": "evaluation.partial"}
 _UNITS = ("bits_per_dim", "nats_per_example")
 
 
@@ -107,7 +110,7 @@ class _Evaluation:
                 self.source,
                 noise=noise,
                 progress=bar.advance,
-                partial=self.workdir / "evaluation.likelihood.partial.npz",
+                partial=self.workdir / _PARTIALS["likelihood"],
                 identity=identity_of(experiment, params, noise, self.source),
             )
         good = result.success
@@ -123,13 +126,12 @@ class _Evaluation:
         return {name: mean, f"{name}_std_error": error, **counts, "likelihood_seconds": result.seconds}
 
     def _metrics(self, step: int, params: Params, digest: str, samples: _Samples) -> dict[str, Any]:
-        partial = self.workdir / "evaluation.partial.npz"
+        partial = self.workdir / _PARTIALS["samples"]
         total = self.experiment.config.evaluation.num_samples
         with ProgressBar(total=total, description=f"samples at {step}") as bar:
             identity = f"{self.identity()} {digest}"
             found = samples.evaluate(params, partial=partial, identity=identity, progress=bar.advance)
         results = measure(self.experiment, found, samples.reference, samples.extractor, samples.metrics)
-        partial.unlink(missing_ok=True)
         return {
             "metrics": {name: json.loads(result.to_json()) for name, result in results.items()},
             "num_evals": found.num_evals,
@@ -166,6 +168,8 @@ def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
             log.info("Step %d was measured before.", step)
             continue
         record.add(evaluation.measure(step, state.ema_params, digest))
+        for name in _PARTIALS.values():
+            discard(workdir / name)
         _tell(record.entries[step])
     if not measured:
         raise UserError(f"None of the checkpoints {steps} in {workdir} can be read; see the warnings above.")

@@ -23,6 +23,7 @@ from score_sde.evaluation.likelihood import (
     identity_of,
 )
 from score_sde.evaluation.noise_levels import noise_level_report
+from score_sde.evaluation.partial import discard
 from score_sde.experiment import Experiment
 from score_sde.files import atomic_savez, atomic_write_json
 from score_sde.locks import one_at_a_time
@@ -42,6 +43,7 @@ from score_sde.training.writers import ProgressBar
 
 log = logging.getLogger(__name__)
 
+_PARTIAL = "likelihood.partial"
 _BASELINE_DIM = 256  # covariances of larger images take minutes to fit
 
 
@@ -86,6 +88,7 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
         bounds_plot(rows, workdir / "bounds.png", unit=_unit(experiment))
     atomic_savez(workdir / "likelihood.npz", **columns)
     atomic_write_json(workdir / "likelihood.json", report)
+    discard(workdir / _PARTIAL)
     for line in _lines(report):
         log.info(line)
     write_summary(workdir)
@@ -179,7 +182,7 @@ def _measure_flow(run: _Measurement) -> None:
             source,
             noise=noise,
             progress=bar.advance,
-            partial=run.workdir / "likelihood.partial.npz",
+            partial=run.workdir / _PARTIAL,
             identity=identity,
         )
     columns |= result._asdict()

@@ -9,9 +9,11 @@ import numpy as np
 
 from score_sde.config import ConfigDict
 from score_sde.errors import UserError
+from score_sde.evaluation.base import sample_seed
 from score_sde.evaluation.latents import latent_codes
 from score_sde.evaluation.pareto import measure, recommended, settings_of
-from score_sde.evaluation.samples import draw_samples, draw_trajectory
+from score_sde.evaluation.partial import discard
+from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples
 from score_sde.experiment import Experiment, make_predictor
 from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text
 from score_sde.locks import one_at_a_time
@@ -46,9 +48,17 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     experiment = experiment_of(config, workdir, "sample")
     state = trained_state(experiment, workdir)
     settings = config.sampling
+    partial, num_levels = workdir / "samples.partial", experiment.quantization.num_levels
     with ProgressBar(total=settings.num_samples, description="sampling") as bar:
-        drawn = draw_samples(experiment, state.ema_params, progress=bar.advance)
-    levels, num_levels = experiment.quantization.quantize(drawn.x), experiment.quantization.num_levels
+        drawn = draw_samples(
+            experiment,
+            state.ema_params,
+            finish=experiment.quantization.quantize,
+            partial=partial,
+            identity=identity_of_samples(experiment, state.ema_params),
+            progress=bar.advance,
+        )
+    levels = drawn.x
     grey = {} if num_levels is None else {"num_levels": np.asarray(num_levels)}
     atomic_savez(workdir / "samples.npz", samples=levels, **grey)  # data that npz:samples.npz reads
     count = 6 if num_levels is not None else 1000  # rows of images, or points of a scatter
@@ -65,11 +75,14 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
         "num_evals": drawn.num_evals,
         "num_evals_max": drawn.num_evals_max,
         "num_samples": settings.num_samples,
+        "seed": sample_seed(config),
+        "first": settings.first,
         "denoising": settings.denoising,
         "seconds": drawn.seconds,
         **provenance(state, command),
     }
     atomic_write_json(workdir / "sampling.json", report)
+    discard(partial)
     log.info("Drew %d samples with %.0f evaluations each in %.1f s.", len(levels), drawn.num_evals, drawn.seconds)
     write_summary(workdir)
 

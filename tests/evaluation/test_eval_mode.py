@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-import score_sde.evaluation.metrics as metrics_module
+import score_sde.evaluation.samples as samples_module
 from score_sde.cli import main
 from score_sde.errors import UserError
 from score_sde.evaluation.loss import LossEvaluator
@@ -51,7 +51,7 @@ def _numbers(entries):
 
 
 def test_by_default_the_loss_of_the_newest_is_measured_and_nothing_is_drawn(workdir, monkeypatch):
-    monkeypatch.setattr(metrics_module.SampleEvaluator, "__call__", None)
+    monkeypatch.setattr(samples_module.SampleEvaluator, "__call__", None)
     assert _run("eval", workdir) == 0
     found, newest = _evaluation(workdir), json.loads((workdir / "eval.json").read_text())
     assert [entry["step"] for entry in found["checkpoints"]] == [60]
@@ -109,7 +109,7 @@ def test_a_killed_evaluation_goes_on_bit_for_bit(workdir, tmp_path, monkeypatch)
     other = shutil.copytree(workdir, tmp_path / "other")
     samples = {"evaluation__checkpoints": "40,60", "evaluation__num_samples": 200}
     assert _run("eval", workdir, **samples) == 0
-    check, batches = metrics_module.check_samples, []
+    check, batches = samples_module.check_samples, []
 
     def killed(*arguments):
         batches.append(1)
@@ -117,14 +117,14 @@ def test_a_killed_evaluation_goes_on_bit_for_bit(workdir, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         check(*arguments)
 
-    monkeypatch.setattr(metrics_module, "check_samples", killed)
+    monkeypatch.setattr(samples_module, "check_samples", killed)
     assert _run("eval", other, **samples) == 130
     assert [entry["step"] for entry in _evaluation(other)["checkpoints"]] == [40]
-    assert (other / "evaluation.partial.npz").is_file()
+    assert (other / "evaluation.partial").is_file()
     assert _run("eval", other, **samples) == 0
     assert len(batches) == 7 + 2
     assert _numbers(_evaluation(other)["checkpoints"]) == _numbers(_evaluation(workdir)["checkpoints"])
-    assert not (other / "evaluation.partial.npz").exists()
+    assert not list(other.glob("*.partial*"))
 
 
 def test_the_best_is_told_by_an_earlier_evaluation_or_by_the_losses_of_training(workdir):
@@ -153,7 +153,7 @@ def test_the_likelihood_is_measured_with_the_rest(workdir, monkeypatch):
     entry = _evaluation(workdir)["checkpoints"][0]
     assert -20.0 < entry["nats_per_example"] < 0.0
     assert entry["nats_per_example_std_error"] > 0.0
-    assert not (workdir / "evaluation.likelihood.partial.npz").exists()
+    assert not (workdir / "evaluation.likelihood.partial").exists()
     monkeypatch.setattr(LossEvaluator, "__call__", None)
     assert _run("eval", workdir, **settings) == 0
     with pytest.raises(TypeError):  # another grid is another measurement
@@ -174,7 +174,7 @@ def test_statistics_are_written_and_used_by_another_run(workdir, tmp_path):
 
 
 def test_a_reference_of_other_data_is_refused_and_nothing_is_drawn(workdir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(metrics_module.SampleEvaluator, "__call__", None)
+    monkeypatch.setattr(samples_module.SampleEvaluator, "__call__", None)
     moments = Moments(np.zeros(3), np.eye(3), 100)
     fields = {"features_subset": None, "source": "cubes", "split": "train", "count": 100, "shape": (3,)}
     cubes = ReferenceStatistics(

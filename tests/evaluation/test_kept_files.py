@@ -2,17 +2,20 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 
-from score_sde.evaluation.partial import Partial
+from score_sde.evaluation import partial
+from score_sde.evaluation.partial import Partial, discard
 from score_sde.evaluation.record import EvaluationRecord, best_of
-from score_sde.files import atomic_savez, atomic_write_json, read_arrays, read_json
+from score_sde.files import atomic_write_json, read_json
 
 
 def _row(first, count):
-    return [np.arange(first, first + count, dtype=np.float64) + 100 * n for n in range(4)]
+    values = np.arange(first, first + count)
+    return [values * 0.5, np.tile(values.astype(np.uint8)[:, None, None], (1, 2, 3)), values > 2, np.zeros((count, 0))]
 
 
 def _partial(path):
@@ -23,44 +26,84 @@ def _partial(path):
 
 
 def test_a_partial_measurement_goes_on_with_the_same_rows(tmp_path):
-    kept = _partial(tmp_path / "a.npz")
-    again = Partial(tmp_path / "a.npz", "this")
-    assert again.seconds == 2.0 and [len(row[0]) for row in again.rows] == [3, 2]
-    for ours, theirs in zip(kept.columns(), again.columns(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    kept = _partial(tmp_path / "a.partial")
+    again = Partial(tmp_path / "a.partial", "this")
+    assert (again.batches, again.count, again.seconds) == (2, 5, 2.0)
+    for row, ours, theirs in zip(_row(0, 5), kept.columns(), again.columns(), strict=True):
+        np.testing.assert_array_equal(row, ours)
+        np.testing.assert_array_equal(row, theirs)
+        assert row.dtype == theirs.dtype
+    assert not Partial(tmp_path / "a.partial", "another").batches
 
 
-CHANGES = {
+def test_what_has_been_measured_is_not_written_again(tmp_path, monkeypatch):
+    kept, path = _partial(tmp_path / "a.partial"), tmp_path / "a.partial"
+    with path.open("r+b") as file:  # what is changed behind its back stays
+        file.write(b"\xff")
+    kept.add(_row(5, 2), 1.0)
+    assert path.read_bytes()[0] == 0xFF and path.stat().st_size == 7 * (8 + 6 + 1)
+
+
+@pytest.mark.parametrize("moment", ["data", "note"])
+def test_a_batch_that_a_kill_cut_short_is_measured_again(tmp_path, monkeypatch, moment):
+    """Records without their note, or half of them, are written over by those of the same batch."""
+    path, kept = tmp_path / "a.partial", _partial(tmp_path / "a.partial")
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(partial, "atomic_write_json", killed)
+        kept.add(_row(50, 4), 1.0)
+    if moment == "data":
+        os.truncate(path, path.stat().st_size - 7)
+    again = Partial(path, "this")
+    assert again.count == 5
+    again.add(_row(5, 4), 1.0)
+    for row, column in zip(_row(0, 9), Partial(path, "this").columns(), strict=True):
+        np.testing.assert_array_equal(row, column)
+
+
+NOTES = {
     "no identity": {"identity": None},
-    "no ends": {"ends": None},
-    "no batches": {"ends": np.zeros(0, np.int64)},
-    "ends that fall": {"ends": np.array([3, 2])},
-    "ends beyond the rows": {"ends": np.array([3, 9])},
-    "ends that are no integers": {"ends": np.array([3.0, 5.0])},
-    "a single end": {"ends": np.asarray(5)},
-    "a short column": {"column2": np.zeros(4)},
-    "a column that is none": {"column2": np.asarray(4.0)},
-    "seconds that are none": {"seconds": np.asarray("long")},
-    "many seconds": {"seconds": np.zeros(3)},
+    "no columns": {"columns": []},
+    "objects": {"columns": [["column0", "|O", []]]},
+    "another kind": {"columns": [["column0", "x", []]]},
+    "no batches": {"batches": 0},
+    "more batches than examples": {"batches": 6},
+    "more examples than there are": {"count": 9},
+    "seconds that are none": {"seconds": "long"},
+    "another digest": {"digest": 1},
 }
 
 
-@pytest.mark.parametrize("change", [*CHANGES, "empty", "cut short", "a directory"])
+@pytest.mark.parametrize("change", [*NOTES, "empty", "cut short", "a flipped bit", "a directory"])
 def test_a_partial_measurement_of_another_form_is_made_again(tmp_path, caplog, change):
-    path = tmp_path / "a.npz"
+    path, note = tmp_path / "a.partial", tmp_path / "a.partial.json"
     _partial(path)
-    if change in CHANGES:
-        arrays = (read_arrays(path) or {}) | CHANGES[change]
-        atomic_savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    if change in NOTES:
+        known = json.loads(note.read_text()) | NOTES[change]
+        note.write_text(json.dumps({name: value for name, value in known.items() if value is not None}))
     elif change == "a directory":
         path.unlink()
         path.mkdir()
+    elif change == "a flipped bit":
+        data = bytearray(path.read_bytes())
+        data[20] ^= 4
+        path.write_bytes(data)
     else:
-        path.write_bytes(path.read_bytes()[: 0 if change == "empty" else 300])
+        path.write_bytes(path.read_bytes()[: 0 if change == "empty" else 30])
     kept = Partial(path, "this")
-    assert not kept.rows and kept.seconds == 0.0
+    assert not kept.batches and kept.seconds == 0.0
     (line,) = caplog.messages
     assert f"{path} cannot be read (" in line and "measuring from the beginning" in line
+
+
+def test_the_files_of_a_measurement_are_removed_together(tmp_path):
+    _partial(tmp_path / "a.partial")
+    discard(tmp_path / "a.partial")
+    discard(tmp_path / "a.partial")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_a_killed_measurement_goes_on_with_the_same_bits_and_draws_only_the_rest
     overrides = ["evaluation.num_samples=130", "sampling.batch_size=48", "sampling.num_steps=6"]
     experiment = _image_experiment(*overrides, "sampling.predictor=euler_maruyama")
     whole = SampleEvaluator(experiment, extractor)({})
-    partial, seen = tmp_path / "evaluation.partial.npz", []
+    partial, seen = tmp_path / "evaluation.partial", []
 
     def progress(count):
         seen.append(count)
