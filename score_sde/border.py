@@ -19,10 +19,11 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from score_sde import __version__
 from score_sde.errors import Preempted, Terminated, UserError
@@ -255,9 +256,11 @@ def _forget_output() -> None:
 def guard(main: Callable[[], int]) -> int:
     """The exit code of a whole program, whose threads end in a line too, and whose output may have been closed.
 
-    What other libraries cannot raise, in destructors and callbacks, is not shown unless tracebacks are asked for.
+    Warnings take a line each, and those about the cache of compiled programs, one per program, a line together. What
+    other libraries cannot raise, in destructors and callbacks, is not shown unless tracebacks are asked for.
     """
     if not os.environ.get(RAISE):
+        warnings.showwarning = _Warnings()
         threading.excepthook = _thread_failed
         sys.unraisablehook = lambda _: None
     try:
@@ -270,6 +273,23 @@ def guard(main: Callable[[], int]) -> int:
         _forget_output()
         return code or CLOSED
     return code
+
+
+class _Warnings:
+    """Shows warnings in one line, without the place in a library's source that they come from."""
+
+    def __init__(self) -> None:
+        self._cache = False
+
+    def __call__(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        text = str(message).strip().partition("\n")[0]
+        if "persistent compilation cache" in text:
+            if self._cache:
+                return
+            self._cache = True
+            place = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+            text += f". All goes on without; if this comes again, empty {place} or give another."
+        print(f"score_sde: warning: {text}", file=sys.stderr, flush=True)
 
 
 def _thread_failed(arguments: threading.ExceptHookArgs) -> None:

@@ -208,7 +208,11 @@ def _disconnect() -> None:
 def _end_alone(code: int, error: BaseException | None) -> None:
     if error is not None:
         traceback.print_exception(error)
-    print("score_sde: this process failed and the others did not; it ends without them.", file=sys.stderr, flush=True)
+    print(
+        "score_sde: this process failed and the others did not end with it; it ends without them.",
+        file=sys.stderr,
+        flush=True,
+    )
     os._exit(code)
 
 

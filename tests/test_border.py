@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import jax
@@ -168,11 +169,30 @@ def test_a_fault_in_a_mode_and_in_a_script_ends_with_one(capsys, tmp_path, monke
     assert capsys.readouterr().err.startswith("lineage: Permission denied: table.md. Give a place")
 
 
+def test_a_broken_cache_is_warned_of_in_one_line(tmp_path):
+    program = "import jax, sys\nfrom score_sde.border import guard\n"
+    program += "guard(lambda: [jax.jit(lambda x: x + i)(1.0) for i in range(3)] and 0)"
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+    def said():
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | cache, capture_output=True, text=True, check=True)
+        return done.stderr
+
+    assert said() == ""
+    for file in tmp_path.glob("*-cache"):
+        file.write_bytes(b"no program")
+    text = said()
+    assert text.startswith("score_sde: warning: Error reading persistent compilation cache") and text.count("\n") == 1
+    assert f"empty {tmp_path} or give another" in text
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "x"), KeyError("x")])
 def test_a_thread_that_fails_says_one_line(capsys, monkeypatch, error, tmp_path):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr("sys.unraisablehook", lambda _: None)
+    monkeypatch.setattr("warnings.showwarning", warnings.showwarning)
     assert border.guard(lambda: 3) == 3
     thread = threading.Thread(target=_raise, args=(error,))
     thread.start()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from score_sde.cli import MODES, main, run_script
+from score_sde.cli import MODES, _parse, main, run_script
 from score_sde.errors import Preempted, Terminated, UserError
 from score_sde.modes import MODES as RUN
 
@@ -132,6 +132,35 @@ def test_the_other_runs_of_a_report_are_looked_for(capsys, tmp_path):
     run = _recorded_run(tmp_path / "run")
     assert main([f"--workdir={run}", "--mode=report", f"--compare={run},{tmp_path / 'nowhere'}"]) == 2
     assert f"There is no directory {tmp_path / 'nowhere'} to report on" in capsys.readouterr().err
+
+
+def test_a_value_may_stand_behind_a_space(capsys, tmp_path):
+    flags = ["--config", TOY, "--workdir", str(tmp_path), "--mode", "train"]
+    options, overrides = _parse(
+        [*flags, "--config.optim.lr", "-1", "--config.seed=3", "--config.data.name", "toy:moons"]
+    )
+    assert (options.config, options.workdir, options.mode) == (TOY, str(tmp_path), "train")
+    assert overrides == ["--config.optim.lr=-1", "--config.seed=3", "--config.data.name=toy:moons"]
+
+
+def test_of_two_values_none_is_dropped_in_silence(capsys, caplog):
+    flags = [f"--config={TOY}", "--workdir=x", "--mode=train"]
+    assert main([*flags, "--workdir=y"]) == 2
+    assert "--workdir is given twice, as x and as y" in capsys.readouterr().err
+    assert _parse([*flags, "--mode=train"])[0].mode == "train"
+    assert not caplog.records
+    _parse([*flags, "--config.seed=1", "--config.seed=2"])
+    assert "--config.seed is given twice, as 1 and as 2; the last one counts." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("argument", "meant"),
+    [("--workdri=x", "--workdir"), ("--training.num_steps=3", "--config.training.num_steps"), ("--moed", "--mode")],
+)
+def test_an_unknown_flag_is_answered_with_the_nearest_one(capsys, argument, meant):
+    assert main([f"--config={TOY}", "--workdir=x", "--mode=train", argument]) == 2
+    assert f"Unknown argument {argument}. Did you mean " in (said := capsys.readouterr().err)
+    assert meant in said
 
 
 def test_an_argument_that_is_no_override_is_refused(capsys):
