@@ -310,7 +310,7 @@ def shown(value: Any, depth: int = 0) -> str:
     """A value as a message repeats it: as Python writes it, cut where it is long.
 
     >>> shown("x" * 200)[-20:], shown(10**5000)
-    ("xxxxxxxxxxxxxxxxx...", 'a number of about 5000 digits')
+    ('xxxxxxxxxxxxxxxxx...', 'a number of about 5000 digits')
     """
     if type(value) is int and value.bit_length() > 1000:
         return f"a number of about {int(value.bit_length() * math.log10(2.0)):d} digits"

@@ -4,6 +4,7 @@ import logging
 import time
 from pathlib import Path
 
+from score_sde.cautions import run_cautions
 from score_sde.config import ConfigDict
 from score_sde.evaluation.base import mean_and_std_error
 from score_sde.evaluation.loss import LossEvaluator
@@ -28,6 +29,8 @@ def run_train_dequantizer(config: ConfigDict, workdir: Path, command: str) -> No
     dequantizer = named(experiment)
     check_limit(config)
     model = trained_state(experiment, workdir)
+    for sentence in run_cautions(config, "dequantizer"):
+        log.warning("%s", sentence)
     start = time.perf_counter()
     train_dequantizer(experiment, model, workdir)
     log.info("Trained to step %d in %.0f s.", config.dequantizer.num_steps, time.perf_counter() - start)

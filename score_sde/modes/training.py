@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.cautions import cautions
 from score_sde.checkpointing import CheckpointWriter
 from score_sde.config import ConfigDict
 from score_sde.data import DataRecord, Source, tell
@@ -43,6 +44,8 @@ def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
     with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
         claim(config, workdir, DataRecord.of(sources["train"].info, sources))
         tell(sources)
+        for sentence in cautions(config, sources["train"]):
+            log.warning("%s", sentence)
         start = time.perf_counter()
         watch = _pictures(experiment, sources["test"], workdir / "progress")
         state = train(experiment, workdir, watch=watch, sources=sources, check=of_this_run(workdir))

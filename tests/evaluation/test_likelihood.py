@@ -53,5 +53,5 @@ def test_the_bound_lies_above_the_likelihood_by_little_where_the_score_is_exact(
 
 
 def test_an_odd_number_of_times_is_refused():
-    with pytest.raises(UserError, match="bound_times is 3; expected an even number"):
+    with pytest.raises(UserError, match="bound_times is 3; expected an even integer"):
         build_experiment(load_config(None, ["--config.likelihood.bound_times=3", "--config.data.shape=(8, 8, 1)"]))

@@ -1,0 +1,185 @@
+"""What the user's own numbers mean for a run: sentences that are said before training starts.
+
+None of them stops a run. Each names the fields, says what will happen, and what to set instead.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from score_sde.config import ConfigDict
+from score_sde.data import Source
+from score_sde.training.ema import reconstruction_error, reconstruction_weights
+
+_EXAMPLES = 10_000  # whose mean and deviation are taken
+_NUMBERS = 2**25  # in these examples
+_LEFT = 0.1  # share of the initialization in an average that is worth a word
+_ROUGH = 0.05  # error of a reconstructed average
+_MANY = 400  # snapshots, which reconstruct every width well
+
+
+class DataScale(NamedTuple):
+    """Where the training data lie, in the scale that the network sees."""
+
+    mean: Float64[np.ndarray, " dimensions"]
+    std: Float64[np.ndarray, " dimensions"]
+
+    @property
+    def size(self) -> float:
+        """Root mean square of the dimension where it is largest."""
+        return float(np.sqrt(self.mean**2 + self.std**2).max())
+
+    @property
+    def overall_std(self) -> float:
+        """Standard deviation of a value about the mean of its dimension, over all dimensions."""
+        return float(np.sqrt(np.mean(self.std**2)))
+
+
+def scale_of(source: Source, *, centered: bool) -> DataScale:
+    """Mean and standard deviation of every dimension, from up to ten thousand examples spread over the data.
+
+    >>> from score_sde.data import load_source
+    >>> scale = scale_of(load_source("digits", "train"), centered=True)
+    >>> scale.mean.shape, bool(abs(scale.mean).max() <= 1.0)
+    ((64,), True)
+    """
+    count = max(1, min(_EXAMPLES, len(source), _NUMBERS // math.prod(source.info.shape)))
+    rows = np.linspace(0, len(source) - 1, count).astype(int)
+    values = np.asarray(source.gather(rows), np.float64).reshape(count, -1)
+    if (levels := source.info.num_levels) is not None:
+        values = values / (levels - 1)
+        values = 2.0 * values - 1.0 if centered else values
+    return DataScale(values.mean(axis=0), values.std(axis=0))
+
+
+def cautions(config: ConfigDict, source: Source) -> Iterator[str]:
+    """All sentences about the training of a network on a training split."""
+    yield from run_cautions(config)
+    yield from network_cautions(config, source.info.shape)
+    continuous, parameterization = source.info.num_levels is None, config.parameterization
+    if continuous or parameterization.scale_input or parameterization.output == "edm":
+        yield from data_cautions(config, scale_of(source, centered=config.data.centered), continuous=continuous)
+
+
+def run_cautions(config: ConfigDict, group: str = "training") -> Iterator[str]:
+    """Sentences about lengths of time in a configuration that do not fit the length of the run.
+
+    Args:
+        config: The configuration.
+        group: ``"training"``, or ``"dequantizer"`` for the run that trains one.
+    """
+    steps = config[group].num_steps
+    optim = config.optim if group == "training" else config.dequantizer
+    name = "optim" if group == "training" else group
+    yield from _average(f"config.{name}.ema_rate", optim.ema_rate, steps, warms_up=config.optim.ema_warmup)
+    if optim.warmup >= steps:
+        yield (
+            f"config.{name}.warmup is {optim.warmup:,} and the run has {steps:,} steps: the learning rate rises to the "
+            f"end, to {min(steps / optim.warmup, 1.0):.0%} of config.{name}.lr; set it to {steps // 10:,} or fewer."
+        )
+    every = {field: config[group].get(field, 0) for field in ("eval_every", "checkpoint_every", "sample_every")}
+    if late := {field: value for field, value in every.items() if value > steps}:
+        listed = ", ".join(f"{field}={value:,}" for field, value in late.items())
+        yield f"config.{group} has {listed}, and the run has {steps:,} steps: this happens once, after the last step."
+    if group == "training":
+        yield from _power_averages(config)
+
+
+def network_cautions(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+    """The sentence about attention on feature maps that the network does not have."""
+    model = config.model
+    if model.name not in ("ncsnpp", "ddpm") or len(event_shape) != 3:
+        return
+    heights = [event_shape[0] // 2**level for level in range(len(model.channel_multipliers))]
+    if missing := [height for height in model.attention_resolutions if height not in heights]:
+        yield (
+            f"config.model.attention_resolutions has {', '.join(map(str, missing))}, and the feature maps have heights "
+            f"{', '.join(map(str, heights))}: there is no attention for it. Set it to some of these, or to ()."
+        )
+
+
+def data_cautions(config: ConfigDict, scale: DataScale, *, continuous: bool) -> Iterator[str]:
+    """Sentences about data that are far from the scale that the configuration assumes.
+
+    Args:
+        config: The configuration.
+        scale: Where the data lie.
+        continuous: Whether they are any numbers; images of grey levels always lie in their range.
+    """
+    parameterization, ve = config.parameterization, config.sde.name == "ve"
+    if not np.isfinite(scale.mean).all() or not np.isfinite(scale.std).all():
+        yield "The training data have values that are not finite; nothing can be learned from them."
+        return
+    if config.model.name == "vae":
+        return
+    ratio = scale.overall_std / parameterization.data_std
+    if (parameterization.scale_input or parameterization.output == "edm") and not 1 / 3 < ratio < 3:
+        yield (
+            f"The training data have standard deviation {scale.overall_std:.3g}, and config.parameterization.data_std "
+            f"is {parameterization.data_std:g}, by which inputs are scaled; set it to {scale.overall_std:.2g}."
+        )
+    if not continuous:
+        return
+    where = f"The training data lie at {_range(scale.mean)} with standard deviations of {_range(scale.std)}"
+    if ve and config.sde.sigma_max < scale.size:
+        yield (
+            f"{where}, and config.sde.sigma_max={config.sde.sigma_max:g} does not cover them: samples begin elsewhere. "
+            "Set it to the largest distance between two examples."
+        )
+    if not ve and scale.size > 10.0:
+        yield (
+            f"{where}, and {config.sde.name} assumes values of about 1: noise of variance 1 does not cover them. "
+            "Standardize them: subtract their means and divide by their standard deviations."
+        )
+    smallest = config.sde.sigma_min if ve else math.sqrt(config.sde.beta_min * config.objective.t_min)
+    if (least := float(scale.std.min())) < max(3.0 * smallest, 1e-12):
+        yield (
+            f"A dimension of the training data varies by {least:.2g} only, and the smallest noise is {smallest:.2g}: "
+            "what it does is not learned. Leave it out, or standardize the data."
+        )
+    elif float(scale.std.max()) > 100.0 * least:
+        yield f"{where}: the smallest are lost beside the largest. Standardize the dimensions one by one."
+
+
+def _average(name: str, rate: float, steps: int, *, warms_up: bool) -> Iterator[str]:
+    left = 0.0 if warms_up else rate**steps
+    if left > _LEFT:
+        better = f"{1.0 - float(f'{10.0 / steps:.0e}'):g}" if steps > 20 else "0"
+        yield (
+            f"{name} is {rate:g}, an average over {1.0 / (1.0 - rate):,.0f} steps, and the run has {steps:,}: "
+            f"{left:.0%} of the parameters that are sampled and measured are the initialization. Set {name}={better}, "
+            "or config.optim.ema_warmup=True."
+        )
+
+
+def _power_averages(config: ConfigDict) -> Iterator[str]:
+    widths, every, steps = config.optim.ema_widths, config.optim.ema_snapshot_every, config.training.num_steps
+    if not widths:
+        return
+    often = max(steps // 30 // config.training.log_every, 1) * config.training.log_every
+    if not every:
+        yield (
+            f"config.optim.ema_widths is {widths} and config.optim.ema_snapshot_every is 0: the averages are computed "
+            f"and never kept. Set config.optim.ema_snapshot_every={often}."
+        )
+        return
+    taken = sorted({*range(every, steps + 1, every), steps})
+    if len(taken) > _MANY:
+        return
+    pairs = [(step, width) for step in taken for width in widths]
+    times, known = zip(*pairs, strict=True)
+    target = {"target_width": math.sqrt(min(widths) * max(widths)), "target_time": steps}
+    error = reconstruction_error(reconstruction_weights(times, known, **target), times, known, **target)
+    if error > _ROUGH:
+        yield (
+            f"config.optim.ema_snapshot_every is {every:,}, and the run has {steps:,} steps: {len(taken)} snapshots "
+            f"give the average of width {target['target_width']:.2g} with an error of {error:.0%}. Set it to {often}."
+        )
+
+
+def _range(values: Float64[np.ndarray, " dimensions"]) -> str:
+    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
+    return low if low == high else f"{low} to {high}"
