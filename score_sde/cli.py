@@ -15,7 +15,7 @@ from score_sde.border import FAULT, RAISE, ended, software
 from score_sde.errors import UserError, nearest
 from score_sde.paths import config_file, typed, typed_fields
 from score_sde.signals import heeded
-from score_sde.startup import hand_over_signals, keep_compiled_programs
+from score_sde.startup import hand_over_signals, keep_compiled_programs, quiet_compiler
 
 if TYPE_CHECKING:
     from score_sde.config import ConfigDict
@@ -52,6 +52,7 @@ CONFIG_HELP = (
 ENVIRONMENT = f"""environment:
   JAX_PLATFORMS=cpu              devices to use; unset for the best there are
   JAX_COMPILATION_CACHE_DIR=DIR  where compiled programs are kept; empty for nowhere
+  TF_CPP_MIN_LOG_LEVEL=0         show what the compiler writes about itself
   XLA_FLAGS=...                  of the compiler, which ends the program at once if it does not know one
   GLIBC_TUNABLES=...             of malloc; set it to prevent huge pages
   {RAISE}=1          show the traceback of a fault of the program
@@ -76,6 +77,8 @@ def main(argv: list[str]) -> int:
         if (place := cluster.requested(options)) is not None:
             cluster.connect(**place, heeds_sigterm=heeds_sigterm)
             joined = True
+        else:
+            quiet_compiler()  # of several processes, JAX says there which one has failed
         config = _config(options, overrides, joined=joined)
         from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
 

@@ -29,6 +29,16 @@ def prepare_process() -> None:
     """Set up the process of a script for speed; to be called before JAX is loaded."""
     _tune_allocator()
     keep_compiled_programs()
+    quiet_compiler()
+
+
+def quiet_compiler() -> None:
+    """Keep what XLA writes about itself off standard error; to be called before JAX is loaded.
+
+    It calls alarms what is none: that a program takes long to compile, that one from the cache was compiled on a like
+    processor. What fails is raised as an exception. Set ``TF_CPP_MIN_LOG_LEVEL`` yourself to see more.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def hand_over_signals(*, keep: frozenset[signal.Signals] = frozenset()) -> None:

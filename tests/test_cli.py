@@ -12,6 +12,7 @@ import pytest
 from score_sde.cli import MODES, _parse, main, run_script
 from score_sde.errors import Preempted, Terminated, UserError
 from score_sde.modes import MODES as RUN
+from score_sde.startup import quiet_compiler
 
 ROOT = Path(__file__).parents[1]
 TOY = "configs/vp/toy_mlp.py"
@@ -384,3 +385,12 @@ def test_compiled_programs_are_kept_unless_the_user_switches_it_off(tmp_path, gi
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "GLIBC_TUNABLES"))}
     subprocess.run([sys.executable, str(script)], env={**inherited, **own, **given}, check=True)
     assert any((tmp_path / "cache").rglob("*-cache")) == kept
+
+
+def test_the_compiler_speaks_only_if_the_user_wants_to_hear_it(monkeypatch):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    quiet_compiler()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"  # its alarm about slow compilation is of level 2, an error
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    quiet_compiler()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"

@@ -40,7 +40,7 @@ from score_sde.modes.statistics import load_reference
 from score_sde.modes.workdir import data_info, experiment_of, load_noise, machine, measured_split, trained_state
 from score_sde.report.summary import write_summary
 from score_sde.training.state import TrainState
-from score_sde.training.writers import ProgressBar
+from score_sde.training.writers import ProgressBar, compiling
 from score_sde.typing import Params
 
 log = logging.getLogger(__name__)
@@ -158,6 +158,7 @@ def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
     record = EvaluationRecord(workdir / "evaluation.json", evaluation.identity(), best_by=best_by, provenance=how)
     strict = len(steps) == 1 or "," in config.evaluation.checkpoints
     measured = []
+    compiling("what is measured")
     for step in steps:
         state = newest if step == int(newest.step) else _state_of(workdir, step, newest, strict=strict)
         if state is None:

@@ -39,7 +39,7 @@ from score_sde.report.baseline import gaussian_mixture_bits_per_dim
 from score_sde.report.likelihood_plots import bounds_plot, likelihood_histogram, noise_levels_plot, rate_distortion
 from score_sde.report.summary import write_summary
 from score_sde.training.state import TrainState
-from score_sde.training.writers import ProgressBar
+from score_sde.training.writers import ProgressBar, compiling
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
     report: dict[str, Any] = provenance(state, command)
     columns: dict[str, np.ndarray] = {}
     run = _Measurement(experiment, state, measured_split(config, workdir, "test"), workdir, report, columns)
+    compiling("the likelihood")
     if experiment.latent is not None:
         _measure_latent(run)
     if on_chain:

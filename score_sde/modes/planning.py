@@ -9,12 +9,14 @@ from score_sde.modes.record import make_directory
 from score_sde.modes.workdir import data_info, machine
 from score_sde.plan.estimate import advice_for, make_plan
 from score_sde.plan.page import markdown, record, rows
+from score_sde.training.writers import compiling
 
 log = logging.getLogger(__name__)
 
 
 def run_plan(config: ConfigDict, workdir: Path, command: str) -> None:
     """Memory, time, scaling and advice for a training run: ``plan.json``, ``plan.md``. Nothing is trained."""
+    compiling("the training step")
     plan = make_plan(config, data_info(config))
     advice, how = advice_for(plan, config), machine(command)
     make_directory(workdir)

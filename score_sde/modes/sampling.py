@@ -35,7 +35,7 @@ from score_sde.report.plots import image_grid, scatter, trajectory_strip
 from score_sde.report.problems import CASES
 from score_sde.report.summary import write_summary
 from score_sde.solvers import DETERMINISTIC
-from score_sde.training.writers import ProgressBar
+from score_sde.training.writers import ProgressBar, compiling
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
     state = trained_state(experiment, workdir)
     settings = config.sampling
     partial, num_levels = workdir / "samples.partial", experiment.quantization.num_levels
+    compiling("the sampler")
     with ProgressBar(total=settings.num_samples, description="sampling") as bar:
         drawn = draw_samples(
             experiment,
@@ -117,6 +118,7 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str) -> None:
     data = moments(levels if num_levels is None else levels / (num_levels - 1))
     ordered = [*references, *settings]
     total = sum(s.num_steps * make_predictor(s.solver, config.sampling).num_evals + 1 for s in ordered)
+    compiling("the samplers, one after another")
     with ProgressBar(total=total, description="pareto", unit="evaluation") as bar:
         measured = list(measure(experiment, state.ema_params, data, ordered, progress=bar.advance))
     first, points = measured[: len(references)], measured[len(references) :]
@@ -146,6 +148,7 @@ def run_latents(config: ConfigDict, workdir: Path, command: str) -> None:
     state = trained_state(experiment, workdir)
     source = measured_split(config, workdir, "test")
     levels = source.gather(np.arange(min(config.sampling.num_samples, len(source))))
+    compiling("encoder and decoder")
     found = latent_codes(experiment, state.ema_params, levels)
     num_levels = experiment.quantization.num_levels
     atomic_savez(workdir / "latents.npz", data=levels, codes=found.codes, decoded=found.decoded, between=found.between)
@@ -182,6 +185,7 @@ def run_conformance(config: ConfigDict, workdir: Path, command: str) -> None:
     tables = {"flow": flow_rows(), "noisy": noisy_rows(), "corrector": corrector_rows()}
     rows: dict[str, list[Any]] = {name: [] for name in tables}
     total = len(CASES) * (len(PROBLEMS) * len(DETERMINISTIC) + len(NOISY) + len(SNRS))
+    compiling("the samplers, one after another")
     with ProgressBar(total=total, description="conformance", unit="row") as bar:
         for name, table in tables.items():
             for row in table:

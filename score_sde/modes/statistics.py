@@ -13,7 +13,7 @@ from score_sde.metrics import ReferenceStatistics, read_statistics, write_statis
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.record import make_directory
 from score_sde.modes.workdir import data_info, load_split, machine
-from score_sde.training.writers import ProgressBar
+from score_sde.training.writers import ProgressBar, compiling
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def compute_statistics(config: ConfigDict, workdir: Path, command: str, extracto
     total = min(settings.reference_examples or len(source), len(source))
     make_directory(workdir)
     tell({settings.reference_split: source})
+    compiling("the extractor")
     start = time.perf_counter()
     with (
         only_writer(workdir, "stats", doing=f"computing statistics in {workdir}"),

@@ -24,7 +24,7 @@ from score_sde.training.ema import power_averages
 from score_sde.training.preemption import Preemption
 from score_sde.training.state import TrainState
 from score_sde.training.step import TrainStep, repeat_step
-from score_sde.training.writers import MetricWriter, ProgressBar
+from score_sde.training.writers import MetricWriter, ProgressBar, compiling
 from score_sde.typing import Metrics, Params
 
 log = logging.getLogger(__name__)
@@ -134,6 +134,8 @@ def run(task: Task, workdir: Path) -> TrainState:
         state, start, window = _start(task, saved, iterator, sharding)
         writer.truncate(start)
         snapshots.forget_after(start)
+        if start < settings.num_steps:
+            compiling("the training step")
         with _feed(task, iterator) as feed, ProgressBar(total=settings.num_steps, initial=start) as bar:
             for done in range(start + per_dispatch, settings.num_steps + 1, per_dispatch):
                 state, metrics = run_step(state, next(feed))

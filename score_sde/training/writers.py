@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_WORK = 0.1  # seconds from which a part of the work is more than looking up what was done before
+
 
 class MetricWriter:
     """Appends metrics to ``workdir/metrics.jsonl`` and to TensorBoard files in ``workdir/tensorboard``.
@@ -125,10 +127,16 @@ class MetricWriter:
                 events.close()
 
 
+def compiling(what: str) -> None:
+    """Say that a program is compiled now, for this may take long, and nothing else is seen of it."""
+    log.info("Compiling %s; the first time this takes a minute or more.", what)
+
+
 class ProgressBar:
     """A bar on a terminal; elsewhere, a line in the log every ``interval`` seconds at most.
 
-    Both show how far the work is, the loss if there is one, the rate, and the time that is left.
+    Both show how far the work is, the loss if there is one, the rate, and the time that is left. These two leave out
+    the first part of the work that takes any time, of which compiling is a part.
     """
 
     def __init__(
@@ -152,19 +160,20 @@ class ProgressBar:
         self._total, self._done, self._description = total, initial, description
         self._unit = unit or ("step" if description == "training" else "example")
         self._interval = interval
-        self._last_time, self._last_done, self._first = time.monotonic(), initial, True
+        self._opened = self._last_time = time.monotonic()
+        self._last_done, self._begun = initial, False
         self._bar = self._open_bar() if sys.stderr.isatty() and is_main() else None
 
     def update(self, step: int, loss: SupportsFloat | None = None) -> None:
         """The work has reached ``step``."""
-        advanced, self._done = step - self._done, step
+        advanced, self._done, now = step - self._done, step, time.monotonic()
         if self._bar is not None:
             if loss is not None:
                 self._bar.set_postfix_str(f"loss {float(loss):.4g}", refresh=False)
             self._bar.update(advanced)
-            return
-        now = time.monotonic()
-        if now - self._last_time >= self._interval:
+        if not self._begun:
+            self._begin(now, loss)
+        elif self._bar is None and now - self._last_time >= self._interval:
             self._log(now, loss)
 
     def advance(self, count: int) -> None:
@@ -196,17 +205,27 @@ class ProgressBar:
             dynamic_ncols=True,
         )
 
+    def _begin(self, now: float, loss: SupportsFloat | None) -> None:
+        """Start the clock after the first part of the work that was not done before, in no time."""
+        self._begun = now - self._last_time >= _WORK or now - self._opened >= self._interval
+        if self._begun and self._bar is not None:
+            self._bar.reset()
+            self._bar.n = self._bar.initial = self._bar.last_print_n = self._done
+            self._bar.refresh()
+        elif self._begun and now - self._opened >= self._interval:
+            log.info("%s", self._state(loss))
+        self._last_time, self._last_done = now, self._done
+
     def _log(self, now: float, loss: SupportsFloat | None) -> None:
-        # The rate of the last interval, not of the whole: compilation, part of the first, would spoil it for long.
+        # The rate of the last interval, not of the whole, which pauses would spoil for long.
         rate = max(self._done - self._last_done, 1e-9) / (now - self._last_time)
-        left = (self._total - self._done) / rate
+        left = _duration((self._total - self._done) / rate)
+        log.info("%s, %.3g %ss/s, %s left", self._state(loss), rate, self._unit, left)
+        self._last_time, self._last_done = now, self._done
+
+    def _state(self, loss: SupportsFloat | None) -> str:
         shown = "" if loss is None else f", loss {float(loss):.4g}"
-        log.info(
-            "%s: %d/%d %ss%s, %.3g %ss/s, %s%s left",
-            *(self._description, self._done, self._total, self._unit, shown, rate, self._unit),
-            *("at most " if self._first and left else "", _duration(left)),
-        )
-        self._last_time, self._last_done, self._first = now, self._done, False
+        return f"{self._description}: {self._done}/{self._total} {self._unit}s{shown}"
 
 
 def _duration(seconds: float) -> str:

@@ -118,20 +118,55 @@ def test_without_a_terminal_there_is_no_output(capfd, caplog):
     assert capfd.readouterr() == ("", "") and not caplog.records
 
 
-def test_without_a_terminal_the_log_gets_a_line_per_interval(caplog, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(writers.time, "monotonic", lambda: now[0])
+@pytest.fixture
+def now(monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr(writers.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+@pytest.mark.parametrize("compilation", [28.0, 300.0])
+def test_without_a_terminal_the_log_gets_a_line_per_interval_and_no_estimate_counts_compilation(
+    caplog, now, compilation
+):
     with caplog.at_level(logging.INFO), ProgressBar(total=200, initial=50) as bar:
-        now[0] += 28.0  # compilation
+        now[0] += compilation
         for step in range(51, 201):  # one step a second
             now[0] += 1.0
             bar.update(step, 0.25)
     assert [record.message for record in caplog.records] == [
-        "training: 52/200 steps, loss 0.25, 0.0667 steps/s, at most 37:00 left",
+        *["training: 51/200 steps, loss 0.25"] * (compilation > 30.0),
         *(
             f"training: {done}/200 steps, loss 0.25, 1 steps/s, {left} left"
-            for done, left in [(82, "1:58"), (112, "1:28"), (142, "0:58"), (172, "0:28")]
+            for done, left in [(81, "1:59"), (111, "1:29"), (141, "0:59"), (171, "0:29")]
         ),
+    ]
+
+
+def test_what_was_done_before_counts_for_no_estimate(caplog, now):
+    """Batches that are looked up take no time, and the first that is not includes compilation."""
+    with caplog.at_level(logging.INFO), ProgressBar(total=2000, description="sampling") as bar:
+        for _ in range(10):
+            bar.advance(100)
+        now[0] += 20.0
+        bar.advance(100)
+        for _ in range(9):
+            now[0] += 10.0
+            bar.advance(100)
+    assert [record.message for record in caplog.records] == [
+        f"sampling: {done}/2000 examples, 10 examples/s, {left} left"
+        for done, left in [(1400, "1:00"), (1700, "0:30"), (2000, "0:00")]
+    ]
+
+
+def test_work_of_many_short_parts_is_reported_too(caplog, now):
+    with caplog.at_level(logging.INFO), ProgressBar(total=10_000) as bar:
+        for step in range(1, 10_001):
+            now[0] += 1 / 128
+            bar.update(step)
+    assert [record.message for record in caplog.records] == [
+        "training: 3840/10000 steps",
+        "training: 7680/10000 steps, 128 steps/s, 0:18 left",
     ]
 
 
@@ -146,3 +181,16 @@ def test_on_a_terminal_there_is_a_bar(capsys, monkeypatch):
         bar.update(20, 0.125)
     shown = capsys.readouterr().err
     assert "10/20" in shown and "20/20" in shown and "loss 0.125" in shown
+
+
+def test_the_bar_on_a_terminal_does_not_count_compilation_either(capsys, monkeypatch, now):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])  # that of the bar
+    with ProgressBar(total=1000, description="sampling") as bar:
+        now[0] += 500.0
+        bar.advance(100)
+        for _ in range(3):
+            now[0] += 1.0
+            bar.advance(100)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "400/1000 [00:03<00:06" in last and "100.00 examples/s" in last
