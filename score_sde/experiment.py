@@ -24,12 +24,13 @@ from score_sde.sampling import GRIDS, Grid, edm_times, levels_of
 from score_sde.sdes import SDE, VE, VP, SubVP
 from score_sde.solvers import (
     CORRECTORS,
-    DETERMINISTIC,
     PREDICTORS,
     Ancestral,
     GaussianReversal,
     PredictorCorrector,
     Solver,
+    follows_of,
+    noise_scale_of,
 )
 from score_sde.training.objective import Trainees, make_loss
 from score_sde.training.optim import make_optimizer
@@ -206,8 +207,18 @@ class Experiment:
     @property
     def noise_scale(self) -> float:
         """0 where the sampler solves the probability flow, else ``sampling.noise_scale``."""
-        flow = self.config.sampling.predictor in {*DETERMINISTIC, "adaptive"}
-        return 0.0 if flow else self.config.sampling.noise_scale
+        if self.solver is None:
+            return 0.0 if self.config.sampling.predictor == "adaptive" else self.config.sampling.noise_scale
+        return self.noise_scale_for(self.solver)
+
+    def noise_scale_for(self, solver: Solver) -> float:
+        """0 for a solver of the probability flow, else ``sampling.noise_scale``.
+
+        Raises:
+            UserError: If the solver adds another noise whatever the noise scale.
+        """
+        wanted = None if follows_of(solver) == "flow" else self.config.sampling.noise_scale
+        return noise_scale_of(solver, wanted, name="config.sampling.noise_scale")
 
 
 def _problems(

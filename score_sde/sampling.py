@@ -4,6 +4,7 @@ Sample ``i`` depends on the root key and on ``i`` alone (key = root, sample inde
 batch size and every number of devices.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -17,8 +18,9 @@ from score_sde.chains import Chain
 from score_sde.errors import UserError
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
 from score_sde.processes import Process, ReverseProcess
-from score_sde.solvers.base import Solver, SolverState, fold_in
-from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn
+from score_sde.solvers.base import Solver, SolverState, fold_in, time_dtype
+from score_sde.solvers.pairing import check_pair, noise_scale_of
+from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn, is_known
 
 Denoising = Literal["tweedie", "mean", "none"]
 Grid: TypeAlias = Float[Array, " steps_plus_one"]
@@ -127,6 +129,8 @@ def integrate(
 ) -> SolverState:
     """Apply ``solver`` along ``times``: the only loop over solver steps.
 
+    The samples keep their type, and the times take it.
+
     Args:
         keys: One key per sample.
         solver: A stochastic or deterministic step.
@@ -138,8 +142,14 @@ def integrate(
 
     Returns:
         The state at ``times[num_steps]``.
+
+    Raises:
+        UserError: If the solver would drop noise of the process or add noise that it has not, if it cannot go along the
+            grid, or if the grid has fewer steps; see :mod:`score_sde.solvers.pairing`.
     """
-    step = _stepper(keys, solver, process, times)
+    if num_steps is not None and is_known(num_steps) and not 0 <= num_steps < times.shape[0]:
+        raise UserError(f"num_steps is {num_steps}, and the grid has {times.shape[0] - 1} steps; expected no more.")
+    step = _stepper(keys, solver, process, x, times)
     return jax.lax.fori_loop(0, times.shape[0] - 1 if num_steps is None else num_steps, step, solver.init(x))
 
 
@@ -164,7 +174,7 @@ def trajectory(
             alone, however many steps there are.
 
     Raises:
-        UserError: If a frame is not an index into the times.
+        UserError: If a frame is not an index into the times, and as :func:`integrate`.
     """
     steps = times.shape[0] - 1
     wanted = np.arange(steps + 1) if frames is None else np.asarray(frames, int)
@@ -174,7 +184,7 @@ def trajectory(
     # The row behind the last is for the samples that nobody wants.
     rows = np.full(steps + 1, len(kept))
     rows[kept] = np.arange(len(kept))
-    row_of, step = jnp.asarray(rows), _stepper(keys, solver, process, times)
+    row_of, step = jnp.asarray(rows), _stepper(keys, solver, process, x, times)
 
     def body(index: Array, carried: tuple[SolverState, Array]) -> tuple[SolverState, Array]:
         state, path = step(index, carried[0]), carried[1]
@@ -186,11 +196,18 @@ def trajectory(
 
 
 def _stepper(
-    keys: SampleKeys, solver: Solver, process: ReverseProcess, times: Grid
+    keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batch, times: Grid
 ) -> Callable[[Array, SolverState], SolverState]:
-    """Step number ``index`` along the grid."""
-    keys = solver_keys(keys)
-    return lambda index, state: solver.step(fold_in(keys, index), process, state, times[index], times[index + 1])
+    """Step number ``index`` along the grid, of the process with the noise that the solver follows."""
+    process = dataclasses.replace(process, noise_scale=noise_scale_of(solver, process.noise_scale))
+    check_pair(solver, process.sde, times)
+    keys, times = solver_keys(keys), times.astype(time_dtype(x))
+
+    def step(index: Array, state: SolverState) -> SolverState:
+        after = solver.step(fold_in(keys, index), process, state, times[index], times[index + 1])
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), after, state)  # the loop is of one type
+
+    return step
 
 
 def make_sampler(
@@ -201,7 +218,7 @@ def make_sampler(
     *,
     times: Grid,
     num_steps: Int[Array, ""] | int | None = None,
-    noise_scale: Number = 1.0,
+    noise_scale: Number | None = None,
     denoising: Denoising = "tweedie",
     modify_score: Callable[[ScoreFn], ScoreFn] = lambda score_fn: score_fn,
 ) -> Sampler:
@@ -214,13 +231,33 @@ def make_sampler(
         solver: The reverse step.
         times: Decreasing grid from 1 to a small positive time.
         num_steps: How many of its steps to take, as in :func:`integrate`.
-        noise_scale: 1 for the reverse SDE, 0 for the probability flow.
+        noise_scale: 1 for the reverse SDE, 0 for the probability flow; ``None`` for what the solver follows. It may
+            vary under one compiled program.
         denoising: How the noise left at the last time is removed: ``"tweedie"`` returns the posterior mean of the
             data (one more evaluation), ``"mean"`` the sample before the last noise was added (the choice of Song et
             al.), ``"none"`` the noisy sample.
         modify_score: From the network's score to the one that is followed, such as
             :func:`score_sde.parameterization.thresholded`.
+
+    Raises:
+        UserError: If the solver would drop noise of the process or add noise that it has not, or cannot go along the
+            grid; see :mod:`score_sde.solvers.pairing`.
+
+    >>> from score_sde import VP, solvers
+    >>> from score_sde.parameterization import NoisePrediction
+    >>> class Network:  # of data N(0, 0.25 I), told log(s / m)
+    ...     def init(self, key, shape): return {}
+    ...     def apply(self, params, x, condition, *, key=None):
+    ...         ratio = jnp.exp(condition)[:, None]
+    ...         return x * ratio * jnp.sqrt(1.0 + ratio**2) / (0.25 + ratio**2)
+    >>> options = {"condition_on": "log_noise"}
+    >>> sampler = make_sampler(Network(), NoisePrediction(**options), VP(), solvers.Heun(), times=uniform_times(200))
+    >>> x = sampler({}, jax.random.key(0), (4000, 2)).x
+    >>> round(float(x.std()), 1)
+    0.5
     """
+    noise_scale = noise_scale_of(solver, noise_scale)
+    check_pair(solver, sde, times)
 
     def sampler(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Samples:
         score_fn = modify_score(make_score_fn(network, parameterization, sde, params))

@@ -14,6 +14,7 @@ All formulas are stable in float32: ``1 - exp(-B)`` is written ``-expm1(-B)``.
 
 import abc
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,9 +60,9 @@ class SDE(Process):
         return self.reverse(score_fn, noise_scale=0.0)
 
 
-def _precision() -> jnp.finfo:
+def _precision() -> "np.finfo[Any]":
     """The limits of the floating-point numbers that JAX computes with unless told otherwise."""
-    return jnp.finfo(jax.dtypes.canonicalize_dtype(float))
+    return np.finfo(jax.dtypes.canonicalize_dtype(float))
 
 
 @component

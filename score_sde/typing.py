@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, dataclass_tran
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
 Batch: TypeAlias = Float[Array, "batch *event"]
@@ -58,7 +59,7 @@ def is_known(*values: Any) -> bool:
     (True, False)
     """
     numbers = (bool, int, float, np.generic, np.ndarray, jax.Array)
-    return all(isinstance(value, numbers) and not isinstance(value, jax.core.Tracer) for value in values)
+    return all(isinstance(value, numbers) and not isinstance(value, Tracer) for value in values)
 
 
 def expand_like(coefficient: Time, x: Batch) -> Array:

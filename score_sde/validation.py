@@ -12,7 +12,7 @@ from score_sde.fields import FIELDS
 from score_sde.fields.kinds import shown
 from score_sde.fields.measuring import ADAPTIVE
 from score_sde.models.sizes import parameter_count
-from score_sde.solvers import CONTINUOUS, PREDICTORS, DPMSolverMultistep, UniPC
+from score_sde.solvers import CONTINUOUS, PREDICTORS
 
 #: What a configuration is built for.
 Purpose = Literal["train", "sample", "pareto", "likelihood", "evaluate", "dequantize"]
@@ -254,7 +254,7 @@ def _solver(config: ConfigDict) -> Iterator[str]:
         )
     if corrector != "none" and name in ADAPTIVE:
         yield f"The predictor {name} takes no corrector; set config.sampling.corrector=none."
-    elif corrector != "none" and isinstance(PREDICTORS[name](), DPMSolverMultistep | UniPC):
+    elif corrector != "none" and getattr(PREDICTORS[name](), "keeps_past", False):
         yield (
             f"The predictor {name} goes on from its own past, and a corrector would move the sample away "
             "from it; set config.sampling.corrector=none, or take dpm_solver_2s."

@@ -10,7 +10,7 @@ import pytest
 from score_sde import chains, sampling
 from score_sde.errors import UserError
 from score_sde.sdes import VE, VP, SubVP
-from score_sde.solvers import DDIM, Ancestral, EulerMaruyama, UniPC
+from score_sde.solvers import DDIM, Ancestral, EulerMaruyama, UniPC, noise_scale_of
 from tests.analytic import Gaussian
 from tests.laws import float64
 
@@ -83,7 +83,7 @@ def test_chains_tend_to_their_sde(sde):
 def test_chains_are_sampled_along_their_levels(chain, solver):
     n = 3000
     keys = sampling.sample_keys(jax.random.key(0), 0, n)
-    process = chain.reverse(DENSITY.score(chain), noise_scale=0.0)
+    process = chain.reverse(DENSITY.score(chain), noise_scale=noise_scale_of(solver))
     m, variance = (np.asarray(c) for c in DENSITY.variances(chain, jnp.ones(1)))
     z = np.random.RandomState(0).randn(n, 4) * np.sqrt(variance) @ DENSITY.basis.T + m * DENSITY.mean
     times = sampling.levels_of(chain, sampling.uniform_times(N, 0.0))

@@ -17,7 +17,7 @@ from score_sde.evaluation.base import Progress, Purpose, root_key
 from score_sde.experiment import Experiment, make_predictor, make_times
 from score_sde.metrics import Moments, frechet_distance, moments
 from score_sde.sampling import Samples, make_sampler
-from score_sde.solvers import CONTINUOUS, DETERMINISTIC, Solver
+from score_sde.solvers import CONTINUOUS, Solver
 from score_sde.typing import Params, PRNGKey
 
 #: Solvers of the reverse SDE and of the probability flow that the others are measured against, at a thousand steps.
@@ -67,6 +67,7 @@ def settings_of(experiment: Experiment) -> tuple[list[Setting], list[Setting]]:
             raise UserError(
                 f"config.pareto.solvers has {name}, which follows a drift, and a chain has none; remove it."
             )
+        experiment.noise_scale_for(make_predictor(name, sampling))
     last = 1 if sampling.denoising == "tweedie" else 0
     swept = [
         Setting(solver=name, grid=grid, num_steps=(evals - last) // make_predictor(name, sampling).num_evals)
@@ -120,7 +121,7 @@ class _Drawer:
     def __init__(self, experiment: Experiment, params: Params, name: str, longest: int) -> None:
         self._experiment, self._params, self._longest = experiment, params, longest
         solver: Solver = make_predictor(name, experiment.config.sampling)
-        noise_scale = 0.0 if name in DETERMINISTIC else experiment.config.sampling.noise_scale
+        noise_scale = experiment.noise_scale_for(solver)
 
         def draw(params: Params, key: PRNGKey, first: Array, times: Array, num_steps: Array) -> Samples:
             sampler = make_sampler(

@@ -143,9 +143,12 @@ class NCSNpp(nn.Module):
     def _check(self, label: Labels) -> None:
         if not self.num_classes:
             raise UserError("The network has no classes (num_classes=0), and labels were given; expected none.")
-        if is_known(label) and not ((np.asarray(label) >= -1) & (np.asarray(label) < self.num_classes)).all():
+        if not is_known(label):
+            return
+        classes = np.asarray(label)
+        if not ((classes >= -1) & (classes < self.num_classes)).all():
             raise UserError(
-                f"The labels lie between {np.min(label)} and {np.max(label)}; expected 0 to {self.num_classes - 1}, "
+                f"The labels lie between {classes.min()} and {classes.max()}; expected 0 to {self.num_classes - 1}, "
                 "the classes of the network, or -1 for none."
             )
 

@@ -12,6 +12,7 @@ from score_sde.solvers.correctors import AnnealedLangevin, Langevin
 from score_sde.solvers.exponential import DPMSolverMultistep, DPMSolverSinglestep, UniPC
 from score_sde.solvers.langevin import langevin_monte_carlo, metropolis_langevin
 from score_sde.solvers.ode import EDMHeun, Euler, Heun
+from score_sde.solvers.pairing import Follows, follows_of, noise_scale_of
 from score_sde.solvers.predictors import DDIM, Ancestral, EulerMaruyama, NoPredictor, ReverseDiffusion
 from score_sde.solvers.reversal import GaussianReversal
 
@@ -29,16 +30,16 @@ STOCHASTIC: Mapping[str, Callable[..., Solver]] = MappingProxyType(
         "none": NoPredictor,
     }
 )
-#: Solvers of the probability flow; they need a process without noise, ``process.reverse(score_fn, noise_scale=0)``.
+#: Solvers of the probability flow.
 DETERMINISTIC: Mapping[str, Callable[..., Solver]] = MappingProxyType(
     {
         "euler": Euler,
         "heun": Heun,
         "edm_heun": EDMHeun,
-        "dpm_solver_1": lambda: DPMSolverMultistep(order=1),
+        "dpm_solver_1": lambda: DPMSolverMultistep(order=1, follows="flow"),
         "dpm_solver_2s": DPMSolverSinglestep,
-        "dpm_solver_2m": lambda: DPMSolverMultistep(order=2),
-        "dpm_solver_3m": lambda: DPMSolverMultistep(order=3),
+        "dpm_solver_2m": lambda: DPMSolverMultistep(order=2, follows="flow"),
+        "dpm_solver_3m": lambda: DPMSolverMultistep(order=3, follows="flow"),
         "unipc_1": lambda: UniPC(order=1),
         "unipc_2": lambda: UniPC(order=2),
         "unipc_3": lambda: UniPC(order=3),
@@ -49,7 +50,7 @@ CORRECTORS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
     {"langevin": Langevin, "annealed_langevin": AnnealedLangevin}
 )
 #: Those that follow a drift, which a chain does not have.
-CONTINUOUS = frozenset({"euler_maruyama", "euler", "heun"})
+CONTINUOUS = frozenset(name for name, make in PREDICTORS.items() if getattr(make(), "needs_drift", False))
 
 __all__ = [
     "CONTINUOUS",
@@ -65,6 +66,7 @@ __all__ = [
     "EDMHeun",
     "Euler",
     "EulerMaruyama",
+    "Follows",
     "GaussianReversal",
     "Heun",
     "Langevin",
@@ -74,6 +76,8 @@ __all__ = [
     "Solver",
     "SolverState",
     "UniPC",
+    "follows_of",
     "langevin_monte_carlo",
     "metropolis_langevin",
+    "noise_scale_of",
 ]

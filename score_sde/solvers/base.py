@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from score_sde.errors import UserError
-from score_sde.processes import ReverseProcess
-from score_sde.sdes import ReverseSDE
+from score_sde.processes import Process, ReverseProcess
+from score_sde.sdes import SDE, ReverseSDE
 from score_sde.typing import Batch, SampleKeys, Scalar
 
 
@@ -40,7 +40,11 @@ class Solution(NamedTuple):
 
 @runtime_checkable
 class Solver(Protocol):
-    """A predictor, a corrector, a composition of them, or an ODE step."""
+    """A predictor, a corrector, a composition of them, or an ODE step.
+
+    It may have an attribute ``follows`` that says which reverse process it is for, and without one it is believed to
+    heed ``process.noise_scale``; see :mod:`score_sde.solvers.pairing`.
+    """
 
     @property
     def num_evals(self) -> int:
@@ -80,6 +84,11 @@ def largest_rms(error: Any) -> Scalar:
     return jnp.sqrt(jnp.max(squares / sum(leaf[0].size for leaf in leaves)))
 
 
+def time_dtype(x: Batch) -> Any:
+    """The type of the times of a sample: that of the sample, but at least float32."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def fold_in(keys: SampleKeys, data: Array | int) -> SampleKeys:
     """Derive one new key per sample."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
@@ -91,9 +100,19 @@ def continuous(process: ReverseProcess) -> ReverseSDE:
     Raises:
         UserError: If it is the reversal of a chain, which has none.
     """
-    if not isinstance(process, ReverseSDE):
+    check_drift(process.sde)
+    assert isinstance(process, ReverseSDE)
+    return process
+
+
+def check_drift(process: Process) -> None:
+    """Refuse a process without a drift.
+
+    Raises:
+        UserError: If it is a chain.
+    """
+    if not isinstance(process, SDE):
         raise UserError(
-            f"This solver follows a drift, and a {type(process.sde).__name__} chain has none; expected one that needs "
+            f"This solver follows a drift, and a {type(process).__name__} chain has none; expected one that needs "
             "marginals alone, such as Ancestral, DDIM or DPMSolverMultistep."
         )
-    return process

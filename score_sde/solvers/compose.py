@@ -3,8 +3,10 @@
 import jax
 from jaxtyping import Array
 
+from score_sde.errors import UserError
 from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import Solver, SolverState, fold_in
+from score_sde.solvers.pairing import Follows, follows_of
 from score_sde.typing import Batch, SampleKeys, Scalar, component, static
 
 
@@ -20,6 +22,24 @@ class PredictorCorrector:
     corrector: Solver
     num_corrections: int = static(default=1)
     corrector_first: bool = static(default=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a predictor that would not notice corrections, or be misled by them.
+
+        Raises:
+            UserError: If it goes on from its own past.
+        """
+        if self.num_corrections and getattr(self.predictor, "keeps_past", False):
+            raise UserError(
+                f"{type(self.predictor).__name__} goes on from its own past, and a corrector would move the sample "
+                "away from it; expected no corrections, or a predictor without a past such as DPMSolverSinglestep."
+            )
+
+    @property
+    def follows(self) -> Follows | None:
+        """What the predictor follows; corrections of one that stays where it is lead the sample on alone."""
+        predictor = follows_of(self.predictor)
+        return "own" if predictor == "still" and self.num_corrections else predictor
 
     @property
     def num_evals(self) -> int:

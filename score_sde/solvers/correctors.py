@@ -1,9 +1,12 @@
 r"""Correctors: Markov chains that leave the marginal at a fixed time (nearly) invariant."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
+from score_sde.solvers.pairing import Follows
 from score_sde.typing import Batch, Number, SampleKeys, Scalar, Times, component, expand_like, static
 
 
@@ -27,6 +30,8 @@ class Langevin(StatelessSolver):
 
     snr: Number = 0.16
     per_sample: bool = static(default=False)
+
+    follows: ClassVar[Follows] = "still"
 
     @property
     def num_evals(self) -> int:
@@ -59,6 +64,8 @@ class AnnealedLangevin(StatelessSolver):
     """
 
     snr: Number = 0.16
+
+    follows: ClassVar[Follows] = "still"
 
     @property
     def num_evals(self) -> int:

@@ -10,13 +10,14 @@ sub-VP and chains are all alike.
 """
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from score_sde.processes import Process, ReverseProcess
-from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
+from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise, time_dtype
+from score_sde.solvers.pairing import Follows
 from score_sde.typing import Batch, SampleKeys, Scalar, component, static
 
 History = Float[Array, "order batch *event"]
@@ -41,9 +42,9 @@ def _empty_past(x: Batch, order: int) -> Past:
     # Distinct places, so that the differences that a young method does not use are finite.
     return Past(
         jnp.zeros((order, *x.shape), x.dtype),
-        -1e3 * (1.0 + jnp.arange(order, dtype=x.dtype)),
+        -1e3 * (1.0 + jnp.arange(order, dtype=time_dtype(x))),
         x,
-        jnp.ones((), x.dtype),
+        jnp.ones((), time_dtype(x)),
         jnp.zeros((), jnp.int32),
     )
 
@@ -95,9 +96,12 @@ class DPMSolverMultistep(StatelessSolver):
 
     Attributes:
         order: 1, 2 or 3.
+        follows: The process with its noise scale, ``"any"``, or the probability flow alone, ``"flow"``.
     """
 
     order: int = static(default=2)
+    follows: Follows = static(default="any")
+    keeps_past: ClassVar[bool] = True
 
     @property
     def num_evals(self) -> int:
@@ -159,6 +163,8 @@ class DPMSolverSinglestep(StatelessSolver):
     that a corrector may move the sample between its steps.
     """
 
+    follows: ClassVar[Follows] = "flow"
+
     @property
     def num_evals(self) -> int:
         """Two."""
@@ -193,6 +199,8 @@ class UniPC(StatelessSolver):
     """
 
     order: int = static(default=2)
+    follows: ClassVar[Follows] = "flow"
+    keeps_past: ClassVar[bool] = True
 
     @property
     def num_evals(self) -> int:

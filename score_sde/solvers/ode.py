@@ -1,15 +1,21 @@
 """Fixed-step solvers of the probability-flow ODE in time, and Heun's method in the noise level, with churn."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, continuous, sample_noise
+from score_sde.solvers.pairing import Follows
 from score_sde.typing import Batch, Number, SampleKeys, Scalar, component
 
 
 @component
 class Euler(StatelessSolver):
     """Euler's method, order 1."""
+
+    follows: ClassVar[Follows] = "flow"
+    needs_drift: ClassVar[bool] = True
 
     @property
     def num_evals(self) -> int:
@@ -27,6 +33,9 @@ class Euler(StatelessSolver):
 @component
 class Heun(StatelessSolver):
     """Heun's method (explicit trapezoidal rule), order 2; Karras et al. 2022, algorithm 1."""
+
+    follows: ClassVar[Follows] = "flow"
+    needs_drift: ClassVar[bool] = True
 
     @property
     def num_evals(self) -> int:
@@ -61,6 +70,8 @@ class EDMHeun(StatelessSolver):
     churn_min: Number = 0.0
     churn_max: Number = float("inf")
     noise: Number = 1.0
+
+    follows: ClassVar[Follows] = "own"
 
     @property
     def num_evals(self) -> int:

@@ -5,16 +5,23 @@ discretisations of the probability flow. The last three need the marginals of th
 too.
 """
 
-import jax.numpy as jnp
+from typing import ClassVar
 
-from score_sde.processes import ReverseProcess
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, continuous, sample_noise
+from score_sde.solvers.pairing import Follows, check_discrete_steps
 from score_sde.typing import Number, SampleKeys, Scalar, component, static
 
 
 @component
 class EulerMaruyama(StatelessSolver):
     """Euler-Maruyama on the reverse SDE: ``x + drift (s - t) + diffusion sqrt(t - s) z``."""
+
+    follows: ClassVar[Follows] = "any"
+    needs_drift: ClassVar[bool] = True
 
     @property
     def num_evals(self) -> int:
@@ -37,10 +44,16 @@ class ReverseDiffusion(StatelessSolver):
     ``x_mean = (2 - a) x + (1 + eta^2)/2 G^2 score``, then noise ``eta G z``.
     """
 
+    follows: ClassVar[Follows] = "any"
+
     @property
     def num_evals(self) -> int:
         """One."""
         return 1
+
+    def check_grid(self, process: Process, times: Float[Array, " points"]) -> None:
+        """Refuse steps that are too long for the chain; see :func:`~score_sde.solvers.pairing.check_discrete_steps`."""
+        check_discrete_steps(process, times)
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of weak order 1."""
@@ -61,6 +74,8 @@ class Ancestral(StatelessSolver):
     """
 
     large: bool = static(default=False)
+
+    follows: ClassVar[Follows] = "sde"
 
     @property
     def num_evals(self) -> int:
@@ -89,6 +104,8 @@ class DDIM(StatelessSolver):
 
     eta: Number = 0.0
 
+    follows: ClassVar[Follows] = "own"
+
     @property
     def num_evals(self) -> int:
         """One."""
@@ -108,6 +125,8 @@ class DDIM(StatelessSolver):
 @component
 class NoPredictor(StatelessSolver):
     """Moves the time and not the sample: correctors then follow the noise levels alone, as in NCSN."""
+
+    follows: ClassVar[Follows] = "still"
 
     @property
     def num_evals(self) -> int:

@@ -2,12 +2,13 @@ r"""Ancestral sampling by a reversal that is given as Gaussians, such as one wit
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import jax.numpy as jnp
 
 from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
+from score_sde.solvers.pairing import Follows
 from score_sde.typing import Batch, SampleKeys, Scalar, Times
 
 #: Mean and logarithm of the std of ``p(x_s | x_t)`` at ``(x_t, t, s)``, value by value.
@@ -26,6 +27,8 @@ class GaussianReversal(StatelessSolver):
     """
 
     law: StepLaw
+
+    follows: ClassVar[Follows] = "sde"
 
     @property
     def num_evals(self) -> int:

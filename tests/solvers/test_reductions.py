@@ -19,6 +19,7 @@ from score_sde.solvers import (
     NoPredictor,
     PredictorCorrector,
     ReverseDiffusion,
+    noise_scale_of,
 )
 from tests.analytic import SDES, Gaussian
 from tests.laws import DETERMINISTIC, STOCHASTIC
@@ -153,7 +154,8 @@ def test_reverse_diffusion_tends_to_euler_maruyama(sde):
 
 
 def _members():
-    members = {**STOCHASTIC, **{name: solver for name, (solver, _) in DETERMINISTIC.items()}, "none": NoPredictor()}
+    members = {**STOCHASTIC, **{name: solver for name, (solver, _) in DETERMINISTIC.items()}}
+    members["langevin"] = PredictorCorrector(predictor=NoPredictor(), corrector=AnnealedLangevin(), num_corrections=2)
     for first in (False, True):
         members[f"pc {first}"] = PredictorCorrector(
             predictor=EulerMaruyama(), corrector=Langevin(), num_corrections=3, corrector_first=first
@@ -170,9 +172,9 @@ def test_evaluations_are_counted(solver):
         jax.debug.callback(lambda: count.append(1))
         return DENSITY.score(sde)(x, t)
 
-    jax.block_until_ready(run(solver, sde.reverse(score), n=3))
+    jax.block_until_ready(run(solver, sde.reverse(score, noise_scale=noise_scale_of(solver)), n=25))
     jax.effects_barrier()
-    assert len(count) == 3 * solver.num_evals
+    assert len(count) == 25 * solver.num_evals
 
 
 @each_sde

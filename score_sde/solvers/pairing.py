@@ -1,0 +1,132 @@
+"""Which reverse process a solver can follow: the noise is the solver's to say, and a pair that is wrong is refused.
+
+A step that adds no noise is right on the probability flow alone (``noise_scale=0``), a step that always adds all of it
+on the reverse SDE alone (``noise_scale=1``): on any other process the drift that it follows belongs to noise that never
+comes. So every solver of the package has an attribute ``follows``:
+
+* ``"flow"``: the probability flow, such as :class:`~score_sde.solvers.Heun`.
+* ``"sde"``: the reverse SDE with its full noise, such as :class:`~score_sde.solvers.Ancestral`.
+* ``"any"``: the process with the noise scale that it has, such as :class:`~score_sde.solvers.EulerMaruyama`.
+* ``"own"``: the marginals, with noise of its own; the noise scale of the process plays no part, as in
+  :class:`~score_sde.solvers.DDIM` with its ``eta``.
+* ``"still"``: nothing. The sample stays at its time: correctors, and :class:`~score_sde.solvers.NoPredictor`.
+
+A solver without the attribute is that of the solver inside it (``predictor`` or ``solver``), if there is one. Otherwise
+it is believed to heed the noise scale, and gets the probability flow unless a noise scale is given: there a step
+without noise is right, and so is one with the noise ``process.diffusion``, which is none.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from score_sde.errors import UserError
+from score_sde.processes import Process
+from score_sde.solvers.base import check_drift
+from score_sde.typing import Number, is_known
+
+Follows = Literal["flow", "sde", "any", "own", "still"]
+_ONLY = {"flow": 0.0, "sde": 1.0}
+_WORDS = {
+    "flow": "adds no noise; expected 0, the probability flow, or a solver with noise such as EulerMaruyama",
+    "sde": "always adds the full noise of the reverse SDE; expected 1, or a solver of any noise such as EulerMaruyama",
+}
+
+
+def follows_of(solver: Any) -> Follows | None:
+    """What a solver says that it follows, or the solver inside it; ``None`` if neither says.
+
+    >>> from score_sde.solvers import Heun, Langevin, NoPredictor, PredictorCorrector
+    >>> follows_of(Heun()), follows_of(PredictorCorrector(predictor=NoPredictor(), corrector=Langevin()))
+    ('flow', 'own')
+    """
+    stated = getattr(solver, "follows", None)
+    inner = getattr(solver, "predictor", getattr(solver, "solver", None))
+    return stated if stated is not None or inner is None else follows_of(inner)
+
+
+def noise_scale_of(solver: Any, noise_scale: Number | None = None, *, name: str = "noise_scale") -> Number:
+    """The noise scale of the process that a solver is to follow: as given, or else the solver's own.
+
+    Args:
+        solver: The solver.
+        noise_scale: The wanted noise scale. A traced one cannot be read: a solver that takes one value only then
+            follows the process with that value.
+        name: What the number is called in the message.
+
+    Raises:
+        UserError: If the solver would drop noise of the process, or add noise that it has not.
+
+    >>> from score_sde.solvers import Ancestral, EulerMaruyama, Heun
+    >>> [noise_scale_of(solver) for solver in (Heun(), Ancestral(), EulerMaruyama())]
+    [0.0, 1.0, 1.0]
+    >>> noise_scale_of(Heun(), 1.0)
+    Traceback (most recent call last):
+    ...
+    score_sde.errors.UserError: noise_scale is 1.0, and Heun adds no noise; expected 0, the probability flow, ...
+    """
+    follows = follows_of(solver)
+    if follows in _ONLY:
+        if is_known(noise_scale) and (np.asarray(noise_scale) != _ONLY[follows]).any():
+            raise UserError(f"{name} is {noise_scale}, and {_names(solver)} {_WORDS[follows]}.")
+        return _ONLY[follows]
+    if noise_scale is None:
+        return 0.0 if follows is None else 1.0
+    return noise_scale
+
+
+def check_pair(solver: Any, process: Process, times: Float[Array, " points"]) -> None:
+    """Refuse a process that a solver cannot follow along a grid, as far as both can be read.
+
+    Raises:
+        UserError: If the solver follows a drift and the process is a chain, if it stays where it is in time and the
+            grid does not, or if a step of the grid is too long for it.
+    """
+    parts = list(_parts(solver))
+    if any(getattr(part, "needs_drift", False) for part in parts):
+        check_drift(process)
+    if not is_known(times):
+        return
+    points = np.asarray(times)
+    if follows_of(solver) == "still" and np.ptp(points) > 0.0:
+        raise UserError(
+            f"{_names(solver)} leaves samples at their time, and the grid goes from {points.max():g} to "
+            f"{points.min():g}; expected a predictor, or PredictorCorrector(predictor=NoPredictor(), corrector=...) "
+            "for Langevin dynamics at every level."
+        )
+    for part in parts:
+        if hasattr(part, "check_grid"):
+            part.check_grid(process, times)
+
+
+def check_discrete_steps(process: Process, times: Float[Array, " points"]) -> None:
+    """Refuse a grid of which a step is too long to be one of the process's own chain.
+
+    Raises:
+        UserError: If such a step has no coefficients, as one of the VP SDE with ``beta(t) (t - s) > 1``.
+    """
+    with jax.ensure_compile_time_eval():  # under a trace too, where nothing in it is traced
+        finite = jnp.isfinite(jnp.stack(process.discrete_step(times[1:], times[:-1]))).all(axis=0)
+    if is_known(finite) and not np.asarray(finite).all():
+        index, points = int(np.argmin(np.asarray(finite))), np.asarray(times)
+        raise UserError(
+            f"The step from t = {points[index]:g} to {points[index + 1]:g} is too long for the chain of a "
+            f"{type(process).__name__} process, which ReverseDiffusion follows; expected more steps there (of the VP "
+            "SDE, none longer than 1 / beta(t)), or another solver, such as Ancestral."
+        )
+
+
+def _parts(solver: Any) -> Iterator[Any]:
+    yield solver
+    for name in ("predictor", "corrector", "solver"):
+        if (inner := getattr(solver, name, None)) is not None:
+            yield from _parts(inner)
+
+
+def _names(solver: Any) -> str:
+    """The solver, and what it is made of."""
+    return " of ".join(type(part).__name__ for part in _parts(solver))

@@ -1,0 +1,173 @@
+"""Every pair of a solver and a noise scale is either right or refused, whatever the process."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from score_sde import sampling, solvers
+from score_sde.conditioning import Inpaint
+from score_sde.errors import UserError
+from score_sde.parameterization import NoisePrediction
+from score_sde.sdes import VP
+from score_sde.solvers import noise_scale_of
+from score_sde.solvers.base import StatelessSolver, continuous, sample_noise
+
+STD, STEPS, N = 0.5, 400, 4000  # data N(0, 0.25 I) in 4 dimensions
+SDE = VP()
+PROCESSES = {"sde": SDE, "chain": SDE.discretize(STEPS)}
+KEYS = sampling.sample_keys(jax.random.key(0), 0, N)
+SMALL = {
+    "langevin": solvers.Langevin(snr=0.05),
+    "annealed_langevin": solvers.AnnealedLangevin(snr=0.05),
+}
+ALONE = {**{name: make() for name, make in solvers.PREDICTORS.items()}, **SMALL, "ddim eta 1": solvers.DDIM(eta=1.0)}
+CORRECTED = {
+    f"{name} with {corrector}": solvers.PredictorCorrector(predictor=ALONE[name], corrector=SMALL[corrector])
+    for name in ("heun", "ancestral", "euler_maruyama", "reverse_diffusion", "dpm_solver_2s", "ddim", "edm_heun")
+    for corrector in SMALL
+} | {
+    "langevin at every level": solvers.PredictorCorrector(
+        predictor=solvers.NoPredictor(), corrector=solvers.Langevin(snr=0.1), num_corrections=20
+    )
+}
+CASES = [(name, process) for name in ALONE for process in PROCESSES] + [(name, "sde") for name in CORRECTED]
+
+
+def spread(process, t):
+    mean_coeff, std = process.marginal(t)
+    return jnp.sqrt((STD * mean_coeff) ** 2 + std**2)
+
+
+def score(process):
+    return lambda x, t: -x / spread(process, t)[:, None] ** 2
+
+
+def grid(process):
+    return sampling.uniform_times(STEPS, 1e-3) if process is SDE else process.times[::-1]
+
+
+class Network:
+    def init(self, key, shape):
+        return {}
+
+    def apply(self, params, x, condition, *, key=None):
+        t = condition / 999.0
+        return -SDE.marginal(t).std[:, None] * score(SDE)(x, t)
+
+
+def refusal(solver, process, noise_scale):
+    """What is said where the pair is formed, by any of the three that form one."""
+    said = set()
+    reverse, x, times = process.reverse(score(process), noise_scale=noise_scale), jnp.zeros((N, 4)), grid(process)
+    for form in (
+        lambda: sampling.make_sampler(
+            Network(), NoisePrediction(), process, solver, times=times, noise_scale=noise_scale
+        ),
+        lambda: jax.eval_shape(lambda: sampling.integrate(KEYS, solver, reverse, x, times)),
+        lambda: jax.eval_shape(lambda: sampling.trajectory(KEYS, solver, reverse, x, times)),
+    ):
+        try:
+            form()
+            said.add(None)
+        except UserError as error:
+            said.add(str(error))
+    return said
+
+
+@pytest.mark.parametrize(("name", "process"), CASES)
+def test_a_pair_is_right_or_refused(name, process):
+    solver, process = {**ALONE, **CORRECTED}[name], PROCESSES[process]
+    start = spread(process, jnp.ones(())) * sampling.prior_samples(KEYS, SDE, (4,))
+    times, exact = grid(process), float(spread(process, grid(process)[-1]))
+    refused = {scale: refusal(solver, process, scale) for scale in (0.0, 0.5, 1.0)}
+    assert all(len(said) == 1 for said in refused.values())  # the three agree
+    accepted = [scale for scale, said in refused.items() if said == {None}]
+    assert all("noise" in said or "drift" in said or "time" in said for (said,) in refused.values() if said)
+    if name in ("none", *SMALL) or (process is not SDE and name in solvers.CONTINUOUS):
+        assert not accepted  # they go nowhere, or follow a drift that is not there
+        return
+    assert noise_scale_of(solver) in accepted
+
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def drawn(noise_scale):
+        reverse = process.reverse(score(process), noise_scale=noise_scale)
+        return sampling.integrate(KEYS, solver, reverse, start, times).x.std()
+
+    for scale in accepted:  # of one program; a step too many or too few without its noise would be off by far more
+        assert abs(float(drawn(scale)) / exact - 1.0) < 0.06, scale
+
+
+class OwnEuler(StatelessSolver):
+    """A user's solver, that says nothing of noise and adds none."""
+
+    num_evals = 1
+
+    def step(self, keys, process, state, t, s):
+        x = state.x + (s - t) * continuous(process).drift(state.x, t)
+        return state.moved(x, x)
+
+
+class OwnEulerMaruyama(OwnEuler):
+    """The same with the noise of the process."""
+
+    def step(self, keys, process, state, t, s):
+        x = super().step(keys, process, state, t, s).x
+        noise = continuous(process).diffusion(t) * jnp.sqrt(t - s) * sample_noise(keys, x)
+        return state.moved(x + noise, x)
+
+
+UNTOLD = {
+    "own euler": OwnEuler(),
+    "own euler-maruyama": OwnEulerMaruyama(),
+    "inpainting by heun": Inpaint(solver=solvers.Heun(), known=jnp.zeros((N, 4)), mask=jnp.zeros((N, 4))),
+    "heun": solvers.Heun(),
+    "reverse diffusion": solvers.ReverseDiffusion(),
+}
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_without_a_noise_scale_the_samples_are_right(name):
+    sampler = sampling.make_sampler(Network(), NoisePrediction(), SDE, UNTOLD[name], times=grid(SDE))
+    assert abs(float(sampler({}, jax.random.key(0), (N, 4)).x.std()) / STD - 1.0) < 0.03
+
+
+def test_what_is_inside_a_solver_says_what_it_follows():
+    with pytest.raises(UserError, match="Inpaint of Heun adds no noise"):
+        noise_scale_of(UNTOLD["inpainting by heun"], 1.0)
+
+
+@pytest.mark.parametrize("predictor", [solvers.UniPC(), solvers.DPMSolverMultistep()], ids=["unipc", "dpm"])
+def test_a_corrector_after_a_multistep_solver_is_refused(predictor):
+    """UniPC starts each step where it was before the correction, so that its noise would be lost."""
+    with pytest.raises(UserError, match="from its own past"):
+        solvers.PredictorCorrector(predictor=predictor, corrector=solvers.Langevin())
+
+
+def test_steps_that_are_too_long_for_the_chain_are_refused():
+    """Of the VP SDE, 20 uniform steps have a variance of at most beta(1) / 20 = 1, fewer have more."""
+    reverse, x = SDE.reverse(score(SDE)), jnp.ones((2, 4))
+    for n, good in ((19, False), (21, True)):
+        times, solver = sampling.uniform_times(n), solvers.ReverseDiffusion()
+        both = solvers.PredictorCorrector(predictor=solver, corrector=solvers.Langevin())
+        for each in (solver, both):
+            if good:
+                assert bool(jnp.isfinite(sampling.integrate(KEYS[:2], each, reverse, x, times).x).all())
+                continue
+            with pytest.raises(UserError, match=r"from t = 1 to 0.94.* is too long"):
+                jax.jit(lambda x, each=each, times=times: sampling.integrate(KEYS[:2], each, reverse, x, times).x)(x)
+
+
+def test_more_steps_than_the_grid_has_are_refused():
+    with pytest.raises(UserError, match="num_steps is 6, and the grid has 5"):
+        sampling.integrate(
+            KEYS[:2],
+            solvers.EulerMaruyama(),
+            SDE.reverse(score(SDE)),
+            jnp.ones((2, 4)),
+            sampling.uniform_times(5),
+            num_steps=6,
+        )
