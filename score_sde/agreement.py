@@ -8,12 +8,17 @@ hear that instead of waiting for it.
 
 import importlib.metadata
 import json
+import os
 import platform
+import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from score_sde import __version__
+from score_sde.border import first_line
 from score_sde.errors import UserError
 
 SHOWN = 20  # fields that a message names before it counts the others
@@ -25,7 +30,6 @@ _NUMERICS = (  # flags of JAX that change results
     "jax_threefry_partitionable",
     "jax_numpy_dtype_promotion",
 )
-_VERDICT = "score_sde/verdict"
 
 FoundT = TypeVar("FoundT")
 
@@ -42,11 +46,18 @@ class Store(Protocol):
         ...
 
 
-def agreed(prepare: Callable[[], tuple[FoundT, Mapping[str, Any]]], *, timeout: float) -> FoundT:
+def agreed(
+    prepare: Callable[[], tuple[FoundT, Mapping[str, Any]]], *, timeout: float, shared: Path | None = None
+) -> FoundT:
     """:func:`agree` for a process that ``cluster.connect`` has connected, on its settings and its software.
 
+    Args:
+        prepare: As :func:`agree`.
+        timeout: Seconds to wait for the others.
+        shared: A directory that all processes write to, which must be one and the same.
+
     Raises:
-        UserError: In every process, if settings or software differ, or another process fails.
+        UserError: In every process, if settings, software or directory differ, or another process fails.
     """
     from jax._src import distributed  # JAX has no public way to its key-value store, and Orbax takes this one, too
 
@@ -56,13 +67,70 @@ def agreed(prepare: Callable[[], tuple[FoundT, Mapping[str, Any]]], *, timeout: 
 
     here = distributed.global_state
     assert here.client is not None, "cluster.connect comes first"
-    return agree(
-        complete,
-        store=here.client,
-        process_id=here.process_id or 0,
-        num_processes=here.num_processes or 1,
-        timeout=timeout,
-    )
+    among: dict[str, Any] = {"store": here.client, "timeout": timeout}
+    among |= {"process_id": here.process_id or 0, "num_processes": here.num_processes or 1}
+    found = agree(complete, **among)
+    if shared is not None:
+        agree_on_directory(shared, **among)
+    return found
+
+
+def agree_on_directory(
+    directory: Path, *, store: Store, process_id: int, num_processes: int, timeout: float, patience: float = 10.0
+) -> None:
+    """Refuse a directory that is another one, of the same name, for some process: on a disk of its own machine.
+
+    Process 0 puts a file into the directory, or where it would be made, the others look for the file, and it goes.
+
+    Args:
+        directory: What all processes are to write to.
+        store: As :func:`agree`; and so are the next three.
+        process_id: Which of them this is.
+        num_processes: How many there are.
+        timeout: Seconds to wait for the others.
+        patience: Seconds within which a shared disk shows a new file.
+
+    Raises:
+        UserError: In every process, if one does not see what process 0 has written.
+    """
+    key, probe = "score_sde/probe", None
+    if process_id == 0:
+        probe = _probe(directory)
+        store.key_value_set(key, "" if probe is None else str(probe))
+
+    def look() -> tuple[None, dict[str, Any]]:
+        file = _wait(store, key, timeout, "process 0")
+        if file and not _appears(Path(file), patience):
+            raise UserError(
+                f"{directory} is another directory here than for process 0; all processes write to it, so it must lie "
+                "on a disk that they share."
+            )
+        return None, {}
+
+    try:
+        among: dict[str, Any] = {"process_id": process_id, "num_processes": num_processes, "timeout": timeout}
+        agree(look, store=store, topic="directory", **among)
+    finally:
+        if probe is not None:
+            probe.unlink(missing_ok=True)
+
+
+def _probe(directory: Path) -> Path | None:
+    """A new file in a directory, or in the nearest one above it that is there; None if it cannot be written."""
+    try:
+        place = next(folder for folder in (directory, *directory.parents) if folder.is_dir())
+        file = place / f".{uuid.uuid4().hex}.{os.getpid()}.tmp"
+        file.touch(exist_ok=False)
+    except (OSError, StopIteration):
+        return None  # the mode itself says why, when it writes
+    return file.absolute()
+
+
+def _appears(file: Path, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while not (there := file.exists()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return there
 
 
 def software() -> dict[str, Any]:
@@ -81,6 +149,7 @@ def agree(
     process_id: int,
     num_processes: int,
     timeout: float,
+    topic: str = "settings",
 ) -> FoundT:
     """Do what every process does before it begins, and return its result if the settings of all processes are equal.
 
@@ -90,6 +159,7 @@ def agree(
         process_id: Which of them this is, from 0.
         num_processes: How many there are.
         timeout: Seconds to wait for the others.
+        topic: What they agree on, which names the keys in the store: a word that no other agreement has.
 
     Raises:
         UserError: In every process, if settings differ, or another process fails to prepare or does not come.
@@ -100,24 +170,26 @@ def agree(
         found, settings = prepare()
         said = {"settings": {name: json.dumps(value, sort_keys=True) for name, value in settings.items()}}
     except BaseException as error:
-        first = (str(error).splitlines() or [""])[0]
         failure = error
-        said = {"error": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first}"}
-    store.key_value_set(f"score_sde/settings/{process_id}", json.dumps(said))
+        said = {"error": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"}
+    store.key_value_set(f"score_sde/{topic}/{process_id}", json.dumps(said))
     if process_id == 0:
-        told = [json.loads(_heard(store, index, timeout)) for index in range(num_processes)]
-        store.key_value_set(_VERDICT, _verdict(told))
+        told = [
+            json.loads(_heard(store, f"score_sde/{topic}/{index}", timeout, f"process {index}"))
+            for index in range(num_processes)
+        ]
+        store.key_value_set(f"score_sde/{topic}/verdict", _verdict(told))
     if failure is not None:
         raise failure
-    if verdict := _wait(store, _VERDICT, timeout, "process 0"):
+    if verdict := _wait(store, f"score_sde/{topic}/verdict", timeout, "process 0"):
         raise UserError(verdict)
     return found  # pyright: ignore[reportReturnType]  # prepare returned it, or its failure was raised
 
 
-def _heard(store: Store, index: int, timeout: float) -> str:
+def _heard(store: Store, key: str, timeout: float, who: str) -> str:
     """The words of one process; one that stays silent is a process with an error."""
     try:
-        return _wait(store, f"score_sde/settings/{index}", timeout, f"process {index}")
+        return _wait(store, key, timeout, who)
     except UserError as error:
         return json.dumps({"error": str(error)})
 

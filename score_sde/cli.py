@@ -125,7 +125,8 @@ def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) 
         return prepare()[0]
     from score_sde.agreement import agreed
 
-    config = agreed(prepare, timeout=options.cluster_timeout)
+    shared = Path(options.workdir) if options.mode in (*TRAINING, "import") else None
+    config = agreed(prepare, timeout=options.cluster_timeout, shared=shared)
     cluster.meet()
     return config
 

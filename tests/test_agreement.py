@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from score_sde.agreement import agree
+from score_sde.agreement import agree, agree_on_directory
 from score_sde.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -34,23 +34,32 @@ class _Store:
             return self._kept[key]
 
 
-def _together(*prepared, timeout=20.0, count=None):
+def _together(*prepared, **keywords):
     """What processes end with that prepare these settings, or fail with these errors: results or exceptions."""
-    store, ends = _Store(), [None] * len(prepared)
 
-    def process(index):
+    def call(index, **among):
         def prepare():
             if isinstance(prepared[index], Exception):
                 raise prepared[index]
             return index, prepared[index]
 
-        keywords = {"store": store, "process_id": index, "num_processes": count or len(prepared), "timeout": timeout}
+        return agree(prepare, **among)
+
+    return _ends(len(prepared), call, **keywords)
+
+
+def _ends(number, call, *, timeout=20.0, count=None):
+    """What a call in each of several processes ends with, which share a store."""
+    store, ends = _Store(), [None] * number
+
+    def process(index):
+        among = {"store": store, "process_id": index, "num_processes": count or number, "timeout": timeout}
         try:
-            ends[index] = agree(prepare, **keywords)
+            ends[index] = call(index, **among)
         except Exception as error:
             ends[index] = error
 
-    threads = [threading.Thread(target=process, args=(index,)) for index in range(len(prepared))]
+    threads = [threading.Thread(target=process, args=(index,)) for index in range(number)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -96,6 +105,52 @@ def test_a_process_that_cannot_begin_is_heard_by_the_others(failing, error):
 def test_a_process_that_says_nothing_is_named():
     (end,) = _together({"seed": 1}, count=2, timeout=0.05)
     assert "nothing was heard of process 1 for 0.05 s" in str(end)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_directories_of_one_name_on_different_disks_are_refused_in_every_process(tmp_path, there):
+    """Each machine with a disk of its own: process 0 has written, and process 2 looks for it in vain."""
+    machines = [tmp_path / "shared", tmp_path / "shared", tmp_path / "own"]
+    for machine in machines:
+        (machine / "runs" / "x" if there else machine).mkdir(parents=True, exist_ok=True)
+
+    def call(index, **among):
+        elsewhere = str(machines[index])
+        seen = _Elsewhere(among["store"], str(machines[0]), elsewhere)
+        agree_on_directory(machines[index] / "runs" / "x", **among | {"store": seen}, patience=0.2)
+
+    ends = _ends(3, call)
+    assert all(isinstance(end, UserError) for end in ends), ends
+    assert "is another directory here than for process 0" in str(ends[2])
+    assert all("process 2: " in str(end) and "a disk that they share" in str(end) for end in ends[:2])
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+class _Elsewhere:
+    """A store in which one name of a disk stands for another, as a path means another directory on another machine."""
+
+    def __init__(self, store, name, own):
+        self._store, self._name, self._own = store, name, own
+
+    def key_value_set(self, key: str, value: str) -> None:
+        self._store.key_value_set(key, value)
+
+    def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str:
+        return self._store.blocking_key_value_get(key, timeout_in_ms).replace(self._name, self._own)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_directory_that_all_processes_see_is_left_as_it_was(tmp_path, there):
+    directory = tmp_path / "runs" / "x"
+    if there:
+        directory.mkdir(parents=True)
+    assert _ends(3, lambda index, **among: agree_on_directory(directory, **among)) == [None] * 3
+    assert directory.exists() == there and not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_a_directory_that_cannot_be_written_is_left_to_the_mode_to_refuse():
+    ends = _ends(2, lambda index, **among: agree_on_directory(Path("/proc/self/x"), **among))
+    assert ends == [None, None]
 
 
 def _commands(tmp_path, *differing, mode="train"):
