@@ -75,6 +75,8 @@ def _from_record(path: Path) -> ConfigDict:
     recorded = read_json(path, remedy="expected the config.json of a run") or {}
     given = leaves(recorded)
     refuse(f"Unknown config field '{name}' in {path}.{nearest(name, FIELDS)}" for name in given if name not in FIELDS)
+    # A configuration would take True for 1.0.
+    refuse(_wrong_values({name: value for name, value in given.items() if isinstance(value, bool)}))
     config = default_config()
     with config.ignore_type():  # check_fields says more about a wrong type
         config.update_from_flattened_dict({name: _from_json(name, value) for name, value in given.items()})

@@ -228,9 +228,9 @@ def _problems(
     found = list(problems_of(config, event_shape, purposes))
     found += thresholding_problems(config, num_levels, purposes)
 
-    def attempt(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def attempt(make: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return make(*arguments, **options)
+            return make(*arguments)
         except UserError as error:
             found.append(str(error))
             return None
@@ -242,8 +242,13 @@ def _problems(
     if "dequantize" in wanted or ("likelihood" in wanted and variational):
         attempt(make_dequantizer, dict(config.dequantizer), event_shape, num_levels)
     if "sample" in wanted and process is not None and not found:
-        grid = {"grid": config.sampling.grid, "num_steps": config.sampling.num_steps}
-        attempt(make_times, config, sde, process, **grid)
+        sampling = config.sampling
+        try:
+            make_times(config, sde, process, grid=sampling.grid, num_steps=sampling.num_steps)
+        except UserError as error:
+            found.append(
+                f"{error} config.sampling.num_steps is {sampling.num_steps}, config.sampling.t_min {sampling.t_min:g}."
+            )
     return found
 
 

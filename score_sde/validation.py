@@ -156,8 +156,8 @@ def _trained(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
         yield "config.model.embedding is none, and the mlp always embeds the noise; expected positional or fourier."
     if model.name == "ncsn" and parameterization.condition_on not in ("level", "descending_level"):
         yield (
-            f"config.parameterization.condition_on is {parameterization.condition_on}, and the network ncsn looks up "
-            "the number of a level; expected descending_level, or another network, such as ncsnv2_64."
+            f"config.parameterization.condition_on is {parameterization.condition_on}, and config.model.name=ncsn "
+            "looks up the number of a level; expected descending_level, or another network, such as ncsnv2_64."
         )
     if model.name in ("ncsnpp", "ddpm") and len(event_shape) == 3:
         heights = [event_shape[0] // 2**level for level in range(event_shape[0].bit_length())]

@@ -64,11 +64,11 @@ BAD_VALUES = {
     "negative beta_min": ({"sde.beta_min": -1.0}, "config.sde.beta_min is -1.0; expected a number from"),
     "training from t = 1": (
         {"objective.t_min": 1.0},
-        "config.objective.t_min is 1.0; expected a number from 1e-12 to less than 1",
+        "config.objective.t_min is 1.0; expected a number from 1e-12 to 0.5",
     ),
     "sampling until t = 2": (
         {"sampling.t_min": 2.0},
-        "config.sampling.t_min is 2.0; expected a number from 1e-12 to less than 1",
+        "config.sampling.t_min is 2.0; expected a number from 1e-12 to 0.5",
     ),
     "likelihood from t = 0": ({"likelihood.t_min": 0.0}, "config.likelihood.t_min is 0.0; expected a number from"),
     "no training": ({"training.num_steps": 0}, "config.training.num_steps is 0; expected an integer from 1"),
@@ -94,8 +94,14 @@ BAD_VALUES = {
         {"training.steps_per_dispatch": 4},
         "config.training.log_every is 50; expected a multiple of config.training.steps_per_dispatch, 4",
     ),
-    "images for the mlp": ({"model.name": "mlp"}, r"'mlp' takes vectors; the data have shape \(32, 32, 3\). Use 'ncs"),
-    "vectors for the U-Net": ({"data.name": "toy:moons"}, r"'ncsnpp' takes images .* shape \(2,\). Use 'mlp'"),
+    "images for the mlp": (
+        {"model.name": "mlp"},
+        r"'mlp' takes vectors; the data have shape \(32, 32, 3\). Set .*name=ncs",
+    ),
+    "vectors for the U-Net": (
+        {"data.name": "toy:moons"},
+        r"'ncsnpp' takes images .* shape \(2,\). Set .*name=mlp",
+    ),
     "too many levels": (
         {"data.name": "digits", "model.channel_multipliers": (1, 1, 1, 1, 1)},
         "8x8 cannot be halved 4 times: expected a multiple of 16, or fewer entries in config.model.channel_multipliers",

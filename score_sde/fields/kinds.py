@@ -124,30 +124,25 @@ class Real(Kind):
         low: The smallest.
         high: The largest that can mean anything.
         or_zero: Whether 0 is one too, which then switches something off.
-        exclusive: Whether the largest itself is none.
 
-    >>> Real(low=0.0, high=1.0, exclusive=True).accepts(1.0), Real(low=0.0, high=1.0).accepts(float("nan"))
-    (False, False)
+    >>> Real(low=0.0, high=1.0).accepts(1), Real(low=0.0, high=1.0).accepts(float("nan"))
+    (True, False)
     """
 
     low: float
     high: float
     or_zero: bool = False
-    exclusive: bool = False
 
     @property
     def expected(self) -> str:
         """Both bounds."""
-        end = "to less than" if self.exclusive else "to"
-        return f"{'0, or ' * self.or_zero}a number from {self.low:g} {end} {self.high:g}"
+        return f"{'0, or ' * self.or_zero}a number from {self.low:g} to {self.high:.10g}"
 
     def accepts(self, value: Any) -> bool:
         """Whether it is a number, no truth value, and within the bounds."""
         if type(value) not in (int, float):
             return False
-        if self.or_zero and value == 0:
-            return True
-        return self.low <= value < self.high if self.exclusive else self.low <= value <= self.high
+        return (self.or_zero and value == 0) or self.low <= value <= self.high
 
     def parse(self, text: str) -> Any:
         """A number in any notation of Python."""
@@ -336,11 +331,9 @@ def integer(default: int, low: int, high: int, meaning: str, *, or_zero: bool = 
     return _line(Integer(default=default, low=low, high=high, or_zero=or_zero, even=even, meaning=meaning))
 
 
-def real(
-    default: float, low: float, high: float, meaning: str, *, or_zero: bool = False, exclusive: bool = False
-) -> Any:
+def real(default: float, low: float, high: float, meaning: str, *, or_zero: bool = False) -> Any:
     """A line of a group: a number; see :class:`Real`."""
-    return _line(Real(default=default, low=low, high=high, or_zero=or_zero, exclusive=exclusive, meaning=meaning))
+    return _line(Real(default=default, low=low, high=high, or_zero=or_zero, meaning=meaning))
 
 
 def choice(default: str, names: Sequence[str], meaning: str, *, prefixes: tuple[str, ...] = ()) -> Any:

@@ -26,7 +26,7 @@ EXTRACTORS = (
 )
 MIN_SAMPLES = 40  # the groups of an interval of a metric need two each
 MAX_EXAMPLES = 10**8
-_TIME = (1e-12, 1.0)
+_TIME = (1e-12, 0.5)  # a chain of two levels begins at 1/2
 _MAX_RATIO = 1e30  # of noise to signal: no limit
 # Of the error of one step, relative to the values: above 0.1 nothing is controlled, below 1e-12 no solver arrives.
 _TOLERANCE = (1e-12, 0.1)
@@ -55,7 +55,7 @@ class Sampling:
     num_steps: int = integer(1000, 1, MAX_LEVELS, "steps of a predictor that chooses none")
     grid: str = choice("uniform", GRIDS, "spacing of the times")
     rho: float = real(7.0, 1.0, 100.0, "grid=edm: the root in which its steps are equal")
-    t_min: float = real(1e-3, *_TIME, "where sampling stops; 1e-5 for ve", exclusive=True)
+    t_min: float = real(1e-3, *_TIME, "where sampling stops; 1e-5 for ve")
     denoising: str = choice("tweedie", ("tweedie", "mean", "none"), "how the noise left at t_min is removed")
     thresholding: str = choice(
         "none", ("none", "static", "dynamic"), "keep denoised images in their range: no, by clipping, or by a quantile"
@@ -105,14 +105,14 @@ class Plan:
         "", r"(\d{1,4}x\d{1,4}(x\d{1,4})?)?", "a grid such as 2x2 or 2x2x1, or nothing",
         "TPUs to compile for without having them (needs libtpu); empty for this machine",
     )  # fmt: skip
-    headroom: float = real(0.1, 0.0, 1.0, "share of the memory that is to stay free", exclusive=True)
+    headroom: float = real(0.1, 0.0, 0.99, "share of the memory that is to stay free")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Likelihood:
     """How the held-out likelihood and its bounds are measured."""
 
-    t_min: float = real(1e-5, *_TIME, "time at which the data enter the flow", exclusive=True)
+    t_min: float = real(1e-5, *_TIME, "time at which the data enter the flow")
     decoder: bool = flag(False, "noise the data as at t_min and add a decoder: a bound on the data themselves")
     num_steps: int = integer(0, 0, MAX_LEVELS, "steps of a fixed grid; 0 for the adaptive solver")
     tolerance: float = real(1e-5, *_TOLERANCE, "num_steps=0: error of a step, relative and absolute")

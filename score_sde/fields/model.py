@@ -29,7 +29,7 @@ class Model:
         *((16,), _SIDE, (0, _MAX_LEVELS)), "heights of the feature maps with self-attention", distinct=True
     )
     attention_every_block: bool = flag(False, "on the way up attention after every block, not once per level")
-    dropout: float = real(0.1, 0.0, 1.0, "share of the values inside a block that training sets to 0", exclusive=True)
+    dropout: float = real(0.1, 0.0, 0.99, "share of the values inside a block that training sets to 0")
     embedding: str = choice("positional", ("positional", "fourier", "none"), "how the noise condition becomes a vector")
     fourier_scale: float = real(16.0, 1e-3, 1e3, "embedding=fourier: standard deviation of the frequencies")
     num_classes: int = integer(0, 0, 100_000, "classes of a class-conditional U-Net; 0 for none")

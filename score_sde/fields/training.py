@@ -6,8 +6,8 @@ from score_sde.fields.kinds import Real, choice, flag, integer, real, several
 
 MAX_STEPS = 10**9  # steps are counted in 32 bits
 MAX_BATCH = 2**20
-_DROPOUT = (0.0, 1.0)
-_TIME = (1e-12, 1.0)
+_CLOSEST = 0.9999999  # to 1 in float32, where a rate would change nothing
+_TIME = (1e-12, 0.5)  # a chain of two levels begins at 1/2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Objective:
         ("uniform", "low_discrepancy", "levels", "importance"),
         "training times: levels takes num_scales of them, importance suits weighting=likelihood",
     )
-    t_min: float = real(1e-5, *_TIME, "smallest training time", exclusive=True)
+    t_min: float = real(1e-5, *_TIME, "smallest training time")
     reduce_mean: bool = flag(True, "mean over the event, else half the sum")
 
 
@@ -40,16 +40,16 @@ class Optim:
 
     # Adam moves every parameter by about lr at a step, and parameters are of size 1.
     lr: float = real(2e-4, 1e-12, 10.0, "learning rate after warm-up", or_zero=True)
-    beta1: float = real(0.9, 0.0, 1.0, "decay of the first moment", exclusive=True)
-    beta2: float = real(0.999, 0.0, 1.0, "decay of the second moment", exclusive=True)
+    beta1: float = real(0.9, 0.0, _CLOSEST, "decay of the first moment")
+    beta2: float = real(0.999, 0.0, _CLOSEST, "decay of the second moment")
     eps: float = real(1e-8, 1e-30, 1.0, "added to the root of the second moment", or_zero=True)
     weight_decay: float = real(0.0, 1e-12, 10.0, "decoupled weight decay, times lr at a step; 0 for none", or_zero=True)
     warmup: int = integer(5000, 0, MAX_STEPS, "steps of linear warm-up from 0")
     schedule: str = choice("constant", ("constant", "cosine"), "after warm-up; cosine falls to 0 at training.num_steps")
     grad_clip: float = real(1.0, 1e-6, 1e9, "largest global norm of the gradient; 0 for no limit", or_zero=True)
     ema_rate: float = real(
-        0.9999, 1e-3, 1.0, "rate of the moving average, which looks back 1 / (1 - rate) steps; 0 for none",
-        or_zero=True, exclusive=True,
+        0.9999, 1e-3, _CLOSEST, "rate of the moving average, which looks back 1 / (1 - rate) steps; 0 for none",
+        or_zero=True,
     )  # fmt: skip
     ema_warmup: bool = flag(False, "rate min(ema_rate, (1 + n) / (10 + n)) at step n")
     ema_widths: tuple[float, ...] = several(
@@ -96,10 +96,10 @@ class Dequantizer(Loop):
     num_flows: int = integer(4, 1, 64, "couplings, each of which moves every other column: 2 move them all")
     heads: int = integer(4, 1, 1024, "heads of attention")
     context_features: int = integer(32, 1, 2**14, "channels of the network that reads the image")
-    dropout: float = real(0.0, *_DROPOUT, "share of the values inside a block that training sets to 0", exclusive=True)
-    t_min: float = real(1e-5, *_TIME, "smallest time of the bound that it is trained on", exclusive=True)
+    dropout: float = real(0.0, 0.0, 0.99, "share of the values inside a block that training sets to 0")
+    t_min: float = real(1e-5, *_TIME, "smallest time of the bound that it is trained on")
     offset: bool = flag(True, "whether that bound has the decoder at t_min, one more evaluation of the model")
     lr: float = real(2e-4, 1e-12, 10.0, "learning rate; the rest of the optimizer is config.optim", or_zero=True)
     warmup: int = integer(5000, 0, MAX_STEPS, "steps of linear warm-up from 0")
-    ema_rate: float = real(0.99, 1e-3, 1.0, "rate of the moving average; 0 for none", or_zero=True, exclusive=True)
+    ema_rate: float = real(0.99, 1e-3, _CLOSEST, "rate of the moving average; 0 for none", or_zero=True)
     num_steps: int = integer(300_000, 1, MAX_STEPS, "steps of training")

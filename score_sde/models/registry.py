@@ -146,10 +146,15 @@ def _check_shape(fields: Mapping[str, Any], family: Family, event_shape: tuple[i
     name = fields["name"]
     if family.module is MLP:
         if len(event_shape) != 1:
-            raise UserError(f"The network 'mlp' takes vectors; the data have shape {event_shape}. Use 'ncsnpp'.")
+            raise UserError(
+                f"The network 'mlp' takes vectors; the data have shape {event_shape}. Set config.model.name=ncsnpp."
+            )
         return
     if len(event_shape) != 3:
-        raise UserError(f"The network '{name}' takes images (H, W, C); the data have shape {event_shape}. Use 'mlp'.")
+        raise UserError(
+            f"The network '{name}' takes images (H, W, C); the data have shape {event_shape}. "
+            "Set config.model.name=mlp."
+        )
     halvings = family.halvings or len(fields["channel_multipliers"]) - 1
     factor = 2**halvings
     if event_shape[0] % factor or event_shape[1] % factor:

@@ -169,6 +169,6 @@ def make_vae(
     if channels and (len(event_shape) != 3 or event_shape[0] % factor or event_shape[1] % factor):
         raise UserError(
             f"Data of shape {event_shape} cannot be halved {len(channels)} times; expected images (H, W, C) with "
-            f"multiples of {factor}, or fewer channels."
+            f"multiples of {factor}, or fewer channels (config.model.channels)."
         )
     return LinenVAE(VAE(tuple(event_shape), latent_dim, widths, channels, variance, min_std, activation))

@@ -53,7 +53,7 @@ def test_a_plan_of_the_digits_as_they_are_has_the_parameters_of_the_readme(tmp_p
     ("override", "parts"),
     [
         ("plan.chip=v5ee", ["config.plan.chip is 'v5ee'", "Did you mean 'v5e'?", "a100", "cpu"]),
-        ("plan.headroom=1.0", ["config.plan.headroom is 1.0", "to less than 1"]),
+        ("plan.headroom=1.0", ["config.plan.headroom is 1.0", "to 0.99"]),
         ("plan.headroom=-0.1", ["config.plan.headroom is -0.1", "from 0"]),
         ("training.batch_size=63", ["batch size is 63", "multiple of 2"]),
     ],

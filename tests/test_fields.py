@@ -1,0 +1,238 @@
+"""The description of the fields agrees with what there is, and all that is wrong with them is said at once."""
+
+import os
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from score_sde.chains import BETAS, SIGMAS
+from score_sde.cli import load_config, main
+from score_sde.config import default_config
+from score_sde.data.base import SPLITS
+from score_sde.data.sources import TFDS_INFO, TOYS
+from score_sde.errors import UserError
+from score_sde.experiment import SDES, Experiment
+from score_sde.fields import FIELDS
+from score_sde.fields.kinds import Several
+from score_sde.metrics import METRICS
+from score_sde.metrics.extractors import EXTRACTORS
+from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS
+from score_sde.models.layers import ACTIVATIONS
+from score_sde.models.normalization import NORMALIZATIONS
+from score_sde.models.registry import DEQUANTIZERS, NETWORKS
+from score_sde.models.sizes import parameter_count
+from score_sde.models.vae import VARIANCES as DECODER_VARIANCES
+from score_sde.objectives import CRITERIA, TIME_SAMPLERS, WEIGHTINGS
+from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS
+from score_sde.plan.chips import NAMES
+from score_sde.sampling import GRIDS
+from score_sde.solvers import CORRECTORS, PREDICTORS
+from score_sde.training.ema import MAX_WIDTH, MAX_WIDTHS
+from score_sde.training.objective import VARIANCES
+
+REGISTRIES = {
+    "sde.name": SDES,
+    "sde.schedule": ["continuous", *BETAS, *SIGMAS],
+    "parameterization.output": PARAMETERIZATIONS,
+    "parameterization.condition_on": CONDITIONS,
+    "parameterization.variances": VARIANCES,
+    "model.name": [*NETWORKS, "vae"],
+    "model.activation": ACTIVATIONS,
+    "model.progressive": OUTPUT_PYRAMIDS,
+    "model.progressive_input": INPUT_PYRAMIDS,
+    "model.normalization": NORMALIZATIONS,
+    "model.variance": DECODER_VARIANCES,
+    "data.name": ["digits", *TFDS_INFO, *(f"toy:{name}" for name in TOYS)],
+    "objective.kind": ["denoising", "bound", *CRITERIA.keys() - {"explicit"}],
+    "objective.weighting": WEIGHTINGS,
+    "objective.times": TIME_SAMPLERS,
+    "dequantizer.name": ["none", *DEQUANTIZERS],
+    "sampling.predictor": [*PREDICTORS, "adaptive", "adaptive_sde"],
+    "sampling.corrector": ["none", *CORRECTORS],
+    "sampling.grid": GRIDS,
+    "likelihood.grid": GRIDS,
+    "pareto.solvers": PREDICTORS,
+    "pareto.grids": GRIDS,
+    "plan.chip": NAMES,
+    "evaluation.metrics": METRICS,
+    "evaluation.extractor": ["auto", *EXTRACTORS],
+    "evaluation.reference_split": SPLITS,
+}
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_the_choices_of_a_field_are_those_of_its_registry(name):
+    kind = FIELDS[name]
+    assert {*(kind.of if isinstance(kind, Several) else kind).names} == {*REGISTRIES[name]}
+
+
+def test_the_bounds_of_the_averages_are_those_of_their_formulas():
+    assert FIELDS["optim.ema_widths"].of.high == FIELDS["ema_width"].high == MAX_WIDTH
+    assert FIELDS["optim.ema_widths"].lengths[1] == MAX_WIDTHS
+
+
+NETWORK_SIZES = {
+    "ncsnpp": ({}, (32, 32, 3)),
+    "ddpm": ({"model.features": 64}, (32, 32, 3)),
+    "ncsnv2_64": ({"model.features": 64}, (32, 32, 3)),
+    "ncsn": ({"model.features": 32, "parameterization.num_scales": 1000}, (32, 32, 3)),
+    "mlp": ({"model.features": 512, "model.num_blocks": 8}, (5,)),
+    "vae": ({"model.widths": (512, 256), "model.channels": (32, 64), "objective.kind": "bound"}, (32, 32, 3)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORK_SIZES)
+def test_the_estimate_of_a_networks_size_is_right_within_a_factor_of_two(name):
+    changes, shape = NETWORK_SIZES[name]
+    config = default_config()
+    config.update_from_flattened_dict({"model.name": name, **changes})
+    experiment = Experiment.from_config(config, shape, 256 if len(shape) == 3 else None, purposes=())
+    shapes = jax.eval_shape(lambda: experiment.network.init(jax.random.key(0), (1, *shape)))
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+    estimate = parameter_count(dict(config.model), shape, num_scales=config.parameterization.num_scales)
+    assert 0.5 < estimate / count < 2.0, (estimate, count)
+
+
+COMMON = ("sde.schedule=cosine", "parameterization.output=v")
+
+
+def problems(*overrides, purposes):
+    config = load_config(None, [f"--config.{override}" for override in overrides])
+    with pytest.raises(UserError) as caught:
+        Experiment.from_config(config, (32, 32, 3), 256, purposes=purposes)
+    return str(caught.value)
+
+
+def test_all_that_is_wrong_is_said_at_once_and_only_what_the_purpose_reads():
+    message = problems(*COMMON, "model.channel_multipliers=1,1,1,1,1,1,1", purposes=("train", "sample"))
+    assert message.startswith("3 things are wrong:")
+    assert all(part in message for part in ("objective.t_min", "sampling.predictor", "cannot be halved 6 times"))
+    assert "predictor" not in problems(*COMMON, purposes=("train",))
+    config = load_config(None, [f"--config.{override}" for override in (*COMMON, "objective.t_min=1e-3")])
+    Experiment.from_config(config, (32, 32, 3), 256, purposes=("train",))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "purpose", "part"),
+    [
+        (("model.num_classes=10",), "train", "num_classes is 10, and training does not read labels"),
+        (("model.attention_resolutions=5",), "train", "have heights 32, 16, 8, 4, 2, 1; expected some of these"),
+        (("model.fir=True", "model.fir_kernel=0,0"), "train", "fir_kernel is (0.0, 0.0); expected at least one weight"),
+        (("model.features=65536", "model.channel_multipliers=1024"), "sample", "parameters"),
+        (("training.batch_size=1048576", "data.prefetch=1000"), "train", "the batches kept ready would have"),
+        (
+            ("sampling.churn_min=2", "sampling.churn_max=1"),
+            "sample",
+            "churn_min is 2 and config.sampling.churn_max is 1",
+        ),
+        (("sampling.num_steps=100000", "parameterization.num_scales=100000", "sde.schedule=linear"), "sample", "pairs"),
+        (("model.name=ncsn",), "train", "config.model.name=ncsn looks up the number of a level"),
+        (("sde.name=ve", "sde.schedule=linear"), "train", "expected continuous, geometric, uniform"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused_where_they_are_read(overrides, purpose, part):
+    assert part in problems(*overrides, purposes=(purpose,))
+
+
+def test_a_run_that_was_trained_with_what_is_refused_now_can_still_be_measured():
+    config = load_config(None, ["--config.model.num_classes=10", "--config.model.attention_resolutions=5"])
+    assert Experiment.from_config(config, (32, 32, 3), 256, purposes=("sample", "evaluate")).times is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["frechet,kid", "(frechet, kid)", "['frechet','kid']", "('frechet', \"kid\",)", " frechet , kid "]
+)
+def test_a_tuple_may_be_written_in_any_of_the_usual_ways(text):
+    assert load_config(None, [f"--config.evaluation.metrics={text}"]).evaluation.metrics == ("frechet", "kid")
+
+
+def test_numbers_in_tuples_are_numbers():
+    config = load_config(None, ["--config.model.widths=3,4", "--config.optim.ema_widths=0.05", "--config.data.shape="])
+    assert (config.model.widths, config.optim.ema_widths, config.data.shape) == ((3, 4), (0.05,), ())
+
+
+FROM_DEFAULTS = "from score_sde.config import default_config\n"
+ENDINGS = {
+    "leaves with success": ("import sys\nsys.exit(0)\n", "fails: SystemExit: 0"),
+    "leaves inside": ("def get_config():\n    raise SystemExit\n", "fails: SystemExit."),
+    "is interrupted": ("raise KeyboardInterrupt\n", "fails: KeyboardInterrupt."),
+    "returns nothing": ("def get_config():\n    pass\n", "returns a NoneType; expected a ConfigDict"),
+    "returns a dictionary": ("def get_config():\n    return {'seed': 1}\n", "returns a dict; expected a ConfigDict"),
+    "holds itself": (
+        f"{FROM_DEFAULTS}def get_config():\n    c = default_config()\n    with c.unlocked():\n        c.me = c\n"
+        "    return c\n",
+        "fails: RecursionError",
+    ),
+    "says more than a line": ("raise ValueError('one\\ntwo')\n", "fails: ValueError: one.\n"),
+}
+
+
+@pytest.mark.parametrize("case", ENDINGS)
+def test_a_configuration_file_that_ends_in_any_way_is_one_sentence(case, tmp_path, capsys):
+    content, said = ENDINGS[case]
+    file = tmp_path / "mine.py"
+    file.write_text(content)
+    assert main([f"--config={file}", f"--workdir={tmp_path / 'run'}", "--mode=train"]) == 2
+    message = capsys.readouterr().err
+    assert said.rstrip(".\n") in message and message.count("\n") == 1, message
+
+
+GOOD = {
+    "frozen": f"{FROM_DEFAULTS}from ml_collections import FrozenConfigDict\n\n\ndef get_config():\n"
+    "    config = default_config()\n    config.seed = 7\n    return FrozenConfigDict(config)\n",
+    "with a dataclass": f"from __future__ import annotations\nimport dataclasses\n{FROM_DEFAULTS}\n\n"
+    "@dataclasses.dataclass\nclass Mine:\n    seed: int = 7\n\n\ndef get_config():\n    config = default_config()\n"
+    "    config.seed = Mine().seed\n    return config\n",
+    "with a file beside it": f"{FROM_DEFAULTS}import beside\n\n\ndef get_config():\n    import late\n"
+    "    config = default_config()\n    config.seed = beside.SEED + late.NONE\n    return config\n",
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_a_configuration_file_is_a_module_like_any_other(case, tmp_path):
+    path = list(sys.path)
+    for seed in (7, 8):  # a second folder has files of the same names, and its own are meant
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        (folder / "beside.py").write_text(f"SEED = {seed}\n")
+        (folder / "late.py").write_text("NONE = 0\n")
+        (folder / "mine.py").write_text(GOOD[case].replace("7", str(seed)))
+        config = load_config(folder / "mine.py", ["--config.optim.lr=1e-3"])
+        assert (config.seed, config.optim.lr) == (seed, 1e-3)
+    assert sys.path == path and "beside" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[1, 2]", "it is JSON, but no object"),
+        (b"null", "it is JSON, but no object"),
+        (b'{"seed": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"seed": "\xff"}', "it is not UTF-8"),
+        (b'{"optim": {"lr": NaN}}', "no number of JSON"),
+        (b'{"optim": {"lr": 1e999}}', "cannot be read"),
+        (b'{"optim": {"lr": true}}', "config.optim.lr is True; expected"),
+        (b'{"optim": 3}', "Unknown config field 'optim'"),
+        (b'{"model": {"widths": [[1]]}}', "config.model.widths is ((1,),); expected"),
+        (b'{"seed": 1' + b"0" * 5000 + b"}", "cannot be read"),
+        (b'{"sampling": {"churn_max": 1' + b"0" * 400 + b"}}", "cannot be read"),
+    ],
+    ids=range(11),
+)
+def test_a_record_of_any_content_is_one_sentence(content, said, tmp_path, capsys):
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    assert main([f"--config={file}", f"--workdir={tmp_path / 'run'}", "--mode=train"]) == 2
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1, message
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_an_override_mends_a_field_of_an_old_record(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"optim": {"grad_clip": -1.0}}')
+    with pytest.raises(UserError, match=r"grad_clip is -1.0; expected 0, or a number"):
+        load_config(file, [])
+    assert load_config(file, ["--config.optim.grad_clip=0"]).optim.grad_clip == 0.0
