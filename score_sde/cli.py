@@ -39,7 +39,9 @@ MODES = {
 }
 WITHOUT_CONFIG = ("conformance", "reproduce", "report")
 TRAINING = ("train", "demo", "train_dequantizer")  # these save and end when SIGTERM or SIGINT comes
-PATHS = ("workdir", "checkpoint")  # flags that name a place in the file system
+#: Modes that read a run, or none, and write results, which may go elsewhere.
+RESULTS = ("sample", "likelihood", "eval", "latents", "pareto", "export", "plan", "stats", "report")
+PATHS = ("workdir", "out", "checkpoint")  # flags that name a place in the file system
 EXAMPLES = """examples:
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=demo
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=sample \\
@@ -157,6 +159,8 @@ def _extra(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     if options.mode == "reproduce":
         extra["row"] = options.row
         extra["configure"] = lambda path, own: load_config(path, [*(f"--config.{one}" for one in own), *overrides])
+    if options.out is not None:
+        extra["out"] = Path(options.out)
     if options.compare is not None:
         extra["compare"] = tuple(Path(typed(name, "--compare")) for name in options.compare.split(",") if name)
     return extra
@@ -221,6 +225,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.register("action", None, _Once)
     parser.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
+    parser.add_argument("--out", metavar="DIR", help="where results go, if not to --workdir, which is then only read")
     parser.add_argument("--mode", required=True, metavar="MODE", help=", ".join(MODES))
     parser.add_argument(
         "--checkpoint",
@@ -294,5 +299,7 @@ def _check_flags(options: argparse.Namespace) -> None:
         raise UserError("--mode=import takes the file to import as --checkpoint=FILE.")
     if (options.mode == "reproduce") != (options.row is not None):
         raise UserError("--mode=reproduce takes the result to reproduce as --row=NAME, and no other mode takes one.")
+    if options.mode not in RESULTS and options.out is not None:
+        raise UserError(f"--out=DIR is for the modes {', '.join(RESULTS)}, not for {options.mode}; leave it out.")
     if options.mode != "report" and options.compare is not None:
         raise UserError("--compare=DIR is for --mode=report; leave it out.")

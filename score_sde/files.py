@@ -24,6 +24,8 @@ from score_sde.cluster import is_main
 from score_sde.errors import UserError
 from score_sde.machine import memory_bytes
 
+_ELSEWHERE = "free space there or give another --workdir, or --out=DIR for results of a run that is only read"
+_BLOCK = 4096  # bytes that a directory must take
 _REMEDY = "remove it and run the mode that writes it again"
 _JSON_BYTES = 1 << 30  # of a file of JSON
 _JSON_DEPTH = 64
@@ -74,7 +76,24 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"Cannot write {path} ({reason}); free space there or give another --workdir.") from error
+        raise UserError(f"Cannot write {path} ({reason}); {_ELSEWHERE}.") from error
+
+
+def check_writable(directory: Path) -> None:
+    """Make a directory for results, and find out before they are computed whether it takes any.
+
+    Raises:
+        UserError: If it cannot be made or written to.
+    """
+    if not is_main():
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(_BLOCK))
+            file.flush()
+    except OSError as error:
+        raise UserError(f"Cannot write to {directory} ({reason_of(error)}); {_ELSEWHERE}.") from error
 
 
 def atomic_write_text(path: Path, text: str) -> None:

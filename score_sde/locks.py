@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 
 from score_sde.cluster import is_main
 from score_sde.errors import UserError
-from score_sde.files import read_json, writing
+from score_sde.files import check_writable, read_json, writing
 
 try:
     import fcntl
@@ -75,7 +75,7 @@ def only_writer(directory: Path, kind: str, *, doing: str) -> Iterator[None]:
 
 
 def one_at_a_time(kind: str) -> Callable[[Mode], Mode]:
-    """A decorator for modes that write their results to an existing ``workdir``: one process of this mode at a time.
+    """A decorator for modes that write results to an existing ``workdir``, or to ``out``: one of each at a time.
 
     That the directory can be written is thereby found out before hours of work. Where there is none, the mode is left
     to say what is missing.
@@ -84,9 +84,14 @@ def one_at_a_time(kind: str) -> Callable[[Mode], Mode]:
     def decorate(mode: Mode) -> Mode:
         @functools.wraps(mode)
         def alone(config: Any, workdir: Path, *rest: Any, **keywords: Any) -> Any:
-            if not workdir.is_dir():
+            place = keywords.get("out")
+            if place is None:
+                place = workdir
+            else:
+                check_writable(place)
+            if not place.is_dir():
                 return mode(config, workdir, *rest, **keywords)
-            with only_writer(workdir, kind, doing=f"running --mode={kind} in {workdir}"):
+            with only_writer(place, kind, doing=f"running --mode={kind} in {place}"):
                 return mode(config, workdir, *rest, **keywords)
 
         return cast(Mode, alone)

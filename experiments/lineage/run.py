@@ -32,11 +32,10 @@ from score_sde.chains import langevin_step, noise_ratio, num_noise_levels
 from score_sde.config import ConfigDict, from_file
 from score_sde.data import load_source
 from score_sde.errors import UserError, unknown
-from score_sde.files import atomic_write_json
+from score_sde.files import atomic_write_json, check_writable
 from score_sde.metrics import Moments, frechet_interval, moments
 from score_sde.metrics.extractors import Extractor, make_extractor
 from score_sde.modes import MODES
-from score_sde.modes.record import make_directory
 from score_sde.modes.workdir import build_experiment, data_info
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -119,7 +118,7 @@ def run_one(name: str, options: argparse.Namespace, seed: int) -> tuple[Path, Co
     """Bring one run to its end; its directory and configuration."""
     config = configuration(name, options, seed)
     workdir = options.out / options.data / name / f"seed{seed}"
-    make_directory(workdir)
+    check_writable(workdir)
     for stage in stages(config):
         logging.info("%s, seed %d: %s.", name, seed, stage)
         timed(stage, config, workdir, options.command, MODES[stage])

@@ -27,9 +27,8 @@ import numpy as np
 from score_sde.config import ConfigDict, from_file
 from score_sde.errors import UserError
 from score_sde.evaluation.base import mean_and_std_error
-from score_sde.files import atomic_write_text
+from score_sde.files import atomic_write_text, check_writable
 from score_sde.modes import MODES
-from score_sde.modes.record import make_directory
 from score_sde.modes.workdir import machine
 
 SAMPLERS = {
@@ -62,7 +61,7 @@ def measured(run: Path, sampler: str, options: argparse.Namespace) -> dict[str, 
     """The entry of the newest checkpoint of a run in the evaluation with a sampler."""
     config = configuration(run, sampler, options.samples, options.examples)
     place = options.out / f"{config.sde.name}-{config.seed}-{sampler}"
-    make_directory(place)
+    check_writable(place)
     borrowed, own = place / "checkpoints", (run / "checkpoints").resolve()
     if borrowed.is_symlink() and borrowed.resolve() != own:
         raise UserError(f"{place} has measured {borrowed.resolve().parent}, not {run}; give another --out.")

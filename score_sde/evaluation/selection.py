@@ -11,13 +11,14 @@ from score_sde.evaluation.record import read_results
 from score_sde.files import read_json_lines
 
 
-def chosen_steps(config: ConfigDict, workdir: Path, newest: int) -> list[int]:
+def chosen_steps(config: ConfigDict, workdir: Path, newest: int, *, results: Sequence[Path] = ()) -> list[int]:
     """The steps that ``config.evaluation.checkpoints`` names, ascending.
 
     Args:
         config: Of the run.
         workdir: With its checkpoints.
         newest: The step of the newest of them.
+        results: Directories with an earlier evaluation, if it is not in ``workdir``; the first that has one counts.
 
     Raises:
         UserError: If there are none of that name, or nothing tells the best.
@@ -32,7 +33,7 @@ def chosen_steps(config: ConfigDict, workdir: Path, newest: int) -> list[int]:
         )
     there = Checkpoints(workdir).steps
     if wanted == "best":
-        return [_best_before(workdir, there)]
+        return [_best_before(workdir, there, results or (workdir,))]
     steps = parse_steps(wanted, there)
     if not steps:
         raise UserError(
@@ -75,9 +76,10 @@ def parse_steps(wanted: str, there: Sequence[int]) -> list[int]:
     return sorted({int(name) for name in names})
 
 
-def _best_before(workdir: Path, there: Sequence[int]) -> int:
+def _best_before(workdir: Path, there: Sequence[int], results: Sequence[Path]) -> int:
     """The best by an earlier evaluation, else by the loss that was logged in training."""
-    found = read_results(workdir / "evaluation.json").get("best")
+    evaluations = (read_results(place / "evaluation.json") for place in results)
+    found = next((evaluation["best"] for evaluation in evaluations if "best" in evaluation), None)
     if isinstance(found, int) and found in there:
         return found
     records = read_json_lines(workdir / "metrics.jsonl") or []

@@ -37,8 +37,15 @@ from score_sde.metrics.extractors import Extractor
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.record import of_this_run
 from score_sde.modes.statistics import load_reference
-from score_sde.modes.workdir import data_info, experiment_of, load_noise, machine, measured_split, trained_state
-from score_sde.report.summary import write_summary
+from score_sde.modes.workdir import (
+    data_info,
+    experiment_of,
+    load_noise,
+    machine,
+    measured_split,
+    summarize,
+    trained_state,
+)
 from score_sde.training.state import TrainState
 from score_sde.training.writers import ProgressBar, compiling
 from score_sde.typing import Params
@@ -67,7 +74,7 @@ class _Evaluation:
     """What is measured of every checkpoint; programs are compiled once for all of them."""
 
     experiment: Experiment
-    workdir: Path
+    place: Path  # of the results
     source: Source
     contents: str  # the fingerprint of the source
     loss: LossEvaluator
@@ -110,7 +117,7 @@ class _Evaluation:
                 self.source,
                 noise=noise,
                 progress=bar.advance,
-                partial=self.workdir / _PARTIALS["likelihood"],
+                partial=self.place / _PARTIALS["likelihood"],
                 identity=identity_of(experiment, params, noise, self.source),
             )
         good = result.success
@@ -126,7 +133,7 @@ class _Evaluation:
         return {name: mean, f"{name}_std_error": error, **counts, "likelihood_seconds": result.seconds}
 
     def _metrics(self, step: int, params: Params, digest: str, samples: _Samples) -> dict[str, Any]:
-        partial = self.workdir / _PARTIALS["samples"]
+        partial = self.place / _PARTIALS["samples"]
         total = self.experiment.config.evaluation.num_samples
         with ProgressBar(total=total, description=f"samples at {step}") as bar:
             identity = f"{self.identity()} {digest}"
@@ -140,7 +147,7 @@ class _Evaluation:
 
 
 @one_at_a_time("eval")
-def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
+def run_eval(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Measure checkpoints and tell the best: ``evaluation.json``, ``metrics.json``, ``eval.json``.
 
     The loss of the averaged parameters on the test split always, their likelihood with
@@ -150,12 +157,13 @@ def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
     Raises:
         UserError: If there is no trained model or no such checkpoint, or for a reference of another protocol.
     """
+    place = out or workdir
     experiment = experiment_of(config, workdir, "eval")
     newest = trained_state(experiment, workdir)
-    steps = chosen_steps(config, workdir, int(newest.step))
-    evaluation, how = _prepare(experiment, workdir, command), machine(command)
+    steps = chosen_steps(config, workdir, int(newest.step), results=(place, workdir))
+    evaluation, how = _prepare(experiment, workdir, place, command), machine(command)
     best_by = config.evaluation.best_by
-    record = EvaluationRecord(workdir / "evaluation.json", evaluation.identity(), best_by=best_by, provenance=how)
+    record = EvaluationRecord(place / "evaluation.json", evaluation.identity(), best_by=best_by, provenance=how)
     strict = len(steps) == 1 or "," in config.evaluation.checkpoints
     measured = []
     compiling("what is measured")
@@ -170,7 +178,7 @@ def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
             continue
         record.add(evaluation.measure(step, state.ema_params, digest))
         for name in _PARTIALS.values():
-            discard(workdir / name)
+            discard(place / name)
         _tell(record.entries[step])
     if not measured:
         raise UserError(f"None of the checkpoints {steps} in {workdir} can be read; see the warnings above.")
@@ -179,11 +187,11 @@ def run_eval(config: ConfigDict, workdir: Path, command: str) -> None:
         log.info("The best of %d checkpoints by %s is that of step %d.", len(record.entries), by, best)
     last = record.entries[measured[-1]]
     provenance = {"step": last["step"], **how}
-    atomic_write_json(workdir / "eval.json", {"loss": last["loss"], "std_error": last["loss_std_error"], **provenance})
-    write_summary(workdir)
+    atomic_write_json(place / "eval.json", {"loss": last["loss"], "std_error": last["loss_std_error"], **provenance})
+    summarize(workdir, place)
 
 
-def _prepare(experiment: Experiment, workdir: Path, command: str) -> _Evaluation:
+def _prepare(experiment: Experiment, workdir: Path, place: Path, command: str) -> _Evaluation:
     """Load and check everything that is needed before anything is measured."""
     config, noise, samples = experiment.config, None, None
     if config.evaluation.likelihood:
@@ -192,7 +200,10 @@ def _prepare(experiment: Experiment, workdir: Path, command: str) -> _Evaluation
     if config.evaluation.num_samples:
         info = data_info(config)
         extractor = extractor_of(config, info)
-        reference, metrics = load_reference(config, workdir, command, info, extractor), metrics_of(config, info)
+        reference, metrics = (
+            load_reference(config, (place, workdir), command, info, extractor),
+            metrics_of(config, info),
+        )
         check_protocol(extractor, reference, metrics, info)
         samples = _Samples(
             evaluate=SampleEvaluator(experiment, extractor), extractor=extractor, reference=reference, metrics=metrics
@@ -200,7 +211,7 @@ def _prepare(experiment: Experiment, workdir: Path, command: str) -> _Evaluation
     source = measured_split(config, workdir, "test")
     evaluation = _Evaluation(
         experiment=experiment,
-        workdir=workdir,
+        place=place,
         source=source,
         contents=contents_of(source),
         loss=LossEvaluator(experiment, source),

@@ -33,11 +33,11 @@ from score_sde.modes.workdir import (
     load_split,
     measured_split,
     provenance,
+    summarize,
     trained_state,
 )
 from score_sde.report.baseline import gaussian_mixture_bits_per_dim
 from score_sde.report.likelihood_plots import bounds_plot, likelihood_histogram, noise_levels_plot, rate_distortion
-from score_sde.report.summary import write_summary
 from score_sde.training.state import TrainState
 from score_sde.training.writers import ProgressBar, compiling
 
@@ -53,7 +53,8 @@ class _Measurement(NamedTuple):
     experiment: Experiment
     state: TrainState
     source: Source
-    workdir: Path
+    workdir: Path  # of the run
+    place: Path  # of the results
     report: dict[str, Any]
     columns: dict[str, np.ndarray]
 
@@ -63,12 +64,13 @@ class _Measurement(NamedTuple):
 
 
 @one_at_a_time("likelihood")
-def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
+def run_likelihood(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Measure the held-out likelihood beside its bounds and the best Gaussian mixture: ``likelihood.json``.
 
     Raises:
         UserError: If no likelihood is defined for what the network was trained on, or the solver failed on all images.
     """
+    place = out or workdir
     experiment = experiment_of(config, workdir, "likelihood")
     on_chain = isinstance(experiment.process, Chain) and experiment.latent is None
     on_flow = not on_chain and experiment.latent is None
@@ -77,7 +79,7 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
     state = trained_state(experiment, workdir)
     report: dict[str, Any] = provenance(state, command)
     columns: dict[str, np.ndarray] = {}
-    run = _Measurement(experiment, state, measured_split(config, workdir, "test"), workdir, report, columns)
+    run = _Measurement(experiment, state, measured_split(config, workdir, "test"), workdir, place, report, columns)
     compiling("the likelihood")
     if experiment.latent is not None:
         _measure_latent(run)
@@ -86,13 +88,13 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str) -> None:
     if on_flow or (on_chain and _has_flow(config)):
         _measure_flow(run)
     if len(rows := _comparable(report)) > 1:
-        bounds_plot(rows, workdir / "bounds.png", unit=_unit(experiment))
-    atomic_savez(workdir / "likelihood.npz", **columns)
-    atomic_write_json(workdir / "likelihood.json", report)
-    discard(workdir / _PARTIAL)
+        bounds_plot(rows, place / "bounds.png", unit=_unit(experiment))
+    atomic_savez(place / "likelihood.npz", **columns)
+    atomic_write_json(place / "likelihood.json", report)
+    discard(place / _PARTIAL)
     for line in _lines(report):
         log.info(line)
-    write_summary(workdir)
+    summarize(workdir, place)
 
 
 def check_limit(config: ConfigDict) -> None:
@@ -149,7 +151,7 @@ def _measure_chain(run: _Measurement) -> None:
         chain_distortion=bound.distortion,
         chain_level_bits=bound.level_bits,
     )
-    rate_distortion(bound.level_bits, bound.rate, bound.distortion, run.workdir / "rate_distortion.png")
+    rate_distortion(bound.level_bits, bound.rate, bound.distortion, run.place / "rate_distortion.png")
 
 
 def _measure_latent(run: _Measurement) -> None:
@@ -183,7 +185,7 @@ def _measure_flow(run: _Measurement) -> None:
             source,
             noise=noise,
             progress=bar.advance,
-            partial=run.workdir / _PARTIAL,
+            partial=run.place / _PARTIAL,
             identity=identity,
         )
     columns |= result._asdict()
@@ -212,7 +214,7 @@ def _measure_flow(run: _Measurement) -> None:
         levels = noise_level_report(experiment, params, source, noise=noise)
         report["noise_levels"] = levels._asdict()
         stds = {"uniform times": levels.uniform_std, "importance-sampled times": levels.importance_std}
-        picture = run.workdir / "noise_levels.png"
+        picture = run.place / "noise_levels.png"
         noise_levels_plot(levels.log_snr, levels.bits, stds, picture, unit=_unit(experiment))
     _add_baseline(run, result)
 
@@ -276,7 +278,7 @@ def _add_baseline(run: _Measurement, result: DatasetLikelihood) -> None:
     mean, error = report["bits_per_dim"], report["std_error"]
     interval = report.get("interval", (mean - 1.96 * error, mean + 1.96 * error))
     bits = result.bits_per_dim[result.success]
-    likelihood_histogram(bits, run.workdir / "likelihood.png", mean=mean, interval=interval, baseline=baseline)
+    likelihood_histogram(bits, run.place / "likelihood.png", mean=mean, interval=interval, baseline=baseline)
 
 
 def _unit(experiment: Experiment) -> str:

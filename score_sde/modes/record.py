@@ -9,7 +9,7 @@ from score_sde.config import ConfigDict, changed_fields, default_config, leaves
 from score_sde.data import DataRecord
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.errors import UserError
-from score_sde.files import Unreadable, atomic_write_json, read_json, reason_of
+from score_sde.files import Unreadable, atomic_write_json, check_writable, read_json, reason_of
 
 #: Groups of fields that decide what the parameters of a run mean.
 MEANING = ("sde", "parameterization", "model", "data")
@@ -44,21 +44,13 @@ def claim(config: ConfigDict, workdir: Path, data: DataRecord) -> None:
     if recorded is not None:
         check_same(config, recorded, workdir, "train")
         _check_same_data(recorded, known, data, workdir)
-    make_directory(workdir)
+    check_writable(workdir)
     fields = config.to_dict()
     if recorded is not None and newest_step(workdir) > config.training.num_steps:
         fields["training"]["num_steps"] = recorded["training"]["num_steps"]
     splits = {} if known is None else known.splits
     atomic_write_json(workdir / "data.json", data._replace(splits={**splits, **data.splits}).to_json())
     atomic_write_json(workdir / "config.json", fields)
-
-
-def make_directory(workdir: Path) -> None:
-    """Make the working directory, or say that it cannot be made."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot create the working directory {workdir} ({error.strerror}); give another.") from error
 
 
 def newest_step(workdir: Path) -> int:

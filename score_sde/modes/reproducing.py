@@ -12,12 +12,12 @@ from score_sde.data import fingerprint as contents_of
 from score_sde.errors import UserError
 from score_sde.evaluation.base import decisive_fields, fingerprint
 from score_sde.evaluation.record import read_results
-from score_sde.files import atomic_write_json, atomic_write_text, read_json
+from score_sde.files import atomic_write_json, atomic_write_text, check_writable, read_json
 from score_sde.locks import one_at_a_time
 from score_sde.modes.dequantization import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
-from score_sde.modes.record import make_directory, newest_step
+from score_sde.modes.record import newest_step
 from score_sde.modes.training import run_import, run_train
 from score_sde.modes.workdir import experiment_of, has_checkpoint, load_split, machine, trained_state
 from score_sde.paths import config_file
@@ -60,7 +60,7 @@ def run_reproduce(
     place = workdir / "checkpoints" if checkpoint is None else checkpoint
     configs = {one.name: _configured(one, workdir, configure) for one in rows}
     _check_inputs(rows, configs, place)
-    make_directory(workdir)
+    check_writable(workdir)
     results: list[Result] = []
     for one in rows:
         results.append(_measured(one, configs[one.name], workdir, place, command))

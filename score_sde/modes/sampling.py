@@ -15,17 +15,17 @@ from score_sde.evaluation.pareto import measure, recommended, settings_of
 from score_sde.evaluation.partial import discard
 from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples
 from score_sde.experiment import Experiment, make_predictor
-from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text
+from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text, check_writable
 from score_sde.locks import one_at_a_time
 from score_sde.metrics import moments
 from score_sde.modes.likelihood import check_limit
-from score_sde.modes.record import make_directory
 from score_sde.modes.workdir import (
     experiment_of,
     load_split,
     machine,
     measured_split,
     provenance,
+    summarize,
     trained_state,
 )
 from score_sde.report.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
@@ -33,7 +33,6 @@ from score_sde.report.conformance_page import conformance_markdown
 from score_sde.report.pareto import pareto_markdown, pareto_plot
 from score_sde.report.plots import image_grid, scatter, trajectory_strip
 from score_sde.report.problems import CASES
-from score_sde.report.summary import write_summary
 from score_sde.solvers import DETERMINISTIC
 from score_sde.training.writers import ProgressBar, compiling
 
@@ -43,12 +42,13 @@ _PARETO_DATA = 50_000  # training examples whose moments the samples are compare
 
 
 @one_at_a_time("sample")
-def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
+def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Draw samples and a strip from noise to data: ``samples.png``, ``samples.npz``, ``trajectory.png``."""
+    place = out or workdir
     experiment = experiment_of(config, workdir, "sample")
     state = trained_state(experiment, workdir)
     settings = config.sampling
-    partial, num_levels = workdir / "samples.partial", experiment.quantization.num_levels
+    partial, num_levels = place / "samples.partial", experiment.quantization.num_levels
     compiling("the sampler")
     with ProgressBar(total=settings.num_samples, description="sampling") as bar:
         drawn = draw_samples(
@@ -61,15 +61,15 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
         )
     levels = drawn.x
     grey = {} if num_levels is None else {"num_levels": np.asarray(num_levels)}
-    atomic_savez(workdir / "samples.npz", samples=levels, **grey)  # data that npz:samples.npz reads
+    atomic_savez(place / "samples.npz", samples=levels, **grey)  # data that npz:samples.npz reads
     count = 6 if num_levels is not None else 1000  # rows of images, or points of a scatter
     if experiment.latent is None:
         path, times = draw_trajectory(experiment, state.ema_params, count=count, frames=10)
-        trajectory_strip(path, times, workdir / "trajectory.png", quantization=experiment.quantization)
+        trajectory_strip(path, times, place / "trajectory.png", quantization=experiment.quantization)
     if num_levels is None:
-        scatter(levels, _points_at_hand(experiment), workdir / "samples.png")
+        scatter(levels, _points_at_hand(experiment), place / "samples.png")
     else:
-        image_grid(levels[:100], workdir / "samples.png", num_levels=num_levels)
+        image_grid(levels[:100], place / "samples.png", num_levels=num_levels)
     report = {
         "solver": _solver_name(experiment),
         "num_steps": settings.num_steps if experiment.solver is not None and experiment.latent is None else None,
@@ -82,10 +82,10 @@ def run_sample(config: ConfigDict, workdir: Path, command: str) -> None:
         "seconds": drawn.seconds,
         **provenance(state, command),
     }
-    atomic_write_json(workdir / "sampling.json", report)
+    atomic_write_json(place / "sampling.json", report)
     discard(partial)
     log.info("Drew %d samples with %.0f evaluations each in %.1f s.", len(levels), drawn.num_evals, drawn.seconds)
-    write_summary(workdir)
+    summarize(workdir, place)
 
 
 def _points_at_hand(experiment: Experiment) -> np.ndarray | None:
@@ -107,8 +107,9 @@ def _solver_name(experiment: Experiment) -> str:
 
 
 @one_at_a_time("pareto")
-def run_pareto(config: ConfigDict, workdir: Path, command: str) -> None:
+def run_pareto(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Quality against cost of many samplers, and the one to take: ``pareto.md``, ``pareto.json``, ``pareto.png``."""
+    place = out or workdir
     experiment = experiment_of(config, workdir, "pareto")
     references, settings = settings_of(experiment)
     state = trained_state(experiment, workdir)
@@ -130,19 +131,20 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str) -> None:
         "recommended": None if choice is None else dataclasses.asdict(choice),
         **how,
     }
-    atomic_write_json(workdir / "pareto.json", report)
-    pareto_plot(points, first, workdir / "pareto.png")
-    atomic_write_text(workdir / "pareto.md", pareto_markdown(points, first, how))
-    write_summary(workdir)
+    atomic_write_json(place / "pareto.json", report)
+    pareto_plot(points, first, place / "pareto.png")
+    atomic_write_text(place / "pareto.md", pareto_markdown(points, first, how))
+    summarize(workdir, place)
     if choice is None:
-        log.info("No setting is within 5 %% of the reference; see %s.", workdir / "pareto.md")
+        log.info("No setting is within 5 %% of the reference; see %s.", place / "pareto.md")
     else:
-        log.info("Take %s (%d evaluations); see %s.", choice.setting.flags, choice.num_evals, workdir / "pareto.md")
+        log.info("Take %s (%d evaluations); see %s.", choice.setting.flags, choice.num_evals, place / "pareto.md")
 
 
 @one_at_a_time("latents")
-def run_latents(config: ConfigDict, workdir: Path, command: str) -> None:
+def run_latents(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Encode held-out data, decode their codes and what lies between: ``latents.npz``, ``interpolation.png``."""
+    place = out or workdir
     experiment = experiment_of(config, workdir, "latents")
     check_limit(config)
     state = trained_state(experiment, workdir)
@@ -151,11 +153,11 @@ def run_latents(config: ConfigDict, workdir: Path, command: str) -> None:
     compiling("encoder and decoder")
     found = latent_codes(experiment, state.ema_params, levels)
     num_levels = experiment.quantization.num_levels
-    atomic_savez(workdir / "latents.npz", data=levels, codes=found.codes, decoded=found.decoded, between=found.between)
+    atomic_savez(place / "latents.npz", data=levels, codes=found.codes, decoded=found.decoded, between=found.between)
     if num_levels is not None:
         by_pair = found.between.swapaxes(0, 1)
         picture = by_pair.reshape(-1, *by_pair.shape[2:])
-        image_grid(picture, workdir / "interpolation.png", num_levels=num_levels, columns=by_pair.shape[1])
+        image_grid(picture, place / "interpolation.png", num_levels=num_levels, columns=by_pair.shape[1])
     scale = float(experiment.sde.prior_std)
     report = {
         "num_examples": len(levels),
@@ -167,8 +169,8 @@ def run_latents(config: ConfigDict, workdir: Path, command: str) -> None:
         "seconds": found.seconds,
         **provenance(state, command),
     }
-    atomic_write_json(workdir / "latents.json", report)
-    write_summary(workdir)
+    atomic_write_json(place / "latents.json", report)
+    summarize(workdir, place)
     log.info(
         "Encoded and decoded %d examples (%.0f evaluations each way, %.1f s): the root mean square change is %.2g, the "
         "codes have mean %.3f and standard deviation %.3f of the prior's.",
@@ -181,7 +183,7 @@ def run_latents(config: ConfigDict, workdir: Path, command: str) -> None:
 def run_conformance(config: ConfigDict, workdir: Path, command: str) -> None:
     """Errors and orders of the samplers where the answer is known: ``conformance.md``, ``conformance.json``."""
     del config  # the problems are fixed, so that figures can be compared
-    make_directory(workdir)
+    check_writable(workdir)
     tables = {"flow": flow_rows(), "noisy": noisy_rows(), "corrector": corrector_rows()}
     rows: dict[str, list[Any]] = {name: [] for name in tables}
     total = len(CASES) * (len(PROBLEMS) * len(DETERMINISTIC) + len(NOISY) + len(SNRS))

@@ -2,16 +2,16 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from score_sde.config import ConfigDict, check_fields
 from score_sde.data import SourceInfo, fingerprint, tell
 from score_sde.evaluation.metrics import data_statistics, extractor_of
-from score_sde.files import atomic_write_json
+from score_sde.files import atomic_write_json, check_writable
 from score_sde.locks import only_writer
 from score_sde.metrics import ReferenceStatistics, read_statistics, write_statistics
 from score_sde.metrics.extractors import Extractor
-from score_sde.modes.record import make_directory
 from score_sde.modes.workdir import data_info, load_split, machine
 from score_sde.training.writers import ProgressBar, compiling
 
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 FILE = "statistics.npz"
 
 
-def run_stats(config: ConfigDict, workdir: Path, command: str) -> None:
+def run_stats(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Statistics of a split of the data, for the metrics of samples: ``statistics.npz``, ``statistics.json``."""
     check_fields(config)
     info = data_info(config)
-    compute_statistics(config, workdir, command, extractor_of(config, info))
+    compute_statistics(config, out or workdir, command, extractor_of(config, info))
 
 
 def compute_statistics(config: ConfigDict, workdir: Path, command: str, extractor: Extractor) -> ReferenceStatistics:
@@ -32,7 +32,7 @@ def compute_statistics(config: ConfigDict, workdir: Path, command: str, extracto
     settings = config.evaluation
     source = load_split(config, settings.reference_split)
     total = min(settings.reference_examples or len(source), len(source))
-    make_directory(workdir)
+    check_writable(workdir)
     tell({settings.reference_split: source})
     compiling("the extractor")
     start = time.perf_counter()
@@ -74,9 +74,11 @@ def compute_statistics(config: ConfigDict, workdir: Path, command: str, extracto
 
 
 def load_reference(
-    config: ConfigDict, workdir: Path, command: str, info: SourceInfo, extractor: Extractor
+    config: ConfigDict, places: Sequence[Path], command: str, info: SourceInfo, extractor: Extractor
 ) -> ReferenceStatistics:
     """The statistics that samples are compared with: those of a file, or of the data, which are computed once.
+
+    They are looked for in several places, and computed to the first.
 
     Raises:
         UserError: If the file that ``config.evaluation.reference`` names cannot be read or is of another extractor.
@@ -85,13 +87,14 @@ def load_reference(
     if settings.reference:
         # Files of other systems do not name their extractor; the user answers for it by naming this one.
         return read_statistics(Path(settings.reference), extractor=extractor.name)
-    path = workdir / FILE
-    if path.is_file():
+    for path in (place / FILE for place in places):
+        if not path.is_file():
+            continue
         found = read_statistics(path)
         if not (changes := _changes(found, config, info, extractor)):
             return found
         log.info("%s is of another %s; computing it again.", path, ", ".join(changes))
-    return compute_statistics(config, workdir, command, extractor)
+    return compute_statistics(config, places[0], command, extractor)
 
 
 def _changes(found: ReferenceStatistics, config: ConfigDict, info: SourceInfo, extractor: Extractor) -> list[str]:

@@ -16,10 +16,10 @@ from score_sde.data import DataRecord, Source, tell
 from score_sde.errors import UserError
 from score_sde.evaluation.progress import sketch
 from score_sde.experiment import Experiment
-from score_sde.files import atomic_write_json
+from score_sde.files import atomic_write_json, check_writable
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
-from score_sde.locks import only_writer
-from score_sde.modes.record import claim, make_directory, of_this_run
+from score_sde.locks import one_at_a_time, only_writer
+from score_sde.modes.record import claim, of_this_run
 from score_sde.modes.workdir import (
     build_experiment,
     data_info,
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
     """Train, or go on training, and draw the loss curve."""
     experiment, sources = build_experiment(config, "train"), load_splits(config)
-    make_directory(workdir)
+    check_writable(workdir)
     with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
         claim(config, workdir, DataRecord.of(sources["train"].info, sources))
         tell(sources)
@@ -65,7 +65,6 @@ def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:
 
     def draw(step: int, params: Params) -> None:
         found = samples(params)
-        make_directory(directory)
         picture = directory / f"step_{step:08d}.png"
         if num_levels is not None:
             image_grid(found, picture, num_levels=num_levels)
@@ -92,7 +91,7 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
     state = dataclasses.replace(
         fresh, ema_params=jax.tree.map(jnp.asarray, imported.ema_params), step=jnp.asarray(imported.step, jnp.int32)
     )
-    make_directory(workdir)
+    check_writable(workdir)
     with only_writer(workdir, "train", doing=f"importing a checkpoint to {workdir}"):
         claim(config, workdir, DataRecord.of(data_info(config), {}))
         with CheckpointWriter(workdir) as checkpoints:
@@ -102,8 +101,10 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
     log.info("Imported %s parameters at step %d from %s.", f"{count:,}", imported.step, checkpoint)
 
 
-def run_export(config: ConfigDict, workdir: Path, command: str) -> None:
+@one_at_a_time("export")
+def run_export(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Write parameters and their moving average to ``model.safetensors``, which ``--mode=import`` reads."""
     state = trained_state(experiment_of(config, workdir, "export"), workdir)
-    export_checkpoint(workdir / "model.safetensors", state.params, state.ema_params, int(state.step))
-    log.info("Wrote %s.", workdir / "model.safetensors")
+    path = (out or workdir) / "model.safetensors"
+    export_checkpoint(path, state.params, state.ema_params, int(state.step))
+    log.info("Wrote %s.", path)

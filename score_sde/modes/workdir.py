@@ -18,6 +18,7 @@ from score_sde.evaluation.likelihood import Noise
 from score_sde.experiment import Experiment
 from score_sde.machine import describe_machine
 from score_sde.modes.record import as_recorded, check_same, of_this_run, recorded_data
+from score_sde.report.summary import write_summary
 from score_sde.training.dequantizer import load_dequantizer
 from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
 from score_sde.training.loop import split_of
@@ -143,6 +144,12 @@ def load_noise(experiment: Experiment, workdir: Path) -> Noise:
         return Noise()
     trained = load_dequantizer(experiment, workdir)
     return Noise(dequantizer=trained.dequantizer, params=trained.params, name=f"variational (step {trained.step})")
+
+
+def summarize(workdir: Path, place: Path) -> None:
+    """Write the page of a run anew, to which results were added; results elsewhere leave it as it is."""
+    if place == workdir:
+        write_summary(workdir)
 
 
 def provenance(state: TrainState, command: str) -> dict[str, Any]:

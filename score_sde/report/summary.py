@@ -60,6 +60,8 @@ def write_summary(workdir: Path) -> Path:
     config = _read(workdir / "config.json", read_json, problems)
     reports = {mode: _read(workdir / name, read_json, problems) for name, mode in _REPORTS.items()}
     metrics = _last_metrics(_read(workdir / "metrics.jsonl", read_json_lines, problems) or [])
+    found = {name: reports[mode] for name, mode in _REPORTS.items()}
+    problems += outdated(found, _REPORTS, metrics.get("step", 0))
     sections = [
         f"# {_title(workdir, config)}",
         "## Results\n\n" + "\n".join(_results(metrics, reports, problems)),
@@ -75,6 +77,8 @@ def write_summary(workdir: Path) -> Path:
     return path
 
 
+#: Results that are of the step that they are of: where a run began, and the best of several.
+_OF_ONE_STEP = ("import.json", "metrics.json")
 _REPORTS = {"sampling.json": "sample", "likelihood.json": "likelihood", "eval.json": "eval"}
 
 
@@ -121,6 +125,20 @@ def _code(text: str) -> str:
 
 def _fence(text: str, shortest: int) -> str:
     return "`" * max(shortest, *(len(run) + 1 for run in re.findall("`+", text)), 0)
+
+
+def outdated(reports: Mapping[str, dict[str, Any] | None], modes: Mapping[str, str], newest: int) -> list[str]:
+    """Which results are of an earlier step than a run has reached, and how to have them of the newest.
+
+    >>> outdated({"eval.json": {"step": 10}, "sampling.json": {"step": 20}}, {"eval.json": "eval"}, 20)
+    ['eval.json is of step 10, and the run is at step 20; --mode=eval measures that.']
+    """
+    steps = {name: report.get("step") for name, report in reports.items() if report is not None}
+    return [
+        f"{name} is of step {step}, and the run is at step {newest}; --mode={modes[name]} measures that."
+        for name, step in steps.items()
+        if isinstance(step, int) and step < newest and name not in _OF_ONE_STEP
+    ]
 
 
 def _lookup(config: Mapping[str, Any], group: str, field: str) -> Any:

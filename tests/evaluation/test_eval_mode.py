@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+import score_sde.evaluation.metrics as metrics_module
 import score_sde.evaluation.samples as samples_module
 from score_sde.cli import main
 from score_sde.errors import UserError
@@ -51,7 +52,7 @@ def _numbers(entries):
 
 
 def test_by_default_the_loss_of_the_newest_is_measured_and_nothing_is_drawn(workdir, monkeypatch):
-    monkeypatch.setattr(samples_module.SampleEvaluator, "__call__", None)
+    monkeypatch.setattr(metrics_module.SampleEvaluator, "__call__", None)
     assert _run("eval", workdir) == 0
     found, newest = _evaluation(workdir), json.loads((workdir / "eval.json").read_text())
     assert [entry["step"] for entry in found["checkpoints"]] == [60]
@@ -98,6 +99,7 @@ def test_another_model_of_the_same_steps_is_measured_anew(workdir, tmp_path):
     assert _run("train", tmp_path / "other", training__batch_size=32) == 0
     shutil.rmtree(workdir / "checkpoints")
     shutil.copytree(tmp_path / "other" / "checkpoints", workdir / "checkpoints")
+    shutil.copy(tmp_path / "other" / "config.json", workdir / "config.json")
     assert _run("eval", workdir, evaluation__checkpoints="40,60") == 0
     second = _evaluation(workdir)["checkpoints"]
     assert [entry["step"] for entry in first] == [20, 60]
@@ -174,7 +176,7 @@ def test_statistics_are_written_and_used_by_another_run(workdir, tmp_path):
 
 
 def test_a_reference_of_other_data_is_refused_and_nothing_is_drawn(workdir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(samples_module.SampleEvaluator, "__call__", None)
+    monkeypatch.setattr(metrics_module.SampleEvaluator, "__call__", None)
     moments = Moments(np.zeros(3), np.eye(3), 100)
     fields = {"features_subset": None, "source": "cubes", "split": "train", "count": 100, "shape": (3,)}
     cubes = ReferenceStatistics(

@@ -186,3 +186,69 @@ def test_statistics_without_their_record_are_computed_again(place, monkeypatch):
     assert main(run) == 0
     about = json.loads((place / "run" / "statistics.json").read_text())
     assert about["statistics_sha256"] == read_statistics(place / "run" / "statistics.npz").sha256
+
+
+def _state_of(directory):
+    """Every file and directory with its contents and when they changed."""
+    return {
+        path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in (directory, *directory.rglob("*"))
+    }
+
+
+def test_results_go_elsewhere_and_the_run_is_only_read(place, tmp_path):
+    run, out = place / "run", tmp_path / "some" / "results"
+    before = _state_of(place)
+    settings = ("--config.evaluation.num_samples=40", "--config.evaluation.keep_features=100")
+    latents = ("--config.likelihood.tolerance=0.1", "--config.sampling.num_samples=4")
+    for mode, *options in (["sample"], ["export"], ["eval", *settings], ["latents", *latents], ["report"]):
+        assert main([f"--workdir={run}", f"--mode={mode}", f"--out={out}", *options]) == 0, mode
+    assert _state_of(place) == before
+    written = {"samples.npz", "sampling.json", "model.safetensors", "evaluation.json", "statistics.npz", "latents.npz"}
+    assert {*written, "report.html"} <= {path.name for path in out.iterdir()}
+    page = (out / "report.html").read_text()
+    loss = json.loads((out / "evaluation.json").read_text())["checkpoints"][0]["loss"]
+    assert f"{loss:.3g}"[:4] in page and "samples.npz" in page
+
+
+def test_statistics_of_a_run_are_read_there(place, tmp_path):
+    settings = ("--config.evaluation.num_samples=40", "--config.evaluation.keep_features=100")
+    assert main([f"--workdir={place / 'run'}", "--mode=stats", *settings]) == 0
+    assert main([f"--workdir={place / 'run'}", "--mode=eval", f"--out={tmp_path / 'out'}", *settings]) == 0
+    assert not (tmp_path / "out" / "statistics.npz").exists()
+
+
+MEASURING = ("sample", "likelihood", "eval", "latents", "pareto", "stats", "export", "plan")
+
+
+@pytest.mark.parametrize("mode", MEASURING)
+def test_a_place_that_takes_nothing_is_found_before_anything_is_computed(trained, tmp_path, capsys, mode, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for module, name in (("statistics", "data_statistics"), ("planning", "make_plan")):
+        monkeypatch.setattr(f"score_sde.modes.{module}.{name}", None)
+    for module in ("sampling", "likelihood", "evaluating", "training"):
+        monkeypatch.setattr(f"score_sde.modes.{module}.experiment_of", None)
+    assert main([f"--workdir={trained / 'run'}", f"--mode={mode}", f"--out={tmp_path / 'file' / 'x'}"]) == 2
+    said = capsys.readouterr().err
+    assert f"Cannot write to {tmp_path / 'file' / 'x'} (not a directory)" in said
+    assert "--out=DIR" in said
+
+
+@pytest.mark.parametrize("mode", ["train", "demo", "train_dequantizer", "conformance"])
+def test_a_mode_that_writes_a_run_has_no_other_place(trained, tmp_path, capsys, mode):
+    assert main([f"--workdir={trained / 'run'}", f"--mode={mode}", f"--out={tmp_path}"]) == 2
+    assert f"not for {mode}; leave it out" in capsys.readouterr().err
+
+
+def test_results_of_an_earlier_step_are_said_to_be(place):
+    run = f"--workdir={place / 'run'}"
+    assert main([run, "--mode=eval"]) == 0
+    assert main([run, "--mode=train", "--config.training.num_steps=30"]) == 0
+    note = "eval.json is of step 20, and the run is at step 30; --mode=eval measures that."
+    assert main([run, "--mode=report"]) == 0
+    assert note in (place / "run" / "summary.md").read_text()
+    assert note in (place / "run" / "report.html").read_text()
+    assert main([run, "--mode=eval"]) == 0
+    assert main([run, "--mode=report"]) == 0
+    assert note not in (place / "run" / "summary.md").read_text()
+    assert note not in (place / "run" / "report.html").read_text()

@@ -17,7 +17,7 @@ from score_sde.report.page.sections import headline, samples, training
 _PARTS = (headline, training, samples, likelihood, metrics, evaluation, pareto, plan, configuration, provenance, files)
 
 
-def write_report(workdir: Path, compare: Sequence[Path] = ()) -> Path:
+def write_report(workdir: Path, compare: Sequence[Path] = (), out: Path | None = None) -> Path:
     """Write ``report.html`` from whatever the run has produced so far; what is missing is named with how to make it.
 
     The page holds everything it shows, and is written whole or not at all. Text from files is escaped, and a policy in
@@ -25,6 +25,7 @@ def write_report(workdir: Path, compare: Sequence[Path] = ()) -> Path:
 
     Args:
         workdir: Where the run lives.
+        out: Where the page goes; what was measured there is shown instead of what lies in ``workdir``.
         compare: Working directories of other runs, to be shown beside it.
 
     Returns:
@@ -33,8 +34,8 @@ def write_report(workdir: Path, compare: Sequence[Path] = ()) -> Path:
     Raises:
         UserError: If a directory is missing or has nothing of a run in it, or the page cannot be written.
     """
-    runs = [read_run(path) for path in (workdir, *compare)]
-    path = workdir / "report.html"
+    runs = [read_run(workdir, results=out), *map(read_run, compare)]
+    path = (out or workdir) / "report.html"
     atomic_write_text(path, page(runs))
     return path
 

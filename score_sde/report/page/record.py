@@ -69,9 +69,8 @@ def files(run: Run) -> Section:
     """What lies in the working directory, and what does not yet with the mode that makes it."""
     words = {name: text for name, text, _ in ARTEFACTS} | {name: text for name, text, _ in PICTURES}
     makers = {name: mode for name, _, mode in (*ARTEFACTS, *PICTURES)} | REPORTS
-    present = sorted(
-        path for path in run.path.iterdir() if not path.name.startswith(".") and path.name != "report.html"
-    )
+    names = {path.name for place in (run.path, run.results) if place is not None for path in place.iterdir()}
+    present = sorted(run.find(name) for name in names if not name.startswith(".") and name != "report.html")
     rows = [[code(path.name), _size(path), words.get(path.name, "")] for path in present[:_MAX_LISTED]]
     there = {path.name for path in present}
     absent = [

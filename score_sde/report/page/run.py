@@ -15,6 +15,7 @@ from score_sde.errors import UserError
 from score_sde.files import Unreadable, read_arrays, read_json, read_json_lines
 from score_sde.report.page.figures import dig, finite, real
 from score_sde.report.page.timings import Timings, read_timings
+from score_sde.report.summary import outdated
 
 #: The JSON a run may hold, and the mode that writes it.
 REPORTS = {
@@ -48,6 +49,7 @@ class Run:
 
     Attributes:
         path: The directory.
+        results: Where results are looked for before; ``None`` for nowhere else.
         name: Its name.
         config: ``config.json``, if there is one.
         records: The lines of ``metrics.jsonl``.
@@ -57,12 +59,17 @@ class Run:
     """
 
     path: Path
+    results: Path | None
     name: str
     config: dict[str, Any] | None
     records: list[dict[str, Any]]
     reports: dict[str, dict[str, Any]]
     timings: Timings
     problems: list[str]
+
+    def find(self, name: str) -> Path:
+        """Where a file of the run lies, or would lie: with the other results, else in its directory."""
+        return _found(self.path, self.results, name)
 
     def report(self, name: str) -> dict[str, Any]:
         """One of ``REPORTS``; empty if it is not there."""
@@ -93,7 +100,7 @@ class Run:
 
     def picture(self, name: str) -> Picture | None:
         """A PNG of the directory, ready for the page; None if it is missing or damaged, which is then a problem."""
-        path = self.path / name
+        path = self.find(name)
         if not path.is_file():
             return None
         try:
@@ -111,7 +118,7 @@ class Run:
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of an ``.npz`` file; empty if there are none that can be read."""
         try:
-            return read_arrays(self.path / name) or {}
+            return read_arrays(self.find(name)) or {}
         except Unreadable as error:
             self.note_problem(_problem(error))
             return {}
@@ -136,8 +143,8 @@ class Run:
             self.problems.append(text)
 
 
-def read_run(workdir: Path) -> Run:
-    """Read a working directory.
+def read_run(workdir: Path, *, results: Path | None = None) -> Run:
+    """Read a working directory, and results of its run that lie elsewhere.
 
     Raises:
         UserError: If it is missing, or there is nothing of a run in it.
@@ -151,16 +158,24 @@ def read_run(workdir: Path) -> Run:
             "--mode=train, or give the --workdir of a run."
         )
     problems: list[str] = []
-    reports = {name: found for name in REPORTS if (found := _read_object(workdir / name, problems)) is not None}
+    found = {name: _read_object(_found(workdir, results, name), problems) for name in REPORTS}
+    reports = {name: report for name, report in found.items() if report is not None}
+    records = _read_records(workdir / "metrics.jsonl", problems)
+    problems += outdated(reports, REPORTS, max((record["step"] for record in records), default=0))
     return Run(
         path=workdir,
+        results=results,
         name=workdir.resolve().name,
         config=_read_object(workdir / "config.json", problems),
-        records=_read_records(workdir / "metrics.jsonl", problems),
+        records=records,
         reports=reports,
         timings=read_timings(workdir / "tensorboard"),
         problems=problems,
     )
+
+
+def _found(workdir: Path, results: Path | None, name: str) -> Path:
+    return results / name if results is not None and (results / name).is_file() else workdir / name
 
 
 def parameter_count(run: Run) -> int | None:
