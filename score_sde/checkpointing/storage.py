@@ -6,6 +6,8 @@ A checkpoint is a directory named after its step. It holds trees of arrays and v
 
 import asyncio
 import contextlib
+import errno
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,8 @@ from score_sde.errors import UserError
 from score_sde.files import reason_of
 
 _DIGESTS = "digests"
+_USUAL_LOOP = asyncio.new_event_loop
+_FULL = ("RESOURCE_EXHAUSTED", "No space left on device")  # as tensorstore says it
 
 
 class Damaged(Exception):
@@ -108,10 +112,16 @@ class Store:
         """
         self.directory = directory
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Kept(kept), cleanup_tmp_directories=True, lightweight_initialize=True
+            preservation_policy=_Kept(kept),
+            cleanup_tmp_directories=True,
+            lightweight_initialize=True,
+            # Threads that wait for a directory that a full disk refuses would hold up the end of a program for 20 min.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         with _writing(directory):
             self._manager = _Manager(directory, options=options)
+        self._loops = contextlib.ExitStack()
+        self._loops.enter_context(_patient_loops())
 
     @property
     def steps(self) -> list[int]:
@@ -150,9 +160,12 @@ class Store:
         self._manager.reload()
 
     def close(self) -> None:
-        """Wait for saves under way."""
-        with _writing(self.directory):
-            self._manager.close()
+        """Wait for saves under way, and end the threads of the manager."""
+        with self._loops, _writing(self.directory):
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
 
 
 class NotFinite(UserError):
@@ -214,9 +227,11 @@ def _read_arrays(path: Path, like: Any) -> Any:
 class _PatientLoop(asyncio.SelectorEventLoop):
     """An event loop that waits, before it closes, for whatever was begun in it.
 
-    When one array of a checkpoint cannot be read, Orbax leaves the reads of the others and closes their loop. They
+    When one array of a checkpoint cannot be read or written, Orbax leaves the others alone and closes their loop. They
     end all the same, and tensorstore's threads print a traceback for each, as if the program had failed.
     """
+
+    wanted = 0  # how many blocks want such loops
 
     def close(self) -> None:
         if not self.is_closed() and (begun := asyncio.all_tasks(self)):
@@ -226,13 +241,15 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 @contextlib.contextmanager
 def _patient_loops() -> Iterator[None]:
-    """Orbax asks asyncio for its loops; here it gets patient ones."""
-    usual = asyncio.new_event_loop
+    """Orbax asks asyncio for its loops; in this block, and until all others end, it gets patient ones."""
+    _PatientLoop.wanted += 1
     asyncio.new_event_loop = _PatientLoop
     try:
         yield
     finally:
-        asyncio.new_event_loop = usual
+        _PatientLoop.wanted -= 1
+        if not _PatientLoop.wanted:
+            asyncio.new_event_loop = _USUAL_LOOP
 
 
 def _check_described(path: Path, name: str, like: Any, written: Mapping[str, Any] | None) -> None:
@@ -293,7 +310,9 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
+        full = any(text in str(error) for text in _FULL)
+        reason = reason_of(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else error)
         raise UserError(
-            f"Cannot write checkpoints to {path} ({reason_of(error)}). Free some space or give another --workdir; "
-            "complete checkpoints are untouched."
+            f"Cannot write checkpoints to {path} ({reason}). Free some space or give another --workdir; complete "
+            "checkpoints are untouched."
         ) from error

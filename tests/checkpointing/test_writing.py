@@ -1,6 +1,11 @@
 """What is kept of what was written, and what is never written or read."""
 
+import errno
 import math
+import os
+import resource
+import signal
+import threading
 
 import jax.numpy as jnp
 import pytest
@@ -57,3 +62,44 @@ def test_a_state_that_is_not_finite_is_passed_over_when_an_earlier_version_has_s
     )
     with pytest.raises(UserError, match=r"None of the checkpoints \[20\].*not finite"):
         Checkpoints(tmp_path).restore_newest(like(), among=[20])
+
+
+@pytest.fixture
+def largest_file():
+    """Limits the size of files, as a disk that is full does."""
+    limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.parametrize("size", [0, 60, 250, 600, 1500, 3000])
+def test_a_disk_that_takes_no_more_is_one_sentence_and_each_time(size, tmp_path, largest_file, capfd):
+    save(tmp_path, 10)
+    largest_file(size)
+    with pytest.raises(UserError, match=r"Cannot write checkpoints to .*Free some space.*untouched"):
+        save(tmp_path, 20, 30)
+    largest_file(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    assert "Event loop is closed" not in capfd.readouterr().err
+    assert bits(Checkpoints(tmp_path).restore_newest(like()).state) == bits(state_at(10))
+    save(tmp_path, 20)
+    assert Checkpoints(tmp_path).steps == [10, 20]
+
+
+def test_a_disk_without_room_for_a_directory_does_not_hold_up_the_end(tmp_path, monkeypatch):
+    save(tmp_path, 10)
+    before, make = set(threading.enumerate()), os.mkdir
+
+    def full(path, *args, **kwargs):
+        if "20.orbax" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        make(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"no space left on device.*Free some space"):
+        patch.setattr(os, "mkdir", full)
+        save(tmp_path, 20)
+    waiting = [thread for thread in set(threading.enumerate()) - before if "json" in thread.name]
+    for thread in waiting:
+        thread.join(5.0)
+    assert not [thread for thread in waiting if thread.is_alive()]
+    assert bits(Checkpoints(tmp_path).restore_newest(like()).state) == bits(state_at(10))
