@@ -267,6 +267,8 @@ def guard(main: Callable[[], int]) -> int:
         code = main()
     except SystemExit as request:  # of --help and --version
         code = request.code if isinstance(request.code, int) else FAULT if request.code else 0
+    if threading.excepthook is _thread_failed:
+        threading.excepthook = lambda _: None  # what threads find closed at the end of the program is no fault
     try:
         sys.stdout.flush()
     except OSError:

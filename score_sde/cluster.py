@@ -24,6 +24,7 @@ HEARTBEAT_SECONDS = 60
 # How long a process that failed waits for the others to fail in the same way before it ends alone.
 PATIENCE_SECONDS = 10
 RETRY_SECONDS = 0.2
+LONGEST_SECONDS, MOST_PROCESSES = 7 * 86400, 100_000  # more is a slip, and more than sockets and JAX can count
 WELCOME = "welcome"
 #: Names of the flags that tell a process its place among the others.
 FLAGS = ("distributed", "coordinator", "num_processes", "process_id", "cluster_timeout")
@@ -74,6 +75,7 @@ def requested(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.distributed and given:
         raise UserError(f"--distributed finds the cluster, and {' '.join(given)} names it; expected one or the other.")
     if not options.distributed and not given:
+        _check(timeout=options.cluster_timeout)
         return None
     arguments = {"timeout": options.cluster_timeout} | (named if given else {})
     _check(**arguments)
@@ -224,8 +226,8 @@ def _check(
     process_id: int | None = None,
 ) -> Member | None:
     """The member that the arguments of :func:`join` describe, or None if JAX is to find out."""
-    if timeout < 1:
-        raise UserError(f"--cluster_timeout is {timeout}, expected at least 1 second.")
+    if not 1 <= timeout <= LONGEST_SECONDS:
+        raise UserError(f"--cluster_timeout is {timeout}, expected at least 1 second and at most {LONGEST_SECONDS:,}.")
     named = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [f"--{name}" for name, value in named.items() if value is None]
     if len(missing) == len(named):
@@ -241,8 +243,8 @@ def _check(
         raise UserError(f"--coordinator is '{coordinator}', expected HOST:PORT such as 10.0.0.1:8476.")
     if ":" in bare and bare == host:
         raise UserError(f"--coordinator is '{coordinator}'; expected an IPv6 address in brackets: [{host}]:{port}.")
-    if num_processes < 1:
-        raise UserError(f"--num_processes is {num_processes}, expected at least 1.")
+    if not 1 <= num_processes <= MOST_PROCESSES:
+        raise UserError(f"--num_processes is {num_processes}, expected at least 1 and at most {MOST_PROCESSES:,}.")
     if not 0 <= process_id < num_processes:
         raise UserError(f"--process_id is {process_id}, expected 0 to {num_processes - 1}, its place among all.")
     return Member(bare, int(port), num_processes, process_id)

@@ -47,6 +47,9 @@ def port():
         (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], ["--process_id is 2, expected 0 to 1"]),
         (["--coordinator=a:1", "--num_processes=2", "--process_id=-1"], ["--process_id is -1, expected 0 to 1"]),
         (["--distributed", "--cluster_timeout=0"], ["--cluster_timeout is 0", "at least 1 second"]),
+        (["--cluster_timeout=-1"], ["--cluster_timeout is -1", "at least 1 second"]),
+        (["--distributed", f"--cluster_timeout={10**20}"], ["at most 604,800"]),
+        (["--coordinator=a:1", f"--num_processes={10**20}", "--process_id=0"], ["at most 100,000"]),
     ],
 )
 def test_flags_that_name_no_cluster_are_refused(flags, parts, capsys):
