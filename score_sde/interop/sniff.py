@@ -66,10 +66,17 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     try:
         if path.is_file():
             return path
-        what = "is a directory" if path.is_dir() else "does not exist or is not a regular file"
+        what = _kind_of_directory(path) if path.is_dir() else "does not exist or is not a regular file"
     except (OSError, ValueError) as error:  # no permission; a zero byte in the name
         what = f"cannot be looked at ({error})"
     raise UserError(f"{path} {what}. Give the path of one checkpoint file.")
+
+
+def _kind_of_directory(path: Path) -> str:
+    for place in (path, *path.absolute().parents[:2]):
+        if (place / "config.json").is_file() and (place / "checkpoints").is_dir():
+            return f"belongs to the run in {place}, which --mode=export writes to {place / 'model.safetensors'}"
+    return "is a directory"
 
 
 @contextlib.contextmanager

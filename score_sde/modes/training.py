@@ -94,9 +94,9 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
     check_writable(workdir)
     with only_writer(workdir, "train", doing=f"importing a checkpoint to {workdir}"):
         claim(config, workdir, DataRecord.of(data_info(config), {}))
-        with CheckpointWriter(workdir) as checkpoints:
-            checkpoints.save(state, {}, config.to_dict())
         atomic_write_json(workdir / "import.json", {"checkpoint": str(checkpoint), **provenance(state, command)})
+        with CheckpointWriter(workdir) as checkpoints:  # the last, by which a run is known
+            checkpoints.save(state, {}, config.to_dict())
     count = sum(leaf.size for leaf in jax.tree.leaves(imported.params))
     log.info("Imported %s parameters at step %d from %s.", f"{count:,}", imported.step, checkpoint)
 

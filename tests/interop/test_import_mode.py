@@ -11,6 +11,7 @@ from score_sde.errors import UserError
 from score_sde.interop.checkpoints import import_checkpoint
 from score_sde.interop.convert import expected_shapes, fit, from_flax_names, from_torch_names
 from score_sde.models.registry import make_network
+from score_sde.modes import training
 from tests.interop import originals
 from tests.interop import torch_writer as writer
 from tests.interop.test_ncsn_names import WIDTH, StateDict
@@ -74,14 +75,15 @@ def flax_import(tmp_path):
     return arguments
 
 
-def test_an_import_cut_off_while_saving_is_given_again(flax_import, monkeypatch, capsys):
+@pytest.mark.parametrize("place", [(CheckpointWriter, "save"), (training, "atomic_write_json"), (training, "claim")])
+def test_an_import_cut_off_anywhere_is_given_again(place, flax_import, monkeypatch, capsys):
     arguments = flax_import()
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(CheckpointWriter, "save", killed)
+        patch.setattr(*place, killed)
         assert main(arguments) == 130
     assert main(arguments) == 0, capsys.readouterr().err
     assert main(arguments) == 2

@@ -1,6 +1,7 @@
 """Safetensors files: arrays and metadata come back, and neither writing nor reading ever leaves half of something."""
 
 import json
+import os
 import struct
 
 import ml_dtypes
@@ -9,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from score_sde.errors import UserError
+from score_sde.files import atomic_savez
 from score_sde.interop import file_kind, read_safetensors, write_safetensors
 from tests.interop.torch_writer import peak_memory
 
@@ -160,6 +162,28 @@ def test_a_bad_file_is_refused_in_little_memory(path, name):
 
     attempt()
     assert peak_memory(attempt) < 1_000_000
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_file_may_be_read_by_whom_the_umask_says(mask, tmp_path):
+    """The library makes files that their owner alone may read."""
+    usual = os.umask(mask)
+    try:
+        write_safetensors(tmp_path / "a.safetensors", {"a": np.zeros(3)}, {})
+        atomic_savez(tmp_path / "a.npz", a=np.zeros(3))
+    finally:
+        os.umask(usual)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~mask}
+
+
+def test_the_directory_of_a_run_is_refused_with_the_way_to_import_it(tmp_path):
+    (tmp_path / "run" / "checkpoints" / "10").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    for path in (tmp_path / "run", tmp_path / "run" / "checkpoints", tmp_path / "run" / "checkpoints" / "10"):
+        with pytest.raises(
+            UserError, match=r"the run in .*/run, which --mode=export writes to .*run/model\.safetensors"
+        ):
+            file_kind(path)
 
 
 def test_missing_files_and_directories_are_refused(tmp_path):
