@@ -1,9 +1,9 @@
-"""What the processes of one run must have in common: compared when they join, before anything is compiled.
+"""The settings that all processes of one run share: they are compared when the processes join, before any compilation.
 
-Processes that train under different learning rates, or write into different directories, are no run. The processes
-therefore tell process 0 their settings through the key-value store of JAX's coordinator, which needs no device, and
-process 0 tells all of them what differs. A process that cannot even say what it would do says why, and the others
-hear that instead of waiting for it.
+Processes with different learning rates, or with different directories, do not make one run. Each process therefore
+tells its settings to process 0, and process 0 tells everybody what differs. They do so through the key-value store of
+JAX's coordinator, which needs no device. A process that fails before it knows its settings tells its error instead, so
+that the others do not wait for it.
 """
 
 import importlib.metadata
@@ -78,12 +78,13 @@ def agreed(
 def agree_on_directory(
     directory: Path, *, store: Store, process_id: int, num_processes: int, timeout: float, patience: float = 10.0
 ) -> None:
-    """Refuse a directory that is another one, of the same name, for some process: on a disk of its own machine.
+    """Refuse a directory that lies on different disks for different processes, under one name.
 
-    Process 0 puts a file into the directory, or where it would be made, the others look for the file, and it goes.
+    Process 0 puts a file into the directory, or into the nearest one above that exists. The others look for this file,
+    and process 0 removes it.
 
     Args:
-        directory: What all processes are to write to.
+        directory: The directory that all processes will write to.
         store: As :func:`agree`; and so are the next three.
         process_id: Which of them this is.
         num_processes: How many there are.
@@ -91,7 +92,7 @@ def agree_on_directory(
         patience: Seconds within which a shared disk shows a new file.
 
     Raises:
-        UserError: In every process, if one does not see what process 0 has written.
+        UserError: In every process, if one of them does not see the file of process 0.
     """
     key, probe = "score_sde/probe", None
     if process_id == 0:
@@ -102,8 +103,8 @@ def agree_on_directory(
         file = _wait(store, key, timeout, "process 0")
         if file and not _appears(Path(file), patience):
             raise UserError(
-                f"{directory} is another directory here than for process 0; all processes write to it, so it must lie "
-                "on a disk that they share."
+                f"{directory} is not the directory that process 0 has under this name; all processes write to it, "
+                "so it must lie on a disk that they share."
             )
         return None, {}
 
@@ -151,15 +152,15 @@ def agree(
     timeout: float,
     topic: str = "settings",
 ) -> FoundT:
-    """Do what every process does before it begins, and return its result if the settings of all processes are equal.
+    """Call ``prepare`` in every process, and return its result if the settings of all processes are equal.
 
     Args:
         prepare: Returns a result for this process, and the settings by name, which JSON can hold.
-        store: What the processes share.
+        store: The store that the processes share.
         process_id: Which of them this is, from 0.
         num_processes: How many there are.
         timeout: Seconds to wait for the others.
-        topic: What they agree on, which names the keys in the store: a word that no other agreement has.
+        topic: The name of this agreement, which its keys in the store begin with.
 
     Raises:
         UserError: In every process, if settings differ, or another process fails to prepare or does not come.
@@ -187,7 +188,7 @@ def agree(
 
 
 def _heard(store: Store, key: str, timeout: float, who: str) -> str:
-    """The words of one process; one that stays silent is a process with an error."""
+    """The message of one process; silence counts as an error."""
     try:
         return _wait(store, key, timeout, who)
     except UserError as error:
@@ -202,10 +203,10 @@ def _wait(store: Store, key: str, timeout: float, who: str) -> str:
 
 
 def _verdict(told: list[dict[str, Any]]) -> str:
-    """What is wrong with the processes, in words, or an empty text."""
+    """The reason why these processes cannot begin, or an empty text."""
     failed = [f"  process {index}: {one['error']}" for index, one in enumerate(told) if "error" in one]
     if failed:
-        return "Other processes of this run cannot begin, so none does:\n" + "\n".join(failed[:SHOWN])
+        return "Not every process of this run can begin, so none does:\n" + "\n".join(failed[:SHOWN])
     settings = [one["settings"] for one in told]
     names = dict.fromkeys(name for one in settings for name in one)
     lines = [f"  {name}: {_values(held)}" for name in names if len(set(held := _held(settings, name))) > 1]
@@ -228,7 +229,7 @@ def _held(settings: list[dict[str, str]], name: str) -> list[str]:
 
 
 def _values(held: list[str]) -> str:
-    """Who holds which value.
+    """The values of one setting, each with its processes.
 
     >>> _values(["1e-3", "0.5", "1e-3"])
     '1e-3 in processes 0, 2; 0.5 in process 1'

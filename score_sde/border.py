@@ -1,9 +1,9 @@
 """Exceptions at the border of the program: one rule turns each into a message and an exit code.
 
-What is the user's to mend is said in a sentence: the package's own :class:`~score_sde.errors.UserError`, and what other
-libraries raise for a machine that lacks memory, space, permission, devices or packages. Everything else is a fault of
-the program: it is said to be one, and its traceback lies in a file. With ``SCORE_SDE_TRACEBACK=1`` such exceptions
-are raised as they are, for a debugger and for tests.
+Errors that the user can mend become a sentence: the package's own :class:`~score_sde.errors.UserError`, and exceptions
+of other libraries when the machine lacks memory, space, permission, devices or packages. Every other exception is a
+bug in the program. The message calls it one, and names the file that holds the traceback. With
+``SCORE_SDE_TRACEBACK=1`` these exceptions are raised unchanged, for debuggers and tests.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from score_sde.startup import GOES_ON, SIGNALS
 RAISE = "SCORE_SDE_TRACEBACK"
 FAULT, USER, CLOSED = 1, 2, 141
 
-# Reasons for which the system refuses, of whatever file, that are no fault of a program.
+# The system refuses for these reasons whatever the program does.
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space there; the same command goes on from what is saved."),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Give a place that this user may use."),
@@ -46,7 +46,7 @@ _NO_MEMORY = ("resource_exhausted", "out of memory")
 
 
 class Ending(NamedTuple):
-    """How a program ends that an exception has reached."""
+    """The exit code and the last words of a program."""
 
     code: int
     message: str
@@ -62,13 +62,13 @@ def ended(
     """Say on standard error why a program ends, and return its exit code.
 
     Args:
-        error: What has reached the border.
+        error: The exception that has reached the border.
         name: The name of the program.
-        doing: What it was doing.
-        directory: Where the traceback of a fault belongs, if that directory exists and can be written.
+        doing: What the program was doing.
+        directory: The traceback of a bug goes there, if the directory exists and can be written.
 
     Raises:
-        BaseException: ``error`` itself, if it is no user's error and the environment asks for that.
+        BaseException: ``error`` itself, if it is not the user's and ``SCORE_SDE_TRACEBACK`` is set.
     """
     if isinstance(error, BrokenPipeError) and _output_is_closed():
         _forget_output()
@@ -82,7 +82,7 @@ def ended(
 
 
 def _expected(error: BaseException) -> Ending | None:
-    """The ways to end that the program itself has chosen."""
+    """The ending for an exception of this package, or for a signal."""
     if isinstance(error, Preempted):
         return Ending(error.code, str(error))
     if isinstance(error, UserError):
@@ -94,7 +94,7 @@ def _expected(error: BaseException) -> Ending | None:
 
 
 def _outside(error: BaseException) -> Ending | None:
-    """The ending for an exception, or its explicit cause, that comes from the machine and not from the program."""
+    """The ending for an exception, or its explicit cause, if the machine or the environment is the reason."""
     for link in _causes(error):
         for explain in (_memory, _devices, _variables, _peers, _system, _text, _packages):
             if (ending := explain(link)) is not None:
@@ -130,7 +130,7 @@ def _devices(error: BaseException) -> Ending | None:
 
 
 def _is_no_device(error: BaseException) -> bool:
-    """Whether JAX has found no device at all, which it only asserts."""
+    """Whether JAX has found no device at all; it raises a bare AssertionError then."""
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, AssertionError) and bool(frames) and Path(frames[-1].filename).name == "xla_bridge.py"
 
@@ -156,7 +156,7 @@ def _peers(error: BaseException) -> Ending | None:
 
 
 def _says(error: BaseException, words: tuple[str, ...]) -> bool:
-    """Whether an error of JAX, all of which are RuntimeErrors, holds one of some phrases."""
+    """Whether an error of JAX contains one of some phrases; all of its errors are RuntimeErrors."""
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
@@ -164,7 +164,7 @@ def _system(error: BaseException) -> Ending | None:
     if not isinstance(error, OSError) or not error.strerror:
         return None
     if error.filename is None and error.errno not in _ADVICE:
-        return None  # a socket or a pipe of ours: no file of the user's
+        return None  # a socket or a pipe of the program itself
     where = "" if error.filename is None else f": {error.filename}"
     return Ending(USER, f"{error.strerror}{where}. {_ADVICE.get(error.errno or 0, 'Check the path.')}")
 
@@ -191,17 +191,17 @@ def _packages(error: BaseException) -> Ending | None:
 
 
 def _fault(error: BaseException, doing: str, directory: Path | None) -> Ending:
-    """What to say of an exception that nobody has foreseen."""
+    """The ending for an exception that nobody has foreseen."""
     kind = type(error).__name__ + (f": {line}" if (line := first_line(error)) else "")
     text = "".join(traceback.format_exception(error))
     header = f"{shlex.join(sys.argv)}\n{datetime.now(UTC).isoformat(timespec='seconds')}, {software()}\n\n"
     place = _kept(header + text, directory)
     if place is None:
-        return Ending(FAULT, f"{doing} failed. This is a fault of the program ({software()}).\n{text}")
+        return Ending(FAULT, f"{doing} failed. This is a bug in the program ({software()}).\n{text}")
     return Ending(
         FAULT,
-        f"{doing} failed: {kind}\nThis is a fault of the program ({software()}), not of what it was given. "
-        f"Please report it with its traceback, which lies in {place}.",
+        f"{doing} failed: {kind}\nThis is a bug in the program ({software()}), not in your input. "
+        f"Please report it, with the traceback in {place}.",
     )
 
 
@@ -215,7 +215,7 @@ def first_line(error: BaseException) -> str:
 
 
 def software() -> str:
-    """The versions that a report of a fault needs."""
+    """The versions that a bug report needs."""
     known = []
     for package in ("jax", "jaxlib"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -224,7 +224,7 @@ def software() -> str:
 
 
 def _kept(text: str, directory: Path | None) -> Path | None:
-    """The file that now holds a text: in the directory, else among temporary files; None if neither can be written."""
+    """Write a text to the directory, else to a temporary file, and return its path; None if neither can be written."""
     name = f"traceback-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.txt"
     if directory is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -238,7 +238,7 @@ def _kept(text: str, directory: Path | None) -> Path | None:
 
 
 def _output_is_closed() -> bool:
-    """Whether who read standard output has gone; a pipe says so by an error that waits on it."""
+    """Whether the reader of standard output has gone; polling a pipe then reports an error."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
@@ -248,16 +248,17 @@ def _output_is_closed() -> bool:
 
 
 def _forget_output() -> None:
-    """Point standard output to nothing, so that the interpreter does not complain of it again at its end."""
+    """Redirect standard output to nothing, or the interpreter would report the closed pipe once more at its end."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def guard(main: Callable[[], int]) -> int:
-    """The exit code of a whole program, whose threads end in a line too, and whose output may have been closed.
+    """The exit code of a whole program.
 
-    Warnings take a line each, and those about the cache of compiled programs, one per program, a line together. What
-    other libraries cannot raise, in destructors and callbacks, is not shown unless tracebacks are asked for.
+    Exceptions in threads and warnings are one line each. Warnings about the cache of compiled programs, which JAX
+    repeats for every program, are one line in all. Exceptions in destructors, which Python ignores, are not shown. A
+    reader may close standard output early.
     """
     if not os.environ.get(RAISE):
         warnings.showwarning = _Warnings()
@@ -268,7 +269,7 @@ def guard(main: Callable[[], int]) -> int:
     except SystemExit as request:  # of --help and --version
         code = request.code if isinstance(request.code, int) else FAULT if request.code else 0
     if threading.excepthook is _thread_failed:
-        threading.excepthook = lambda _: None  # what threads find closed at the end of the program is no fault
+        threading.excepthook = lambda _: None  # at the end of the program, threads find closed what they used
     try:
         sys.stdout.flush()
     except OSError:
@@ -278,7 +279,7 @@ def guard(main: Callable[[], int]) -> int:
 
 
 class _Warnings:
-    """Shows warnings in one line, without the place in a library's source that they come from."""
+    """Shows a warning in one line, without the line of a library's source that it comes from."""
 
     def __init__(self) -> None:
         self._cache = False
@@ -295,7 +296,7 @@ class _Warnings:
 
 
 def _thread_failed(arguments: threading.ExceptHookArgs) -> None:
-    """One line about a thread that ended in an exception; who waits for it hears of it in a way of their own."""
+    """Show an exception that has ended a thread in one line."""
     error = arguments.exc_value
     if error is not None and not isinstance(error, SystemExit):
         ending = _outside(error) or _fault(error, "a thread", None)

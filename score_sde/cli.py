@@ -57,7 +57,7 @@ ENVIRONMENT = f"""environment:
   TF_CPP_MIN_LOG_LEVEL=0         show what the compiler writes about itself
   XLA_FLAGS=...                  of the compiler, which ends the program at once if it does not know one
   GLIBC_TUNABLES=...             of malloc; set it to prevent huge pages
-  {RAISE}=1          show the traceback of a fault of the program
+  {RAISE}=1          raise a bug of the program as it is, with its traceback
 """
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ log = logging.getLogger(__name__)
 def main(argv: list[str]) -> int:
     """Run one mode and return the exit code.
 
-    It is 0, 1 for a result that is not reproduced or a fault of the program, 2 for an error of the user's, 130 after
+    It is 0, 1 for a result that is not reproduced or a bug in the program, 2 for an error of the user's, 130 after
     an interruption, 143 after SIGTERM.
     """
     options, code, joined = None, FAULT, False
@@ -185,7 +185,7 @@ def load_config(path: Path | None, overrides: list[str]) -> "ConfigDict":
 
 
 class _Once(argparse.Action):
-    """Store a value, and refuse another one later: of two, one would be dropped in silence."""
+    """Store a value, and refuse a second one that differs: one of the two would be dropped in silence."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         """Store."""
@@ -196,7 +196,7 @@ class _Once(argparse.Action):
 
 
 class _Version(argparse.Action):
-    """Print the versions that a report of a fault needs, and end."""
+    """Print the versions that a bug report needs, and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Print."""
@@ -205,7 +205,7 @@ class _Version(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are the user's like all others."""
+    """A parser that raises a UserError for a bad command line."""
 
     def error(self, message: str) -> NoReturn:
         """Refuse."""
@@ -259,7 +259,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _overrides(rest: list[str], flags: Iterable[str]) -> list[str]:
-    """Overrides ``--config.NAME=VALUE`` from the arguments that are no flags; ``--config.NAME VALUE`` is one, too."""
+    """The overrides ``--config.NAME=VALUE`` or ``--config.NAME VALUE`` among the arguments that are not flags."""
     found: list[str] = []
     for argument in rest:
         if found and "=" not in found[-1] and not argument.startswith("--"):
@@ -279,7 +279,7 @@ def _overrides(rest: list[str], flags: Iterable[str]) -> list[str]:
 
 
 def _nearest_flag(name: str, flags: Iterable[str]) -> str:
-    """The flag or field that was perhaps meant: a field by its last word, or what is spelt alike."""
+    """A clause that suggests fields with the same last word, or else the flag or field with the nearest spelling."""
     from score_sde.config import default_config, leaves
 
     fields = [f"--config.{field}" for field in leaves(default_config())]

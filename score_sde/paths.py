@@ -24,10 +24,10 @@ _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
 
 def typed(text: str, name: str) -> str:
-    """A path from what was typed: ``~``, ``$VARIABLE`` and ``file://`` are understood, wherever a shell leaves them.
+    """The path that was meant: ``~``, ``$VARIABLE`` and ``file://`` are replaced, which a shell does not do everywhere.
 
     Args:
-        text: What was typed.
+        text: The path as it was typed.
         name: The flag or field, for errors.
 
     Raises:
@@ -46,31 +46,31 @@ def typed(text: str, name: str) -> str:
         text = _with_variables(text, name)
     found = os.path.expanduser(text)
     if found.startswith("~") and not os.path.lexists(found):
-        raise UserError(f"{name} is '{text}', and the home directory that it names is not known; give the whole path.")
+        raise UserError(f"{name} is '{text}', and there is no such home directory; give the whole path.")
     _check_characters(found, name)
     return found
 
 
 def _check_characters(path: str, name: str) -> None:
-    """Refuse a path that the libraries which write checkpoints cannot take: one that is no Unicode text."""
+    """Refuse a path that is not Unicode text: the libraries that write checkpoints cannot take it."""
     try:
         whole = os.path.abspath(path)
     except OSError as error:
-        raise UserError("The current directory is there no more; change into another.") from error
+        raise UserError("The current directory no longer exists; change to another one.") from error
     try:
         whole.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{name} means {whole!a}, which holds bytes that are no text in {sys.getfilesystemencoding()}; give "
-            "another path, or set LC_ALL=C.UTF-8 and unset PYTHONUTF8 if its name is in UTF-8."
+            f"{name} means {whole!a}, and these bytes are not valid {sys.getfilesystemencoding()}. Give another path; "
+            "if the name is in UTF-8, set LC_ALL=C.UTF-8 and unset PYTHONUTF8."
         ) from error
 
 
 def _without_scheme(text: str, scheme: str, name: str) -> str:
     if scheme != "file":
         raise UserError(
-            f"{name} is '{text}'; expected a path in a file system. {scheme}:// is neither read nor written: "
-            "mount what it names, by gcsfuse or the like, or copy it."
+            f"{name} is '{text}'; expected a path in a file system. {scheme}:// is not supported. "
+            "Mount the bucket, with gcsfuse or the like, or copy its files."
         )
     parts = urllib.parse.urlsplit(text)
     if parts.netloc not in ("", "localhost"):
@@ -86,7 +86,7 @@ def _with_variables(text: str, name: str) -> str:
 
 
 def typed_fields(config: "ConfigDict") -> None:
-    """Replace, in the fields of a configuration that are paths, what was typed by the path that is meant.
+    """Replace the paths in a configuration, as they were typed, by the paths that were meant.
 
     Raises:
         UserError: As :func:`typed`.

@@ -17,7 +17,7 @@ _CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def begin() -> None:
-    """Set up the process of the command line; its first statement, so that every later one is covered."""
+    """Set up the process of the command line. It comes first, so that signals end all later statements well."""
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup and background jobs mean it
             signal.signal(number, _end_early)
@@ -45,7 +45,7 @@ def hand_over_signals(*, keep: frozenset[signal.Signals] = frozenset()) -> None:
     """Give signals their usual meaning once imports are done: SIGINT raises, and SIGTERM ends the process.
 
     Args:
-        keep: Signals that somebody else has taken over meanwhile.
+        keep: Signals that other code has taken over meanwhile.
     """
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     for number, handler in usual.items():
@@ -54,7 +54,7 @@ def hand_over_signals(*, keep: frozenset[signal.Signals] = frozenset()) -> None:
 
 
 def _end_early(number: int, frame: FrameType | None) -> None:
-    """End at once, with a line in place of the traceback of whatever is being imported: nothing has been begun."""
+    """End at once and with one line: nothing has been begun, and the traceback of an import would help nobody."""
     with contextlib.suppress(OSError):
         os.write(2, f"score_sde: {SIGNALS[signal.Signals(number)]} before anything was begun.\n".encode())
     os._exit(128 + number)
@@ -69,16 +69,16 @@ def _tune_allocator() -> None:
     if sys.platform == "linux" and _TUNABLES not in os.environ and sys.argv[0]:
         environment = os.environ | {_TUNABLES: "glibc.malloc.hugetlb=1"}
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        with contextlib.suppress(OSError):  # it goes without
+        with contextlib.suppress(OSError):  # then this process goes on, with small pages
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _mend_streams() -> None:
-    """Open streams that the caller has closed, on nothing, and let the others write every character somehow.
+    """Open closed standard streams on the null device, and let the others write characters that they cannot encode.
 
-    A file that is opened later would else become standard error, and C libraries would write into it.
+    Otherwise the next file that is opened would become standard error, and C libraries would write into it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -97,7 +97,7 @@ def keep_compiled_programs() -> str | None:
     """Keep compiled programs between processes; JAX_COMPILATION_CACHE_DIR moves them, empty switches it off.
 
     Returns:
-        Why they are not kept, if they are not and nobody has asked for that.
+        The reason why they are not kept, or None if they are, or if the user has switched the cache off.
     """
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     place = os.environ.get(_CACHE, _cache_directory())
@@ -109,9 +109,11 @@ def keep_compiled_programs() -> str | None:
 
 
 def _cache_directory() -> str | None:
-    """Where programs like this keep what they can do without, or None for a user without a home."""
+    """The directory for caches, or None for a user without a home."""
     given = os.environ.get("XDG_CACHE_HOME", "")
-    base = given if os.path.isabs(given) else os.path.expanduser("~/.cache")  # the standard: ignore relative ones
+    base = (
+        given if os.path.isabs(given) else os.path.expanduser("~/.cache")
+    )  # the standard says to ignore a relative path
     return os.path.join(base, "score_sde") if os.path.isabs(base) else None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "score_sde_test_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("SCORE_SDE_TRACEBACK", "1")  # a fault of the program fails a test as the exception that it is
+os.environ.setdefault("SCORE_SDE_TRACEBACK", "1")  # a bug fails a test with its own exception
 
 import jax
 import pytest

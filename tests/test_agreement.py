@@ -121,7 +121,7 @@ def test_directories_of_one_name_on_different_disks_are_refused_in_every_process
 
     ends = _ends(3, call)
     assert all(isinstance(end, UserError) for end in ends), ends
-    assert "is another directory here than for process 0" in str(ends[2])
+    assert "is not the directory that process 0 has under this name" in str(ends[2])
     assert all("process 2: " in str(end) and "a disk that they share" in str(end) for end in ends[:2])
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 

@@ -1,4 +1,4 @@
-"""Whatever is raised ends as a message and an exit code; a fault of the program keeps its traceback in a file."""
+"""Whatever is raised ends as a message and an exit code; a bug in the program keeps its traceback in a file."""
 
 import errno
 import os
@@ -124,15 +124,15 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
-def test_a_fault_of_the_program_is_called_one_and_its_traceback_is_kept(capsys, tmp_path, error):
+def test_a_bug_is_called_one_and_its_traceback_is_kept(capsys, tmp_path, error):
     raised = _raised(lambda: _raise(error))
     assert border.ended(raised, doing="--mode=train", directory=tmp_path) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"score_sde: --mode=train failed: {type(error).__name__}")
-    assert "This is a fault of the program (score_sde 0." in said and f"jax {jax.__version__}" in said
+    assert "This is a bug in the program (score_sde 0." in said and f"jax {jax.__version__}" in said
     assert "Traceback" not in said and "second line" not in said
     (kept,) = tmp_path.iterdir()
-    assert f"lies in {kept}." in said
+    assert f"the traceback in {kept}." in said
     assert "in _raise\n    raise error" in kept.read_text()
 
 
@@ -164,7 +164,7 @@ def test_a_fault_in_a_mode_and_in_a_script_ends_with_one(capsys, tmp_path, monke
     assert main([f"--config={TOY}", f"--workdir={tmp_path}", "--mode=train"]) == 1
     said = capsys.readouterr().err
     assert "score_sde: --mode=train failed: KeyError: 'ema'" in said
-    assert re.search(rf"lies in {tmp_path}/traceback-\S+\.txt\.", said)
+    assert re.search(rf"the traceback in {tmp_path}/traceback-\S+\.txt\.", said)
     assert run_script("lineage", lambda: _raise(OSError(errno.EACCES, "Permission denied", "table.md"))) == 2
     assert capsys.readouterr().err.startswith("lineage: Permission denied: table.md. Give a place")
 

@@ -60,13 +60,13 @@ def test_what_lies_there_under_the_literal_name_is_meant(home, monkeypatch):
 REFUSED = {
     "": "is empty",
     "  ": "is empty",
-    "gs://bucket/run": "gs:// is neither read nor written",
-    "s3://bucket/run": "s3:// is neither read nor written",
+    "gs://bucket/run": "gs:// is not supported",
+    "s3://bucket/run": "s3:// is not supported",
     "file://elsewhere/run": "a file of the machine elsewhere",
     "$NO_SUCH/run": "the environment variable NO_SUCH is not set",
-    "~nobody-of-this-name/run": "is not known; give the whole path",
+    "~nobody-of-this-name/run": "there is no such home directory; give the whole path",
     "a\0b": "zero byte",
-    "caf\udce9": "bytes that are no text in",
+    "caf\udce9": "these bytes are not valid",
 }
 
 
@@ -84,7 +84,7 @@ def test_a_directory_that_was_removed_meanwhile_is_named(home, monkeypatch, caps
     monkeypatch.chdir(home / "gone")
     (home / "gone").rmdir()
     assert main([f"--config={TOY}", "--workdir=x", "--mode=train"]) == 2
-    assert "The current directory is there no more" in capsys.readouterr().err
+    assert "The current directory no longer exists" in capsys.readouterr().err
 
 
 def test_a_configuration_of_the_package_is_found_from_anywhere(home, monkeypatch):
