@@ -4,13 +4,17 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from score_sde.data.pipeline import TrainIterator
+from score_sde.errors import UserError
+
+WAITING_SECONDS = 900.0  # for a batch, after which none is expected any more
+CLOSING_SECONDS = 5.0  # for a read under way, after which its processes are ended
 
 PlacedT = TypeVar("PlacedT", bound="_Shaped")
 
@@ -65,6 +69,7 @@ class Feed(Generic[PlacedT]):
         self._ahead: deque[Future[tuple[PlacedT, dict[str, Any]]]] = deque()
         self._thread: ThreadPoolExecutor | None = None
         self._failure: Exception | None = None
+        self._dropping = False
         self._restart_clock()
 
     def __iter__(self) -> "Feed[PlacedT]":
@@ -75,6 +80,7 @@ class Feed(Generic[PlacedT]):
         """The next array.
 
         Raises:
+            UserError: if there is none for a quarter of an hour.
             Exception: whatever reading or placing raised, here and at every later call, since the place in the stream
                 is lost then; :meth:`set_state` mends it.
         """
@@ -83,6 +89,11 @@ class Feed(Generic[PlacedT]):
             placed, self._state = self._read()
         else:
             self._top_up()
+            if wait([self._ahead[0]], timeout=WAITING_SECONDS).not_done:
+                raise UserError(
+                    f"No batch came within {WAITING_SECONDS:g} s, expected one by then. Check that the data can be "
+                    "read; config.data.workers=0 reads them in the training process."
+                )
             placed, self._state = self._ahead[0].result()
             self._ahead.popleft()
             self._top_up()
@@ -149,21 +160,30 @@ class Feed(Generic[PlacedT]):
         if self._failure is not None:
             raise self._failure
         try:
-            batches = [next(self._iterator).data for _ in range(self._per_dispatch)]
+            batches = [self._next_batch() for _ in range(self._per_dispatch)]
             placed = self._place(np.stack(batches) if self._per_dispatch > 1 else batches[0])
         except Exception as error:
             self._failure = error
             raise
         return placed, self._iterator.get_state()
 
+    def _next_batch(self) -> np.ndarray:
+        if self._dropping:
+            raise RuntimeError("what was read ahead is dropped")
+        return next(self._iterator).data
+
     def _drop(self) -> None:
-        """Forget what was read ahead, once no read is under way."""
+        """Forget what was read ahead. A read under way is waited for, and ended if it takes long."""
         for future in self._ahead:
             future.cancel()
+        self._dropping = True
+        if wait([future for future in self._ahead if not future.cancelled()], timeout=CLOSING_SECONDS).not_done:
+            self._iterator.close()
         for future in self._ahead:
             if not future.cancelled():
                 future.exception()
         self._ahead.clear()
+        self._dropping = False
 
     def _restart_clock(self) -> None:
         self._since = time.perf_counter()

@@ -1,15 +1,15 @@
 """Batches: an infinite, seeded, resumable stream for training, and one padded pass over the data for evaluation.
 
-grain iterates over *batch numbers*, and the content of a batch is a pure function of the seed and its number. Hence
+A stream iterates over *batch numbers*, and the content of a batch is a pure function of the seed and its number. Hence
 the whole state is one integer, a restored stream continues bit for bit, and batch ``b`` holds the same examples in
 the same order however many processes share it: process ``p`` takes the rows ``p * local ... (p + 1) * local`` of it,
 which is also the order in which per-process arrays join into a global one. Shuffling an index at a time through
-grain costs about 40 microseconds per example; a whole permutation per epoch costs a hundredth of that.
+grain would cost about 40 microseconds per example; a whole permutation per epoch costs a hundredth of that.
 """
 
 import dataclasses
 import functools
-import sys
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from score_sde.data.base import Source
 from score_sde.data.transforms import random_flip as flip_images
+from score_sde.data.workers import Workers
 from score_sde.errors import UserError
 
 _FLIP_STREAM = 1  # tells the coin tosses of the flips from anything else drawn from the same seed
@@ -82,13 +83,8 @@ class TrainIterator:
             self._iterator = self._open_at(self._number)
         try:
             batch = next(self._iterator)
-        except Exception as error:
+        except Exception:
             self.close()
-            if "terminated unexpectedly" in str(error):  # how grain puts it
-                raise UserError(
-                    f"A process that reads data ended while it read batches from {self._number} on ({error}), expected "
-                    "it to stay. If memory ran out, lower config.data.workers; 0 reads in the training process."
-                ) from error
             raise
         self._number += 1
         return batch
@@ -200,17 +196,7 @@ def make_train_iterator(
 
 def _open_stream(read: "_BatchReader", workers: int, number: int) -> Iterator[TrainBatch]:
     """The batches from ``number`` on, read here or by worker processes."""
-    import grain
-    from absl import flags
-
-    # No read threads: a batch takes less time than handing it from one thread to another.
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    batches = grain.MapDataset.range(number, sys.maxsize).map(read).to_iter_dataset(options)
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain reads its options from there, and refuses before a program has parsed
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
-    return iter(batches)
+    return Workers(read, number, count=workers) if workers else map(read, itertools.count(number))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

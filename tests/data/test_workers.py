@@ -4,6 +4,9 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from itertools import islice
 from pathlib import Path
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from score_sde.data import ArraySource, Feed, SourceInfo, TrainIterator, load_source, make_train_iterator
+from score_sde.data import feed as feed_module
 from score_sde.data.records import write_array_records
 from score_sde.errors import UserError
 
@@ -108,3 +112,69 @@ def test_a_memory_mapped_source_goes_to_a_worker_by_name(tmp_path: Path) -> None
 def test_fewer_than_no_workers_are_refused(folder: str) -> None:
     with pytest.raises(UserError, match="-1 data workers"):
         _stream(folder, -1)
+
+
+class _Stuck:
+    """A source that gives its first example and then nothing more."""
+
+    info = SourceInfo("stuck", (100, 100), None, None)
+
+    def __init__(self) -> None:
+        self.ballast = np.zeros((100, 100, 100), np.float32)  # more than a pipe holds
+
+    def __len__(self) -> int:
+        return 1000
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        if indices.max() > 0:
+            time.sleep(1000.0)
+        return self.ballast[indices]
+
+    def labels(self, indices: np.ndarray) -> None:
+        return None
+
+
+class _Deadly(_Stuck):
+    """A source that ends the process that receives it, as one does that runs out of memory."""
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_processes_are_sent_never_fills_the_pipe_to_one_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(UserError, match=r"ended while it read.*lower config\.data\.workers"):
+        next(make_train_iterator(_Deadly(), batch_size=1, seed=0, workers=1))
+    assert not _workers() and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_processes_that_hang_are_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grain._src.python.dataset.transformations.process_prefetch._PROCESS_KILL_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(feed_module, "WAITING_SECONDS", 8.0)
+    monkeypatch.setattr(feed_module, "CLOSING_SECONDS", 0.5)
+    stream = make_train_iterator(_Stuck(), batch_size=4, seed=0, workers=2)
+    with pytest.raises(UserError, match=r"No batch came within 8 s"), Feed(stream, np.asarray, prefetch=2) as feed:
+        next(feed)
+    assert not _workers()
+
+
+_SCRIPT = """
+from score_sde.data import load_source, make_train_iterator
+print("once")
+batches = make_train_iterator(load_source("toy:moons", "train"), batch_size=3, seed=0, workers=1)
+print(next(batches).data.shape)
+batches.close()
+"""
+
+
+@pytest.mark.parametrize("given", ["file", pytest.param("standard input", marks=pytest.mark.slow)])
+def test_a_program_without_a_main_guard_runs_once(tmp_path: Path, given: str) -> None:
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    with (tmp_path / "script.py").open() as file:
+        arguments, source = (["script.py"], None) if given == "file" else (["-"], file)
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, stdin=source, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split("\n") == ["once", "(3, 2)", ""], done.stderr

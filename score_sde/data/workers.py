@@ -1,0 +1,150 @@
+"""Processes that read batches: started from any program, and never waited for when they have died.
+
+Three things would make the training process wait without end, and none of them happens here. A process that starts
+runs the main module again, which starts a training of its own if it has no main guard, and fails if it came from
+standard input: here it does not run it. A process that dies before it has read what it was sent leaves its starter
+writing: here it is sent the name of a file. One that hangs keeps the thread that waits for it: closing ends it.
+"""
+
+import multiprocessing
+import multiprocessing.spawn
+import pickle
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from score_sde.errors import UserError
+from score_sde.files import reason_of
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+BatchT = TypeVar("BatchT")
+
+_NAME = "grain-process-prefetch"  # how grain calls its processes
+_MAIN = "init_main_"  # what the fields begin with that tell a process of the main module
+_ATTEMPTS = 100
+_SENT = 2**14  # bytes that are sent to a process as they are; a pipe holds four times as many
+
+
+class Workers(Generic[BatchT]):
+    """An iterator over ``read(number)``, ``read(number + 1)``, …, which processes read ahead of time."""
+
+    def __init__(self, read: Callable[[int], BatchT], number: int, *, count: int) -> None:
+        """Start nothing yet.
+
+        Args:
+            read: Makes a batch of its number.
+            number: Of the first batch.
+            count: How many processes there are; each reads every ``count``-th batch.
+
+        Raises:
+            UserError: If the file through which a large ``read`` goes to the processes cannot be written.
+        """
+        import grain
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain reads its options from there, and refuses before a program has parsed
+        sent, file = _sendable(read)
+        self._remove_file = weakref.finalize(self, file.unlink, True) if file is not None else lambda: None
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        batches = grain.MapDataset.range(number, sys.maxsize).map(sent).to_iter_dataset(options)
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=2))
+        _keep_main_here()
+        self._others = set(_processes())
+        self._idle = threading.Event()
+        self._idle.set()
+        self._iterator: Any = iter(batches)
+
+    def __iter__(self) -> Iterator[BatchT]:
+        """The iterator itself."""
+        return self
+
+    def __next__(self) -> BatchT:
+        """The next batch.
+
+        Raises:
+            UserError: If a process died.
+            Exception: Whatever ``read`` raised.
+        """
+        self._idle.clear()
+        try:
+            return next(self._iterator)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):  # how grain puts it
+                raise
+            raise UserError(
+                f"A process that reads data ended while it read batches ({error}), expected it to stay. If memory ran "
+                "out, lower config.data.workers; 0 reads in the training process."
+            ) from error
+        finally:
+            self._idle.set()
+
+    def close(self) -> None:
+        """End the processes; at once, if another thread is waiting for a batch."""
+        for _ in range(_ATTEMPTS):  # some may be about to start
+            if self._idle.wait(timeout=0.1):
+                break
+            for number, process in _processes().items():
+                if number not in self._others:
+                    process.kill()
+        self._iterator.close()
+        self._remove_file()
+
+
+class _InFile(Generic[BatchT]):
+    """A function that lies in a file, from which each process reads it once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: Callable[[int], BatchT] | None = None
+
+    def __call__(self, number: int) -> BatchT:
+        if self._read is None:
+            with self._path.open("rb") as file:
+                self._read = pickle.load(file)  # written by the process that started this one
+        assert self._read is not None
+        return self._read(number)
+
+
+def _sendable(read: Callable[[int], BatchT]) -> tuple[Callable[[int], BatchT], Path | None]:
+    """The function itself if it is small, else one that reads it from a file, and the file."""
+    import cloudpickle  # as grain does, which needs it: it also sends what the main module defines
+
+    content = cloudpickle.dumps(read)
+    if len(content) <= _SENT:
+        return read, None
+    try:
+        with tempfile.NamedTemporaryFile(prefix="score_sde_", suffix=".batches", delete=False) as file:
+            path = Path(file.name)
+            file.write(content)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the {len(content):,} bytes of data for the processes that read them to "
+            f"{tempfile.gettempdir()} ({reason_of(error)}); set TMPDIR to a folder with room, or "
+            "config.data.workers=0, which reads in the training process."
+        ) from error
+    return _InFile(path), path
+
+
+def _keep_main_here() -> None:
+    """Have grain's processes start without running the main module again: nothing of it is needed in them."""
+    prepare = multiprocessing.spawn.get_preparation_data
+    if prepare.__module__ == __name__:  # it is done
+        return
+
+    def prepared(name: str) -> dict[str, Any]:
+        data = prepare(name)
+        return {key: value for key, value in data.items() if not (name.startswith(_NAME) and key.startswith(_MAIN))}
+
+    multiprocessing.spawn.get_preparation_data = prepared
+
+
+def _processes() -> "dict[int | None, BaseProcess]":
+    """The processes of grain that are there, by their numbers."""
+    return {process.pid: process for process in multiprocessing.active_children() if process.name.startswith(_NAME)}
