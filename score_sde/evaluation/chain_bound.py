@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 import jax
@@ -15,6 +16,7 @@ from score_sde.data import Source
 from score_sde.distributed import gathered, jit, spread
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, Purpose, examples, root_key
+from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment
 from score_sde.likelihood.ancestral_bound import ChainBound, ChainModel, DecoderVariance, StepVariance, chain_bounds
 from score_sde.likelihood.latent_variable import learned_variance_bound
@@ -51,7 +53,13 @@ class DatasetChainBound(NamedTuple):
 
 
 def dataset_chain_bound(
-    experiment: Experiment, params: Params, source: Source, *, progress: Progress = lambda n: None
+    experiment: Experiment,
+    params: Params,
+    source: Source,
+    *,
+    progress: Progress = lambda n: None,
+    partial: Path | None = None,
+    identity: str = "",
 ) -> DatasetChainBound:
     """The bound on every example (or on the first ``likelihood.num_examples``), at all levels of the chain.
 
@@ -59,7 +67,8 @@ def dataset_chain_bound(
     there are any. Else they are those with the least mean bound on these examples; the bounds of all choices are in
     ``alternatives`` (Ho et al. 2020 report ``("fixed_large", "posterior")``; see
     :func:`score_sde.likelihood.chain_bound`). Every level is visited once, or as
-    many of them as ``likelihood.chain_terms``, drawn per example.
+    many of them as ``likelihood.chain_terms``, drawn per example. ``partial`` and ``identity`` are as in
+    :func:`~score_sde.evaluation.likelihood.dataset_likelihood`.
 
     Raises:
         UserError: If the network was not trained on a chain.
@@ -70,8 +79,8 @@ def dataset_chain_bound(
             "The network was trained in continuous time (config.sde.schedule=continuous), and this bound is that of a "
             "chain; expected a network trained on one, such as config.sde.schedule=linear, or likelihood.bound_times."
         )
-    start = time.perf_counter()
-    batches = list(_batches(experiment, params, source, process, progress))
+    kept = Partial(partial, identity)
+    batches = list(_batches(experiment, params, source, process, kept, progress))
     bits = 1.0 / (int(np.prod(experiment.event_shape)) * math.log(2.0))
     examples = bits * np.concatenate([batch.examples for batch in batches], axis=-1)
     means = examples[:, 0].mean(axis=-1)
@@ -91,21 +100,21 @@ def dataset_chain_bound(
         distortion=scale * np.sqrt(square),
         model=models[best],
         alternatives=dict(zip(models, map(float, means), strict=True)),
-        seconds=time.perf_counter() - start,
+        seconds=kept.seconds,
     )
 
 
 class _Sums(NamedTuple):
     """Of one batch, for every model: five numbers per example, and sums over the examples of what is per level."""
 
-    examples: Array
-    divergences: Array
-    rate: Array
-    squared_error: Array
+    examples: Array | np.ndarray
+    divergences: Array | np.ndarray
+    rate: Array | np.ndarray
+    squared_error: Array | np.ndarray
 
 
 def _batches(
-    experiment: Experiment, params: Params, source: Source, process: Chain, progress: Progress
+    experiment: Experiment, params: Params, source: Source, process: Chain, kept: Partial, progress: Progress
 ) -> Iterator[_Sums]:
     """What is kept of one batch after another; what fills up the last does not count."""
     settings, quantization = experiment.config.likelihood, experiment.quantization
@@ -123,11 +132,17 @@ def _batches(
             bounds = chain_bounds(key, process, score_fn, x, MODELS, quantization=quantization, **options)
         return jax.tree.map(lambda *models: jnp.stack(models), *(_summed(bound, mask) for bound in bounds))
 
+    masks = []
     for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):
-        key = jax.random.fold_in(root_key(experiment, Purpose.BOUND), batch.number)
-        sums = gathered(measure(params, key, batch.data, spread(experiment.mesh, batch.mask)))
-        yield sums._replace(examples=sums.examples[..., batch.mask])
+        masks.append(batch.mask)
+        if batch.number >= kept.batches:
+            start, key = time.perf_counter(), jax.random.fold_in(root_key(experiment, Purpose.BOUND), batch.number)
+            sums = gathered(measure(params, key, batch.data, spread(experiment.mesh, batch.mask)))
+            kept.add([np.asarray(part)[None] for part in sums], time.perf_counter() - start)
         progress(int(batch.mask.sum()))
+    for mask, *sums in zip(masks, *kept.columns(), strict=True):
+        found = _Sums(*sums)
+        yield found._replace(examples=found.examples[..., mask])
 
 
 def _summed(bound: ChainBound, mask: Array) -> _Sums:

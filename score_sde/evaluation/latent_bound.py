@@ -1,6 +1,6 @@
 """The bounds of a variational autoencoder on a data set: the evidence lower bound, and that of many weights."""
 
-import time
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -11,8 +11,9 @@ from jaxtyping import Array
 from score_sde.data import Source
 from score_sde.distributed import gathered, jit
 from score_sde.errors import UserError
-from score_sde.evaluation.base import Progress, Purpose, examples, root_key
+from score_sde.evaluation.base import Examples, Progress, Purpose, examples, root_key
 from score_sde.evaluation.likelihood import Noise, dequantized
+from score_sde.evaluation.partial import Partial, measured_in_parts
 from score_sde.experiment import Experiment
 from score_sde.likelihood import importance_weighted
 from score_sde.objectives import elbo, importance_bound
@@ -30,12 +31,19 @@ class DatasetLatentBound(NamedTuple):
 
 
 def dataset_latent_bound(
-    experiment: Experiment, params: Params, source: Source, *, progress: Progress = lambda n: None
+    experiment: Experiment,
+    params: Params,
+    source: Source,
+    *,
+    progress: Progress = lambda n: None,
+    partial: Path | None = None,
+    identity: str = "",
 ) -> DatasetLatentBound:
     """The bounds on every example (or on the first ``likelihood.num_examples``), uniformly dequantised.
 
     The bounds of several draws of dequantisation noise are averaged, or, with ``likelihood.importance_weighted``, their
-    weights are, as :func:`~score_sde.evaluation.likelihood.dataset_likelihood` has it.
+    weights are, as :func:`~score_sde.evaluation.likelihood.dataset_likelihood` has it; ``partial`` and ``identity`` are
+    as there.
 
     Raises:
         UserError: If the model has no latent variables.
@@ -47,24 +55,27 @@ def dataset_latent_bound(
         )
 
     @jit
-    def measure(params: Params, key: PRNGKey, levels: Array) -> tuple[Times, Times]:
+    def draw(params: Params, key: PRNGKey, levels: Array) -> tuple[Times, Times]:
         noise_key, weights_key, elbo_key = (jax.random.fold_in(key, n) for n in range(3))
         x, log_q = dequantized(experiment, noise, noise.params, noise_key, levels)
         tight = importance_bound(weights_key, model, params, x, settings.num_weights)
         return tight - log_q, elbo(elbo_key, model, params, x) - log_q
 
-    start, rows, root = time.perf_counter(), [], root_key(experiment, Purpose.LIKELIHOOD)
-    for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):
+    root = root_key(experiment, Purpose.LIKELIHOOD)
+
+    def measure(batch: Examples) -> tuple[np.ndarray, np.ndarray]:
         keys = [
             jax.random.fold_in(jax.random.fold_in(root, n), batch.number) for n in range(settings.num_dequantizations)
         ]
-        tight, loose = (jnp.stack(draws) for draws in zip(*(measure(params, k, batch.data) for k in keys), strict=True))
+        tight, loose = (jnp.stack(draws) for draws in zip(*(draw(params, k, batch.data) for k in keys), strict=True))
         joined = importance_weighted(tight) if settings.importance_weighted else jnp.mean(tight, axis=0)
-        rows.append([column[batch.mask] for column in gathered((joined, jnp.mean(loose, axis=0)))])
-        progress(int(batch.mask.sum()))
-    nats, elbo_nats = (np.concatenate(column) for column in zip(*rows, strict=True))
+        return gathered((joined, jnp.mean(loose, axis=0)))
+
+    batches = examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples)
+    kept = Partial(partial, identity)
+    nats, elbo_nats = measured_in_parts(batches, measure, kept, progress)
     bits, elbo_bits = (_bits(experiment, column) for column in (nats, elbo_nats))
-    return DatasetLatentBound(nats, bits, elbo_nats, elbo_bits, time.perf_counter() - start)
+    return DatasetLatentBound(nats, bits, elbo_nats, elbo_bits, kept.seconds)
 
 
 def _bits(experiment: Experiment, nats: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +16,8 @@ from score_sde.config import build
 from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import gathered, jit, shared_size
-from score_sde.evaluation.base import Progress, Purpose, decisive_fields, examples, fingerprint, root_key
-from score_sde.evaluation.partial import Partial
+from score_sde.evaluation.base import Examples, Progress, Purpose, decisive_fields, examples, fingerprint, root_key
+from score_sde.evaluation.partial import Partial, measured_in_parts
 from score_sde.experiment import Experiment, make_grid
 from score_sde.likelihood import (
     Bound,
@@ -166,19 +165,17 @@ def dataset_likelihood(
         with ``likelihood.importance_weighted``, their weights are, which bounds the likelihood more closely.
     """
     settings, noise = experiment.config.likelihood, noise or Noise()
-    draw = flow_draw(experiment, FlowProtocol.of(experiment), noise)
+    draw, root = flow_draw(experiment, FlowProtocol.of(experiment), noise), root_key(experiment, Purpose.LIKELIHOOD)
+
+    def measure(batch: Examples) -> tuple[Array, ...]:
+        roots = [jax.random.fold_in(root, n) for n in range(settings.num_dequantizations)]
+        keys = [jax.random.fold_in(key, batch.number) for key in roots]
+        draws = [gathered(draw(params, noise.params, key, batch.data)) for key in keys]
+        return _combined(draws, importance=settings.importance_weighted)
+
+    batches = examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples)
     kept = Partial(partial, identity)
-    for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):
-        if batch.number >= kept.batches:
-            start = time.perf_counter()
-            root = root_key(experiment, Purpose.LIKELIHOOD)
-            roots = [jax.random.fold_in(root, n) for n in range(settings.num_dequantizations)]
-            keys = [jax.random.fold_in(key, batch.number) for key in roots]
-            draws = [gathered(draw(params, noise.params, key, batch.data)) for key in keys]
-            row = _combined(draws, importance=settings.importance_weighted)
-            kept.add([np.asarray(column)[batch.mask] for column in row], time.perf_counter() - start)
-        progress(int(batch.mask.sum()))
-    nats, num_evals, success, error = (np.array(column) for column in kept.columns())
+    nats, num_evals, success, error = measured_in_parts(batches, measure, kept, progress)
     bits = np.full_like(nats, np.nan)
     if experiment.quantization.num_levels is not None:
         bits = np.asarray(experiment.quantization.bits_per_dim(jnp.asarray(nats), int(np.prod(experiment.event_shape))))
@@ -204,30 +201,40 @@ class DatasetBound(NamedTuple):
 
 
 def dataset_bound(
-    experiment: Experiment, params: Params, source: Source, *, noise: Noise | None = None
+    experiment: Experiment,
+    params: Params,
+    source: Source,
+    *,
+    noise: Noise | None = None,
+    partial: Path | None = None,
+    identity: str = "",
 ) -> DatasetBound:
-    """The bound on every example (or on the first ``likelihood.num_examples``), with one draw of noise."""
+    """The bound on every example (or on the first ``likelihood.num_examples``), with one draw of noise.
+
+    ``partial`` and ``identity`` are as in :func:`dataset_likelihood`.
+    """
     settings, quantization, noise = experiment.config.likelihood, experiment.quantization, noise or Noise()
 
     @jit
-    def measure(params: Params, noise_params: Params, key: PRNGKey, levels: Array) -> Bound:
+    def draw(params: Params, noise_params: Params, key: PRNGKey, levels: Array) -> Bound:
         noise_key, bound_key = jax.random.split(key)
         x, log_q = dequantized(experiment, noise, noise_params, noise_key, levels)
         options = {"t_min": settings.t_min, "num_times": settings.bound_times}
         bound = nll_bound(bound_key, experiment.sde, experiment.score_fn(params), x, **options)
         return bound._replace(value=bound.value + log_q)
 
-    start = time.perf_counter()
-    rows = []
-    for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):
+    def measure(batch: Examples) -> list[np.ndarray]:
         key = jax.random.fold_in(root_key(experiment, Purpose.BOUND), batch.number)
-        bound = gathered(measure(params, noise.params, key, batch.data))
-        rows.append([part[batch.mask] for part in (bound.value, bound.std_error)])
-    nats, error = (np.concatenate(column) for column in zip(*rows, strict=True))
+        bound = gathered(draw(params, noise.params, key, batch.data))
+        return [bound.value, bound.std_error]
+
+    batches = examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples)
+    kept = Partial(partial, identity)
+    nats, error = measured_in_parts(batches, measure, kept, lambda n: None)
     bits = np.full_like(nats, np.nan)
     if quantization.num_levels is not None:
         bits = np.asarray(quantization.bits_per_dim(-jnp.asarray(nats), int(np.prod(experiment.event_shape))))
-    return DatasetBound(bits, nats, error, time.perf_counter() - start)
+    return DatasetBound(bits, nats, error, kept.seconds)
 
 
 def identity_of(experiment: Experiment, params: Params, noise: Noise, source: Source) -> str:

@@ -1,6 +1,7 @@
 """Which sampler, grid and number of steps: quality of the samples of a trained model against what they cost."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from score_sde.chains import Chain
 from score_sde.distributed import batch_sharding, gathered, jit, shared_size
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, Purpose, root_key
+from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment, make_predictor, make_times
 from score_sde.metrics import Moments, frechet_distance, moments
 from score_sde.sampling import Samples, make_sampler
@@ -85,6 +87,7 @@ def measure(
     data: Moments,
     settings: Sequence[Setting],
     *,
+    kept: Partial | None = None,
     progress: Progress = lambda n: None,
 ) -> Iterator[Point]:
     """One point per setting, all with the same draws from the prior; each solver is compiled once.
@@ -94,16 +97,22 @@ def measure(
         params: Its parameters.
         data: Moments of the training data, as :func:`as_seen`.
         settings: Those to measure; all of a solver should follow one another.
+        kept: The points that were measured before, to which the others are added; none unless given.
         progress: Told after each setting how many evaluations of the score it took.
     """
     longest = max(setting.num_steps for setting in settings)
+    kept = Partial(None, "") if kept is None else kept
     compiled: dict[str, Any] = {}
-    for setting in settings:
-        if setting.solver not in compiled:
-            compiled = {setting.solver: _Drawer(experiment, params, setting.solver, longest)}
-        x, num_evals, seconds = compiled[setting.solver](setting)
-        finite = bool(np.isfinite(x).all())
-        distance, error = _distance(as_seen(experiment, x), data) if finite else (float("inf"), float("nan"))
+    for number, setting in enumerate(settings):
+        if number >= kept.batches:
+            start = time.perf_counter()
+            if setting.solver not in compiled:
+                compiled = {setting.solver: _Drawer(experiment, params, setting.solver, longest)}
+            x, *cost = compiled[setting.solver](setting)
+            finite = bool(np.isfinite(x).all())
+            quality = _distance(as_seen(experiment, x), data) if finite else (math.inf, math.nan)
+            kept.add([np.asarray([value]) for value in (*cost, *quality)], time.perf_counter() - start)
+        num_evals, seconds, distance, error = (column[number].item() for column in kept.columns())
         yield Point(setting=setting, num_evals=num_evals, distance=distance, std_error=error, seconds=seconds)
         progress(num_evals)
 
@@ -150,7 +159,8 @@ class _Drawer:
             experiment.config, experiment.sde, experiment.process, grid=setting.grid, num_steps=setting.num_steps
         )
         start = time.perf_counter()
-        batches = [self._run(times, first) for first in range(0, total, self._batch_size)]
+        begin = experiment.config.sampling.first
+        batches = [self._run(times, first) for first in range(begin, begin + total, self._batch_size)]
         x = np.concatenate([gathered(batch.x) for batch in batches])[:total]
         return x, int(batches[0].num_evals), time.perf_counter() - start
 

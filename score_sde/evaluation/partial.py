@@ -2,13 +2,16 @@
 
 import logging
 import os
+import time
 import zlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from score_sde.cluster import is_main
+from score_sde.evaluation.base import Examples, Progress
 from score_sde.files import Unreadable, atomic_write_json, read_json, reason_of, writing
 
 log = logging.getLogger(__name__)
@@ -67,7 +70,7 @@ class Partial:
         self.batches, self.count, self.seconds, self._dtype, self._digest = batches, count, seconds, dtype, digest
         if not is_main():
             self._in_memory = [np.fromfile(path, dtype, count)]
-        log.info("Going on after %d examples that were measured before.", count)
+        log.info("Going on after what was measured before: %d batches.", batches)
 
     def add(self, row: list[np.ndarray], seconds: float) -> None:
         """Add a batch, and the seconds that it took.
@@ -128,6 +131,29 @@ class Partial:
         else:
             records = np.memmap(self._path, self._dtype, mode="r", shape=(self.count,))
         return [np.asarray(records)[name] for name in self._dtype.names or ()]
+
+
+def measured_in_parts(
+    batches: Iterable[Examples],
+    measure: Callable[[Examples], Sequence[Any]],
+    kept: Partial,
+    progress: Progress,
+) -> list[np.ndarray]:
+    """Measure the batches that are not kept yet; the columns of all of them, without the rows that fill up the last.
+
+    Args:
+        batches: All batches, in their order.
+        measure: From a batch to columns with an entry per row.
+        kept: What has been measured before; the rest is added.
+        progress: Told how many more examples are done.
+    """
+    for batch in batches:
+        if batch.number >= kept.batches:
+            start = time.perf_counter()
+            columns = [np.asarray(column)[batch.mask] for column in measure(batch)]
+            kept.add(columns, time.perf_counter() - start)
+        progress(int(batch.mask.sum()))
+    return [np.array(column) for column in kept.columns()]
 
 
 def discard(path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from score_sde.evaluation.results import keep_earlier
 from score_sde.files import Unreadable, atomic_write_json, read_json
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class EvaluationRecord:
         best, by = best_of(done, self._best_by)
         entries = [done[step] for step in sorted(done)]
         report = {"checkpoints": entries, "best": best, "best_by": by, "identity": self._identity, **self._provenance}
+        keep_earlier(self._path.parent, "eval", self._identity)
         atomic_write_json(self._path, report)
         if "metrics" in done[best]:
             chosen = {"step": best, "best_of": sorted(done), "best_by": by, "metrics": done[best]["metrics"]}

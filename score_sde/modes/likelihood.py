@@ -1,6 +1,7 @@
 """The held-out likelihood of a trained model, with its error budget."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from score_sde.evaluation.likelihood import (
 )
 from score_sde.evaluation.noise_levels import noise_level_report
 from score_sde.evaluation.partial import discard
+from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.experiment import Experiment
 from score_sde.files import atomic_savez, atomic_write_json
 from score_sde.locks import one_at_a_time
@@ -43,7 +45,12 @@ from score_sde.training.writers import ProgressBar, compiling
 
 log = logging.getLogger(__name__)
 
-_PARTIAL = "likelihood.partial"
+#: Files of what has been measured so far.
+_PARTIALS = {
+    "likelihood": "likelihood.partial",
+    "chain": "likelihood.chain.partial",
+    "bound": "likelihood.bound.partial",
+}
 _BASELINE_DIM = 256  # covariances of larger images take minutes to fit
 
 
@@ -53,14 +60,21 @@ class _Measurement(NamedTuple):
     experiment: Experiment
     state: TrainState
     source: Source
-    workdir: Path  # of the run
-    place: Path  # of the results
+    noise: Noise
+    place: Path  # where the results go
+    identity: str
     report: dict[str, Any]
     columns: dict[str, np.ndarray]
+    pictures: list[Callable[[], object]]  # to be drawn when all is measured
 
     @property
     def total(self) -> int:
+        """How many examples are measured."""
         return min(self.experiment.config.likelihood.num_examples or len(self.source), len(self.source))
+
+    def partial(self, name: str) -> dict[str, Any]:
+        """From where a measurement goes on after an interruption."""
+        return {"partial": self.place / _PARTIALS[name], "identity": self.identity}
 
 
 @one_at_a_time("likelihood")
@@ -76,25 +90,37 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str, *, out: Path
     on_flow = not on_chain and experiment.latent is None
     if on_flow:
         check_limit(config)
-    state = trained_state(experiment, workdir)
-    report: dict[str, Any] = provenance(state, command)
-    columns: dict[str, np.ndarray] = {}
-    run = _Measurement(experiment, state, measured_split(config, workdir, "test"), workdir, place, report, columns)
+    on_flow = on_flow or (on_chain and _has_flow(config))
+    state, source = trained_state(experiment, workdir), measured_split(config, workdir, "test")
+    noise = load_noise(experiment, workdir) if on_flow else Noise()
+    identity = identity_of(experiment, state.ema_params, noise, source)
+    report: dict[str, Any] = {**provenance(state, command), "identity": digest(identity)}
+    run = _Measurement(experiment, state, source, noise, place, identity, report, {}, [])
     compiling("the likelihood")
     if experiment.latent is not None:
         _measure_latent(run)
     if on_chain:
         _measure_chain(run)
-    if on_flow or (on_chain and _has_flow(config)):
+    if on_flow:
         _measure_flow(run)
-    if len(rows := _comparable(report)) > 1:
-        bounds_plot(rows, place / "bounds.png", unit=_unit(experiment))
-    atomic_savez(place / "likelihood.npz", **columns)
-    atomic_write_json(place / "likelihood.json", report)
-    discard(place / _PARTIAL)
+    _write(run)
     for line in _lines(report):
         log.info(line)
     summarize(workdir, place)
+
+
+def _write(run: _Measurement) -> None:
+    """Write what was found; the results of other settings are kept."""
+    place, report = run.place, run.report
+    keep_earlier(place, "likelihood", report["identity"])
+    for draw in run.pictures:
+        draw()
+    if len(rows := _comparable(report)) > 1:
+        bounds_plot(rows, place / "bounds.png", unit=_unit(run.experiment))
+    atomic_savez(place / "likelihood.npz", **run.columns)
+    atomic_write_json(place / "likelihood.json", report)
+    for name in _PARTIALS.values():
+        discard(place / name)
 
 
 def check_limit(config: ConfigDict) -> None:
@@ -130,7 +156,9 @@ def _has_flow(config: ConfigDict) -> bool:
 def _measure_chain(run: _Measurement) -> None:
     """The variational bound of the chain, term by term."""
     with ProgressBar(total=run.total, description="bound of the chain") as bar:
-        bound = dataset_chain_bound(run.experiment, run.state.ema_params, run.source, progress=bar.advance)
+        bound = dataset_chain_bound(
+            run.experiment, run.state.ema_params, run.source, progress=bar.advance, **run.partial("chain")
+        )
     mean, error = mean_and_std_error(bound.bits_per_dim)
     run.report["chain_bound"] = {
         "bits_per_dim": mean,
@@ -151,14 +179,17 @@ def _measure_chain(run: _Measurement) -> None:
         chain_distortion=bound.distortion,
         chain_level_bits=bound.level_bits,
     )
-    rate_distortion(bound.level_bits, bound.rate, bound.distortion, run.place / "rate_distortion.png")
+    picture = run.place / "rate_distortion.png"
+    run.pictures.append(lambda: rate_distortion(bound.level_bits, bound.rate, bound.distortion, picture))
 
 
 def _measure_latent(run: _Measurement) -> None:
     """The bounds of a variational autoencoder and the Gaussian mixture."""
     experiment, report, settings = run.experiment, run.report, run.experiment.config.likelihood
     with ProgressBar(total=run.total, description="bound of the autoencoder") as bar:
-        bound = dataset_latent_bound(experiment, run.state.ema_params, run.source, progress=bar.advance)
+        bound = dataset_latent_bound(
+            experiment, run.state.ema_params, run.source, progress=bar.advance, **run.partial("likelihood")
+        )
     run.columns.update({name: column for name, column in bound._asdict().items() if name != "seconds"})
     discrete = experiment.quantization.num_levels is not None
     evals = np.full(len(bound.nats), settings.num_weights)
@@ -175,18 +206,10 @@ def _measure_latent(run: _Measurement) -> None:
 def _measure_flow(run: _Measurement) -> None:
     """The likelihood of the flow, its budget, the bound, the noise levels and the Gaussian mixture."""
     experiment, source, report, columns = run.experiment, run.source, run.report, run.columns
-    settings, params = experiment.config.likelihood, run.state.ema_params
-    noise = load_noise(experiment, run.workdir)
-    identity = identity_of(experiment, params, noise, source)
+    settings, params, noise = experiment.config.likelihood, run.state.ema_params, run.noise
     with ProgressBar(total=run.total, description="likelihood") as bar:
         result = dataset_likelihood(
-            experiment,
-            params,
-            source,
-            noise=noise,
-            progress=bar.advance,
-            partial=run.place / _PARTIAL,
-            identity=identity,
+            experiment, params, source, noise=noise, progress=bar.advance, **run.partial("likelihood")
         )
     columns |= result._asdict()
     del columns["seconds"]
@@ -202,7 +225,7 @@ def _measure_flow(run: _Measurement) -> None:
         report["interval"] = budget.interval(_value(report)[0])
     if settings.bound_times:
         log.info("Bound of the reverse SDE: %d times of every example.", settings.bound_times)
-        bound = dataset_bound(experiment, params, source, noise=noise)
+        bound = dataset_bound(experiment, params, source, noise=noise, **run.partial("bound"))
         columns |= {"bound_nats": bound.nats, "bound_bits_per_dim": bound.bits_per_dim}
         is_discrete = experiment.quantization.num_levels is not None
         mean, error = mean_and_std_error(bound.bits_per_dim if is_discrete else bound.nats)
@@ -215,7 +238,8 @@ def _measure_flow(run: _Measurement) -> None:
         report["noise_levels"] = levels._asdict()
         stds = {"uniform times": levels.uniform_std, "importance-sampled times": levels.importance_std}
         picture = run.place / "noise_levels.png"
-        noise_levels_plot(levels.log_snr, levels.bits, stds, picture, unit=_unit(experiment))
+        unit = _unit(experiment)
+        run.pictures.append(lambda: noise_levels_plot(levels.log_snr, levels.bits, stds, picture, unit=unit))
     _add_baseline(run, result)
 
 
@@ -278,7 +302,8 @@ def _add_baseline(run: _Measurement, result: DatasetLikelihood) -> None:
     mean, error = report["bits_per_dim"], report["std_error"]
     interval = report.get("interval", (mean - 1.96 * error, mean + 1.96 * error))
     bits = result.bits_per_dim[result.success]
-    likelihood_histogram(bits, run.place / "likelihood.png", mean=mean, interval=interval, baseline=baseline)
+    picture, how = run.place / "likelihood.png", {"mean": mean, "interval": interval, "baseline": baseline}
+    run.pictures.append(lambda: likelihood_histogram(bits, picture, **how))
 
 
 def _unit(experiment: Experiment) -> str:

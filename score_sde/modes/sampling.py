@@ -1,6 +1,7 @@
 """Drawing samples from a trained model, and measuring the samplers."""
 
 import dataclasses
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from score_sde.config import ConfigDict
+from score_sde.data import fingerprint
 from score_sde.errors import UserError
 from score_sde.evaluation.base import sample_seed
 from score_sde.evaluation.latents import latent_codes
+from score_sde.evaluation.likelihood import Noise, identity_of
 from score_sde.evaluation.pareto import measure, recommended, settings_of
-from score_sde.evaluation.partial import discard
+from score_sde.evaluation.partial import Partial, discard
+from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples
 from score_sde.experiment import Experiment, make_predictor
 from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text, check_writable
@@ -49,6 +53,7 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     state = trained_state(experiment, workdir)
     settings = config.sampling
     partial, num_levels = place / "samples.partial", experiment.quantization.num_levels
+    identity = identity_of_samples(experiment, state.ema_params)
     compiling("the sampler")
     with ProgressBar(total=settings.num_samples, description="sampling") as bar:
         drawn = draw_samples(
@@ -56,16 +61,18 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
             state.ema_params,
             finish=experiment.quantization.quantize,
             partial=partial,
-            identity=identity_of_samples(experiment, state.ema_params),
+            identity=identity,
             progress=bar.advance,
         )
-    levels = drawn.x
+    levels, strip = drawn.x, None
+    if experiment.latent is None:
+        count = 6 if num_levels is not None else 1000  # rows of images, or points of a scatter
+        strip = draw_trajectory(experiment, state.ema_params, count=count, frames=10)
+    keep_earlier(place, "sample", digest(identity))
     grey = {} if num_levels is None else {"num_levels": np.asarray(num_levels)}
     atomic_savez(place / "samples.npz", samples=levels, **grey)  # data that npz:samples.npz reads
-    count = 6 if num_levels is not None else 1000  # rows of images, or points of a scatter
-    if experiment.latent is None:
-        path, times = draw_trajectory(experiment, state.ema_params, count=count, frames=10)
-        trajectory_strip(path, times, place / "trajectory.png", quantization=experiment.quantization)
+    if strip is not None:
+        trajectory_strip(*strip, place / "trajectory.png", quantization=experiment.quantization)
     if num_levels is None:
         scatter(levels, _points_at_hand(experiment), place / "samples.png")
     else:
@@ -80,6 +87,7 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
         "first": settings.first,
         "denoising": settings.denoising,
         "seconds": drawn.seconds,
+        "identity": digest(identity),
         **provenance(state, command),
     }
     atomic_write_json(place / "sampling.json", report)
@@ -120,10 +128,16 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     ordered = [*references, *settings]
     total = sum(s.num_steps * make_predictor(s.solver, config.sampling).num_evals + 1 for s in ordered)
     compiling("the samplers, one after another")
+    partial = place / "pareto.partial"
+    identity = json.dumps(
+        [identity_of_samples(experiment, state.ema_params), config.pareto.to_dict(), fingerprint(source)]
+    )
     with ProgressBar(total=total, description="pareto", unit="evaluation") as bar:
-        measured = list(measure(experiment, state.ema_params, data, ordered, progress=bar.advance))
+        kept = Partial(partial, identity)
+        measured = list(measure(experiment, state.ema_params, data, ordered, kept=kept, progress=bar.advance))
     first, points = measured[: len(references)], measured[len(references) :]
-    how = {"num_samples": config.pareto.num_samples, **provenance(state, command)}
+    how = {"num_samples": config.pareto.num_samples, "identity": digest(identity), **provenance(state, command)}
+    keep_earlier(place, "pareto", digest(identity))
     choice = recommended(points, first)
     report = {
         "references": [dataclasses.asdict(point) for point in first],
@@ -134,6 +148,7 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     atomic_write_json(place / "pareto.json", report)
     pareto_plot(points, first, place / "pareto.png")
     atomic_write_text(place / "pareto.md", pareto_markdown(points, first, how))
+    discard(partial)
     summarize(workdir, place)
     if choice is None:
         log.info("No setting is within 5 %% of the reference; see %s.", place / "pareto.md")
@@ -153,6 +168,8 @@ def run_latents(config: ConfigDict, workdir: Path, command: str, *, out: Path | 
     compiling("encoder and decoder")
     found = latent_codes(experiment, state.ema_params, levels)
     num_levels = experiment.quantization.num_levels
+    identity = digest(json.dumps([identity_of(experiment, state.ema_params, Noise(), source), len(levels)]))
+    keep_earlier(place, "latents", identity)
     atomic_savez(place / "latents.npz", data=levels, codes=found.codes, decoded=found.decoded, between=found.between)
     if num_levels is not None:
         by_pair = found.between.swapaxes(0, 1)
@@ -167,6 +184,7 @@ def run_latents(config: ConfigDict, workdir: Path, command: str, *, out: Path | 
         "round_trip_rms": found.round_trip_rms,
         "num_evals_mean": found.num_evals,
         "seconds": found.seconds,
+        "identity": identity,
         **provenance(state, command),
     }
     atomic_write_json(place / "latents.json", report)
