@@ -82,8 +82,12 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"Cannot write {path} ({reason}); {_ELSEWHERE}.") from error
 
 
-def check_writable(directory: Path) -> None:
+def check_writable(directory: Path, *, make: bool = True) -> None:
     """Make a directory for results, and find out before they are computed whether it takes any.
+
+    Args:
+        directory: The directory.
+        make: Whether to make it; else, where it is missing, the directory above it is tried, and nothing is left.
 
     Raises:
         UserError: If it cannot be made or written to.
@@ -91,8 +95,10 @@ def check_writable(directory: Path) -> None:
     if not is_main():
         return
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory) as file:
+        if make:
+            directory.mkdir(parents=True, exist_ok=True)
+        there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(_BLOCK))
             file.flush()
     except OSError as error:

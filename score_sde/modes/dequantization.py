@@ -11,7 +11,7 @@ from score_sde.evaluation.loss import LossEvaluator
 from score_sde.files import atomic_write_json
 from score_sde.likelihood.dequantization import UniformDequantizer
 from score_sde.modes.likelihood import check_limit
-from score_sde.modes.workdir import experiment_of, measured_split, provenance, trained_state
+from score_sde.modes.workdir import experiment_of, measured_split, provenance, say_trained, trained_state
 from score_sde.report.plots import loss_curve
 from score_sde.training.dequantizer import held_out_losses, load_dequantizer, named, train_dequantizer
 
@@ -32,8 +32,8 @@ def run_train_dequantizer(config: ConfigDict, workdir: Path, command: str) -> No
     for sentence in run_cautions(config, "dequantizer"):
         log.warning("%s", sentence)
     start = time.perf_counter()
-    train_dequantizer(experiment, model, workdir)
-    log.info("Trained to step %d in %.0f s.", config.dequantizer.num_steps, time.perf_counter() - start)
+    state = train_dequantizer(experiment, model, workdir)
+    say_trained(int(state.step), config.dequantizer.num_steps, "config.dequantizer.num_steps", start)
     loss_curve(workdir / "dequantizer" / "metrics.jsonl", workdir / "dequantizer" / "loss.png")
 
     trained, source = load_dequantizer(experiment, workdir), measured_split(config, workdir, "test")

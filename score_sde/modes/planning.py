@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def run_plan(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Memory, time, scaling and advice for a training run: ``plan.json``, ``plan.md``. Nothing is trained."""
     place, info = out or workdir, data_info(config)
-    check_writable(place)
+    check_writable(place, make=False)
     compiling("the training step")
     plan = make_plan(config, info)
     advice, how = advice_for(plan, config), machine(command)

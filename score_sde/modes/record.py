@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.checkpointing import Check, Checkpoints, newest_config
-from score_sde.config import ConfigDict, changed_fields, default_config, leaves
+from score_sde.config import ConfigDict, changed_fields, check_fields, default_config, leaves
 from score_sde.data import DataRecord
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.errors import UserError
@@ -47,7 +47,7 @@ def claim(config: ConfigDict, workdir: Path, data: DataRecord) -> None:
     check_writable(workdir)
     fields = config.to_dict()
     if recorded is not None and newest_step(workdir) > config.training.num_steps:
-        fields["training"]["num_steps"] = recorded["training"]["num_steps"]
+        fields["training"]["num_steps"] = leaves(recorded).get("training.num_steps", config.training.num_steps)
     splits = {} if known is None else known.splits
     atomic_write_json(workdir / "data.json", data._replace(splits={**splits, **data.splits}).to_json())
     atomic_write_json(workdir / "config.json", fields)
@@ -89,7 +89,9 @@ def as_recorded(config: ConfigDict, workdir: Path, mode: str) -> ConfigDict:
     for name, default in leaves(default_config()).items():
         if name.split(".")[0] in unread:
             value = found.get(name, default)
-            config.update_from_flattened_dict({name: tuple(value) if isinstance(default, tuple) else value})
+            with config.ignore_type():  # check_fields says more about a wrong type
+                config.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
+    check_fields(config)
     return config
 
 
@@ -135,7 +137,7 @@ def _check_same_data(recorded: Mapping[str, Any], known: DataRecord | None, data
     if known is not None:
         changed = known.differences(data)
     else:
-        old, new = recorded.get("data", {}).get("name", data.name), data.name
+        old, new = str(leaves(recorded).get("data.name", data.name)), data.name
         changed = [] if _kind(old) == _kind(new) else [f"data.name: {old} -> {new}"]
     if changed:
         raise _unlike(f"The data differ from the data of the run in {workdir}", changed, advice)

@@ -27,6 +27,7 @@ from score_sde.modes.workdir import (
     has_checkpoint,
     load_splits,
     provenance,
+    say_trained,
     trained_state,
 )
 from score_sde.report.plots import image_grid, loss_curve, scatter
@@ -49,11 +50,7 @@ def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
         start = time.perf_counter()
         watch = _pictures(experiment, sources["test"], workdir / "progress")
         state = train(experiment, workdir, watch=watch, sources=sources, check=of_this_run(workdir))
-    step, wanted = int(state.step), config.training.num_steps
-    if step > wanted:
-        log.info("The run is at step %d and config.training.num_steps is %d: nothing is left to train.", step, wanted)
-    else:
-        log.info("Trained to step %d in %.0f s.", step, time.perf_counter() - start)
+    say_trained(int(state.step), config.training.num_steps, "config.training.num_steps", start)
     loss_curve(workdir / "metrics.jsonl", workdir / "loss.png")
     write_summary(workdir)
 

@@ -77,8 +77,6 @@ def write_summary(workdir: Path) -> Path:
     return path
 
 
-#: Results that are of the step that they are of: where a run began, and the best of several.
-_OF_ONE_STEP = ("import.json", "metrics.json")
 _REPORTS = {"sampling.json": "sample", "likelihood.json": "likelihood", "eval.json": "eval"}
 
 
@@ -133,12 +131,19 @@ def outdated(reports: Mapping[str, dict[str, Any] | None], modes: Mapping[str, s
     >>> outdated({"eval.json": {"step": 10}, "sampling.json": {"step": 20}}, {"eval.json": "eval"}, 20)
     ['eval.json is of step 10, and the run is at step 20; --mode=eval measures that.']
     """
-    steps = {name: report.get("step") for name, report in reports.items() if report is not None}
+    steps = {name: _newest_of(report) for name, report in reports.items() if report is not None}
     return [
         f"{name} is of step {step}, and the run is at step {newest}; --mode={modes[name]} measures that."
         for name, step in steps.items()
-        if isinstance(step, int) and step < newest and name not in _OF_ONE_STEP
+        if isinstance(step, int) and step < newest and name != "import.json"
     ]
+
+
+def _newest_of(report: Mapping[str, Any]) -> Any:
+    """The step that a result is of, or the newest of several that it is the best of."""
+    several = report.get("best_of")
+    steps = [step for step in several if isinstance(step, int)] if isinstance(several, list) else []
+    return max(steps, default=report.get("step"))
 
 
 def _lookup(config: Mapping[str, Any], group: str, field: str) -> Any:

@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float
 
 from score_sde.checkpointing import Checkpoints, newest_config
-from score_sde.config import ConfigDict, changed_fields
+from score_sde.config import ConfigDict, changed_fields, leaves
 from score_sde.data import fingerprint as contents_of
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
@@ -193,8 +193,12 @@ def _claim(config: ConfigDict, directory: Path, model: dict[str, Any]) -> None:
     if recorded is not None:
         _check_same(recorded, config, directory)
         _check_same_model(_model(directory), model, directory)
+    fields = config.to_dict()
+    if recorded is not None and max(Checkpoints(directory).steps, default=0) > config.dequantizer.num_steps:
+        # It keeps the number of steps that it was trained for.
+        fields["dequantizer"]["num_steps"] = leaves(recorded).get("dequantizer.num_steps")
     atomic_write_json(directory / _MODEL, model)
-    atomic_write_json(directory / "config.json", config.to_dict())
+    atomic_write_json(directory / "config.json", fields)
 
 
 def _check_same(recorded: Mapping[str, Any], config: ConfigDict, directory: Path) -> None:

@@ -90,6 +90,23 @@ def test_a_run_without_a_record_of_its_data_does_not_take_data_of_another_kind(p
     assert "-> toy:moons" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("optim.lr", "fast"), ("training", 3), ("training.num_steps", [1]), ("optim.ema_widths", 0.05), ("data", "x")],
+)
+@pytest.mark.parametrize("mode", ["train", "sample", "eval"])
+def test_a_record_that_holds_nonsense_ends_in_a_sentence(place, capsys, field, value, mode):
+    config, record = shutil.copy(place / "run" / "config.json", place / "mine.json"), place / "run" / "config.json"
+    found = json.loads(record.read_text())
+    group, _, name = field.partition(".")
+    (found[group] if name else found)[name or group] = value
+    record.write_text(json.dumps(found))
+    (place / "run" / "data.json").unlink()
+    assert main([f"--config={config}", f"--workdir={place / 'run'}", f"--mode={mode}"]) in (0, 2)
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "fault" not in said
+
+
 @pytest.mark.parametrize("content", ['{"name": ', '{"name": "x"}', '{"name": "x", "shape": 3, "splits": []}'])
 def test_a_damaged_record_of_the_data_is_named(place, capsys, content):
     (place / "run" / "data.json").write_text(content)
@@ -100,7 +117,7 @@ def test_a_damaged_record_of_the_data_is_named(place, capsys, content):
 def test_fewer_steps_than_there_are_change_nothing_and_say_so(place, caplog):
     caplog.set_level("INFO")
     assert _run("train", place / "run", _data(place / "points.npz"), "--config.training.num_steps=10") == 0
-    assert "The run is at step 20 and config.training.num_steps is 10: nothing is left to train." in caplog.text
+    assert "It is at step 20 already and config.training.num_steps is 10: nothing is left to train." in caplog.text
     assert "Trained to step" not in caplog.text
     assert json.loads((place / "run" / "config.json").read_text())["training"]["num_steps"] == 20
 
@@ -230,7 +247,7 @@ def test_a_place_that_takes_nothing_is_found_before_anything_is_computed(trained
         monkeypatch.setattr(f"score_sde.modes.{module}.experiment_of", None)
     assert main([f"--workdir={trained / 'run'}", f"--mode={mode}", f"--out={tmp_path / 'file' / 'x'}"]) == 2
     said = capsys.readouterr().err
-    assert f"Cannot write to {tmp_path / 'file' / 'x'} (not a directory)" in said
+    assert f"Cannot write to {tmp_path / 'file' / 'x'} (" in said and "a directory)" in said
     assert "--out=DIR" in said
 
 
