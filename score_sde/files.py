@@ -24,8 +24,8 @@ from score_sde.cluster import is_main
 from score_sde.errors import UserError
 from score_sde.machine import memory_bytes
 
-_ELSEWHERE = "free space there or give another --workdir, or --out=DIR for results of a run that is only read"
-_BLOCK = 4096  # bytes that a directory must take
+#: What to do where a directory takes no files.
+ELSEWHERE = "free space there or give another --workdir, or --out=DIR for results of a run that is only read"
 _REMEDY = "remove it and run the mode that writes it again"
 _JSON_BYTES = 1 << 30  # of a file of JSON
 _JSON_DEPTH = 64
@@ -79,30 +79,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"Cannot write {path} ({reason}); {_ELSEWHERE}.") from error
-
-
-def check_writable(directory: Path, *, make: bool = True) -> None:
-    """Make a directory for results, and find out before they are computed whether it takes any.
-
-    Args:
-        directory: The directory.
-        make: Whether to make it; else, where it is missing, the directory above it is tried, and nothing is left.
-
-    Raises:
-        UserError: If it cannot be made or written to.
-    """
-    if not is_main():
-        return
-    try:
-        if make:
-            directory.mkdir(parents=True, exist_ok=True)
-        there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
-        with tempfile.TemporaryFile(dir=there) as file:
-            file.write(bytes(_BLOCK))
-            file.flush()
-    except OSError as error:
-        raise UserError(f"Cannot write to {directory} ({reason_of(error)}); {_ELSEWHERE}.") from error
+        raise UserError(f"Cannot write {path} ({reason}); {ELSEWHERE}.") from error
 
 
 def atomic_write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""One writer at a time: locks on directories, and what a writer that was killed has left in them.
+"""One writer at a time: locks on directories, whether these take files, and what a killed writer has left in them.
 
 The operating system holds a lock for a process and lets go of it with the process, however that ends. Its file tells
 who holds it, and nothing else; a file that a killed process has left is taken over.
@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from typing import Any, TypeVar, cast
 
 from score_sde.cluster import is_main
 from score_sde.errors import UserError
-from score_sde.files import check_writable, read_json, writing
+from score_sde.files import ELSEWHERE, read_json, reason_of, writing
 
 try:
     import fcntl
@@ -30,6 +31,7 @@ except ImportError:  # Windows has no such locks
 Mode = TypeVar("Mode", bound=Callable[..., Any])
 
 _TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)(@(?P<host>.*))?\.tmp")  # as score_sde.files names them
+_BLOCK = 4096  # bytes that a directory must take
 _DAY = 86_400.0  # seconds
 
 log = logging.getLogger(__name__)
@@ -97,6 +99,29 @@ def one_at_a_time(kind: str) -> Callable[[Mode], Mode]:
         return cast(Mode, alone)
 
     return decorate
+
+
+def check_writable(directory: Path, *, make: bool = True) -> None:
+    """Make a directory for results, and find out before they are computed whether it takes any.
+
+    Args:
+        directory: The directory.
+        make: Whether to make it; else, where it is missing, the directory above it is tried, and nothing is left.
+
+    Raises:
+        UserError: If it cannot be made or written to.
+    """
+    if not is_main():
+        return
+    try:
+        if make:
+            directory.mkdir(parents=True, exist_ok=True)
+        there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(_BLOCK))
+            file.flush()
+    except OSError as error:
+        raise UserError(f"Cannot write to {directory} ({reason_of(error)}); {ELSEWHERE}.") from error
 
 
 def _locked(path: Path) -> int | None:

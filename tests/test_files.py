@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from score_sde.errors import UserError
-from score_sde.files import atomic_savez, check_writable
+from score_sde.files import atomic_savez
 
 
 def test_arrays_survive_the_round_trip(tmp_path):
@@ -25,14 +25,3 @@ def test_a_full_disk_keeps_the_old_arrays_and_leaves_no_debris(tmp_path, monkeyp
         atomic_savez(path, x=np.zeros(3))
     np.testing.assert_array_equal(np.load(path)["x"], np.arange(5))
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_what_takes_no_files_is_told_before_and_nothing_is_left_there(tmp_path):
-    check_writable(tmp_path / "a" / "b", make=False)
-    assert not list(tmp_path.iterdir())
-    check_writable(tmp_path / "a" / "b")
-    assert not list((tmp_path / "a" / "b").iterdir())
-    (tmp_path / "file").write_text("")
-    for make in (True, False):
-        with pytest.raises(UserError, match=r"Cannot write to .*file/x .*--out=DIR"):
-            check_writable(tmp_path / "file" / "x", make=make)

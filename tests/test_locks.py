@@ -13,7 +13,7 @@ import pytest
 from score_sde import files, locks
 from score_sde.cli import main
 from score_sde.errors import UserError
-from score_sde.locks import only_writer
+from score_sde.locks import check_writable, only_writer
 from tests.evaluation.test_sample_mode import TINY, save_model, tiny
 from tests.training.test_resume import ROOT
 
@@ -133,3 +133,14 @@ def test_every_mode_that_writes_for_long_is_refused_while_it_is_under_way(mode, 
     said = capsys.readouterr().err
     assert f"Process {os.getpid()} on" in said and "has been at work since" in said and "Traceback" not in said
     assert sorted(path.name for path in model.iterdir()) == before
+
+
+def test_what_takes_no_files_is_told_before_and_nothing_is_left_there(tmp_path):
+    check_writable(tmp_path / "a" / "b", make=False)
+    assert not list(tmp_path.iterdir())
+    check_writable(tmp_path / "a" / "b")
+    assert not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "file").write_text("")
+    for make in (True, False):
+        with pytest.raises(UserError, match=r"Cannot write to .*file/x .*--out=DIR"):
+            check_writable(tmp_path / "file" / "x", make=make)

@@ -16,9 +16,9 @@ from score_sde.data import DataRecord, Source, tell
 from score_sde.errors import UserError
 from score_sde.evaluation.progress import sketch
 from score_sde.experiment import Experiment
-from score_sde.files import atomic_write_json, check_writable
+from score_sde.files import atomic_write_json
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
-from score_sde.locks import one_at_a_time, only_writer
+from score_sde.locks import check_writable, one_at_a_time, only_writer
 from score_sde.modes.record import claim, of_this_run
 from score_sde.modes.workdir import (
     build_experiment,
