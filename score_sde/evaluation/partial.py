@@ -1,5 +1,6 @@
 """Measurements that go on after an interruption."""
 
+import json
 import logging
 import os
 import time
@@ -57,6 +58,8 @@ class Partial:
         if found["identity"] != self._identity:
             log.info("%s is of another measurement, which is not gone on with.", path)
             return
+        if found.pop("check", None) != _check(found):
+            raise ValueError("it is not what was written")
         dtype = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in found["columns"]])
         batches, count, seconds = int(found["batches"]), int(found["count"]), float(found["seconds"])
         if dtype.hasobject or not dtype.itemsize or not 0 < batches <= count or not seconds >= 0.0:
@@ -109,7 +112,7 @@ class Partial:
     def _known(self) -> dict[str, Any]:
         assert self._dtype is not None
         fields = [(name, self._dtype[name]) for name in self._dtype.names or ()]
-        return {
+        known: dict[str, Any] = {
             "identity": self._identity,
             "columns": [[name, kind.base.str, list(kind.shape)] for name, kind in fields],
             "batches": self.batches,
@@ -117,6 +120,7 @@ class Partial:
             "seconds": self.seconds,
             "digest": self._digest,
         }
+        return known | {"check": _check(known)}
 
     def columns(self) -> list[np.ndarray]:
         """The arrays of all batches; those in a file are read as they are used, and must be used before it is removed.
@@ -162,6 +166,11 @@ def discard(path: Path) -> None:
         with writing(path):
             for file in (_about(path), path):
                 file.unlink(missing_ok=True)
+
+
+def _check(known: dict[str, Any]) -> int:
+    """A checksum of what the small file says."""
+    return zlib.crc32(json.dumps(known, sort_keys=True).encode())
 
 
 def _about(path: Path) -> Path:
