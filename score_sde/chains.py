@@ -1,6 +1,7 @@
 r"""Discrete forward chains, of which the SDEs are the limits: DDPM and NCSN, their schedules and how to choose them.
 
-A chain is a :class:`~score_sde.processes.Process` whose marginals are tables over its levels, so whatever needs
+A chain is a :class:`~score_sde.processes.Process` whose marginals are tables over its levels, of the type of the time
+they are asked at, so whatever needs
 marginals alone (losses, ancestral sampling, DDIM, exponential integrators, correctors) takes a chain for an SDE. Times
 between levels belong to the nearest one.
 """
@@ -85,7 +86,7 @@ class DDPM(Chain):
 
     def marginal(self, t: Time) -> Marginal:
         """``(sqrt(a), sqrt(1 - a))``."""
-        log_alpha = self._log_alpha(t).value
+        log_alpha = self._log_alpha(t).value.astype(t.dtype)
         return Marginal(jnp.exp(0.5 * log_alpha), jnp.sqrt(-jnp.expm1(log_alpha)))
 
     @property
@@ -95,13 +96,13 @@ class DDPM(Chain):
 
     def log_snr(self, t: Time) -> Time:
         """``log a - log(1 - a)``."""
-        log_alpha = self._log_alpha(t).value
+        log_alpha = self._log_alpha(t).value.astype(t.dtype)
         return log_alpha - jnp.log(-jnp.expm1(log_alpha))
 
     def transition(self, s: Time, t: Time) -> Transition:
         """Any number of steps at once: ``(sqrt(a_t / a_s), sqrt(1 - a_t / a_s))``; of one, with its own beta."""
         end, start = self._log_alpha(t), self._log_alpha(s)
-        log_ratio = (end.value - start.value) + (end.rest - start.rest)
+        log_ratio = ((end.value - start.value) + (end.rest - start.rest)).astype(t.dtype)
         return Transition(jnp.exp(0.5 * log_ratio), jnp.sqrt(-jnp.expm1(log_ratio)))
 
 
@@ -135,7 +136,8 @@ class NCSN(Chain):
 
     def marginal(self, t: Time) -> Marginal:
         """``(1, s_i)`` at the level nearest to ``t``."""
-        return Marginal(jnp.ones_like(t), self.sigmas[jnp.round(t * (self.num_levels - 1)).astype(jnp.int32)])
+        index = jnp.round(t * (self.num_levels - 1)).astype(jnp.int32)
+        return Marginal(jnp.ones_like(t), self.sigmas[index].astype(t.dtype))
 
     def transition(self, s: Time, t: Time) -> Transition:
         """``(1, sqrt(s(t)^2 - s(s)^2))``, factored so that neighbouring levels keep their digits."""
@@ -178,7 +180,7 @@ class Tabulated(Chain):
         """The entries of the level nearest to ``t``."""
         index = jnp.round(t * self.num_levels).astype(jnp.int32)
         mean_coeffs, stds = (
-            jnp.concatenate([jnp.full(1, first, table.dtype), table])
+            jnp.concatenate([jnp.full(1, first, table.dtype), table]).astype(t.dtype)
             for first, table in ((1.0, self.mean_coeffs), (0.0, self.stds))
         )
         return Marginal(mean_coeffs[index], stds[index])

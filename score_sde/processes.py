@@ -11,13 +11,13 @@ that they are limits of (:mod:`score_sde.chains`) are its two kinds.
 
 import abc
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.typing import Batch, Number, PRNGKey, ScoreFn, Time, Times, expand_like
+from score_sde.typing import Batch, Number, PRNGKey, ScoreFn, Time, Times, expand_like, time_dtype
 
 
 class Marginal(NamedTuple):
@@ -59,7 +59,7 @@ class Process(abc.ABC):
 
     def perturb(self, key: PRNGKey, x0: Batch, t: Times) -> tuple[Batch, Batch]:
         """Draw ``x_t = m(t) x_0 + s(t) z`` and return it with the noise ``z``."""
-        noise = jax.random.normal(key, x0.shape, x0.dtype)
+        noise, t = jax.random.normal(key, x0.shape, x0.dtype), t.astype(time_dtype(x0))
         mean_coeff, std = self.marginal(t)
         return expand_like(mean_coeff, x0) * x0 + expand_like(std, x0) * noise, noise
 
@@ -81,15 +81,16 @@ class Process(abc.ABC):
         low, high = jax.lax.fori_loop(0, 60, halve, (jnp.full_like(log_snr, 1e-8), jnp.ones_like(log_snr)))
         return jnp.sqrt(low * high)
 
-    def prior_sample(self, key: PRNGKey, shape: tuple[int, ...]) -> Array:
-        """Draw from the prior ``N(0, prior_std^2 I)``."""
-        return self.prior_std * jax.random.normal(key, shape)
+    def prior_sample(self, key: PRNGKey, shape: tuple[int, ...], dtype: Any = float) -> Array:
+        """Draw from the prior ``N(0, prior_std^2 I)``, of the given type."""
+        noise = jax.random.normal(key, shape, dtype)
+        return jnp.asarray(self.prior_std, noise.dtype) * noise
 
     def prior_logp(self, x: Batch) -> Times:
         """Log-density of the prior in nats per example, the pair of :meth:`prior_sample`."""
-        dim = x[0].size
-        square = jnp.sum(x**2, axis=tuple(range(1, x.ndim))) / self.prior_std**2
-        return -0.5 * (dim * jnp.log(2.0 * jnp.pi * self.prior_std**2) + square)
+        dim, variance = x[0].size, jnp.asarray(self.prior_std, x.dtype) ** 2
+        square = jnp.sum(x**2, axis=tuple(range(1, x.ndim))) / variance
+        return -0.5 * (dim * jnp.log(2.0 * jnp.pi * variance) + square)
 
     def transition(self, s: Time, t: Time) -> Transition:
         """The forward transition from ``s`` to ``t > s``, which follows from the marginals.

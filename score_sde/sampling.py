@@ -7,7 +7,7 @@ batch size and every number of devices.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,9 @@ from score_sde.chains import Chain
 from score_sde.errors import UserError
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
 from score_sde.processes import Process, ReverseProcess
-from score_sde.solvers.base import Solver, SolverState, fold_in, time_dtype
+from score_sde.solvers.base import Solver, SolverState, fold_in
 from score_sde.solvers.pairing import check_pair, noise_scale_of
-from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn, is_known
+from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn, is_known, time_dtype
 
 Denoising = Literal["tweedie", "mean", "none"]
 Grid: TypeAlias = Float[Array, " steps_plus_one"]
@@ -113,9 +113,9 @@ def solver_keys(keys: SampleKeys) -> SampleKeys:
     return fold_in(keys, _SOLVER)
 
 
-def prior_samples(keys: SampleKeys, sde: Process, event_shape: tuple[int, ...]) -> Batch:
-    """Draw the starting points from the prior, one per key."""
-    return jax.vmap(lambda key: sde.prior_sample(jax.random.fold_in(key, _PRIOR), event_shape))(keys)
+def prior_samples(keys: SampleKeys, sde: Process, event_shape: tuple[int, ...], dtype: Any = float) -> Batch:
+    """Draw the starting points from the prior, one per key, of the given type."""
+    return jax.vmap(lambda key: sde.prior_sample(jax.random.fold_in(key, _PRIOR), event_shape, dtype))(keys)
 
 
 def integrate(
@@ -221,6 +221,7 @@ def make_sampler(
     noise_scale: Number | None = None,
     denoising: Denoising = "tweedie",
     modify_score: Callable[[ScoreFn], ScoreFn] = lambda score_fn: score_fn,
+    dtype: Any = float,
 ) -> Sampler:
     """A sampler ``(params, key, shape, first) -> Samples``; jit it with ``static_argnums=2``.
 
@@ -238,6 +239,7 @@ def make_sampler(
             al.), ``"none"`` the noisy sample.
         modify_score: From the network's score to the one that is followed, such as
             :func:`score_sde.parameterization.thresholded`.
+        dtype: Type of the samples; by default that of JAX, float32 unless ``jax_enable_x64`` is set.
 
     Raises:
         UserError: If the solver would drop noise of the process or add noise that it has not, or cannot go along the
@@ -264,10 +266,11 @@ def make_sampler(
         keys = sample_keys(key, first, shape[0])
         process = sde.reverse(score_fn, noise_scale=noise_scale)
         taken = times.shape[0] - 1 if num_steps is None else num_steps
-        state = integrate(keys, solver, process, prior_samples(keys, sde, shape[1:]), times, num_steps=num_steps)
+        start = prior_samples(keys, sde, shape[1:], dtype)
+        state = integrate(keys, solver, process, start, times, num_steps=num_steps)
         num_evals = solver.num_evals * taken
         if denoising == "tweedie":
-            x = denoise(sde, score_fn, state.x, jnp.full(shape[:1], times[taken]))
+            x = denoise(sde, score_fn, state.x, jnp.full(shape[:1], times[taken], time_dtype(state.x)))
             return Samples(x, jnp.asarray(num_evals + 1))
         return Samples(state.x_mean if denoising == "mean" else state.x, jnp.asarray(num_evals))
 

@@ -13,6 +13,7 @@ import dataclasses
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
@@ -62,13 +63,21 @@ def is_known(*values: Any) -> bool:
     return all(isinstance(value, numbers) and not isinstance(value, Tracer) for value in values)
 
 
-def expand_like(coefficient: Time, x: Batch) -> Array:
-    """Give a per-example coefficient trailing axes so that it multiplies ``x``; a scalar passes unchanged.
+def time_dtype(x: Array) -> Any:
+    """The type of the times and coefficients that belong to an array: its own, but at least float32."""
+    return jnp.promote_types(x.dtype, jnp.float32)
 
-    >>> import jax.numpy as jnp
+
+def expand_like(coefficient: Time, x: Batch) -> Array:
+    """Give a per-example coefficient trailing axes so that it multiplies ``x``; a scalar keeps its shape.
+
+    It takes the type that goes with ``x`` (:func:`time_dtype`), so that a product has the type of ``x`` under
+    ``jax_enable_x64`` too.
+
     >>> expand_like(jnp.ones(4), jnp.zeros((4, 8, 8, 1))).shape
     (4, 1, 1, 1)
     """
+    coefficient = coefficient.astype(time_dtype(x))
     if coefficient.ndim == 0:
         return coefficient
     return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - 1))

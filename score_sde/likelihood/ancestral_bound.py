@@ -28,7 +28,7 @@ from score_sde.errors import UserError, unknown
 from score_sde.likelihood.bins import log_bin_probability
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.processes import Process
-from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, ScoreFn, Time, Times, expand_like
+from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, ScoreFn, Time, Times, expand_like, time_dtype
 
 StepVariance = Literal["fixed_small", "fixed_large"]
 DecoderVariance = Literal["marginal", "posterior"]
@@ -168,7 +168,7 @@ def chain_bounds(
     >>> bool((large.value < small.value).all())
     True
     """
-    times = _levels(process, times)
+    times = _levels(process, times).astype(time_dtype(x))
     _check(models, num_terms, draws)
     batch, last = x.shape[0], times.shape[0] - 1
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(batch))
@@ -177,6 +177,7 @@ def chain_bounds(
         if num_terms is None
         else _drawn_levels(keys, process.log_snr(times), num_terms, draws)
     )
+    plan = plan._replace(weight=plan.weight.astype(x.dtype))
     rows = plan.level.shape[0]
 
     def evaluate(row: tuple[Array, Array]) -> tuple[Times, _PerModel]:

@@ -28,7 +28,7 @@ from score_sde.errors import UserError, unknown
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
 from score_sde.objectives.times import ImportanceTimes, LowDiscrepancyTimes, UniformTimes
 from score_sde.sdes import SDE
-from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, Scalar, ScoreFn, Time, Times, expand_like
+from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, Scalar, ScoreFn, Time, Times, expand_like, time_dtype
 
 BoundForm = Literal["denoising", "sliced"]
 _Draws: TypeAlias = Float[Array, "draws batch"]
@@ -107,7 +107,8 @@ def nll_bound(
         rows = jax.vmap(lambda k: jax.random.split(k, t.shape[0]), out_axes=1)(keys)
         return jax.lax.map(draw, (t, scale, rows))  # in turn, to save memory
 
-    t, weight = jax.vmap(law.at)(_paired_quantiles(time_keys, num_times))
+    samples = jax.vmap(law.at)(_paired_quantiles(time_keys, num_times))
+    t, weight = (part.astype(time_dtype(x)) for part in samples)
     rate = (sde.diffusion(t) / sde.marginal(t).std) ** 2
     halves = scaled_errors(t, 0.5 * (1.0 - t_min) * (weight * rate), draw_keys)  # under importance a constant
     prior, integral, extra = _closed_forms(sde, x, t_min)
@@ -153,12 +154,12 @@ def bound_draw(
 
     def error(keys: SampleKeys, t: Times) -> Times:
         options: dict[str, Any] = {"form": "denoising", "num_probes": None, "probe_kind": "rademacher"}
-        return _draw_error(keys, sde, score_fn, x, t.astype(x.dtype), **options)
+        return _draw_error(keys, sde, score_fn, x, t, **options)
 
     law = ImportanceTimes(sde=sde, t0=t_min, base=LowDiscrepancyTimes(t0=0.0))
-    times = law.sample(times_key, x.shape[0]).t
+    times = law.sample(times_key, x.shape[0]).t.astype(time_dtype(x))
     prior, integral, extra = _closed_forms(sde, x, t_min)
-    value = prior + integral + 0.5 * law.normalizer * error(integral_keys, times)
+    value = prior + integral + 0.5 * law.normalizer.astype(times.dtype) * error(integral_keys, times)
     return value + extra + 0.5 * error(offset_keys, jnp.full_like(times, t_min)) if offset else value
 
 

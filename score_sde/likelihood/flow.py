@@ -87,13 +87,13 @@ def log_likelihood(
     if isinstance(t0, float) and not 0.0 < t0 < 1.0:
         raise UserError(f"The data enter at t0={t0}; expected a time between 0 and 1, where they have some noise.")
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
-    probes = jax.vmap(lambda k: draw_probes(k, num_probes, x.shape[1:], probe_kind))(keys)
+    probes = jax.vmap(lambda k: draw_probes(k, num_probes, x.shape[1:], probe_kind))(keys).astype(x.dtype)
     drift = probability_flow_drift(sde, score_fn)
 
     def augmented(t: Scalar, state: tuple[Array, Array], probe: Array) -> tuple[Array, Array]:
         return value_and_quadratic_forms(lambda z: drift(t, z), state[0], probe)
 
-    start = (x, jnp.zeros(probes.shape[:2]))
+    start = (x, jnp.zeros(probes.shape[:2], x.dtype))
     options = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "joint": joint}
     solution = _solve(augmented, start, probes, t0=t0, t1=t1, **options)
     latents, forms = solution.y
@@ -231,7 +231,7 @@ def _solve(
 def _trace_and_error(forms: Float[Array, "batch probes"], *, exact: bool) -> tuple[Times, Times]:
     count = forms.shape[1]
     if exact:
-        return jnp.sum(forms, axis=1), jnp.zeros(forms.shape[0])
+        return jnp.sum(forms, axis=1), jnp.zeros_like(forms[:, 0])
     if count == 1:
-        return forms[:, 0], jnp.full(forms.shape[0], jnp.nan)
+        return forms[:, 0], jnp.full_like(forms[:, 0], jnp.nan)
     return jnp.mean(forms, axis=1), jnp.std(forms, axis=1, ddof=1) / jnp.sqrt(count)

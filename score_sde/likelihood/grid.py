@@ -24,7 +24,7 @@ from score_sde.errors import UserError
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
 from score_sde.likelihood.flow import Likelihood, TerminalLogp, finish
 from score_sde.sdes import SDE
-from score_sde.typing import Batch, PRNGKey, SampleKeys, Scalar, ScoreFn
+from score_sde.typing import Batch, PRNGKey, SampleKeys, Scalar, ScoreFn, time_dtype
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)  # exact to rounding for a step times a polynomial
 _CUBIC = 4  # points of the interpolant whose integral is the quadrature of the divergence
@@ -148,7 +148,7 @@ def _carry(
     """Samples at the last time, and the change of volume on the way: per probe, or per axis for the exact trace."""
     if times.shape[0] < 2 or not 1 <= order <= 5:
         raise UserError(f"There are {times.shape[0]} times and the order is {order}; expected 2 or more, and 1 to 5.")
-    event, dim = x.shape[1:], x[0].size
+    event, dim, times = x.shape[1:], x[0].size, times.astype(time_dtype(x))
     place = -0.5 * sde.log_snr(times)
     mean_coeff = sde.marginal(times).mean_coeff
     predict, correct = _adams_weights(place, order)

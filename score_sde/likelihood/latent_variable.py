@@ -46,6 +46,7 @@ from score_sde.typing import (
     Times,
     TimeSampler,
     expand_like,
+    time_dtype,
 )
 
 _Path = Float[Array, "levels batch *event"]
@@ -89,7 +90,7 @@ class LearnedReversal:
 
     def decode(self, x: Batch) -> Gaussian:
         """``E[x_0 | x_1]``, and the learned variance."""
-        times = self.chain.times
+        times = _times(self.chain, x)
         t = jnp.full(x.shape[:1], times[0])
         mean_coeff, std = (expand_like(c, x) for c in self.chain.marginal(t))
         noise, fraction = self.predict(x, t)
@@ -147,7 +148,7 @@ def hierarchical_elbo(
 
 def forward_path(chain: Chain, x: Batch, noise: _Path) -> _Path:
     """The levels ``x_1 ... x_T`` of data that are diffused with the given noise, from the data up."""
-    times = chain.times
+    times = _times(chain, x)
     first = chain.marginal(times[0])
 
     def step(below: Batch, row: tuple[Array, Array, Array]) -> tuple[Batch, Batch]:
@@ -180,7 +181,7 @@ def path_log_weight(
         backward = reversal.step(above, jnp.full(x.shape[:1], t), jnp.full(x.shape[:1], s))
         return backward.log_density(below) - _isotropic(forward * below, std).log_density(above)
 
-    times = chain.times
+    times = _times(chain, x)
     steps = jax.lax.map(gained, (times[:-1], times[1:], path[:-1], path[1:]))
     first = chain.marginal(times[0])
     decoded = _decoder_log_probability(reversal.decode(path[0]), x, quantization)
@@ -228,8 +229,8 @@ def learned_variance_bound(
         return _level_terms(chain, predict, x, levels, _noise(keys, index, x), quantization)
 
     terms, errors = jax.lax.map(level, jnp.arange(last + 1))  # in turn, to save memory
-    prior = prior_divergence(chain, chain.times[last], x)
-    mean_coeff, std = chain.marginal(chain.times[::-1])
+    prior = prior_divergence(chain, _times(chain, x)[last], x)
+    mean_coeff, std = chain.marginal(_times(chain, x)[::-1])
     return ChainBound(
         value=prior + jnp.sum(terms, axis=0),
         std_error=jnp.full_like(prior, jnp.nan),
@@ -286,7 +287,7 @@ def vlb_loss(
         predict = make_predict_fn(network, parameterization, chain, params, key=dropout_key if train else None)
         dim = batch[0].size
         term, error = _level_terms(chain, predict, batch, level, noise, quantization, mean_learns=hybrid is None)
-        bound = (chain.num_levels * term + prior_divergence(chain, chain.times[-1], batch)) / dim
+        bound = (chain.num_levels * term + prior_divergence(chain, _times(chain, batch)[-1], batch)) / dim
         return bound if hybrid is None else error / dim + hybrid * bound
 
     return loss_fn
@@ -310,7 +311,7 @@ def _level_terms(
     mean_learns: bool = True,
 ) -> tuple[Times, Times]:
     """The term of one level per example, counted from the prior down, and ``|n - z|^2``; the last is the decoder's."""
-    times, last = chain.times[::-1], chain.num_levels - 1
+    times, last = _times(chain, x)[::-1], chain.num_levels - 1
     t, s = times[level], times[jnp.minimum(level + 1, last)]
     mean_coeff, std = chain.marginal(t)
     predicted, fraction = predict(expand_like(mean_coeff, x) * x + expand_like(std, x) * noise, t)
@@ -333,7 +334,7 @@ def _level_terms(
 
 def _decoder_log_std(chain: Chain, fraction: Batch) -> Batch:
     """Between the posterior's std of the last level given the one above, and ``s / m`` of the last level."""
-    times = chain.times
+    times = _times(chain, fraction)
     least = jnp.log(chain.posterior(times[0], times[1]).std)
     mean_coeff, std = chain.marginal(times[0])
     return least + fraction * (jnp.log(std / mean_coeff) - least)
@@ -351,6 +352,11 @@ def _decoder_log_probability(
         return log_bin_probability(x[None], shift[None], jnp.exp(log_std), quantization)[0]
 
     return _event_sum(jnp.vectorize(of_value)(x, shift, decoder.log_std))
+
+
+def _times(chain: Chain, x: Batch) -> Float[Array, " levels"]:
+    """The times of the levels, of the type of the data."""
+    return chain.times.astype(time_dtype(x))
 
 
 def _isotropic(mean: Batch, std: Float[Array, ""]) -> Gaussian:

@@ -48,7 +48,7 @@ def interpolate(start: Batch, end: Batch, num: int) -> Float[Array, "num batch *
     norms = [jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True)) for x in (start, end)]
     cosine = jnp.sum(start * end, axis=axes, keepdims=True) / (norms[0] * norms[1])
     angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
-    fractions = jnp.linspace(0.0, 1.0, num).reshape((num,) + (1,) * start.ndim)
+    fractions = jnp.linspace(0.0, 1.0, num, dtype=start.dtype).reshape((num,) + (1,) * start.ndim)
     # For (anti)parallel codes the circle is a line.
     flat = jnp.abs(jnp.sin(angle)) < 1e-6
     sine = jnp.where(flat, 1.0, jnp.sin(angle))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.typing import Times
+from score_sde.typing import Times, time_dtype
 
 Images = Float[Array, "batch height width channels"]
 Features = Float[Array, "batch features"]
@@ -41,7 +41,7 @@ def positional_embedding(condition: Times, width: int, max_period: float = 10_00
     0.540302
     """
     half = width // 2
-    frequencies = jnp.exp(-math.log(max_period) / max(half - 1, 1) * jnp.arange(half))
+    frequencies = jnp.exp(-math.log(max_period) / max(half - 1, 1) * jnp.arange(half, dtype=condition.dtype))
     angles = condition[:, None] * frequencies[None, :]
     embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
     return jnp.pad(embedding, ((0, 0), (0, width % 2)))
@@ -58,7 +58,8 @@ class FourierEmbedding(nn.Module):
         """``[sin(2 pi condition W), cos(2 pi condition W)]`` of width ``2 * width``."""
         frequencies = self.param("W", nn.initializers.normal(self.scale), (self.width,))
         # The angles are large, so the order of these products shows in the last digits: it is the published one.
-        angles = condition[:, None] * jax.lax.stop_gradient(frequencies)[None, :] * (2.0 * jnp.pi)
+        frequencies = jax.lax.stop_gradient(frequencies).astype(condition.dtype)
+        angles = condition[:, None] * frequencies[None, :] * (2.0 * jnp.pi)
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
@@ -138,7 +139,7 @@ class AttentionBlock(nn.Module):
         batch, channels = x.shape[0], x.shape[-1]
         h = GroupNorm(self.min_group_channels)(x)
         query, key, value = (Pointwise(channels, NIN_INIT_SCALE)(h).reshape(batch, -1, channels) for _ in range(3))
-        logits = jnp.einsum("bqc,bkc->bqk", query, key, preferred_element_type=jnp.float32) / math.sqrt(channels)
+        logits = jnp.einsum("bqc,bkc->bqk", query, key, preferred_element_type=time_dtype(x)) / math.sqrt(channels)
         weights = nn.softmax(logits, axis=-1).astype(x.dtype)
         h = jnp.einsum("bqk,bkc->bqc", weights, value).reshape(x.shape)
         h = Pointwise(channels, self.init_scale)(h)

@@ -27,7 +27,19 @@ from score_sde.objectives.score_matching import part_of
 from score_sde.objectives.times import Weighting
 from score_sde.parameterization import Parameterization, make_score_fn
 from score_sde.processes import Process
-from score_sde.typing import Batch, LossFn, Network, Number, Params, PRNGKey, Times, TimeSampler, component, static
+from score_sde.typing import (
+    Batch,
+    LossFn,
+    Network,
+    Number,
+    Params,
+    PRNGKey,
+    Times,
+    TimeSampler,
+    component,
+    static,
+    time_dtype,
+)
 
 
 @runtime_checkable
@@ -204,7 +216,7 @@ def criterion_loss(
         params: Params, key: PRNGKey, batch: Batch, *, train: bool, part: tuple[Any, int] | None = None
     ) -> Float[Array, " examples"]:
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
-        t, weight = times.sample(time_key, batch.shape[0])
+        t, weight = (part.astype(time_dtype(batch)) for part in times.sample(time_key, batch.shape[0]))
         xt, _ = sde.perturb(noise_key, batch, t)
         draws = criterion.draw(jax.random.fold_in(noise_key, 1), xt)
         if part is not None:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from score_sde.objectives.times import ImportanceTimes, LowDiscrepancyTimes, Weighting
 from score_sde.parameterization import Parameterization, make_noise_fn
 from score_sde.processes import Process
-from score_sde.typing import Batch, LossFn, Network, Number, Params, PRNGKey, Scalar, Times, TimeSampler
+from score_sde.typing import Batch, LossFn, Network, Number, Params, PRNGKey, Scalar, Times, TimeSampler, time_dtype
 
 
 def score_matching_loss(
@@ -48,7 +48,7 @@ def score_matching_loss(
         params: Params, key: PRNGKey, batch: Batch, *, train: bool, part: tuple[Any, int] | None = None
     ) -> Float[Array, " examples"]:
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
-        t, weight = times.sample(time_key, batch.shape[0])
+        t, weight = (part.astype(time_dtype(batch)) for part in times.sample(time_key, batch.shape[0]))
         xt, noise = sde.perturb(noise_key, batch, t)
         if part is not None:
             t, weight, xt, noise = part_of((t, weight, xt, noise), *part)

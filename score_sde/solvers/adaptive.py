@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from score_sde.solvers.base import Solution, largest_rms
-from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, Scalar
+from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, Scalar, time_dtype
 
 
 def solve_ode(
@@ -45,6 +45,8 @@ def solve_ode(
     Returns:
         The solution at ``t1``. Each attempted step costs six evaluations of the vector field, the start one more.
     """
+    dtype = time_dtype(jax.tree.leaves(y0)[0])
+    t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
 
     def solve(field: Callable[[Any, Any, Any], Any], y: Any, arg: Any, **norm: Any) -> Solution:
         solution = diffrax.diffeqsolve(

@@ -84,11 +84,6 @@ def largest_rms(error: Any) -> Scalar:
     return jnp.sqrt(jnp.max(squares / sum(leaf[0].size for leaf in leaves)))
 
 
-def time_dtype(x: Batch) -> Any:
-    """The type of the times of a sample: that of the sample, but at least float32."""
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
 def fold_in(keys: SampleKeys, data: Array | int) -> SampleKeys:
     """Derive one new key per sample."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)

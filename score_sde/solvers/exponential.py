@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from score_sde.processes import Process, ReverseProcess
-from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise, time_dtype
+from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
 from score_sde.solvers.pairing import Follows
-from score_sde.typing import Batch, SampleKeys, Scalar, component, static
+from score_sde.typing import Batch, SampleKeys, Scalar, component, static, time_dtype
 
 History = Float[Array, "order batch *event"]
 Orders = Float[Array, " order"]
