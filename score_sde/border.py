@@ -136,12 +136,11 @@ def _is_no_device(error: BaseException) -> bool:
 
 
 def _variables(error: BaseException) -> Ending | None:
-    found = re.search(r"environment.*\b((?:JAX|XLA)_\w+)", str(error)) if isinstance(error, ValueError) else None
-    if found is None:
+    found = re.search(r"\bjax_\w+", str(error), re.IGNORECASE) if isinstance(error, ValueError) else None
+    if found is None or (name := found[0].upper()) not in os.environ:
         return None
-    value = os.environ.get(found[1], "")
     return Ending(
-        USER, f"The environment variable {found[1]}={value} is not understood: {first_line(error)}. Unset it."
+        USER, f"{name}={os.environ[name]} in the environment is refused by JAX ({first_line(error)}). Unset it."
     )
 
 

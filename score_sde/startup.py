@@ -23,6 +23,7 @@ def begin() -> None:
             signal.signal(number, _end_early)
     _tune_allocator()
     _mend_streams()
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files; a notebook or a user's choice of windows would be in the way
 
 
 def prepare_process() -> None:

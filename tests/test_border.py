@@ -95,11 +95,17 @@ def test_no_device_at_all_is_told_as_a_device_that_is_missing(capsys, monkeypatc
         border.ended(_raised(lambda: _raise(AssertionError())))
 
 
-def test_a_variable_that_jax_does_not_understand_is_named(capsys, monkeypatch):
-    monkeypatch.setenv("JAX_ENABLE_X64", "perhaps")
-    error = _raised(lambda: jax._src.config.bool_env("JAX_ENABLE_X64", False))
-    assert border.ended(error) == 2
-    assert "The environment variable JAX_ENABLE_X64=perhaps is not understood" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("JAX_ENABLE_X64", lambda: jax._src.config.bool_env("JAX_ENABLE_X64", False)),
+        ("JAX_X", lambda: _raise(ValueError('Invalid value "perhaps" for JAX flag jax_x'))),
+    ],
+)
+def test_a_variable_that_jax_refuses_is_named(capsys, monkeypatch, name, read):
+    monkeypatch.setenv(name, "perhaps")
+    assert border.ended(_raised(read)) == 2
+    assert f"{name}=perhaps in the environment is refused by JAX" in capsys.readouterr().err
 
 
 def test_an_exception_that_a_library_logs_before_it_raises_it_is_told_once():

@@ -139,6 +139,14 @@ def test_a_signal_between_two_starts_is_not_lost(tmp_path):
     assert done.stderr == "score_sde: interrupted before anything was begun.\n"
 
 
+def test_pictures_are_drawn_whatever_windows_the_user_prefers(tmp_path):
+    """A wrong name of matplotlib's backend ends its import."""
+    program = tmp_path / "program.py"
+    program.write_text("from score_sde.startup import begin\nbegin()\nimport matplotlib\nmatplotlib.get_backend()")
+    environment = PLAIN | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "nonsense"}
+    assert subprocess.run([sys.executable, str(program)], env=environment).returncode == 0
+
+
 def test_signals_mean_the_usual_once_imports_are_done():
     code = "import signal\nfrom score_sde.startup import begin, hand_over_signals\nbegin()\n"
     code += "hand_over_signals(keep=frozenset({signal.SIGTERM}))\nkept = signal.getsignal(signal.SIGTERM)\n"
