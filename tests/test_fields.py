@@ -11,8 +11,9 @@ from score_sde.chains import BETAS, SIGMAS
 from score_sde.cli import load_config, main
 from score_sde.config import default_config
 from score_sde.data.base import SPLITS
-from score_sde.data.sources import TFDS_INFO, TOYS
+from score_sde.data.sources import TFDS_INFO, TOYS, source_info
 from score_sde.errors import UserError
+from score_sde.evaluation.metrics import extractor_of
 from score_sde.experiment import SDES, Experiment
 from score_sde.fields import FIELDS
 from score_sde.fields.kinds import Several
@@ -27,6 +28,7 @@ from score_sde.models.vae import VARIANCES as DECODER_VARIANCES
 from score_sde.objectives import CRITERIA, TIME_SAMPLERS, WEIGHTINGS
 from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS
 from score_sde.plan.chips import NAMES
+from score_sde.plan.program import undivided
 from score_sde.sampling import GRIDS
 from score_sde.solvers import CORRECTORS, PREDICTORS
 from score_sde.training.ema import MAX_WIDTH, MAX_WIDTHS
@@ -236,3 +238,14 @@ def test_an_override_mends_a_field_of_an_old_record(tmp_path):
     with pytest.raises(UserError, match=r"grad_clip is -1.0; expected 0, or a number"):
         load_config(file, [])
     assert load_config(file, ["--config.optim.grad_clip=0"]).optim.grad_clip == 0.0
+
+
+def test_weights_of_an_extractor_are_refused_where_the_data_are_points():
+    config = load_config(None, ["--config.data.name=toy:moons", "--config.evaluation.weights=some.npz"])
+    with pytest.raises(UserError, match=r"evaluation.weights is some.npz, and toy:moons are points"):
+        extractor_of(config, source_info("toy:moons"))
+
+
+def test_a_plan_of_training_does_not_mind_the_sampler():
+    config = load_config(None, ["--config.sampling.predictor=adaptive", "--config.sampling.corrector=langevin"])
+    assert undivided(config, (32, 32, 3), 256).event_shape == (32, 32, 3)

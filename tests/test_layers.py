@@ -35,7 +35,7 @@ HOMES = {
     "matplotlib": ("report/",),
     "orbax": ("checkpointing/storage.py",),
     "tensorboardX": ("training/writers.py", "report/page/timings.py"),
-    "ml_collections": ("defaults.py", "cli.py"),
+    "ml_collections": ("defaults.py",),
     "safetensors": ("interop/safetensors_files.py",),
     "msgpack": ("interop/flax_files.py",),
     "tensorflow": (),

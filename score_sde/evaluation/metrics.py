@@ -76,6 +76,11 @@ def extractor_of(config: ConfigDict, info: SourceInfo) -> Extractor:
             f"config.evaluation.extractor is {settings.extractor}, and {info.name} are points, not images; expected "
             "auto, which compares them as they are."
         )
+    if settings.weights:
+        raise UserError(
+            f"config.evaluation.weights is {settings.weights}, and {info.name} are points, which no extractor sees; "
+            "expected ''."
+        )
     return Points(num_features=int(np.prod(info.shape)))
 
 

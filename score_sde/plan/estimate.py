@@ -105,7 +105,7 @@ def make_plan(config: ConfigDict, info: SourceInfo) -> Plan:
     """
     _expect_devices(config)
     mesh, parts = _mesh_of(config)
-    experiment = Experiment.from_config(config, info.shape, info.num_levels, mesh=mesh)
+    experiment = Experiment.from_config(config, info.shape, info.num_levels, mesh=mesh, purposes=("train",))
     accumulate, batch_size = config.training.accumulate, config.training.batch_size
     check_batch(mesh, batch_size, parts=accumulate)
     chip = find_chip(config.plan.chip).share(parts)

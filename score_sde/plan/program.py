@@ -170,7 +170,7 @@ def undivided(config: ConfigDict, shape: tuple[int, ...], levels: int | None, **
     whole = config.copy_and_resolve_references()
     whole.update_from_flattened_dict({"training.accumulate": 1, **changes})
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
-    return Experiment.from_config(whole, shape, levels, mesh=mesh)
+    return Experiment.from_config(whole, shape, levels, mesh=mesh, purposes=("train",))
 
 
 def flops_of(function: Any, *arguments: Any) -> float:

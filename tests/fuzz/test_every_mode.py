@@ -1,0 +1,191 @@
+"""Values within the bounds, run in a mode that reads them: the end is success with finite numbers, or one message.
+
+Each field takes its affordable values one by one, in runs of two steps on toys and digits. This takes most of an hour.
+"""
+
+import faulthandler
+import json
+import math
+import signal
+
+import numpy as np
+import pytest
+
+from score_sde.cli import main
+from score_sde.config import default_config
+from score_sde.fields import FIELDS
+from score_sde.fields.kinds import Choice, Flag, Integer, Several
+from tests.fuzz.values import good_values, written
+
+SECONDS = 240  # for one run on a busy machine
+TINY = {
+    **{"model.features": 8, "model.num_blocks": 1, "model.dropout": 0.0, "model.latent_dim": 2, "model.widths": "8"},
+    **{"training.num_steps": 2, "training.batch_size": 8, "training.log_every": 1, "training.eval_every": 2},
+    **{"training.checkpoint_every": 2, "training.steps_per_dispatch": 1, "training.sample_every": 0},
+    **{"optim.warmup": 1, "optim.ema_rate": 0.5, "optim.schedule": "constant", "optim.ema_warmup": False},
+    **{"sampling.num_samples": 40, "sampling.batch_size": 40, "sampling.num_steps": 20, "sampling.max_steps": 500},
+    **{
+        "likelihood.num_examples": 8,
+        "likelihood.batch_size": 8,
+        "likelihood.num_steps": 6,
+        "likelihood.noise_levels": 2,
+    },
+    **{"likelihood.budget_examples": 2, "likelihood.bound_times": 2, "evaluation.num_samples": 40},
+    **{"evaluation.reference_examples": 60, "evaluation.keep_features": 50, "parameterization.num_scales": 50},
+    **{"pareto.num_samples": 20, "pareto.evals": "5", "pareto.grids": "log_snr", "pareto.solvers": "ddim"},
+}
+POINTS = {"data.name": "toy:moons", "model.name": "mlp", **TINY}
+IMAGES = {
+    **{"data.name": "digits", "model.name": "ncsnpp", "model.channel_multipliers": "1,1"},
+    **{"model.attention_resolutions": "4", **TINY},
+}
+AUTOENCODER = {"data.name": "digits", "model.name": "vae", "objective.kind": "bound", **TINY}
+CHAIN = {
+    **{"sde.schedule": "linear", "sde.beta_max": 10.0, "objective.t_min": 0.02, "objective.kind": "bound"},
+    **{"sampling.predictor": "ancestral", "sampling.t_min": 0.02, "parameterization.variances": "small"},
+}
+VE, NCSN = {"sde.name": "ve"}, {"model.name": "ncsnv2_64", "model.features": 32}
+LEARNED, CORRECTED = CHAIN | {"parameterization.variances": "learned"}, {"sampling.corrector": "langevin"}
+ADAPTIVE, ADAPTIVE_SDE = {"sampling.predictor": "adaptive"}, {"sampling.predictor": "adaptive_sde"}
+CHURN = {"sampling.predictor": "edm_heun", "sampling.churn": 0.2}
+FIR = {"model.fir": True, "model.resblock_type": "ddpm", "model.progressive_input": "residual"}
+#: What must be set for a field to be read at all.
+READ_WITH = {
+    **{"sde.sigma_min": VE, "sde.sigma_max": VE, "parameterization.data_std": {"parameterization.scale_input": True}},
+    **{"parameterization.scale_by_sigma": {"parameterization.output": "score"}, "parameterization.variances": CHAIN},
+    **{"objective.num_projections": {"objective.kind": "sliced"}, "objective.hybrid": LEARNED},
+    **{"model.fourier_scale": {"model.embedding": "fourier"}, "model.fir_kernel": FIR},
+    **{"model.resample_with_conv": {"model.resblock_type": "ddpm"}},
+    **{"model.progressive_combine": {"model.progressive_input": "input_skip"}},
+    **{"model.normalization": NCSN, "model.interpolation": NCSN, "model.pytorch": NCSN},
+    **{"sampling.eta": {"sampling.predictor": "ddim"}, "sampling.rho": {"sampling.grid": "edm"}},
+    **{"sampling.churn": CHURN, "sampling.churn_min": CHURN, "sampling.churn_max": CHURN},
+    **{"sampling.snr": CORRECTED, "sampling.per_sample": CORRECTED, "sampling.num_corrections": CORRECTED},
+    **{"sampling.corrector_first": CORRECTED, "sampling.threshold_quantile": {"sampling.thresholding": "dynamic"}},
+    **{"sampling.sde_rtol": ADAPTIVE_SDE, "sampling.sde_atol": ADAPTIVE_SDE},
+    **{"sampling.tolerance": ADAPTIVE, "sampling.joint_steps": ADAPTIVE, "sampling.max_steps": ADAPTIVE},
+    **{"likelihood.tolerance": {"likelihood.num_steps": 0}, "optim.ema_snapshot_every": {"optim.ema_widths": "0.1"}},
+    "sde.schedule": {"objective.t_min": 0.02, "sampling.predictor": "ancestral"},
+    "likelihood.importance_weighted": {"likelihood.num_dequantizations": 2},
+}
+AUTOENCODERS = ("model.latent_dim", "model.widths", "model.channels", "model.variance", "model.min_std")
+CHAINS = ("likelihood.chain_terms",)
+MODES = {"sampling": "sample", "likelihood": "likelihood", "evaluation": "eval", "pareto": "pareto", "plan": "plan"}
+NOT_RUN = {
+    **dict.fromkeys(("data.data_dir", "data.shape", "evaluation.weights", "evaluation.reference"), "files of the user"),
+    **dict.fromkeys(("data.workers",), "processes"),
+    **dict.fromkeys(("plan.topology",), "a compiler for TPUs"),
+    **dict.fromkeys(("training.batch_size", "training.num_steps"), "the size of the run itself"),
+}
+FREE = ("seed", "sampling.max_steps", "data.prefetch", "training.keep_checkpoints", "parameterization.num_scales")
+
+
+def affordable(name, kind):
+    """The good values whose runs end soon, and at most five names."""
+    values = good_values(kind)
+    if isinstance(kind, Choice):
+        local = [value for value in values if ":" not in value or value.startswith("toy:")]
+        return [value for value in local if value not in ("mnist", "fashion_mnist", "cifar10")][:24]
+    if isinstance(kind, Integer) and name not in FREE:
+        return [value for value in values if value <= 64]
+    if isinstance(kind, Several) and isinstance(kind.of, Integer):
+        return [value for value in values if all(entry <= 64 for entry in value)]
+    return values if not isinstance(kind, Flag) else [not kind.default]
+
+
+def base_of(name):
+    group = name.partition(".")[0]
+    if name in AUTOENCODERS or name == "likelihood.num_weights":
+        return AUTOENCODER
+    if group in ("model", "dequantizer") or name.startswith("sampling.threshold") or name in READ_ON_IMAGES:
+        return IMAGES
+    return POINTS | (CHAIN if name in CHAINS else {})
+
+
+READ_ON_IMAGES = (
+    *("data.centered", "data.random_flip", "likelihood.dequantization", "likelihood.num_dequantizations"),
+    *("likelihood.importance_weighted", "likelihood.decoder", "evaluation.extractor", "parameterization.variances"),
+    *("objective.hybrid", "likelihood.chain_terms"),
+)
+
+
+def arguments(settings):
+    return [
+        f"--config.{name}={value if isinstance(value, str) else written(value)}" for name, value in settings.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs that were trained with some settings, each once."""
+    kept = {}
+
+    def trained(settings):
+        key = json.dumps({name: str(value) for name, value in settings.items() if name.split(".")[0] not in MODES})
+        if key not in kept:
+            kept[key] = tmp_path_factory.mktemp("run")
+            assert (
+                main(["--config=vp/digits_ddpmpp", f"--workdir={kept[key]}", "--mode=train", *arguments(settings)]) == 0
+            )
+        return kept[key]
+
+    return trained
+
+
+@pytest.fixture(autouse=True)
+def no_hang():
+    """End a run that hangs."""
+
+    def stop(*_):
+        raise AssertionError(f"took more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    faulthandler.dump_traceback_later(20 * 60 * 60, exit=True)
+    yield
+    signal.alarm(0)
+    faulthandler.cancel_dump_traceback_later()
+    signal.signal(signal.SIGALRM, before)
+
+
+def finite(path):
+    """Whether every number in the results of a run is finite; infinite ones are null in JSON."""
+    for file in path.glob("metrics.jsonl"):
+        for line in file.read_text().splitlines():
+            assert all(math.isfinite(value) for value in json.loads(line).values() if value is not None), line
+    for file in path.glob("samples.npz"):
+        with np.load(file) as archive:
+            assert all(np.isfinite(archive[name]).all() for name in archive.files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FIELDS if name.partition(".")[0] != "dequantizer"])
+def test_an_affordable_value_ends_in_finite_numbers_or_in_one_message(name, runs, tmp_path, capsys, monkeypatch):
+    if name in NOT_RUN:
+        pytest.skip(NOT_RUN[name])
+    mode = MODES.get(name.partition(".")[0], "sample" if name == "ema_width" else "train")
+    settings = {**base_of(name), **READ_WITH.get(name, {})}
+    ended, failed = [], []
+    for index, value in enumerate(affordable(name, FIELDS[name])):
+        given = {**settings, name: value}
+        workdir = tmp_path / str(index) if mode in ("train", "plan") else runs(settings)
+        signal.alarm(SECONDS)
+        monkeypatch.delenv("SCORE_SDE_TRACEBACK", raising=False)
+        code = main(["--config=vp/digits_ddpmpp", f"--workdir={workdir}", f"--mode={mode}", *arguments(given)])
+        signal.alarm(0)
+        said = capsys.readouterr().err
+        if code == 0:
+            finite(workdir)
+        if code not in (0, 2) or "Traceback" in said or "fault of" in said:
+            failed.append(f"{name}={value}: {code} {said[-600:]}")
+        ended.append((value, code, said.strip().splitlines()[-1] if code else ""))
+    with capsys.disabled():
+        print(f"\n{name}: {sum(not end[1] for end in ended)} of {len(ended)} runs ended well")
+        for value, code, said in ended:
+            if code:
+                print(f"   {value!r:.40}: {code} {said:.200}")
+    assert not failed, "\n".join(failed)
+
+
+def test_the_fields_that_are_not_run_exist():
+    names = {*NOT_RUN, *READ_WITH, *READ_ON_IMAGES, *AUTOENCODERS, *CHAINS, *FREE, *TINY}
+    assert names <= set(FIELDS) and default_config().seed
