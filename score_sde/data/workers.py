@@ -6,9 +6,11 @@ standard input: here it does not run it. A process that dies before it has read 
 writing: here it is sent the name of a file. One that hangs keeps the thread that waits for it: closing ends it.
 """
 
+import functools
 import multiprocessing
 import multiprocessing.spawn
 import pickle
+import signal
 import sys
 import tempfile
 import threading
@@ -53,7 +55,8 @@ class Workers(Generic[BatchT]):
         sent, file = _sendable(read)
         self._remove_file = weakref.finalize(self, file.unlink, True) if file is not None else lambda: None
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        batches = grain.MapDataset.range(number, sys.maxsize).map(sent).to_iter_dataset(options)
+        numbers = grain.MapDataset.range(number, sys.maxsize)
+        batches = numbers.map(functools.partial(_undisturbed, sent)).to_iter_dataset(options)
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=2))
         _keep_main_here()
         self._others = set(_processes())
@@ -95,6 +98,17 @@ class Workers(Generic[BatchT]):
                     process.kill()
         self._iterator.close()
         self._remove_file()
+
+
+def _undisturbed(read: Callable[[int], BatchT], number: int) -> BatchT:
+    """Read a batch in a process that leaves signals to the one that trains, which saves first and then ends this one.
+
+    A terminal sends Ctrl-C to all processes of a program, and some schedulers send SIGTERM so.
+    """
+    if multiprocessing.parent_process() is not None and threading.current_thread() is threading.main_thread():
+        for ignored in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(ignored, signal.SIG_IGN)
+    return read(number)
 
 
 class _InFile(Generic[BatchT]):

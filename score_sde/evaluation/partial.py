@@ -73,7 +73,7 @@ class Partial:
         self.batches, self.count, self.seconds, self._dtype, self._digest = batches, count, seconds, dtype, digest
         if not is_main():
             self._in_memory = [np.fromfile(path, dtype, count)]
-        log.info("Going on after what was measured before: %d batches.", batches)
+        log.info("Going on after %d batches that are kept in %s.", batches, path)
 
     def add(self, row: list[np.ndarray], seconds: float) -> None:
         """Add a batch, and the seconds that it took.
