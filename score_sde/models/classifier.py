@@ -31,7 +31,7 @@ def standardise_images(x: Images) -> Images:
 
 def normalise_and_activate(x: Images, name: str) -> Images:
     """Group normalisation with at most 32 groups of at least 4 channels, then ReLU."""
-    norm = nn.GroupNorm(min(x.shape[-1] // 4, 32), epsilon=1e-5, name=name)
+    norm = nn.GroupNorm(min(x.shape[-1] // 4, 32), epsilon=1e-5, use_fast_variance=False, name=name)
     return nn.relu(norm(x))
 
 

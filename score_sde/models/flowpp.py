@@ -198,9 +198,9 @@ class CouplingNet(nn.Module):
         h = conv3x3(self.filters)(x)
         for _ in range(self.blocks):
             h = GatedConv(pointwise=True, dropout=self.dropout)(h, context, train)
-            h = nn.LayerNorm(epsilon=1e-5)(h)
+            h = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)(h)
             h = GatedAttention(self.heads, self.dropout)(h, positions, train)
-            h = nn.LayerNorm(epsilon=1e-5)(h)
+            h = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)(h)
         return conv3x3(x.shape[-1] * self.outputs, _SMALL)(h).reshape(*x.shape, self.outputs)
 
 

@@ -37,8 +37,10 @@ class MLP(nn.Module):
         )
         h = nn.Dense(self.features)(x)
         for _ in range(self.num_blocks):
-            r = nn.Dense(self.features)(activation(nn.LayerNorm()(h))) + nn.Dense(self.features)(embedding)
+            r = nn.Dense(self.features)(activation(nn.LayerNorm(use_fast_variance=False)(h))) + nn.Dense(self.features)(
+                embedding
+            )
             r = nn.Dropout(self.dropout, deterministic=not train)(activation(r))
             h = h + nn.Dense(self.features, kernel_init=nn.initializers.zeros)(r)
         last = nn.Dense(x.shape[-1], kernel_init=nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform"))
-        return last(activation(nn.LayerNorm()(h)))
+        return last(activation(nn.LayerNorm(use_fast_variance=False)(h)))

@@ -10,6 +10,7 @@ channel means. All variances are biased, as in the JAX original; the PyTorch rel
 means by ``C - 1`` (``unbiased``).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -136,7 +137,7 @@ class ConditionalInstanceNorm2dPlus(nn.Module):
 
 
 NORMALIZATIONS: dict[str, Callable[[], nn.Module]] = {
-    "GroupNorm": nn.GroupNorm,
+    "GroupNorm": functools.partial(nn.GroupNorm, use_fast_variance=False),
     "InstanceNorm": InstanceNorm2d,
     "InstanceNorm++": InstanceNorm2dPlus,
     "VarianceNorm": VarianceNorm2d,

@@ -1,10 +1,17 @@
 """The normalisations of the NCSN family against their definitions in float64, and the invariances they are made for."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_sde.models import layers
+from score_sde.models.classifier import WideResNet
+from score_sde.models.flowpp import FlowPP
+from score_sde.models.mlp import MLP
+from score_sde.models.ncsn import NCSNv2
+from score_sde.models.ncsnpp import NCSNpp
 from score_sde.models.normalization import (
     NORMALIZATIONS,
     ConditionalInstanceNorm2dPlus,
@@ -12,6 +19,7 @@ from score_sde.models.normalization import (
     InstanceNorm2dPlus,
     VarianceNorm2d,
 )
+from tests.laws import float64
 
 CHANNELS = 32  # GroupNorm has 32 groups
 
@@ -131,3 +139,50 @@ def test_a_class_that_does_not_exist_is_not_passed_over():
     output = module.apply({"params": _params(module, x, jnp.zeros(2, jnp.int32))}, x, jnp.array([2, 3]))
     assert bool(jnp.isfinite(output[0]).all())
     assert bool(jnp.isnan(output[1]).all())
+
+
+@pytest.mark.parametrize("offset", [100.0, -1000.0])
+@pytest.mark.parametrize("name", [name for name in (*NORMALIZATIONS, "ours") if name != "VarianceNorm"])
+def test_what_is_small_beside_the_mean_is_not_lost(name, offset):
+    """One image and the same with a distant mean are normalized alike: squares are taken about the mean."""
+    fine = jnp.round(_images() * 16.0) / 4096.0  # of so few digits that the sum below is exact
+    module = layers.GroupNorm() if name == "ours" else NORMALIZATIONS[name]()
+    params = _params(module, fine)
+    near, far = (module.apply({"params": params}, x) for x in (fine, fine + offset))
+    np.testing.assert_allclose(far, near, atol=0.03 * float(jnp.std(near)))
+
+
+def test_the_gradient_of_group_normalization_is_that_of_its_definition():
+    def reference(x):
+        groups = x.reshape(3, 5, 6, 8, 4)
+        axes = {"axis": (1, 2, 4), "keepdims": True}
+        return ((groups - groups.mean(**axes)) / jnp.sqrt(groups.var(**axes) + 1e-6)).reshape(x.shape)
+
+    with float64():
+        x, weight = _images().astype(jnp.float64), _images(1)
+        ones = {"scale": jnp.ones(CHANNELS), "bias": jnp.zeros(CHANNELS)}
+        ours = jax.grad(lambda x: jnp.sum(weight * layers.GroupNorm().apply({"params": ones}, x)))(x)
+        np.testing.assert_allclose(ours, jax.grad(lambda x: jnp.sum(weight * reference(x)))(x), rtol=1e-9, atol=1e-9)
+
+
+def test_no_network_takes_a_variance_for_a_difference_of_mean_squares():
+    """Flax does so unless it is told not to."""
+    fast = []
+
+    def note(call, args, kwargs, context):
+        if getattr(context.module, "use_fast_variance", False):
+            fast.append(type(context.module).__name__)
+        return call(*args, **kwargs)
+
+    image, vector, one = jnp.zeros((1, 8, 8, 4)), jnp.zeros((1, 3)), jnp.zeros(1)
+    cases = [
+        (MLP(features=8, num_blocks=1), (vector, one)),
+        (NCSNpp(features=8, channel_multipliers=(1,), num_blocks=1, attention_resolutions=(8,)), (image, one)),
+        (NCSNv2(features=32, normalization="GroupNorm"), (image, one)),
+        (WideResNet(num_classes=2, num_blocks=1, widening=1, embedding_features=8), (image, one)),
+        (FlowPP(filters=4, components=2, blocks=1, num_flows=1, heads=1, context_features=4), (image, image)),
+    ]
+    for module, inputs in cases:
+        with nn.intercept_methods(note):
+            jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))  # noqa: B023 -- called at once
+    assert not fast
