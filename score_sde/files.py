@@ -169,7 +169,8 @@ def parse_json(text: str) -> dict[str, Any]:
         ValueError: For what :func:`read_json` refuses, but
         RecursionError: where it is nested too deeply.
     """
-    found = json.loads(text, parse_constant=_refused_number, parse_float=_finite_number, parse_int=_finite_int)
+    number = _finite_number
+    found = json.loads(text, parse_constant=number, parse_float=number, parse_int=number)
     if not isinstance(found, dict):
         raise ValueError("it is JSON, but no object")
     _check_depth(found)
@@ -201,7 +202,7 @@ def parse_json_line(line: bytes) -> dict[str, Any] | None:
     """
     try:
         number = _number_or_nan
-        record = json.loads(line.decode(), parse_constant=number, parse_float=number, parse_int=_int_or_nan)
+        record = json.loads(line.decode(), parse_constant=number, parse_float=number, parse_int=number)
         _check_depth(record)
     except (ValueError, RecursionError):
         return None
@@ -295,27 +296,17 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _refused_number(name: str) -> float:
-    raise ValueError(f"it holds {name}, which is no number of JSON")
-
-
-def _finite_number(text: str) -> float:
+def _number_or_nan(text: str) -> int | float:
     value = float(text)
-    return value if math.isfinite(value) else _refused_number(text[:40])
+    if not math.isfinite(value):
+        return math.nan
+    return int(text) if text.removeprefix("-").isdecimal() else value
 
 
-def _finite_int(text: str) -> int:
-    _finite_number(text)
-    return int(text)
-
-
-def _number_or_nan(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else math.nan
-
-
-def _int_or_nan(text: str) -> int | float:
-    return int(text) if math.isfinite(_number_or_nan(text)) else math.nan
+def _finite_number(text: str) -> int | float:
+    if math.isnan(value := _number_or_nan(text)):
+        raise ValueError(f"it holds {text[:40]}, which is no number of JSON")
+    return value
 
 
 def _check_depth(value: Any) -> None:

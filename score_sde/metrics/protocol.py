@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple, TypeVar
 
 from score_sde.errors import UserError
+from score_sde.files import parse_json, reason_of
 
 _T = TypeVar("_T")
 
@@ -85,9 +86,11 @@ class MetricResult:
             UserError: For text that is not such a result, with the fields that are missing or unknown.
         """
         try:
-            fields = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"A metric's result is not JSON ({error}); expected what to_json wrote.") from error
+            fields = parse_json(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"A metric's result is not JSON ({reason_of(error)}); expected what to_json wrote."
+            ) from error
         fields = dict(_fields(fields, MetricResult))
         protocol = dict(_fields(fields["protocol"], MetricProtocol))
         protocol["shape"] = tuple(protocol["shape"])

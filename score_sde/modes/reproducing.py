@@ -112,6 +112,8 @@ def _measured(row: Row, config: ConfigDict, workdir: Path, place: Path, command:
         if not has_checkpoint(run):
             run_import(config, run, command, source)
     value, error = _samples_of(row, config, run, command) if _of_samples(row) else _flow_of(row, config, run, command)
+    if value is None:  # JSON's word for what is no finite number
+        raise UserError(f"{row.name}: what was measured in {run} is no finite number; see the files there.")
     result = Result(
         row=row, measured=value, std_error=error, details=details | {"seconds": time.perf_counter() - start}
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from score_sde.config import ConfigDict, check_fields
 from score_sde.data import SourceInfo, fingerprint, tell
+from score_sde.errors import UserError
 from score_sde.evaluation.metrics import data_statistics, extractor_of
 from score_sde.files import atomic_write_json
 from score_sde.locks import check_writable, only_writer
@@ -90,7 +91,11 @@ def load_reference(
     for path in (place / FILE for place in places):
         if not path.is_file():
             continue
-        found = read_statistics(path)
+        try:
+            found = read_statistics(path)
+        except UserError as error:
+            log.warning("%s They are computed again.", error)
+            continue
         if not (changes := _changes(found, config, info, extractor)):
             return found
         log.info("%s is of another %s; computing it again.", path, ", ".join(changes))

@@ -59,8 +59,9 @@ def test_unlike_protocols_are_refused_by_the_names_of_what_differs(changed):
 def test_what_json_cannot_hold_and_what_it_lacks_are_refused():
     with pytest.raises(UserError, match="finite"):
         dataclasses.replace(RESULT, value=math.nan).to_json()
-    with pytest.raises(UserError, match="not JSON"):
-        MetricResult.from_json("{")
+    for text in ("{", "[1]", '{"value": NaN}', "[" * 100_000):
+        with pytest.raises(UserError, match="not JSON"):
+            MetricResult.from_json(text)
     fields = json.loads(RESULT.to_json())
     with pytest.raises(UserError, match=r"lacks \['std_error', 'value'\] and has the unknown \['score'\]"):
         MetricResult.from_json(

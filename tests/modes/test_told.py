@@ -1,11 +1,16 @@
 """What a run begins with is said before it begins."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from score_sde.cli import main
+from score_sde.cli import load_config, main
 from score_sde.errors import UserError
-from score_sde.modes import training
+from score_sde.evaluation.metrics import extractor_of
+from score_sde.metrics import read_statistics
+from score_sde.modes import statistics, training
+from score_sde.modes.workdir import data_info
 
 
 def test_training_and_statistics_say_what_the_data_are(tmp_path, caplog, monkeypatch):
@@ -35,3 +40,15 @@ def test_a_data_file_that_cannot_be_read_is_one_line(tmp_path, capsys, mode):
     assert main([*flags, f"--workdir={tmp_path / mode}"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"score_sde: {tmp_path / 'points.npz'} cannot be read (")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"nothing"])
+def test_statistics_that_cannot_be_read_are_computed_again(tmp_path, caplog, content):
+    np.savez(tmp_path / "points.npz", x=np.random.RandomState(0).standard_normal((40, 2)))
+    config = load_config(Path("configs/vp/toy_mlp.py"), [f"--config.data.name=npz:{tmp_path / 'points.npz'}"])
+    info = data_info(config)
+    (tmp_path / "statistics.npz").write_bytes(content)
+    found = statistics.load_reference(config, [tmp_path], "command", info, extractor_of(config, info))
+    assert found.count == 36 and read_statistics(tmp_path / "statistics.npz").sha256 == found.sha256
+    (line,) = [line for line in caplog.messages if "computed again" in line]
+    assert line.startswith(f"{tmp_path / 'statistics.npz'} cannot be read (")

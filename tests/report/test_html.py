@@ -272,6 +272,12 @@ def test_numbers_that_are_none_are_said_and_left_out(run):
     assert not any("nan" in chart["data-chart"].lower() for chart in page.named("svg") if "data-chart" in chart)
 
 
+def test_lines_that_are_left_out_are_counted(run):
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 1e999}\n\n\xff\n{"step": 3300, "lo')
+    assert "3 of the lines of metrics.jsonl cannot be read; they are left out." in _read(write_report(run)).text
+
+
 def test_damaged_files_are_named(run):
     (run / "likelihood.json").write_text("{")
     (run / "plan.json").write_text("[" * 100_000)

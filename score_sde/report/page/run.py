@@ -216,9 +216,14 @@ def _read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
 
 
 def _read_records(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The lines of a metrics file."""
+    """The lines of a metrics file; how many are none, as the last is after a crash, is a problem too."""
     try:
-        return read_json_lines(path) or []
+        records = read_json_lines(path)
     except Unreadable as error:
         problems.append(_problem(error))
         return []
+    if records is None:
+        return []
+    if torn := sum(map(bool, path.read_bytes().split(b"\n"))) - len(records):
+        problems.append(f"{torn} of the lines of {path.name} cannot be read; they are left out.")
+    return records
