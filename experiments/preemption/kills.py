@@ -82,9 +82,9 @@ def ended(processes: list[subprocess.Popen[bytes]], seconds: float) -> list[int]
     return [int(process.returncode) for process in processes]
 
 
-def bits(workdir: Path, step: int, flags: list[str]) -> dict[str, bytes]:
+def bits(workdir: Path, step: int, flags: list[str], config: Path = CONFIG) -> dict[str, bytes]:
     """Every array of a checkpoint as bytes, under its path."""
-    state = build_experiment(load_config(CONFIG, flags)).abstract_state()
+    state = build_experiment(load_config(config, flags)).abstract_state()
     with tempfile.TemporaryDirectory() as directory:
         shutil.copytree(workdir / "checkpoints" / str(step), Path(directory, "checkpoints", str(step)))
         restored = Checkpoints(Path(directory)).restore_newest(state)
