@@ -180,6 +180,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     out = options.out or Path(tempfile.mkdtemp())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it, children too
     base, rng, wrong = out / "base", random.Random(options.seed), []
     out.mkdir(parents=True, exist_ok=True)
     if not (base / "model.safetensors").exists():

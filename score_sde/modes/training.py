@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.cautions import cautions
-from score_sde.checkpointing import CheckpointWriter
+from score_sde.checkpointing import Checkpoints, CheckpointWriter
 from score_sde.config import ConfigDict
 from score_sde.data import DataRecord, Source, tell
 from score_sde.errors import UserError
+from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.progress import sketch
 from score_sde.experiment import Experiment
-from score_sde.files import atomic_write_json
+from score_sde.files import atomic_write_json, read_json
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
 from score_sde.locks import check_writable, one_at_a_time, only_writer
 from score_sde.modes.record import claim, of_this_run
@@ -33,6 +34,7 @@ from score_sde.modes.workdir import (
 from score_sde.report.plots import image_grid, loss_curve, scatter
 from score_sde.report.summary import write_summary
 from score_sde.training.loop import Watch, train
+from score_sde.training.state import TrainState
 from score_sde.typing import Params
 
 log = logging.getLogger(__name__)
@@ -77,17 +79,20 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
     The optimiser starts afresh, and the data from their beginning.
 
     Raises:
-        UserError: If there is a run in ``workdir`` already, or the checkpoint is none of this configuration's network;
-            nothing is written then. An import that was interrupted leaves no run, and is simply given again.
+        UserError: If there is another run in ``workdir`` already, or the checkpoint is none of this configuration's
+            network; nothing is written then. An import that was interrupted leaves no run, and is simply given again.
     """
     experiment = build_experiment(config, "import")
-    if has_checkpoint(workdir):
-        raise UserError(f"There is a run in {workdir} already; give another --workdir.")
     imported = import_checkpoint(checkpoint, experiment.network, experiment.event_shape)
     fresh = experiment.fresh_state(imported.params)
     state = dataclasses.replace(
         fresh, ema_params=jax.tree.map(jnp.asarray, imported.ema_params), step=jnp.asarray(imported.step, jnp.int32)
     )
+    if has_checkpoint(workdir):
+        if not _is_import_of(state, workdir):
+            raise UserError(f"There is a run in {workdir} already; give another --workdir.")
+        log.info("%s was imported to %s before; nothing is left to do.", checkpoint, workdir)
+        return
     check_writable(workdir)
     with only_writer(workdir, "train", doing=f"importing a checkpoint to {workdir}"):
         claim(config, workdir, DataRecord.of(data_info(config), {}))
@@ -96,6 +101,13 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
             checkpoints.save(state, {}, config.to_dict())
     count = sum(leaf.size for leaf in jax.tree.leaves(imported.params))
     log.info("Imported %s parameters at step %d from %s.", f"{count:,}", imported.step, checkpoint)
+
+
+def _is_import_of(state: TrainState, workdir: Path) -> bool:
+    """Whether the run in a directory is this state, imported and not trained since."""
+    found = read_json(workdir / "import.json") or {}
+    same = (found.get("step"), found.get("parameters")) == (int(state.step), fingerprint(state.ema_params))
+    return same and Checkpoints(workdir).steps == [int(state.step)]
 
 
 @one_at_a_time("export")

@@ -86,8 +86,17 @@ def test_an_import_cut_off_anywhere_is_given_again(place, flax_import, monkeypat
         patch.setattr(*place, killed)
         assert main(arguments) == 130
     assert main(arguments) == 0, capsys.readouterr().err
-    assert main(arguments) == 2
+
+
+def test_an_import_that_is_complete_stays_and_another_is_refused(flax_import, tmp_path, capsys, caplog):
+    assert main(flax_import()) == 0, capsys.readouterr().err
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with caplog.at_level("INFO"):
+        assert main(flax_import()) == 0
+    assert "was imported to" in caplog.text
+    assert main(flax_import(lambda tree: np.add.at(tree["Dense_1"]["bias"], 0, 1.0))) == 2
     assert "There is a run in" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
