@@ -7,6 +7,7 @@ that the others do not wait for it.
 """
 
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -30,6 +31,9 @@ _NUMERICS = (  # flags of JAX that change results
     "jax_threefry_partitionable",
     "jax_numpy_dtype_promotion",
 )
+
+_PATIENCE = 1800.0  # seconds for others to read data, of which one may find more in its cache than another
+_NUMBERS = itertools.count()  # a key is set once
 
 FoundT = TypeVar("FoundT")
 
@@ -73,6 +77,25 @@ def agreed(
     if shared is not None:
         agree_on_directory(shared, **among)
     return found
+
+
+def agreed_on(topic: str, prepare: Callable[[], tuple[FoundT, Mapping[str, Any]]]) -> FoundT:
+    """:func:`agree` on something else than settings; a program of one process agrees with itself.
+
+    Args:
+        topic: What it is on. All processes ask in the same order.
+        prepare: As :func:`agree`.
+
+    Raises:
+        UserError: In every process, if they differ, or another process fails to prepare or does not come.
+    """
+    from jax._src import distributed
+
+    here = distributed.global_state
+    if here.client is None or here.num_processes in (None, 1):
+        return prepare()[0]
+    among: dict[str, Any] = {"process_id": here.process_id or 0, "num_processes": here.num_processes}
+    return agree(prepare, store=here.client, timeout=_PATIENCE, topic=f"{topic}/{next(_NUMBERS)}", **among)
 
 
 def agree_on_directory(
@@ -218,7 +241,7 @@ def _verdict(told: list[dict[str, Any]]) -> str:
             "The processes disagree on what to do, so none of them begins:",
             *lines[:SHOWN],
             *more,
-            "Start all of them with the same command, in the same directory, with the same packages.",
+            "Start all of them with the same command, in the same directory, with the same packages and data.",
         ]
     )
 

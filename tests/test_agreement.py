@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from score_sde.agreement import agree, agree_on_directory
@@ -153,19 +154,21 @@ def test_a_directory_that_cannot_be_written_is_left_to_the_mode_to_refuse():
     assert ends == [None, None]
 
 
-def _commands(tmp_path, *differing, mode="train"):
+def _commands(tmp_path, *differing, mode="train", folders=(ROOT, ROOT)):
     """Both processes of one run to their end, each with some flags of its own: exit codes and what they said."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         place = [f"--coordinator=127.0.0.1:{server.getsockname()[1]}", "--num_processes=2", "--cluster_timeout=120"]
-    common = ["--config=configs/vp/toy_mlp.py", f"--mode={mode}", f"--workdir={tmp_path / 'run'}"]
+    common = [f"--config={ROOT}/configs/vp/toy_mlp.py", f"--mode={mode}", f"--workdir={tmp_path / 'run'}"]
     processes = []
     for index, own in enumerate(differing):
         names = {flag.partition("=")[0] for flag in own}
         shared = [flag for flag in common if flag.partition("=")[0] not in names]
         command = [sys.executable, "-m", "score_sde", *shared, *place, f"--process_id={index}", *own]
-        environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+        environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
         processes.append(
-            subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+            subprocess.Popen(
+                command, cwd=folders[index], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+            )
         )
     said = [process.communicate(timeout=120) for process in processes]
     return [process.returncode for process in processes], [err.decode() for _, err in said]
@@ -187,3 +190,21 @@ def test_a_command_that_fails_in_one_process_ends_both_with_two(tmp_path):
     assert codes == [2, 2], said
     assert "process 1: Unknown config field 'sde.beta_mix'" in said[0]
     assert said[1].startswith("score_sde: Unknown config field 'sde.beta_mix'")
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_two_processes_that_read_other_data_under_one_name_end_with_two(tmp_path, missing):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for seed, folder in enumerate(folders):
+        folder.mkdir()
+        if not (missing and seed):
+            np.savez(folder / "points.npz", x=np.random.default_rng(seed).normal(size=(50, 2)))
+    own = ["--config.data.name=npz:points.npz"]
+    codes, said = _commands(tmp_path, own, own, folders=folders)
+    assert codes == [2, 2], said
+    assert not (tmp_path / "run").exists()
+    if missing:
+        assert all("npz:points.npz: there is no such file" in text for text in said)
+        assert "process 1: npz:points.npz" in said[0]
+    else:
+        assert all("the train split: " in text and "in process 0; " in text for text in said)

@@ -93,6 +93,14 @@ class DataRecord(NamedTuple):
         """Plain values, for a file."""
         return self._asdict() | {"splits": {name: split._asdict() for name, split in self.splits.items()}}
 
+    def summary(self) -> dict[str, Any]:
+        """What there is to compare, in few words."""
+        splits = {
+            f"the {name} split": f"{split.num_examples} examples, fingerprint {split.contents[:12]}"
+            for name, split in self.splits.items()
+        }
+        return {"the shape of the data": self.shape, "grey levels": self.num_levels, **splits}
+
     @property
     def info(self) -> SourceInfo:
         """What a model must know about the data."""

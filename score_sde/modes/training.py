@@ -4,11 +4,13 @@ import dataclasses
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.agreement import agreed_on
 from score_sde.cautions import cautions
 from score_sde.checkpointing import Checkpoints, CheckpointWriter
 from score_sde.config import ConfigDict
@@ -42,10 +44,16 @@ log = logging.getLogger(__name__)
 
 def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
     """Train, or go on training, and draw the loss curve."""
-    experiment, sources = build_experiment(config, "train"), load_splits(config)
+
+    def prepare() -> tuple[tuple[Experiment, dict[str, Source], DataRecord], dict[str, Any]]:
+        experiment, sources = build_experiment(config, "train"), load_splits(config)
+        record = DataRecord.of(sources["train"].info, sources)
+        return (experiment, sources, record), record.summary()
+
+    experiment, sources, data = agreed_on("data", prepare)
     check_writable(workdir)
     with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
-        claim(config, workdir, DataRecord.of(sources["train"].info, sources))
+        claim(config, workdir, data)
         tell(sources)
         for sentence in cautions(config, sources["train"]):
             log.warning("%s", sentence)

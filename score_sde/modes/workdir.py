@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from score_sde.agreement import agreed_on
 from score_sde.checkpointing import Checkpoints, Snapshots, newest_config
 from score_sde.config import ConfigDict
 from score_sde.data import Source, SourceInfo, source_info
@@ -62,9 +63,15 @@ def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
 
 def measured_split(config: ConfigDict, workdir: Path, split: str) -> Source:
     """One split of the data that the configuration names; a warning tells if the run was not trained on these data."""
-    source, known = load_split(config, split), recorded_data(workdir)
+
+    def prepare() -> tuple[tuple[Source, str], dict[str, str]]:
+        source = load_split(config, split)
+        contents = contents_of(source)
+        return (source, contents), {f"the {split} split": contents}
+
+    (source, contents), known = agreed_on("data", prepare), recorded_data(workdir)
     recorded = None if known is None else known.splits.get(split)
-    if recorded is not None and recorded.contents != contents_of(source):
+    if recorded is not None and recorded.contents != contents:
         log.warning(
             "The %s split of %s is not that of the data that the run was trained on; what is measured is of other "
             "data.",
