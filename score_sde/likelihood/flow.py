@@ -20,7 +20,7 @@ from score_sde.errors import UserError
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
 from score_sde.sdes import SDE
-from score_sde.solvers.base import Solution
+from score_sde.solvers.base import Solution, check_drift
 from score_sde.typing import Batch, Number, PRNGKey, Scalar, ScoreFn, Times, expand_like
 
 TerminalLogp: TypeAlias = Callable[[Batch], Times]
@@ -187,6 +187,7 @@ def decoder_term(key: PRNGKey, sde: SDE, score_fn: ScoreFn, x: Batch, t_min: Num
 
 def probability_flow_drift(sde: SDE, score_fn: ScoreFn) -> Callable[[Scalar, Array], Array]:
     """The drift of the probability flow for one example, ``h(t, x)``."""
+    check_drift(sde)
     process = sde.probability_flow(score_fn)
     return lambda t, x: process.drift(x[None], t)[0]
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from score_sde.sdes import ReverseSDE
 from score_sde.solvers.adaptive import brownian_increment
-from score_sde.solvers.base import Solution, largest_rms
+from score_sde.solvers.base import Solution, continuous, largest_rms
 from score_sde.typing import Batch, Number, SampleKeys, Scalar
 
 _FIRST_STEP, _SAFETY, _EXPONENT = 0.01, 0.9, 0.9  # the paper's h_init, theta and r
@@ -59,6 +59,7 @@ def solve_sde(
     Returns:
         The solution at ``t1``. Each attempt costs two evaluations.
     """
+    process = continuous(process)
 
     def solve(keys: SampleKeys, x: Batch) -> Solution:
         def going(loop: _Loop) -> Bool[Array, ""]:

@@ -17,14 +17,14 @@ without noise is right, and so is one with the noise ``process.diffusion``, whic
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.errors import UserError
+from score_sde.errors import UserError, unknown
 from score_sde.processes import Process
 from score_sde.solvers.base import check_drift
 from score_sde.typing import Number, is_known
@@ -40,11 +40,16 @@ _WORDS = {
 def follows_of(solver: Any) -> Follows | None:
     """What a solver says that it follows, or the solver inside it; ``None`` if neither says.
 
+    Raises:
+        UserError: If it says something else.
+
     >>> from score_sde.solvers import Heun, Langevin, NoPredictor, PredictorCorrector
     >>> follows_of(Heun()), follows_of(PredictorCorrector(predictor=NoPredictor(), corrector=Langevin()))
     ('flow', 'own')
     """
     stated = getattr(solver, "follows", None)
+    if stated is not None and stated not in get_args(Follows):
+        raise unknown("word for what a solver follows", str(stated), get_args(Follows))
     inner = getattr(solver, "predictor", getattr(solver, "solver", None))
     return stated if stated is not None or inner is None else follows_of(inner)
 

@@ -161,6 +161,20 @@ def test_steps_that_are_too_long_for_the_chain_are_refused():
                 jax.jit(lambda x, each=each, times=times: sampling.integrate(KEYS[:2], each, reverse, x, times).x)(x)
 
 
+def test_noise_for_which_a_step_has_no_room_is_refused():
+    for eta in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UserError, match="expected 0"):
+            solvers.DDIM(eta=eta)
+
+
+def test_a_word_that_no_solver_says_is_refused():
+    class Misspelt(OwnEuler):
+        follows = "flows"
+
+    with pytest.raises(UserError, match="Did you mean 'flow'"):
+        noise_scale_of(Misspelt())
+
+
 def test_more_steps_than_the_grid_has_are_refused():
     with pytest.raises(UserError, match="num_steps is 6, and the grid has 5"):
         sampling.integrate(
