@@ -11,7 +11,7 @@ from score_sde.config import ConfigDict
 from score_sde.fields import FIELDS
 from score_sde.fields.kinds import shown
 from score_sde.fields.measuring import ADAPTIVE
-from score_sde.models.sizes import parameter_count
+from score_sde.models.sizes import dequantizer_count, feature_numbers, parameter_count
 from score_sde.solvers import CONTINUOUS, PREDICTORS
 
 #: What a configuration is built for.
@@ -66,6 +66,7 @@ def problems_of(config: ConfigDict, event_shape: tuple[int, ...], purposes: Coll
     if "dequantize" in wanted:
         yield from _intervals(config, "dequantizer")
         yield from _batch(config, "dequantizer", event_shape)
+        yield from _dequantizer(config, event_shape)
     if wanted & {"train", "evaluate"}:
         yield from _training_times(config)
     if wanted & {"sample", "pareto"}:
@@ -73,7 +74,7 @@ def problems_of(config: ConfigDict, event_shape: tuple[int, ...], purposes: Coll
     if "sample" in wanted and config.model.name != "vae":
         yield from _solver(config)
     if "likelihood" in wanted:
-        yield from _likelihood(config)
+        yield from _likelihood(config, event_shape)
         yield from _batch(config, "likelihood", event_shape)
 
 
@@ -204,12 +205,26 @@ def _intervals(config: ConfigDict, group: str) -> Iterator[str]:
             )
 
 
-def _batch(config: ConfigDict, group: str, event_shape: tuple[int, ...]) -> Iterator[str]:
-    numbers = config[group].batch_size * math.prod(event_shape)
-    if numbers > _MAX_BATCH:
+def _dequantizer(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+    settings = config.dequantizer
+    if len(event_shape) == 3 and (count := dequantizer_count(dict(settings), event_shape)) > _MAX_PARAMETERS:
+        names = ", ".join(
+            f"config.dequantizer.{name}={settings[name]}" for name in ("filters", "blocks", "num_flows", "components")
+        )
         yield (
-            f"config.{group}.batch_size is {config[group].batch_size:,} and an example has shape {event_shape}: a "
-            f"batch would have {numbers:.0e} numbers, {4 * numbers / 1e12:,.0f} TB; expected at most {_MAX_BATCH:.0e}."
+            f"The dequantizer would have about {count:.0e} parameters; expected at most {_MAX_PARAMETERS:.0e}. Its "
+            f"size is given by {names}."
+        )
+
+
+def _batch(config: ConfigDict, group: str, event_shape: tuple[int, ...]) -> Iterator[str]:
+    size = config[group].batch_size
+    numbers, maps = size * math.prod(event_shape), size * feature_numbers(dict(config.model), event_shape)
+    if maps > _MAX_BATCH:
+        yield (
+            f"config.{group}.batch_size is {size:,}, an example has shape {event_shape} and config.model.features is "
+            f"{config.model.features:,}: the feature maps of a batch would have {maps:.0e} numbers, "
+            f"{4 * maps / 1e12:,.0f} TB; expected at most {_MAX_BATCH:.0e}."
         )
     if group != "training":
         return
@@ -268,14 +283,20 @@ def thresholding_problems(config: ConfigDict, num_levels: int | None, purposes: 
         yield "Thresholding clips to the range of images; set config.sampling.thresholding=none."
 
 
-def _likelihood(config: ConfigDict) -> Iterator[str]:
-    likelihood = config.likelihood
+def _likelihood(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+    likelihood, autoencoder = config.likelihood, config.model.name == "vae"
+    copies = "num_weights" if autoencoder else "num_probes"
+    if (numbers := likelihood[copies] * likelihood.batch_size * math.prod(event_shape)) > _MAX_BATCH:
+        yield (
+            f"config.likelihood.{copies} is {likelihood[copies]:,} and config.likelihood.batch_size is "
+            f"{likelihood.batch_size:,}: {numbers:.0e} numbers at a time; expected at most {_MAX_BATCH:.0e}."
+        )
     if config.parameterization.variances == "learned" and likelihood.chain_terms:
         yield (
             f"config.likelihood.chain_terms is {likelihood.chain_terms}, and the bound with learned variances "
             "takes all steps; expected config.likelihood.chain_terms=0."
         )
-    if config.model.name == "vae" and likelihood.dequantization != "uniform":
+    if autoencoder and likelihood.dequantization != "uniform":
         yield (
             f"config.likelihood.dequantization is {likelihood.dequantization}, which is trained against a "
             "score; expected uniform for config.model.name=vae."

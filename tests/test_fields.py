@@ -22,8 +22,8 @@ from score_sde.metrics.extractors import EXTRACTORS
 from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS
 from score_sde.models.layers import ACTIVATIONS
 from score_sde.models.normalization import NORMALIZATIONS
-from score_sde.models.registry import DEQUANTIZERS, NETWORKS
-from score_sde.models.sizes import parameter_count
+from score_sde.models.registry import DEQUANTIZERS, NETWORKS, make_dequantizer
+from score_sde.models.sizes import dequantizer_count, parameter_count
 from score_sde.models.vae import VARIANCES as DECODER_VARIANCES
 from score_sde.objectives import CRITERIA, TIME_SAMPLERS, WEIGHTINGS
 from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS
@@ -95,6 +95,17 @@ def test_the_estimate_of_a_networks_size_is_right_within_a_factor_of_two(name):
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
     estimate = parameter_count(dict(config.model), shape, num_scales=config.parameterization.num_scales)
     assert 0.5 < estimate / count < 2.0, (estimate, count)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"filters": 192, "components": 8}, {"filters": 32, "blocks": 5, "num_flows": 8}]
+)
+def test_the_estimate_of_a_dequantizers_size_is_right_within_a_factor_of_two(changes):
+    fields, shape = dict(default_config().dequantizer) | {"name": "flowpp"} | changes, (16, 16, 3)
+    dequantizer = make_dequantizer(fields, shape, 256)
+    shapes = jax.eval_shape(lambda: dequantizer.init(jax.random.key(0), (1, *shape)))
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+    assert 0.5 < dequantizer_count(fields, shape) / count < 2.0
 
 
 COMMON = ("sde.schedule=cosine", "parameterization.output=v")

@@ -32,6 +32,35 @@ def parameter_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], *, 
     return sum((2.0 * fields["num_blocks"] + 3.0 * (fields["num_blocks"] + 1)) * 9.0 * width**2 for width in widths)
 
 
+def dequantizer_count(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> float:
+    """About how many parameters the flow of a dequantizer has.
+
+    Args:
+        fields: The fields of ``config.dequantizer``.
+        event_shape: Shape of one image.
+
+    >>> sizes = {"filters": 96, "blocks": 2, "components": 32, "num_flows": 4}
+    >>> round(dequantizer_count(sizes, (32, 32, 3)), -6)
+    3000000.0
+    """
+    filters, (height, width, channels) = float(fields["filters"]), event_shape
+    # Gated convolutions and attention in each block, the parameters of all mixtures, and a number for every position.
+    coupling = 28.0 * fields["blocks"] * filters**2 + 9.0 * filters * channels * (2 + 3 * fields["components"])
+    return fields["num_flows"] * (coupling + filters * height * width / 2.0)
+
+
+def feature_numbers(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> float:
+    """How many numbers one example has where it is largest: the data themselves, or the first feature maps.
+
+    >>> feature_numbers({"name": "mlp", "features": 100}, (2,)), feature_numbers({"name": "vae"}, (8, 8, 1))
+    (100.0, 64.0)
+    """
+    event, name = float(math.prod(event_shape)), fields["name"]
+    if name == "vae":
+        return event
+    return max(event, float(fields["features"]) * (1 if name == "mlp" else math.prod(event_shape[:-1])))
+
+
 def _autoencoder(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> float:
     """The dense layers of both directions, and the convolutions before and after them."""
     channels, size = [float(channel) for channel in fields["channels"]], float(math.prod(event_shape))
