@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from score_sde.config import default_config, from_file
-from score_sde.data import load_source
+from score_sde.data import load_source, write_array_records
 from score_sde.errors import UserError
 from score_sde.evaluation.partial import Partial
 from score_sde.evaluation.record import EvaluationRecord
@@ -112,6 +112,19 @@ def test_an_image_is_read_or_refused_by_name(tmp_path, count, kind):
         return np.array_equal(found, original) if kind == "PNG" else found.shape == original.shape
 
     _trial(path, lambda: load_source(f"folder:{tmp_path}", "train"), right, count)
+
+
+@pytest.mark.parametrize("count", [pytest.param(40, id="short"), pytest.param(400, id="long", marks=pytest.mark.slow)])
+def test_records_are_those_that_were_written_or_are_refused(tmp_path, count, capfd):
+    for split in ("train", "test"):
+        write_array_records(tmp_path / f"{split}.array_record", np.stack([PIXELS] * 12))
+
+    def read():
+        source = load_source(f"arrayrecord:{tmp_path}", "train")
+        return source.gather(np.arange(len(source)))
+
+    ends = _trial(tmp_path / "train.array_record", read, lambda found: (found == PIXELS).all(), count)
+    assert ends["refused"] > count / 4
 
 
 @pytest.mark.parametrize("count", LEGS)

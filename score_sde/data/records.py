@@ -14,6 +14,7 @@ from score_sde.data.base import SPLITS, SourceInfo
 from score_sde.data.description import counted, suffixes
 from score_sde.data.images import ImageFormat, decode_image, encode_png, image_format
 from score_sde.errors import UserError
+from score_sde.files import reason_of
 
 _PROBES = 32  # records whose size is compared when a source is opened; the others when they are read
 
@@ -87,10 +88,10 @@ class RecordSource:
     def _read(self, indices: np.ndarray) -> Sequence[Any]:
         try:
             return self._records.__getitems__(indices.tolist())
-        except (OSError, ValueError, RuntimeError, IndexError) as error:
+        except Exception as error:  # what a damaged file makes the library raise, it does not say
             raise UserError(
-                f"{self._info.name}: records cannot be read ({error}), expected intact ArrayRecord files that stay "
-                "where they are while they are in use. Restore them."
+                f"{self._info.name}: records cannot be read ({reason_of(error)}), expected intact ArrayRecord files "
+                "that stay where they are while they are in use. Restore them."
             ) from error
 
     def _encoded(self, indices: np.ndarray) -> Iterable[tuple[int, bytes]]:
@@ -146,12 +147,14 @@ def load_array_records(path: str, split: str) -> RecordSource:
     name, (files, notes) = f"arrayrecord:{path}", _split_files(Path(path), split)
     try:
         records: Any = ArrayRecordDataSource([str(file) for file in files])
-    except (OSError, ValueError, RuntimeError, IndexError) as error:
+        return open_records(name, records, notes=notes)
+    except UserError:
+        raise
+    except Exception as error:  # what a damaged file makes the library raise, it does not say
         raise UserError(
-            f"{name}: {', '.join(file.name for file in files[:3])} cannot be read ({error}), expected intact "
-            "ArrayRecord files. Write them anew."
+            f"{name}: {', '.join(file.name for file in files[:3])} cannot be read ({reason_of(error)}), expected "
+            "intact ArrayRecord files. Write them anew."
         ) from error
-    return open_records(name, records, notes=notes)
 
 
 def open_records(

@@ -18,6 +18,7 @@ from score_sde.data.base import ArraySource, Source, SourceInfo
 from score_sde.data.cache import read_cached, write_cached
 from score_sde.data.records import RecordSource, open_records
 from score_sde.errors import UserError
+from score_sde.files import reason_of
 
 DECODED_LIMIT = 2**30  # bytes of a split that is decoded as a whole
 
@@ -130,9 +131,11 @@ class PreparedSplit:
                 f"{self._version} was not prepared as array_record, which is what can be read without TensorFlow. "
                 "Prepare it again with tfds.builder(..., file_format='array_record'), or give another data_dir."
             ) from error
-        except (OSError, ValueError, RuntimeError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # what a damaged file makes the libraries raise, they do not say
             raise UserError(
-                f"{self._version} cannot be read ({error}), expected an intact data set. {self._remedy}"
+                f"{self._version} cannot be read ({reason_of(error)}), expected an intact data set. {self._remedy}"
             ) from error
 
 
