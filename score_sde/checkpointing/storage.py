@@ -22,6 +22,7 @@ from score_sde.files import reason_of
 
 _DIGESTS = "digests"
 _USUAL_LOOP = asyncio.new_event_loop
+_LACKS = ("permission denied", "too many open files", "out of memory")  # of the reader, not of what is read
 _FULL = ("RESOURCE_EXHAUSTED", "No space left on device")  # as tensorstore says it
 
 
@@ -71,7 +72,7 @@ def read(
     found: dict[str, Any] = {}
     trees: dict[str, Any] = {}
     written: dict[str, Any] | None = None
-    with _agreed():
+    with _agreed(path):
         written = _digests(path)
         found = {name: _value(path, name, written) for name in values if (path / name).is_dir()}
         check(found)
@@ -273,8 +274,12 @@ def _differing(written: Mapping[str, str], found: Mapping[str, str]) -> str | No
 
 
 @contextlib.contextmanager
-def _agreed() -> Iterator[None]:
-    """Turn whatever goes wrong while reading, in this process or in another one, into :class:`Damaged`."""
+def _agreed(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while reading, in this process or in another one, into :class:`Damaged`.
+
+    Raises:
+        UserError: If it is not the checkpoint that is at fault.
+    """
     problem: Exception | None = None
     try:
         yield
@@ -283,6 +288,8 @@ def _agreed() -> Iterator[None]:
     except Exception as error:  # Orbax and tensorstore raise anything, a bare Exception too
         problem = error
     if not _all(problem is None):
+        if reason := next((text for text in _LACKS if text in str(problem).lower()), None):
+            raise UserError(f"{path} cannot be read ({reason}); it may be as good as ever.") from problem
         raise Damaged("another process cannot read it" if problem is None else reason_of(problem)) from problem
 
 

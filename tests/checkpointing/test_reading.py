@@ -1,10 +1,13 @@
 """Who reads a run leaves no trace in it, and copes with what the run does meanwhile."""
 
+import errno
+import os
 import shutil
 
 import pytest
 
 from score_sde.checkpointing import Checkpoints, CheckpointWriter, Snapshots, SnapshotWriter, storage
+from score_sde.errors import UserError
 from score_sde.modes.workdir import has_checkpoint
 from tests.checkpointing.small import bits, files, like, save, state_at
 
@@ -74,3 +77,26 @@ def test_only_the_writer_removes_what_a_kill_left_behind(run):
         pass
     save(run, 30)
     assert not left.exists() and files(run / "checkpoints" / "30")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, os.strerror(errno.EACCES)),
+        ValueError(
+            'PERMISSION_DENIED: Error opening "zarr" driver: Failed to open: "x" [OS error 13: Permission denied]'
+        ),
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes."),
+    ],
+)
+def test_a_checkpoint_that_may_not_be_read_is_neither_passed_over_nor_moved(error, run, monkeypatch):
+    def refused(path, tree):
+        raise error
+
+    monkeypatch.setattr(storage, "_read_arrays", refused)
+    for checkpoints in (Checkpoints(run), CheckpointWriter(run)):
+        with pytest.raises(UserError, match=r"checkpoints/20 cannot be read \((permission|too many|out of memory)"):
+            checkpoints.restore_newest(like())
+    checkpoints.close()
+    assert Checkpoints(run).steps == [10, 20]
