@@ -197,13 +197,13 @@ def trajectory(
 
 def _stepper(
     keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batch, times: Grid
-) -> Callable[[Array, SolverState], SolverState]:
+) -> Callable[[Array | int, SolverState], SolverState]:
     """Step number ``index`` along the grid, of the process with the noise that the solver follows."""
     process = dataclasses.replace(process, noise_scale=noise_scale_of(solver, process.noise_scale))
     check_pair(solver, process.sde, times)
     keys, times = solver_keys(keys), times.astype(time_dtype(x))
 
-    def step(index: Array, state: SolverState) -> SolverState:
+    def step(index: Array | int, state: SolverState) -> SolverState:
         after = solver.step(fold_in(keys, index), process, state, times[index], times[index + 1])
         return jax.tree.map(lambda new, old: new.astype(old.dtype), after, state)  # the loop is of one type
 

@@ -92,7 +92,7 @@ SMALL = Gaussian.correlated(4)
 DATA = jnp.asarray(SMALL.sample(3), jnp.float32)
 HALF = jnp.tile(jnp.array([[1.0, 0.0, 1.0, 0.0]]), (3, 1))
 SOLVERS = {
-    **{name: (make(), 1.0) for name, make in solvers.STOCHASTIC.items()},
+    **{name: (make(), 1.0) for name, make in solvers.STOCHASTIC.items() if name != "none"},
     "corrected": (PredictorCorrector(predictor=Ancestral(), corrector=Langevin(), num_corrections=2), 1.0),
     "corrected first": (PredictorCorrector(predictor=DDIM(), corrector=Langevin(), corrector_first=True), 0.0),
     **{name: (make(), 0.0) for name, make in solvers.DETERMINISTIC.items()},
@@ -125,7 +125,7 @@ def test_with_nothing_known_it_is_the_solver_and_with_all_known_the_data(name):
     half = run(Inpaint(solver=solver, known=DATA, mask=HALF))
     np.testing.assert_allclose(half.x[:, ::2], everything.x[:, ::2], rtol=1e-6)  # known values look at nothing else
     moved = float(jnp.abs(half.x - plain.x)[:, 1::2].max())
-    assert moved == 0 if name == "none" else 1e-3 < moved < np.inf  # the others look at them
+    assert 1e-3 < moved < np.inf  # the others look at them
     assert inpaint.num_evals == solver.num_evals
 
 
