@@ -174,8 +174,11 @@ def _holder(path: Path) -> str:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove the temporary files whose writers are gone: killed on this machine, or idle for a day on another."""
-    for path in directory.glob(".*.tmp"):
+    """Remove temporary files whose writers are gone: killed on this machine, or idle for a day on another.
+
+    They lie in the directory, or in one of its own, such as that of the pictures.
+    """
+    for path in (*directory.glob(".*.tmp"), *directory.glob("*/.*.tmp")):
         if (found := _TEMPORARY.fullmatch(path.name)) is None:
             continue
         with contextlib.suppress(OSError):

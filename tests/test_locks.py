@@ -102,12 +102,14 @@ def test_temporary_files_go_with_the_next_writer_if_their_own_is_gone(tmp_path):
     dead, alive = tmp_path / f".a.json.{gone.pid}@{host}.tmp", tmp_path / f".a.json.{os.getppid()}@{host}.tmp"
     fresh, idle = tmp_path / ".a.json.1@another.tmp", tmp_path / f".a.json.{os.getppid()}.tmp"
     own, other = tmp_path / f".b.{os.getpid()}@{host}.tmp", tmp_path / ".mine.tmp"
-    for path in (dead, alive, fresh, idle, own, other):
+    below = tmp_path / "progress" / f".a.png.{gone.pid}@{host}.tmp"
+    below.parent.mkdir()
+    for path in (dead, alive, fresh, idle, own, other, below):
         path.touch()
     os.utime(idle, (time.time() - 100_000,) * 2)
     with only_writer(tmp_path, "train", doing="training"):
         pass
-    assert sorted(tmp_path.iterdir()) == sorted([alive, fresh, other])
+    assert sorted(tmp_path.iterdir()) == sorted([alive, fresh, other, below.parent]) and not below.exists()
     with files.atomic_path(tmp_path / "c") as temporary:
         temporary.touch()
         assert locks._TEMPORARY.fullmatch(temporary.name)["process"] == str(os.getpid())

@@ -327,4 +327,6 @@ def _files(workdir: Path) -> str:
     for name, content, mode in ARTEFACTS:
         place = f"[{name}]({name})" if (workdir / name).exists() else f"{name}, {_missing(mode)}"
         lines.append(f"- {place}: {content}")
+    if (workdir / "earlier").is_dir():
+        lines.append("- [earlier](earlier): results of other settings, or of the model as it was")
     return "\n".join(lines)

@@ -78,6 +78,7 @@ def test_results_of_other_settings_are_kept_and_those_of_the_same_are_replaced(m
     assert f"kept in {kept}." in caplog.text
     assert json.loads((run / report).read_text())["command"] == "another"
     assert not list(run.glob("*.partial*"))
+    assert "[earlier](earlier)" in (run / "summary.md").read_text()
 
 
 def test_a_kill_while_results_are_moved_loses_none_and_splits_none(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """SIGTERM saves and ends with 0, Ctrl-C with 130; what is kept, and what is put together from it afterwards."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -105,10 +106,12 @@ def test_a_run_ends_at_once_before_its_first_step_is_done_and_when_it_is_interru
     assert not signals._saves_first.is_set()
 
 
-def test_the_command_line_saves_an_interrupted_run_and_ends_with_130(terminate, tmp_path, monkeypatch, capfd):
+def test_the_command_line_saves_an_interrupted_run_and_ends_with_130(terminate, tmp_path, monkeypatch, capfd, caplog):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["JAX_COMPILATION_CACHE_DIR"])
     terminate(13, signal.SIGINT)
-    assert main([f"--config={CONFIG}", f"--workdir={tmp_path}", "--mode=train", *_overrides()]) == 130
+    with caplog.at_level(logging.INFO):
+        assert main([f"--config={CONFIG}", f"--workdir={tmp_path}", "--mode=train", *_overrides()]) == 130
+    assert any("Compiling the training step" in line for line in caplog.messages)
     assert "score_sde: interrupted at step 13, which is saved; the same command goes on" in capfd.readouterr().err
     assert Checkpoints(tmp_path).steps == [10, 13]
 
