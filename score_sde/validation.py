@@ -267,6 +267,11 @@ def _solver(config: ConfigDict) -> Iterator[str]:
             f"The predictor {name} of config.sampling.predictor follows a drift, and a chain (config.sde.schedule="
             f"{schedule}) has none; expected one of {', '.join(sorted({*PREDICTORS} - CONTINUOUS))}."
         )
+    if name == corrector == "none":
+        yield (
+            "config.sampling.predictor is none and config.sampling.corrector is none: nothing would move; expected a "
+            "predictor, or a corrector for Langevin dynamics at every level."
+        )
     if corrector != "none" and name in ADAPTIVE:
         yield f"The predictor {name} takes no corrector; set config.sampling.corrector=none."
     elif corrector != "none" and getattr(PREDICTORS[name](), "keeps_past", False):
