@@ -282,7 +282,7 @@ def reason_of(error: Exception) -> str:
     if type(error) in known:
         return known[type(error)]
     first = next(iter(str(error).strip().splitlines()), "")[:200].rstrip(".")
-    plain = bool(first) and isinstance(error, ValueError | OSError)
+    plain = bool(first) and isinstance(error, ValueError | OSError | zipfile.BadZipFile)
     return first if plain else f"{type(error).__name__}{': ' * bool(first)}{first}"
 
 
@@ -366,9 +366,14 @@ def _check_claim(start: bytes, size: int) -> None:
     if version not in ((1, 0), (2, 0)):
         raise ValueError("it is of a kind that plain arrays do not need")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    try:
+        shape, _, dtype = read(stream)
+    except Exception as error:  # numpy parses it as Python, which fails in many ways
+        raise ValueError("its header is damaged") from error
     if dtype.hasobject:
         raise ValueError("it holds objects of Python, which may run code")
     claim = stream.tell() + math.prod(shape) * dtype.itemsize
-    if any(length < 0 for length in shape) or claim != size:
+    if any(length < 0 for length in shape):
+        raise ValueError(f"its header claims the shape {shape}")
+    if claim != size:
         raise ValueError(f"its header claims {claim:,} bytes, and there are {size:,}")
