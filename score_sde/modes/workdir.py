@@ -51,7 +51,7 @@ def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
     config, known = as_recorded(config, workdir, mode), recorded_data(workdir)
     if known is not None and mode in _WITHOUT_DATA:
         return Experiment.from_config(config, known.shape, known.num_levels, purposes=purposes_of(mode, config))
-    info = data_info(config)
+    info = _info_at_hand(config, workdir)
     if known is not None and (known.shape, known.num_levels) != (info.shape, info.num_levels):
         raise UserError(
             f"{info.name} has examples of shape {info.shape} with {info.num_levels} grey levels, and the run in "
@@ -59,6 +59,20 @@ def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
             "config.data.name."
         )
     return Experiment.from_config(config, info.shape, info.num_levels, purposes=purposes_of(mode, config))
+
+
+def _info_at_hand(config: ConfigDict, workdir: Path) -> SourceInfo:
+    """Shape and grey levels of the data of a run, or where to say that they have gone to."""
+    kind, colon, _ = config.data.name.partition(":")
+    try:
+        return data_info(config)
+    except UserError as error:
+        if not colon or kind == "toy":
+            raise
+        raise UserError(
+            f"{error} If the data of the run in {workdir} have moved, say where they are: "
+            f"--config.data.name={kind}:PLACE, or --config.data.data_dir."
+        ) from error
 
 
 def measured_split(config: ConfigDict, workdir: Path, split: str) -> Source:

@@ -145,7 +145,9 @@ def test_sampling_and_export_need_no_data_and_measuring_does(place, caplog, caps
     assert main([run, "--mode=export"]) == 0
     capsys.readouterr()
     assert main([run, "--mode=eval"]) == 2
-    assert "there is no such file" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "there is no such file" in said
+    assert "have moved, say where they are: --config.data.name=npz:PLACE" in said
 
 
 def test_fields_that_a_mode_does_not_read_are_those_of_the_run(place):
