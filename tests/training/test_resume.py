@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import gc
 import json
 import logging
 import os
@@ -28,9 +27,6 @@ from score_sde.errors import UserError
 from score_sde.modes.workdir import build_experiment
 from score_sde.training import loop
 from score_sde.training.loop import train
-
-# Reading a damaged checkpoint, Orbax abandons the reads of its other arrays, which complain when collected.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "vp" / "toy_mlp.py"
@@ -74,13 +70,6 @@ def _restored(workdir, experiment=None):
 def _assert_same_run(workdir, reference):
     assert _bits(_restored(workdir).state) == _bits(_restored(reference).state)
     assert (workdir / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Lets abandoned reads and writes complain here and not in whatever test runs next."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
