@@ -225,7 +225,7 @@ def _measured(workdir, **changes):
 @pytest.fixture
 def recorded(uninterrupted, tmp_path):
     workdir = shutil.copytree(uninterrupted, tmp_path / "run")
-    claim(_experiment(**SNAPSHOTS).config, workdir, DataRecord("toy:moons", (2,), None, None, {}))
+    claim(_experiment(**SNAPSHOTS).config, workdir, DataRecord("toy:gaussians", (2,), None, None, {}))
     return workdir
 
 
