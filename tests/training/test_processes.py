@@ -52,9 +52,9 @@ def _start(count, workdir, mode, **changes):
     ]
 
 
-def _end(processes):
+def _end(processes, codes=None):
     logs = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(logs)
+    assert [process.returncode for process in processes] == (codes or [0] * len(processes)), "\n".join(logs)
     return logs
 
 
@@ -97,7 +97,8 @@ def _flat(tree):
 
 
 @pytest.mark.slow
-def test_one_process_that_is_asked_to_end_ends_all_of_them_and_one_process_goes_on(alone, tmp_path):
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, [0, 0]), (signal.SIGINT, [0, 130])])
+def test_one_process_that_is_asked_to_end_ends_all_of_them_and_one_process_goes_on(number, codes, tmp_path):
     workdir = tmp_path / "two"
     long = {"training.num_steps": 100_000, "training.eval_every": 50_000, "training.checkpoint_every": 50_000}
     long |= {"training.steps_per_dispatch": 5, "training.log_every": 5}
@@ -107,8 +108,8 @@ def test_one_process_that_is_asked_to_end_ends_all_of_them_and_one_process_goes_
     deadline = time.monotonic() + 120
     while not (workdir / "metrics.jsonl").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
-    processes[1].send_signal(signal.SIGTERM)
-    logs = _end(processes)
+    processes[1].send_signal(number)
+    logs = _end(processes, codes)
     assert "is saved; the same command goes on from there" in logs[0]
     step = Checkpoints(workdir).steps[-1]
     assert step > 10
