@@ -74,7 +74,8 @@ def read(
     written: dict[str, Any] | None = None
     with _agreed(path):
         written = _digests(path)
-        found = {name: _value(path, name, written) for name in values if (path / name).is_dir()}
+        there = [name for name in values if (path / name).is_dir()] if written is None else written["values"]
+        found = {name: _value(path, name, written) for name in values if name in there}
         check(found)
         for name, tree in like.items():
             _check_described(path, name, tree, written)

@@ -133,6 +133,12 @@ def test_another_number_in_a_file_of_json_does_not_pass(run, item, caplog):
     assert _check(run, caplog) == 10
 
 
+@pytest.mark.parametrize("item", ["iterator", "window", "config", "state"])
+def test_a_part_that_is_gone_is_not_one_that_never_was(item, run, caplog):
+    shutil.rmtree(run / "checkpoints" / "20" / item)
+    assert _check(run, caplog) == 10
+
+
 def test_a_checkpoint_under_the_name_of_another_step_does_not_pass(run):
     shutil.copytree(run / "checkpoints" / "10", run / "checkpoints" / "40")
     assert int(Checkpoints(run).restore_newest(like()).state.step) == 20
