@@ -114,5 +114,5 @@ def test_a_network_in_continuous_time_is_refused():
 
 
 def test_an_odd_number_of_terms_is_refused():
-    with pytest.raises(UserError, match="chain_terms is 3; expected an even number"):
+    with pytest.raises(UserError, match="chain_terms is 3; expected an even integer"):
         dataset_chain_bound(uniform("likelihood.chain_terms=3"), {}, SOURCE)
