@@ -1,24 +1,33 @@
 """SIGINT and SIGTERM: the program ends, in a line, or saves first what it has and then ends.
 
 Python runs handlers of signals in its main thread, between two of its own instructions. Compiling a network is a single
-one, for minutes. A thread therefore watches for signals as well, and ends the process if the main thread does not.
+one, for minutes. And it drops an exception that a handler raises while a finalizer or a callback runs. A thread
+therefore watches for signals as well, and ends the process if the main thread does not.
 """
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import threading
+import weakref
 from collections.abc import Collection, Iterator
 from types import FrameType
 
 from score_sde.errors import Terminated
 from score_sde.startup import GOES_ON, SIGNALS
 
-PATIENCE_SECONDS = 1.0  # within which the main thread must hear of a signal
+PATIENCE_SECONDS = 1.0  # within which the main thread must hear of a signal, and after which it is looked at again
 
-_unwinding = threading.Event()  # the main thread has heard, and is on its way out
-_saves_first = threading.Event()  # it has something to save, and asks by itself whether it is to end
+_saves_first = threading.Event()  # the main thread has something to save, and asks by itself whether it is to end
+
+
+class _Mark:
+    """What an exception for a signal carries, to be told when it is gone."""
+
+
+_on_its_way: weakref.WeakSet[_Mark] = weakref.WeakSet()  # the marks of exceptions that are alive
 
 
 @contextlib.contextmanager
@@ -37,7 +46,7 @@ def heeded(*, keep: Collection[int] = ()) -> Iterator[None]:
         return
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    _unwinding.clear()
+    _on_its_way.clear()
     watch = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
     watch.start()
     ours = [number for number in SIGNALS if number not in keep and signal.getsignal(number) != signal.SIG_IGN]
@@ -64,8 +73,11 @@ def saved_first() -> Iterator[None]:
 
 
 def raised(number: int) -> KeyboardInterrupt:
-    """The exception for a signal."""
-    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    """The exception for a signal; as long as it is alive, the main thread is on its way out."""
+    error = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    _on_its_way.add(mark := _Mark())
+    vars(error)["mark"] = mark  # which dies with it; the exceptions of Python have no weak references themselves
+    return error
 
 
 def say(text: str) -> None:
@@ -75,20 +87,26 @@ def say(text: str) -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    _unwinding.set()
     raise raised(number)
 
 
 def _watch(signals: socket.socket) -> None:
     """End the process at a signal that the main thread does not heed, and at a second interruption."""
-    interruptions = 0
+    interruptions, waiting = 0, 0  # the number of a signal that the block has not ended at yet
     with signals:
-        while received := signals.recv(1):
-            number = received[0]
-            if number not in SIGNALS:
+        while True:
+            if select.select([signals], [], [], PATIENCE_SECONDS if waiting else None)[0]:
+                if not (received := signals.recv(1)):
+                    return
+                if (number := received[0]) not in SIGNALS:
+                    continue
+                interruptions += number == signal.SIGINT
+                if interruptions < 2:
+                    waiting = waiting if _saves_first.is_set() else number
+                    continue
+            elif _on_its_way:
                 continue
-            interruptions += number == signal.SIGINT
-            if interruptions < 2 and (_saves_first.is_set() or _unwinding.wait(PATIENCE_SECONDS)):
-                continue
+            else:
+                number = waiting
             say(f"{SIGNALS[signal.Signals(number)]}; {GOES_ON}.")
             os._exit(128 + number)

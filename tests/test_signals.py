@@ -10,7 +10,7 @@ import time
 import pytest
 
 from score_sde.errors import Terminated
-from score_sde.signals import heeded
+from score_sde.signals import PATIENCE_SECONDS, heeded
 from tests.training.test_resume import ROOT
 
 # A call of a C library that nothing interrupts, as compiling a network is.
@@ -51,6 +51,43 @@ def test_a_program_that_is_compiling_ends_within_seconds(how, numbers, code):
     finally:
         process.kill()
         process.communicate()
+
+
+# Python writes an exception of a finalizer to standard error, and drops it.
+SWALLOWED = """
+import os, signal, sys, time
+from score_sde.signals import heeded
+class Busy:
+    def __del__(self):
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        time.sleep(5)
+with heeded():
+    busy = Busy()
+    del busy
+    for _ in range(600):
+        time.sleep(0.1)
+print("lost")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_while_a_finalizer_runs_is_not_lost(number):
+    program = [sys.executable, "-c", SWALLOWED, number.name]
+    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (128 + number, "")
+    assert "Exception ignored" in ended.stderr
+    assert ended.stderr.endswith("the same command goes on from what is saved.\n")
+
+
+def test_a_program_that_takes_its_time_on_its_way_out_is_let_go():
+    before = threading.active_count()
+    with pytest.raises(Terminated), heeded():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            time.sleep(2.5 * PATIENCE_SECONDS)
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
