@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,10 @@ import numpy as np
 
 from score_sde.cluster import is_main
 from score_sde.evaluation.base import Examples, Progress
+from score_sde.evaluation.results import digest
 from score_sde.files import Unreadable, atomic_write_json, read_json, reason_of, writing
+
+_NAMED = re.compile(r"(?P<name>.+)\.[0-9a-f]{12}\.partial")  # as partial_file names them
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class Partial:
         self._in_memory: list[np.ndarray] = []  # in processes that do not write
         if path is None:
             return
+        _tell_others(path)
         try:
             if (found := read_json(_about(path))) is not None:
                 self._go_on(found, path)
@@ -160,12 +165,30 @@ def measured_in_parts(
     return [np.array(column) for column in kept.columns()]
 
 
+def partial_file(directory: Path, name: str, identity: str) -> Path:
+    """The file for what has been measured so far; each measurement has its own, and one of other settings stays.
+
+    >>> partial_file(Path("runs/a"), "samples", "seed 7").name
+    'samples.d1ce346a5a03.partial'
+    """
+    return directory / f"{name}.{digest(identity)[:12]}.partial"
+
+
 def discard(path: Path) -> None:
     """Remove the files of a measurement, when its results are written."""
     if is_main():
         with writing(path):
             for file in (_about(path), path):
                 file.unlink(missing_ok=True)
+
+
+def _tell_others(path: Path) -> None:
+    """Say what lies beside a file of :func:`partial_file` and is of other settings."""
+    if (named := _NAMED.fullmatch(path.name)) is None or not is_main():
+        return
+    for other in sorted(path.parent.glob("*.partial")):
+        if other != path and (its := _NAMED.fullmatch(other.name)) and its["name"] == named["name"]:
+            log.info("%s is of other settings, and stays for them.", other)
 
 
 def _check(known: dict[str, Any]) -> int:

@@ -26,7 +26,7 @@ from score_sde.evaluation.metrics import (
     measure,
     metrics_of,
 )
-from score_sde.evaluation.partial import discard
+from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.record import EvaluationRecord
 from score_sde.evaluation.selection import chosen_steps
 from score_sde.experiment import Experiment
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 #: Groups of fields that decide what is measured of a checkpoint.
 _RELATED = ("seed", "ema_width", "sde", "parameterization", "model", "data", "objective", "sampling", "likelihood")
 #: Files of what has been measured so far of one checkpoint.
-_PARTIALS = {"likelihood": "evaluation.likelihood.partial", "samples": "evaluation.partial"}
+_PARTIALS = {"likelihood": "evaluation.likelihood", "samples": "evaluation"}
 _UNITS = ("bits_per_dim", "nats_per_example")
 
 
@@ -80,6 +80,7 @@ class _Evaluation:
     loss: LossEvaluator
     noise: Noise | None  # None where no likelihood is asked for
     samples: _Samples | None
+    begun: list[Path] = dataclasses.field(default_factory=list)  # files of what has been measured of the checkpoint
 
     def identity(self) -> str:
         """A digest of all that decides the numbers besides the checkpoint."""
@@ -107,6 +108,16 @@ class _Evaluation:
             entry |= self._metrics(step, params, digest, self.samples)
         return entry
 
+    def _partial(self, name: str, identity: str) -> dict[str, Any]:
+        """From where a measurement goes on after an interruption."""
+        self.begun.append(path := partial_file(self.place, _PARTIALS[name], identity))
+        return {"partial": path, "identity": identity}
+
+    def discard(self) -> None:
+        """Remove the files of what has been measured so far, when the entry of the checkpoint is written."""
+        while self.begun:
+            discard(self.begun.pop())
+
     def _likelihood(self, step: int, params: Params, noise: Noise) -> dict[str, Any]:
         experiment = self.experiment
         wanted = experiment.config.likelihood.num_examples or len(self.source)
@@ -117,8 +128,7 @@ class _Evaluation:
                 self.source,
                 noise=noise,
                 progress=bar.advance,
-                partial=self.place / _PARTIALS["likelihood"],
-                identity=identity_of(experiment, params, noise, self.source),
+                **self._partial("likelihood", identity_of(experiment, params, noise, self.source)),
             )
         good = result.success
         if not good.any():
@@ -133,11 +143,10 @@ class _Evaluation:
         return {name: mean, f"{name}_std_error": error, **counts, "likelihood_seconds": result.seconds}
 
     def _metrics(self, step: int, params: Params, digest: str, samples: _Samples) -> dict[str, Any]:
-        partial = self.place / _PARTIALS["samples"]
         total = self.experiment.config.evaluation.num_samples
         with ProgressBar(total=total, description=f"samples at {step}") as bar:
-            identity = f"{self.identity()} {digest}"
-            found = samples.evaluate(params, partial=partial, identity=identity, progress=bar.advance)
+            kept = self._partial("samples", f"{self.identity()} {digest}")
+            found = samples.evaluate(params, progress=bar.advance, **kept)
         results = measure(self.experiment, found, samples.reference, samples.extractor, samples.metrics)
         return {
             "metrics": {name: json.loads(result.to_json()) for name, result in results.items()},
@@ -177,8 +186,7 @@ def run_eval(config: ConfigDict, workdir: Path, command: str, *, out: Path | Non
             log.info("Step %d was measured before.", step)
             continue
         record.add(evaluation.measure(step, state.ema_params, digest))
-        for name in _PARTIALS.values():
-            discard(place / name)
+        evaluation.discard()
         _tell(record.entries[step])
     if not measured:
         raise UserError(f"None of the checkpoints {steps} in {workdir} can be read; see the warnings above.")

@@ -24,7 +24,7 @@ from score_sde.evaluation.likelihood import (
     identity_of,
 )
 from score_sde.evaluation.noise_levels import noise_level_report
-from score_sde.evaluation.partial import discard
+from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.experiment import Experiment
 from score_sde.files import atomic_savez, atomic_write_json
@@ -46,11 +46,7 @@ from score_sde.training.writers import ProgressBar, compiling
 log = logging.getLogger(__name__)
 
 #: Files of what has been measured so far.
-_PARTIALS = {
-    "likelihood": "likelihood.partial",
-    "chain": "likelihood.chain.partial",
-    "bound": "likelihood.bound.partial",
-}
+_PARTIALS = {"likelihood": "likelihood", "chain": "likelihood.chain", "bound": "likelihood.bound"}
 _BASELINE_DIM = 256  # covariances of larger images take minutes to fit
 
 
@@ -74,7 +70,7 @@ class _Measurement(NamedTuple):
 
     def partial(self, name: str) -> dict[str, Any]:
         """From where a measurement goes on after an interruption."""
-        return {"partial": self.place / _PARTIALS[name], "identity": self.identity}
+        return {"partial": partial_file(self.place, _PARTIALS[name], self.identity), "identity": self.identity}
 
 
 @one_at_a_time("likelihood")
@@ -120,7 +116,7 @@ def _write(run: _Measurement) -> None:
     atomic_savez(place / "likelihood.npz", **run.columns)
     atomic_write_json(place / "likelihood.json", report)
     for name in _PARTIALS.values():
-        discard(place / name)
+        discard(partial_file(place, name, run.identity))
 
 
 def check_limit(config: ConfigDict) -> None:

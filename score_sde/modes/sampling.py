@@ -15,7 +15,7 @@ from score_sde.evaluation.base import sample_seed
 from score_sde.evaluation.latents import latent_codes
 from score_sde.evaluation.likelihood import Noise, identity_of
 from score_sde.evaluation.pareto import measure, recommended, settings_of
-from score_sde.evaluation.partial import Partial, discard
+from score_sde.evaluation.partial import Partial, discard, partial_file
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples
 from score_sde.experiment import Experiment, make_predictor
@@ -52,8 +52,8 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     experiment = experiment_of(config, workdir, "sample")
     state = trained_state(experiment, workdir)
     settings = config.sampling
-    partial, num_levels = place / "samples.partial", experiment.quantization.num_levels
-    identity = identity_of_samples(experiment, state.ema_params)
+    num_levels, identity = experiment.quantization.num_levels, identity_of_samples(experiment, state.ema_params)
+    partial = partial_file(place, "samples", identity)
     compiling("the sampler")
     with ProgressBar(total=settings.num_samples, description="sampling") as bar:
         drawn = draw_samples(
@@ -128,10 +128,10 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     ordered = [*references, *settings]
     total = sum(s.num_steps * make_predictor(s.solver, config.sampling).num_evals + 1 for s in ordered)
     compiling("the samplers, one after another")
-    partial = place / "pareto.partial"
     identity = json.dumps(
         [identity_of_samples(experiment, state.ema_params), config.pareto.to_dict(), fingerprint(source)]
     )
+    partial = partial_file(place, "pareto", identity)
     with ProgressBar(total=total, description="pareto", unit="evaluation") as bar:
         kept = Partial(partial, identity)
         measured = list(measure(experiment, state.ema_params, data, ordered, kept=kept, progress=bar.advance))

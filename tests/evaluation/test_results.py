@@ -113,8 +113,8 @@ def test_a_likelihood_that_was_killed_in_a_later_phase_is_not_measured_again(run
     add, phases = partial.Partial.add, []
 
     def counted(kept, row, seconds):
-        phases.append(kept._path.name)
-        if phases.count("likelihood.bound.partial") == 2:
+        phases.append(kept._path.name.rsplit(".", 2)[0])
+        if phases.count("likelihood.bound") == 2:
             raise KeyboardInterrupt
         add(kept, row, seconds)
 
@@ -125,11 +125,36 @@ def test_a_likelihood_that_was_killed_in_a_later_phase_is_not_measured_again(run
     again = []
     monkeypatch.setattr(partial.Partial, "add", lambda kept, *row: (again.append(kept._path.name), add(kept, *row)))
     MODES["likelihood"](few(), run, "command")
-    assert again == ["likelihood.bound.partial"]
+    assert [name.rsplit(".", 2)[0] for name in again] == ["likelihood.bound"]
     MODES["likelihood"](few(), whole, "command")
     with np.load(run / "likelihood.npz") as ours, np.load(whole / "likelihood.npz") as theirs:
         for name in theirs:
             np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("mode", ["sample", pytest.param("likelihood", marks=pytest.mark.slow)])
+def test_what_a_kill_left_stays_when_other_settings_come_between(mode, run, monkeypatch):
+    add, added = partial.Partial.add, []
+
+    def killed(kept, row, seconds):
+        if added:
+            raise KeyboardInterrupt
+        added.append(1)
+        add(kept, row, seconds)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(partial.Partial, "add", killed)
+        MODES[mode](few(), run, "command")
+    left = {path.name: path.read_bytes() for path in run.glob("*.partial*")}
+    MODES[mode](few(**OTHER[mode]), run, "another")
+    assert len(left) == 2 and {path.name: path.read_bytes() for path in run.glob("*.partial*")} == left
+    monkeypatch.setattr(
+        partial.Partial,
+        "_go_on",
+        lambda kept, *a, go=partial.Partial._go_on: (go(kept, *a), added.append(kept.batches)),
+    )
+    MODES[mode](few(), run, "command")
+    assert added == [1, 1] and not list(run.glob("*.partial*"))
 
 
 def test_settings_of_a_sweep_that_were_measured_before_a_kill_are_not_measured_again(run, monkeypatch):
