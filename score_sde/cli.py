@@ -98,17 +98,20 @@ def main(argv: list[str]) -> int:
     return code
 
 
-def _config_file(options: argparse.Namespace) -> Path | None:
-    """The file of the configuration: the one that is given, else the record of the run in the working directory."""
+def _given(options: argparse.Namespace) -> "Path | ConfigDict | None":
+    """What is to be overridden: the file that is given, else the configuration of the run in the working directory."""
     if options.config is not None or options.mode in WITHOUT_CONFIG:
         return None if options.config is None else config_file(options.config)
-    record = Path(options.workdir) / "config.json"
-    if not record.is_file():
+    from score_sde.checkpointing import newest_config
+    from score_sde.config import from_record
+
+    workdir = Path(options.workdir)
+    if (recorded := newest_config(workdir)) is None:
         raise UserError(
-            f"There is no run in {options.workdir} whose configuration could be taken; give --config=FILE, a Python "
+            f"There is no run in {workdir} whose configuration could be taken; give --config=FILE, a Python "
             "file that defines get_config(), or the --workdir of a run."
         )
-    return record
+    return from_record(recorded, f"the record of the run in {workdir}")
 
 
 def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) -> "ConfigDict":
@@ -117,7 +120,7 @@ def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) 
     def prepare() -> tuple["ConfigDict", dict[str, Any]]:
         from score_sde.config import leaves
 
-        config = load_config(_config_file(options), overrides)
+        config = load_config(_given(options), overrides)
         # The configuration counts, not the file that it is from.
         flags = {name: value for name, value in vars(options).items() if name not in ("config", *cluster.FLAGS)}
         places = {name: os.path.abspath(value) for name in PATHS if (value := flags.get(name)) is not None}
@@ -166,11 +169,11 @@ def _extra(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     return extra
 
 
-def load_config(path: Path | None, overrides: list[str]) -> "ConfigDict":
+def load_config(given: "Path | ConfigDict | None", overrides: list[str]) -> "ConfigDict":
     """The configuration of a Python file, or of a run's ``config.json``, with overrides applied, locked.
 
     Args:
-        path: A Python file or a ``config.json``; ``None`` for the defaults.
+        given: A Python file or a ``config.json``; a configuration; ``None`` for the defaults.
         overrides: Arguments ``--config.a.b=value``.
 
     Raises:
@@ -179,7 +182,8 @@ def load_config(path: Path | None, overrides: list[str]) -> "ConfigDict":
     """
     from score_sde.config import default_config, from_file, with_overrides
 
-    config = with_overrides(default_config() if path is None else from_file(path), overrides).lock()
+    config = default_config() if given is None else from_file(given) if isinstance(given, Path) else given
+    config = with_overrides(config, overrides).lock()
     typed_fields(config)
     return config
 

@@ -33,7 +33,7 @@ def from_file(path: Path) -> ConfigDict:
         siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(f"There is no config file {path}.{nearest(str(path), siblings)}")
     if path.suffix == ".json":
-        return _from_record(path)
+        return from_record(read_json(path, remedy="expected the config.json of a run") or {}, str(path))
     spec = importlib.util.spec_from_file_location(_MODULE, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; expected one that defines get_config().")
@@ -70,11 +70,18 @@ def _importable(module: ModuleType, folder: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _from_record(path: Path) -> ConfigDict:
-    """The configuration in a record. One that is older than a field stands for what is now its default."""
-    recorded = read_json(path, remedy="expected the config.json of a run") or {}
+def from_record(recorded: Mapping[str, Any], where: str) -> ConfigDict:
+    """The configuration in a record. One that is older than a field stands for what is now its default.
+
+    Args:
+        recorded: The record, as JSON holds it.
+        where: What errors call it.
+
+    Raises:
+        UserError: If it has fields that do not exist, or values of a wrong kind.
+    """
     given = leaves(recorded)
-    refuse(f"Unknown config field '{name}' in {path}.{nearest(name, FIELDS)}" for name in given if name not in FIELDS)
+    refuse(f"Unknown config field '{name}' in {where}.{nearest(name, FIELDS)}" for name in given if name not in FIELDS)
     # A configuration would take True for 1.0.
     refuse(_wrong_values({name: value for name, value in given.items() if isinstance(value, bool)}))
     config = default_config()

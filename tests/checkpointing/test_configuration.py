@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from score_sde.checkpointing import Checkpoints, CheckpointWriter, newest_config
+from score_sde.cli import main
 from score_sde.errors import UserError
 from score_sde.modes.training import run_train
 from score_sde.modes.workdir import trained_state
@@ -44,6 +45,19 @@ def test_without_its_record_a_run_knows_its_configuration_and_writes_it_anew(run
     assert int(trained_state(_experiment(), run).step) == 10
     run_train(_config(), run, "command")
     assert record.read_text() == text
+
+
+def test_without_its_record_a_run_needs_no_config_flag(run, capsys):
+    flags = [f"--workdir={run}", "--mode=export"]
+    (run / "config.json").write_text("[1, 2]")
+    assert main(flags) == 2
+    assert "config.json cannot be read (it is JSON, but no object); remove it, and" in capsys.readouterr().err
+    (run / "config.json").unlink()
+    assert main(flags) == 0
+    assert (run / "model.safetensors").is_file()
+    shutil.rmtree(run / "checkpoints")
+    assert main(flags) == 2
+    assert f"There is no run in {run} whose configuration could be taken" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changes", [{"optim.lr": 0.5}, {"seed": 7}])

@@ -396,6 +396,15 @@ def test_words_stand_out_from_what_is_behind_them(scheme):
     assert all(ratio(f"tone{n}", "card") >= 3.0 for n in range(6))
 
 
+def test_a_page_may_go_to_a_directory_that_is_not_there_yet(run, tmp_path):
+    place = tmp_path / "new" / "place"
+    with pytest.raises(UserError, match="no directory"):
+        write_report(tmp_path / "nowhere", out=place)
+    assert not place.parent.exists()
+    assert write_report(run, out=place).parent == place
+    assert [file.name for file in place.iterdir()] == ["report.html"]
+
+
 def test_a_directory_without_a_run_is_refused(run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"There is no run in .*empty: none of config.json"):

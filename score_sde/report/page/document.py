@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from score_sde.files import atomic_write_text
+from score_sde.locks import check_writable
 from score_sde.report.page.comparison import comparison
 from score_sde.report.page.figures import number
 from score_sde.report.page.markup import Markup, element, join
@@ -25,7 +26,8 @@ def write_report(workdir: Path, compare: Sequence[Path] = (), out: Path | None =
 
     Args:
         workdir: Where the run lives.
-        out: Where the page goes; what was measured there is shown instead of what lies in ``workdir``.
+        out: Where the page goes; what was measured there is shown instead of what lies in ``workdir``. It is made if
+            need be.
         compare: Working directories of other runs, to be shown beside it.
 
     Returns:
@@ -35,6 +37,8 @@ def write_report(workdir: Path, compare: Sequence[Path] = (), out: Path | None =
         UserError: If a directory is missing or has nothing of a run in it, or the page cannot be written.
     """
     runs = [read_run(workdir, results=out), *map(read_run, compare)]
+    if out is not None:
+        check_writable(out)
     path = (out or workdir) / "report.html"
     atomic_write_text(path, page(runs))
     return path
