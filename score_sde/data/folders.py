@@ -50,7 +50,9 @@ def load_folder(path: str, split: str) -> ArraySource:
         if pixels.shape != images.shape[1:]:  # by an orientation tag behind the pixels, not in the header
             raise _other_size(root, file, ImageFormat(*pixels.shape), chosen[0], ImageFormat(*images.shape[1:]))
         images[row] = pixels
+    gray = sum(found.channels < channels for found in formats)
     notes += [
+        counted(gray, "image is", "images are", "gray, taken as RGB"),
         counted(sum(found.turned for found in formats), "image is", "images are", "turned upright by a tag"),
         counted(sum(found.profiled for found in formats), "image has", "images have", "a color profile, left aside"),
     ]

@@ -179,6 +179,10 @@ def open_records(
         for index, record in zip(probes, records.__getitems__(probes), strict=True)
     ]
     shape = (formats[0].height, formats[0].width, max(found.channels for found in formats))
+    gray = sum(found.channels < shape[2] for found in formats)
+    looked_at = f"of {len(probes):,} images looked at"
+    mixed = counted(gray, f"{looked_at} is", f"{looked_at} are", "gray, taken as RGB")
+    notes = (*notes, mixed) if mixed else notes
     source = RecordSource(SourceInfo(name, shape, 256, num_classes), records, image=image, label=label, notes=notes)
     for index, found in zip(probes, formats, strict=True):
         source.check_format(index, found)

@@ -82,6 +82,22 @@ def test_a_folder_of_photographs_from_a_turned_camera_is_upright_and_says_so(tmp
     assert "1 image is turned upright by a tag" in source.notes
 
 
+def test_gray_images_among_colors_are_said(tmp_path: Path) -> None:
+    gray = _encoded(pixels=PIXELS[..., 0])
+    files = {f"{split}/{n}.png": gray if n < 2 else _encoded() for split in ("train", "test") for n in range(3)}
+    sources = {split: load_source(_folder(tmp_path / "folder", files), split) for split in ("train", "test")}
+    assert describe(sources)[1] == f"folder:{tmp_path / 'folder'}: 4 images are gray, taken as RGB."
+    records = tmp_path / "records"
+    records.mkdir()
+    write_array_records(records / "train.array_record", [gray, _encoded(), gray])
+    assert load_source(f"arrayrecord:{records}", "train").notes == ("2 of 3 images looked at are gray, taken as RGB",)
+    for alike in (gray, _encoded()):
+        name = _folder(tmp_path / "alike", {"train/a.png": alike, "train/b.png": alike, "test/a.png": alike})
+        assert load_source(name, "train").notes == ()
+        write_array_records(records / "train.array_record", [alike])
+        assert load_source(f"arrayrecord:{records}", "train").notes == ()
+
+
 def test_a_tag_behind_the_pixels_counts_too(tmp_path: Path) -> None:
     square = PIXELS[:5, :5]
     np.testing.assert_array_equal(decode_image(_late_tag(square, 6), "late", 3), np.rot90(square, 3))
