@@ -114,18 +114,33 @@ class Process(abc.ABC):
         """One step of the discrete forward chain that goes with the process; of a chain, its own."""
         return self.transition(s, t)
 
-    def reverse(self, score_fn: ScoreFn, *, noise_scale: Number = 1.0) -> "ReverseProcess":
-        """The time reversal with noise scale ``eta``; its marginals are the same for every ``eta``."""
-        return ReverseProcess(sde=self, score_fn=score_fn, noise_scale=noise_scale)
+    def reverse(self, score_fn: ScoreFn, *, noise_scale: Number | None = None) -> "ReverseProcess":
+        """The time reversal with noise scale ``eta``; its marginals are the same for every ``eta``.
+
+        With ``None`` it is the solver that chooses ``eta``; see :class:`ReverseProcess`.
+        """
+        return ReverseProcess(sde=self, score_fn=score_fn, stated_noise_scale=noise_scale)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReverseProcess:
-    """The time reversal of a process under a score function: what a solver follows from ``t = 1`` to 0."""
+    """The time reversal of a process under a score function: what a solver follows from ``t = 1`` to 0.
+
+    Attributes:
+        sde: The forward process.
+        score_fn: The score of its marginals.
+        stated_noise_scale: The noise scale that was asked for. ``None`` leaves the choice to the solver where one is
+            put to work (:func:`score_sde.sampling.integrate`), and is 1, the reverse SDE, where it is read directly.
+    """
 
     sde: Process
     score_fn: ScoreFn
-    noise_scale: Number = 1.0
+    stated_noise_scale: Number | None = None
+
+    @property
+    def noise_scale(self) -> Number:
+        """The noise scale ``eta``: 1 for the reverse SDE, 0 for the probability flow."""
+        return 1.0 if self.stated_noise_scale is None else self.stated_noise_scale
 
     def score(self, x: Batch, t: Float[Array, ""]) -> Batch:
         """The score at one time shared by the whole batch."""

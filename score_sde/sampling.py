@@ -134,7 +134,7 @@ def integrate(
     Args:
         keys: One key per sample.
         solver: A stochastic or deterministic step.
-        process: What is integrated.
+        process: What is integrated. If it was made without a noise scale, it has the one that the solver follows.
         x: Starting points at ``times[0]``.
         times: Decreasing grid.
         num_steps: How many of its steps to take; all unless given. It may vary under one compiled program, so grids
@@ -199,7 +199,7 @@ def _stepper(
     keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batch, times: Grid
 ) -> Callable[[Array | int, SolverState], SolverState]:
     """Step number ``index`` along the grid, of the process with the noise that the solver follows."""
-    process = dataclasses.replace(process, noise_scale=noise_scale_of(solver, process.noise_scale))
+    process = dataclasses.replace(process, stated_noise_scale=noise_scale_of(solver, process.stated_noise_scale))
     check_pair(solver, process.sde, times)
     keys, times = solver_keys(keys), times.astype(time_dtype(x))
 

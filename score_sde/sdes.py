@@ -51,9 +51,9 @@ class SDE(Process):
         mean_coeffs, stds = self.marginal((1.0 + jnp.arange(n)) / n)
         return Tabulated(mean_coeffs=mean_coeffs, stds=stds, prior_std=self.prior_std)
 
-    def reverse(self, score_fn: ScoreFn, *, noise_scale: Number = 1.0) -> "ReverseSDE":
-        """The time reversal with noise scale ``eta``; its marginals are the same for every ``eta``."""
-        return ReverseSDE(sde=self, score_fn=score_fn, noise_scale=noise_scale)
+    def reverse(self, score_fn: ScoreFn, *, noise_scale: Number | None = None) -> "ReverseSDE":
+        """The time reversal with noise scale ``eta``, by default the one that the solver chooses."""
+        return ReverseSDE(sde=self, score_fn=score_fn, stated_noise_scale=noise_scale)
 
     def probability_flow(self, score_fn: ScoreFn) -> "ReverseSDE":
         """The deterministic reversal, ``noise_scale = 0`` (Song et al. 2021, eq. 13)."""

@@ -131,8 +131,21 @@ UNTOLD = {
 
 @pytest.mark.parametrize("name", UNTOLD)
 def test_without_a_noise_scale_the_samples_are_right(name):
-    sampler = sampling.make_sampler(Network(), NoisePrediction(), SDE, UNTOLD[name], times=grid(SDE))
-    assert abs(float(sampler({}, jax.random.key(0), (N, 4)).x.std()) / STD - 1.0) < 0.03
+    """By both doors: a sampler, and the loop over a reversal that was not told how noisy it is."""
+    times, key = grid(SDE), jax.random.key(0)
+    sampler = sampling.make_sampler(Network(), NoisePrediction(), SDE, UNTOLD[name], times=times, denoising="none")
+    x = sampler({}, key, (N, 4)).x
+    assert abs(float(x.std()) / float(spread(SDE, times[-1])) - 1.0) < 0.03
+    start, reverse = sampling.prior_samples(KEYS, SDE, (4,)), SDE.reverse(score(SDE))
+    chex.assert_trees_all_close(sampling.integrate(KEYS, UNTOLD[name], reverse, start, times).x, x, atol=1e-3)
+
+
+def test_a_noise_scale_that_was_asked_for_is_no_choice_of_the_solver():
+    """Read directly, a reversal without a noise scale is the reverse SDE."""
+    assert SDE.reverse(score(SDE)).noise_scale == 1.0
+    start, times = sampling.prior_samples(KEYS[:2], SDE, (4,)), grid(SDE)
+    with pytest.raises(UserError, match=r"noise_scale is 1\.0, and Heun adds no noise"):
+        sampling.integrate(KEYS[:2], solvers.Heun(), SDE.reverse(score(SDE), noise_scale=1.0), start, times)
 
 
 def test_what_is_inside_a_solver_says_what_it_follows():
