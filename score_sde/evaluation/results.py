@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from score_sde.cluster import is_main
-from score_sde.files import Unreadable, read_json, writing
+from score_sde.files import Unreadable, read_json, read_json_lines, writing
 
 #: The files of a mode: its report, which says by its identity what was measured and how, and the others.
 RESULTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -40,7 +41,8 @@ def digest(identity: str) -> str:
 def keep_earlier(directory: Path, mode: str, identity: str) -> None:
     """Make room for the results of a mode: those of the same identity are replaced, others move to ``earlier/MODE-N``.
 
-    To be called when all is measured, before the first file is written. Of several processes the first one moves.
+    Results that move replace earlier ones of their own identity. To be called when all is measured, before the first
+    file is written. Of several processes the first one moves.
 
     Raises:
         UserError: If the directory cannot be written.
@@ -54,18 +56,67 @@ def keep_earlier(directory: Path, mode: str, identity: str) -> None:
         found = {}
     if found is None or found.get("identity") == identity:
         return
-    place = _place(directory / "earlier", mode, report)
-    with writing(place):
-        place.mkdir(parents=True, exist_ok=True)
-        for name in (*others, report):  # the report last: while it is there, not all has been moved
-            if (directory / name).exists():
-                os.replace(directory / name, place / name)
+    attic = directory / "earlier"
+    same = (path for path in _places(attic, mode) if _replaces(found, path / report))
+    place = next(same, None) or _next_place(attic, mode, report)
+    _move(directory, place, (*others, report))  # the report last: while it is there, not all has been moved
     log.info("The results of other settings, or of the model as it was, are kept in %s.", place)
 
 
-def _place(attic: Path, mode: str, report: str) -> Path:
+def keep_metrics(directory: Path) -> None:
+    """Move the metrics of a run that has no checkpoint to go on from to ``earlier/train-N``, and say so.
+
+    Raises:
+        UserError: If the metrics cannot be read, or the directory cannot be written.
+    """
+    name = "metrics.jsonl"
+    if not is_main() or not (records := read_json_lines(directory / name)):
+        return
+    place = _next_place(directory / "earlier", "train", name)
+    _move(directory, place, (name,))
+    log.warning(
+        "The run in %s has metrics to step %d but no checkpoint; training starts again from step 0, and the metrics "
+        "are kept in %s.",
+        *(directory, records[-1]["step"], place),
+    )
+
+
+def _move(directory: Path, place: Path, names: tuple[str, ...]) -> None:
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if (directory / name).exists():
+                os.replace(directory / name, place / name)
+
+
+def _places(attic: Path, mode: str) -> list[Path]:
+    """The directories that hold earlier results of a mode, in their order."""
+    paths = list(attic.glob(f"{mode}-*")) if attic.is_dir() else []
+    numbered = ((int(found[1]), path) for path in paths if (found := re.fullmatch(rf"{mode}-(\d{{1,9}})", path.name)))
+    return [path for _, path in sorted(numbered)]
+
+
+def _next_place(attic: Path, mode: str, report: str) -> Path:
     """The next directory of a mode, or the last if a kill has come before all was moved to it."""
-    names = [path.name for path in attic.glob(f"{mode}-*")] if attic.is_dir() else []
-    last = max((int(found[1]) for name in names if (found := re.fullmatch(rf"{mode}-(\d{{1,9}})", name))), default=0)
-    unfinished = last > 0 and not (attic / f"{mode}-{last}" / report).exists()
-    return attic / f"{mode}-{last + (not unfinished)}"
+    if not (places := _places(attic, mode)):
+        return attic / f"{mode}-1"
+    unfinished = not (places[-1] / report).exists()
+    return attic / f"{mode}-{int(places[-1].name.rpartition('-')[2]) + (not unfinished)}"
+
+
+def _replaces(found: Mapping[str, Any], earlier: Path) -> bool:
+    """Whether a report measures all that an earlier one does, in the same way."""
+    try:
+        before = read_json(earlier) or {}
+    except Unreadable:
+        return False
+    if not found.get("identity") or found["identity"] != before.get("identity"):
+        return False
+    # An evaluation is of several checkpoints, which its identity does not tell.
+    return _checkpoints(before) <= _checkpoints(found)
+
+
+def _checkpoints(report: Mapping[str, Any]) -> set[str]:
+    entries = report.get("checkpoints")
+    known = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return {f"{entry.get('step')} {entry.get('parameters')}" for entry in known}

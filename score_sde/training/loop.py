@@ -19,6 +19,7 @@ from score_sde.data.base import SPLITS
 from score_sde.distributed import check_batch, global_batch, jit_step, loops_are_slow, state_sharding, with_sharding
 from score_sde.errors import Preempted, UserError
 from score_sde.evaluation.loss import LossEvaluator
+from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
 from score_sde.training.ema import power_averages
 from score_sde.training.preemption import Preemption
@@ -132,6 +133,8 @@ def run(task: Task, workdir: Path) -> TrainState:
     ):
         iterator = _iterator(task)
         state, start, window = _start(task, saved, iterator, sharding)
+        if not saved.steps:
+            keep_metrics(workdir)
         writer.truncate(start)
         snapshots.forget_after(start)
         if start < settings.num_steps:

@@ -108,6 +108,25 @@ def test_a_kill_while_results_are_moved_loses_none_and_splits_none(tmp_path, mon
     assert (tmp_path / "earlier" / "sample-2" / "samples.npz").read_text() == "b"
 
 
+@pytest.mark.parametrize("mode", ["sample", "eval"])
+def test_to_go_back_to_settings_leaves_no_second_copy_of_their_results(mode, tmp_path):
+    """Each setting has one place; an evaluation stays beside one that measures fewer checkpoints."""
+    report = RESULTS[mode][0]
+    for number, identity in enumerate(["7", "43", "7", "8", "7", "43"]):
+        keep_earlier(tmp_path, mode, identity)
+        steps = [{"step": step, "parameters": "x"} for step in range(number + 1)]
+        atomic_write_json(tmp_path / report, {"identity": identity, "number": number, "checkpoints": steps})
+
+    def kept():
+        found = {path.name: json.loads((path / report).read_text()) for path in (tmp_path / "earlier").iterdir()}
+        return {name: (entry["identity"], entry["number"]) for name, entry in found.items()}
+
+    assert kept() == {f"{mode}-1": ("7", 4), f"{mode}-2": ("43", 1), f"{mode}-3": ("8", 3)}
+    atomic_write_json(tmp_path / report, {"identity": "43", "number": 9, "checkpoints": [{"step": 9}]})
+    keep_earlier(tmp_path, mode, "another")
+    assert kept()[f"{mode}-2"] == ("43", 1) and kept()[f"{mode}-4"] == ("43", 9)
+
+
 def test_a_likelihood_that_was_killed_in_a_later_phase_is_not_measured_again(run, monkeypatch, model):
     """The flow is done and half of the bound when the kill comes; then only the other half is measured."""
     add, phases = partial.Partial.add, []

@@ -259,6 +259,19 @@ def test_a_place_for_checkpoints_that_is_a_file_is_refused(tmp_path):
         train(_experiment(), tmp_path)
 
 
+def test_a_run_that_has_lost_its_checkpoints_says_so_and_keeps_its_metrics(workdir, caplog):
+    """The same run comes again, to the same bytes; in a new directory nothing is said."""
+    before = (workdir / "metrics.jsonl").read_bytes()
+    last = json.loads(before.splitlines()[-1])["step"]
+    shutil.rmtree(workdir / "checkpoints")
+    train(_experiment(last), workdir)
+    assert f"The run in {workdir} has metrics to step {last} but no checkpoint; training starts again" in caplog.text
+    assert (workdir / "earlier" / "train-1" / "metrics.jsonl").read_bytes() == before
+    caplog.clear()
+    train(_experiment(last), workdir)
+    assert "no checkpoint" not in caplog.text and not (workdir / "earlier" / "train-2").exists()
+
+
 def _start(workdir):
     changes = {"training.num_steps": 3000, "training.checkpoint_every": 100, "training.eval_every": 500}
     command = [sys.executable, "-m", "score_sde", f"--config={CONFIG}", f"--workdir={workdir}", "--mode=train"]
