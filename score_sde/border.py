@@ -125,7 +125,8 @@ def _devices(error: BaseException) -> Ending | None:
     wanted = os.environ.get("JAX_PLATFORMS")
     asked = f"JAX_PLATFORMS={wanted} asks for a device" if wanted else "JAX looks for a device"
     advice = "Unset JAX_PLATFORMS to take what there is, or set" if wanted else "Free the device, or set"
-    reason = first_line(error).partition(" (")[0] or "JAX finds none"  # in brackets JAX advises, too
+    reason = first_line(error).partition(" (")[0]  # in brackets JAX advises, too
+    reason = re.sub(r"^Unable to initialize backend '\w*': |\.$", "", reason) or "JAX finds none"
     return Ending(USER, f"{asked} that cannot be used here ({reason}). {advice} JAX_PLATFORMS=cpu.")
 
 

@@ -83,6 +83,14 @@ def test_a_platform_that_is_not_there_is_named_with_its_variable(capsys, monkeyp
     assert "set JAX_PLATFORMS=cpu" in said
 
 
+def test_a_platform_that_jax_does_not_know_is_told_in_a_sentence(capsys, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    words = "Unable to initialize backend 'nonsense': Backend 'nonsense' is not in the list of known backends: "
+    assert border.ended(RuntimeError(f"{words}['cpu', 'tpu'].")) == 2
+    said = "here (Backend 'nonsense' is not in the list of known backends: ['cpu', 'tpu']). Unset JAX_PLATFORMS"
+    assert said in capsys.readouterr().err
+
+
 def test_no_device_at_all_is_told_as_a_device_that_is_missing(capsys, monkeypatch):
     """JAX asserts that there is one, and other assertions are faults."""
     code = compile("def find():\n    assert False", "/somewhere/jax/_src/xla_bridge.py", "exec")
