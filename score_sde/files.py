@@ -5,6 +5,7 @@ whatever reason, is an :class:`Unreadable`, which is the user's error unless the
 """
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -25,7 +26,7 @@ from score_sde.errors import UserError
 from score_sde.machine import memory_bytes
 
 #: What to do where a directory takes no files.
-ELSEWHERE = "free space there or give another --workdir, or --out=DIR for results of a run that is only read"
+ELSEWHERE = "give another --workdir, or --out=DIR for results of a run that is only read"
 _REMEDY = "remove it and run the mode that writes it again"
 _JSON_BYTES = 1 << 30  # of a file of JSON
 _JSON_DEPTH = 64
@@ -78,8 +79,22 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"Cannot write {path} ({reason}); {ELSEWHERE}.") from error
+        raise refusal(str(path), path.parent, error) from error
+
+
+def refusal(what: str, directory: Path, error: OSError) -> UserError:
+    """The error that says that ``what`` cannot be written to a directory, why, and what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = _in_the_way(directory) or error.strerror or str(error)
+    return UserError(f"Cannot write {what} ({reason}); {'free space there or ' * full}{ELSEWHERE}.")
+
+
+def _in_the_way(directory: Path) -> str:
+    """What stands where a directory is needed, in words, or nothing."""
+    place = next(place for place in (directory, *directory.absolute().parents) if os.path.lexists(place))
+    if place.is_dir():
+        return ""
+    return f"{place} is a {'file' if place.exists() else 'link to nothing'}, not a directory"
 
 
 def atomic_write_text(path: Path, text: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 
 from score_sde.cluster import is_main
 from score_sde.errors import UserError
-from score_sde.files import ELSEWHERE, read_json, reason_of, writing
+from score_sde.files import read_json, refusal, writing
 
 try:
     import fcntl
@@ -116,12 +116,12 @@ def check_writable(directory: Path, *, make: bool = True) -> None:
     try:
         if make:
             directory.mkdir(parents=True, exist_ok=True)
-        there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+        there = next(place for place in (directory, *directory.absolute().parents) if os.path.lexists(place))
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(_BLOCK))
             file.flush()
     except OSError as error:
-        raise UserError(f"Cannot write to {directory} ({reason_of(error)}); {ELSEWHERE}.") from error
+        raise refusal(f"to {directory}", directory, error) from error
 
 
 def _locked(path: Path) -> int | None:

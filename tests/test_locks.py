@@ -13,6 +13,7 @@ import pytest
 from score_sde import files, locks
 from score_sde.cli import main
 from score_sde.errors import UserError
+from score_sde.files import ELSEWHERE, atomic_write_text, writing
 from score_sde.locks import check_writable, only_writer
 from tests.evaluation.test_sample_mode import TINY, save_model, tiny
 from tests.training.test_resume import ROOT
@@ -146,3 +147,27 @@ def test_what_takes_no_files_is_told_before_and_nothing_is_left_there(tmp_path):
     for make in (True, False):
         with pytest.raises(UserError, match=r"Cannot write to .*file/x .*--out=DIR"):
             check_writable(tmp_path / "file" / "x", make=make)
+
+
+@pytest.mark.parametrize("make", [True, False])
+@pytest.mark.parametrize("below", ["", "x"])
+@pytest.mark.parametrize(("kind", "words"), [("file", "is a file"), ("link", "is a link to nothing")])
+def test_what_stands_in_the_way_of_a_directory_is_named(tmp_path, kind, words, below, make):
+    """No space is wanted then, and the link leads to nothing that could be made in silence."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    place = tmp_path / kind
+    with pytest.raises(UserError) as caught:
+        check_writable(place / below, make=make)
+    assert str(caught.value) == f"Cannot write to {place / below} ({place} {words}, not a directory); {ELSEWHERE}."
+    with pytest.raises(UserError) as caught:
+        atomic_write_text(place / below / "y.txt", "text")
+    assert f"y.txt ({place} {words}, not a directory); {ELSEWHERE}." in str(caught.value)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_space_is_asked_for_where_it_is_missing_alone(tmp_path):
+    for number, freed in ((errno.ENOSPC, True), (errno.EACCES, False)):
+        with pytest.raises(UserError) as caught, writing(tmp_path / "x"):
+            raise OSError(number, os.strerror(number))
+        assert ("free space there or " in str(caught.value)) is freed
