@@ -1,6 +1,6 @@
 """Checkpoints: state, data iterator and configuration, written atomically; a damaged one falls back to its elder."""
 
-from score_sde.checkpointing.run import Check, Checkpoints, CheckpointWriter, Restored, newest_config
+from score_sde.checkpointing.run import Check, Checkpoints, CheckpointWriter, Restored, double_precision, newest_config
 from score_sde.checkpointing.snapshots import Snapshots, SnapshotWriter
 from score_sde.checkpointing.storage import NotFinite
 
@@ -12,5 +12,6 @@ __all__ = [
     "Restored",
     "SnapshotWriter",
     "Snapshots",
+    "double_precision",
     "newest_config",
 ]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from score_sde.checkpointing.storage import Damaged, Store, first_says, read, read_value, steps_in
 from score_sde.cluster import barrier, is_main
 from score_sde.errors import UserError
@@ -27,6 +29,7 @@ class Restored(NamedTuple):
     iterator: dict[str, Any]
     window: dict[str, list[float]]  # metrics of the steps since the last line that was logged
     config: dict[str, Any]
+    x64: bool | None  # whether it was written with JAX_ENABLE_X64; an earlier version did not say
 
 
 class Checkpoints:
@@ -109,13 +112,14 @@ class Checkpoints:
             if values.get("config"):  # an early version saved none
                 check(path, values["config"])
 
-        contents = read(path, {"state": like}, ("iterator", "window", "config"), check=check_values)
+        contents = read(path, {"state": like}, ("iterator", "window", "config", "x64"), check=check_values)
         state, values = contents.trees["state"], contents.values
         if not contents.proven:
             _say_unproven(self.directory)
         if int(state.step) != step:
             raise Damaged(f"it is the state of step {int(state.step)}")
-        return Restored(state, values.get("iterator", {}), values.get("window", {}), values.get("config", {}))
+        items = (values.get(name, {}) for name in ("iterator", "window", "config"))
+        return Restored(state, *items, x64=values.get("x64"))
 
 
 class CheckpointWriter(Checkpoints):
@@ -188,6 +192,7 @@ class CheckpointWriter(Checkpoints):
         """
         step = int(state.step)
         values = {"iterator": iterator, "window": dict(window or {}), "config": config}
+        values["x64"] = double_precision()
         if loss is not None:
             values["loss"] = self._losses[step] = loss
         self._store.save(step, {"state": state}, values)
@@ -220,6 +225,11 @@ def _loss_of(checkpoint: Path) -> float:
     """The loss on held-out data that a checkpoint was saved with; nan for none."""
     loss = read_value(checkpoint, "loss")
     return float(loss) if isinstance(loss, int | float) else math.nan
+
+
+def double_precision() -> bool:
+    """Whether JAX computes in double precision where nothing else is said, as it does with ``JAX_ENABLE_X64``."""
+    return jnp.result_type(float) == jnp.float64
 
 
 def newest_config(workdir: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from score_sde.checkpointing import Check, CheckpointWriter, NotFinite, SnapshotWriter
+from score_sde.checkpointing import Check, CheckpointWriter, NotFinite, SnapshotWriter, double_precision
 from score_sde.config import ConfigDict
 from score_sde.data import Feed, Source, TrainIterator, fingerprint, load_source, make_train_iterator
 from score_sde.data.base import SPLITS
@@ -223,8 +223,20 @@ def _start(
         iterator.set_state(restored.iterator)
     step = int(restored.state.step)
     log.info("Going on from step %d.", step)
+    if step < task.settings.num_steps:
+        _say_other_precision(restored.x64, step)
     columns = {name: np.asarray(values, np.float32) for name, values in restored.window.items()}
     return restored.state, step, [columns] if columns else []
+
+
+def _say_other_precision(before: bool | None, step: int) -> None:
+    now = double_precision()
+    if before is not None and before != now:
+        log.warning(
+            "To step %d the run was trained with JAX_ENABLE_X64=%d, and it goes on with JAX_ENABLE_X64=%d: it does not "
+            "end in the bits of an uninterrupted run.",
+            *(step, before, now),
+        )
 
 
 def _finite(window: Iterable[dict[str, Any]], step: int) -> dict[str, list[float]]:

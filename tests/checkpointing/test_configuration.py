@@ -98,3 +98,16 @@ def test_the_precision_of_a_run_stays_what_it_was(tmp_path):
         double = jax.eval_shape(lambda: state_at(0))
         with pytest.raises(UserError, match=r"has float32 .* makes float64 .*with JAX_ENABLE_X64 as it was"):
             Checkpoints(tmp_path).restore_newest(double)
+
+
+def test_a_run_that_goes_on_in_another_precision_says_so(run, caplog):
+    run_train(_config(20), run, "command")
+    assert "JAX_ENABLE_X64" not in caplog.text
+    with jax.enable_x64():
+        run_train(_config(20), run, "command")
+        assert "JAX_ENABLE_X64" not in caplog.text  # nothing is left to train
+        run_train(_config(30), run, "command")
+    assert "To step 20 the run was trained with JAX_ENABLE_X64=0, and it goes on with JAX_ENABLE_X64=1" in caplog.text
+    caplog.clear()
+    run_train(_config(40), run, "command")
+    assert "To step 30 the run was trained with JAX_ENABLE_X64=1, and it goes on with JAX_ENABLE_X64=0" in caplog.text
