@@ -7,7 +7,7 @@ batch size and every number of devices.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from score_sde.chains import Chain
-from score_sde.errors import UserError
+from score_sde.errors import UserError, unknown
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
 from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers.base import Solver, SolverState, fold_in
 from score_sde.solvers.pairing import check_pair, noise_scale_of
-from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn, is_known, time_dtype
+from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn, time_dtype
 
 Denoising = Literal["tweedie", "mean", "none"]
 Grid: TypeAlias = Float[Array, " steps_plus_one"]
@@ -145,11 +145,9 @@ def integrate(
 
     Raises:
         UserError: If the solver would drop noise of the process or add noise that it has not, if it cannot go along the
-            grid, or if the grid has fewer steps; see :mod:`score_sde.solvers.pairing`.
+            grid, if the times do not decrease, or if the grid has fewer steps; see :mod:`score_sde.solvers.pairing`.
     """
-    if num_steps is not None and is_known(num_steps) and not 0 <= num_steps < times.shape[0]:
-        raise UserError(f"num_steps is {num_steps}, and the grid has {times.shape[0] - 1} steps; expected no more.")
-    step = _stepper(keys, solver, process, x, times)
+    step = _stepper(keys, solver, process, x, times, num_steps)
     return jax.lax.fori_loop(0, times.shape[0] - 1 if num_steps is None else num_steps, step, solver.init(x))
 
 
@@ -176,7 +174,7 @@ def trajectory(
     Raises:
         UserError: If a frame is not an index into the times, and as :func:`integrate`.
     """
-    steps = times.shape[0] - 1
+    steps, step = times.shape[0] - 1, _stepper(keys, solver, process, x, times)
     wanted = np.arange(steps + 1) if frames is None else np.asarray(frames, int)
     if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0 or wanted.max() > steps:
         raise UserError(f"The frames are {list(np.ravel(wanted))}; expected indices from 0 to {steps}, one at least.")
@@ -184,7 +182,7 @@ def trajectory(
     # The row behind the last is for the samples that nobody wants.
     rows = np.full(steps + 1, len(kept))
     rows[kept] = np.arange(len(kept))
-    row_of, step = jnp.asarray(rows), _stepper(keys, solver, process, x, times)
+    row_of = jnp.asarray(rows)
 
     def body(index: Array, carried: tuple[SolverState, Array]) -> tuple[SolverState, Array]:
         state, path = step(index, carried[0]), carried[1]
@@ -196,11 +194,16 @@ def trajectory(
 
 
 def _stepper(
-    keys: SampleKeys, solver: Solver, process: ReverseProcess, x: Batch, times: Grid
+    keys: SampleKeys,
+    solver: Solver,
+    process: ReverseProcess,
+    x: Batch,
+    times: Grid,
+    num_steps: Int[Array, ""] | int | None = None,
 ) -> Callable[[Array | int, SolverState], SolverState]:
     """Step number ``index`` along the grid, of the process with the noise that the solver follows."""
     process = dataclasses.replace(process, stated_noise_scale=noise_scale_of(solver, process.stated_noise_scale))
-    check_pair(solver, process.sde, times)
+    check_pair(solver, process.sde, times, num_steps)
     keys, times = solver_keys(keys), times.astype(time_dtype(x))
 
     def step(index: Array | int, state: SolverState) -> SolverState:
@@ -243,7 +246,7 @@ def make_sampler(
 
     Raises:
         UserError: If the solver would drop noise of the process or add noise that it has not, or cannot go along the
-            grid; see :mod:`score_sde.solvers.pairing`.
+            grid; see :mod:`score_sde.solvers.pairing`. If ``denoising`` is none of the three.
 
     >>> from score_sde import VP, solvers
     >>> from score_sde.parameterization import NoisePrediction
@@ -259,7 +262,9 @@ def make_sampler(
     0.5
     """
     noise_scale = noise_scale_of(solver, noise_scale)
-    check_pair(solver, sde, times)
+    check_pair(solver, sde, times, num_steps)
+    if denoising not in get_args(Denoising):
+        raise unknown("way of denoising", str(denoising), get_args(Denoising))
 
     def sampler(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Samples:
         score_fn = modify_score(make_score_fn(network, parameterization, sde, params))

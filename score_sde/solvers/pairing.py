@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from score_sde.errors import UserError, unknown
 from score_sde.processes import Process
@@ -64,7 +64,8 @@ def noise_scale_of(solver: Any, noise_scale: Number | None = None, *, name: str 
         name: What the number is called in the message.
 
     Raises:
-        UserError: If the solver would drop noise of the process, or add noise that it has not.
+        UserError: If the solver would drop noise of the process, or add noise that it has not, or if the noise scale
+            is negative or no number.
 
     >>> from score_sde.solvers import Ancestral, EulerMaruyama, Heun
     >>> [noise_scale_of(solver) for solver in (Heun(), Ancestral(), EulerMaruyama())]
@@ -74,9 +75,11 @@ def noise_scale_of(solver: Any, noise_scale: Number | None = None, *, name: str 
     ...
     score_sde.errors.UserError: noise_scale is 1.0, and Heun adds no noise; expected 0, the probability flow, ...
     """
-    follows = follows_of(solver)
+    follows, known = follows_of(solver), is_known(noise_scale)
+    if known and not (np.isfinite(np.asarray(noise_scale)) & (np.asarray(noise_scale) >= 0.0)).all():
+        raise UserError(f"{name} is {noise_scale}; expected 0, the probability flow, or more: 1 is the reverse SDE.")
     if follows in _ONLY:
-        if is_known(noise_scale) and (np.asarray(noise_scale) != _ONLY[follows]).any():
+        if known and (np.asarray(noise_scale) != _ONLY[follows]).any():
             raise UserError(f"{name} is {noise_scale}, and {_names(solver)} {_WORDS[follows]}.")
         return _ONLY[follows]
     if noise_scale is None:
@@ -84,20 +87,27 @@ def noise_scale_of(solver: Any, noise_scale: Number | None = None, *, name: str 
     return noise_scale
 
 
-def check_pair(solver: Any, process: Process, times: Float[Array, " points"]) -> None:
+def check_pair(
+    solver: Any,
+    process: Process,
+    times: Float[Array, " points"],
+    num_steps: Int[Array, ""] | int | None = None,
+) -> None:
     """Refuse a process that a solver cannot follow along a grid, as far as both can be read.
 
     Raises:
-        UserError: If the solver follows a drift and the process is a chain, if it stays where it is in time and the
-            grid does not, or if a step of the grid is too long for it.
+        UserError: If the solver follows a drift and the process is a chain, if the times are no grid, if the solver
+            stays where it is in time and the grid does not, or if a step of the grid is too long for it.
     """
+    still = follows_of(solver) == "still"
+    check_times(process, times, num_steps, still=still)
     parts = list(_parts(solver))
     if any(getattr(part, "needs_drift", False) for part in parts):
         check_drift(process)
     if not is_known(times):
         return
     points = np.asarray(times)
-    if follows_of(solver) == "still" and np.ptp(points) > 0.0:
+    if still and np.ptp(points) > 0.0:
         raise UserError(
             f"{_names(solver)} leaves samples at their time, and the grid goes from {points.max():g} to "
             f"{points.min():g}; expected a predictor, or PredictorCorrector(predictor=NoPredictor(), corrector=...) "
@@ -106,6 +116,56 @@ def check_pair(solver: Any, process: Process, times: Float[Array, " points"]) ->
     for part in parts:
         if hasattr(part, "check_grid"):
             part.check_grid(process, times)
+
+
+def check_times(
+    process: Process,
+    times: Float[Array, " points"],
+    num_steps: Int[Array, ""] | int | None = None,
+    *,
+    still: bool = False,
+) -> None:
+    """Refuse times that a process cannot be followed along, as far as they can be read.
+
+    Args:
+        process: What is sampled.
+        times: The grid; behind the steps that are taken it may be padded with anything.
+        num_steps: How many of its steps are taken; all unless given.
+        still: Whether the sample stays at its time, so that the times may repeat.
+
+    Raises:
+        UserError: If there are no steps or fewer than wanted, or if the times do not decrease strictly within the time
+            of the process.
+    """
+    longest = times.shape[0] - 1
+    if longest < 1:
+        raise UserError(
+            f"The number of times in the grid is {longest + 1}; expected 2 or more, so that there is a step."
+        )
+    if num_steps is not None and is_known(num_steps) and not 1 <= num_steps <= longest:
+        raise UserError(f"num_steps is {num_steps}, and the grid has {longest} steps; expected 1 to {longest}.")
+    if not is_known(times) or not (num_steps is None or is_known(num_steps)):
+        return
+    points = np.asarray(times)[: None if num_steps is None else int(num_steps) + 1]
+    expected = "expected times that decrease strictly, from at most 1 to above 0."
+    for index in np.flatnonzero(~((points >= 0.0) & (points <= 1.0))):
+        raise UserError(f"Time {index} of the grid is {points[index]:g}; {expected}")
+    for index in np.flatnonzero(np.diff(points) >= 0.0) if not still else ():
+        raise UserError(
+            f"Times {index} and {index + 1} of the grid are {points[index]:g} and {points[index + 1]:g}; {expected}"
+        )
+    if points[-1] == 0.0 and not _noisy_at_zero(process):
+        raise UserError(
+            f"The last time of the grid is 0, where a {type(process).__name__} process has no noise, and so no score; "
+            f"{expected}"
+        )
+
+
+def _noisy_at_zero(process: Process) -> bool:
+    """Whether data count as noisy, as those of the VE SDE do; taken to be so where it cannot be read."""
+    with jax.ensure_compile_time_eval():
+        std = process.marginal(jnp.zeros(())).std
+    return not is_known(std) or bool(np.all(np.asarray(std) > 0.0))
 
 
 def check_discrete_steps(process: Process, times: Float[Array, " points"]) -> None:

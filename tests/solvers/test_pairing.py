@@ -9,7 +9,7 @@ from score_sde import sampling, solvers
 from score_sde.conditioning import Inpaint
 from score_sde.errors import UserError
 from score_sde.parameterization import NoisePrediction
-from score_sde.sdes import VP
+from score_sde.sdes import VE, VP
 from score_sde.solvers import noise_scale_of
 from score_sde.solvers.base import StatelessSolver, continuous, sample_noise
 
@@ -188,13 +188,61 @@ def test_a_word_that_no_solver_says_is_refused():
         noise_scale_of(Misspelt())
 
 
-def test_more_steps_than_the_grid_has_are_refused():
-    with pytest.raises(UserError, match="num_steps is 6, and the grid has 5"):
-        sampling.integrate(
-            KEYS[:2],
-            solvers.EulerMaruyama(),
-            SDE.reverse(score(SDE)),
-            jnp.ones((2, 4)),
-            sampling.uniform_times(5),
-            num_steps=6,
+REPEATED = jnp.asarray([1.0, 0.5, 0.5, 0.1])
+NO_GRIDS = {
+    "reversed": (sampling.uniform_times(5)[::-1], None, "Times 0 and 1 of the grid are 0.001 and 0.2008"),
+    "repeated": (REPEATED, None, "Times 1 and 2 of the grid are 0.5 and 0.5"),
+    "to the data": (sampling.uniform_times(5, 0.0), None, "is 0, where a VP process has no noise"),
+    "no number": (REPEATED.at[1].set(jnp.nan), None, "Time 1 of the grid is nan"),
+    "beyond the prior": (2.0 * sampling.uniform_times(5), None, "Time 0 of the grid is 2"),
+    "below the data": (sampling.uniform_times(5, -0.1), None, "Time 5 of the grid is -0.1"),
+    "one time": (REPEATED[:1], None, "number of times in the grid is 1"),
+    "no times": (REPEATED[:0], None, "number of times in the grid is 0"),
+    "too many steps": (sampling.uniform_times(5), 6, "num_steps is 6, and the grid has 5 steps; expected 1 to 5"),
+    "no steps": (sampling.uniform_times(5), 0, "num_steps is 0, and the grid has 5 steps; expected 1 to 5"),
+    "fewer steps than none": (sampling.uniform_times(5), -3, "num_steps is -3, and the grid has 5 steps; expected 1"),
+}
+
+
+@pytest.mark.parametrize("name", NO_GRIDS)
+def test_times_that_are_no_grid_are_refused(name):
+    times, num_steps, said = NO_GRIDS[name]
+    solver, reverse = solvers.DPMSolverMultistep(), SDE.reverse(score(SDE))
+    forms = [
+        lambda: sampling.integrate(KEYS[:2], solver, reverse, jnp.ones((2, 4)), times, num_steps=num_steps),
+        lambda: sampling.make_sampler(
+            Network(), NoisePrediction(), SDE, solver, times=times, num_steps=num_steps, noise_scale=0.0
+        ),
+    ]
+    if num_steps is None:
+        forms.append(lambda: sampling.trajectory(KEYS[:2], solver, reverse, jnp.ones((2, 4)), times))
+    for form in forms:
+        with pytest.raises(UserError, match=said):
+            form()
+
+
+def test_a_grid_may_be_padded_and_end_where_a_process_still_has_noise():
+    """Behind its steps a grid may hold anything; VE and its chain have noise at time 0."""
+    x, padded = jnp.ones((2, 4)), jnp.pad(sampling.uniform_times(5), (0, 3), mode="edge")
+    alone = sampling.integrate(KEYS[:2], solvers.Heun(), SDE.reverse(score(SDE)), x, sampling.uniform_times(5)).x
+    for behind in (padded, padded.at[6:].set(jnp.nan)):
+        found = sampling.integrate(KEYS[:2], solvers.Heun(), SDE.reverse(score(SDE)), x, behind, num_steps=5).x
+        chex.assert_trees_all_close(found, alone, rtol=1e-6)
+    for process in (VE(), VE().discretize(20)):
+        times = sampling.uniform_times(19, 0.0)
+        found = sampling.integrate(KEYS[:2], solvers.DDIM(), process.reverse(score(process)), x, times).x
+        assert bool(jnp.isfinite(found).all())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("solver", [solvers.EulerMaruyama(), solvers.DDIM(), OwnEuler()], ids=str)
+def test_a_noise_scale_that_is_none_is_refused(solver, value):
+    with pytest.raises(UserError, match=f"noise_scale is {value}; expected 0"):
+        noise_scale_of(solver, value)
+
+
+def test_a_misspelt_way_of_denoising_is_refused():
+    with pytest.raises(UserError, match=r"Did you mean 'tweedie'\?"):
+        sampling.make_sampler.__wrapped__(
+            Network(), NoisePrediction(), SDE, solvers.Heun(), times=grid(SDE), denoising="tweedy"
         )
