@@ -11,7 +11,7 @@ from score_sde.evaluation.loss import LossEvaluator
 from score_sde.files import atomic_write_json
 from score_sde.likelihood.dequantization import UniformDequantizer
 from score_sde.modes.likelihood import check_limit
-from score_sde.modes.workdir import experiment_of, measured_split, provenance, say_trained, trained_state
+from score_sde.modes.workdir import experiment_of, measured_split, provenance, say_trained, trained_model
 from score_sde.report.plots import loss_curve
 from score_sde.training.dequantizer import held_out_losses, load_dequantizer, named, train_dequantizer
 
@@ -28,7 +28,7 @@ def run_train_dequantizer(config: ConfigDict, workdir: Path, command: str) -> No
     experiment = experiment_of(config, workdir, "train_dequantizer")
     dequantizer = named(experiment)
     check_limit(config)
-    model = trained_state(experiment, workdir)
+    model, average = trained_model(experiment, workdir)
     for sentence in run_cautions(config, "dequantizer"):
         log.warning("%s", sentence)
     start = time.perf_counter()
@@ -52,6 +52,7 @@ def run_train_dequantizer(config: ConfigDict, workdir: Path, command: str) -> No
         "protocol": f"bound with one time per example, t_min={config.dequantizer.t_min:g}, test split",
         "dequantizer_step": trained.step,
         **provenance(model, command),
+        **average,
     }
     atomic_write_json(workdir / "dequantizer.json", report)
     log.info("The bound is %.4f +- %.4f bits/dim below that with uniform noise, on the test split.", gain, gain_error)

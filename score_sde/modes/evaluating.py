@@ -44,7 +44,7 @@ from score_sde.modes.workdir import (
     machine,
     measured_split,
     summarize,
-    trained_state,
+    trained_model,
 )
 from score_sde.training.state import TrainState
 from score_sde.training.writers import ProgressBar, compiling
@@ -168,7 +168,7 @@ def run_eval(config: ConfigDict, workdir: Path, command: str, *, out: Path | Non
     """
     place = out or workdir
     experiment = experiment_of(config, workdir, "eval")
-    newest = trained_state(experiment, workdir)
+    newest, average = trained_model(experiment, workdir)
     steps = chosen_steps(config, workdir, int(newest.step), results=(place, workdir))
     evaluation, how = _prepare(experiment, workdir, place, command), machine(command)
     best_by = config.evaluation.best_by
@@ -185,7 +185,7 @@ def run_eval(config: ConfigDict, workdir: Path, command: str, *, out: Path | Non
         if record.has(step, digest):
             log.info("Step %d was measured before.", step)
             continue
-        record.add(evaluation.measure(step, state.ema_params, digest))
+        record.add(evaluation.measure(step, state.ema_params, digest) | average)
         evaluation.discard()
         _tell(record.entries[step])
     if not measured:
@@ -194,7 +194,7 @@ def run_eval(config: ConfigDict, workdir: Path, command: str, *, out: Path | Non
     if len(record.entries) > 1:
         log.info("The best of %d checkpoints by %s is that of step %d.", len(record.entries), by, best)
     last = record.entries[measured[-1]]
-    provenance = {"step": last["step"], **how}
+    provenance = {"step": last["step"], **average, **how}
     atomic_write_json(place / "eval.json", {"loss": last["loss"], "std_error": last["loss_std_error"], **provenance})
     summarize(workdir, place)
 

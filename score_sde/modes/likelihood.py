@@ -36,7 +36,7 @@ from score_sde.modes.workdir import (
     measured_split,
     provenance,
     summarize,
-    trained_state,
+    trained_model,
 )
 from score_sde.report.baseline import gaussian_mixture_bits_per_dim
 from score_sde.report.likelihood_plots import bounds_plot, likelihood_histogram, noise_levels_plot, rate_distortion
@@ -87,10 +87,10 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str, *, out: Path
     if on_flow:
         check_limit(config)
     on_flow = on_flow or (on_chain and _has_flow(config))
-    state, source = trained_state(experiment, workdir), measured_split(config, workdir, "test")
+    (state, average), source = trained_model(experiment, workdir), measured_split(config, workdir, "test")
     noise = load_noise(experiment, workdir) if on_flow else Noise()
     identity = identity_of(experiment, state.ema_params, noise, source)
-    report: dict[str, Any] = {**provenance(state, command), "identity": digest(identity)}
+    report: dict[str, Any] = {**provenance(state, command), **average, "identity": digest(identity)}
     run = _Measurement(experiment, state, source, noise, place, identity, report, {}, [])
     compiling("the likelihood")
     if experiment.latent is not None:

@@ -30,7 +30,7 @@ from score_sde.modes.workdir import (
     measured_split,
     provenance,
     summarize,
-    trained_state,
+    trained_model,
 )
 from score_sde.report.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
 from score_sde.report.conformance_page import conformance_markdown
@@ -50,7 +50,7 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     """Draw samples and a strip from noise to data: ``samples.png``, ``samples.npz``, ``trajectory.png``."""
     place = out or workdir
     experiment = experiment_of(config, workdir, "sample")
-    state = trained_state(experiment, workdir)
+    state, average = trained_model(experiment, workdir)
     settings = config.sampling
     num_levels, identity = experiment.quantization.num_levels, identity_of_samples(experiment, state.ema_params)
     partial = partial_file(place, "samples", identity)
@@ -89,6 +89,7 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
         "seconds": drawn.seconds,
         "identity": digest(identity),
         **provenance(state, command),
+        **average,
     }
     atomic_write_json(place / "sampling.json", report)
     discard(partial)
@@ -120,7 +121,7 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     place = out or workdir
     experiment = experiment_of(config, workdir, "pareto")
     references, settings = settings_of(experiment)
-    state = trained_state(experiment, workdir)
+    state, average = trained_model(experiment, workdir)
     source = measured_split(config, workdir, "train")
     levels = source.gather(np.arange(min(len(source), _PARETO_DATA)))
     num_levels = experiment.quantization.num_levels
@@ -136,7 +137,12 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
         kept = Partial(partial, identity)
         measured = list(measure(experiment, state.ema_params, data, ordered, kept=kept, progress=bar.advance))
     first, points = measured[: len(references)], measured[len(references) :]
-    how = {"num_samples": config.pareto.num_samples, "identity": digest(identity), **provenance(state, command)}
+    how = {
+        "num_samples": config.pareto.num_samples,
+        "identity": digest(identity),
+        **provenance(state, command),
+        **average,
+    }
     keep_earlier(place, "pareto", digest(identity))
     choice = recommended(points, first)
     report = {
@@ -162,7 +168,7 @@ def run_latents(config: ConfigDict, workdir: Path, command: str, *, out: Path | 
     place = out or workdir
     experiment = experiment_of(config, workdir, "latents")
     check_limit(config)
-    state = trained_state(experiment, workdir)
+    state, average = trained_model(experiment, workdir)
     source = measured_split(config, workdir, "test")
     levels = source.gather(np.arange(min(config.sampling.num_samples, len(source))))
     compiling("encoder and decoder")
@@ -186,6 +192,7 @@ def run_latents(config: ConfigDict, workdir: Path, command: str, *, out: Path | 
         "seconds": found.seconds,
         "identity": identity,
         **provenance(state, command),
+        **average,
     }
     atomic_write_json(place / "latents.json", report)
     summarize(workdir, place)

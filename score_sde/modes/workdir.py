@@ -123,6 +123,11 @@ def has_checkpoint(workdir: Path) -> bool:
 
 def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
     """The state of the newest good checkpoint; every device has the averaged parameters as a whole."""
+    return trained_model(experiment, workdir)[0]
+
+
+def trained_model(experiment: Experiment, workdir: Path) -> tuple[TrainState, dict[str, int]]:
+    """The same state, and what records say of an average of ``config.ema_width`` beside the step: ``ema_step``."""
     if (recorded := newest_config(workdir)) is not None:
         check_same(experiment.config, recorded, workdir, "sample")
     if recorded is None or not (workdir / "checkpoints").is_dir():
@@ -134,13 +139,21 @@ def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
     )
     if restored is None:
         raise UserError(f"There is no checkpoint in {workdir}/checkpoints yet; train first with --mode=train.")
-    if experiment.config.ema_width:
-        return dataclasses.replace(restored.state, ema_params=_power_average(experiment, workdir, like.ema_params))
-    return restored.state
+    state = restored.state
+    if not experiment.config.ema_width:
+        return state, {}
+    average, last = _power_average(experiment, workdir, like.ema_params)
+    if last != int(state.step):
+        log.warning(
+            "The average of config.ema_width=%g is of step %d, the last snapshot, and the newest checkpoint is of step "
+            "%d: the results are of the model at step %d.",
+            *(experiment.config.ema_width, last, int(state.step), last),
+        )
+    return dataclasses.replace(state, ema_params=average), {"ema_step": last}
 
 
-def _power_average(experiment: Experiment, workdir: Path, like: Params) -> Params:
-    """The average of width ``config.ema_width`` at the last snapshot, put together from all of them."""
+def _power_average(experiment: Experiment, workdir: Path, like: Params) -> tuple[Params, int]:
+    """The average of width ``config.ema_width`` at the last snapshot, put together from all of them; and its step."""
     snapshots = Snapshots(workdir)
     found = snapshots.names
     steps, widths = zip(*found, strict=True) if found else ((), ())
@@ -149,11 +162,11 @@ def _power_average(experiment: Experiment, workdir: Path, like: Params) -> Param
     error = reconstruction_error(weights, steps, widths, **target)
     log.log(
         logging.WARNING if error > _ROUGH else logging.INFO,
-        "The average of width %g is put together from %d snapshots; its profile is %.2g %% off.",
-        *(target["target_width"], len(found), 100.0 * error),
+        "The average of width %g at step %d is put together from %d snapshots; its profile is %.2g %% off.",
+        *(target["target_width"], target["target_time"], len(found), 100.0 * error),
     )
     average = reconstruct((w, snapshots.load(*name, like)) for w, name in zip(weights, found, strict=True))
-    return everywhere(experiment.mesh, average)
+    return everywhere(experiment.mesh, average), target["target_time"]
 
 
 def load_noise(experiment: Experiment, workdir: Path) -> Noise:

@@ -58,7 +58,7 @@ def state_of(experiment, seed=0):
 def measure(experiment, state, workdir, monkeypatch, source=None):
     """What --mode=likelihood writes of a given experiment and state."""
     monkeypatch.setattr(likelihood_mode, "experiment_of", lambda config, workdir, mode: experiment)
-    monkeypatch.setattr(likelihood_mode, "trained_state", lambda experiment, workdir: state)
+    monkeypatch.setattr(likelihood_mode, "trained_model", lambda experiment, workdir: (state, {}))
     if source is not None:
         monkeypatch.setattr(likelihood_mode, "load_split", lambda config, split: source)
         monkeypatch.setattr(likelihood_mode, "measured_split", lambda config, workdir, split: source)

@@ -248,6 +248,19 @@ def test_another_average_lies_between_those_that_were_tracked(recorded):
     assert min(distance(found, narrow), distance(found, wide)) > 0.0
 
 
+@pytest.mark.parametrize("last", [25, 30])
+def test_the_step_of_an_average_is_recorded_and_said_when_it_is_behind(last, recorded, caplog):
+    if last == 25:
+        shutil.rmtree(recorded / "averages" / "30")
+    fields = _overrides(**SNAPSHOTS, ema_width=0.075, **{"sampling.predictor": "ddim", "sampling.num_steps": 2})
+    with caplog.at_level(logging.INFO):
+        assert main([f"--config={CONFIG}", f"--workdir={recorded}", "--mode=sample", *fields]) == 0
+    found = json.loads((recorded / "sampling.json").read_text())
+    assert (found["step"], found["ema_step"]) == (30, last)
+    assert f"at step {last} is put together" in caplog.text
+    assert ("is of step 25, the last snapshot, and the newest checkpoint is of step 30" in caplog.text) == (last == 25)
+
+
 def test_an_average_without_snapshots_and_a_damaged_one_say_what_to_do(recorded):
     for file in (recorded / "averages" / "30" / "0.05").rglob("*"):
         file.is_file() and os.truncate(file, 0)
