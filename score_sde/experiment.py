@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from score_sde.solvers import (
     follows_of,
     noise_scale_of,
 )
+from score_sde.solvers.pairing import too_long
 from score_sde.training.objective import Trainees, make_loss
 from score_sde.training.optim import make_optimizer
 from score_sde.training.state import TrainState, create_state, state_of
@@ -244,12 +245,32 @@ def _problems(
     if "sample" in wanted and process is not None and not found:
         sampling = config.sampling
         try:
-            make_times(config, sde, process, grid=sampling.grid, num_steps=sampling.num_steps)
+            times = make_times(config, sde, process, grid=sampling.grid, num_steps=sampling.num_steps)
         except UserError as error:
             found.append(
                 f"{error} config.sampling.num_steps is {sampling.num_steps}, config.sampling.t_min {sampling.t_min:g}."
             )
+        else:
+            found += _pair_problems(config, process, times)
     return found
+
+
+def _pair_problems(config: ConfigDict, process: Process, times: Grid) -> Iterator[str]:
+    """What keeps the predictor from following the process along the grid."""
+    sampling = config.sampling
+    if config.model.name == "vae" or sampling.predictor in ADAPTIVE:
+        return
+    if sampling.predictor == "reverse_diffusion" and (ends := too_long(process, times)) is not None:
+        yield (
+            f"config.sampling.predictor is reverse_diffusion and config.sampling.num_steps is {sampling.num_steps}: "
+            f"the step from t = {ends[0]:g} to {ends[1]:g} is too long for it; expected more steps (of VP, none "
+            "longer than 1 / beta(t)), or another predictor, such as ancestral."
+        )
+    if sampling.noise_scale != 1.0 and follows_of(make_predictor(sampling.predictor, sampling)) == "sde":
+        yield (
+            f"config.sampling.noise_scale is {sampling.noise_scale:g}, and the predictor {sampling.predictor} always "
+            "adds the full noise of the reverse SDE; expected 1.0, or a predictor of any noise, such as euler_maruyama."
+        )
 
 
 def make_sde(config: ConfigDict) -> SDE:

@@ -267,9 +267,10 @@ def _solver(config: ConfigDict) -> Iterator[str]:
             f"The predictor {name} of config.sampling.predictor follows a drift, and a chain (config.sde.schedule="
             f"{schedule}) has none; expected one of {', '.join(sorted({*PREDICTORS} - CONTINUOUS))}."
         )
-    if name == corrector == "none":
+    if name == "none" and (corrector == "none" or not config.sampling.num_corrections):
+        missing = "corrector is none" if corrector == "none" else "num_corrections is 0"
         yield (
-            "config.sampling.predictor is none and config.sampling.corrector is none: nothing would move; expected a "
+            f"config.sampling.predictor is none and config.sampling.{missing}: nothing would move; expected a "
             "predictor, or a corrector for Langevin dynamics at every level."
         )
     if corrector != "none" and name in ADAPTIVE:

@@ -144,6 +144,21 @@ def test_all_that_is_wrong_is_said_at_once_and_only_what_the_purpose_reads():
         (("dequantizer.filters=16384", "dequantizer.num_flows=64"), "dequantize", "dequantizer would have about"),
         (("likelihood.num_probes=10000", "likelihood.batch_size=1000000"), "likelihood", "numbers at a time"),
         (("sampling.predictor=none",), "sample", "predictor is none and config.sampling.corrector is none"),
+        (
+            ("sampling.predictor=none", "sampling.corrector=langevin", "sampling.num_corrections=0"),
+            "sample",
+            "predictor is none and config.sampling.num_corrections is 0: nothing would move",
+        ),
+        (
+            ("sampling.predictor=reverse_diffusion", "sampling.num_steps=10"),
+            "sample",
+            "config.sampling.num_steps is 10: the step from t = 1 to 0.9001 is too long",
+        ),
+        (
+            ("sampling.predictor=ancestral", "sampling.noise_scale=0.5"),
+            "sample",
+            "noise_scale is 0.5, and the predictor ancestral always adds the full noise",
+        ),
         (("sampling.num_steps=100000", "parameterization.num_scales=100000", "sde.schedule=linear"), "sample", "pairs"),
         (("model.name=ncsn",), "train", "config.model.name=ncsn looks up the number of a level"),
         (("sde.name=ve", "sde.schedule=linear"), "train", "expected continuous, geometric, uniform"),

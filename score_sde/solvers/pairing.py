@@ -168,18 +168,28 @@ def _noisy_at_zero(process: Process) -> bool:
     return not is_known(std) or bool(np.all(np.asarray(std) > 0.0))
 
 
-def check_discrete_steps(process: Process, times: Float[Array, " points"]) -> None:
-    """Refuse a grid of which a step is too long to be one of the process's own chain.
+def too_long(process: Process, times: Float[Array, " points"]) -> tuple[float, float] | None:
+    """The ends of the first step of a grid that is too long to be one of the process's own chain, if it can be read.
 
-    Raises:
-        UserError: If such a step has no coefficients, as one of the VP SDE with ``beta(t) (t - s) > 1``.
+    Such a step has no coefficients, as one of the VP SDE with ``beta(t) (t - s) > 1``.
     """
     with jax.ensure_compile_time_eval():  # under a trace too, where nothing in it is traced
         finite = jnp.isfinite(jnp.stack(process.discrete_step(times[1:], times[:-1]))).all(axis=0)
     if is_known(finite) and not np.asarray(finite).all():
         index, points = int(np.argmin(np.asarray(finite))), np.asarray(times)
+        return float(points[index]), float(points[index + 1])
+    return None
+
+
+def check_discrete_steps(process: Process, times: Float[Array, " points"]) -> None:
+    """Refuse a grid of which a step is :func:`too_long`.
+
+    Raises:
+        UserError: If there is one.
+    """
+    if (ends := too_long(process, times)) is not None:
         raise UserError(
-            f"The step from t = {points[index]:g} to {points[index + 1]:g} is too long for the chain of a "
+            f"The step from t = {ends[0]:g} to {ends[1]:g} is too long for the chain of a "
             f"{type(process).__name__} process, which ReverseDiffusion follows; expected more steps there (of the VP "
             "SDE, none longer than 1 / beta(t)), or another solver, such as Ancestral."
         )
