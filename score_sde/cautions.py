@@ -135,7 +135,17 @@ def data_cautions(config: ConfigDict, scale: DataScale, *, continuous: bool) -> 
             "Standardize them: subtract their means and divide by their standard deviations."
         )
     smallest = config.sde.sigma_min if ve else math.sqrt(config.sde.beta_min * config.objective.t_min)
-    if (least := float(scale.std.min())) < max(3.0 * smallest, 1e-12):
+    yield from _spreads(scale, smallest, where)
+
+
+def _spreads(scale: DataScale, smallest: float, where: str) -> Iterator[str]:
+    """Sentences about dimensions that vary too little, where the smallest noise has a standard deviation."""
+    constant = scale.std < 1e-12 * np.maximum(1.0, np.abs(scale.mean))
+    if constant.all():
+        yield "The training examples are all alike: nothing can be learned but this one."
+    elif constant.any():
+        yield "A dimension of the training data is constant: nothing can be learned of it. Leave it out."
+    elif (least := float(scale.std.min())) < 3.0 * smallest:
         yield (
             f"A dimension of the training data varies by {least:.2g} only, and the smallest noise is {smallest:.2g}: "
             "what it does is not learned. Leave it out, or standardize the data."

@@ -111,8 +111,11 @@ def test_data_far_from_the_scale_that_is_assumed_are_told(sde, assumed, mean, st
 
 
 def test_other_scales_that_cannot_be_learned_are_told():
-    scale = DataScale(np.zeros(3), np.array([1.0, 1.0, 0.0]))
-    assert "varies by 0 only" in next(data_cautions(configured(), scale, continuous=True))
+    scale = DataScale(np.zeros(3), np.array([1.0, 1.0, 1e-6]))
+    assert "varies by 1e-06 only" in next(data_cautions(configured(), scale, continuous=True))
+    for std, words in ((np.array([1.0, 1.0, 0.0]), "is constant"), (np.zeros(3), "are all alike")):
+        (said,) = data_cautions(configured(), DataScale(np.zeros(3), std), continuous=True)
+        assert words in said and "tandardize" not in said  # which would divide by 0
     scale = DataScale(np.zeros(3), np.array([3.0, 3.0, 0.02]))
     assert "one by one" in next(data_cautions(configured(), scale, continuous=True))
     scale = DataScale(np.zeros(2), np.array([np.inf, 1.0]))

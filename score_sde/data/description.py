@@ -4,7 +4,7 @@ import collections
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from score_sde.data.identity import IN_FULL
 
 log = logging.getLogger(__name__)
 
-_MOST_SUFFIXES = 5
+_MOST_LISTED = 5
 _CHUNK = 4096  # examples that are looked at at once
 _FAR = 10.0  # how far from 1 a scale may be
 
@@ -46,7 +46,7 @@ def describe(sources: Mapping[str, Source]) -> list[str]:
         lines.append(f"{info.name}: {'; '.join(notes)}.")
     whole = {name: source for name, source in sources.items() if _is_small(source)}
     if info.num_levels is None:
-        lines += [line for name, source in whole.items() if (line := _scale(name, source))]
+        lines += [line for name, source in whole.items() for line in _scale(name, source)]
     if set(whole) >= {"train", "test"} and (shared := _shared(whole["train"], whole["test"])):
         lines.append(f"{info.name}: {shared:,} of {len(whole['test']):,} test examples are in the training split too.")
     return lines
@@ -68,29 +68,50 @@ def suffixes(names: Iterable[str]) -> str:
     '.txt 2, .mp4 1, without suffix 1'
     """
     found = collections.Counter(os.path.splitext(name)[1].lower() or "without suffix" for name in names)
-    most = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:_MOST_SUFFIXES]
+    most = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:_MOST_LISTED]
     parts = [f"{ascii(suffix)[1:-1]} {count:,}" for suffix, count in most]
-    return ", ".join(parts + ["others"] * (len(found) > _MOST_SUFFIXES))
+    return ", ".join(parts + ["others"] * (len(found) > _MOST_LISTED))
 
 
 def _is_small(source: Source) -> bool:
     return isinstance(source, ArraySource) and len(source) * source.gather(np.arange(1)).nbytes <= IN_FULL
 
 
-def _scale(name: str, source: Source) -> str:
+def _scale(name: str, source: Source) -> Iterator[str]:
     """What the coordinates of continuous data range over, if that is far from what the defaults are made for."""
+    if len(source) < 2:
+        return
     values = source.gather(np.arange(len(source))).reshape(len(source), -1).astype(np.float64)
-    mean, std = np.abs(values.mean(axis=0)), values.std(axis=0)
-    if mean.max() <= _FAR and std.min() >= 1.0 / _FAR and std.max() <= _FAR:
-        return ""
-    digits = np.spacing(np.abs(values).max(axis=0).astype(np.float32)) > 1e-2 * std
+    constant = values.min(axis=0) == values.max(axis=0)
+    if name == "train" and constant.any():
+        yield (
+            f"{source.info.name}: in the train split {_listed(np.flatnonzero(constant))} constant; leave "
+            f"{'it' if constant.sum() == 1 else 'them'} out."
+        )
+    varying = np.flatnonzero(~constant)
+    mean, std = np.abs(values.mean(axis=0))[varying], values.std(axis=0)[varying]
+    if not len(varying) or (mean.max() <= _FAR and std.min() >= 1.0 / _FAR and std.max() <= _FAR):
+        return
+    digits = np.spacing(np.abs(values).max(axis=0)[varying].astype(np.float32)) > 1e-2 * std
     lost = "" if not digits.any() else " Single precision, in which they are kept, tells few of its values apart."
     worst = int(np.argmax(np.maximum(mean, np.maximum(std, 1.0 / np.maximum(std, 1e-300)))))
-    return (
-        f"{source.info.name}: the {name} split is far from unit scale: coordinate {worst} has mean "
-        f"{values[:, worst].mean():.4g} and standard deviation {std[worst]:.4g}.{lost} The defaults are made for means "
-        "near 0 and standard deviations near 1; standardize the data."
+    yield (
+        f"{source.info.name}: the {name} split is far from unit scale: coordinate {varying[worst]} has mean "
+        f"{values[:, varying[worst]].mean():.4g} and standard deviation {std[worst]:.4g}.{lost} The defaults are made "
+        "for means near 0 and standard deviations near 1; standardize the data."
     )
+
+
+def _listed(coordinates: np.ndarray) -> str:
+    """Coordinates as the subject of a sentence about what they are.
+
+    >>> _listed(np.array([1])), _listed(np.arange(7))
+    ('coordinate 1 is', '7 coordinates (0, 1, 2, 3, 4, ...) are')
+    """
+    if len(coordinates) == 1:
+        return f"coordinate {coordinates[0]} is"
+    first = ", ".join(map(str, coordinates[:_MOST_LISTED])) + ", ..." * (len(coordinates) > _MOST_LISTED)
+    return f"{len(coordinates):,} coordinates ({first}) are"
 
 
 def _shared(train: Source, test: Source) -> int:

@@ -1,6 +1,7 @@
 """What every measurement needs: a stream of random numbers of its own, and a mean with its standard error."""
 
 import enum
+import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -79,6 +80,20 @@ def mean_and_std_error(values: np.ndarray) -> tuple[float, float]:
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     return float(values.mean()), float(error)
+
+
+def with_error(mean: float, error: float, *, digits: int = 4, unit: str = "") -> str:
+    """A mean and its standard error in words.
+
+    >>> with_error(1.0, 0.25, unit="bits/dim")
+    '1.0000 +- 0.2500 bits/dim'
+    >>> with_error(1.0, *mean_and_std_error(np.ones(1))[1:], digits=1)
+    '1.0 (of one example, without an error)'
+    """
+    unit = f" {unit}" if unit else ""
+    if math.isfinite(mean) and math.isnan(error):
+        return f"{mean:.{digits}f}{unit} (of one example, without an error)"
+    return f"{mean:.{digits}f} +- {error:.{digits}f}{unit}"
 
 
 @jax.jit

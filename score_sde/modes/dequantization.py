@@ -6,7 +6,7 @@ from pathlib import Path
 
 from score_sde.cautions import run_cautions
 from score_sde.config import ConfigDict
-from score_sde.evaluation.base import mean_and_std_error
+from score_sde.evaluation.base import mean_and_std_error, with_error
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.files import atomic_write_json
 from score_sde.likelihood.dequantization import UniformDequantizer
@@ -55,4 +55,5 @@ def run_train_dequantizer(config: ConfigDict, workdir: Path, command: str) -> No
         **average,
     }
     atomic_write_json(workdir / "dequantizer.json", report)
-    log.info("The bound is %.4f +- %.4f bits/dim below that with uniform noise, on the test split.", gain, gain_error)
+    below = with_error(gain, gain_error, unit="bits/dim")
+    log.info("Against uniform noise the bound is lower by %s, on the test split.", below)

@@ -16,7 +16,7 @@ from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import shared_size
 from score_sde.errors import UserError, unknown
-from score_sde.evaluation.base import decisive_fields, fingerprint, mean_and_std_error
+from score_sde.evaluation.base import decisive_fields, fingerprint, mean_and_std_error, with_error
 from score_sde.evaluation.likelihood import Noise, dataset_likelihood, identity_of
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.metrics import (
@@ -258,10 +258,10 @@ def _state_of(workdir: Path, step: int, like: TrainState, *, strict: bool) -> Tr
 
 
 def _tell(entry: Mapping[str, Any]) -> None:
-    log.info("Test loss %.5f +- %.5f at step %d.", entry["loss"], entry["loss_std_error"], entry["step"])
+    log.info("Test loss %s at step %d.", with_error(entry["loss"], entry["loss_std_error"], digits=5), entry["step"])
     for name in _UNITS:
         if name in entry:
-            log.info("  %s %.4f +- %.4f", name, entry[name], entry[f"{name}_std_error"])
+            log.info("  %s %s", name, with_error(entry[name], entry[f"{name}_std_error"]))
     metrics = entry.get("metrics", {})
     for line in (line for name, result in metrics.items() for line in metric_lines(name, result)):
         log.info("  %s", line)

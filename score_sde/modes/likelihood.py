@@ -11,7 +11,7 @@ from score_sde.chains import Chain
 from score_sde.config import ConfigDict
 from score_sde.data import Source
 from score_sde.errors import UserError
-from score_sde.evaluation.base import mean_and_std_error
+from score_sde.evaluation.base import mean_and_std_error, with_error
 from score_sde.evaluation.budget import error_budget
 from score_sde.evaluation.chain_bound import dataset_chain_bound
 from score_sde.evaluation.latent_bound import dataset_latent_bound
@@ -333,13 +333,13 @@ def _comparable(report: dict[str, Any]) -> list[tuple[str, float, float]]:
 def _lines(report: dict[str, Any]) -> list[str]:
     """What is said at the end."""
     unit = "bits/dim" if "bits_per_dim" in report or "nats_per_example" not in report else "nats per example"
-    lines = [f"{name}: {mean:.3f} +- {error:.3f} {unit}." for name, mean, error in _comparable(report)]
+    lines = [f"{name}: {with_error(mean, error, digits=3, unit=unit)}." for name, mean, error in _comparable(report)]
     if "nats_per_example" in report:
         lines.append(
             f"{report['num_examples']} examples, {report['num_evals_mean']:.0f} evaluations each, "
             f"{report['seconds']:.0f} s; {report['protocol']}."
         )
-    if budget := report.get("budget"):
+    if (budget := report.get("budget")) and np.isfinite(report["interval"]).all():
         solver, cut = budget["solver"], budget["truncation"]
         low, high = report["interval"]
         lines.append(

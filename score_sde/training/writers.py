@@ -6,6 +6,7 @@ not. It therefore holds nothing that depends on the clock; timings go to TensorB
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -68,7 +69,8 @@ class MetricWriter:
         with writing(self._events_dir):
             events = self._open_events()
             for name, value in {**values, **{k: float(v) for k, v in (timings or {}).items()}}.items():
-                events.add_scalar(name, value, step)
+                if math.isfinite(value):  # there is nothing to draw of others, and the library prints that it wonders
+                    events.add_scalar(name, value, step)
 
     def truncate(self, step: int) -> None:
         """Forget what was written after ``step``, and a last line that a crash cut short.

@@ -313,12 +313,23 @@ def test_data_far_from_unit_scale_are_said_to_be() -> None:
     for scale, shift, words in (
         (1000.0, 5000.0, "coordinate 1 has mean 5"),
         (1e-4, 0.0, "coordinate 1 has mean"),
-        (0.0, 0.0, "coordinate 1 has mean 0 and standard deviation 0"),
         (1.0, 1e7, "Single precision, in which they are kept, tells few of its values apart"),
     ):
         values = draws * [1.0, scale, 1.0] + [0.0, shift, 0.0]
         line = describe({"train": _points(values)})[1]
         assert words in line and "standardize" in line and "train split is far from unit scale" in line
+
+
+def test_constant_coordinates_are_to_be_left_out_and_a_single_example_has_no_scale() -> None:
+    """Neither can be standardized, which would divide by 0."""
+    draws = np.random.RandomState(0).standard_normal((500, 3)).astype(np.float32)
+    values = draws * [1.0, 0.0, 1.0] + [0.0, 0.1, 0.0]
+    said = "points: in the train split coordinate 1 is constant; leave it out."
+    assert describe({"train": _points(values), "test": _points(values + 0.5)})[1:] == [said]
+    far = describe({"train": _points(values * [1.0, 1.0, 1e3])})
+    assert far[1] == said and "coordinate 2 has mean" in far[2] and len(far) == 3
+    assert "3 coordinates (0, 1, 2) are constant; leave them out." in describe({"train": _points(0.0 * draws)})[1]
+    assert len(describe({"train": _points(draws[:1] + 1e6)})) == 1
 
 
 def test_test_examples_that_are_trained_on_are_counted() -> None:

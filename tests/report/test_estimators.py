@@ -54,3 +54,9 @@ def test_warnings_are_said_once_where_the_numbers_are(results, caplog):
     evaluating._tell({"loss": 0.5, "loss_std_error": 0.1, "step": 3, "metrics": results})
     said = [line for line in caplog.messages if "singular covariance" in line]
     assert len(said) == 1 and "60 samples" in said[0]
+
+
+def test_one_example_has_no_error_that_could_be_said(caplog):
+    caplog.set_level("INFO")
+    evaluating._tell({"loss": 0.5, "loss_std_error": float("nan"), "step": 3})
+    assert caplog.messages == ["Test loss 0.50000 (of one example, without an error) at step 3."]

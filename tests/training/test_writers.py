@@ -74,6 +74,19 @@ def test_tensorboard_reads_metrics_and_timings(tmp_path):
     assert _scalars(tmp_path, "steps_per_s") == dict.fromkeys(range(1, 6), 7.0)
 
 
+def test_what_is_not_finite_is_in_the_file_and_not_drawn(tmp_path, capsys, caplog):
+    with MetricWriter(tmp_path) as writer:
+        writer.write(1, {"loss": 1.0, "error": math.nan})
+        writer.write(2, {"loss": math.inf, "error": 2.0})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0]) == {
+        "step": 1,
+        "loss": 1.0,
+        "error": None,
+    }
+    assert (_scalars(tmp_path, "loss"), _scalars(tmp_path, "error")) == ({1: 1.0}, {2: 2.0})
+    assert "NaN" not in capsys.readouterr().err + caplog.text
+
+
 def test_tensorboard_hides_what_a_resume_repeats(tmp_path):
     with MetricWriter(tmp_path) as writer:
         for step in range(1, 9):
