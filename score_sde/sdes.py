@@ -147,13 +147,18 @@ class VP(SDE):
     beta_max: Number = 20.0
 
     def __post_init__(self) -> None:
-        """Refuse noise that leaves nothing of the data: at ``t = 1`` they have the weight ``exp(-B(1) / 2)``.
+        """Refuse rates that are none, and noise that leaves nothing of the data: the weight ``exp(-B(1) / 2)``.
 
         Raises:
-            UserError: If that is no number of the precision in use.
+            UserError: If a rate is negative or both are 0, or if the weight is no number of the precision in use.
         """
         if not is_known(self.beta_min, self.beta_max):
             return
+        for name in ("beta_min", "beta_max"):
+            if not (np.asarray(getattr(self, name)) >= 0.0).all():
+                raise UserError(f"{name} is {getattr(self, name)}; expected a rate of noise, 0 or more.")
+        if not (np.asarray(self.beta_min) + np.asarray(self.beta_max) > 0.0).all():
+            raise UserError("beta_min and beta_max are 0, and no noise is ever added; expected one of them above 0.")
         most = -4.0 * float(np.log(_precision().tiny))
         if not (np.asarray(self.beta_min) + np.asarray(self.beta_max) < most).all():
             raise UserError(

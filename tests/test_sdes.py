@@ -210,6 +210,9 @@ def test_solvers_in_the_noise_level_follow_such_noise(solver):
     [
         *[(lambda b=b: VP(beta_max=b), "beta_max") for b in (350.0, 1e30, float("inf"), float("nan"))],
         (lambda: SubVP(beta_max=400), "beta_max"),
+        (lambda: VP(beta_max=-1.0), r"beta_max is -1\.0; expected a rate of noise"),
+        (lambda: SubVP(beta_min=-0.1), r"beta_min is -0\.1; expected a rate of noise"),
+        (lambda: VP(beta_min=0.0, beta_max=0.0), "beta_min and beta_max are 0"),
         (lambda: VE(sigma_max=1e20), "sigma_max"),
         (lambda: VE(sigma_min=0.0), "sigma_min"),
         (lambda: VP().discretize(10), "beta_max"),

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.errors import UserError, unknown
@@ -23,14 +24,14 @@ def draw_probes(key: PRNGKey, num_probes: int | None, event_shape: tuple[int, ..
     """Probes for one example: random ones, or the standard basis for the exact trace (``num_probes=None``).
 
     Raises:
-        UserError: For less than one probe, and for an unknown kind.
+        UserError: For a number of probes that is no whole number from 1, and for an unknown kind.
     """
     if num_probes is None:
         size = 1
         for extent in event_shape:
             size *= extent
         return jnp.eye(size).reshape(size, *event_shape)
-    if num_probes < 1:
+    if isinstance(num_probes, bool) or not isinstance(num_probes, (int, np.integer)) or num_probes < 1:
         raise UserError(f"num_probes is {num_probes}; expected 1 or more, or None for the exact trace.")
     if kind not in get_args(ProbeKind):
         raise unknown("kind of probes", kind, get_args(ProbeKind))

@@ -73,7 +73,7 @@ def log_likelihood(
         Log-density in nats, latent code, number of evaluations, success and probe standard error, per example.
 
     Raises:
-        UserError: If ``t0`` is a number that is no time between 0 and 1.
+        UserError: If ``t0`` is a number that is no time between 0 and 1, or if the data are whole numbers or none.
 
     >>> from score_sde.sdes import VP
     >>> sde, s = VP(), 0.5
@@ -86,6 +86,7 @@ def log_likelihood(
     """
     if isinstance(t0, float) and not 0.0 < t0 < 1.0:
         raise UserError(f"The data enter at t0={t0}; expected a time between 0 and 1, where they have some noise.")
+    check_data(x)
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
     probes = jax.vmap(lambda k: draw_probes(k, num_probes, x.shape[1:], probe_kind))(keys).astype(x.dtype)
     drift = probability_flow_drift(sde, score_fn)
@@ -99,6 +100,21 @@ def log_likelihood(
     latents, forms = solution.y
     evals, done = solution.num_evals, solution.success
     return finish(sde, latents, forms, evals, done, exact=num_probes is None, terminal_logp=terminal_logp)
+
+
+def check_data(x: Array) -> None:
+    """Refuse data without a density.
+
+    Raises:
+        UserError: If they are whole numbers, or if there are none.
+    """
+    if x.ndim == 0 or x.size == 0:
+        raise UserError(f"The data have shape {x.shape}; expected one example at least, of shape (batch, *event).")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UserError(
+            f"The data are of type {x.dtype}; expected floating-point numbers, whose density is asked for: of grey "
+            "levels, Quantization(num_levels=...).dequantize(key, levels)."
+        )
 
 
 def finish(

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from score_sde.errors import UserError
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
-from score_sde.likelihood.flow import Likelihood, TerminalLogp, finish
+from score_sde.likelihood.flow import Likelihood, TerminalLogp, check_data, finish
 from score_sde.sdes import SDE
 from score_sde.typing import Batch, PRNGKey, SampleKeys, Scalar, ScoreFn, time_dtype
 
@@ -62,7 +62,8 @@ def log_likelihood_on_grid(
         As of :func:`score_sde.likelihood.log_likelihood`; ``success`` says that the result is finite.
 
     Raises:
-        UserError: If there are fewer than two times or one is not positive, or the order is none of 1 to 5.
+        UserError: If there are fewer than two times or one is not positive, the order is none of 1 to 5, or
+            the data are whole numbers or none.
 
     >>> from score_sde.sampling import log_snr_times
     >>> from score_sde.sdes import VP
@@ -77,6 +78,7 @@ def log_likelihood_on_grid(
     """
     if not isinstance(times, Tracer) and not (np.asarray(times) > 0.0).all():
         raise UserError(f"The smallest time is {np.asarray(times)[-1]}; expected a positive one, where data are noisy.")
+    check_data(x)
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
     options = {"num_probes": num_probes, "probe_kind": probe_kind, "fresh_probes": fresh_probes}
     latents, forms = _carry(keys, sde, score_fn, x, times[::-1], order=order, **options)

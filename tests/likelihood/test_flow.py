@@ -9,6 +9,7 @@ import pytest
 
 from score_sde.errors import UserError
 from score_sde.likelihood import Quantization, bits_per_dim, flow, log_likelihood, log_likelihood_on_grid
+from score_sde.likelihood.divergence import draw_probes
 from score_sde.sampling import uniform_times
 from score_sde.sdes import VE, VP, SubVP
 from tests.analytic import SDES, Gaussian, Mixture
@@ -186,6 +187,26 @@ def test_data_without_noise_and_of_another_range_are_refused(x, message):
     """Their densities would not bound the probability of any image."""
     with pytest.raises(UserError, match=message):
         bits_per_dim(jax.random.key(0), VP(), lambda x, t: -x, jnp.asarray(x), quantization=EIGHT_BIT)
+
+
+@pytest.mark.parametrize(
+    ("x", "num_probes", "message"),
+    [
+        (jnp.zeros((2, 2), int), 1, "of type int32; expected floating-point numbers"),
+        (jnp.zeros((0, 2)), 1, r"shape \(0, 2\); expected one example at least"),
+        (jnp.zeros((2, 0)), 1, r"shape \(2, 0\); expected one example at least"),
+        (jnp.zeros((1, 2)), 1.5, r"num_probes is 1\.5; expected 1 or more"),
+        (jnp.zeros((1, 2)), True, "num_probes is True; expected 1 or more"),
+    ],
+)
+def test_what_has_no_likelihood_is_refused(x, num_probes, message, monkeypatch):
+    """As it is outside of the tests, where no annotation is checked."""
+    monkeypatch.setattr(flow, "draw_probes", draw_probes.__wrapped__)
+    with pytest.raises(UserError, match=message):
+        log_likelihood.__wrapped__(jax.random.key(0), VP(), lambda x, t: -x, x, num_probes=num_probes)
+    if num_probes == 1 and not isinstance(num_probes, bool):
+        with pytest.raises(UserError, match=message):
+            log_likelihood_on_grid.__wrapped__(jax.random.key(0), VP(), lambda x, t: -x, x, uniform_times(5))
 
 
 @pytest.mark.parametrize("t0", [0.0, -1e-3, 1.0])
