@@ -1,17 +1,15 @@
 """Training of a dequantiser for a trained model, and what it is worth beside uniform noise."""
 
 import logging
-import time
 from pathlib import Path
 
-from score_sde.cautions import run_cautions
 from score_sde.config import ConfigDict
 from score_sde.evaluation.base import mean_and_std_error, with_error
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.files import atomic_write_json
 from score_sde.likelihood.dequantization import UniformDequantizer
 from score_sde.modes.likelihood import check_limit
-from score_sde.modes.workdir import experiment_of, measured_split, provenance, say_trained, trained_model
+from score_sde.modes.workdir import experiment_of, measured_split, provenance, trained_model
 from score_sde.report.plots import loss_curve
 from score_sde.training.dequantizer import held_out_losses, load_dequantizer, named, train_dequantizer
 
@@ -29,11 +27,7 @@ def run_train_dequantizer(config: ConfigDict, workdir: Path, command: str) -> No
     dequantizer = named(experiment)
     check_limit(config)
     model, average = trained_model(experiment, workdir)
-    for sentence in run_cautions(config, "dequantizer"):
-        log.warning("%s", sentence)
-    start = time.perf_counter()
-    state = train_dequantizer(experiment, model, workdir)
-    say_trained(int(state.step), config.dequantizer.num_steps, "config.dequantizer.num_steps", start)
+    train_dequantizer(experiment, model, workdir)
     loss_curve(workdir / "dequantizer" / "metrics.jsonl", workdir / "dequantizer" / "loss.png")
 
     trained, source = load_dequantizer(experiment, workdir), measured_split(config, workdir, "test")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from score_sde.modes.workdir import (
     has_checkpoint,
     load_splits,
     provenance,
-    say_trained,
     trained_state,
 )
 from score_sde.report.plots import image_grid, loss_curve, scatter
@@ -55,12 +53,15 @@ def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
     with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
         claim(config, workdir, data)
         tell(sources)
-        for sentence in cautions(config, sources["train"]):
-            log.warning("%s", sentence)
-        start = time.perf_counter()
         watch = _pictures(experiment, sources["test"], workdir / "progress")
-        state = train(experiment, workdir, watch=watch, sources=sources, check=of_this_run(workdir))
-    say_trained(int(state.step), config.training.num_steps, "config.training.num_steps", start)
+        train(
+            experiment,
+            workdir,
+            watch=watch,
+            sources=sources,
+            check=of_this_run(workdir),
+            cautions=lambda: cautions(config, sources["train"]),
+        )
     loss_curve(workdir / "metrics.jsonl", workdir / "loss.png")
     write_summary(workdir)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -179,21 +178,6 @@ def load_noise(experiment: Experiment, workdir: Path) -> Noise:
         return Noise()
     trained = load_dequantizer(experiment, workdir)
     return Noise(dequantizer=trained.dequantizer, params=trained.params, name=f"variational (step {trained.step})")
-
-
-def say_trained(step: int, wanted: int, field: str, start: float) -> None:
-    """Say how far training has come since a time of the clock, or that it had come further before.
-
-    Args:
-        step: Where it is.
-        wanted: Where it was to end.
-        field: The field that says so.
-        start: When it began, by ``time.perf_counter``.
-    """
-    if step > wanted:
-        log.info("It is at step %d already and %s is %d: nothing is left to train.", step, field, wanted)
-    else:
-        log.info("Trained to step %d in %.0f s.", step, time.perf_counter() - start)
 
 
 def summarize(workdir: Path, place: Path) -> None:

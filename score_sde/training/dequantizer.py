@@ -16,6 +16,7 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
+from score_sde.cautions import run_cautions
 from score_sde.checkpointing import Checkpoints, newest_config
 from score_sde.config import ConfigDict, changed_fields, leaves
 from score_sde.data import fingerprint as contents_of
@@ -112,7 +113,7 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
     task = Task(
         mesh=experiment.mesh,
         config=config,
-        settings=config.dequantizer,
+        group="dequantizer",
         source=split_of(config, "train"),
         init_state=lambda: _init_state(experiment, dequantizer),
         step=step,
@@ -120,6 +121,7 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
         evaluate=lambda params: evaluate((params, frozen)),
         check=lambda path, saved: _check_same(saved, config, path),
         advice=f"lower config.dequantizer.lr or config.optim.grad_clip, and remove {directory} to start again",
+        cautions=lambda: run_cautions(config, "dequantizer"),
     )
     with writing(directory):
         directory.mkdir(exist_ok=True)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Task:
     Attributes:
         mesh: The devices.
         config: The configuration of the run.
-        settings: Which group of it says how long and in what batches, how often to log, to evaluate and to save.
+        group: Which group of it says how long and in what batches, how often to log, to evaluate and to save.
         source: The training split.
         init_state: The state at step 0.
         step: The training step, given the constants.
@@ -50,11 +51,12 @@ class Task:
         watch: Is shown the averaged parameters every ``watch_every`` steps, if these are not 0, and after the last.
         advice: What to change when a loss stops being finite.
         check: Refuses a checkpoint that was saved under another configuration, see :meth:`.Checkpoints.restore_newest`.
+        cautions: Sentences that are said before the first step.
     """
 
     mesh: Mesh
     config: ConfigDict
-    settings: ConfigDict
+    group: str
     source: Source
     init_state: Callable[[], TrainState]
     step: Callable[..., TrainStep]
@@ -65,6 +67,12 @@ class Task:
     watch_every: int = 0
     advice: str
     check: Check = lambda path, config: None
+    cautions: Callable[[], Iterable[str]] = tuple
+
+    @property
+    def settings(self) -> ConfigDict:
+        """The group of the configuration."""
+        return self.config[self.group]
 
 
 def train(
@@ -74,6 +82,7 @@ def train(
     watch: Watch = lambda step, params: None,
     sources: Mapping[str, Source] | None = None,
     check: Check = lambda path, config: None,
+    cautions: Callable[[], Iterable[str]] = tuple,
 ) -> TrainState:
     """Train the score network to ``training.num_steps``; see :func:`run`.
 
@@ -83,13 +92,14 @@ def train(
         watch: Is shown the averaged parameters as ``training.sample_every`` says.
         sources: The splits of the data by their names, which are loaded unless they are given.
         check: Refuses a checkpoint that was saved under another configuration.
+        cautions: Sentences that are said before the first step; where no step is left, they are not asked for.
     """
     config = experiment.config
     sources = {split: split_of(config, split) for split in SPLITS} if sources is None else sources
     task = Task(
         mesh=experiment.mesh,
         config=config,
-        settings=config.training,
+        group="training",
         source=sources["train"],
         init_state=experiment.init_state,
         step=lambda: experiment.train_step,
@@ -99,6 +109,7 @@ def train(
         watch_every=config.training.sample_every,
         advice="lower config.optim.lr or config.optim.grad_clip, and start in another --workdir",
         check=check,
+        cautions=cautions,
     )
     return run(task, workdir)
 
@@ -123,6 +134,7 @@ def run(task: Task, workdir: Path) -> TrainState:
     run_step = jit_step(
         _steps(task, per_dispatch), mesh, sharding, leading=int(per_dispatch > 1), constants=task.constants
     )
+    began = time.perf_counter()
     keep = {"keep": settings.keep_checkpoints, "keep_every": settings.keep_every, "keep_best": settings.keep_best}
     with (
         CheckpointWriter(workdir, **keep) as saved,
@@ -138,7 +150,7 @@ def run(task: Task, workdir: Path) -> TrainState:
         writer.truncate(start)
         snapshots.forget_after(start)
         if start < settings.num_steps:
-            compiling("the training step")
+            _announce(task)
         with _feed(task, iterator) as feed, ProgressBar(total=settings.num_steps, initial=start) as bar:
             for done in range(start + per_dispatch, settings.num_steps + 1, per_dispatch):
                 state, metrics = run_step(state, next(feed))
@@ -162,7 +174,25 @@ def run(task: Task, workdir: Path) -> TrainState:
                     saved.save(state, feed.get_state(), config.to_dict(), window=columns, loss=loss)
                 if ending and not last:
                     raise _preempted(preemption, done)
+    _say_trained(task, start, began)
     return state
+
+
+def _announce(task: Task) -> None:
+    """Say what is ahead."""
+    for sentence in task.cautions():
+        log.warning("%s", sentence)
+    compiling("the training step")
+
+
+def _say_trained(task: Task, start: int, began: float) -> None:
+    """Say how far training has come since a time of the clock, or that it had come as far before."""
+    steps = task.settings.num_steps
+    if start < steps:
+        log.info("Trained to step %d in %.0f s.", steps, time.perf_counter() - began)
+        return
+    there = (start, f"config.{task.group}.num_steps", steps)
+    log.info("It is at step %d already and %s is %d: nothing is left to train.", *there)
 
 
 def _preempted(preemption: Preemption, step: int) -> Preempted:

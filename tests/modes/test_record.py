@@ -114,18 +114,23 @@ def test_a_damaged_record_of_the_data_is_named(place, capsys, content):
     assert f"{place / 'run' / 'data.json'} cannot be read" in capsys.readouterr().err
 
 
-def test_fewer_steps_than_there_are_change_nothing_and_say_so(place, caplog):
+@pytest.mark.parametrize("steps", [10, 20])
+def test_no_more_steps_than_there_are_change_nothing_and_say_so(place, caplog, steps):
     caplog.set_level("INFO")
-    assert _run("train", place / "run", _data(place / "points.npz"), "--config.training.num_steps=10") == 0
-    assert "It is at step 20 already and config.training.num_steps is 10: nothing is left to train." in caplog.text
+    changes = [f"--config.training.{change}" for change in (f"num_steps={steps}", "eval_every=100")]
+    assert _run("train", place / "run", _data(place / "points.npz"), *changes) == 0
+    said = f"It is at step 20 already and config.training.num_steps is {steps}: nothing is left to train."
+    assert said in caplog.text
     assert "Trained to step" not in caplog.text
+    assert "and the run has" not in caplog.text  # which is a caution, and nothing is ahead
     assert json.loads((place / "run" / "config.json").read_text())["training"]["num_steps"] == 20
 
 
 def test_without_a_configuration_a_mode_takes_the_record_of_the_run(place, caplog):
     caplog.set_level("INFO")
     run = f"--workdir={place / 'run'}"
-    assert main([run, "--mode=train", "--config.training.num_steps=30"]) == 0
+    assert main([run, "--mode=train", "--config.training.num_steps=30", "--config.training.eval_every=100"]) == 0
+    assert "config.training has eval_every=100, and the run has 30 steps" in caplog.text
     assert "Trained to step 30" in caplog.text
     for mode in ("sample", "export", "eval", "stats"):
         assert main([run, f"--mode={mode}"]) == 0
