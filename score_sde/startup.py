@@ -11,7 +11,7 @@ import sys
 from types import FrameType
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "told to end"}
-GOES_ON = "the same command goes on from what is saved"
+GOES_ON = "the same command goes on from what is saved, if anything is"
 _TUNABLES = "GLIBC_TUNABLES"
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 
