@@ -36,7 +36,10 @@ def load_npz(path: str, split: str) -> ArraySource:
     """
     names = array_names(Path(path), remedy=_REMEDY)
     if names is None:
-        raise UserError(f"npz:{path}: there is no such file. Give the path of an .npz file written by numpy.savez.")
+        whole = "" if Path(path).is_absolute() else f", {Path(path).absolute()}"
+        raise UserError(
+            f"npz:{path}: there is no such file{whole}. Give the path of an .npz file written by numpy.savez."
+        )
     key, labels_key, used = _keys(path, names, split)
     arrays = read_arrays(Path(path), used, remedy=_REMEDY) or {}
     examples, labels = arrays[key], arrays.get(labels_key)

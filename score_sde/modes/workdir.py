@@ -1,7 +1,9 @@
 """A working directory: the run that lives there, and what goes with every result that is written to it."""
 
+import contextlib
 import dataclasses
 import logging
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,8 @@ def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
     config, known = as_recorded(config, workdir, mode), recorded_data(workdir)
     if known is not None and mode in _WITHOUT_DATA:
         return Experiment.from_config(config, known.shape, known.num_levels, purposes=purposes_of(mode, config))
-    info = _info_at_hand(config, workdir)
+    with _perhaps_moved(config, workdir):
+        info = data_info(config)
     if known is not None and (known.shape, known.num_levels) != (info.shape, info.num_levels):
         raise UserError(
             f"{info.name} has examples of shape {info.shape} with {info.num_levels} grey levels, and the run in "
@@ -60,11 +63,12 @@ def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
     return Experiment.from_config(config, info.shape, info.num_levels, purposes=purposes_of(mode, config))
 
 
-def _info_at_hand(config: ConfigDict, workdir: Path) -> SourceInfo:
-    """Shape and grey levels of the data of a run, or where to say that they have gone to."""
+@contextlib.contextmanager
+def _perhaps_moved(config: ConfigDict, workdir: Path) -> Iterator[None]:
+    """A block that needs the data of a run at hand; where there are none, it says how to name their new place."""
     kind, colon, _ = config.data.name.partition(":")
     try:
-        return data_info(config)
+        yield
     except UserError as error:
         if not colon or kind == "toy":
             raise
@@ -78,7 +82,8 @@ def measured_split(config: ConfigDict, workdir: Path, split: str) -> Source:
     """One split of the data that the configuration names; a warning tells if the run was not trained on these data."""
 
     def prepare() -> tuple[tuple[Source, str], dict[str, str]]:
-        source = load_split(config, split)
+        with _perhaps_moved(config, workdir):
+            source = load_split(config, split)
         contents = contents_of(source)
         return (source, contents), {f"the {split} split": contents}
 

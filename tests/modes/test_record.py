@@ -276,3 +276,21 @@ def test_results_of_an_earlier_step_are_said_to_be(place):
     assert main([run, "--mode=report"]) == 0
     assert note not in (place / "run" / "summary.md").read_text()
     assert note not in (place / "run" / "report.html").read_text()
+
+
+def test_statistics_of_other_data_than_those_of_the_run_say_so(place, caplog):
+    said = "is not that of the data that the run was trained on"
+    assert _run("stats", place / "run", _data(place / "points.npz")) == 0
+    assert said not in caplog.text
+    np.savez(place / "points.npz", x=_points(1))
+    assert _run("stats", place / "run", _data(place / "points.npz")) == 0
+    assert caplog.text.count(said) == 1
+
+
+@pytest.mark.parametrize("mode", ["eval", "stats", "likelihood"])
+def test_data_that_are_missed_are_named_by_their_whole_path_and_their_field(place, capsys, monkeypatch, mode):
+    monkeypatch.chdir(place)
+    assert main([f"--workdir={place / 'run'}", f"--mode={mode}", "--config.data.name=npz:gone/x.npz"]) == 2
+    said = capsys.readouterr().err
+    assert f"npz:gone/x.npz: there is no such file, {place / 'gone' / 'x.npz'}." in said
+    assert said.count("--config.data.name=npz:PLACE") == 1
