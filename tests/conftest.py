@@ -1,6 +1,7 @@
 """Policy for all tests: no silent broadcasting, several host devices, slow tests on request."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,9 @@ os.environ.setdefault("SCORE_SDE_TRACEBACK", "1")  # a bug fails a test with its
 
 import jax
 import pytest
+
+# A shell has the jobs that it starts in the background ignore Ctrl-C, and what they start ignores it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
