@@ -235,7 +235,7 @@ def test_a_grid_may_be_padded_and_end_where_a_process_still_has_noise():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
-@pytest.mark.parametrize("solver", [solvers.EulerMaruyama(), solvers.DDIM(), OwnEuler()], ids=str)
+@pytest.mark.parametrize("solver", [solvers.EulerMaruyama(), solvers.DDIM(), OwnEuler()], ids=["em", "ddim", "own"])
 def test_a_noise_scale_that_is_none_is_refused(solver, value):
     with pytest.raises(UserError, match=f"noise_scale is {value}; expected 0"):
         noise_scale_of(solver, value)
