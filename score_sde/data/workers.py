@@ -3,10 +3,12 @@
 Three things would make the training process wait without end, and none of them happens here. A process that starts
 runs the main module again, which starts a training of its own if it has no main guard, and fails if it came from
 standard input: here it does not run it. A process that dies before it has read what it was sent leaves its starter
-writing: here it is sent the name of a file. One that hangs keeps the thread that waits for it: closing ends it.
+writing: here it is sent the name of a file of numbers. One that hangs keeps the thread that waits for it: closing ends
+it.
 """
 
 import functools
+import itertools
 import multiprocessing
 import multiprocessing.spawn
 import pickle
@@ -18,6 +20,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
 
 from score_sde.errors import UserError
 from score_sde.files import reason_of
@@ -111,39 +115,48 @@ def _undisturbed(read: Callable[[int], BatchT], number: int) -> BatchT:
     return read(number)
 
 
-class _InFile(Generic[BatchT]):
-    """A function that lies in a file, from which each process reads it once."""
+class _MappedArrays(Generic[BatchT]):
+    """A function whose arrays lie in a file, which processes map instead of receiving them.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    The file holds numbers alone. What is rebuilt around them comes through the pipe of the process, like all that a
+    process is started with.
+    """
+
+    def __init__(self, content: bytes, path: Path, ends: list[int]) -> None:
+        self._content, self._path, self._ends = content, path, ends
         self._read: Callable[[int], BatchT] | None = None
 
     def __call__(self, number: int) -> BatchT:
         if self._read is None:
-            with self._path.open("rb") as file:
-                self._read = pickle.load(file)  # written by the process that started this one
+            data = memoryview(np.memmap(self._path, np.uint8, "r"))
+            starts = [0, *self._ends]
+            arrays = [data[start:end] for start, end in itertools.pairwise(starts)]
+            self._read = pickle.loads(self._content, buffers=arrays)
         assert self._read is not None
         return self._read(number)
 
 
 def _sendable(read: Callable[[int], BatchT]) -> tuple[Callable[[int], BatchT], Path | None]:
-    """The function itself if it is small, else one that reads it from a file, and the file."""
+    """The function itself if its arrays are small, else one that finds them in a file, and the file."""
     import cloudpickle  # as grain does, which needs it: it also sends what the main module defines
 
-    content = cloudpickle.dumps(read)
-    if len(content) <= _SENT:
+    arrays: list[pickle.PickleBuffer] = []
+    content = cloudpickle.dumps(read, protocol=5, buffer_callback=arrays.append)
+    ends = list(itertools.accumulate(array.raw().nbytes for array in arrays))
+    if not ends or ends[-1] <= _SENT:
         return read, None
     try:
         with tempfile.NamedTemporaryFile(prefix="score_sde_", suffix=".batches", delete=False) as file:
             path = Path(file.name)
-            file.write(content)
+            for array in arrays:
+                file.write(array.raw())
     except OSError as error:
         raise UserError(
-            f"Cannot write the {len(content):,} bytes of data for the processes that read them to "
+            f"Cannot write the {ends[-1]:,} bytes of data for the processes that read them to "
             f"{tempfile.gettempdir()} ({reason_of(error)}); set TMPDIR to a folder with room, or "
             "config.data.workers=0, which reads in the training process."
         ) from error
-    return _InFile(path), path
+    return _MappedArrays(content, path, ends), path
 
 
 def _keep_main_here() -> None:

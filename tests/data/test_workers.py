@@ -16,6 +16,7 @@ import pytest
 
 from score_sde.data import ArraySource, Feed, SourceInfo, TrainIterator, load_source, make_train_iterator
 from score_sde.data import feed as feed_module
+from score_sde.data import workers as workers_module
 from score_sde.data.records import write_array_records
 from score_sde.errors import UserError
 
@@ -144,6 +145,19 @@ class _Deadly(_Stuck):
 
     def __setstate__(self, state: dict[str, object]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_large_data_go_to_a_worker_as_a_file_of_numbers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    images = np.random.RandomState(0).randint(0, 256, size=(2000, 4, 4, 3)).astype(np.uint8)
+    labels = np.asfortranarray(np.arange(40_000.0).reshape(20_000, 2))
+    source = ArraySource(SourceInfo("large", (4, 4, 3), 256, None), images[::-1], labels)
+    received, file = workers_module._sendable(lambda number: (source.gather(np.arange(number)), labels, np.zeros(0)))
+    assert file is not None
+    # A view that runs backwards has no bytes of its own to point to, and goes with what is rebuilt.
+    assert file.read_bytes() == labels.T.tobytes()
+    for found, expected in zip(received(2000), (images[::-1], labels, np.zeros(0)), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_what_processes_are_sent_never_fills_the_pipe_to_one_that_died(
