@@ -128,7 +128,7 @@ class _MappedArrays(Generic[BatchT]):
 
     def __call__(self, number: int) -> BatchT:
         if self._read is None:
-            data = memoryview(np.memmap(self._path, np.uint8, "r"))
+            data = np.memmap(self._path, np.uint8, "r")
             starts = [0, *self._ends]
             arrays = [data[start:end] for start, end in itertools.pairwise(starts)]
             self._read = pickle.loads(self._content, buffers=arrays)
