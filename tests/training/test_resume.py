@@ -27,6 +27,7 @@ from score_sde.errors import UserError
 from score_sde.modes.workdir import build_experiment
 from score_sde.training import loop
 from score_sde.training.loop import train
+from tests.checkpointing.small import bits
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "vp" / "toy_mlp.py"
@@ -52,23 +53,12 @@ def _experiment(num_steps=30, **changes):
     return build_experiment(load_config(CONFIG, _overrides(**{"training.num_steps": num_steps}, **changes)))
 
 
-def _bits(state):
-    """Every array of a state as bytes, under its path."""
-
-    def raw(leaf):
-        typed_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(leaf) if typed_key else leaf)
-        return array.dtype.str, array.shape, array.tobytes()
-
-    return {jax.tree_util.keystr(path): raw(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
-
-
 def _restored(workdir, experiment=None):
     return Checkpoints(workdir).restore_newest((experiment or _experiment()).abstract_state())
 
 
 def _assert_same_run(workdir, reference):
-    assert _bits(_restored(workdir).state) == _bits(_restored(reference).state)
+    assert bits(_restored(workdir).state) == bits(_restored(reference).state)
     assert (workdir / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
 
 
@@ -77,7 +67,7 @@ def uninterrupted(tmp_path_factory):
     """The working directory of a run of 30 steps in one go."""
     workdir = tmp_path_factory.mktemp("uninterrupted")
     state = train(_experiment(), workdir)
-    assert _bits(_restored(workdir).state) == _bits(state)  # the last step is saved
+    assert bits(_restored(workdir).state) == bits(state)  # the last step is saved
     return workdir
 
 
@@ -95,11 +85,11 @@ def workdir(stopped, tmp_path):
     return shutil.copytree(stopped, tmp_path / "run")
 
 
-def test_a_stopped_and_continued_run_ends_in_the_same_bits(uninterrupted, workdir):
-    before = _bits(_restored(workdir).state)
+def test_a_stopped_and_continued_run_ends_in_the_samebits(uninterrupted, workdir):
+    before = bits(_restored(workdir).state)
     train(_experiment(), workdir)
     _assert_same_run(workdir, uninterrupted)
-    assert before != _bits(_restored(workdir).state)
+    assert before != bits(_restored(workdir).state)
     assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 6
 
 
@@ -157,15 +147,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_ends_the_same(da
 
 def test_whatever_file_is_damaged_what_is_restored_is_a_whole_checkpoint(workdir):
     experiment, checkpoints = _experiment(), workdir / "checkpoints"
-    newest = _bits(_restored(workdir, experiment).state)
+    newest = bits(_restored(workdir, experiment).state)
     shutil.copytree(checkpoints / "20", workdir / "spare")
-    older = _without(checkpoints / "20", lambda: _bits(_restored(workdir, experiment).state))
+    older = _without(checkpoints / "20", lambda: bits(_restored(workdir, experiment).state))
     for file in _files(workdir / "spare"):
         shutil.rmtree(checkpoints / "20", ignore_errors=True)
         shutil.copytree(workdir / "spare", checkpoints / "20")
         damaged = checkpoints / "20" / file.relative_to(workdir / "spare")
         os.truncate(damaged, damaged.stat().st_size // 2)
-        assert _bits(_restored(workdir, experiment).state) in (newest, older), damaged
+        assert bits(_restored(workdir, experiment).state) in (newest, older), damaged
 
 
 def _without(directory, action):
@@ -223,7 +213,7 @@ def test_a_loss_that_is_not_finite_before_the_first_checkpoint_says_so(spoil, tm
 
 @pytest.mark.parametrize("method", ["save", "wait_until_finished"])
 def test_a_full_disk_stops_the_run_and_leaves_the_earlier_checkpoints(method, workdir, monkeypatch):
-    before = _bits(_restored(workdir).state)
+    before = bits(_restored(workdir).state)
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -233,14 +223,14 @@ def test_a_full_disk_stops_the_run_and_leaves_the_earlier_checkpoints(method, wo
         with pytest.raises(UserError, match=r"Cannot write checkpoints to .*no space left.*Free some space"):
             train(_experiment(), workdir)
     if method == "save":
-        assert _bits(_restored(workdir).state) == before
+        assert bits(_restored(workdir).state) == before
     assert int(_restored(workdir).state.step) >= 20
 
 
 def test_a_file_system_that_refuses_the_data_is_the_users_to_mend(workdir):
     experiment = _experiment(**{"model.features": 128})  # larger than what may be written
     state = jax.jit(experiment.init_state)()
-    before = _bits(_restored(workdir).state)
+    before = bits(_restored(workdir).state)
     limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
@@ -250,7 +240,7 @@ def test_a_file_system_that_refuses_the_data_is_the_users_to_mend(workdir):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert _bits(_restored(workdir).state) == before
+    assert bits(_restored(workdir).state) == before
 
 
 def test_a_place_for_checkpoints_that_is_a_file_is_refused(tmp_path):
@@ -285,7 +275,7 @@ def _newest_step(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_five_times_ends_in_the_same_bits(tmp_path):
+def test_a_run_that_is_killed_five_times_ends_in_the_samebits(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     rng = random.Random(0)
     for target in (0, *sorted(rng.sample(range(100, 2500), 4))):
