@@ -8,18 +8,18 @@ between levels belong to the nearest one.
 
 import abc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.errors import UserError
+from score_sde.errors import UserError, refuse
 from score_sde.processes import Marginal, Process, Transition
-from score_sde.typing import Number, Time, component, is_known
+from score_sde.typing import Number, Time, component, holds, is_known
 
 Levels = Float[Array, " levels"]
 
@@ -55,15 +55,13 @@ class DDPM(Chain):
 
     betas: Levels
 
-    def __post_init__(self) -> None:
-        """Refuse variances that no step can have.
-
-        Raises:
-            UserError: If a beta is not between 0 and 1.
-        """
-        if is_known(self.betas) and not ((np.asarray(self.betas) > 0.0) & (np.asarray(self.betas) < 1.0)).all():
+    def problems(self) -> Iterator[str]:
+        """Variances that no step can have."""
+        if not holds(lambda betas: betas.size > 0, self.betas):
+            yield "There are no betas; expected at least one."
+        elif not holds(lambda betas: (betas > 0.0) & (betas < 1.0), self.betas):
             betas = np.asarray(self.betas)
-            raise UserError(
+            yield (
                 f"The {betas.size} betas lie between {betas.min():g} and {betas.max():g}; expected more than 0 and "
                 "less than 1. The chain of an SDE needs more than beta_max levels."
             )
@@ -124,6 +122,10 @@ class NCSN(Chain):
 
     sigmas: Levels
 
+    def problems(self) -> Iterator[str]:
+        """Noise levels that are none, or that do not ascend."""
+        yield from _no_ascent("sigmas", self.sigmas)
+
     @property
     def num_levels(self) -> int:
         """Number of sigmas."""
@@ -166,6 +168,17 @@ class Tabulated(Chain):
     stds: Levels
     prior_std: Number = 1.0  # pyright: ignore[reportIncompatibleMethodOverride] -- a field for a property
 
+    def problems(self) -> Iterator[str]:
+        """Marginals that are none, or whose noise does not ascend in proportion to the data that is left."""
+        if not holds(lambda means, stds: means.shape == stds.shape, self.mean_coeffs, self.stds):
+            yield f"There are {self.mean_coeffs.size} mean_coeffs and {self.stds.size} stds; expected as many."
+        elif not holds(_positive, self.mean_coeffs):
+            yield "Some of mean_coeffs is not above 0 and finite; expected what is left of the data at each level."
+        elif is_known(self.mean_coeffs, self.stds):
+            yield from _no_ascent("stds / mean_coeffs", np.asarray(self.stds) / np.asarray(self.mean_coeffs))
+        if not holds(_positive, self.prior_std):
+            yield f"prior_std is {self.prior_std}; expected a number above 0."
+
     @property
     def num_levels(self) -> int:
         """Number of levels."""
@@ -184,6 +197,41 @@ class Tabulated(Chain):
             for first, table in ((1.0, self.mean_coeffs), (0.0, self.stds))
         )
         return Marginal(mean_coeffs[index], stds[index])
+
+
+def _positive(values: np.ndarray) -> Any:
+    """Which numbers are above 0 and finite."""
+    return (values > 0.0) & np.isfinite(values)
+
+
+def _no_ascent(name: str, levels: Any) -> Iterator[str]:
+    """The sentence about noise levels that are none, or that do not ascend."""
+    if not holds(lambda levels: levels.size > 0, levels):
+        yield f"There are no {name}; expected at least one level."
+    elif not holds(_positive, levels):
+        values = np.asarray(levels)
+        yield f"The {name} lie between {values.min():g} and {values.max():g}; expected all above 0, and finite."
+    elif not holds(lambda levels: np.diff(levels) > 0.0, levels):
+        values = np.asarray(levels)
+        fall = int(np.argmin(np.diff(values)))
+        yield f"Of {name}, {values[fall]:g} comes before {values[fall + 1]:g}; expected them to ascend."
+
+
+def _check_schedule(n: int, **bounds: Number) -> None:
+    """Refuse a schedule of no levels, and bounds that are no positive numbers.
+
+    Raises:
+        UserError: With all that is wrong.
+    """
+    problems = [] if holds(lambda n: n >= 1, n) else [f"n is {n}; expected at least one level."]
+    wrong = {name: value for name, value in bounds.items() if not holds(_positive, value)}
+    refuse(problems + [f"{name} is {value}; expected a number above 0." for name, value in wrong.items()])
+
+
+def _check_sigmas(n: int, sigma_min: Number, sigma_max: Number) -> None:
+    _check_schedule(n, sigma_min=sigma_min, sigma_max=sigma_max)
+    if not holds(np.less, sigma_min, sigma_max):
+        raise UserError(f"sigma_min is {sigma_min} and sigma_max is {sigma_max}; expected the first to be smaller.")
 
 
 class _Sum(NamedTuple):
@@ -210,22 +258,26 @@ def _running_sums(terms: Levels) -> _Sum:
 
 def linear_betas(n: int, start: float = 1e-4, end: float = 0.02) -> Levels:
     """Ho et al. 2020, section 4: from ``start`` to ``end`` in equal steps."""
+    _check_schedule(n, start=start, end=end)
     return jnp.linspace(start, end, n)
 
 
 def quadratic_betas(n: int, start: float = 1e-4, end: float = 0.02) -> Levels:
     """Square roots in equal steps."""
+    _check_schedule(n, start=start, end=end)
     return jnp.linspace(math.sqrt(start), math.sqrt(end), n) ** 2
 
 
 def constant_betas(n: int, start: float = 1e-4, end: float = 0.02) -> Levels:
     """All equal to ``end``."""
+    _check_schedule(n, end=end)
     del start
     return jnp.full(n, end)
 
 
 def jsd_betas(n: int, start: float = 1e-4, end: float = 0.02) -> Levels:
     """``1 / (N - i + 1)``, which destroys the data at an even pace (Sohl-Dickstein et al. 2015, section 2.4.1)."""
+    _check_schedule(n)
     del start, end
     # The last would be 1, and leave nothing of the data to divide by.
     return jnp.minimum(1.0 / jnp.linspace(n, 1, n), 1.0 - 1e-4)
@@ -233,6 +285,7 @@ def jsd_betas(n: int, start: float = 1e-4, end: float = 0.02) -> Levels:
 
 def cosine_betas(n: int, start: float = 1e-4, end: float = 0.02) -> Levels:
     """``a_i`` proportional to ``cos^2((i / N + 0.008) / 1.008 pi / 2)`` (Nichol & Dhariwal 2021, eq. 17)."""
+    _check_schedule(n)
     del start, end
     alphas = np.cos((np.arange(n + 1) / n + 0.008) / 1.008 * np.pi / 2) ** 2
     return jnp.asarray(np.minimum(1.0 - alphas[1:] / alphas[:-1], 0.999), jnp.float32)
@@ -252,11 +305,13 @@ BETAS: Mapping[str, Callable[[int, float, float], Levels]] = MappingProxyType(
 
 def geometric_sigmas(n: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Levels:
     """Equal ratios, ascending (Song & Ermon 2019)."""
+    _check_sigmas(n, sigma_min, sigma_max)
     return jnp.asarray(np.geomspace(sigma_min, sigma_max, n), jnp.float32)
 
 
 def uniform_sigmas(n: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Levels:
     """Equal differences, ascending."""
+    _check_sigmas(n, sigma_min, sigma_max)
     return jnp.linspace(sigma_min, sigma_max, n)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -236,13 +237,13 @@ def _problems(
             found.append(str(error))
             return None
 
-    sde, wanted = make_sde(config), set(purposes)
-    process = attempt(make_process, config, sde)
+    sde, wanted = attempt(make_sde, config), set(purposes)
+    process = attempt(make_process, config, sde) if sde is not None else None
     attempt(_make_trainees, config, event_shape)
     variational = config.likelihood.dequantization == "variational" and config.model.name != "vae"
     if "dequantize" in wanted or ("likelihood" in wanted and variational):
         attempt(make_dequantizer, dict(config.dequantizer), event_shape, num_levels)
-    if "sample" in wanted and process is not None and not found:
+    if "sample" in wanted and sde is not None and process is not None and not found:
         sampling = config.sampling
         try:
             times = make_times(config, sde, process, grid=sampling.grid, num_steps=sampling.num_steps)
@@ -274,8 +275,15 @@ def _pair_problems(config: ConfigDict, process: Process, times: Grid) -> Iterato
 
 
 def make_sde(config: ConfigDict) -> SDE:
-    """The forward process that the configuration names."""
-    return build(SDES[config.sde.name], config.sde)
+    """The forward process that the configuration names.
+
+    Raises:
+        UserError: For numbers that make no such process, by the names of their fields.
+    """
+    try:
+        return build(SDES[config.sde.name], config.sde)
+    except UserError as error:
+        raise UserError(re.sub(r"\b(beta|sigma)_(min|max) is", r"config.sde.\g<0>", str(error))) from None
 
 
 def make_process(config: ConfigDict, sde: SDE) -> Process:

@@ -11,12 +11,14 @@ that they are limits of (:mod:`score_sde.chains`) are its two kinds.
 
 import abc
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde.errors import refuse
 from score_sde.typing import Batch, Number, PRNGKey, ScoreFn, Time, Times, expand_like, time_dtype
 
 
@@ -47,6 +49,18 @@ class Posterior(NamedTuple):
 
 class Process(abc.ABC):
     """The contract of a forward process: its marginal and its prior to write, the rest follows."""
+
+    def __post_init__(self) -> None:
+        """Refuse the numbers that :meth:`problems` tells of.
+
+        Raises:
+            UserError: If there are any.
+        """
+        refuse(self.problems())
+
+    def problems(self) -> Iterator[str]:
+        """Sentences about numbers that make no process; traced ones cannot be read, and pass."""
+        return iter(())
 
     @abc.abstractmethod
     def marginal(self, t: Time) -> Marginal:

@@ -14,6 +14,7 @@ All formulas are stable in float32: ``1 - exp(-B)`` is written ``-expm1(-B)``.
 
 import abc
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,9 +23,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.chains import DDPM, NCSN, Chain, Tabulated
-from score_sde.errors import UserError
 from score_sde.processes import Marginal, Process, ReverseProcess, Transition
-from score_sde.typing import Batch, Number, ScoreFn, Time, component, expand_like, is_known
+from score_sde.typing import Batch, Number, ScoreFn, Time, component, expand_like, holds
 
 
 class SDE(Process):
@@ -81,17 +81,15 @@ class VE(SDE):
     sigma_min: Number = 0.01
     sigma_max: Number = 50.0
 
-    def __post_init__(self) -> None:
-        """Refuse noise whose square is no number of the precision in use.
-
-        Raises:
-            UserError: If ``sigma_min^2`` or ``sigma_max^2`` is out of range.
-        """
+    def problems(self) -> Iterator[str]:
+        """Noise whose square is no number of the precision in use, and noise that does not grow."""
         low, high = float(np.sqrt(_precision().tiny)), float(np.sqrt(_precision().max))
         for name in ("sigma_min", "sigma_max"):
             value = getattr(self, name)
-            if is_known(value) and not ((low <= np.asarray(value)) & (np.asarray(value) <= high)).all():
-                raise UserError(f"{name} is {value}; expected {low:.2g} to {high:.2g}, whose squares are numbers.")
+            if not holds(lambda sigma: (low <= sigma) & (sigma <= high), value):
+                yield f"{name} is {value}; expected {low:.2g} to {high:.2g}, whose squares are numbers."
+        if not holds(lambda first, last: ~(first >= last), self.sigma_min, self.sigma_max):
+            yield f"sigma_min is {self.sigma_min} and sigma_max is {self.sigma_max}; expected the first to be smaller."
 
     @property
     def _log_ratio(self) -> Array:
@@ -146,23 +144,19 @@ class VP(SDE):
     beta_min: Number = 0.1
     beta_max: Number = 20.0
 
-    def __post_init__(self) -> None:
-        """Refuse rates that are none, and noise that leaves nothing of the data: the weight ``exp(-B(1) / 2)``.
-
-        Raises:
-            UserError: If a rate is negative or both are 0, or if the weight is no number of the precision in use.
-        """
-        if not is_known(self.beta_min, self.beta_max):
-            return
-        for name in ("beta_min", "beta_max"):
-            if not (np.asarray(getattr(self, name)) >= 0.0).all():
-                raise UserError(f"{name} is {getattr(self, name)}; expected a rate of noise, 0 or more.")
-        if not (np.asarray(self.beta_min) + np.asarray(self.beta_max) > 0.0).all():
-            raise UserError("beta_min and beta_max are 0, and no noise is ever added; expected one of them above 0.")
-        most = -4.0 * float(np.log(_precision().tiny))
-        if not (np.asarray(self.beta_min) + np.asarray(self.beta_max) < most).all():
-            raise UserError(
-                f"beta_max is {self.beta_max} and beta_min {self.beta_min}: at t = 1 the weight of the data, "
+    def problems(self) -> Iterator[str]:
+        """Rates that are none or fall, and noise that leaves nothing of the data: the weight ``exp(-B(1) / 2)``."""
+        first, last, most = self.beta_min, self.beta_max, -4.0 * float(np.log(_precision().tiny))
+        for name, value in {"beta_min": first, "beta_max": last}.items():
+            if not holds(lambda rate: rate >= 0.0, value):
+                yield f"{name} is {value}; expected a rate of noise, 0 or more."
+        if not holds(lambda first, last: ~(first > last), first, last):
+            yield f"beta_min is {first} and beta_max is {last}; expected the first to be no larger."
+        elif not holds(lambda first, last: ~(first + last == 0.0), first, last):
+            yield "beta_min and beta_max are 0, and no noise is ever added; expected one of them above 0."
+        elif not holds(lambda first, last: ~(first + last >= most), first, last):
+            yield (
+                f"beta_min is {first} and beta_max is {last}: at t = 1 the weight of the data, "
                 f"exp(-(beta_min + beta_max) / 4), is 0 in {_precision().dtype}. Expected a sum below {int(most)}; "
                 "20 leaves 0.7 % of the data."
             )

@@ -10,6 +10,7 @@ Conventions, fixed once for the whole package:
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
@@ -61,6 +62,15 @@ def is_known(*values: Any) -> bool:
     """
     numbers = (bool, int, float, np.generic, np.ndarray, jax.Array)
     return all(isinstance(value, numbers) and not isinstance(value, Tracer) for value in values)
+
+
+def holds(condition: Callable[..., Any], *values: Any) -> bool:
+    """Whether numbers fulfill a condition, all of them where they are arrays; numbers that cannot be read pass.
+
+    >>> holds(np.less, 1.0, 2.0), holds(np.less, np.array([1.0, 3.0]), 2.0), holds(np.less, float("nan"), 2.0)
+    (True, False, False)
+    """
+    return not is_known(*values) or bool(np.all(condition(*map(np.asarray, values))))
 
 
 def time_dtype(x: Array) -> Any:

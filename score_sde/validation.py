@@ -55,7 +55,6 @@ def problems_of(config: ConfigDict, event_shape: tuple[int, ...], purposes: Coll
         purposes: What it is going to be used for; fields that these do not read are not looked at.
     """
     wanted = set(purposes)
-    yield from _diffusion(config)
     yield from _objective(config)
     yield from _network(config, event_shape)
     if "train" in wanted:
@@ -76,15 +75,6 @@ def problems_of(config: ConfigDict, event_shape: tuple[int, ...], purposes: Coll
     if "likelihood" in wanted:
         yield from _likelihood(config, event_shape)
         yield from _batch(config, "likelihood", event_shape)
-
-
-def _diffusion(config: ConfigDict) -> Iterator[str]:
-    low, high = ("sigma_min", "sigma_max") if config.sde.name == "ve" else ("beta_min", "beta_max")
-    if not config.sde[low] < config.sde[high]:
-        yield (
-            f"config.sde.{low} is {config.sde[low]} and config.sde.{high} is {config.sde[high]}; "
-            "expected the first to be smaller."
-        )
 
 
 def _objective(config: ConfigDict) -> Iterator[str]:

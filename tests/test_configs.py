@@ -8,7 +8,9 @@ import pytest
 
 from score_sde.config import default_config, from_file
 from score_sde.errors import UserError
+from score_sde.fields import FIELDS
 from score_sde.modes.workdir import build_experiment
+from score_sde.sdes import VP, SubVP
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.py"))
@@ -61,6 +63,10 @@ BAD_VALUES = {
         "config.sde.sigma_min is 60.0 and config.sde.sigma_max is 50.0; expected the first to be smaller",
     ),
     "beta_min above beta_max": ({"sde.beta_min": 21.0}, "config.sde.beta_min is 21.0 and config.sde.beta_max is 20.0"),
+    "noise that leaves nothing of the data": (
+        {"sde.beta_min": 1.0, "sde.beta_max": 349.0},
+        "config.sde.beta_min is 1.0 and config.sde.beta_max is 349.0: at t = 1 the weight of the data",
+    ),
     "negative beta_min": ({"sde.beta_min": -1.0}, "config.sde.beta_min is -1.0; expected a number from"),
     "training from t = 1": (
         {"objective.t_min": 1.0},
@@ -149,6 +155,16 @@ def test_a_value_out_of_range_is_refused_with_its_name_and_what_was_expected(cas
         (config[group] if group else config)[field] = value
     with pytest.raises(UserError, match=message):
         build_experiment(config)
+
+
+def test_the_bound_of_a_rate_is_where_it_cannot_be_computed_any_more():
+    config, most = default_config(), FIELDS["sde.beta_max"].high
+    config.sde.beta_max = most
+    assert build_experiment(config).sde == VP(beta_max=most)
+    for make in (VP, SubVP):
+        make(beta_max=most)
+        with pytest.raises(UserError, match="is 0 in float32"):
+            make(beta_max=most + 1.0)
 
 
 def test_a_field_that_does_not_exist_is_refused_with_the_nearest_one():

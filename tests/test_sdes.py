@@ -9,11 +9,13 @@ import pytest
 from scipy import stats
 
 from score_sde import sampling, solvers
+from score_sde.chains import BETAS, DDPM, NCSN, SIGMAS, Tabulated
 from score_sde.errors import UserError
 from score_sde.sdes import SDE, VE, VP, SubVP
 from score_sde.typing import expand_like
 from tests.laws import SDES, float64
 
+SCHEDULES = (*BETAS.values(), *SIGMAS.values())
 TIMES = (1e-4, 0.01, 0.1, 0.3, 0.6, 0.9, 1.0)
 
 each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
@@ -221,3 +223,68 @@ def test_solvers_in_the_noise_level_follow_such_noise(solver):
 def test_noise_beyond_the_numbers_is_refused_by_name(make, name):
     with pytest.raises(UserError, match=name):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: VE(sigma_min=60.0), r"sigma_min is 60\.0 and sigma_max is 50\.0; expected the first to be smaller"),
+        (lambda: VE(sigma_min=5.0, sigma_max=5.0), "expected the first to be smaller"),
+        (lambda: VE(sigma_max=jnp.array([50.0, 0.001])), "expected the first to be smaller"),
+        (lambda: VE(sigma_max=float("nan")), "sigma_max is nan"),
+        (lambda: VP(beta_min=30.0), r"beta_min is 30\.0 and beta_max is 20\.0; expected the first to be no larger"),
+        (lambda: SubVP(beta_min=np.float32(30.0)), "expected the first to be no larger"),
+        (lambda: DDPM(betas=jnp.zeros(0)), "no betas"),
+        (lambda: DDPM(betas=jnp.array([0.1, jnp.nan])), "expected more than 0 and less than 1"),
+        (lambda: NCSN(sigmas=jnp.array([50.0, 1.0])), "sigmas, 50 comes before 1; expected them to ascend"),
+        (lambda: NCSN(sigmas=jnp.array([-1.0, 1.0])), "sigmas lie between -1 and 1; expected all above 0"),
+        (lambda: NCSN(sigmas=jnp.array([1.0, jnp.inf])), "expected all above 0, and finite"),
+        (lambda: NCSN(sigmas=jnp.zeros(0)), "no sigmas"),
+        (
+            lambda: Tabulated(mean_coeffs=jnp.ones(2), stds=jnp.array([2.0, 1.0])),
+            "mean_coeffs, 2 comes before 1",
+        ),
+        (lambda: Tabulated(mean_coeffs=jnp.array([1.0, -1.0]), stds=jnp.ones(2)), "mean_coeffs is not above 0"),
+        (lambda: Tabulated(mean_coeffs=jnp.ones(1), stds=jnp.ones(1), prior_std=-1.0), "prior_std is -1.0"),
+        *[
+            (lambda make=make: make(0), "n is 0; expected at least one level")
+            for make in (*BETAS.values(), *SIGMAS.values())
+        ],
+        *[(lambda name=name: BETAS[name](9, 1e-4, float("nan")), "end is nan") for name in ("linear", "quad", "const")],
+        *[(lambda make=make: make(9, -1.0, 1.0), "sigma_min is -1.0") for make in SIGMAS.values()],
+        *[(lambda make=make: make(9, 2.0, 1.0), "expected the first to be smaller") for make in SIGMAS.values()],
+    ],
+)
+def test_numbers_that_make_no_process_are_refused_by_name(make, said):
+    with pytest.raises(UserError, match=said):
+        make()
+
+
+def test_what_is_refused_is_no_process_and_what_is_not_is_one():
+    """Constant rates are the Ornstein-Uhlenbeck process, whose log-SNR inverts in closed form."""
+    t, sde = jnp.linspace(0.01, 1.0, 20), VP(beta_min=4.0, beta_max=4.0)
+    np.testing.assert_allclose(sde.marginal(t).mean_coeff, np.exp(-2.0 * np.asarray(t)), rtol=1e-6)
+    np.testing.assert_allclose(sde.inverse_log_snr(sde.log_snr(t)), t, rtol=1e-5)
+
+
+def test_processes_take_numbers_that_are_traced():
+    """A sweep compiles once, a batch of rates is one program, and a rate has a gradient, in processes made inside."""
+    traces, t = [], jnp.float32(0.5)
+
+    @jax.jit
+    def of_rate(beta_max):
+        traces.append(beta_max)
+        return VP(beta_max=beta_max).marginal(t).std + SubVP(beta_min=beta_max, beta_max=30.0).log_snr(t)
+
+    rates = jnp.array([10.0, 20.0, 30.0])
+    swept = [of_rate(rate) for rate in rates]
+    assert len(traces) == 1
+    np.testing.assert_allclose(jax.vmap(of_rate)(rates), swept, rtol=1e-6)
+    assert float(jax.grad(of_rate)(20.0)) != 0.0
+    levels = jax.jit(lambda sigma: NCSN(sigmas=sigma * jnp.arange(1.0, 4.0)).prior_std)
+    steps = jax.jit(lambda beta: DDPM(betas=jnp.full(3, beta)).marginal(jnp.float32(1.0)).mean_coeff)
+    tables = jax.jit(
+        lambda sigma: VE(sigma_max=sigma).discretize(5).prior_std + super(VE, VE()).discretize(3).prior_std
+    )
+    assert float(levels(2.0)) == 6.0 and float(tables(10.0)) == 60.0
+    np.testing.assert_allclose(steps(0.19), 0.9**3, rtol=1e-6)

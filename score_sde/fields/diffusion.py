@@ -35,9 +35,9 @@ class Diffusion:
     """How data are diffused."""
 
     name: str = choice("vp", ("vp", "subvp", "ve"), "the SDE")
-    beta_min: float = real(0.1, 1e-6, 170.0, "vp, subvp: rate at t = 0")
-    # The signal that is left at t = 1 is exp(-B / 2) with B about beta_max / 2, whose square is no float32 beyond 170.
-    beta_max: float = real(20.0, 1e-6, 170.0, "vp, subvp: rate at t = 1; at 170 nothing is left of the data in float32")
+    # Of the data exp(-(beta_min + beta_max) / 4) is left at t = 1, which is no float32 from a sum of 349.3 on.
+    beta_min: float = real(0.1, 1e-6, 349.0, "vp, subvp: rate at t = 0")
+    beta_max: float = real(20.0, 1e-6, 349.0, "vp, subvp: rate at t = 1; beyond, no float32 holds what data are left")
     sigma_min: float = real(
         0.01, 1e-6, 1e6, "ve: noise at t = 0; values of size 1 have no digits below 1e-6 in float32"
     )
