@@ -11,7 +11,8 @@ from score_sde.modes.training import run_train
 from score_sde.modes.workdir import build_experiment
 from score_sde.sdes import VP
 from score_sde.training.loop import train
-from tests.training.test_resume import CONFIG, _bits, _overrides
+from tests.checkpointing.small import bits
+from tests.training.test_resume import CONFIG, _overrides
 
 
 class ScaledGaussian:
@@ -43,7 +44,7 @@ def test_being_watched_changes_no_bit_of_a_run(tmp_path):
     config = load_config(CONFIG, _overrides(**{"training.sample_every": 0, "training.num_steps": 40}))
     alone = train(build_experiment(config), tmp_path / "alone", watch=lambda step, params: seen.append(-step))
     assert seen == [15, 30, 40]
-    assert _bits(watched) == _bits(alone)
+    assert bits(watched) == bits(alone)
 
 
 def test_the_pictures_of_a_run_are_named_by_their_steps(tmp_path):

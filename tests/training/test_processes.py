@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from score_sde.checkpointing import Checkpoints
-from tests.training.test_resume import CONFIG, ROOT, _bits, _experiment, _overrides, _restored
+from tests.checkpointing.small import bits
+from tests.training.test_resume import CONFIG, ROOT, _experiment, _overrides, _restored
 
 CHANGES = {
     "training.log_every": 1,
@@ -132,6 +133,6 @@ def test_a_process_that_is_killed_takes_the_others_with_it_and_nothing_is_lost(t
     assert all(process.returncode != 0 for process in processes)
     for workdir in (killed, whole):
         _end(_start(2, workdir, "train", **plan))
-    states = [_bits(_restored(workdir, _experiment(**CHANGES)).state) for workdir in (killed, whole)]
+    states = [bits(_restored(workdir, _experiment(**CHANGES)).state) for workdir in (killed, whole)]
     assert states[0] == states[1]
     assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()

@@ -85,7 +85,7 @@ def workdir(stopped, tmp_path):
     return shutil.copytree(stopped, tmp_path / "run")
 
 
-def test_a_stopped_and_continued_run_ends_in_the_samebits(uninterrupted, workdir):
+def test_a_stopped_and_continued_run_ends_in_the_same_bits(uninterrupted, workdir):
     before = bits(_restored(workdir).state)
     train(_experiment(), workdir)
     _assert_same_run(workdir, uninterrupted)
@@ -275,7 +275,7 @@ def _newest_step(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_five_times_ends_in_the_samebits(tmp_path):
+def test_a_run_that_is_killed_five_times_ends_in_the_same_bits(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     rng = random.Random(0)
     for target in (0, *sorted(rng.sample(range(100, 2500), 4))):
