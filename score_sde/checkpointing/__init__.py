@@ -1,13 +1,14 @@
 """Checkpoints: state, data iterator and configuration, written atomically; a damaged one falls back to its elder."""
 
 from score_sde.checkpointing.run import Check, Checkpoints, CheckpointWriter, Restored, double_precision, newest_config
-from score_sde.checkpointing.snapshots import Snapshots, SnapshotWriter
+from score_sde.checkpointing.snapshots import DamagedSnapshot, Snapshots, SnapshotWriter
 from score_sde.checkpointing.storage import NotFinite
 
 __all__ = [
     "Check",
     "CheckpointWriter",
     "Checkpoints",
+    "DamagedSnapshot",
     "NotFinite",
     "Restored",
     "SnapshotWriter",

@@ -8,6 +8,19 @@ from score_sde.errors import UserError
 from score_sde.typing import Params
 
 
+class DamagedSnapshot(UserError):
+    """An average of a step cannot be read, or is not what was written; the others are as good as ever.
+
+    Attributes:
+        name: Its step and relative width.
+    """
+
+    def __init__(self, step: int, width: float, reason: str) -> None:
+        """Say which, and why."""
+        super().__init__(f"The snapshot {reason}.")
+        self.name = (step, width)
+
+
 class Snapshots:
     """The snapshots in ``workdir/averages``, to read: nothing is written, made or removed."""
 
@@ -25,15 +38,13 @@ class Snapshots:
         """One of them, as arrays like those given; all processes call it together.
 
         Raises:
-            UserError: If it is damaged.
+            DamagedSnapshot: If it is damaged.
         """
         path = self.directory / str(step)
         try:
             return read(path, {str(width): like}).trees[str(width)]
         except Damaged as error:
-            raise UserError(
-                f"The snapshot {path} cannot be read ({error}); remove it, and the others will do."
-            ) from error
+            raise DamagedSnapshot(step, width, f"{path / str(width)} cannot be read ({error})") from error
 
 
 class SnapshotWriter(Snapshots):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.agreement import agreed_on
-from score_sde.checkpointing import Checkpoints, Snapshots, newest_config
+from score_sde.checkpointing import Checkpoints, DamagedSnapshot, Snapshots, newest_config
 from score_sde.config import ConfigDict
 from score_sde.data import Source, SourceInfo, source_info
 from score_sde.data import fingerprint as contents_of
@@ -157,19 +157,28 @@ def trained_model(experiment: Experiment, workdir: Path) -> tuple[TrainState, di
 
 
 def _power_average(experiment: Experiment, workdir: Path, like: Params) -> tuple[Params, int]:
-    """The average of width ``config.ema_width`` at the last snapshot, put together from all of them; and its step."""
+    """The average of width ``config.ema_width`` at the last snapshot, put together from all of them; and its step.
+
+    The weights are the best for the snapshots that there are, so those that are damaged are left out.
+    """
     snapshots = Snapshots(workdir)
     found = snapshots.names
-    steps, widths = zip(*found, strict=True) if found else ((), ())
-    target = {"target_width": experiment.config.ema_width, "target_time": max(steps, default=0)}
-    weights = reconstruction_weights(steps, widths, **target)
+    while True:
+        steps, widths = zip(*found, strict=True) if found else ((), ())
+        target = {"target_width": experiment.config.ema_width, "target_time": max(steps, default=0)}
+        weights = reconstruction_weights(steps, widths, **target)
+        try:
+            average = reconstruct((w, snapshots.load(*name, like)) for w, name in zip(weights, found, strict=True))
+            break
+        except DamagedSnapshot as error:
+            log.warning("%s The average is put together without it.", error)
+            found.remove(error.name)
     error = reconstruction_error(weights, steps, widths, **target)
     log.log(
         logging.WARNING if error > _ROUGH else logging.INFO,
         "The average of width %g at step %d is put together from %d snapshots; its profile is %.2g %% off.",
         *(target["target_width"], target["target_time"], len(found), 100.0 * error),
     )
-    average = reconstruct((w, snapshots.load(*name, like)) for w, name in zip(weights, found, strict=True))
     return everywhere(experiment.mesh, average), target["target_time"]
 
 

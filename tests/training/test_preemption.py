@@ -26,7 +26,8 @@ from score_sde.training import loop
 from score_sde.training.ema import power_averages
 from score_sde.training.loop import train
 from score_sde.training.preemption import Preemption
-from tests.training.test_resume import CONFIG, ROOT, _bits, _experiment, _overrides, _restored
+from tests.checkpointing.small import bits
+from tests.training.test_resume import CONFIG, ROOT, _experiment, _overrides, _restored
 
 SNAPSHOTS = {"optim.ema_widths": "(0.05,0.10)", "optim.ema_snapshot_every": 5}
 
@@ -84,7 +85,7 @@ def test_a_run_that_is_asked_to_end_saves_where_it_is_and_goes_on_from_there(
     terminate(10**9)
     train(_experiment(**SNAPSHOTS), tmp_path)
     experiment = _experiment(**SNAPSHOTS)
-    ends = [_bits(_restored(workdir, experiment).state) for workdir in (tmp_path, uninterrupted)]
+    ends = [bits(_restored(workdir, experiment).state) for workdir in (tmp_path, uninterrupted)]
     assert ends[0] == ends[1]
     # Lines of metrics are means over windows that the end has cut in two.
     assert (tmp_path / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
@@ -261,10 +262,25 @@ def test_the_step_of_an_average_is_recorded_and_said_when_it_is_behind(last, rec
     assert ("is of step 25, the last snapshot, and the newest checkpoint is of step 30" in caplog.text) == (last == 25)
 
 
-def test_an_average_without_snapshots_and_a_damaged_one_say_what_to_do(recorded):
-    for file in (recorded / "averages" / "30" / "0.05").rglob("*"):
+def _damage(directory):
+    for file in directory.rglob("*"):
         file.is_file() and os.truncate(file, 0)
-    with pytest.raises(UserError, match=r"The snapshot .*averages/30 cannot be read .*; remove it"):
+
+
+@pytest.mark.parametrize("step", [15, 30])
+def test_a_damaged_snapshot_is_left_out_as_if_it_had_never_been_there(step, recorded, tmp_path, caplog):
+    without = shutil.copytree(recorded, tmp_path / "without")
+    _damage(recorded / "averages" / str(step) / "0.05")
+    shutil.rmtree(without / "averages" / str(step) / "0.05")
+    found, expected = (_measured(workdir, ema_width=0.075).ema_params for workdir in (recorded, without))
+    assert bits(found) == bits(expected)
+    said = [record.getMessage() for record in caplog.records if "cannot be read" in record.getMessage()]
+    assert len(said) == 1 and f"averages/{step}/0.05 cannot be read" in said[0] and "without it" in said[0]
+
+
+def test_an_average_without_snapshots_says_what_to_do(recorded):
+    _damage(recorded / "averages")
+    with pytest.raises(UserError, match="There are no snapshots of averages"):
         _measured(recorded, ema_width=0.05)
     shutil.rmtree(recorded / "averages")
     with pytest.raises(UserError, match=r"There are no snapshots of averages; train with config\.optim\.ema_widths"):
@@ -284,4 +300,4 @@ def _assert_averages_equal(workdir, reference):
     ours, theirs = Snapshots(workdir), Snapshots(reference)
     assert ours.names == theirs.names
     for name in ours.names:
-        assert _bits(ours.load(*name, like)) == _bits(theirs.load(*name, like))
+        assert bits(ours.load(*name, like)) == bits(theirs.load(*name, like))
