@@ -34,7 +34,7 @@ FAULT, USER, CLOSED = 1, 2, 141
 
 # The system refuses for these reasons whatever the program does.
 _ADVICE = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space there; the same command goes on from what is saved."),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"Free space there; {GOES_ON}."),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Give a place that this user may use."),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files, by `ulimit -n`."),
     errno.EIO: "Check the disk.",

@@ -40,7 +40,11 @@ def _of_another_platform(monkeypatch):
 
 # What other libraries raise for what the machine lacks: the exit code, and what must be said.
 OUTSIDE = {
-    "no space": (OSError(errno.ENOSPC, "No space left on device", "x.npz"), 2, ["device: x.npz", "Free space"]),
+    "no space": (
+        OSError(errno.ENOSPC, "No space left on device", "x.npz"),
+        2,
+        ["device: x.npz", "Free space", "from what is saved, if anything is."],
+    ),
     "no right": (_raised(lambda: os.open("/proc/1/mem/x", os.O_RDONLY)), 2, ["/proc/1/mem/x"]),
     "files": (OSError(errno.EMFILE, "Too many open files"), 2, ["Too many open files", "ulimit -n"]),
     "memory": (MemoryError(), 2, ["Memory ran out (MemoryError)", "training.batch_size"]),

@@ -4,6 +4,7 @@ Images are drawn by integer upscaling, pixel for pixel: what looks blurred is bl
 on the Agg canvas, without pyplot, so nothing here needs a display or leaves global state behind.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from score_sde.errors import UserError
 from score_sde.files import atomic_path, read_json_lines
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from score_sde.likelihood.dequantization import Quantization
+
+log = logging.getLogger(__name__)
 
 GRID_TILE, STRIP_TILE = 40, 64  # smallest side of an image in a grid and in a strip, in screen pixels
 GAP = 2  # white pixels between images
@@ -65,16 +67,19 @@ def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, 
     return save_figure(_scatter_strip(values, times), path)
 
 
-def loss_curve(metrics_path: Path, path: Path) -> Path:
+def loss_curve(metrics_path: Path, path: Path) -> Path | None:
     """The training loss, raw and smoothed, with the losses on held-out data, from a ``metrics.jsonl``.
 
+    Where the file holds no loss, nothing is drawn, which is said, and ``None`` returned.
+
     Raises:
-        UserError: If there is no loss in the file, or the picture cannot be written.
+        UserError: If the picture cannot be written.
     """
     records = read_json_lines(metrics_path) or []
     steps, losses = _series(records, "loss")
     if not len(steps):
-        raise UserError(f"There is no loss in {metrics_path}; train first with --mode=train.")
+        log.warning("There is no loss in %s, and %s is not drawn.", metrics_path, path)
+        return None
     eval_steps, eval_losses = _series(records, "eval_loss")
     figure, axes = new_figure(7.0, 4.2)
     axes.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=0.8, label="training loss")

@@ -140,10 +140,9 @@ def run(task: Task, workdir: Path) -> TrainState:
         CheckpointWriter(workdir, **keep) as saved,
         _advised(saved, task.advice),
         SnapshotWriter(workdir) as snapshots,
-        MetricWriter(workdir) as writer,
         Preemption() as preemption,
     ):
-        iterator = _iterator(task)
+        writer, iterator = MetricWriter(workdir), _iterator(task)
         state, start, window = _start(task, saved, iterator, sharding)
         if not saved.steps:
             keep_metrics(workdir)

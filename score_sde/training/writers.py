@@ -7,19 +7,20 @@ not. It therefore holds nothing that depends on the clock; timings go to TensorB
 import json
 import logging
 import math
+import socket
+import struct
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from score_sde.cluster import is_main
 from score_sde.errors import UserError
 from score_sde.files import atomic_path, jsonable, parse_json_line, reason_of, writing
 
 if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
     from tqdm import tqdm
 
 log = logging.getLogger(__name__)
@@ -32,15 +33,16 @@ class MetricWriter:
 
     Of several processes of one run only the first writes anything.
 
-    A line reaches the operating system before :meth:`write` returns, so a killed process loses none. Numbers are
-    written as the shortest decimals that read back to the same bits.
+    A line reaches the operating system before :meth:`write` returns, so a killed process loses none, and a full disk is
+    met here and not by a thread that nobody hears. Numbers are written as the shortest decimals that read back to the
+    same bits.
     """
 
     def __init__(self, workdir: Path) -> None:
         """Write below ``workdir``; what is there already is kept, see :meth:`truncate`."""
         self._path = workdir / "metrics.jsonl"
         self._events_dir = workdir / "tensorboard"
-        self._events: SummaryWriter | None = None
+        self._events: Path | None = None  # made with the first line
         self._purge_step: int | None = None
 
     def write(
@@ -59,18 +61,12 @@ class MetricWriter:
             return
         values = {name: float(value) for name, value in metrics.items()}
         line = json.dumps(jsonable({"step": int(step), **values}), allow_nan=False) + "\n"
-        with writing(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: a line that did not fit on the disk must not be tried again when the file is closed.
-            with open(self._path, "ab", buffering=0) as file:
-                data = line.encode()
-                while data:
-                    data = data[file.write(data) :]
+        _append(self._path, line.encode())
         with writing(self._events_dir):
-            events = self._open_events()
-            for name, value in {**values, **{k: float(v) for k, v in (timings or {}).items()}}.items():
-                if math.isfinite(value):  # there is nothing to draw of others, and the library prints that it wonders
-                    events.add_scalar(name, value, step)
+            if self._events is None:
+                self._events = self._new_events()
+        values |= {name: float(value) for name, value in (timings or {}).items()}
+        _append(self._events, _record(step=int(step), summary=_summary(values)))
 
     def truncate(self, step: int) -> None:
         """Forget what was written after ``step``, and a last line that a crash cut short.
@@ -81,7 +77,7 @@ class MetricWriter:
         Raises:
             UserError: If the file cannot be read or written.
         """
-        self._close_events()
+        self._events = None
         if not is_main():
             return
         if self._events_dir.is_dir() and any(self._events_dir.iterdir()):
@@ -98,35 +94,49 @@ class MetricWriter:
             with atomic_path(self._path) as temporary:
                 temporary.write_bytes(kept)
 
-    def close(self) -> None:
-        """Flush and close the TensorBoard files; a later :meth:`write` opens new ones."""
-        self._close_events()
+    def _new_events(self) -> Path:
+        """Begin another file of events, under the name by which TensorBoard knows them."""
+        from tensorboardX.proto import event_pb2
 
-    def __enter__(self) -> "MetricWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _open_events(self) -> "SummaryWriter":
-        if self._events is None:
-            from tensorboardX import SummaryWriter
-
-            # The library names files by host and second; numbering them keeps two of the same second apart.
-            number = len(list(self._events_dir.glob("events.*"))) if self._events_dir.is_dir() else 0
-            self._events = SummaryWriter(
-                str(self._events_dir), purge_step=self._purge_step, filename_suffix=f".{number:04d}", flush_secs=10
-            )
+        self._events_dir.mkdir(parents=True, exist_ok=True)
+        # Two files of the same second are told apart by their numbers.
+        number = len(list(self._events_dir.glob("events.*")))
+        path = self._events_dir / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{number:04d}"
+        records = _record(file_version="brain.Event:2")
+        if self._purge_step is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # pyright: ignore[reportAttributeAccessIssue]
+            records += _record(step=self._purge_step, session_log=start)
             self._purge_step = None
-        return self._events
+        _append(path, records)
+        return path
 
-    def _close_events(self) -> None:
-        if self._events is not None:
-            events, self._events = self._events, None
-            with writing(self._events_dir):
-                events.close()
+
+def _append(path: Path, data: bytes) -> None:
+    """Append to a file that may not be there yet."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Unbuffered: what did not fit on the disk must not be tried again when the file is closed.
+        with open(path, "ab", buffering=0) as file:
+            while data:
+                data = data[file.write(data) :]
+
+
+def _summary(values: Mapping[str, float]) -> Any:
+    """Numbers by their names as TensorBoard has them; those that are not finite cannot be drawn, and are left out."""
+    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
+
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in finite.items()])
+
+
+def _record(**fields: Any) -> bytes:
+    """An event of TensorBoard as a record of its file: a length, its checksum, the event, and its checksum."""
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
+    from tensorboardX.record_writer import masked_crc32c
+
+    event = Event(wall_time=time.time(), **fields).SerializeToString()
+    length = struct.pack("<Q", len(event))
+    return b"".join([length, struct.pack("<I", masked_crc32c(length)), event, struct.pack("<I", masked_crc32c(event))])
 
 
 def compiling(what: str) -> None:

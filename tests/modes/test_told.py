@@ -33,6 +33,15 @@ def test_training_and_statistics_say_what_the_data_are(tmp_path, caplog, monkeyp
         assert caplog.messages.count(f"{name}: the arrays it holds besides are ignored ('extra').") == 1
 
 
+def test_training_ends_well_without_a_loss_to_draw(tmp_path, caplog, monkeypatch):
+    """The work is done when the picture is due: metrics that a run has lost since are no reason to fail."""
+    monkeypatch.setattr(training, "train", lambda *_, **__: None)
+    (tmp_path / "metrics.jsonl").write_text("no line of metrics\n")
+    assert main(["--mode=train", "--config=configs/vp/toy_mlp.py", f"--workdir={tmp_path}"]) == 0
+    told = f"There is no loss in {tmp_path / 'metrics.jsonl'}, and {tmp_path / 'loss.png'} is not drawn."
+    assert caplog.messages.count(told) == 1 and (tmp_path / "summary.md").exists()
+
+
 @pytest.mark.parametrize("mode", ["train", "stats"])
 def test_a_data_file_that_cannot_be_read_is_one_line(tmp_path, capsys, mode):
     (tmp_path / "points.npz").write_bytes(b"PK\x03\x04" + bytes(50))

@@ -117,11 +117,11 @@ def _fill(workdir, *, seed=0, shift=0.0):
         ("config", {"seed": seed, "data": {"name": "digits"}, "sde": {"name": "vp"}, "optim": {"lr": 0.5}}),
     ):  # fmt: skip
         atomic_write_json(workdir / f"{name}.json", value)
-    with MetricWriter(workdir) as writer:
-        for step in range(100, 3001, 100):
-            held_out = {"eval_loss": 0.2 + 1 / step, "eval_loss_std_error": 0.01} if step % 500 == 0 else {}
-            speed = {"images_per_second": 1000.0 + step, "data_wait_fraction": 0.1}
-            writer.write(step, {"loss": 30.0 / step, "grad_norm": 1.0, "lr": 0.1, **held_out}, timings=speed)
+    writer = MetricWriter(workdir)
+    for step in range(100, 3001, 100):
+        held_out = {"eval_loss": 0.2 + 1 / step, "eval_loss_std_error": 0.01} if step % 500 == 0 else {}
+        speed = {"images_per_second": 1000.0 + step, "data_wait_fraction": 0.1}
+        writer.write(step, {"loss": 30.0 / step, "grad_norm": 1.0, "lr": 0.1, **held_out}, timings=speed)
     levels = rng.integers(0, 17, size=(4, 8, 8, 1))
     pictures = ["samples.png", "trajectory.png", "interpolation.png", *(f"progress/step_{n:08d}.png" for n in (5, 10))]
     for name in pictures:

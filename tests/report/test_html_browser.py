@@ -20,9 +20,9 @@ if CHROMIUM is None:
 def report(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / ("a_run_with_a_name_that_is_longer_than_a_telephone_is_wide" * 2)
     workdir.mkdir()
-    with MetricWriter(workdir) as writer:
-        for step in range(100, 2001, 100):
-            writer.write(step, {"loss": 30.0 / step, "eval_loss": 31.0 / step, "eval_loss_std_error": 0.01})
+    writer = MetricWriter(workdir)
+    for step in range(100, 2001, 100):
+        writer.write(step, {"loss": 30.0 / step, "eval_loss": 31.0 / step, "eval_loss_std_error": 0.01})
     bits = {"bits_per_dim": 2.0, "std_error": 0.02, "bound_bits_per_dim": 2.1, "bound_std_error": 0.02}
     atomic_write_json(workdir / "likelihood.json", {**bits, "command": "python " + "--config.a.b=c" * 40})
     atomic_write_json(workdir / "config.json", {"data": {"name": "x" * 300}, "seed": list(range(200))})

@@ -10,9 +10,9 @@ from score_sde.training.writers import MetricWriter
 
 
 def _write(workdir, steps, rate):
-    with MetricWriter(workdir) as writer:
-        for step in steps:
-            writer.write(step, {"loss": 1.0}, timings={"images_per_second": rate})
+    writer = MetricWriter(workdir)
+    for step in steps:
+        writer.write(step, {"loss": 1.0}, timings={"images_per_second": rate})
 
 
 def test_rates_read_back_and_a_step_trained_twice_has_its_later_rate(tmp_path):

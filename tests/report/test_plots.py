@@ -126,12 +126,15 @@ def test_smoothing_keeps_a_constant_and_narrows_noise():
     assert plots._smooth(noise)[100:].std() < 0.15
 
 
-def test_without_losses_the_user_is_told_what_to_do(tmp_path):
-    with pytest.raises(UserError, match="--mode=train"):
-        plots.loss_curve(tmp_path / "absent.jsonl", tmp_path / "loss.png")
-    (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(UserError, match=r"no loss in .*--mode=train"):
-        plots.loss_curve(tmp_path / "empty.jsonl", tmp_path / "loss.png")
+@pytest.mark.parametrize("content", [None, "", "no line of these\n", '{"step": 1, "loss": null}\n'])
+def test_without_losses_nothing_is_drawn_and_this_is_said(tmp_path, caplog, content):
+    metrics, picture = tmp_path / "metrics.jsonl", tmp_path / "loss.png"
+    if content is not None:
+        metrics.write_text(content)
+    assert plots.loss_curve(metrics, picture) is None and not picture.exists()
+    assert [record.getMessage() for record in caplog.records if record.name == plots.__name__] == [
+        f"There is no loss in {metrics}, and {picture} is not drawn."
+    ]
 
 
 def test_figures_are_written_and_replace_older_ones(tmp_path):

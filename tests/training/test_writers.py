@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from score_sde.training.writers import MetricWriter, ProgressBar
 
 
 def _write(workdir, steps, resume_from=None):
-    with MetricWriter(workdir) as writer:
-        if resume_from is not None:
-            writer.truncate(resume_from)
-        for step in steps:
-            writer.write(step, {"loss": math.sin(step) / 3.0, "rate": np.float32(0.1)}, timings={"steps_per_s": 7.0})
+    writer = MetricWriter(workdir)
+    if resume_from is not None:
+        writer.truncate(resume_from)
+    for step in steps:
+        writer.write(step, {"loss": math.sin(step) / 3.0, "rate": np.float32(0.1)}, timings={"steps_per_s": 7.0})
     return workdir / "metrics.jsonl"
 
 
@@ -41,7 +42,7 @@ def test_a_line_is_on_file_as_soon_as_it_is_written(tmp_path):
     writer = MetricWriter(tmp_path / "new")
     writer.write(1, {"loss": 1.0})
     assert (tmp_path / "new" / "metrics.jsonl").read_bytes() == b'{"step": 1, "loss": 1.0}\n'
-    writer.close()
+    assert _scalars(tmp_path / "new", "loss") == {1: 1.0}
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"step": 9', b'{"step": 9, "loss": 0.1', b"\x00\x00\x00", b'{"step": 9}'])
@@ -75,9 +76,9 @@ def test_tensorboard_reads_metrics_and_timings(tmp_path):
 
 
 def test_what_is_not_finite_is_in_the_file_and_not_drawn(tmp_path, capsys, caplog):
-    with MetricWriter(tmp_path) as writer:
-        writer.write(1, {"loss": 1.0, "error": math.nan})
-        writer.write(2, {"loss": math.inf, "error": 2.0})
+    writer = MetricWriter(tmp_path)
+    writer.write(1, {"loss": 1.0, "error": math.nan})
+    writer.write(2, {"loss": math.inf, "error": 2.0})
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0]) == {
         "step": 1,
         "loss": 1.0,
@@ -88,9 +89,9 @@ def test_what_is_not_finite_is_in_the_file_and_not_drawn(tmp_path, capsys, caplo
 
 
 def test_tensorboard_hides_what_a_resume_repeats(tmp_path):
-    with MetricWriter(tmp_path) as writer:
-        for step in range(1, 9):
-            writer.write(step, {"loss": -1.0})
+    writer = MetricWriter(tmp_path)
+    for step in range(1, 9):
+        writer.write(step, {"loss": -1.0})
     _write(tmp_path, range(6, 11), resume_from=5)
     loss = _scalars(tmp_path, "loss")
     assert [loss[s] for s in range(1, 6)] == [-1.0] * 5
@@ -105,10 +106,23 @@ def test_a_directory_that_cannot_be_written_is_the_users_error(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full is Linux's")
-def test_a_full_disk_is_the_users_error_and_closing_does_not_fail_again(tmp_path):
+def test_a_full_disk_is_the_users_error(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"No space left on device.*--workdir"), MetricWriter(tmp_path) as writer:
-        writer.write(1, {"loss": 1.0})
+    with pytest.raises(UserError, match=r"No space left on device.*--workdir"):
+        MetricWriter(tmp_path).write(1, {"loss": 1.0})
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full is Linux's")
+def test_events_that_do_not_fit_are_met_by_the_writer_and_by_no_thread(tmp_path):
+    """A thread would end with an error of its own, and the writer would wait for it for good once its queue is full."""
+    threads, writer = threading.active_count(), MetricWriter(tmp_path)
+    writer.write(1, {"loss": 1.0})
+    assert threading.active_count() == threads
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    events.unlink()
+    events.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"Cannot write .*tensorboard.*No space left on device"):
+        writer.write(2, {"loss": 1.0})
 
 
 def test_a_metrics_file_that_cannot_be_replaced_is_the_users_error(tmp_path, monkeypatch):
