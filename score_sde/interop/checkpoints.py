@@ -53,13 +53,29 @@ def import_checkpoint(path: Path, network: Network, event_shape: tuple[int, ...]
     return _from_torch(read_torch(path), shapes, str(path))
 
 
-def export_checkpoint(path: Path, params: Params, ema_params: Params, step: int) -> None:
+def export_checkpoint(
+    path: Path, params: Params, ema_params: Params, step: int, *, ema_width: float = 0.0, ema_step: int | None = None
+) -> None:
     """Write parameters and their moving average as safetensors, under ``params/`` and ``ema_params/``.
+
+    Which average it is, two numbers beside them tell: ``ema_width`` and ``ema_step``.
+
+    Args:
+        path: The file.
+        params: The parameters.
+        ema_params: Their average.
+        step: The step of the parameters, which is in the metadata.
+        ema_width: The relative width of a power-function average; 0 for the average that was trained along.
+        ema_step: The step of the average, if not that of the parameters.
 
     Raises:
         UserError: If the file cannot be written.
     """
     tensors = flatten({"params": jax.device_get(params), "ema_params": jax.device_get(ema_params)})
+    tensors |= {
+        "ema_width": np.asarray(ema_width, np.float64),
+        "ema_step": np.asarray(step if ema_step is None else ema_step, np.int64),
+    }
     write_safetensors(path, tensors, {STEP: str(step)})
 
 

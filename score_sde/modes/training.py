@@ -29,10 +29,10 @@ from score_sde.modes.workdir import (
     has_checkpoint,
     load_splits,
     provenance,
-    trained_state,
+    summarize,
+    trained_model,
 )
 from score_sde.report.plots import image_grid, loss_curve, scatter
-from score_sde.report.summary import write_summary
 from score_sde.training.loop import Watch, train
 from score_sde.training.state import TrainState
 from score_sde.typing import Params
@@ -63,7 +63,7 @@ def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
             cautions=lambda: cautions(config, sources["train"]),
         )
     loss_curve(workdir / "metrics.jsonl", workdir / "loss.png")
-    write_summary(workdir)
+    summarize(workdir, workdir)
 
 
 def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:
@@ -108,6 +108,7 @@ def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path
         atomic_write_json(workdir / "import.json", {"checkpoint": str(checkpoint), **provenance(state, command)})
         with CheckpointWriter(workdir) as checkpoints:  # the last, by which a run is known
             checkpoints.save(state, {}, config.to_dict())
+    summarize(workdir, workdir)
     count = sum(leaf.size for leaf in jax.tree.leaves(imported.params))
     log.info("Imported %s parameters at step %d from %s.", f"{count:,}", imported.step, checkpoint)
 
@@ -121,8 +122,11 @@ def _is_import_of(state: TrainState, workdir: Path) -> bool:
 
 @one_at_a_time("export")
 def run_export(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
-    """Write parameters and their moving average to ``model.safetensors``, which ``--mode=import`` reads."""
-    state = trained_state(experiment_of(config, workdir, "export"), workdir)
-    path = (out or workdir) / "model.safetensors"
-    export_checkpoint(path, state.params, state.ema_params, int(state.step))
-    log.info("Wrote %s.", path)
+    """Write parameters and an average of them to ``model.safetensors``, which ``--mode=import`` reads."""
+    experiment = experiment_of(config, workdir, "export")
+    state, average = trained_model(experiment, workdir)
+    path, width, step = (out or workdir) / "model.safetensors", experiment.config.ema_width, int(state.step)
+    which = {"ema_width": width, "ema_step": average.get("ema_step", step)}
+    export_checkpoint(path, state.params, state.ema_params, step, **which)
+    kind = f"the power-function average of width {width:g}" if width else "the average that was trained along"
+    log.info("Wrote %s: the parameters of step %d, and %s, of step %d.", *(path, step, kind, which["ema_step"]))

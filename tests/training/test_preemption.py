@@ -20,6 +20,7 @@ from score_sde.checkpointing import Checkpoints, Snapshots
 from score_sde.cli import main
 from score_sde.data import DataRecord
 from score_sde.errors import Preempted, Terminated, UserError
+from score_sde.interop.safetensors_files import read_safetensors
 from score_sde.modes.record import claim
 from score_sde.modes.workdir import trained_state
 from score_sde.training import loop
@@ -259,6 +260,9 @@ def test_the_step_of_an_average_is_recorded_and_said_when_it_is_behind(last, rec
     found = json.loads((recorded / "sampling.json").read_text())
     assert (found["step"], found["ema_step"]) == (30, last)
     assert f"at step {last} is put together" in caplog.text
+    assert main([f"--workdir={recorded}", "--mode=export", "--config.ema_width=0.075"]) == 0
+    tensors, metadata = read_safetensors(recorded / "model.safetensors")
+    assert (tensors["ema_width"], tensors["ema_step"], metadata) == (0.075, last, {"score_sde_step": "30"})
     assert ("is of step 25, the last snapshot, and the newest checkpoint is of step 30" in caplog.text) == (last == 25)
 
 
