@@ -6,7 +6,7 @@ from pathlib import Path
 from score_sde.config import ConfigDict
 from score_sde.files import atomic_write_json, atomic_write_text
 from score_sde.locks import check_writable
-from score_sde.modes.workdir import data_info, machine
+from score_sde.modes.workdir import data_info, machine, summarize
 from score_sde.plan.estimate import advice_for, make_plan
 from score_sde.plan.page import markdown, record, rows
 from score_sde.training.writers import compiling
@@ -23,6 +23,7 @@ def run_plan(config: ConfigDict, workdir: Path, command: str, *, out: Path | Non
     advice, how = advice_for(plan, config), machine(command)
     atomic_write_json(place / "plan.json", record(plan, advice, how))
     atomic_write_text(place / "plan.md", markdown(plan, advice, how))
+    summarize(workdir, place)
     for name, value in rows(plan):
         log.info("%-26s %s", name, value)
     for sentence in advice:

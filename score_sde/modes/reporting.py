@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from score_sde.config import ConfigDict
+from score_sde.modes.workdir import summarize
 from score_sde.report.page import write_report
 
 log = logging.getLogger(__name__)
@@ -31,4 +32,5 @@ def run_report(
     """
     del config, command
     path = write_report(workdir, compare, out)
+    summarize(workdir, out or workdir)
     log.info("Wrote %s; open it in a browser.", path)

@@ -13,7 +13,7 @@ from score_sde.files import atomic_write_json
 from score_sde.locks import check_writable, only_writer
 from score_sde.metrics import ReferenceStatistics, read_statistics, write_statistics
 from score_sde.metrics.extractors import Extractor
-from score_sde.modes.workdir import data_info, load_split, machine, measured_split
+from score_sde.modes.workdir import data_info, load_split, machine, measured_split, summarize
 from score_sde.training.writers import ProgressBar, compiling
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ def run_stats(config: ConfigDict, workdir: Path, command: str, *, out: Path | No
     measured_split(config, workdir, config.evaluation.reference_split)  # says if these are not the data of the run
     info = data_info(config)
     compute_statistics(config, out or workdir, command, extractor_of(config, info))
+    summarize(workdir, out or workdir)
 
 
 def compute_statistics(config: ConfigDict, workdir: Path, command: str, extractor: Extractor) -> ReferenceStatistics:

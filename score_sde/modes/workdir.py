@@ -195,9 +195,9 @@ def load_noise(experiment: Experiment, workdir: Path) -> Noise:
 
 
 def summarize(workdir: Path, place: Path) -> None:
-    """Write the page of a run anew, to which results were added; results elsewhere leave it as it is."""
-    if place.resolve() == workdir.resolve():
-        write_summary(workdir)
+    """Write the page of a run beside the results that were added; where there is no run, there is no page."""
+    if (workdir / "config.json").exists() or has_checkpoint(workdir):
+        write_summary(workdir, place)
 
 
 def provenance(state: TrainState, command: str) -> dict[str, Any]:

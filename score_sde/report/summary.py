@@ -2,11 +2,15 @@
 
 import html
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from score_sde.checkpointing import newest_config
+from score_sde.errors import UserError
 from score_sde.files import Unreadable, atomic_write_text, read_json, read_json_lines
 from score_sde.machine import hardware_line
 
@@ -43,12 +47,13 @@ ARTEFACTS = (
 )
 
 
-def write_summary(workdir: Path) -> Path:
+def write_summary(workdir: Path, results: Path | None = None) -> Path:
     """Write ``summary.md`` from whatever the run has produced so far; what is missing is named with how to make it.
 
     Args:
         workdir: Where the run lives. ``config.json``, ``metrics.jsonl``, ``sampling.json``, ``likelihood.json``,
             ``eval.json`` and the pictures are all optional.
+        results: Where the page goes, and results from there with it; ``workdir`` unless given.
 
     Returns:
         The path of the page.
@@ -57,36 +62,50 @@ def write_summary(workdir: Path) -> Path:
         UserError: If the page cannot be written. What cannot be read is named on it.
     """
     problems: list[str] = []
-    config = _read(workdir / "config.json", read_json, problems)
-    reports = {mode: _read(workdir / name, read_json, problems) for name, mode in _REPORTS.items()}
+    place = results or workdir
+    config = _read(workdir, newest_config, problems)
+    reports = {mode: _read(found_in(workdir, place, name), read_json, problems) for name, mode in _REPORTS.items()}
     metrics = _last_metrics(_read(workdir / "metrics.jsonl", read_json_lines, problems) or [])
     found = {name: reports[mode] for name, mode in _REPORTS.items()}
     problems += outdated(found, _REPORTS, metrics.get("step", 0))
     sections = [
         f"# {_title(workdir, config)}",
         "## Results\n\n" + "\n".join(_results(metrics, reports, problems)),
-        "## Pictures\n\n" + "\n\n".join(_picture(workdir, *picture) for picture in PICTURES),
+        "## Pictures\n\n" + "\n\n".join(_picture(_link(workdir, place, name), *rest) for name, *rest in PICTURES),
         "## Configuration\n\n" + _configuration(config),
         "## How it was run\n\n" + _provenance(reports),
-        "## Files\n\n" + _files(workdir),
+        "## Files\n\n" + _files(workdir, place),
     ]
     if problems:
         sections.insert(1, "\n".join(f"- **{problem}**" for problem in problems))
-    path = workdir / "summary.md"
+    path = place / "summary.md"
     atomic_write_text(path, "\n\n".join(sections) + "\n")
     return path
+
+
+def found_in(workdir: Path, results: Path | None, name: str) -> Path:
+    """Where a file of a run lies, or would lie: with its other results, else in its directory."""
+    return results / name if results is not None and (results / name).exists() else workdir / name
+
+
+def _link(workdir: Path, place: Path, name: str) -> str | None:
+    """The target of a link from a page to a file of the run; ``None`` if it is not there."""
+    path = found_in(workdir, place, name)
+    return quote(Path(os.path.relpath(path, place)).as_posix()) if path.exists() else None
 
 
 _REPORTS = {"sampling.json": "sample", "likelihood.json": "likelihood", "eval.json": "eval"}
 
 
 def _read(path: Path, read: Callable[[Path], Any], problems: list[str]) -> Any:
-    """What a file holds; nothing if there is none, nor if it cannot be read, which is then a problem."""
+    """What is read from somewhere; nothing if nothing is there, nor if it cannot be read, which is then a problem."""
     try:
         return read(path)
     except Unreadable as error:
-        problems.append(f"{path.name} cannot be read ({_text(error.reason)}); run the mode that writes it again.")
-        return None
+        problems.append(f"{error.path.name} cannot be read ({_text(error.reason)}); run the mode that writes it again.")
+    except UserError as error:
+        problems.append(_text(error))
+    return None
 
 
 def _last_metrics(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -291,10 +310,8 @@ def _seconds(report: Mapping[str, Any]) -> str:
     return f"{_number(report.get('seconds'), '.1f')} s"
 
 
-def _picture(workdir: Path, name: str, caption: str, mode: str) -> str:
-    if (workdir / name).is_file():
-        return f"**{caption}**\n\n![{caption}]({name})"
-    return f"**{caption}**: {_missing(mode)}"
+def _picture(link: str | None, caption: str, mode: str) -> str:
+    return f"**{caption}**: {_missing(mode)}" if link is None else f"**{caption}**\n\n![{caption}]({link})"
 
 
 def _configuration(config: dict[str, Any] | None) -> str:
@@ -322,11 +339,11 @@ def _provenance(reports: Mapping[str, dict[str, Any] | None]) -> str:
     return "\n\n".join(blocks) if blocks else f"Nothing has been measured: {_missing('demo')}"
 
 
-def _files(workdir: Path) -> str:
+def _files(workdir: Path, place: Path) -> str:
     lines = []
     for name, content, mode in ARTEFACTS:
-        place = f"[{name}]({name})" if (workdir / name).exists() else f"{name}, {_missing(mode)}"
-        lines.append(f"- {place}: {content}")
-    if (workdir / "earlier").is_dir():
-        lines.append("- [earlier](earlier): results of other settings, or of the model as it was")
+        link = _link(workdir, place, name)
+        lines.append(f"- {name}, {_missing(mode)}: {content}" if link is None else f"- [{name}]({link}): {content}")
+    if (link := _link(workdir, place, "earlier")) is not None:
+        lines.append(f"- [earlier]({link}): results of other settings, or of the model as it was")
     return "\n".join(lines)

@@ -229,7 +229,7 @@ def test_results_go_elsewhere_and_the_run_is_only_read(place, tmp_path):
         assert main([f"--workdir={run}", f"--mode={mode}", f"--out={out}", *options]) == 0, mode
     assert _state_of(place) == before
     written = {"samples.npz", "sampling.json", "model.safetensors", "evaluation.json", "statistics.npz", "latents.npz"}
-    assert {*written, "report.html"} <= {path.name for path in out.iterdir()}
+    assert {*written, "report.html", "summary.md"} <= {path.name for path in out.iterdir()}
     page = (out / "report.html").read_text()
     loss = json.loads((out / "evaluation.json").read_text())["checkpoints"][0]["loss"]
     assert f"{loss:.3g}"[:4] in page and "samples.npz" in page

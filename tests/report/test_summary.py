@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from score_sde.errors import UserError
 from score_sde.files import atomic_write_json, atomic_write_text
 from score_sde.machine import describe_machine
+from score_sde.report.page import write_report
 from score_sde.report.summary import ARTEFACTS, PICTURES, write_summary
+from tests.checkpointing.small import save
 
 MACHINE = {
     "platform": "Linux-6", "cpu": "Some CPU", "cpu_count": 2, "python": "3.11.1", "jax": "0.10.2", "backend": "cpu",
@@ -177,3 +180,28 @@ def test_the_machine_can_be_described():
     assert json.loads(json.dumps(machine)) == machine
     assert machine["backend"] == "cpu" and 1 <= machine["cpu_count"] <= (os.cpu_count() or 1)
     assert set(MACHINE) == set(machine)
+
+
+@pytest.mark.parametrize("names", [("run", "out"), ("a run (old)", "run/out")])
+def test_a_page_elsewhere_shows_the_results_there_and_leads_to_the_rest(tmp_path, names):
+    run, out = (tmp_path / name for name in names)
+    out.mkdir(parents=True)
+    run.mkdir(exist_ok=True)
+    _fill(run)
+    atomic_write_json(out / "sampling.json", SAMPLING | {"solver": "unipc_2"})
+    (out / "samples.png").write_bytes(b"newer")
+    page = write_summary(run, out)
+    text = page.read_text(encoding="utf-8")
+    assert page == out / "summary.md" and "unipc_2, 50 steps" in text and "heun" not in text
+    assert "2.123 ± 0.032 bits/dim" in text and "at step 100" in text and "not yet run" not in text
+    links = [unquote(link) for link in re.findall(r"\]\(([^)]*)\)", text)]
+    assert {(out / link).resolve() for link in links} == {
+        (out if (out / name).exists() else run).resolve() / name for name, _, _ in ARTEFACTS + PICTURES
+    }
+
+
+def test_a_run_that_has_lost_its_configuration_shows_that_of_its_checkpoints(tmp_path):
+    save(tmp_path, 10)
+    for page in (write_summary(tmp_path), write_report(tmp_path)):
+        text = page.read_text(encoding="utf-8")
+        assert "0.001" in text and "widths" in text, page

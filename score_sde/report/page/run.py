@@ -5,17 +5,19 @@ import dataclasses
 import json
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from score_sde.checkpointing import newest_config
 from score_sde.config import default_config, leaves
 from score_sde.errors import UserError
 from score_sde.files import Unreadable, read_arrays, read_json, read_json_lines
 from score_sde.report.page.figures import dig, finite, real
 from score_sde.report.page.timings import Timings, read_timings
-from score_sde.report.summary import outdated
+from score_sde.report.summary import found_in, outdated
 
 #: The JSON a run may hold, and the mode that writes it.
 REPORTS = {
@@ -51,7 +53,7 @@ class Run:
         path: The directory.
         results: Where results are looked for before; ``None`` for nowhere else.
         name: Its name.
-        config: ``config.json``, if there is one.
+        config: The configuration, of the checkpoints where there is no ``config.json``; ``None`` if neither tells it.
         records: The lines of ``metrics.jsonl``.
         reports: The other JSON objects, by file name.
         timings: Rates and times of training, from the event files.
@@ -69,7 +71,7 @@ class Run:
 
     def find(self, name: str) -> Path:
         """Where a file of the run lies, or would lie: with the other results, else in its directory."""
-        return _found(self.path, self.results, name)
+        return found_in(self.path, self.results, name)
 
     def report(self, name: str) -> dict[str, Any]:
         """One of ``REPORTS``; empty if it is not there."""
@@ -152,13 +154,14 @@ def read_run(workdir: Path, *, results: Path | None = None) -> Run:
     if not workdir.is_dir():
         raise UserError(f"There is no directory {workdir} to report on; give the --workdir of a run.")
     known = ("config.json", "metrics.jsonl", *REPORTS)
-    if not any((workdir / name).is_file() for name in known):
+    problems: list[str] = []
+    config = _read_object(workdir, problems, newest_config)
+    if config is None and not any((workdir / name).is_file() for name in known):
         raise UserError(
             f"There is no run in {workdir}: none of {', '.join(known)} is there; run another mode there first, such as "
             "--mode=train, or give the --workdir of a run."
         )
-    problems: list[str] = []
-    found = {name: _read_object(_found(workdir, results, name), problems) for name in REPORTS}
+    found = {name: _read_object(found_in(workdir, results, name), problems) for name in REPORTS}
     reports = {name: report for name, report in found.items() if report is not None}
     records = _read_records(workdir / "metrics.jsonl", problems)
     problems += outdated(reports, REPORTS, max((record["step"] for record in records), default=0))
@@ -166,16 +169,12 @@ def read_run(workdir: Path, *, results: Path | None = None) -> Run:
         path=workdir,
         results=results,
         name=workdir.resolve().name,
-        config=_read_object(workdir / "config.json", problems),
+        config=config,
         records=records,
         reports=reports,
         timings=read_timings(workdir / "tensorboard"),
         problems=problems,
     )
-
-
-def _found(workdir: Path, results: Path | None, name: str) -> Path:
-    return results / name if results is not None and (results / name).is_file() else workdir / name
 
 
 def parameter_count(run: Run) -> int | None:
@@ -207,12 +206,16 @@ def _problem(error: Unreadable) -> str:
     return f"{error.path.name} cannot be read ({error.reason}); remove it and run the mode that writes it again."
 
 
-def _read_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
+def _read_object(
+    path: Path, problems: list[str], read: Callable[[Path], dict[str, Any] | None] = read_json
+) -> dict[str, Any] | None:
     try:
-        return read_json(path)
+        return read(path)
     except Unreadable as error:
         problems.append(_problem(error))
-        return None
+    except UserError as error:
+        problems.append(str(error))
+    return None
 
 
 def _read_records(path: Path, problems: list[str]) -> list[dict[str, Any]]:
