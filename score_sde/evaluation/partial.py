@@ -51,6 +51,7 @@ class Partial:
         if path is None:
             return
         _tell_others(path)
+        _remove_unnamed(path)
         try:
             if (found := read_json(_about(path))) is not None:
                 self._go_on(found, path)
@@ -189,6 +190,17 @@ def _tell_others(path: Path) -> None:
     for other in sorted(path.parent.glob("*.partial")):
         if other != path and (its := _NAMED.fullmatch(other.name)) and its["name"] == named["name"]:
             log.info("%s is of other settings, and stays for them.", other)
+
+
+def _remove_unnamed(path: Path) -> None:
+    """Remove what versions before this one have left of the same measurement: files without a digest in their name."""
+    if (named := _NAMED.fullmatch(path.name)) is None or not is_main():
+        return
+    for ending in ("", ".json", ".npz"):
+        if (old := path.with_name(f"{named['name']}.partial{ending}")).is_file():
+            log.info("%s is of an earlier version, and nothing goes on with it; it is removed.", old)
+            with writing(old):
+                old.unlink(missing_ok=True)
 
 
 def _check(known: dict[str, Any]) -> int:

@@ -140,3 +140,16 @@ def test_what_is_no_number_is_never_the_best(tmp_path):
     # The file is JSON of the standard, and gives back the same choice.
     assert json.loads(path.read_text(), parse_constant=pytest.fail)["best"] == 2
     assert EvaluationRecord(path, "this", best_by="", provenance={}).write() == (2, "loss")
+
+
+def test_files_of_an_earlier_version_go_and_those_of_other_settings_stay(tmp_path, caplog):
+    path = partial.partial_file(tmp_path, "samples", "this")
+    other = partial.partial_file(tmp_path, "samples", "another")
+    old = [tmp_path / name for name in ("samples.partial", "samples.partial.json", "samples.partial.npz")]
+    stay = [other, tmp_path / "pareto.partial", tmp_path / "samples.npz"]
+    for file in (*old, *stay):
+        file.write_text("{}")
+    caplog.set_level("INFO")
+    Partial(path, "this")
+    assert not any(file.exists() for file in old) and all(file.exists() for file in stay)
+    assert sum("of an earlier version" in message for message in caplog.messages) == len(old)
