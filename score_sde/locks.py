@@ -14,7 +14,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -174,23 +174,36 @@ def _holder(path: Path) -> str:
 
 
 def remove_leftovers(directory: Path) -> None:
+    """Remove temporary files that killed writers have left in a directory, or in one of its own, such as of pictures.
+
+    Those of this process are among them: it has not begun to write, so another one of the same number has left them.
+    """
+    remove_abandoned((*directory.glob(".*.tmp"), *directory.glob("*/.*.tmp")), mine=True)
+
+
+def remove_abandoned(paths: Iterable[Path], *, mine: bool = False) -> None:
     """Remove temporary files whose writers are gone: killed on this machine, or idle for a day on another.
 
-    They lie in the directory, or in one of its own, such as that of the pictures.
+    Args:
+        paths: The files. Of those that do not bear a process and perhaps a host in their names, as :mod:`.files` gives
+            them, none is touched.
+        mine: Whether files of this process are to go, too.
     """
-    for path in (*directory.glob(".*.tmp"), *directory.glob("*/.*.tmp")):
+    for path in paths:
         if (found := _TEMPORARY.fullmatch(path.name)) is None:
             continue
         with contextlib.suppress(OSError):
-            here = found["host"] == socket.gethostname()
-            if _is_gone(int(found["process"])) if here else time.time() - path.stat().st_mtime > _DAY:
+            here, process = found["host"] == socket.gethostname(), int(found["process"])
+            if process == os.getpid() and here:
+                gone = mine
+            else:
+                gone = _is_gone(process) if here else time.time() - path.stat().st_mtime > _DAY
+            if gone:
                 path.unlink()
 
 
 def _is_gone(process: int) -> bool:
-    """Whether no process of this machine has a number, but perhaps this one, which has not begun to write."""
-    if process == os.getpid():
-        return True
+    """Whether no process of this machine has a number."""
     if os.name != "posix":
         return False  # there, to ask is to kill
     try:

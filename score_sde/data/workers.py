@@ -7,12 +7,15 @@ writing: here it is sent the name of a file of numbers. One that hangs keeps the
 it.
 """
 
+import contextlib
 import functools
 import itertools
 import multiprocessing
 import multiprocessing.spawn
+import os
 import pickle
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -25,6 +28,7 @@ import numpy as np
 
 from score_sde.errors import UserError
 from score_sde.files import reason_of
+from score_sde.locks import remove_abandoned
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -34,6 +38,7 @@ BatchT = TypeVar("BatchT")
 _NAME = "grain-process-prefetch"  # how grain calls its processes
 _MAIN = "init_main_"  # what the fields begin with that tell a process of the main module
 _ATTEMPTS = 100
+_FILE = ".score_sde_batches_"  # what the name of a file for processes begins with
 _SENT = 2**14  # bytes that are sent to a process as they are; a pipe holds four times as many
 
 
@@ -67,6 +72,7 @@ class Workers(Generic[BatchT]):
         self._idle = threading.Event()
         self._idle.set()
         self._iterator: Any = iter(batches)
+        self._unmapped = count  # processes that may not have mapped the file yet
 
     def __iter__(self) -> Iterator[BatchT]:
         """The iterator itself."""
@@ -81,7 +87,9 @@ class Workers(Generic[BatchT]):
         """
         self._idle.clear()
         try:
-            return next(self._iterator)
+            batch = next(self._iterator)
+            self._came()
+            return batch
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):  # how grain puts it
                 raise
@@ -91,6 +99,16 @@ class Workers(Generic[BatchT]):
             ) from error
         finally:
             self._idle.set()
+
+    def _came(self) -> None:
+        """Remove the file once a batch has come from each process, which take turns.
+
+        They keep what they have mapped, and a kill from then on leaves nothing behind.
+        """
+        self._unmapped -= 1
+        if self._unmapped == 0:
+            with contextlib.suppress(OSError):  # Windows keeps files that are mapped
+                self._remove_file()
 
     def close(self) -> None:
         """End the processes; at once, if another thread is waiting for a batch."""
@@ -146,7 +164,9 @@ def _sendable(read: Callable[[int], BatchT]) -> tuple[Callable[[int], BatchT], P
     if not ends or ends[-1] <= _SENT:
         return read, None
     try:
-        with tempfile.NamedTemporaryFile(prefix="score_sde_", suffix=".batches", delete=False) as file:
+        remove_abandoned(Path(tempfile.gettempdir()).glob(f"{_FILE}*.tmp"))
+        owner = f".{os.getpid()}@{socket.gethostname()}.tmp"
+        with tempfile.NamedTemporaryFile(prefix=_FILE, suffix=owner, delete=False) as file:
             path = Path(file.name)
             for array in arrays:
                 file.write(array.raw())

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -167,6 +168,30 @@ def test_what_processes_are_sent_never_fills_the_pipe_to_one_that_died(
     with pytest.raises(UserError, match=r"ended while it read.*lower config\.data\.workers"):
         next(make_train_iterator(_Deadly(), batch_size=1, seed=0, workers=1))
     assert not _workers() and not list(tmp_path.iterdir())
+
+
+def test_a_file_is_gone_once_every_process_has_it_and_batches_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a kill of this process leaves nothing, and what an earlier one has left is removed before."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    here, gone = socket.gethostname(), dead.stdout.strip()
+    owners = [f"{gone}@{here}", f"{os.getppid()}@{here}", f"{os.getpid()}@{here}", f"{gone}@elsewhere"]
+    left, *kept = (tmp_path / f".score_sde_batches_abc.{owner}.tmp" for owner in owners)
+    for path in (left, *kept):
+        path.touch()
+    images = np.random.RandomState(0).randint(0, 256, size=(2000, 4, 4, 3)).astype(np.uint8)
+    source = ArraySource(SourceInfo("large", (4, 4, 3), 256, None), images)
+    stream = make_train_iterator(source, batch_size=4, seed=0, workers=2)
+    first = next(stream)
+    assert not left.exists() and all(path.exists() for path in kept)
+    (file,) = set(tmp_path.iterdir()) - set(kept)
+    batches = [first, *islice(stream, 7)]
+    assert not file.exists()
+    for batch in batches:
+        np.testing.assert_array_equal(batch.data, images[batch.index])
+    stream.close()
 
 
 @pytest.mark.slow
