@@ -86,6 +86,7 @@ def main(argv: list[str]) -> int:
 
         keep = frozenset({signal.SIGTERM}) if joined and heeds_sigterm else frozenset()
         hand_over_signals(keep=keep)
+        _say_what_is_unread(config, options.mode, overrides)
         command = shlex.join(["python", "-m", "score_sde", *argv])
         with heeded(keep=keep):
             code = RUN[options.mode](config, Path(options.workdir), command, **_extra(options, overrides)) or 0
@@ -134,6 +135,16 @@ def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) 
     config = agreed(prepare, timeout=options.cluster_timeout, shared=shared)
     cluster.meet()
     return config
+
+
+def _say_what_is_unread(config: "ConfigDict", mode: str, overrides: list[str]) -> None:
+    """Warn of fields that the command line sets and that have no effect beside the others."""
+    from score_sde.unread import unread
+    from score_sde.validation import purposes_of
+
+    given = {override.removeprefix("--config.").partition("=")[0] for override in overrides}
+    for sentence in unread(config, purposes_of(mode, config), given):
+        log.warning("%s", sentence)
 
 
 def run_script(name: str, action: Callable[[], object]) -> int:
@@ -255,7 +266,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     cluster.requested(options)  # its errors come before anything is loaded
     if options.mode not in MODES:
         raise UserError(f"Unknown mode '{options.mode}'.{nearest(options.mode, MODES)} Known: {', '.join(MODES)}.")
-    _check_flags(options)
+    _check_flags(options, rest)
     for name in PATHS:
         if (given := getattr(options, name)) is not None:
             setattr(options, name, typed(given, f"--{name}"))
@@ -291,8 +302,10 @@ def _nearest_flag(name: str, flags: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(same)}?" if same else nearest(name, [*(f"--{flag}" for flag in flags), *fields])
 
 
-def _check_flags(options: argparse.Namespace) -> None:
+def _check_flags(options: argparse.Namespace, rest: list[str]) -> None:
     """Refuse flags that a mode lacks or does not take."""
+    if options.mode in ("conformance", "report") and any(one.startswith("--config.") for one in rest):
+        raise UserError(f"--mode={options.mode} reads no field of a configuration; leave the overrides out.")
     if options.mode in WITHOUT_CONFIG and options.config is not None:
         raise UserError(f"--config=FILE is for every mode but {', '.join(WITHOUT_CONFIG)}, which take none.")
     if options.mode not in ("import", "reproduce") and options.checkpoint is not None:

@@ -25,6 +25,7 @@ _OF_MODES: Mapping[str, frozenset[Purpose]] = {
 }
 
 _MAX_PARAMETERS = 1e11  # 400 GB in float32, and as much again for every moment and average
+_GROUPS = 32  # of a group normalization
 _MAX_BATCH = 1e12  # numbers in a batch
 _MAX_SAMPLES = 1e13  # numbers in all samples
 _MAX_PAIRS = 2e8  # pairs of a time and a level, which are compared to find the nearest
@@ -130,6 +131,12 @@ def _network(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
     model = config.model
     if model.name in ("ncsnpp", "ddpm") and model.fir and not any(model.fir_kernel):
         yield f"config.model.fir_kernel is {model.fir_kernel}; expected at least one weight above 0."
+    if model.name.startswith("ncsn") and model.name != "ncsnpp" and model.normalization == "GroupNorm":
+        if model.features % _GROUPS:
+            yield (
+                f"config.model.features is {model.features}, and config.model.normalization=GroupNorm makes {_GROUPS} "
+                f"groups of them; expected a multiple of {_GROUPS}, or another normalization."
+            )
 
 
 _SIZES = {False: ("features", "channel_multipliers", "num_blocks"), True: ("channels", "widths", "latent_dim")}
@@ -262,6 +269,11 @@ def _solver(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.sampling.predictor is none and config.sampling.{missing}: nothing would move; expected a "
             "predictor, or a corrector for Langevin dynamics at every level."
+        )
+    if name == "adaptive_sde" and config.sampling.denoising == "mean":
+        yield (
+            "config.sampling.denoising is mean, and the predictor adaptive_sde keeps the last step with its noise; "
+            "expected tweedie or none."
         )
     if corrector != "none" and name in ADAPTIVE:
         yield f"The predictor {name} takes no corrector; set config.sampling.corrector=none."

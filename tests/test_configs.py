@@ -138,6 +138,14 @@ BAD_VALUES = {
         {"objective.times": "importance", "sde.schedule": "linear"},
         "times=importance needs an SDE; set config.sde.schedule=continuous",
     ),
+    "groups that do not divide the features": (
+        {"model.name": "ncsnv2_64", "model.normalization": "GroupNorm", "model.features": 48},
+        "config.model.features is 48, .*normalization=GroupNorm makes 32 groups.*; expected a multiple of 32",
+    ),
+    "the mean of a last step that has no name": (
+        {"sampling.predictor": "adaptive_sde", "sampling.denoising": "mean"},
+        "denoising is mean, .* adaptive_sde keeps the last step with its noise; expected tweedie or none",
+    ),
     "dropout of everything": ({"model.dropout": 1.0}, "config.model.dropout is 1.0; expected"),
     "negative learning rate": ({"optim.lr": -1.0}, "config.optim.lr is -1.0; expected"),
     "negative warm-up": ({"optim.warmup": -1}, "config.optim.warmup is -1; expected an integer from 0"),

@@ -50,7 +50,7 @@ class Model:
     )
     interpolation: str = choice("bilinear", ("bilinear", "nearest_neighbor"), "ncsn*: the interpolation")
     pytorch: bool = flag(False, "ncsn*: compute what the PyTorch releases compute, which differs a little")
-    dtype: str = choice("float32", ("float32", "bfloat16"), "of the computation; parameters and norms stay in float32")
+    dtype: str = choice("float32", ("float32", "bfloat16"), "what convolutions multiply in; all else stays in float32")
     remat: bool = flag(False, "compute blocks again in the backward pass: less memory, a third more time")
     latent_dim: int = integer(16, 1, MAX_WIDTH, "vae: latent variables")
     widths: tuple[int, ...] = several(

@@ -52,7 +52,8 @@ _CHOICES = {
     "dtype": ("dtype", ("float32", "bfloat16")),
 }
 
-
+#: The fields that a variational autoencoder reads.
+LATENT_FIELDS = ("widths", "channels", "latent_dim", "variance", "min_std", "activation")
 DEQUANTIZERS: Mapping[str, type[nn.Module]] = {"flowpp": FlowPP}
 
 
@@ -94,8 +95,7 @@ def make_latent_model(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -
         UserError: For unknown names, sizes out of range, and shapes that the convolutions cannot take.
     """
     sizes = {"widths": tuple(fields["widths"]), "channels": tuple(fields["channels"])}
-    names = ("latent_dim", "variance", "min_std", "activation")
-    return make_vae(event_shape, **sizes, **{name: fields[name] for name in names})
+    return make_vae(event_shape, **{name: fields[name] for name in LATENT_FIELDS} | sizes)
 
 
 def make_dequantizer(
