@@ -94,8 +94,9 @@ def make_latent_model(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -
     Raises:
         UserError: For unknown names, sizes out of range, and shapes that the convolutions cannot take.
     """
-    sizes = {"widths": tuple(fields["widths"]), "channels": tuple(fields["channels"])}
-    return make_vae(event_shape, **{name: fields[name] for name in LATENT_FIELDS} | sizes)
+    known: dict[str, Any] = {name: fields[name] for name in LATENT_FIELDS}
+    known |= {name: tuple(fields[name]) for name in ("widths", "channels")}
+    return make_vae(event_shape, **known)
 
 
 def make_dequantizer(
