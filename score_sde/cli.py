@@ -83,13 +83,15 @@ def main(argv: list[str]) -> int:
             quiet_compiler()  # of several processes, JAX says there which one has failed
         config = _config(options, overrides, joined=joined)
         from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
+        from score_sde.modes.places import check_places
 
         keep = frozenset({signal.SIGTERM}) if joined and heeds_sigterm else frozenset()
         hand_over_signals(keep=keep)
         _say_what_is_unread(config, options.mode, overrides)
-        command = shlex.join(["python", "-m", "score_sde", *argv])
+        command, extra = shlex.join(["python", "-m", "score_sde", *argv]), _extra(options, overrides)
+        check_places(Path(options.workdir), extra.get("out"))
         with heeded(keep=keep):
-            code = RUN[options.mode](config, Path(options.workdir), command, **_extra(options, overrides)) or 0
+            code = RUN[options.mode](config, Path(options.workdir), command, **extra) or 0
     except (Exception, KeyboardInterrupt) as error:
         doing = "Reading the command line" if options is None else f"--mode={options.mode}"
         code = ended(error, doing=doing, directory=None if options is None else Path(options.workdir))

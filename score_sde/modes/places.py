@@ -1,0 +1,42 @@
+"""Where results may go: neither where training removes them nor among the results of another run."""
+
+import os
+from pathlib import Path
+
+from score_sde.checkpointing import Checkpoints
+from score_sde.errors import UserError
+
+#: Folders of a run in which its modes make, move and remove what they like.
+OWN = ("checkpoints", "averages", "damaged_checkpoints", "dequantizer", "earlier", "progress", "tensorboard")
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a directory holds the record or a checkpoint of a run."""
+    return os.path.isfile(directory / "config.json") or bool(Checkpoints(directory).steps)
+
+
+def check_places(workdir: Path, out: Path | None) -> None:
+    """Refuse a place for results where they would be lost or taken for the results of something else.
+
+    Args:
+        workdir: The directory of the run.
+        out: Where results go; ``workdir`` unless given.
+
+    Raises:
+        UserError: If results would go into a folder that a run keeps to itself, or into the directory of another run.
+    """
+    flag, place = ("--workdir", workdir) if out is None else ("--out", out)
+    home, inside = Path(os.path.realpath(workdir)), Path(os.path.realpath(place))
+    own = {Path(os.path.realpath(home / name)): home / name for name in OWN}  # a link may lead to another disk
+    for folder in (inside, *inside.parents, *place.absolute().parents):
+        found = own.get(folder, folder)
+        if folder in own or (folder.name in OWN and is_run(folder.parent)):
+            raise UserError(
+                f"{flag} is {place}, which is in {found.name}/ of the run in {found.parent}; modes of that run may "
+                "remove what is there. Give a directory outside it."
+            )
+    if inside != home and is_run(inside):
+        raise UserError(
+            f"--out is {place}, the directory of another run than the one in {workdir}, whose page would show these "
+            "results as its own. Give a directory that holds no run."
+        )
