@@ -12,6 +12,7 @@ from jaxtyping import Float64
 
 from score_sde.config import ConfigDict
 from score_sde.data import Source
+from score_sde.errors import plural
 from score_sde.training.ema import reconstruction_error, reconstruction_weights
 
 _EXAMPLES = 10_000  # whose mean and deviation are taken
@@ -77,13 +78,15 @@ def run_cautions(config: ConfigDict, group: str = "training") -> Iterator[str]:
     yield from _average(f"config.{name}.ema_rate", optim.ema_rate, steps, warms_up=config.optim.ema_warmup)
     if optim.warmup >= steps:
         yield (
-            f"config.{name}.warmup is {optim.warmup:,} and the run has {steps:,} steps: the learning rate rises to the "
-            f"end, to {min(steps / optim.warmup, 1.0):.0%} of config.{name}.lr; set it to {steps // 10:,} or fewer."
+            f"config.{name}.warmup is {optim.warmup:,} and the run has {steps:,} {plural(steps, 'step')}: the learning "
+            f"rate rises to the end, to {min(steps / optim.warmup, 1.0):.0%} of config.{name}.lr; set it to "
+            f"{steps // 10:,} or fewer."
         )
     every = {field: config[group].get(field, 0) for field in ("eval_every", "checkpoint_every", "sample_every")}
     if late := {field: value for field, value in every.items() if value > steps}:
         listed = ", ".join(f"{field}={value:,}" for field, value in late.items())
-        yield f"config.{group} has {listed}, and the run has {steps:,} steps: this happens once, after the last step."
+        length = f"{steps:,} {plural(steps, 'step')}"
+        yield f"config.{group} has {listed}, and the run has {length}: this happens once, after the last step."
     if group == "training":
         yield from _power_averages(config)
 
@@ -185,8 +188,9 @@ def _power_averages(config: ConfigDict) -> Iterator[str]:
     error = reconstruction_error(reconstruction_weights(times, known, **target), times, known, **target)
     if error > _ROUGH:
         yield (
-            f"config.optim.ema_snapshot_every is {every:,}, and the run has {steps:,} steps: {len(taken)} snapshots "
-            f"give the average of width {target['target_width']:.2g} with an error of {error:.0%}. Set it to {often}."
+            f"config.optim.ema_snapshot_every is {every:,}, and the run has {steps:,} {plural(steps, 'step')}: "
+            f"{len(taken)} {plural(len(taken), 'snapshot gives', 'snapshots give')} the "
+            f"average of width {target['target_width']:.2g} with an error of {error:.0%}. Set it to {often}."
         )
 
 

@@ -16,7 +16,7 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 
 # JAX ends the others when one process has not been heard of for so long. A machine that is moved to other hardware is
 # silent for some seconds; a scheduler that has given notice waits for two minutes.
@@ -154,7 +154,9 @@ def meet() -> None:
         raise UserError(f"JAX cannot join the cluster: {error}") from error
     if not is_main():
         logging.getLogger().setLevel(logging.WARNING)
-    _logger.info("%d processes with %d devices.", jax.process_count(), jax.device_count())
+    processes, devices = jax.process_count(), jax.device_count()
+    words = (plural(processes, "process", "processes"), plural(devices, "device"))
+    _logger.info("%d %s with %d %s.", processes, words[0], devices, words[1])
 
 
 def is_main() -> bool:

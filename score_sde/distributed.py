@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 
 AXES = ("data", "fsdp")
 MIN_SPLIT = 4096  # numbers in the smallest array that is worth a message of its own
@@ -44,8 +44,9 @@ def make_mesh(*, data: int = 0, fsdp: int = 1) -> Mesh:
     known = max(data, 1) * max(fsdp, 1)
     if min(data, fsdp) < 0 or (data == 0 and fsdp == 0) or count % known or (data and fsdp and known != count):
         raise UserError(
-            f"config.mesh is data={data}, fsdp={fsdp} and there are {count} devices; expected two numbers whose "
-            f"product is {count}, or 0 for one of them to have it chosen."
+            f"config.mesh is data={data}, fsdp={fsdp} and there {plural(count, 'is', 'are')} {count} "
+            f"{plural(count, 'device')}; expected two numbers whose product is {count}, or 0 for one of them to have "
+            "it chosen."
         )
     shape = (data or count // known, fsdp or count // known)
     # Flax networks need automatic axes: explicit ones fail inside its convolutions and reshapes.
@@ -60,9 +61,11 @@ def check_batch(mesh: Mesh, batch_size: int, *, parts: int = 1) -> None:
     """
     unit = mesh.size * parts
     if batch_size % unit:
-        taken = f"{mesh.size} devices" + (f" that take it in {parts} parts" if parts > 1 else "")
+        taken = f"{mesh.size} {plural(mesh.size, 'device')}"
+        if parts > 1:
+            taken += f" that {plural(mesh.size, 'takes', 'take')} it in {parts} parts"
         raise UserError(
-            f"The batch size is {batch_size} and there are {taken}; "
+            f"The batch size is {batch_size} and there {plural(mesh.size, 'is', 'are')} {taken}; "
             f"expected a multiple of {unit}, such as {max(batch_size // unit, 1) * unit}."
         )
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -38,6 +39,15 @@ class Preempted(Exception):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came where nothing can be saved that is not; the command line exits with 143."""
+
+
+def plural(number: Any, one: str, many: str = "") -> str:
+    """The noun for a number of things; by default its plural ends in s.
+
+    >>> [f"{n} {plural(n, 'example')}" for n in (0, 1, 2)], plural(2, "batch", "batches")
+    (['0 examples', '1 example', '2 examples'], 'batches')
+    """
+    return one if number == 1 else many or f"{one}s"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -67,7 +67,7 @@ SAID = {
     "averages that are not kept": ({"optim.ema_widths": "0.05,0.10"}, ["never kept", "ema_snapshot_every=10"]),
     "too few snapshots": (
         {"optim.ema_widths": "0.02,0.28", "optim.ema_snapshot_every": 400},
-        ["1 snapshots", "width 0.075", "with an error of"],
+        ["1 snapshot gives", "width 0.075", "with an error of"],
     ),
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from score_sde.data.base import ArraySource, Source
 from score_sde.data.identity import IN_FULL
+from score_sde.errors import plural
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,9 @@ def describe(sources: Mapping[str, Source]) -> list[str]:
     first = next(iter(sources.values()))
     info, total = first.info, sum(len(source) for source in sources.values())
     size = "x".join(map(str, info.shape))
-    kind = f"examples of shape {size}" if info.num_levels is None else f"images of {size} with {info.num_levels} levels"
+    kind = f"{plural(total, 'example')} of shape {size}"
+    if info.num_levels is not None:
+        kind = f"{plural(total, 'image')} of {size} with {info.num_levels} levels"
     splits = " and ".join(f"{len(source):,} in {name}" for name, source in sources.items())
     lines = [f"{info.name}: {total:,} {kind}, {splits}."]
     notes = dict.fromkeys(note for source in sources.values() for note in getattr(source, "notes", ()))
@@ -48,7 +51,8 @@ def describe(sources: Mapping[str, Source]) -> list[str]:
     if info.num_levels is None:
         lines += [line for name, source in whole.items() for line in _scale(name, source)]
     if set(whole) >= {"train", "test"} and (shared := _shared(whole["train"], whole["test"])):
-        lines.append(f"{info.name}: {shared:,} of {len(whole['test']):,} test examples are in the training split too.")
+        known = f"{len(whole['test']):,} test {plural(len(whole['test']), 'example')} {plural(shared, 'is', 'are')}"
+        lines.append(f"{info.name}: {shared:,} of {known} in the training split too.")
     return lines
 
 

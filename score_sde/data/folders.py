@@ -12,7 +12,7 @@ import numpy as np
 from score_sde.data.base import SPLITS, ArraySource, SourceInfo
 from score_sde.data.description import counted, suffixes
 from score_sde.data.images import ImageFormat, decode_image, image_format
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 from score_sde.files import reason_of
 from score_sde.machine import memory_bytes
 
@@ -153,9 +153,10 @@ def _common_format(root: Path, files: Sequence[str], formats: Sequence[ImageForm
     needed, memory = len(files) * math.prod(shape), memory_bytes()
     if needed > memory:
         raise UserError(
-            f"folder:{root} holds {len(files):,} images of {first.width}x{first.height}, which take "
-            f"{needed / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB. Write them as ArrayRecord files "
-            "(arrayrecord:PATH), which are read one by one, or make the images smaller."
+            f"folder:{root} holds {len(files):,} {plural(len(files), 'image')} of {first.width}x{first.height}, which "
+            f"{plural(len(files), 'takes', 'take')} {needed / 1e9:,.1f} GB, and this machine has "
+            f"{memory / 1e9:,.1f} GB. Write them as ArrayRecord files (arrayrecord:PATH), which are read "
+            "one by one, or make the images smaller."
         )
     return shape
 

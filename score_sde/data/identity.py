@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from score_sde.data.base import ArraySource, Source, SourceInfo
+from score_sde.errors import plural
 
 #: Fields of ``config.data`` that say where data lie and how they are read, not what they are.
 PLACE_FIELDS = ("name", "data_dir", "shape", "workers", "prefetch")
@@ -96,8 +97,8 @@ class DataRecord(NamedTuple):
     def summary(self) -> dict[str, Any]:
         """What there is to compare, in few words."""
         splits = {
-            f"the {name} split": f"{split.num_examples} examples, fingerprint {split.contents[:12]}"
-            for name, split in self.splits.items()
+            f"the {name} split": f"{count} {plural(count, 'example')}, fingerprint {contents[:12]}"
+            for name, (count, contents) in self.splits.items()
         }
         return {"the shape of the data": self.shape, "grey levels": self.num_levels, **splits}
 

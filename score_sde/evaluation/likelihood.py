@@ -16,6 +16,7 @@ from score_sde.config import build
 from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import gathered, jit, shared_size
+from score_sde.errors import plural
 from score_sde.evaluation.base import Examples, Progress, Purpose, decisive_fields, examples, fingerprint, root_key
 from score_sde.evaluation.partial import Partial, measured_in_parts
 from score_sde.experiment import Experiment, make_grid
@@ -60,7 +61,7 @@ class FlowProtocol:
         trace = f"{self.num_probes} {self.probe_kind} probe(s)" if self.num_probes else "exact trace"
         solver = f"tolerance {self.tolerance:g}"
         if self.num_steps:
-            solver = f"{self.num_steps} steps of order {self.order} on the {self.grid} grid"
+            solver = f"{self.num_steps} {plural(self.num_steps, 'step')} of order {self.order} on the {self.grid} grid"
             if self.num_probes:
                 trace += ", fresh at each" if self.fresh_probes else ", frozen"
         end = f"with the decoder at t={self.t_min:g}" if self.decoder else f"from t={self.t_min:g}"

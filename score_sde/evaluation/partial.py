@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from score_sde.cluster import is_main
+from score_sde.errors import plural
 from score_sde.evaluation.base import Examples, Progress
 from score_sde.evaluation.results import digest
 from score_sde.files import Unreadable, atomic_write_json, read_json, reason_of, writing
@@ -79,7 +80,7 @@ class Partial:
         self.batches, self.count, self.seconds, self._dtype, self._digest = batches, count, seconds, dtype, digest
         if not is_main():
             self._in_memory = [np.fromfile(path, dtype, count)]
-        log.info("Going on after %d batches that are kept in %s.", batches, path)
+        log.info("Going on after %d %s, kept in %s.", batches, plural(batches, "batch", "batches"), path)
 
     def add(self, row: list[np.ndarray], seconds: float) -> None:
         """Add a batch, and the seconds that it took.

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from score_sde.distributed import batch_sharding, gathered, jit, shared_size
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import Progress, Purpose, fingerprint, root_key, sample_seed
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment
@@ -124,13 +124,14 @@ def check_samples(x: np.ndarray, success: np.ndarray, max_steps: int) -> None:
     infinite = int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())
     if infinite:
         raise UserError(
-            f"{infinite} of {len(x)} samples are not finite: either the score of the network is not, or the steps are "
-            "too large for this process. Raise config.sampling.num_steps or lower config.sampling.snr."
+            f"{infinite} of {len(x)} {plural(len(x), 'sample is', 'samples are')} not finite: either the score of "
+            "the network is not, or the steps are too large for this process. Raise "
+            "config.sampling.num_steps or lower config.sampling.snr."
         )
     if not success.all():
         raise UserError(
-            f"{int((~success).sum())} of {len(x)} samples did not reach config.sampling.t_min in {max_steps} attempted "
-            "steps; raise config.sampling.max_steps or the tolerance."
+            f"{int((~success).sum())} of {len(x)} {plural(len(x), 'sample')} did not reach config.sampling.t_min in "
+            f"{max_steps} attempted steps; raise config.sampling.max_steps or the tolerance."
         )
 
 

@@ -5,7 +5,7 @@ import json
 import math
 from typing import Any, NamedTuple, TypeVar
 
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 from score_sde.files import parse_json, reason_of
 
 _T = TypeVar("_T")
@@ -37,7 +37,7 @@ class MetricProtocol:
         """The protocol in one line."""
         levels = "" if self.num_levels is None else f" of {self.num_levels} levels"
         parts = [
-            f"{self.metric} of {self.num_samples} samples",
+            f"{self.metric} of {self.num_samples} {plural(self.num_samples, 'sample')}",
             f"seed {self.seed}",
             f"{'x'.join(str(size) for size in self.shape)}{levels}",
         ]

@@ -15,7 +15,7 @@ from score_sde.config import ConfigDict
 from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import shared_size
-from score_sde.errors import UserError, unknown
+from score_sde.errors import UserError, plural, unknown
 from score_sde.evaluation.base import decisive_fields, fingerprint, mean_and_std_error, with_error
 from score_sde.evaluation.likelihood import Noise, dataset_likelihood, identity_of
 from score_sde.evaluation.loss import LossEvaluator
@@ -132,9 +132,10 @@ class _Evaluation:
             )
         good = result.success
         if not good.any():
+            all_of = plural(len(good), "the one example", f"all {len(good)} examples")
             raise UserError(
-                f"The ODE solver failed on all {len(good)} examples at step {step}; raise config.likelihood.tolerance, "
-                "or set config.likelihood.num_steps=100."
+                f"The ODE solver failed on {all_of} at step {step}; raise "
+                "config.likelihood.tolerance, or set config.likelihood.num_steps=100."
             )
         discrete = experiment.quantization.num_levels is not None
         name = _UNITS[0] if discrete else _UNITS[1]
@@ -289,5 +290,5 @@ def metric_lines(name: str, result: Mapping[str, Any]) -> list[str]:
     samples = result["protocol"]["num_samples"]
     return [
         f"{name} {result['value']:.4f}{error}",
-        f"{name} corrected for the bias of {samples} samples {corrected:.4f}{interval}",
+        f"{name} corrected for the bias of {samples} {plural(samples, 'sample')} {corrected:.4f}{interval}",
     ]

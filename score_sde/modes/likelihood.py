@@ -10,7 +10,7 @@ import numpy as np
 from score_sde.chains import Chain
 from score_sde.config import ConfigDict
 from score_sde.data import Source
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import mean_and_std_error, with_error
 from score_sde.evaluation.budget import error_budget
 from score_sde.evaluation.chain_bound import dataset_chain_bound
@@ -212,7 +212,9 @@ def _measure_flow(run: _Measurement) -> None:
     report["protocol"] = _protocol(experiment, noise, run.total)
     _add_mean(report, experiment, result)
     if settings.budget_examples:
-        log.info("Error budget: %d examples are solved again in other ways.", min(settings.budget_examples, run.total))
+        again = min(settings.budget_examples, run.total)
+        verb = plural(again, "example is", "examples are")
+        log.info("Error budget: %d %s solved again in other ways.", again, verb)
         budget = error_budget(experiment, params, source, result, noise=noise)
         report["budget"] = budget._asdict() | {
             "solver": budget.solver._asdict(),
@@ -220,7 +222,8 @@ def _measure_flow(run: _Measurement) -> None:
         }
         report["interval"] = budget.interval(_value(report)[0])
     if settings.bound_times:
-        log.info("Bound of the reverse SDE: %d times of every example.", settings.bound_times)
+        times = settings.bound_times
+        log.info("Bound of the reverse SDE: %d %s of every example.", times, plural(times, "time"))
         bound = dataset_bound(experiment, params, source, noise=noise, **run.partial("bound"))
         columns |= {"bound_nats": bound.nats, "bound_bits_per_dim": bound.bits_per_dim}
         is_discrete = experiment.quantization.num_levels is not None
@@ -252,16 +255,18 @@ def _data(experiment: Experiment, noise: Noise, total: int) -> str:
         draws = settings.num_dequantizations
         several = ", importance-weighted" if settings.importance_weighted else ""
         data = f"{noise.name} dequantisation x{draws}{several}, {levels} levels"
-    return f"{data}, {total} examples of the test split"
+    return f"{data}, {total} {plural(total, 'example')} of the test split"
 
 
 def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLikelihood) -> None:
     """Means over the examples that the solver could do; how many it could not is told, and they are not averaged in."""
     good = result.success
     if not good.any():
+        all_of = plural(len(good), "the one example", f"all {len(good)} examples")
         raise UserError(
-            f"The measurement failed on all {len(good)} examples: the score may be no number somewhere, or the "
-            "tolerance too small for it; raise config.likelihood.tolerance, or set config.likelihood.num_steps=100."
+            f"The measurement failed on {all_of}: the score may be no number "
+            "somewhere, or the tolerance too small for it; raise config.likelihood.tolerance, or set "
+            "config.likelihood.num_steps=100."
         )
     report["nats_per_example"], report["nats_std_error"] = mean_and_std_error(result.nats[good])
     report |= {
@@ -273,7 +278,7 @@ def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLik
     }
     if not good.all():
         log.warning(
-            "The measurement failed on %d of %d examples; they are left out of the mean.", (~good).sum(), len(good)
+            "The measurement failed on %d of %d examples, which are left out of the mean.", (~good).sum(), len(good)
         )
     if experiment.quantization.num_levels is not None:
         report["bits_per_dim"], report["std_error"] = mean_and_std_error(result.bits_per_dim[good])
@@ -336,7 +341,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines = [f"{name}: {with_error(mean, error, digits=3, unit=unit)}." for name, mean, error in _comparable(report)]
     if "nats_per_example" in report:
         lines.append(
-            f"{report['num_examples']} examples, {report['num_evals_mean']:.0f} evaluations each, "
+            f"{report['num_examples']} {plural(report['num_examples'], 'example')}, "
+            f"{report['num_evals_mean']:.0f} {plural(round(report['num_evals_mean']), 'evaluation')} each, "
             f"{report['seconds']:.0f} s; {report['protocol']}."
         )
     if (budget := report.get("budget")) and np.isfinite(report["interval"]).all():

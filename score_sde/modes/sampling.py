@@ -10,7 +10,7 @@ import numpy as np
 
 from score_sde.config import ConfigDict
 from score_sde.data import fingerprint
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import sample_seed
 from score_sde.evaluation.latents import latent_codes
 from score_sde.evaluation.likelihood import Noise, identity_of
@@ -93,7 +93,11 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     }
     atomic_write_json(place / "sampling.json", report)
     discard(partial)
-    log.info("Drew %d samples with %.0f evaluations each in %.1f s.", len(levels), drawn.num_evals, drawn.seconds)
+    log.info(
+        "Drew %d %s with %.0f %s each in %.1f s.",
+        *(len(levels), plural(len(levels), "sample"), drawn.num_evals, plural(round(drawn.num_evals), "evaluation")),
+        drawn.seconds,
+    )
     summarize(workdir, place)
 
 
@@ -197,9 +201,9 @@ def run_latents(config: ConfigDict, workdir: Path, command: str, *, out: Path | 
     atomic_write_json(place / "latents.json", report)
     summarize(workdir, place)
     log.info(
-        "Encoded and decoded %d examples (%.0f evaluations each way, %.1f s): the root mean square change is %.2g, the "
+        "Encoded and decoded %d %s (%.0f evaluations each way, %.1f s): the root mean square change is %.2g, the "
         "codes have mean %.3f and standard deviation %.3f of the prior's.",
-        *(len(levels), found.num_evals, found.seconds, found.round_trip_rms),
+        *(len(levels), plural(len(levels), "example"), found.num_evals, found.seconds, found.round_trip_rms),
         *(report["code_mean"], report["code_std"]),
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from score_sde.config import ConfigDict, check_fields
 from score_sde.data import SourceInfo, fingerprint, tell
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 from score_sde.evaluation.metrics import data_statistics, extractor_of
 from score_sde.files import atomic_write_json
 from score_sde.locks import check_writable, only_writer
@@ -70,8 +70,16 @@ def compute_statistics(config: ConfigDict, workdir: Path, command: str, extracto
         atomic_write_json(workdir / "statistics.json", report)
         write_statistics(workdir / FILE, statistics)
     log.info(
-        "Wrote %s: %d examples of %s (%s) by %s, %.1f s.",
-        *(workdir / FILE, total, statistics.source, statistics.split, statistics.extractor, report["seconds"]),
+        "Wrote %s: %d %s of %s (%s) by %s, %.1f s.",
+        *(
+            workdir / FILE,
+            total,
+            plural(total, "example"),
+            statistics.source,
+            statistics.split,
+            statistics.extractor,
+            report["seconds"],
+        ),
     )
     return statistics
 

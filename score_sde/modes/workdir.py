@@ -15,7 +15,7 @@ from score_sde.data import Source, SourceInfo, source_info
 from score_sde.data import fingerprint as contents_of
 from score_sde.data.base import SPLITS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.likelihood import Noise
 from score_sde.experiment import Experiment
@@ -176,8 +176,8 @@ def _power_average(experiment: Experiment, workdir: Path, like: Params) -> tuple
     error = reconstruction_error(weights, steps, widths, **target)
     log.log(
         logging.WARNING if error > _ROUGH else logging.INFO,
-        "The average of width %g at step %d is put together from %d snapshots; its profile is %.2g %% off.",
-        *(target["target_width"], target["target_time"], len(found), 100.0 * error),
+        "The average of width %g at step %d is put together from %d %s; its profile is %.2g %% off.",
+        *(target["target_width"], target["target_time"], len(found), plural(len(found), "snapshot"), 100.0 * error),
     )
     return everywhere(experiment.mesh, average), target["target_time"]
 

@@ -88,7 +88,7 @@ def _speed(found: Situation) -> list[str]:
             f"{chip.name}."
         )
     if found.largest >= ROOM * found.per_device and found.accumulate > 1:
-        advice.append(f"training.accumulate=1: {found.largest} examples per device fit, and parts only cost time.")
+        advice.append(f"training.accumulate=1: {found.largest} examples fit into a device, and parts only cost time.")
     if found.remat and found.largest >= ROOM * found.per_device:
         advice.append("model.remat=False: there is room, and it takes a third of the time.")
     return advice

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from score_sde.config import ConfigDict
 from score_sde.data import SourceInfo
 from score_sde.distributed import check_batch, make_mesh, platform_of
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 from score_sde.experiment import Experiment
 from score_sde.plan.activations import Activations, activations
 from score_sde.plan.advice import Situation, advise
@@ -152,8 +152,8 @@ def measure_two(experiment: Experiment, sizes: tuple[int, int], accumulate: int)
     while small is None or large is None:
         if low <= accumulate:
             raise UserError(
-                f"The compiler finds no room for {low} examples per device; set config.mesh.fsdp to split the state, "
-                "config.model.remat=True, or name a chip with more memory."
+                f"The compiler finds no room for {low} {plural(low, 'example')} per device; set config.mesh.fsdp "
+                "to split the state, config.model.remat=True, or name a chip with more memory."
             )
         low, high = max(low // 2 // accumulate, 1) * accumulate, low
         small, large = _measured(experiment, low), small
@@ -166,7 +166,7 @@ def measure_two(experiment: Experiment, sizes: tuple[int, int], accumulate: int)
 
 
 def _measured(experiment: Experiment, size: int) -> Program | None:
-    log.info("Compiling the training step for %d examples per device.", size)
+    log.info("Compiling the training step for %d %s per device.", size, plural(size, "example"))
     try:
         return measure(experiment, size)
     except jax.errors.JaxRuntimeError as error:

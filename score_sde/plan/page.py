@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from score_sde.errors import plural
 from score_sde.plan.estimate import Plan
 
 ASSUMPTIONS = (
@@ -79,7 +80,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     fits = "fits" if plan.memory.at(plan.per_device) <= plan.usable else "does not fit"
     return [
         ("parameters", f"{plan.parameters:,}"),
-        ("devices", f"{plan.devices} (fsdp {plan.fsdp}), {plan.per_device} examples each"),
+        ("devices", f"{plan.devices} (fsdp {plan.fsdp}), {plan.per_device} {plural(plan.per_device, 'example')} each"),
         ("FLOPs per step", f"{plan.step_flops:.3g} ({plan.flops.per_example:.3g} per example)"),
         ("state per device", size(plan.state)),
         (

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from score_sde.errors import plural
 from score_sde.report.plots import BLUE, ORANGE, new_figure, save_figure
 
 
@@ -28,14 +29,15 @@ def likelihood_histogram(
     finite = bits[np.isfinite(bits)]
     axes.hist(finite, bins=int(np.clip(2 * math.sqrt(len(finite)), 5, 60)), color=BLUE, alpha=0.45, edgecolor="white")
     low, high = interval
-    axes.axvspan(low, high, color=BLUE, alpha=0.25, linewidth=0, label=f"95 % interval {low:.3f} to {high:.3f}")
+    if math.isfinite(low) and math.isfinite(high):  # of one image there is none
+        axes.axvspan(low, high, color=BLUE, alpha=0.25, linewidth=0, label=f"95 % interval {low:.3f} to {high:.3f}")
     axes.axvline(mean, color=BLUE, linewidth=1.8, label=f"mean {mean:.3f}")
     if baseline is not None:
         axes.axvline(baseline, color=ORANGE, linewidth=1.8, linestyle="--", label=f"Gaussian mixture {baseline:.3f}")
     axes.set(
         xlabel="bits per dimension (fewer is better)",
         ylabel="images",
-        title=f"Likelihood of {len(finite)} held-out images",
+        title=f"Likelihood of {len(finite)} held-out {plural(len(finite), 'image')}",
     )
     axes.legend(frameon=False)
     return save_figure(figure, path)
@@ -87,7 +89,9 @@ def noise_levels_plot(
     left.set(xlabel="log noise-to-signal ratio", ylabel=unit, title=f"Where the {bits.sum():.3f} {unit} are spent")
     for (name, std), color in zip(stds.items(), (ORANGE, BLUE), strict=False):
         right.stairs(std, -log_snr, color=color, linewidth=1.8, label=name)
-    right.set(xlabel="log noise-to-signal ratio", ylabel=unit, yscale="log", title="Spread of one draw of the loss")
+    right.set(xlabel="log noise-to-signal ratio", ylabel=unit, title="Spread of one draw of the loss")
+    if any((std > 0.0).any() for std in stds.values()):  # a spread of one example is 0, or none
+        right.set_yscale("log")
     right.legend(frameon=False)
     return save_figure(figure, path)
 
@@ -109,7 +113,8 @@ def bounds_plot(rows: Sequence[tuple[str, float, float]], path: Path, *, unit: s
     errors = np.nan_to_num(np.array([row[2] for row in rows]))
     axes.errorbar(means, places, xerr=1.96 * errors, fmt="o", color=BLUE, capsize=4)
     for place, (_, mean, error) in zip(places, rows, strict=True):
-        axes.annotate(f"{mean:.3f} ± {error:.3f}", (mean, place), (0, 7), textcoords="offset points", ha="center")
+        text = f"{mean:.3f} ± {error:.3f}" if math.isfinite(error) else f"{mean:.3f}"
+        axes.annotate(text, (mean, place), (0, 7), textcoords="offset points", ha="center")
     axes.set_yticks(places, [row[0] for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.3)
     axes.margins(x=0.25)

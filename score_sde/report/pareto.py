@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from score_sde.errors import plural
 from score_sde.evaluation.pareto import Point, front, recommended
 from score_sde.report.plots import save_figure, solver_lines
 
@@ -22,12 +23,12 @@ def pareto_plot(points: Sequence[Point], references: Sequence[Point], path: Path
 def pareto_markdown(points: Sequence[Point], references: Sequence[Point], provenance: dict[str, Any]) -> str:
     """The recommended setting, the front, and every setting that was measured."""
     choice = recommended(points, references)
-    reference = min(references, key=lambda p: p.distance)
+    reference, count = min(references, key=lambda p: p.distance), provenance["num_samples"]
     lines = [
         "# Which sampler, grid and number of steps",
         "",
         "Fréchet distance of pixels (means and covariances) to the training data, ± bootstrap standard error over "
-        f"{provenance['num_samples']} samples, the same draws from the prior for every setting.",
+        f"{count} {plural(count, 'sample')}, the same draws from the prior for every setting.",
         "",
         f"**Reference**: {_describe(reference)}.",
         "",
@@ -61,7 +62,8 @@ def _cheapest(points: Sequence[Point], reference: Point) -> str:
 def _describe(point: Point) -> str:
     setting = point.setting
     return (
-        f"`{setting.solver}` on the `{setting.grid}` grid, {point.num_evals} evaluations, distance "
+        f"`{setting.solver}` on the `{setting.grid}` grid, {point.num_evals} {plural(point.num_evals, 'evaluation')}, "
+        "distance "
         f"{point.distance:.4g} ± {point.std_error:.1g}, {point.seconds:.1f} s"
     )
 

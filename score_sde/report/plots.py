@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from score_sde.errors import plural
 from score_sde.files import atomic_path, read_json_lines
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def scatter(samples: np.ndarray, data: np.ndarray | None, path: Path) -> Path:
     limit = _radius(_plane(shown[0][0]), 0.995) * 1.15
     for axes, (points, title, color) in zip(np.atleast_1d(panels), shown, strict=True):
         _scatter_panel(axes, points, limit, color)
-        axes.set(title=f"{title} ({min(len(points), MAX_POINTS)} points)", xlabel="$x_1$", ylabel="$x_2$")
+        count = min(len(points), MAX_POINTS)
+        axes.set(title=f"{title} ({count} {plural(count, 'point')})", xlabel="$x_1$", ylabel="$x_2$")
     return save_figure(figure, path)
 
 
@@ -119,7 +121,8 @@ def solver_lines(lines: Mapping[str, Mapping[int, float]], front: Mapping[int, f
     axes.step(list(front), list(front.values()), where="post", color=GREY, linewidth=3.0, alpha=0.3, label="front")
     axes.axhline(level, color=GREY, linestyle="--", linewidth=1.0, label="reference, 1000 steps")
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    if level > 0.0 or any(distance > 0.0 for line in lines.values() for distance in line.values()):
+        axes.set_yscale("log")
     ticks: list[int] = []
     for count in sorted({count for line in lines.values() for count in line}, reverse=True):
         if not ticks or count < 0.9 * ticks[-1]:  # labels nearer than that overlap

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from score_sde.checkpointing import newest_config
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 from score_sde.files import Unreadable, atomic_write_text, read_json, read_json_lines
 from score_sde.machine import hardware_line
 
@@ -219,10 +219,15 @@ def _budget_rows(report: dict[str, Any]) -> list[str]:
         return []
     low, high = report.get("interval", (None, None))
     solver, cut = budget["solver"], budget["truncation"]
-    checked = f"on {_text(budget['num_examples'])} examples"
+    checked = f"on {_text(budget['num_examples'])} {plural(budget['num_examples'], 'example')}"
+    interval = f"{_number(low, '.4f')} to {_number(high, '.4f')} {unit}"
+    images = f"± {_number(budget['images'], '.4f')}"
+    rows = [
+        _row("95 % interval", interval, "images, probes and solver"),
+        _row("— images", images, "standard error, with noise and probes in it"),
+    ]
     return [
-        _row("95 % interval", f"{_number(low, '.4f')} to {_number(high, '.4f')} {unit}", "images, probes and solver"),
-        _row("— images", f"± {_number(budget['images'], '.4f')}", "standard error, with noise and probes in it"),
+        *(rows if budget["images"] is not None else []),  # of one image there is no error
         _row("— probes", f"± {_number(budget['probes'], '.5f')}", "of which the trace estimator"),
         _row("— solver", _signed(solver), f"what a finer solution adds, {checked}"),
         _row("— truncation", _signed(cut), f"what the decoder at t_min adds, {checked}; not in the interval"),
@@ -231,7 +236,7 @@ def _budget_rows(report: dict[str, Any]) -> list[str]:
 
 
 def _signed(estimate: Mapping[str, Any]) -> str:
-    return f"{_number(estimate['mean'], '+.5f')} ± {_number(estimate['std_error'], '.5f')}"
+    return _with_error(estimate["mean"], estimate["std_error"], 5, sign="+")
 
 
 def _chain_rows(report: dict[str, Any]) -> list[str]:
@@ -243,7 +248,8 @@ def _chain_rows(report: dict[str, Any]) -> list[str]:
     chosen = ", the best of four" if bound.get("other_variances") else ""
     terms = ", ".join(f"{name} {_number(bound[name], '.4g')}" for name in ("prior", "divergence", "decoder"))
     model = f"{_text(bound['num_levels'])} levels; variances {_text(bound['variances'])}{chosen}"
-    how = f"{model}; {_text(bound['num_examples'])} examples; {terms}; {_seconds(bound)}"
+    examples = f"{_text(bound['num_examples'])} {plural(bound['num_examples'], 'example')}"
+    how = f"{model}; {examples}; {terms}; {_seconds(bound)}"
     return [_row("**Variational bound of the chain**", f"**{value} bits/dim**", how)]
 
 
@@ -253,7 +259,8 @@ def _likelihood_rows(report: dict[str, Any] | None) -> list[str]:
     rows = _chain_rows(report)
     if rows and "nats_per_example" not in report:
         return rows
-    protocol = _text(f"{report.get('num_examples', '?')} examples; {report.get('protocol', 'protocol not recorded')}")
+    count = report.get("num_examples", "?")
+    protocol = _text(f"{count} {plural(count, 'example')}; {report.get('protocol', 'protocol not recorded')}")
     if "bits_per_dim" in report:
         value = _with_error(report["bits_per_dim"], report.get("std_error"), 3)
         label = "NLL" if report.get("quantity") is None else f"Upper bound on the NLL, {_text(report['quantity'])}"
@@ -272,7 +279,8 @@ def _likelihood_rows(report: dict[str, Any] | None) -> list[str]:
     if "bound_bits_per_dim" in report:
         value = _with_error(report["bound_bits_per_dim"], report.get("bound_std_error"), 3)
         seconds = _number(report.get("bound_seconds"), ".1f")
-        how = f"an upper bound; {_text(report.get('bound_times', '?'))} noise levels per example; {seconds} s"
+        times = report.get("bound_times", "?")
+        how = f"an upper bound; {_text(times)} {plural(times, 'noise level')} per example; {seconds} s"
         rows.append(_row("Bound on the NLL of the reverse SDE", f"{value} bits/dim", how))
     if report.get("num_failed"):
         rows.append(_row("Failed solves", _text(report["num_failed"]), "**the ODE solver gave up on these examples**"))
@@ -285,8 +293,9 @@ def _sampling_rows(report: dict[str, Any] | None) -> list[str]:
     if report is None:
         return [_row("Sampling", _missing("sample"), "")]
     steps = report.get("num_steps", "?")
-    steps = "adaptive steps" if steps is None else f"{steps} steps"
-    how = [f"{report.get('num_samples', '?')} samples, {report.get('solver', '?')}, {steps}"]
+    steps = "adaptive steps" if steps is None else f"{steps} {plural(steps, 'step')}"
+    count = report.get("num_samples", "?")
+    how = [f"{count} {plural(count, 'sample')}, {report.get('solver', '?')}, {steps}"]
     if report.get("denoising"):
         how.append(f"denoising: {report['denoising']}")
     how.append(_seconds(report))
@@ -301,8 +310,8 @@ def _number(value: Any, spec: str) -> str:
     return format(value, spec) if isinstance(value, (int, float)) else "?"
 
 
-def _with_error(value: Any, error: Any, digits: int) -> str:
-    text = _number(value, f".{digits}f")
+def _with_error(value: Any, error: Any, digits: int, *, sign: str = "") -> str:
+    text = _number(value, f"{sign}.{digits}f")
     return text if error is None else f"{text} ± {_number(error, f'.{digits}f')}"
 
 

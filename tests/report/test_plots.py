@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from score_sde.errors import UserError
@@ -175,3 +176,21 @@ def test_importing_the_package_imports_nothing_heavy():
         "print([m for m in ('matplotlib', 'sklearn', 'PIL', 'tensorboardX', 'tqdm') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_pictures_of_one_example_leave_out_what_it_does_not_tell(tmp_path, monkeypatch):
+    """One example has no spread and no interval: no scale is logarithmic for them, and no word is of nan."""
+    figures = []
+    monkeypatch.setattr(likelihood_plots, "save_figure", lambda figure, path: figures.append(figure) or path)
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or path)
+    path, none = tmp_path / "picture.png", (np.nan, np.nan)
+    likelihood_plots.likelihood_histogram(np.array([2.5]), path, mean=2.5, interval=none)
+    stds = {"uniform": np.zeros(2), "importance": np.array([0.0, np.nan])}
+    likelihood_plots.noise_levels_plot(np.array([1.0, 0.0, -1.0]), np.array([0.5, 2.0]), stds, path, unit="bits")
+    likelihood_plots.bounds_plot([("NLL", 2.5, np.nan), ("bound", 2.6, np.nan)], path, unit="bits")
+    plots.scatter(np.zeros((1, 2)), None, path)
+    figures.append(plots.solver_lines({"ddim": {5: -0.1, 10: 0.0}}, {5: -0.1}, -0.2))
+    for figure in figures:
+        figure.savefig(path)  # warnings are errors
+        words = [text.get_text() for text in figure.findobj(Text)]
+        assert not [word for word in words if "nan" in word or "1 images" in word or "1 points" in word], words

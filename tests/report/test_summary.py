@@ -96,6 +96,19 @@ def test_continuous_data_are_shown_in_nats_and_failures_are_not_hidden(tmp_path)
     assert "| Failed solves | 3 |" in page
 
 
+def test_what_one_example_does_not_tell_is_left_out(tmp_path):
+    nothing = {"mean": 0.0739, "std_error": None}
+    budget = {"images": None, "probes": 0.1, "prior": 1e-5, "num_examples": 1, "solver": nothing, "truncation": nothing}
+    report = {"num_examples": 1, "std_error": None, "budget": budget, "interval": [None, None], "bound_times": 1}
+    atomic_write_json(
+        tmp_path / "likelihood.json", LIKELIHOOD | report | {"bound_bits_per_dim": 2.0, "bound_seconds": 1.0}
+    )
+    page = write_summary(tmp_path).read_text(encoding="utf-8")
+    results = page.partition("## Pictures")[0]
+    assert "| +0.07390 |" in results and "on 1 example;" in results and "1 noise level per example" in results
+    assert "?" not in results and "1 examples" not in results
+
+
 def test_sparse_reports_do_not_stop_the_page(tmp_path):
     for name in ("likelihood.json", "sampling.json", "eval.json", "config.json"):
         atomic_write_json(tmp_path / name, {})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from score_sde.config import differing_fields
+from score_sde.errors import plural
 from score_sde.evaluation.base import mean_and_std_error
 from score_sde.report.page.bars import intervals
 from score_sde.report.page.charts import line_chart, series_of
@@ -59,7 +60,7 @@ def difference(base: Run, other: Run, first: Quantity, second: Quantity) -> tupl
     pairs = _paired(base, other, first.column) if first.column and first.column == second.column else None
     if pairs is not None:
         mean, error = mean_and_std_error(pairs)
-        return Estimate(mean, error), f"paired over {len(pairs):,} images"
+        return Estimate(mean, error), f"paired over {len(pairs):,} {plural(len(pairs), 'image')}"
     errors = (first.found.std_error, second.found.std_error)
     joint = None if errors[0] is None or errors[1] is None else math.hypot(errors[0], errors[1])
     return Estimate(second.found.value - first.found.value, joint), "" if joint is None else "independent errors"

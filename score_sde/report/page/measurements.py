@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from score_sde.errors import plural
 from score_sde.report.page.bars import histogram, intervals, stacked
 from score_sde.report.page.charts import Level, line_chart, series_of
 from score_sde.report.page.figures import (
@@ -304,7 +305,7 @@ def _numbers(values: Any) -> list[float]:
 
 def _likelihood_rows(report: dict[str, Any]) -> list[list[Any]]:
     unit, budget = bits_unit(report), report.get("budget")
-    checked = f"on {number(dig(budget, 'num_examples'))} examples"
+    checked = f"on {number(dig(budget, 'num_examples'))} {plural(dig(budget, 'num_examples'), 'example')}"
     mixture = report.get("baseline")
     seconds = finite(report.get("seconds"))
 

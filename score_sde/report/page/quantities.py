@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from score_sde.errors import plural
 from score_sde.report.page.figures import Estimate, dig, estimate, finite, number
 from score_sde.report.page.run import Run, complete_config
 
@@ -142,7 +143,7 @@ def _likelihoods(run: Run) -> list[Quantity]:
     draws = report.get("bound_times")
     for name, column in (("bound_bits_per_dim", "bound_bits_per_dim"), ("bound_nats_per_example", "bound_nats")):
         value = estimate(report.get(name), report.get("bound_std_error"))
-        how = f"an upper bound, from {number(draws)} noise levels per example"
+        how = f"an upper bound, from {number(draws)} {plural(draws, 'noise level')} per example"
         add("bound", "Bound of the reverse SDE", value, how, column, {**common, "noise levels": draws})
     chain = report.get("chain_bound")
     value = estimate(dig(chain, "bits_per_dim"), dig(chain, "std_error"))
@@ -177,7 +178,7 @@ def _losses(run: Run) -> list[Quantity]:
 def _protocol_line(protocol: dict[str, Any]) -> str:
     parts = []
     if "num_samples" in protocol:
-        parts.append(f"{number(protocol['num_samples'])} samples")
+        parts.append(f"{number(protocol['num_samples'])} {plural(protocol['num_samples'], 'sample')}")
     if protocol.get("reference_count") is not None:
         reference = protocol.get("reference_sha256")
         named = "" if reference is None else f" {_short(reference)}"

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from score_sde.errors import plural
 from score_sde.machine import hardware_line
 from score_sde.report.page.charts import line_chart, series_of
 from score_sde.report.page.figures import Z95, Estimate, duration, finite, number, span, with_error
@@ -79,10 +80,10 @@ def samples(run: Run) -> Section:
     report = run.report("sampling.json")
     steps = report.get("num_steps")
     how = [
-        f"{number(report.get('num_samples'))} samples",
+        f"{number(report.get('num_samples'))} {plural(report.get('num_samples'), 'sample')}",
         str(report.get("solver", "")),
-        "adaptive steps" if steps is None else f"{number(steps)} steps",
-        f"{number(report.get('num_evals'))} evaluations each",
+        "adaptive steps" if steps is None else f"{number(steps)} {plural(steps, 'step')}",
+        f"{number(report.get('num_evals'))} {plural(report.get('num_evals'), 'evaluation')} each",
     ]
     caption = ", ".join(part for part in how if part) if report else ""
     drawn = picture(run, "samples.png", "Samples", "sample", caption, class_="samples")
