@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,15 +119,28 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def torment(
-    command: list[str], log: Path, number: signal.Signals, kills: int, seconds: float, rng: random.Random
+    command: list[str],
+    log: Path,
+    number: signal.Signals,
+    kills: int,
+    seconds: float,
+    rng: random.Random,
+    prepare: Callable[[], None],
 ) -> Counter[str]:
-    """Start a command and stop it, so many times; how it ended."""
+    """Start a command and stop it, so many times; how it ended. One that had ended by itself begins from the start."""
     told: Counter[str] = Counter()
-    for _ in range(kills):
+    stopped = 0
+    while stopped < kills:
         process = start(command, log)
         time.sleep(rng.uniform(0.0, 0.95 * seconds))
+        if process.poll() is not None:
+            told["ended before the signal"] += 1
+            if told["ended before the signal"] > 5 * kills:
+                break
+            prepare()
+            continue
         process.send_signal(number)
-        sent = time.monotonic()
+        stopped, sent = stopped + 1, time.monotonic()
         try:
             code = process.wait(120)
         except subprocess.TimeoutExpired:
@@ -135,6 +149,7 @@ def torment(
             continue
         told[f"exit {code}"] += 1
         told["more than 10 s from the signal to the end"] += time.monotonic() - sent > 10.0
+    told["signals"] = stopped
     return told
 
 
@@ -158,7 +173,7 @@ def trial(mode: str, base: Path, published: Path, out: Path, kills: int, rng: ra
     whole = content(work, command)
     for number in SIGNALS:
         prepare()
-        told = torment(command, log, number, kills, seconds, rng)
+        told = torment(command, log, number, kills, seconds, rng, prepare)
         finish(command, log)
         changed = differences(content(work, command), whole)
         text = log.read_text(errors="replace")
@@ -166,7 +181,7 @@ def trial(mode: str, base: Path, published: Path, out: Path, kills: int, rng: ra
         log.rename(log.with_name(f"log.{number.name}"))
         print(f"{mode:<18} {number.name:<8} {dict(told)} tracebacks {tracebacks}, differs in {changed or 'nothing'}")
         sys.stdout.flush()
-        if changed or tracebacks or told["did not end within 120 s"]:
+        if changed or tracebacks or told["did not end within 120 s"] or told["signals"] < kills:
             wrong.append(f"{mode} {number.name}")
     return wrong
 
