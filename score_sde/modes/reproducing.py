@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from score_sde.config import ConfigDict
+from score_sde.checkpointing import newest_config
+from score_sde.config import ConfigDict, from_file, with_overrides
 from score_sde.data import fingerprint as contents_of
 from score_sde.errors import UserError
 from score_sde.evaluation.base import decisive_fields, fingerprint
@@ -17,11 +18,13 @@ from score_sde.locks import check_writable, one_at_a_time
 from score_sde.modes.dequantization import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
-from score_sde.modes.record import newest_step
+from score_sde.modes.record import check_same, newest_step
 from score_sde.modes.training import run_import, run_train
-from score_sde.modes.workdir import experiment_of, has_checkpoint, load_split, machine, trained_state
+from score_sde.modes.workdir import experiment_of, load_split, machine, trained_state
 from score_sde.paths import config_file
-from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, markdown, missing_inputs, table
+from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, missing_inputs
+from score_sde.reproduction.page import markdown, merged, table
+from score_sde.reproduction.protocol import overridden, protocol
 from score_sde.reproduction.rows import Row, select
 
 log = logging.getLogger(__name__)
@@ -49,11 +52,15 @@ def run_reproduce(
         checkpoint: The published checkpoint, or the directory above the folders of several; ``workdir/checkpoints``
             unless given.
 
+    Rows that were measured in ``workdir`` before stay in both files, unless one is measured again by the same protocol.
+    Where a field that decides the number is not the row's own, there is no verdict.
+
     Returns:
-        0 if all rows are within their tolerances, else 1.
+        0 if all rows are within their tolerances, else 1, which a row without a verdict is not.
 
     Raises:
-        UserError: If there is no such row, or inputs are missing: all that are, before anything is run.
+        UserError: If there is no such row, if inputs are missing (all are named, before anything is run), or if the run
+            of a row was trained with other settings or imported from another file.
     """
     del config
     rows = select(row)
@@ -61,21 +68,16 @@ def run_reproduce(
     configs = {one.name: _configured(one, workdir, configure) for one in rows}
     _check_inputs(rows, configs, place)
     check_writable(workdir)
-    results: list[Result] = []
+    results: list[dict[str, Any]] = []
     for one in rows:
-        results.append(_measured(one, configs[one.name], workdir, place, command))
-        how = machine(command)
-        atomic_write_json(workdir / "reproduction.json", {"rows": [result.record() for result in results], **how})
-        atomic_write_text(workdir / "reproduction.md", markdown(results, _how(how)))
+        result, how = _measured(one, configs[one.name], workdir, place, command), machine(command)
+        results.append({**result.record(), **how})
+        kept = merged(read_results(workdir / "reproduction.json"), results[-1:])
+        atomic_write_json(workdir / "reproduction.json", {"rows": kept, **how})
+        atomic_write_text(workdir / "reproduction.md", markdown(kept))
     for line in table(results):
         log.info("%-44s %9s %18s %11s %9s  %s", *line)
-    return 0 if all(result.passed for result in results) else 1
-
-
-def _how(machine: dict[str, Any]) -> str:
-    hardware = machine["hardware"]
-    devices = f"{hardware['device_count']} x {hardware['device_kind']}"
-    return f"`{machine['command']}`, {machine['date']}, {devices}, {hardware['cpu']}, JAX {hardware['jax']}."
+    return 0 if all(result["passed"] for result in results) else 1
 
 
 def _configured(row: Row, workdir: Path, configure: Configure) -> ConfigDict:
@@ -95,9 +97,15 @@ def _check_inputs(rows: list[Row], configs: dict[str, ConfigDict], place: Path) 
 def _measured(row: Row, config: ConfigDict, workdir: Path, place: Path, command: str) -> Result:
     """Make the model a run, unless it is one, and measure it."""
     run, start = workdir / row.run, time.perf_counter()
-    log.info("%s: %s", row.name, row.protocol)
+    own = with_overrides(from_file(config_file(f"configs/{row.config}.py")), row.settings)
+    how, changed = protocol(row, own, config), overridden(row, own, config)
+    log.info("%s: %s", row.name, how)
+    if changed:
+        log.warning("%s is measured by another protocol (%s), and is not judged.", row.name, "; ".join(changed))
     details: dict[str, Any] = {"run": str(run)}
     if row.checkpoint is None:
+        if (recorded := newest_config(run)) is not None:
+            check_same(config, recorded, run, "train")  # whose number it would be otherwise
         if newest_step(run) < config.training.num_steps:
             run_train(config, run, command)
         if (step := newest_step(run)) > config.training.num_steps:
@@ -109,16 +117,13 @@ def _measured(row: Row, config: ConfigDict, workdir: Path, place: Path, command:
         source = find_checkpoint(row.checkpoint, place)
         assert source is not None  # checked before
         details["checkpoint"] = str(source)
-        if not has_checkpoint(run):
-            run_import(config, run, command, source)
+        run_import(config, run, command, source)  # which looks whether a run that is there is of this file
     value, error = _samples_of(row, config, run, command) if _of_samples(row) else _flow_of(row, config, run, command)
     if value is None:  # JSON's word for what is no finite number
         raise UserError(f"{row.name}: what was measured in {run} is no finite number; see the files there.")
-    result = Result(
-        row=row, measured=value, std_error=error, details=details | {"seconds": time.perf_counter() - start}
-    )
     log.info("%s: %.4f, expected %.2f ± %.2f", row.name, value, row.expected, row.tolerance)
-    return result
+    details["seconds"] = time.perf_counter() - start
+    return Result(row=row, protocol=how, overridden=changed, measured=value, std_error=error, details=details)
 
 
 def _of_samples(row: Row) -> bool:
@@ -129,7 +134,12 @@ def _samples_of(row: Row, config: ConfigDict, run: Path, command: str) -> tuple[
     run_eval(config, run, command)  # measures nothing that rows of the same samples have measured before
     entries = read_results(run / "evaluation.json")["checkpoints"]
     found = next(entry for entry in entries if entry["step"] == newest_step(run))
-    result = found["metrics"][_METRICS.get(row.what, "frechet")]
+    metric = _METRICS.get(row.what, "frechet")
+    if (result := found.get("metrics", {}).get(metric)) is None:
+        raise UserError(
+            f"{row.name} is about the metric {metric}, which was not measured; set config.evaluation.metrics and "
+            "config.evaluation.num_samples back."
+        )
     return result["value"], result["std_error"]
 
 
@@ -149,4 +159,6 @@ def _flow_of(row: Row, config: ConfigDict, run: Path, command: str) -> tuple[flo
         report = {**(read_json(run / "likelihood.json") or {}), "identity": identity}
         atomic_write_json(kept, report)
     value, error = _LIKELIHOODS[what]
+    if value not in report:
+        raise UserError(f"{row.name} is about {value}, which was not measured; set config.likelihood.bound_times back.")
     return report[value], report[error]

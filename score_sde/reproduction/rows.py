@@ -45,15 +45,6 @@ class Row:
     reason: str  # for the tolerance
     source: str
 
-    @property
-    def protocol(self) -> str:
-        """How it is measured, in one line.
-
-        >>> select("digits/vp/nll")[0].protocol.split(";")[0]
-        'bits/dim of the test split by the probability flow, uniform dequantisation'
-        """
-        return f"{QUANTITIES[self.what]}; {', '.join(self.settings)}"
-
 
 #: What can be measured, and how.
 QUANTITIES = {

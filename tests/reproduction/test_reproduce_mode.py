@@ -14,7 +14,8 @@ from score_sde.experiment import Experiment
 from score_sde.interop.checkpoints import export_checkpoint
 from score_sde.modes import reproducing
 from score_sde.reproduction import rows
-from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, markdown
+from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint
+from score_sde.reproduction.page import markdown, merged
 from score_sde.reproduction.rows import ROWS, Checkpoint
 
 NLL, FID = ROWS["score_sde/cifar10_ddpmpp_continuous_vp/nll"], ROWS["score_sde/cifar10_ddpmpp_continuous_vp/fid_pc"]
@@ -80,15 +81,40 @@ def test_the_checkpoint_of_a_number_or_the_smallest_is_found_in_either_framework
     assert find_checkpoint(dataclasses.replace(wanted, number=9), tmp_path) is None
 
 
+def _result(measured, **changes):
+    row = dataclasses.replace(NLL, expected=2.0, tolerance=0.1000001)
+    fields = {"row": row, "protocol": "as published", "overridden": [], "std_error": 0.01, "details": {}} | changes
+    return Result(measured=measured, **fields)
+
+
 @pytest.mark.parametrize("measured", [1.9, 2.1, 2.11, math.nan])
 def test_a_result_passes_within_its_tolerance_and_no_number_never_does(measured):
-    row = dataclasses.replace(NLL, expected=2.0, tolerance=0.1000001)
-    result = Result(row=row, measured=measured, std_error=0.01, details={})
+    result = _result(measured)
     assert result.passed == (measured in (1.9, 2.1))
     json.dumps(result.record(), allow_nan=False)
-    page = markdown([result], "here")
-    assert ("| pass |" in page) == result.passed
-    assert all(part in page for part in (row.name, row.source, row.reason, "| 2.00 |"))
+    if math.isfinite(measured):
+        page = markdown([result.record()])
+        assert ("| pass |" in page) == result.passed
+        assert all(part in page for part in (NLL.name, NLL.source, NLL.reason, "| 2.00 |", "as published"))
+
+
+def test_a_result_of_another_protocol_is_not_judged():
+    result = _result(2.0, overridden=["likelihood.num_examples: 0 -> 10"])
+    page = markdown([result.record()])
+    assert result.passed is None
+    assert "| not comparable |" in page
+    assert "0 of 1 rows pass; 1 cannot be compared" in page
+    assert "Overridden: likelihood.num_examples: 0 -> 10" in page
+
+
+def test_rows_that_were_measured_before_stay_beside_new_ones(caplog):
+    """A row is replaced by the same row of the same protocol alone, and what is no row is left out aloud."""
+    old, other = _result(1.0).record(), _result(3.0, overridden=["x: 1 -> 2"]).record()
+    found = {"rows": [old, other, {"name": NLL.name}, 7], "command": "early", "date": "2020-01-01"}
+    rows = merged(found, [_result(2.0).record() | {"command": "late"}])
+    assert [(row["measured"], row["command"]) for row in rows] == [(2.0, "late"), (3.0, "early")]
+    assert "2 rows of reproduction.json are damaged" in caplog.text
+    assert merged({}, []) == merged({"rows": None}, []) == []
 
 
 SMALL = (
@@ -114,20 +140,30 @@ def small(monkeypatch):
     return named
 
 
-def test_rows_that_train_are_measured_and_judged_and_not_trained_again(tmp_path, small, monkeypatch):
+def test_rows_that_train_are_measured_and_judged_and_not_trained_again(tmp_path, small, monkeypatch, capsys):
     assert _reproduce(tmp_path, "small/nll") == 0
     monkeypatch.setattr(reproducing, "run_train", None)
+    faster, fewer = "--config.likelihood.batch_size=10", "--config.likelihood.num_examples=10"
+    assert _reproduce(tmp_path, "small/nll", fewer, faster) == 1  # no verdict
     assert _reproduce(tmp_path, "small/*") == 1
     record = json.loads((tmp_path / "reproduction.json").read_text())
-    by_name = {row["name"]: row for row in record["rows"]}
+    (other,) = (row for row in record["rows"] if row["overridden"])
+    by_name = {row["name"]: row for row in record["rows"] if not row["overridden"]}
     assert {name: row["passed"] for name, row in by_name.items()} == {"small/nll": True, "small/fid": False}
     likelihood = json.loads((tmp_path / "small" / "likelihood.json").read_text())
     assert by_name["small/nll"]["measured"] == likelihood["bits_per_dim"]
     metrics = json.loads((tmp_path / "small" / "metrics.json").read_text())
     assert by_name["small/fid"]["measured"] == metrics["metrics"]["frechet"]["value"]
+    assert (other["name"], other["passed"]) == ("small/nll", None)
+    assert other["overridden"] == ["likelihood.num_examples: 30 -> 10"]
+    assert "likelihood.num_examples=10," in other["protocol"]
+    assert "likelihood.num_examples=30," in by_name["small/nll"]["protocol"]
     page = (tmp_path / "reproduction.md").read_text()
-    assert "1 of 2 rows pass" in page
+    assert "1 of 3 rows pass; 1 cannot be compared" in page
     assert re.search(r"\| small/fid \|.*\| FAIL \|", page)
+    capsys.readouterr()
+    assert _reproduce(tmp_path, "small/nll", "--config.optim.lr=0.01") == 2  # the run is of another rate
+    assert "optim.lr: 0.003 -> 0.01" in capsys.readouterr().err
 
 
 def test_a_model_that_is_trained_further_is_measured_anew(tmp_path, small, capsys):
