@@ -3,9 +3,10 @@
 import hashlib
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -18,19 +19,26 @@ from score_sde.machine import memory_bytes
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 FOLDER_TEST_SHARE = 10  # one file in ten goes to the test split when there are no train/ and test/ subfolders
+# Names of splits in use, lower case: training, val, train2017, testA, held-out, validation_images.
+_LIKE_A_SPLIT = re.compile(
+    "(train|training|trn|tests?|testing|tst|val|valid|validation|eval|evaluation|dev|hold-?out|held[-_ ]?out)"
+    "(set|data|images|a|b|[^a-z].*)?"
+)
 
 
 def load_folder(path: str, split: str) -> ArraySource:
     """A split of a folder of images (png, jpg, jpeg, webp, bmp; subfolders included), decoded into memory.
 
-    With subfolders ``train/`` and ``test/`` those are the splits; otherwise about a tenth of the files, chosen by
-    a hash of the relative name, is the test split, so that adding files moves none of the others. Images come as
-    uint8 ``(n, height, width, channels)`` in the order of their names: 1 channel if all are grey, else 3; upright, by
-    their orientation tags. Hidden files and folders are left out, and links to folders are not followed.
+    With subfolders ``train/`` and ``test/`` (or ``Train/`` and ``TEST/``) those are the splits; otherwise about a tenth
+    of the files, chosen by a hash of the relative name, is the test split, so that adding files moves none of the
+    others. Images come as uint8 ``(n, height, width, channels)`` in the order of their names: 1 channel if all are
+    grey, else 3; upright, by their orientation tags. Hidden files and folders are left out, and links to folders are
+    not followed.
 
     Raises:
-        UserError: for a missing, unreadable or empty folder, an empty split, images of different sizes or of more than
-            the memory of this machine, and an image that :func:`~score_sde.data.images.decode_image` refuses.
+        UserError: for a missing, unreadable or empty folder, an empty split, parts of a split under other names, images
+            of different sizes or of more than the memory of this machine, and an image that
+            :func:`~score_sde.data.images.decode_image` refuses.
     """
     root = Path(path)
     files, notes = _image_files(root)
@@ -73,21 +81,16 @@ def _image_files(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     """The relative names of the images of each split, sorted; and in words, what is left out."""
     if not root.is_dir():
         raise UserError(f"folder:{root}: there is no such folder. Give the path of a folder of images.")
-    present = [split for split in SPLITS if (root / split).is_dir()]
-    if len(present) == 1:
-        missing = SPLITS[1 - SPLITS.index(present[0])]
-        raise UserError(
-            f"folder:{root} has a subfolder {present[0]}, expected {missing} as well (or neither, to split one tenth "
-            f"off). Add {missing}, or rename {present[0]}."
-        )
-    rest = _under(root, without=present)
+    present = _splits_of(root)
+    rest = _under(root, without=tuple(present.values()))
     if present:
-        parts = {split: _under(root / split, prefix=f"{split}/") for split in SPLITS}
+        parts = {split: _under(root / name, prefix=f"{name}/") for split, name in present.items()}
         files = {split: part.images for split, part in parts.items()}
         others = [name for part in (rest, *parts.values()) for name in part.others]
         hidden, links = (sum(getattr(part, what) for part in (rest, *parts.values())) for what in ("hidden", "links"))
         beside = len(rest.images)
     else:
+        _check_no_split(root, rest.images)
         files = {split: [name for name in rest.images if _split_of(name) == split] for split in SPLITS}
         _, others, hidden, links = rest
         beside = 0
@@ -101,6 +104,40 @@ def _image_files(root: Path) -> tuple[dict[str, list[str]], list[str]]:
         counted(beside, "image beside train and test is", "images beside train and test are", "ignored"),
     ]
     return files, notes
+
+
+def _splits_of(root: Path) -> dict[str, str]:
+    """The subfolder of each split, whatever its case; none, or one for each."""
+    try:
+        names = sorted(name for name in os.listdir(root) if (root / name).is_dir())
+    except OSError as error:
+        _refuse(error)
+    found = {split: [name for name in names if name.lower() == split] for split in SPLITS}
+    if twice := next((names for names in found.values() if len(names) > 1), None):
+        raise UserError(f"folder:{root} has the subfolders {' and '.join(twice)}; expected one of them. Join them.")
+    present = {split: names[0] for split, names in found.items() if names}
+    if len(present) == 1:
+        ((split, name),) = present.items()
+        missing = SPLITS[1 - SPLITS.index(split)]
+        alike = " or ".join(shown(Path(one)) for one in names if _LIKE_A_SPLIT.fullmatch(one.lower()) and one != name)
+        raise UserError(
+            f"folder:{root} has a subfolder {name}, expected {missing} as well (or neither, to split one tenth "
+            f"off). Add {missing}{f', such as by renaming {alike}' * bool(alike)}, or rename {name}."
+        )
+    return present
+
+
+def _check_no_split(root: Path, images: Sequence[str]) -> None:
+    """Refuse folders that somebody has split before: a split of all their images would train on those held out."""
+    parts = {part for name in images for part in name.split("/")[:-1] if _LIKE_A_SPLIT.fullmatch(part.lower())}
+    if parts:
+        words = " and ".join(shown(Path(part)) for part in sorted(parts))
+        look = "look like parts" if len(parts) > 1 else "looks like part"
+        raise UserError(
+            f"folder:{root}: {words} {look} of a split, and the splits are {root / 'train'} and "
+            f"{root / 'test'}. Rename or move them to these two, or give them other names to have one tenth of all "
+            "images split off."
+        )
 
 
 def _under(top: Path, *, prefix: str = "", without: Sequence[str] = ()) -> _Found:
@@ -128,7 +165,7 @@ def _leads_nowhere(path: Path) -> bool:
     return path.is_symlink() and not path.is_file()
 
 
-def _refuse(error: OSError) -> None:
+def _refuse(error: OSError) -> NoReturn:
     raise UserError(f"folder:{error.filename} cannot be read ({reason_of(error)}). Make it readable, or remove it.")
 
 
