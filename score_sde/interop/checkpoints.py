@@ -3,6 +3,7 @@
 The files are data: they are read without PyTorch, and nothing in them is executed.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ from score_sde.interop.torch_files import read_torch
 from score_sde.typing import Network, Params
 
 STEP = "score_sde_step"  # the only metadata of our safetensors files: the library would write several in any order
+
+_BESIDE = ("ema_width", "ema_step")  # arrays of our files that say which average they hold
+_DIGITS = re.compile("[0-9]{1,19}")
 
 
 class Imported(NamedTuple):
@@ -72,22 +76,33 @@ def export_checkpoint(
         UserError: If the file cannot be written.
     """
     tensors = flatten({"params": jax.device_get(params), "ema_params": jax.device_get(ema_params)})
-    tensors |= {
-        "ema_width": np.asarray(ema_width, np.float64),
-        "ema_step": np.asarray(step if ema_step is None else ema_step, np.int64),
-    }
+    of_average = np.asarray(ema_width, np.float64), np.asarray(step if ema_step is None else ema_step, np.int64)
+    tensors |= dict(zip(_BESIDE, of_average, strict=True))
     write_safetensors(path, tensors, {STEP: str(step)})
 
 
 def _from_safetensors(path: Path, shapes: Shapes) -> Imported:
     tensors, metadata = read_safetensors(path)
-    if not metadata.get(STEP, "").isdecimal():
-        raise UserError(f"{path} was not written by --mode=export of score_sde; expected one that was.")
-    raw, ema = (
-        {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        for prefix in ("params/", "ema_params/")
-    )
-    return Imported(fit(raw, shapes, str(path)), fit(ema, shapes, str(path)), int(metadata[STEP]))
+    if not _DIGITS.fullmatch(metadata.get(STEP, "")):
+        raise UserError(
+            f"{path} has no whole number as {STEP} in its metadata; expected a file that --mode=export of score_sde "
+            "wrote."
+        )
+    groups: dict[str, Named] = {"params/": {}, "ema_params/": {}}
+    for name, value in tensors.items():
+        prefix = next((prefix for prefix in groups if name.startswith(prefix)), None)
+        if prefix is not None:
+            groups[prefix][name.removeprefix(prefix)] = value
+        elif name not in _BESIDE:
+            raise UserError(
+                f"{path} has the array '{name}', which is none of the parameters (under {' and '.join(groups)}); "
+                "expected a file that --mode=export of score_sde wrote."
+            )
+    for prefix, group in groups.items():
+        if not group:
+            raise UserError(f"{path} has no array under {prefix}; expected the parameters and their average.")
+    raw, ema = (fit(group, shapes, str(path), where=prefix, old=False) for prefix, group in groups.items())
+    return Imported(raw, ema, _step(int(metadata[STEP]), str(path)))
 
 
 def _from_flax(state: Mapping[str, Any], shapes: Shapes, source: str) -> Imported:

@@ -102,31 +102,45 @@ def from_torch_names(state: Mapping[str, np.ndarray], shapes: Shapes) -> Named:
     return named
 
 
-def fit(named: Named, shapes: Shapes, source: str) -> Params:
+def fit(named: Named, shapes: Shapes, source: str, *, where: str = "", old: bool = True) -> Params:
     """The parameters as a tree of exactly the expected shapes, in float32.
+
+    Args:
+        named: The parameters by path.
+        shapes: What is expected.
+        source: Where they are from, for errors.
+        where: What stands before the paths there, for errors.
+        old: Whether they may be of an old release of Flax, whose shapes begin with ones.
 
     Raises:
         UserError: Naming the first parameter that is missing, superfluous, of another shape or not finite.
     """
     advice = _ADVICE + (_NCSN_ADVICE if any("RefineBlock" in path for path in shapes) else "")
+    plain = _without_leading_ones if old else tuple
     for path, shape in shapes.items():
         if path not in named:
             raise UserError(
-                f"{source} has no parameter '{path}', which the configuration expects with shape {shape}."
-                f"{nearest(path, named)} {advice}"
+                f"{source} has no parameter '{where}{path}', which the configuration expects with shape {shape}."
+                f"{nearest(where + path, [where + name for name in named])} {advice}"
             )
         value = named[path]
         if not isinstance(value, np.ndarray) or not (value.dtype.kind == "f" or value.dtype.name == "bfloat16"):
-            raise UserError(f"{source} has the parameter '{path}' of type {value.dtype}; expected floating point.")
-        if _without_leading_ones(value.shape) != _without_leading_ones(shape):
             raise UserError(
-                f"{source} has the parameter '{path}' with shape {value.shape}; the configuration expects {shape}. "
-                f"{advice}"
+                f"{source} has the parameter '{where}{path}' of type {value.dtype}; expected floating point."
+            )
+        if plain(value.shape) != plain(shape):
+            raise UserError(
+                f"{source} has the parameter '{where}{path}' with shape {value.shape}; the configuration expects "
+                f"{shape}. {advice}"
             )
     for path in named:
         if path not in shapes and (path not in _UNUSED or _has_embedding(shapes)):
-            raise UserError(f"{source} has a parameter '{path}' that the configuration does not expect. {advice}")
-    return unflatten({path: _finite(named[path], path, source).reshape(shape) for path, shape in shapes.items()})
+            raise UserError(
+                f"{source} has a parameter '{where}{path}' that the configuration does not expect. {advice}"
+            )
+    return unflatten(
+        {path: _finite(named[path], where + path, source).reshape(shape) for path, shape in shapes.items()}
+    )
 
 
 def _finite(value: np.ndarray, path: str, source: str) -> np.ndarray:

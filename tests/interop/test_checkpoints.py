@@ -11,7 +11,7 @@ import pytest
 
 from score_sde.errors import UserError
 from score_sde.interop import write_safetensors
-from score_sde.interop.checkpoints import import_checkpoint
+from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
 from score_sde.interop.convert import (
     _unet_torch_names,
     expected_shapes,
@@ -20,6 +20,7 @@ from score_sde.interop.convert import (
     from_flax_names,
     from_torch_names,
 )
+from score_sde.interop.safetensors_files import read_safetensors
 from score_sde.models.adapters import LinenNetwork
 from tests.interop import originals
 from tests.interop import torch_writer as writer
@@ -122,10 +123,69 @@ def test_the_unused_frequencies_of_a_network_without_embedding_are_passed_over()
 
 def test_other_safetensors_are_refused(tmp_path):
     write_safetensors(tmp_path / "other.safetensors", {"a": np.zeros(2, np.float32)}, {})
-    with pytest.raises(UserError, match="not written by --mode=export"):
+    with pytest.raises(UserError, match="no whole number as score_sde_step in its metadata"):
         import_checkpoint(
             tmp_path / "other.safetensors", originals.network(originals.CASES["ncsnpp_vp"]), originals.SHAPE
         )
+
+
+BIAS = "ResidualBlock_0/Conv_0/bias"
+
+
+def _renamed(tensors, old, new):
+    return {name.replace(old, new): value for name, value in tensors.items()}
+
+
+# What is done to the arrays and the step of a file that was exported, and what must be said.
+NOT_OURS = {
+    "a step beyond any": (lambda t: t, "1" + 12 * "0", "has the step 1000000000000; expected a whole number from 0"),
+    "a step of many digits": (lambda t: t, "9" * 5000, "no whole number as score_sde_step"),
+    "a step that is no number": (lambda t: t, "abc", "no whole number as score_sde_step"),
+    "a negative step": (lambda t: t, "-5", "no whole number as score_sde_step"),
+    "digits of another script": (lambda t: t, "\u0663", "no whole number as score_sde_step"),
+    "another array": (lambda t: t | {"extra.w": np.zeros(2, np.float32)}, "9", "has the array 'extra.w'"),
+    "a leading one": (
+        lambda t: t | {f"ema_params/{BIAS}": t[f"ema_params/{BIAS}"][None]},
+        "9",
+        rf"'ema_params/{BIAS}' with shape \(1, 16\); the configuration expects \(16,\)",
+    ),
+    "no parameters": (
+        lambda t: {n: v for n, v in t.items() if not n.startswith("params/")},
+        "9",
+        "no array under params/",
+    ),
+    "one parameter less": (
+        lambda t: {n: v for n, v in t.items() if n != f"params/{BIAS}"},
+        "9",
+        f"no parameter 'params/{BIAS}'",
+    ),
+    "another name": (
+        lambda t: _renamed(t, BIAS, BIAS.replace("Conv", "Konv")),
+        "9",
+        f"no parameter 'params/{BIAS}', which .* Did you mean 'params/",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A network and the arrays of a file that was exported of it."""
+    case, path = originals.CASES["ncsnpp_vp"], tmp_path_factory.mktemp("exported") / "model.safetensors"
+    shapes = expected_shapes(originals.network(case), originals.SHAPE)
+    params = fit(from_torch_names(originals.torch_state(case), shapes), shapes, "")
+    export_checkpoint(path, params, params, 9)
+    return originals.network(case), read_safetensors(path)[0]
+
+
+@pytest.mark.parametrize("kind", NOT_OURS)
+def test_a_file_that_is_not_as_we_export_it_is_refused_by_what_is_wrong_with_it(tmp_path, exported, kind):
+    (network, tensors), (change, step, message) = exported, NOT_OURS[kind]
+    path = tmp_path / "changed.safetensors"
+    write_safetensors(path, tensors, {"score_sde_step": "9"})
+    assert import_checkpoint(path, network, originals.SHAPE).step == 9
+    write_safetensors(path, change(tensors), {"score_sde_step": step})
+    with pytest.raises(UserError, match=message):
+        import_checkpoint(path, network, originals.SHAPE)
 
 
 def test_other_contents_are_refused_by_what_they_hold(tmp_path):
