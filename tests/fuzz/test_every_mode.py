@@ -1,11 +1,12 @@
 """Values within the bounds, run in a mode that reads them: the end is success with finite numbers, or one message.
 
-Each field takes its affordable values one by one, in runs of two steps on toys and digits. This takes most of an hour.
+Each field takes its affordable values one by one, in runs of two steps on toys and digits. This takes about an hour.
 """
 
 import faulthandler
 import json
 import math
+import shutil
 import signal
 
 import numpy as np
@@ -39,6 +40,13 @@ IMAGES = {
     **{"data.name": "digits", "model.name": "ncsnpp", "model.channel_multipliers": "1,1"},
     **{"model.attention_resolutions": "4", **TINY},
 }
+DEQUANTIZED = {
+    **{"dequantizer.name": "flowpp", "dequantizer.filters": 4, "dequantizer.components": 2, "dequantizer.blocks": 1},
+    **{"dequantizer.num_flows": 1, "dequantizer.heads": 2, "dequantizer.context_features": 2},
+    **{"dequantizer.num_steps": 2, "dequantizer.batch_size": 8, "dequantizer.log_every": 1},
+    **{"dequantizer.eval_every": 2, "dequantizer.checkpoint_every": 2, "dequantizer.warmup": 1},
+    **{"dequantizer.steps_per_dispatch": 1, "dequantizer.ema_rate": 0.5},
+}
 AUTOENCODER = {"data.name": "digits", "model.name": "vae", "objective.kind": "bound", **TINY}
 CHAIN = {
     **{"sde.schedule": "linear", "sde.beta_max": 10.0, "objective.t_min": 0.02, "objective.kind": "bound"},
@@ -70,13 +78,17 @@ READ_WITH = {
 }
 AUTOENCODERS = ("model.latent_dim", "model.widths", "model.channels", "model.variance", "model.min_std")
 CHAINS = ("likelihood.chain_terms",)
-MODES = {"sampling": "sample", "likelihood": "likelihood", "evaluation": "eval", "pareto": "pareto", "plan": "plan"}
+MODES = {
+    **{"sampling": "sample", "likelihood": "likelihood", "evaluation": "eval", "pareto": "pareto", "plan": "plan"},
+    **{"dequantizer": "train_dequantizer"},
+}
 NOT_RUN = {
     **dict.fromkeys(("data.data_dir", "data.shape", "evaluation.weights", "evaluation.reference"), "files of the user"),
     **dict.fromkeys(("data.workers",), "processes"),
     **dict.fromkeys(("plan.topology",), "a compiler for TPUs"),
     **dict.fromkeys(("training.batch_size", "training.num_steps"), "the size of the run itself"),
 }
+DEEP = ("dequantizer.blocks", "dequantizer.num_flows")  # which are compiled for minutes
 FREE = ("seed", "sampling.max_steps", "data.prefetch", "training.keep_checkpoints", "parameterization.num_scales")
 
 
@@ -87,7 +99,7 @@ def affordable(name, kind):
         local = [value for value in values if ":" not in value or value.startswith("toy:")]
         return [value for value in local if value not in ("mnist", "fashion_mnist", "cifar10")][:24]
     if isinstance(kind, Integer) and name not in FREE:
-        return [value for value in values if value <= 64]
+        return [value for value in values if value <= (4 if name in DEEP else 64)]
     if isinstance(kind, Several) and isinstance(kind.of, Integer):
         return [value for value in values if all(entry <= 64 for entry in value)]
     return values if not isinstance(kind, Flag) else [not kind.default]
@@ -97,7 +109,9 @@ def base_of(name):
     group = name.partition(".")[0]
     if name in AUTOENCODERS or name == "likelihood.num_weights":
         return AUTOENCODER
-    if group in ("model", "dequantizer") or name.startswith("sampling.threshold") or name in READ_ON_IMAGES:
+    if group == "dequantizer":
+        return IMAGES | DEQUANTIZED
+    if group == "model" or name.startswith("sampling.threshold") or name in READ_ON_IMAGES:
         return IMAGES
     return POINTS | (CHAIN if name in CHAINS else {})
 
@@ -149,7 +163,7 @@ def no_hang():
 
 def finite(path):
     """Whether every number in the results of a run is finite; infinite ones are null in JSON."""
-    for file in path.glob("metrics.jsonl"):
+    for file in (*path.glob("metrics.jsonl"), *path.glob("dequantizer/metrics.jsonl")):
         for line in file.read_text().splitlines():
             assert all(math.isfinite(value) for value in json.loads(line).values() if value is not None), line
     for file in path.glob("samples.npz"):
@@ -158,7 +172,7 @@ def finite(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in FIELDS if name.partition(".")[0] != "dequantizer"])
+@pytest.mark.parametrize("name", FIELDS)
 def test_an_affordable_value_ends_in_finite_numbers_or_in_one_message(name, runs, tmp_path, capsys, monkeypatch):
     if name in NOT_RUN:
         pytest.skip(NOT_RUN[name])
@@ -168,6 +182,8 @@ def test_an_affordable_value_ends_in_finite_numbers_or_in_one_message(name, runs
     for index, value in enumerate(affordable(name, FIELDS[name])):
         given = {**settings, name: value}
         workdir = tmp_path / str(index) if mode in ("train", "plan") else runs(settings)
+        if mode == "train_dequantizer":  # a run has one dequantizer
+            workdir = shutil.copytree(workdir, tmp_path / str(index))
         signal.alarm(SECONDS)
         monkeypatch.delenv("SCORE_SDE_TRACEBACK", raising=False)
         code = main(["--config=vp/digits_ddpmpp", f"--workdir={workdir}", f"--mode={mode}", *arguments(given)])
@@ -187,5 +203,5 @@ def test_an_affordable_value_ends_in_finite_numbers_or_in_one_message(name, runs
 
 
 def test_the_fields_that_are_not_run_exist():
-    names = {*NOT_RUN, *READ_WITH, *READ_ON_IMAGES, *AUTOENCODERS, *CHAINS, *FREE, *TINY}
+    names = {*NOT_RUN, *READ_WITH, *READ_ON_IMAGES, *AUTOENCODERS, *CHAINS, *FREE, *DEEP, *TINY, *DEQUANTIZED}
     assert names <= set(FIELDS) and default_config().seed
