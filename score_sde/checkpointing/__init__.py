@@ -1,6 +1,14 @@
 """Checkpoints: state, data iterator and configuration, written atomically; a damaged one falls back to its elder."""
 
-from score_sde.checkpointing.run import Check, Checkpoints, CheckpointWriter, Restored, double_precision, newest_config
+from score_sde.checkpointing.run import (
+    Check,
+    Checkpoints,
+    CheckpointWriter,
+    Restored,
+    double_precision,
+    edited_record,
+    newest_config,
+)
 from score_sde.checkpointing.snapshots import DamagedSnapshot, Snapshots, SnapshotWriter
 from score_sde.checkpointing.storage import NotFinite
 
@@ -14,5 +22,6 @@ __all__ = [
     "SnapshotWriter",
     "Snapshots",
     "double_precision",
+    "edited_record",
     "newest_config",
 ]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from score_sde.checkpointing.storage import Damaged, Store, first_says, read, read_value, steps_in
 from score_sde.cluster import barrier, is_main
+from score_sde.config import changed_fields
 from score_sde.errors import UserError
 from score_sde.files import read_json
 from score_sde.training.state import TrainState
@@ -240,13 +241,35 @@ def newest_config(workdir: Path) -> dict[str, Any] | None:
     Raises:
         UserError: If ``config.json`` is damaged.
     """
-    checkpoints = Checkpoints(workdir)
-    steps = checkpoints.steps
+    steps = Checkpoints(workdir).steps
     remedy = "remove it, and the checkpoints tell what it was" if steps else "mend it or use another --workdir"
     if (found := read_json(workdir / "config.json", remedy=remedy)) is not None:
         return found
-    saved = (read_value(checkpoints.directory / str(step), "config") for step in reversed(steps))
+    return saved_config(workdir)
+
+
+def saved_config(workdir: Path) -> dict[str, Any] | None:
+    """The configuration of the newest checkpoint that can be read, or ``None`` if no checkpoint tells one."""
+    checkpoints = Checkpoints(workdir)
+    saved = (read_value(checkpoints.directory / str(step), "config") for step in reversed(checkpoints.steps))
     return next((config for config in saved if isinstance(config, dict) and config), None)
+
+
+def edited_record(workdir: Path, *, groups: Collection[str], free: Collection[str] = ()) -> str:
+    """What to do about a ``config.json`` that says otherwise than the checkpoints of the run; empty if it does not.
+
+    Args:
+        workdir: The directory of the run.
+        groups: The groups of fields to look at.
+        free: Names of fields that may differ.
+    """
+    found, saved = read_json(workdir / "config.json"), saved_config(workdir)
+    if found is None or saved is None or not changed_fields(saved, found, groups=groups, free=free):
+        return ""
+    return (
+        f"{workdir / 'config.json'} says otherwise than the checkpoints there, as if it had been edited: remove it, "
+        "and the configuration is taken from the checkpoints"
+    )
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from score_sde.checkpointing import Check, Checkpoints, newest_config
+from score_sde.checkpointing import Check, Checkpoints, edited_record, newest_config
 from score_sde.config import ConfigDict, changed_fields, check_fields, default_config, leaves
 from score_sde.data import DataRecord
 from score_sde.data.identity import PLACE_FIELDS
@@ -33,10 +33,13 @@ _FREE = (
 _PATHS = ("npz", "folder", "arrayrecord")  # kinds of data whose names are those of their places
 
 
-def claim(config: ConfigDict, workdir: Path, data: DataRecord) -> None:
+def claim(config: ConfigDict, workdir: Path, data: DataRecord) -> dict[str, Any]:
     """Record configuration and data in a new working directory, or check that they are those recorded there.
 
     A run that has more steps than the configuration asks for keeps the number that it was trained for.
+
+    Returns:
+        What is recorded, by the names of the files.
 
     Raises:
         UserError: If the run was trained with other settings or on other data, or the directory cannot be written.
@@ -50,8 +53,10 @@ def claim(config: ConfigDict, workdir: Path, data: DataRecord) -> None:
     if recorded is not None and newest_step(workdir) > config.training.num_steps:
         fields["training"]["num_steps"] = leaves(recorded).get("training.num_steps", config.training.num_steps)
     splits = {} if known is None else known.splits
-    atomic_write_json(workdir / "data.json", data._replace(splits={**splits, **data.splits}).to_json())
-    atomic_write_json(workdir / "config.json", fields)
+    records = {"data.json": data._replace(splits={**splits, **data.splits}).to_json(), "config.json": fields}
+    for name, record in records.items():
+        atomic_write_json(workdir / name, record)
+    return records
 
 
 def newest_step(workdir: Path) -> int:
@@ -106,7 +111,8 @@ def check_same(config: ConfigDict, recorded: Mapping[str, Any], workdir: Path, m
     free = _free(groups, config.optim.schedule)
     if changed := changed_fields(recorded, config, groups=groups, free=free):
         sentence = f"The configuration differs from that of the run in {workdir}"
-        raise _unlike(sentence, changed, "Set these fields back")
+        edited = edited_record(workdir, groups=groups, free=free)
+        raise _unlike(sentence, changed, edited or "Set these fields back")
 
 
 def of_this_run(workdir: Path) -> Check:
@@ -119,7 +125,8 @@ def of_this_run(workdir: Path) -> Check:
         free = _free(TRAINED, leaves(recorded).get("optim.schedule", "constant"))
         if changed := changed_fields(saved, recorded, groups=TRAINED, free=free):
             sentence = f"The checkpoint {path} was saved under another configuration than that of the run"
-            raise _unlike(sentence, changed, "Remove it if it is of another run")
+            edited = edited_record(workdir, groups=TRAINED, free=free)
+            raise _unlike(sentence, changed, edited or "Move it elsewhere if it is of another run")
 
     return check
 

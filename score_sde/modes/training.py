@@ -51,7 +51,7 @@ def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
     experiment, sources, data = agreed_on("data", prepare)
     check_writable(workdir)
     with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
-        claim(config, workdir, data)
+        records = claim(config, workdir, data)
         tell(sources)
         watch = _pictures(experiment, sources["test"], workdir / "progress")
         train(
@@ -61,6 +61,7 @@ def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
             sources=sources,
             check=of_this_run(workdir),
             cautions=lambda: cautions(config, sources["train"]),
+            records=records,
         )
     loss_curve(workdir / "metrics.jsonl", workdir / "loss.png")
     summarize(workdir, workdir)

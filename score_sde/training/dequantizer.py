@@ -8,6 +8,7 @@ The loss is the variational bound in bits per dimension: what the images cost un
 Everything is in ``workdir/dequantizer``: checkpoints, metrics, the configuration and the step of the model.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import optax
 from jaxtyping import Array, Float
 
 from score_sde.cautions import run_cautions
-from score_sde.checkpointing import Checkpoints, newest_config
+from score_sde.checkpointing import Checkpoints, edited_record, newest_config
 from score_sde.config import ConfigDict, changed_fields, leaves
 from score_sde.data import fingerprint as contents_of
 from score_sde.data.identity import PLACE_FIELDS
@@ -127,8 +128,8 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
         directory.mkdir(exist_ok=True)
     with only_writer(directory, "train", doing=f"training the dequantizer in {directory}"):
         known = {"parameters": fingerprint(frozen), "data": contents_of(task.source)}
-        _claim(config, directory, {"step": int(model.step), **known})
-        return run(task, directory)
+        records = _claim(config, directory, {"step": int(model.step), **known})
+        return run(dataclasses.replace(task, records=records), directory)
 
 
 def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantizer:
@@ -186,10 +187,11 @@ def _init_state(experiment: Experiment, dequantizer: Dequantizer) -> TrainState:
     return state_of(params, _optimizer(experiment.config), seed)
 
 
-def _claim(config: ConfigDict, directory: Path, model: dict[str, Any]) -> None:
+def _claim(config: ConfigDict, directory: Path, model: dict[str, Any]) -> dict[str, Any]:
     """Record configuration, model and data in a new directory, or check that they are those recorded there.
 
-    Of parameters and data the fingerprints are recorded, which earlier versions did not do.
+    Of parameters and data the fingerprints are recorded, which earlier versions did not do. What is recorded is
+    returned by the names of the files.
     """
     recorded = newest_config(directory)
     if recorded is not None:
@@ -199,17 +201,21 @@ def _claim(config: ConfigDict, directory: Path, model: dict[str, Any]) -> None:
     if recorded is not None and max(Checkpoints(directory).steps, default=0) > config.dequantizer.num_steps:
         # It keeps the number of steps that it was trained for.
         fields["dequantizer"]["num_steps"] = leaves(recorded).get("dequantizer.num_steps")
-    atomic_write_json(directory / _MODEL, model)
-    atomic_write_json(directory / "config.json", fields)
+    records = {_MODEL: model, "config.json": fields}
+    for name, record in records.items():
+        atomic_write_json(directory / name, record)
+    return records
 
 
 def _check_same(recorded: Mapping[str, Any], config: ConfigDict, directory: Path) -> None:
     # A cosine schedule depends on the length of the run, which is then part of what is trained.
     free = [name for name in _FREE if name != "dequantizer.num_steps" or config.optim.schedule == "constant"]
     if changed := changed_fields(recorded, config, groups=_TRAINED, free=free):
+        home = directory.parents[1] if directory.parent.name == "checkpoints" else directory
+        back = f"Set these fields back, or remove {home} to train another"
         raise UserError(
             f"The configuration differs from that of the dequantizer in {directory}:\n  " + "\n  ".join(changed) + "\n"
-            f"Set these fields back, or remove {directory} to train another."
+            f"{edited_record(home, groups=_TRAINED, free=free) or back}."
         )
 
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from score_sde.checkpointing import Check, CheckpointWriter, NotFinite, SnapshotWriter, double_precision
+from score_sde.cluster import is_main
 from score_sde.config import ConfigDict
 from score_sde.data import Feed, Source, TrainIterator, fingerprint, load_source, make_train_iterator
 from score_sde.data.base import SPLITS
@@ -22,6 +23,7 @@ from score_sde.errors import Preempted, UserError
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
+from score_sde.files import atomic_write_json
 from score_sde.training.ema import power_averages
 from score_sde.training.preemption import Preemption
 from score_sde.training.state import TrainState
@@ -52,6 +54,7 @@ class Task:
         advice: What to change when a loss stops being finite.
         check: Refuses a checkpoint that was saved under another configuration, see :meth:`.Checkpoints.restore_newest`.
         cautions: Sentences that are said before the first step.
+        records: What the directory holds beside all that training writes, as JSON by the names of the files.
     """
 
     mesh: Mesh
@@ -68,6 +71,7 @@ class Task:
     advice: str
     check: Check = lambda path, config: None
     cautions: Callable[[], Iterable[str]] = tuple
+    records: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def settings(self) -> ConfigDict:
@@ -83,6 +87,7 @@ def train(
     sources: Mapping[str, Source] | None = None,
     check: Check = lambda path, config: None,
     cautions: Callable[[], Iterable[str]] = tuple,
+    records: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Train the score network to ``training.num_steps``; see :func:`run`.
 
@@ -93,6 +98,7 @@ def train(
         sources: The splits of the data by their names, which are loaded unless they are given.
         check: Refuses a checkpoint that was saved under another configuration.
         cautions: Sentences that are said before the first step; where no step is left, they are not asked for.
+        records: What the directory holds of the run, which is written again where it is lost; see :class:`Task`.
     """
     config = experiment.config
     sources = {split: split_of(config, split) for split in SPLITS} if sources is None else sources
@@ -110,6 +116,7 @@ def train(
         advice="lower config.optim.lr or config.optim.grad_clip, and start in another --workdir",
         check=check,
         cautions=cautions,
+        records=records or {},
     )
     return run(task, workdir)
 
@@ -162,6 +169,7 @@ def run(task: Task, workdir: Path) -> TrainState:
                         means["eval_loss"], means["eval_loss_std_error"] = task.evaluate(state.ema_params)
                         loss = means["eval_loss"]
                         _check_finite("loss on held-out data", loss, done)
+                    _keep_records(task, workdir)
                     writer.write(done, means, timings=feed.throughput())
                     bar.update(done, means["loss"])
                 if task.watch_every and (done % task.watch_every == 0 or last):
@@ -170,11 +178,26 @@ def run(task: Task, workdir: Path) -> TrainState:
                     snapshots.save(done, power_averages(state.opt_state))
                 if done % settings.checkpoint_every == 0 or last or ending:
                     columns = _finite(window, done)
+                    _keep_records(task, workdir)
                     saved.save(state, feed.get_state(), config.to_dict(), window=columns, loss=loss)
                 if ending and not last:
                     raise _preempted(preemption, done)
     _say_trained(task, start, began)
     return state
+
+
+def _keep_records(task: Task, workdir: Path) -> None:
+    """Write again what the directory has lost of its records, so that what is saved there stays a run."""
+    lost = [name for name in task.records if not (workdir / name).exists()]
+    if not lost or not is_main():
+        return
+    log.warning(
+        "%s gone from %s, as if the directory had been moved or removed. Training goes on there, and what is gone is "
+        "written again; earlier checkpoints and metrics are where it was moved to.",
+        *(f"{' and '.join(lost)} {'are' if len(lost) > 1 else 'is'}", workdir),
+    )
+    for name in lost:
+        atomic_write_json(workdir / name, task.records[name])
 
 
 def _announce(task: Task) -> None:
