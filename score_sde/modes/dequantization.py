@@ -49,5 +49,6 @@ def run_train_dequantizer(config: ConfigDict, workdir: Path, command: str) -> No
         **average,
     }
     atomic_write_json(workdir / "dequantizer.json", report)
-    below = with_error(gain, gain_error, unit="bits/dim")
-    log.info("Against uniform noise the bound is lower by %s, on the test split.", below)
+    apart = with_error(abs(gain), gain_error, unit="bits/dim")
+    lower = "lower" if gain >= 0.0 else "higher"
+    log.info("Against uniform noise the bound is %s by %s, on the test split.", lower, apart)
