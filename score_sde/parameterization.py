@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import jax.numpy as jnp
 
+from score_sde.arguments import score_at
 from score_sde.processes import Process
 from score_sde.typing import (
     Batch,
@@ -230,4 +231,4 @@ def thresholded(
 def denoise(sde: Process, score_fn: ScoreFn, x: Batch, t: Times) -> Batch:
     """The posterior mean ``E[x_0 | x_t] = (x + s^2 score) / m`` (Tweedie's formula)."""
     mean_coeff, std = sde.marginal(t)
-    return (x + expand_like(std**2, x) * score_fn(x, t)) / expand_like(mean_coeff, x)
+    return (x + expand_like(std**2, x) * score_at(score_fn, x, t)) / expand_like(mean_coeff, x)

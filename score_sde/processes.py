@@ -11,14 +11,13 @@ that they are limits of (:mod:`score_sde.chains`) are its two kinds.
 
 import abc
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.errors import refuse
+from score_sde.arguments import Checked, score_at
 from score_sde.typing import Batch, Number, PRNGKey, ScoreFn, Time, Times, expand_like, time_dtype
 
 
@@ -47,20 +46,8 @@ class Posterior(NamedTuple):
     std: Time
 
 
-class Process(abc.ABC):
+class Process(Checked, abc.ABC):
     """The contract of a forward process: its marginal and its prior to write, the rest follows."""
-
-    def __post_init__(self) -> None:
-        """Refuse the numbers that :meth:`problems` tells of.
-
-        Raises:
-            UserError: If there are any.
-        """
-        refuse(self.problems())
-
-    def problems(self) -> Iterator[str]:
-        """Sentences about numbers that make no process; traced ones cannot be read, and pass."""
-        return iter(())
 
     @abc.abstractmethod
     def marginal(self, t: Time) -> Marginal:
@@ -157,8 +144,12 @@ class ReverseProcess:
         return 1.0 if self.stated_noise_scale is None else self.stated_noise_scale
 
     def score(self, x: Batch, t: Float[Array, ""]) -> Batch:
-        """The score at one time shared by the whole batch."""
-        return self.score_fn(x, jnp.full(x.shape[:1], t))
+        """The score at one time shared by the whole batch.
+
+        Raises:
+            UserError: If it has not the shape of ``x``.
+        """
+        return score_at(self.score_fn, x, jnp.full(x.shape[:1], t))
 
     def denoised(self, x: Batch, t: Float[Array, ""]) -> Batch:
         """The posterior mean ``E[x_0 | x_t] = (x + s^2 score) / m`` (Tweedie's formula) at one time."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from score_sde.arguments import check_samples
 from score_sde.chains import Chain
 from score_sde.errors import UserError, unknown
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
@@ -144,8 +145,9 @@ def integrate(
         The state at ``times[num_steps]``.
 
     Raises:
-        UserError: If the solver would drop noise of the process or add noise that it has not, if it cannot go along the
-            grid, if the times do not decrease, or if the grid has fewer steps; see :mod:`score_sde.solvers.pairing`.
+        UserError: If there is not one key per sample, if samples or scores are no floating-point numbers of one shape,
+            if the solver would drop noise of the process or add noise that it has not, if it cannot go along the grid,
+            if the times do not decrease, or if the grid has fewer steps; see :mod:`score_sde.solvers.pairing`.
     """
     step = _stepper(keys, solver, process, x, times, num_steps)
     return jax.lax.fori_loop(0, times.shape[0] - 1 if num_steps is None else num_steps, step, solver.init(x))
@@ -174,7 +176,8 @@ def trajectory(
     Raises:
         UserError: If a frame is not an index into the times, and as :func:`integrate`.
     """
-    steps, step = times.shape[0] - 1, _stepper(keys, solver, process, x, times)
+    step = _stepper(keys, solver, process, x, times)
+    steps = times.shape[0] - 1
     wanted = np.arange(steps + 1) if frames is None else np.asarray(frames, int)
     if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0 or wanted.max() > steps:
         raise UserError(f"The frames are {list(np.ravel(wanted))}; expected indices from 0 to {steps}, one at least.")
@@ -202,6 +205,7 @@ def _stepper(
     num_steps: Int[Array, ""] | int | None = None,
 ) -> Callable[[Array | int, SolverState], SolverState]:
     """Step number ``index`` along the grid, of the process with the noise that the solver follows."""
+    check_samples(keys, x)
     process = dataclasses.replace(process, stated_noise_scale=noise_scale_of(solver, process.stated_noise_scale))
     check_pair(solver, process.sde, times, num_steps)
     keys, times = solver_keys(keys), times.astype(time_dtype(x))

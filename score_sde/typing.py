@@ -11,7 +11,7 @@ Conventions, fixed once for the whole package:
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, dataclass_transform, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast, dataclass_transform, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,8 @@ def component(cls: type[_T]) -> type[_T]:
     """Make a class a frozen, keyword-only dataclass that is a pytree: numbers are leaves, structure is static.
 
     A field declared with :func:`static` belongs to the structure. Because numbers are leaves, a new beta or
-    signal-to-noise ratio passes through a compiled function without retracing it.
+    signal-to-noise ratio passes through a compiled function without retracing it. What is put together from leaves,
+    such as a gradient, is not constructed, and no ``__post_init__`` sees it.
 
     >>> @component
     ... class Scale:
@@ -46,7 +47,26 @@ def component(cls: type[_T]) -> type[_T]:
     >>> jax.tree.leaves(Scale(factor=3.0))
     [3.0]
     """
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
+    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    fields = dataclasses.fields(cast(Any, made))
+    structure = tuple(field.name for field in fields if field.metadata.get("static"))
+    numbers = tuple(field.name for field in fields if not field.metadata.get("static"))
+
+    def flatten_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        leaves = [(jax.tree_util.GetAttrKey(name), getattr(value, name)) for name in numbers]
+        return leaves, tuple(getattr(value, name) for name in structure)
+
+    def flatten(value: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        return [getattr(value, name) for name in numbers], tuple(getattr(value, name) for name in structure)
+
+    def unflatten(held: tuple[Any, ...], leaves: Any) -> Any:
+        value = object.__new__(made)
+        for name, part in (*zip(numbers, leaves, strict=True), *zip(structure, held, strict=True)):
+            object.__setattr__(value, name, part)
+        return value
+
+    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
+    return made
 
 
 def static(**kwargs: Any) -> Any:
@@ -55,7 +75,7 @@ def static(**kwargs: Any) -> Any:
 
 
 def is_known(*values: Any) -> bool:
-    """Whether numbers can be read: none of them is traced, nor stands for one while a pytree is taken apart.
+    """Whether numbers can be read: none of them is traced, nor stands for one.
 
     >>> is_known(1.0, np.ones(3)), jax.jit(lambda x: is_known(x))(1.0).item()
     (True, False)

@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # The core, bottom up; a module may import from layers below its own and from its own package.
 LAYERS = (
     {"errors", "typing"},
+    {"arguments"},
     {"processes"},
     {"chains"},
     {"sdes"},

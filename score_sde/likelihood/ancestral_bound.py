@@ -23,11 +23,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from score_sde.arguments import as_data, example_keys, not_whole, score_at
 from score_sde.chains import Chain
-from score_sde.errors import UserError, unknown
+from score_sde.errors import UserError, refuse, unknown
 from score_sde.likelihood.bins import log_bin_probability
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.processes import Process
+from score_sde.solvers.pairing import check_times
 from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, ScoreFn, Time, Times, expand_like, time_dtype
 
 StepVariance = Literal["fixed_small", "fixed_large"]
@@ -126,8 +128,9 @@ def chain_bound(
         The bound in nats, its standard error and its terms, per example.
 
     Raises:
-        UserError: For an SDE without times, fewer than two levels, an odd number of terms, no draws, or an unknown
-            variance.
+        UserError: For an SDE without times, fewer than two levels, levels that do not decrease to one with noise, an
+            odd number of terms, no draws, an unknown variance, data that are whole numbers or none, more keys than one,
+            or scores of another shape than the data.
 
     >>> from score_sde.chains import DDPM, linear_betas
     >>> from score_sde.likelihood import chain_bound
@@ -168,10 +171,11 @@ def chain_bounds(
     >>> bool((large.value < small.value).all())
     True
     """
+    x = as_data(x)
     times = _levels(process, times).astype(time_dtype(x))
     _check(models, num_terms, draws)
     batch, last = x.shape[0], times.shape[0] - 1
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(batch))
+    keys = example_keys(key, x)
     plan = (
         _every_level(last, draws, batch)
         if num_terms is None
@@ -242,6 +246,7 @@ def _levels(process: Process, times: _Grid | None) -> _Grid:
         times = process.times[::-1]
     if times.shape[0] < 2:
         raise UserError(f"There are {times.shape[0]} levels to visit; expected at least 2.")
+    check_times(process, times)
     return times
 
 
@@ -251,10 +256,9 @@ def _check(models: Sequence[ChainModel], num_terms: int | None, draws: int) -> N
             raise unknown("variance of the steps", model.variance, get_args(StepVariance))
         if model.decoder not in get_args(DecoderVariance):
             raise unknown("variance of the decoder", model.decoder, get_args(DecoderVariance))
-    if num_terms is not None and (num_terms < 2 or num_terms % 2):
+    if num_terms is not None and (list(not_whole("num_terms", num_terms, 2)) or num_terms % 2):
         raise UserError(f"num_terms is {num_terms}; expected an even number, of two draws in each stratum, or None.")
-    if draws < 1:
-        raise UserError(f"draws is {draws}; expected at least 1.")
+    refuse(not_whole("draws", draws, 1))
 
 
 def _every_level(last: int, draws: int, batch: int) -> _Plan:
@@ -333,7 +337,7 @@ def _noise(keys: SampleKeys, index: Int[Array, ""], x: Batch) -> Batch:
 def _residual(process: Process, score_fn: ScoreFn, x: Batch, t: Times, noise: Batch) -> Batch:
     """``n - z`` at ``x_t = m x + s z``."""
     mean_coeff, std = (expand_like(coefficient, x) for coefficient in process.marginal(t))
-    return -std * score_fn(mean_coeff * x + std * noise, t) - noise
+    return -std * score_at(score_fn, mean_coeff * x + std * noise, t) - noise
 
 
 def _sum_variance(parts: _Rows, group: int) -> Times:

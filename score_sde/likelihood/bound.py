@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.errors import UserError, unknown
-from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
+from score_sde.arguments import as_data, check_key, example_keys, not_inner_time, not_whole, score_at
+from score_sde.errors import UserError, refuse, unknown
+from score_sde.likelihood.divergence import ProbeKind, check_probes, draw_probes, value_and_quadratic_forms
 from score_sde.objectives.times import ImportanceTimes, LowDiscrepancyTimes, UniformTimes
 from score_sde.sdes import SDE
 from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, Scalar, ScoreFn, Time, Times, expand_like, time_dtype
@@ -81,7 +82,9 @@ def nll_bound(
         The bound in nats with its standard error and its three terms, per example.
 
     Raises:
-        UserError: If ``num_times`` is odd or less than 2, or the form unknown.
+        UserError: If ``t_min`` is no time between 0 and 1, if ``num_times`` is odd or less than 2, if the form is
+            unknown, if there are no probes, if the data are whole numbers or none, if the key is not one, or if the
+            scores have another shape than the data.
 
     >>> from score_sde.sdes import VP
     >>> sde = VP()
@@ -90,11 +93,14 @@ def nll_bound(
     >>> abs(float(bound.value[0]) - 1.8379) < 4 * float(bound.std_error[0]) < 0.5
     True
     """
-    if num_times < 2 or num_times % 2:
+    refuse(not_inner_time("t_min", t_min))
+    if list(not_whole("num_times", num_times, 2)) or num_times % 2:
         raise UserError(f"num_times is {num_times}; expected an even number, of two draws in each stratum.")
     if form not in get_args(BoundForm):
         raise unknown("form of the bound", form, get_args(BoundForm))
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
+    check_probes(num_probes, probe_kind)
+    x = as_data(x)
+    keys = example_keys(key, x)
     time_keys, draw_keys, offset_keys = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(keys)
     law = ImportanceTimes(sde=sde, t0=t_min) if importance else UniformTimes(t0=t_min)
     options: dict[str, Any] = {"form": form, "num_probes": num_probes, "probe_kind": probe_kind}
@@ -143,14 +149,20 @@ def bound_draw(
     Returns:
         The bound in nats per example.
 
+    Raises:
+        UserError: If ``t_min`` is no time between 0 and 1, if the data are whole numbers or none, if the key is not
+            one, or if the scores have another shape than the data.
+
     >>> from score_sde.sdes import VP
     >>> draws = bound_draw(jax.random.key(0), VP(), lambda x, t: -x, jnp.zeros((4000, 2)))
     >>> abs(float(draws.mean()) - 1.8379) < 0.1  # of data N(0, I), whose model is exact: -log N(0; 0, I)
     True
     """
+    refuse(not_inner_time("t_min", t_min))
+    x = as_data(x)
+    check_key(key)
     times_key, noise_key = jax.random.split(key)
-    keys = jax.vmap(lambda index: jax.random.fold_in(noise_key, index))(jnp.arange(x.shape[0]))
-    integral_keys, offset_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    integral_keys, offset_keys = jax.vmap(jax.random.split, out_axes=1)(example_keys(noise_key, x))
 
     def error(keys: SampleKeys, t: Times) -> Times:
         options: dict[str, Any] = {"form": "denoising", "num_probes": None, "probe_kind": "rademacher"}
@@ -198,7 +210,7 @@ def noise_error(
     xt = expand_like(mean_coeff, x) * x + expand_like(std, x) * noise
 
     def noise_fn(xt: Batch, t: Times) -> Batch:
-        return -expand_like(sde.marginal(t).std, xt) * score_fn(xt, t)
+        return -expand_like(sde.marginal(t).std, xt) * score_at(score_fn, xt, t)
 
     if probes is None:
         predicted = noise_fn(xt, t)

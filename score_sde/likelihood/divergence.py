@@ -5,13 +5,13 @@ covariance. Rademacher probes have the least variance and are exact where ``J`` 
 """
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from score_sde.arguments import not_whole
 from score_sde.errors import UserError, unknown
 from score_sde.typing import PRNGKey, Scalar
 
@@ -26,17 +26,26 @@ def draw_probes(key: PRNGKey, num_probes: int | None, event_shape: tuple[int, ..
     Raises:
         UserError: For a number of probes that is no whole number from 1, and for an unknown kind.
     """
+    check_probes(num_probes, kind)
     if num_probes is None:
         size = 1
         for extent in event_shape:
             size *= extent
         return jnp.eye(size).reshape(size, *event_shape)
-    if isinstance(num_probes, bool) or not isinstance(num_probes, (int, np.integer)) or num_probes < 1:
-        raise UserError(f"num_probes is {num_probes}; expected 1 or more, or None for the exact trace.")
-    if kind not in get_args(ProbeKind):
-        raise unknown("kind of probes", kind, get_args(ProbeKind))
     draw = jax.random.rademacher if kind == "rademacher" else jax.random.normal
     return draw(key, (num_probes, *event_shape), jnp.float32)
+
+
+def check_probes(num_probes: Any, kind: Any) -> None:
+    """Refuse numbers and kinds of probes that are none, whether they play a part or not.
+
+    Raises:
+        UserError: For a number of probes that is no whole number from 1, and for an unknown kind.
+    """
+    if num_probes is not None and list(not_whole("num_probes", num_probes, 1)):
+        raise UserError(f"num_probes is {num_probes}; expected 1 or more, or None for the exact trace.")
+    if kind not in get_args(ProbeKind):
+        raise unknown("kind of probes", str(kind), get_args(ProbeKind))
 
 
 def value_and_quadratic_forms(

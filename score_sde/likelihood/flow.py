@@ -14,14 +14,16 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from score_sde.errors import UserError
+from score_sde.arguments import as_data, check_floats, example_keys, not_fulfilled, not_inner_time, score_at
+from score_sde.errors import UserError, refuse
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
 from score_sde.sdes import SDE
 from score_sde.solvers.base import Solution, check_drift
-from score_sde.typing import Batch, Number, PRNGKey, Scalar, ScoreFn, Times, expand_like
+from score_sde.typing import Batch, Number, PRNGKey, Scalar, ScoreFn, Times, expand_like, holds
 
 TerminalLogp: TypeAlias = Callable[[Batch], Times]
 
@@ -73,7 +75,8 @@ def log_likelihood(
         Log-density in nats, latent code, number of evaluations, success and probe standard error, per example.
 
     Raises:
-        UserError: If ``t0`` is a number that is no time between 0 and 1, or if the data are whole numbers or none.
+        UserError: Unless ``0 < t0 < t1 <= 1``. If the data are whole numbers or none, if the key is not one, if the
+            scores have another shape than the data, or if there are no probes or no steps.
 
     >>> from score_sde.sdes import VP
     >>> sde, s = VP(), 0.5
@@ -84,10 +87,11 @@ def log_likelihood(
     >>> round(float(result.logp[0]), 3)  # -log(0.5 sqrt(2 pi)), but for the smoothing at t0
     -0.226
     """
-    if isinstance(t0, float) and not 0.0 < t0 < 1.0:
-        raise UserError(f"The data enter at t0={t0}; expected a time between 0 and 1, where they have some noise.")
-    check_data(x)
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
+    refuse([*not_inner_time("t0", t0), *not_fulfilled("t1", t1, lambda t: (t > 0.0) & (t <= 1.0), "a time up to 1")])
+    if not holds(np.less, t0, t1):
+        raise UserError(f"t0 is {t0} and t1 is {t1}; expected the data to enter before the prior is reached.")
+    x = as_data(x)
+    keys = example_keys(key, x)
     probes = jax.vmap(lambda k: draw_probes(k, num_probes, x.shape[1:], probe_kind))(keys).astype(x.dtype)
     drift = probability_flow_drift(sde, score_fn)
 
@@ -100,21 +104,6 @@ def log_likelihood(
     latents, forms = solution.y
     evals, done = solution.num_evals, solution.success
     return finish(sde, latents, forms, evals, done, exact=num_probes is None, terminal_logp=terminal_logp)
-
-
-def check_data(x: Array) -> None:
-    """Refuse data without a density.
-
-    Raises:
-        UserError: If they are whole numbers, or if there are none.
-    """
-    if x.ndim == 0 or x.size == 0:
-        raise UserError(f"The data have shape {x.shape}; expected one example at least, of shape (batch, *event).")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UserError(
-            f"The data are of type {x.dtype}; expected floating-point numbers, whose density is asked for: of grey "
-            "levels, Quantization(num_levels=...).dequantize(key, levels)."
-        )
 
 
 def finish(
@@ -186,17 +175,22 @@ def decoder_term(key: PRNGKey, sde: SDE, score_fn: ScoreFn, x: Batch, t_min: Num
     Returns:
         ``x_t``, and the term to be added to ``-log p_t(x_t)``, in nats per example.
 
+    Raises:
+        UserError: If ``t_min`` is no time between 0 and 1, if the data are whole numbers or none, if the key is not
+            one, or if the scores have another shape than the data.
+
     >>> from score_sde.sdes import VP
     >>> xt, term = decoder_term(jax.random.key(0), VP(), lambda x, t: -x, jnp.zeros((1, 2)), 1e-5)
     >>> bool(jnp.abs(xt).max() < 0.01), bool(jnp.abs(term[0]) < 0.01)
     (True, True)
     """
+    refuse(not_inner_time("t_min", t_min))
+    x = as_data(x)
     t = jnp.full(x.shape[:1], t_min, x.dtype)
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
-    noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
+    noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(example_keys(key, x))
     mean_coeff, std = sde.marginal(t)
     xt = expand_like(mean_coeff, x) * x + expand_like(std, x) * noise
-    predicted = -expand_like(std, x) * score_fn(xt, t)
+    predicted = -expand_like(std, x) * score_at(score_fn, xt, t)
     error = jnp.sum(predicted * (predicted - 2.0 * noise), axis=tuple(range(1, x.ndim)))
     return xt, 0.5 * error - x[0].size * jnp.log(mean_coeff)
 
@@ -223,7 +217,14 @@ def transport(
     """Carry samples along the probability flow from ``t0`` to ``t1``: encode if ``t1 > t0``, decode otherwise.
 
     Tolerances, ``max_steps`` and ``joint`` are those of :func:`score_sde.solvers.adaptive.solve_ode`.
+
+    Raises:
+        UserError: If ``t0`` or ``t1`` is no time from 0 to 1, if samples or scores are no floating-point numbers of one
+            shape, or if there are no steps.
     """
+    for name, t in {"t0": t0, "t1": t1}.items():
+        refuse(not_fulfilled(name, t, lambda t: (t >= 0.0) & (t <= 1.0), "a time from 0, the data, to 1, the prior"))
+    check_floats(x)
     drift = probability_flow_drift(sde, score_fn)
     options = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "joint": joint}
     return _solve(lambda t, y, _: drift(t, y), x, None, t0=t0, t1=t1, **options)

@@ -17,14 +17,15 @@ out along the path, where one that is frozen for a whole solve keeps its error: 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from score_sde.arguments import as_data, check_samples, example_keys, not_whole, score_at
 from score_sde.errors import UserError
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
-from score_sde.likelihood.flow import Likelihood, TerminalLogp, check_data, finish
+from score_sde.likelihood.flow import Likelihood, TerminalLogp, finish
 from score_sde.sdes import SDE
-from score_sde.typing import Batch, PRNGKey, SampleKeys, Scalar, ScoreFn, time_dtype
+from score_sde.solvers.pairing import check_times
+from score_sde.typing import Batch, PRNGKey, SampleKeys, Scalar, ScoreFn, holds, time_dtype
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)  # exact to rounding for a step times a polynomial
 _CUBIC = 4  # points of the interpolant whose integral is the quadrature of the divergence
@@ -62,8 +63,9 @@ def log_likelihood_on_grid(
         As of :func:`score_sde.likelihood.log_likelihood`; ``success`` says that the result is finite.
 
     Raises:
-        UserError: If there are fewer than two times or one is not positive, the order is none of 1 to 5, or
-            the data are whole numbers or none.
+        UserError: If there are fewer than two times, if they do not decrease from 1 (or, with ``terminal_logp``, any
+            time) to above 0, if the order is none of 1 to 5, if the data are whole numbers or none, if the key is not
+            one, or if the scores have another shape than the data.
 
     >>> from score_sde.sampling import log_snr_times
     >>> from score_sde.sdes import VP
@@ -76,10 +78,9 @@ def log_likelihood_on_grid(
     >>> round(float(result.logp[0]), 3)  # -log(0.5 sqrt(2 pi))
     -0.226
     """
-    if not isinstance(times, Tracer) and not (np.asarray(times) > 0.0).all():
-        raise UserError(f"The smallest time is {np.asarray(times)[-1]}; expected a positive one, where data are noisy.")
-    check_data(x)
-    keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
+    _check_grid(sde, times, order, from_prior=terminal_logp is None)
+    x = as_data(x)
+    keys = example_keys(key, x)
     options = {"num_probes": num_probes, "probe_kind": probe_kind, "fresh_probes": fresh_probes}
     latents, forms = _carry(keys, sde, score_fn, x, times[::-1], order=order, **options)
     done = jnp.isfinite(forms).all(axis=1) & jnp.isfinite(latents.reshape(x.shape[0], -1)).all(axis=1)
@@ -116,8 +117,10 @@ def sample_with_log_density(
         A :class:`Likelihood` whose ``latents`` are the samples at ``times[-1]`` and ``logp`` their log-densities there.
 
     Raises:
-        UserError: As :func:`log_likelihood_on_grid`.
+        UserError: As :func:`log_likelihood_on_grid`, and if there is not one key per sample.
     """
+    _check_grid(sde, times, order, from_prior=True)
+    check_samples(keys, start)
     options = {"num_probes": num_probes, "probe_kind": probe_kind, "fresh_probes": fresh_probes}
     x, forms = _carry(keys, sde, score_fn, start, times, order=order, **options)
     done = jnp.isfinite(forms).all(axis=1) & jnp.isfinite(x.reshape(x.shape[0], -1)).all(axis=1)
@@ -135,6 +138,26 @@ def sample_with_log_density(
     return moved._replace(logp=logp - moved.logp)
 
 
+def _check_grid(sde: SDE, times: Float[Array, " points"], order: int, *, from_prior: bool) -> None:
+    """Refuse a grid along which there is no likelihood, as far as it can be read.
+
+    Raises:
+        UserError: With all that is wrong.
+    """
+    if times.shape[0] < 2 or list(not_whole("order", order, 1, 5)):
+        raise UserError(f"There are {times.shape[0]} times and the order is {order}; expected 2 or more, and 1 to 5.")
+    if not holds(lambda times: times > 0.0, times):
+        raise UserError(
+            f"The smallest time is {np.asarray(times).min()}; expected a positive one, where data are noisy."
+        )
+    check_times(sde, times)
+    if from_prior and not holds(lambda times: np.abs(times[0] - 1.0) < 1e-6, times):
+        raise UserError(
+            f"The first time of the grid is {np.asarray(times)[0]:g}; expected 1, the time of the prior, or "
+            "terminal_logp, the log-density at another."
+        )
+
+
 def _carry(
     keys: SampleKeys,
     sde: SDE,
@@ -148,8 +171,6 @@ def _carry(
     fresh_probes: bool,
 ) -> tuple[Batch, Float[Array, "batch probes"]]:
     """Samples at the last time, and the change of volume on the way: per probe, or per axis for the exact trace."""
-    if times.shape[0] < 2 or not 1 <= order <= 5:
-        raise UserError(f"There are {times.shape[0]} times and the order is {order}; expected 2 or more, and 1 to 5.")
     event, dim, times = x.shape[1:], x[0].size, times.astype(time_dtype(x))
     place = -0.5 * sde.log_snr(times)
     mean_coeff = sde.marginal(times).mean_coeff
@@ -161,7 +182,7 @@ def _carry(
 
         def noise(y: Array) -> Array:
             t = times[index]
-            return -(sde.marginal(t).std * score_fn((m * y)[None], t[None])[0])
+            return -(sde.marginal(t).std * score_at(score_fn, (m * y)[None], t[None])[0])
 
         def single(key: PRNGKey, y: Array) -> tuple[Array, Array]:
             own = jax.random.fold_in(key, index) if fresh_probes else key

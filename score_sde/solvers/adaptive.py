@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from score_sde.arguments import not_fulfilled, not_whole
+from score_sde.errors import refuse
 from score_sde.solvers.base import Solution, largest_rms
 from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, Scalar, time_dtype
 
@@ -44,7 +46,17 @@ def solve_ode(
 
     Returns:
         The solution at ``t1``. Each attempted step costs six evaluations of the vector field, the start one more.
+
+    Raises:
+        UserError: If there are no steps, or if a tolerance is negative.
     """
+    refuse(
+        [
+            *not_whole("max_steps", max_steps, 1),
+            *not_fulfilled("rtol", rtol, lambda tolerance: tolerance >= 0.0, "0 or more"),
+            *not_fulfilled("atol", atol, lambda tolerance: tolerance >= 0.0, "0 or more"),
+        ]
+    )
     dtype = time_dtype(jax.tree.leaves(y0)[0])
     t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from score_sde.arguments import check_samples, not_inner_time, not_whole
+from score_sde.errors import refuse
 from score_sde.sdes import ReverseSDE
 from score_sde.solvers.adaptive import brownian_increment
 from score_sde.solvers.base import Solution, continuous, largest_rms
@@ -58,7 +60,13 @@ def solve_sde(
 
     Returns:
         The solution at ``t1``. Each attempt costs two evaluations.
+
+    Raises:
+        UserError: If there is not one key per sample, if samples or scores are no floating-point numbers of one shape,
+            if the process is a chain, if ``t1`` is no time between 0 and 1, or if there is no step to take.
     """
+    check_samples(keys, x)
+    refuse([*not_inner_time("t1", t1), *not_whole("max_steps", max_steps, 1)])
     process = continuous(process)
 
     def solve(keys: SampleKeys, x: Batch) -> Solution:

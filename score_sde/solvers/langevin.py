@@ -14,8 +14,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
+from score_sde.arguments import check_samples, not_fulfilled, not_whole, of_shape
+from score_sde.errors import refuse
 from score_sde.solvers.base import fold_in, sample_noise
 from score_sde.typing import Batch, Number, SampleKeys, Times
 
@@ -51,15 +54,20 @@ def langevin_monte_carlo(
     Returns:
         The last states.
 
+    Raises:
+        UserError: If there is not one key per chain, if states or scores are no floating-point numbers of one shape,
+            or if the size of a step or the number of steps is none.
+
     >>> keys = jax.random.split(jax.random.key(0), 20_000)
     >>> x = langevin_monte_carlo(keys, lambda x: -x, jnp.zeros((20_000, 1)), step_size=1.0, num_steps=20)
     >>> round(float(jnp.var(x)), 1)  # 1 / (1 - 1/4)
     1.3
     """
+    _check(keys, x, step_size, num_steps)
 
     def step(index: Array, x: Batch) -> Batch:
         noise = sample_noise(fold_in(fold_in(keys, index), _NOISE), x)
-        return _proposal_mean(x, score(x), step_size) + jnp.sqrt(step_size) * noise
+        return _proposal_mean(x, of_shape(score(x), x.shape, "score"), step_size) + jnp.sqrt(step_size) * noise
 
     return jax.lax.fori_loop(0, num_steps, step, x)
 
@@ -87,10 +95,15 @@ def metropolis_langevin(
 
     Returns:
         The last states, and the fraction of accepted proposals of every chain.
+
+    Raises:
+        UserError: If there is not one key per chain, if the states are no floating-point numbers, if there is not one
+            density per chain, or if the size of a step or the number of steps is none.
     """
+    _check(keys, x, step_size, num_steps)
 
     def at(x: Batch) -> _Place:
-        logp, pullback = jax.vjp(log_density, x)
+        logp, pullback = jax.vjp(lambda x: of_shape(log_density(x), x.shape[:1], "log-density"), x)
         return _Place(x, logp, pullback(jnp.ones_like(logp))[0])
 
     def step(index: Array, carry: tuple[_Place, Times]) -> tuple[_Place, Times]:
@@ -110,6 +123,12 @@ def metropolis_langevin(
     start = at(x)
     place, count = jax.lax.fori_loop(0, num_steps, step, (start, jnp.zeros_like(start.logp)))
     return Adjusted(place.x, count / jnp.maximum(num_steps, 1))
+
+
+def _check(keys: SampleKeys, x: Batch, step_size: Number, num_steps: Int[Array, ""] | int) -> None:
+    check_samples(keys, x)
+    size = not_fulfilled("step_size", step_size, lambda e: (e >= 0.0) & np.isfinite(e), "a number of at least 0")
+    refuse([*size, *not_whole("num_steps", num_steps, 0)])
 
 
 def _proposal_mean(x: Batch, score: Batch, step_size: Number) -> Batch:

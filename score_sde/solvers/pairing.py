@@ -22,8 +22,10 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from score_sde.arguments import not_whole
 from score_sde.errors import UserError, unknown
 from score_sde.processes import Process
 from score_sde.solvers.base import check_drift
@@ -76,6 +78,8 @@ def noise_scale_of(solver: Any, noise_scale: Number | None = None, *, name: str 
     score_sde.errors.UserError: noise_scale is 1.0, and Heun adds no noise; expected 0, the probability flow, ...
     """
     follows, known = follows_of(solver), is_known(noise_scale)
+    if not (known or noise_scale is None or isinstance(noise_scale, Tracer)):
+        raise UserError(f"{name} is {noise_scale!r}; expected a number, 0 for the probability flow, or None.")
     if known and not (np.isfinite(np.asarray(noise_scale)) & (np.asarray(noise_scale) >= 0.0)).all():
         raise UserError(f"{name} is {noise_scale}; expected 0, the probability flow, or more: 1 is the reverse SDE.")
     if follows in _ONLY:
@@ -142,7 +146,7 @@ def check_times(
         raise UserError(
             f"The number of times in the grid is {longest + 1}; expected 2 or more, so that there is a step."
         )
-    if num_steps is not None and is_known(num_steps) and not 1 <= num_steps <= longest:
+    if num_steps is not None and list(not_whole("num_steps", num_steps, 1, longest)):
         raise UserError(f"num_steps is {num_steps}, and the grid has {longest} steps; expected 1 to {longest}.")
     if not is_known(times) or not (num_steps is None or is_known(num_steps)):
         return

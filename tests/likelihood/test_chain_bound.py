@@ -327,7 +327,7 @@ def test_a_request_that_cannot_be_met_is_refused():
     chain, x = CHAINS["linear"], jnp.zeros((1, 4))
     for options, message in (
         ({"num_terms": 3}, "num_terms is 3; expected an even number"),
-        ({"draws": 0}, "expected at least 1"),
+        ({"draws": 0}, "draws is 0; expected a whole number of at least 1"),
         ({"times": jnp.ones(1)}, "expected at least 2"),
     ):
         with pytest.raises(UserError, match=message):

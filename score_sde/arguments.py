@@ -1,0 +1,161 @@
+"""What the functions and classes of the core are given, checked as far as it can be read.
+
+Shapes and types are known under a trace too. Values are looked at only where they are not traced
+(:func:`~score_sde.typing.holds`), so that no check stands in the way of ``jit``, ``vmap`` or ``grad``.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array
+
+from score_sde.errors import UserError, refuse
+from score_sde.typing import Batch, SampleKeys, ScoreFn, Times, holds, is_known, time_dtype
+
+
+class Checked:
+    """Base of the classes that refuse numbers which make no such object, where one is constructed."""
+
+    def __post_init__(self) -> None:
+        """Refuse the numbers that :meth:`problems` tells of.
+
+        Raises:
+            UserError: If there are any.
+        """
+        refuse(self.problems())
+
+    def problems(self) -> Iterator[str]:
+        """Sentences about numbers that make no such object; traced ones cannot be read, and pass."""
+        return iter(())
+
+
+def not_whole(name: str, value: Any, least: int, most: int | None = None) -> Iterator[str]:
+    """The sentence about what is no whole number within bounds.
+
+    >>> list(not_whole("order", 2.0, 1, 3)), list(not_whole("order", 2, 1, 3))
+    (['order is 2.0; expected a whole number from 1 to 3.'], [])
+    """
+    if isinstance(value, Tracer):
+        return
+    fits = is_known(value) and np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.integer)
+    if not fits or not least <= int(np.asarray(value)) <= (np.inf if most is None else most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        yield f"{name} is {value}; expected a whole number {bounds}."
+
+
+def not_fulfilled(name: str, value: Any, condition: Callable[[np.ndarray], Any], expected: str) -> Iterator[str]:
+    """The sentence about a number that does not fulfill a condition.
+
+    >>> list(not_fulfilled("snr", -1.0, lambda snr: snr >= 0.0, "0 or more"))
+    ['snr is -1.0; expected 0 or more.']
+    """
+    if isinstance(value, str) or not holds(condition, value):
+        yield f"{name} is {value}; expected {expected}."
+
+
+def not_inner_time(name: str, t: Any) -> Iterator[str]:
+    """The sentence about a time at which data have no noise, or after which there is no time left.
+
+    >>> list(not_inner_time("t_min", 1.0))
+    ['t_min is 1.0; expected a time between 0 and 1, where data have some noise.']
+    """
+    yield from not_fulfilled(
+        name, t, lambda t: (t > 0.0) & (t < 1.0), "a time between 0 and 1, where data have some noise"
+    )
+
+
+def check_floats(x: Any, noun: str = "samples", advice: str = "") -> None:
+    """Refuse what is no batch of floating-point numbers.
+
+    Raises:
+        UserError: If it is no array, has no axis, or holds whole numbers.
+    """
+    if not isinstance(x, (np.ndarray, jax.Array)):
+        raise UserError(f"The {noun} are of type {type(x).__name__}; expected an array of shape (batch, *event).")
+    if x.ndim == 0:
+        raise UserError(f"The {noun} have shape (); expected one of shape (batch, *event).")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UserError(f"The {noun} are of type {x.dtype}; expected floating-point numbers{advice}.")
+
+
+def as_data(x: Any) -> Array:
+    """Data whose density is asked for, in single precision at least.
+
+    Raises:
+        UserError: If they are whole numbers or no array, or if there are none.
+    """
+    if isinstance(x, (np.ndarray, jax.Array)) and (x.ndim == 0 or x.size == 0):
+        raise UserError(f"The data have shape {x.shape}; expected one example at least, of shape (batch, *event).")
+    of_levels = ", whose density is asked for: of grey levels, Quantization(num_levels=...).dequantize(key, levels)"
+    check_floats(x, "data", of_levels)
+    array = jnp.asarray(x)
+    return array.astype(time_dtype(array))
+
+
+def _axes_of_keys(keys: Any) -> tuple[int, ...] | None:
+    """The shape of an array of keys, typed or raw; ``None`` for what is no key."""
+    if not isinstance(keys, (np.ndarray, jax.Array)):
+        return None
+    if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        return keys.shape
+    return keys.shape[:-1] if keys.dtype == jnp.uint32 and keys.ndim else None
+
+
+def check_samples(keys: Any, x: Any) -> None:
+    """Refuse samples that are no floating-point numbers, or that have not one key each.
+
+    Raises:
+        UserError: If so.
+    """
+    check_floats(x)
+    if (axes := _axes_of_keys(keys)) != x.shape[:1]:
+        given = f"of shape {axes}" if axes is not None else f"a {type(keys).__name__} that holds none"
+        raise UserError(
+            f"The keys are {given}, and the samples have shape {x.shape}; expected one key for each of the "
+            f"{x.shape[0]}, such as sample_keys(key, 0, {x.shape[0]})."
+        )
+
+
+def check_key(key: Any) -> None:
+    """Refuse what is not one key.
+
+    Raises:
+        UserError: If it is none, or an array of several.
+    """
+    if (axes := _axes_of_keys(key)) != ():
+        given = f"an array of keys of shape {axes}" if axes is not None else f"a {type(key).__name__}"
+        raise UserError(f"The key is {given}; expected a single one, such as jax.random.key(0).")
+
+
+def example_keys(key: Any, x: Array) -> SampleKeys:
+    """One key per example of a batch, so that no example depends on its neighbors.
+
+    Raises:
+        UserError: If the key is none, or an array of several.
+    """
+    check_key(key)
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
+
+
+def score_at(score_fn: ScoreFn, x: Batch, t: Times) -> Batch:
+    """The score of every example at its own time: where the scores of a user enter the core.
+
+    Raises:
+        UserError: If the score has not the shape of the samples, beside which it would be broadcast.
+    """
+    return of_shape(score_fn(x, t), x.shape, "score")
+
+
+def of_shape(values: Any, shape: tuple[int, ...], noun: str) -> Any:
+    """Values as they are, if they have the shape that is expected, into which others would be broadcast.
+
+    Raises:
+        UserError: If they have another one.
+    """
+    if jnp.shape(values) != shape:
+        raise UserError(f"The {noun} of a batch has shape {jnp.shape(values)}; expected {shape}.")
+    return values
