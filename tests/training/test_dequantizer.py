@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -13,7 +15,7 @@ import optax
 import pytest
 from jax.scipy.stats import norm
 
-from score_sde.checkpointing import CheckpointWriter
+from score_sde.checkpointing import Checkpoints, CheckpointWriter
 from score_sde.cli import load_config, main
 from score_sde.errors import UserError
 from score_sde.likelihood import Quantization, UniformDequantizer
@@ -21,6 +23,7 @@ from score_sde.models.adapters import LinenDequantizer
 from score_sde.models.flowpp import FlowPP
 from score_sde.modes.workdir import build_experiment, trained_state
 from score_sde.sdes import VP
+from score_sde.training import loop
 from score_sde.training.dequantizer import dequantizer_loss, load_dequantizer, train_dequantizer
 from score_sde.training.state import state_of
 from score_sde.training.step import make_train_step
@@ -78,15 +81,43 @@ def uninterrupted(model, tmp_path_factory):
     return workdir, _train(workdir)
 
 
-def test_a_stopped_and_continued_training_ends_in_the_same_bits(uninterrupted, model, tmp_path):
-    workdir = shutil.copytree(model, tmp_path / "run")
-    _train(workdir, **{"dequantizer.num_steps": 3})
-    state = _train(workdir)
+def _check_same_end(workdir, state, uninterrupted):
     whole, expected = uninterrupted
     for name in ("params", "ema_params", "opt_state", "step"):
         jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(expected, name))
     metrics = [(directory / "dequantizer" / "metrics.jsonl").read_bytes() for directory in (workdir, whole)]
     assert metrics[0] == metrics[1] and metrics[0].count(b"\n") == 6
+
+
+def test_a_stopped_and_continued_training_ends_in_the_same_bits(uninterrupted, model, tmp_path):
+    workdir = shutil.copytree(model, tmp_path / "run")
+    _train(workdir, **{"dequantizer.num_steps": 3})
+    _check_same_end(workdir, _train(workdir), uninterrupted)
+
+
+def test_an_interrupted_training_saves_where_it_is_and_goes_on_from_there(
+    uninterrupted, model, tmp_path, monkeypatch, capfd
+):
+    workdir, make = shutil.copytree(model, tmp_path / "run"), loop.jit_step
+
+    def jit_step(*args, **kwargs):
+        compiled = make(*args, **kwargs)
+
+        def run(state, batch):
+            if int(state.step) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            return compiled(state, batch)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "jit_step", jit_step)
+        arguments = [f"--config={CONFIG}", f"--workdir={workdir}", "--mode=train_dequantizer"]
+        assert main([*arguments, *_overrides()]) == 130
+    assert "interrupted at step 4, which is saved; the same command goes on" in capfd.readouterr().err
+    assert Checkpoints(workdir / "dequantizer").steps[-1] == 4
+    assert not (workdir / "dequantizer.json").exists()
+    _check_same_end(workdir, _train(workdir), uninterrupted)
 
 
 def test_the_averaged_parameters_are_what_is_loaded_and_the_model_stays_as_it_was(uninterrupted, model):
