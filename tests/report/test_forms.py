@@ -1,0 +1,60 @@
+"""A field of a result that is not of its form is said on every page, and nothing that a run writes is said to be."""
+
+import html
+import json
+
+import pytest
+
+from score_sde.report.forms import misshapen
+from score_sde.report.page import write_report
+from score_sde.report.page.run import REPORTS
+from score_sde.report.summary import write_summary
+from tests.report.test_html import _fill
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("filled") / "run"
+    _fill(workdir)
+    return workdir
+
+
+# A file, the place of a field in it, what stands there, and what must be said.
+WRONG = [
+    ("likelihood.json", ["bits_per_dim"], "oops", "'oops' as bits_per_dim, where a number belongs"),
+    ("likelihood.json", ["bits_per_dim"], None, "None as bits_per_dim, where a number belongs"),
+    ("likelihood.json", ["interval"], [1.0, "2"], "[1.0, '2'] as interval, where a list belongs"),
+    ("likelihood.json", ["budget", "solver", "mean"], [1], "[1] as budget.solver.mean, where a number belongs"),
+    ("sampling.json", ["num_evals"], True, "True as num_evals, where a number belongs"),
+    ("eval.json", ["loss"], "<b>`x`", "'<b>`x`' as loss, where a number belongs"),
+    ("metrics.json", ["metrics", "frechet", "value"], "x", "'x' as metrics.frechet.value, where a number belongs"),
+    ("metrics.json", ["metrics"], [3], "[3] as metrics, where an object belongs"),
+    ("evaluation.json", ["checkpoints", 1, "loss"], "x", "'x' as checkpoints.loss, where a number belongs"),
+    ("evaluation.json", ["checkpoints"], 7, "7 as checkpoints, where a list belongs"),
+    ("pareto.json", ["points", 0, "num_evals"], "x", "'x' as points.num_evals, where a number belongs"),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "value", "said"), WRONG)
+def test_a_field_of_another_form_is_said_on_every_page(filled, name, place, value, said):
+    path = filled / name
+    whole = path.read_bytes()
+    found = json.loads(whole)
+    *above, last = place
+    part = found
+    for key in above:
+        part = part[key]
+    part[last] = value
+    path.write_text(json.dumps(found))
+    report, summary = write_report(filled), write_summary(filled)
+    path.write_bytes(whole)
+    problem = html.unescape(report.read_text().split('class="problems"')[1].split("</div>")[0])
+    assert f"{name} has {said}" in problem
+    assert f"--mode={REPORTS[name]} again" in problem
+    if name in ("likelihood.json", "sampling.json", "eval.json"):
+        assert f"{name} has" in summary.read_text() and "<b>" not in summary.read_text()
+
+
+def test_what_is_written_is_of_its_form(filled):
+    reports = {path.name: json.loads(path.read_text()) for path in filled.glob("*.json")}
+    assert misshapen({name: report for name, report in reports.items() if name in REPORTS}, REPORTS) == []
