@@ -1,4 +1,4 @@
-"""What fields of results hold, in whatever file they stand: a page says where one holds something else."""
+"""What is wrong with results that can be read: a field that is not of its form, or files that are not of one model."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -63,3 +63,27 @@ def _is(form: str, name: str, value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def of_several_models(reports: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """Which results are of one step and of different parameters, so that they cannot be of one run.
+
+    >>> of_several_models({"a.json": {"step": 3, "parameters": "x"}, "b.json": {"step": 3, "parameters": "y"}})
+    ['a.json and b.json are of different models of step 3; one of them is of another run, or of this one as it was.']
+    """
+    found: dict[int, dict[str, str]] = {}  # of each step, a file for every fingerprint
+    for name, report in reports.items():
+        listed = (report or {}).get("checkpoints")
+        for entry in (report or {}, *(listed if isinstance(listed, list) else ())):
+            # Power-function averages of one step are many.
+            if not isinstance(entry, Mapping) or "ema_step" in entry:
+                continue
+            step, parameters = entry.get("step"), entry.get("parameters")
+            if isinstance(step, int) and isinstance(parameters, str):
+                found.setdefault(step, {}).setdefault(parameters, name)
+    return [
+        f"{' and '.join(dict.fromkeys(models.values()))} are of different models of step {step}; one of them is of "
+        "another run, or of this one as it was."
+        for step, models in found.items()
+        if len(models) > 1
+    ]

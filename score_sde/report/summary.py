@@ -13,7 +13,7 @@ from score_sde.checkpointing import newest_config
 from score_sde.errors import UserError, plural
 from score_sde.files import Unreadable, atomic_write_text, read_json, read_json_lines
 from score_sde.machine import hardware_line
-from score_sde.report.forms import misshapen
+from score_sde.report.forms import misshapen, of_several_models
 
 #: Picture, what it shows, and the mode that draws it.
 PICTURES = (
@@ -68,7 +68,7 @@ def write_summary(workdir: Path, results: Path | None = None) -> Path:
     reports = {mode: _read(found_in(workdir, place, name), read_json, problems) for name, mode in _REPORTS.items()}
     metrics = _last_metrics(_read(workdir / "metrics.jsonl", read_json_lines, problems) or [])
     found = {name: reports[mode] for name, mode in _REPORTS.items()}
-    problems += map(_text, misshapen(found, _REPORTS))
+    problems += map(_text, (*misshapen(found, _REPORTS), *of_several_models(found)))
     problems += outdated(found, _REPORTS, metrics.get("step", 0))
     sections = [
         f"# {_title(workdir, config)}",

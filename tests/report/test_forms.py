@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from score_sde.report.forms import misshapen
+from score_sde.report.forms import misshapen, of_several_models
 from score_sde.report.page import write_report
 from score_sde.report.page.run import REPORTS
 from score_sde.report.summary import write_summary
@@ -58,3 +58,27 @@ def test_a_field_of_another_form_is_said_on_every_page(filled, name, place, valu
 def test_what_is_written_is_of_its_form(filled):
     reports = {path.name: json.loads(path.read_text()) for path in filled.glob("*.json")}
     assert misshapen({name: report for name, report in reports.items() if name in REPORTS}, REPORTS) == []
+
+
+def test_results_of_two_models_in_one_place_are_said_to_be(filled):
+    """By the fingerprints of their parameters, where their steps are the same; averages of a width are many."""
+    said = "sampling.json and likelihood.json are of different models of step 3000"
+    paths = [filled / name for name in ("sampling.json", "likelihood.json")]
+    whole = [path.read_bytes() for path in paths]
+
+    def pages(*changes):
+        for path, content, change in zip(paths, whole, changes, strict=True):
+            path.write_text(json.dumps(json.loads(content) | change))
+        texts = [html.unescape(page.read_text()) for page in (write_report(filled), write_summary(filled))]
+        for path, content in zip(paths, whole, strict=True):
+            path.write_bytes(content)
+        return [said in text for text in texts]
+
+    assert pages({"parameters": "x"}, {"parameters": "y"}) == [True, True]
+    assert pages({"parameters": "x"}, {"parameters": "x"}) == [False, False]
+    assert pages({"parameters": "x"}, {"parameters": "y", "step": 2000}) == [False, False]
+    assert pages({"parameters": "x"}, {"parameters": "y", "ema_step": 3000}) == [False, False]
+    entries = [{"step": 10, "parameters": "x"}, {"step": 20, "parameters": "y"}]
+    assert of_several_models(
+        {"evaluation.json": {"checkpoints": entries}, "import.json": {"step": 20, "parameters": "z"}}
+    )

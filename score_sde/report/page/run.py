@@ -15,7 +15,7 @@ from score_sde.checkpointing import newest_config
 from score_sde.config import default_config, leaves
 from score_sde.errors import UserError
 from score_sde.files import Unreadable, read_arrays, read_json, read_json_lines
-from score_sde.report.forms import misshapen
+from score_sde.report.forms import misshapen, of_several_models
 from score_sde.report.page.figures import dig, finite, real
 from score_sde.report.page.timings import Timings, read_timings
 from score_sde.report.summary import found_in, outdated
@@ -165,7 +165,7 @@ def read_run(workdir: Path, *, results: Path | None = None) -> Run:
     found = {name: _read_object(found_in(workdir, results, name), problems) for name in REPORTS}
     reports = {name: report for name, report in found.items() if report is not None}
     records = _read_records(workdir / "metrics.jsonl", problems)
-    problems += misshapen(reports, REPORTS)
+    problems += [*misshapen(reports, REPORTS), *of_several_models(reports)]
     problems += outdated(reports, REPORTS, max((record["step"] for record in records), default=0))
     return Run(
         path=workdir,
