@@ -175,7 +175,9 @@ def test_a_damaged_snapshot_does_not_pass(tmp_path):
         assert bits(Snapshots(tmp_path).load(20, width, like().params)) == bits(state_at(step).params)
     (tmp_path / "averages" / "20" / "0.05").rename(tmp_path / "averages" / "20" / "x")
     (tmp_path / "averages" / "20" / "0.1").rename(tmp_path / "averages" / "20" / "0.05")
-    with pytest.raises(UserError, match=r"The snapshot .*20 cannot be read \(the digest of 0\.05.*remove it"):
+    with pytest.raises(
+        UserError, match=r"The snapshot .*20/0\.05 cannot be read \(the digest of 0\.05.* is not the one"
+    ):
         Snapshots(tmp_path).load(20, 0.05, like().params)
 
 
