@@ -68,8 +68,9 @@ def _is_number(value: Any) -> bool:
 def of_several_models(reports: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     """Which results are of one step and of different parameters, so that they cannot be of one run.
 
-    >>> of_several_models({"a.json": {"step": 3, "parameters": "x"}, "b.json": {"step": 3, "parameters": "y"}})
-    ['a.json and b.json are of different models of step 3; one of them is of another run, or of this one as it was.']
+    >>> found = of_several_models({"a": {"step": 3, "parameters": "x"}, "b": {"step": 3, "parameters": "y"}})
+    >>> found[0].split(";")[0]
+    'a and b are of different models of step 3'
     """
     found: dict[int, dict[str, str]] = {}  # of each step, a file for every fingerprint
     for name, report in reports.items():
@@ -82,8 +83,8 @@ def of_several_models(reports: Mapping[str, Mapping[str, Any] | None]) -> list[s
             if isinstance(step, int) and isinstance(parameters, str):
                 found.setdefault(step, {}).setdefault(parameters, name)
     return [
-        f"{' and '.join(dict.fromkeys(models.values()))} are of different models of step {step}; one of them is of "
-        "another run, or of this one as it was."
+        f"{' and '.join(dict.fromkeys(models.values()))} are of different models of step {step}; one is of another "
+        "run, of this one as it was, or of another average."
         for step, models in found.items()
         if len(models) > 1
     ]
