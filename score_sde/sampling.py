@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from score_sde.arguments import check_samples
+from score_sde.arguments import check_key, check_samples, not_fulfilled, not_whole
 from score_sde.chains import Chain
-from score_sde.errors import UserError, unknown
+from score_sde.errors import UserError, refuse, unknown
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
 from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers.base import Solver, SolverState, fold_in
 from score_sde.solvers.pairing import check_pair, noise_scale_of
-from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn, time_dtype
+from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn, is_known, time_dtype
 
 Denoising = Literal["tweedie", "mean", "none"]
 Grid: TypeAlias = Float[Array, " steps_plus_one"]
@@ -47,22 +47,33 @@ class Sampler(Protocol):
         ...
 
 
+def _check_grid(num_steps: int, t_end: Number) -> None:
+    before = not_fulfilled("t_end", t_end, lambda t: (t >= 0.0) & (t < 1.0), "a time from 0 to below 1")
+    refuse([*not_whole("num_steps", num_steps, 1), *before])
+
+
 def uniform_times(num_steps: int, t_end: Number = 1e-3) -> Grid:
     """``num_steps`` equal steps from 1 to ``t_end``.
 
     >>> uniform_times(2, 0.5).tolist()
     [1.0, 0.75, 0.5]
+
+    Raises:
+        UserError: If there is no step, or ``t_end`` is no time before 1. So do the other grids.
     """
+    _check_grid(num_steps, t_end)
     return jnp.linspace(1.0, t_end, num_steps + 1)
 
 
 def quadratic_times(num_steps: int, t_end: Number = 1e-3) -> Grid:
     """Steps that shrink linearly towards the data: ``sqrt(t)`` is uniform."""
+    _check_grid(num_steps, t_end)
     return jnp.linspace(1.0, jnp.sqrt(t_end), num_steps + 1) ** 2
 
 
 def log_snr_times(process: Process, num_steps: int, t_end: Number = 1e-3) -> Grid:
     """Steps of equal change in the log signal-to-noise ratio (Lu et al. 2022, arXiv 2206.00927, section 3.4)."""
+    _check_grid(num_steps, t_end)
     ends = process.log_snr(jnp.stack([jnp.asarray(1.0), jnp.asarray(t_end)]))
     grid = process.inverse_log_snr(jnp.linspace(ends[0], ends[1], num_steps + 1))
     return grid.at[0].set(1.0).at[-1].set(t_end)  # the ends exactly, not up to rounding
@@ -70,6 +81,8 @@ def log_snr_times(process: Process, num_steps: int, t_end: Number = 1e-3) -> Gri
 
 def edm_times(process: Process, num_steps: int, t_end: Number = 1e-3, rho: Number = 7.0) -> Grid:
     """Equal steps in the ``rho``-th root of the noise-to-signal ratio ``s / m`` (Karras et al. 2022, eq. 5)."""
+    _check_grid(num_steps, t_end)
+    refuse(not_fulfilled("rho", rho, lambda rho: (rho > 0.0) & np.isfinite(rho), "a number above 0"))
     ends = jnp.exp(-0.5 / rho * process.log_snr(jnp.stack([jnp.asarray(1.0), jnp.asarray(t_end)])))
     ratio = jnp.linspace(ends[0], ends[1], num_steps + 1) ** rho
     grid = process.inverse_log_snr(-2.0 * jnp.log(ratio))
@@ -105,8 +118,17 @@ def levels_of(chain: Chain, times: Grid) -> Float[Array, " levels"]:
 
 
 def sample_keys(key: PRNGKey, first: Array | int, count: int) -> SampleKeys:
-    """One key per sample index, ``first`` to ``first + count - 1``."""
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(first + jnp.arange(count))
+    """One key per sample index, ``first`` to ``first + count - 1``.
+
+    Raises:
+        UserError: If the key is not one, or if the indices are no whole numbers from 0 to ``2^32 - 1``.
+    """
+    check_key(key)
+    refuse([*not_whole("first", first, 0, 2**32 - 1), *not_whole("count", count, 0)])
+    if is_known(first) and int(first) + count > 2**32:
+        raise UserError(f"The last sample is {int(first) + count - 1}; expected an index of at most 2^32 - 1.")
+    indices = jnp.asarray(first, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
 
 
 def solver_keys(keys: SampleKeys) -> SampleKeys:

@@ -22,7 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from score_sde.arguments import not_whole
 from score_sde.chains import DDPM, NCSN, Chain, Tabulated
+from score_sde.errors import refuse
 from score_sde.processes import Marginal, Process, ReverseProcess, Transition
 from score_sde.typing import Batch, Number, ScoreFn, Time, component, expand_like, holds
 
@@ -48,6 +50,7 @@ class SDE(Process):
 
     def discretize(self, n: int) -> Chain:
         """The chain of ``n`` levels of which the SDE is the limit; by default the one that visits its marginals."""
+        refuse(not_whole("n", n, 1))
         mean_coeffs, stds = self.marginal((1.0 + jnp.arange(n)) / n)
         return Tabulated(mean_coeffs=mean_coeffs, stds=stds, prior_std=self.prior_std)
 
@@ -127,6 +130,7 @@ class VE(SDE):
 
     def discretize(self, n: int) -> Chain:
         """The NCSN chain with ``n`` geometric noise levels, which are the marginals at its times."""
+        refuse(not_whole("n", n, 1))
         return NCSN(sigmas=self.marginal(jnp.linspace(0.0, 1.0, n)).std)
 
 
@@ -221,6 +225,7 @@ class VP(SDE):
         Raises:
             UserError: If the levels are so few that a step would have a variance of 1 or more.
         """
+        refuse(not_whole("n", n, 1))
         return DDPM(betas=self.beta(jnp.linspace(0.0, 1.0, n)) / n)
 
 

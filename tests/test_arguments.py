@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from score_sde import likelihood, sampling, solvers
+from score_sde.conditioning import Inpaint
 from score_sde.errors import UserError
-from score_sde.sdes import VP
+from score_sde.likelihood import Quantization
+from score_sde.models.normalization import ConditionalInstanceNorm2dPlus
+from score_sde.sdes import VE, VP
 from score_sde.solvers.adaptive_sde import solve_sde
 
 KEY, SDE, X = jax.random.key(0), VP(), jnp.zeros((5, 2))
@@ -170,3 +173,126 @@ def test_a_grid_may_start_anywhere_if_the_density_there_is_given():
         KEY, SDE, score, X, sampling.log_snr_times(SDE, 20)[5:], num_probes=None, terminal_logp=SDE.prior_logp
     )
     np.testing.assert_allclose(found.logp, SDE.prior_logp(X), atol=2e-3)  # N(0, I) is that of all times
+
+
+def integrate(**options):
+    return sampling.integrate(KEYS, solvers.Heun(), reverse(), X, TIMES, **options)
+
+
+def langevin(**options):
+    return solvers.langevin_monte_carlo(KEYS, lambda x: -x, X, **{"step_size": 0.1, "num_steps": 1} | options)
+
+
+def noise_scale(solver):
+    return sampling.integrate(KEYS, solver, SDE.reverse(score, noise_scale="x"), X, TIMES)
+
+
+def predicted(**options):
+    return solvers.PredictorCorrector(predictor=solvers.EulerMaruyama(), corrector=solvers.Langevin(), **options)
+
+
+LEVELS = jnp.array([[0, 3]])
+FOUR, EIGHT_BIT = Quantization(num_levels=4), Quantization(num_levels=256)
+
+#: Numbers that cannot be meant, by what is said of them.
+REFUSED = {
+    **{f"snr {snr}": lambda snr=snr: solvers.Langevin(snr=snr) for snr in (-1.0, NAN, "x")},
+    "snr is -1": lambda: solvers.AnnealedLangevin(snr=-1.0),
+    **{f"churn {churn}": lambda churn=churn: solvers.EDMHeun(churn=churn) for churn in (-1.0, 500.0, NAN)},
+    "churn_min is 2.0 and churn_max is 1.0": lambda: solvers.EDMHeun(churn_min=2.0, churn_max=1.0),
+    "noise is -1.0": lambda: solvers.EDMHeun(noise=-1.0),
+    "eta is -1.0": lambda: solvers.DDIM(eta=-1.0),
+    **{f"order {order}": lambda order=order: solvers.UniPC(order=order) for order in (7, 0, 2.0, True)},
+    **{f"order of {o}": lambda o=o: solvers.DPMSolverMultistep(order=o) for o in (4, 0, 2.0)},
+    "num_corrections is -1": lambda: predicted(num_corrections=-1),
+    **{f"num_levels {n}": lambda n=n: Quantization(num_levels=n) for n in (0, 1, -4, 2.5, NAN, True)},
+    "levels lie between -7 and 10": lambda: FOUR.dequantize(KEY, jnp.array([[10, -7]])),
+    "levels are of type float32": lambda: FOUR.dequantize(KEY, jnp.array([[0.5, 1.0]])),
+    "dim is 0": lambda: FOUR.bits_per_dim(jnp.zeros(1), 0),
+    **{f"num_steps {n}": lambda n=n: integrate(num_steps=n) for n in (2.5, 0, NAN, True)},
+    "num_steps is -1": lambda: langevin(num_steps=-1),
+    "step_size is nan": lambda: langevin(step_size=NAN),
+    **{f"max_steps {n}": lambda n=n: likelihood.log_likelihood(KEY, SDE, score, X, max_steps=n) for n in (0, -1, 2.5)},
+    "max_steps is 0": lambda: solve_sde(KEYS, reverse(), X, t1=0.5, max_steps=0),
+    "first is 4294967296": lambda: sampling.sample_keys(KEY, 2**32, 1),
+    "last sample is 4294967296": lambda: sampling.sample_keys(KEY, 2**32 - 1, 2),
+    "first is -1": lambda: sampling.sample_keys(KEY, -1, 2),
+    "count is -1": lambda: sampling.sample_keys(KEY, 0, -1),
+    "The key is an array of keys": lambda: sampling.sample_keys(KEYS, 0, 1),
+    "rho is 0": lambda: sampling.edm_times(SDE, 4, rho=0.0),
+    **{f"grid {n}": lambda n=n: sampling.uniform_times(n) for n in (-1, 0, 2.5)},
+    **{f"t_end {t}": lambda t=t: sampling.log_snr_times(SDE, 4, t) for t in (-1.0, 1.0, NAN)},
+    "n is 0": lambda: VE().discretize(0),
+    "key of the probes": lambda: likelihood.log_likelihood(KEYS, SDE, score, X),
+    "key of the bound": lambda: likelihood.nll_bound(KEYS, SDE, score, X, num_times=2),
+    "cauchy": lambda: likelihood.log_likelihood(KEY, SDE, score, X, num_probes=None, probe_kind="cauchy"),
+    "num_probes is 0": lambda: likelihood.nll_bound(KEY, SDE, score, X, num_probes=0),
+    **{
+        f"noise_scale of {solver}": lambda solver=solver: noise_scale(solver)
+        for solver in (solvers.Heun(), solvers.DDIM(), solvers.EDMHeun(), solvers.EulerMaruyama())
+    },
+    **{f"mask {m}": lambda m=m: Inpaint(solver=solvers.Heun(), known=X, mask=X + m) for m in (0.5, 0.9, 255.0, NAN)},
+    "whole known values": lambda: sampling.integrate(
+        KEYS, Inpaint(solver=solvers.Heun(), known=X.astype(int), mask=X), reverse(), X, TIMES
+    ),
+    "known values": lambda: Inpaint(solver=solvers.Heun(), known=X + NAN, mask=X + 1.0),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_numbers_that_cannot_be_meant_are_refused(name):
+    with pytest.raises(UserError, match=name if " is " in name else "expected|Unknown"):
+        REFUSED[name]()
+
+
+def test_traced_numbers_of_solvers_and_levels_pass():
+    jax.eval_shape(lambda snr: solvers.Langevin(snr=snr), 0.1)
+    jax.eval_shape(lambda churn: solvers.EDMHeun(churn=churn), 0.1)
+    jax.eval_shape(lambda levels: FOUR.dequantize(KEY, levels), LEVELS)
+    jax.eval_shape(lambda mask: Inpaint(solver=solvers.Heun(), known=X, mask=mask), X)
+    jax.eval_shape(lambda first: sampling.sample_keys(KEY, first, 2), 3)
+
+
+def test_a_mask_may_be_of_any_type():
+    masks = [jnp.ones((5, 2), dtype) for dtype in (bool, int, jnp.uint8, float)]
+    held = [Inpaint(solver=solvers.Heun(), known=X + 3.0, mask=mask).restore(X) for mask in masks]
+    assert all((x == 3.0).all() for x in held)
+
+
+def test_the_largest_index_of_a_sample_has_a_key():
+    keys = sampling.sample_keys(KEY, 2**32 - 2, 2)
+    assert keys[1] == jax.random.fold_in(KEY, np.uint32(2**32 - 1))
+
+
+IMAGES = jax.random.randint(KEY, (2, 8, 8, 1), 0, 256)
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (IMAGES / 255.0, "no noise.*scaled to 0 to 1"),
+        (IMAGES / 256.0, "no noise.*scaled to 0 to 1"),
+        (IMAGES / 127.5 - 1.0, "no noise.*scaled to -1 to 1"),
+        (Quantization(num_levels=256, centered=False).dequantize(KEY, IMAGES), "expected centered=False"),
+    ],
+)
+def test_images_of_the_other_scale_are_refused(x, said):
+    with pytest.raises(UserError, match=said):
+        likelihood.bits_per_dim(KEY, SDE, score, x, quantization=EIGHT_BIT)
+
+
+def test_bright_images_are_images():
+    EIGHT_BIT.check(EIGHT_BIT.dequantize(KEY, jnp.full((1, 28, 28, 1), 250)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_data_of_half_precision_have_the_density_of_their_values(dtype):
+    x = (X + 0.5).astype(dtype)
+    found = likelihood.log_likelihood(KEY, SDE, score, x, num_probes=None, rtol=1e-3)
+    np.testing.assert_allclose(found.logp, SDE.prior_logp(X + 0.5), atol=1e-2)
+
+
+def test_a_noise_level_out_of_range_gives_no_numbers():
+    norm, x = ConditionalInstanceNorm2dPlus(num_classes=3), jax.random.normal(KEY, (4, 2, 2, 6))
+    y, _ = norm.init_with_output(KEY, x, jnp.array([-1, 0, 2, 3]))
+    assert jnp.isfinite(y).all(axis=(1, 2, 3)).tolist() == [False, True, True, False]

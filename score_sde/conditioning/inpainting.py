@@ -13,21 +13,25 @@ predictor steps gave 0.77 and 0.37.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Integer
 
+from score_sde.arguments import Checked, check_floats
 from score_sde.errors import UserError
 from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers import PredictorCorrector, Solver, SolverState
 from score_sde.solvers.base import fold_in, sample_noise
-from score_sde.typing import Batch, SampleKeys, Scalar, component
+from score_sde.typing import Batch, SampleKeys, Scalar, component, holds
 
 #: Purposes of the keys derived from those of a step, out of the way of a solver's own.
 _START, _STEP = 0x7FFFFFFE, 0x7FFFFFFF
 
 
 @component
-class Inpaint:
+class Inpaint(Checked):
     r"""A solver that holds known values; it takes any solver, and any process that the solver takes.
 
     Of a :class:`~score_sde.solvers.PredictorCorrector` the known values are replaced after the predictor and after
@@ -41,7 +45,7 @@ class Inpaint:
     Attributes:
         solver: The solver of the unknown values.
         known: Known values, of the shape of the samples; anything finite where they are unknown.
-        mask: 1 where values are known, 0 elsewhere; of the same shape.
+        mask: 1 (or true) where values are known, 0 elsewhere; of the same shape.
 
     >>> import jax
     >>> from score_sde import VP, sampling, solvers
@@ -56,7 +60,16 @@ class Inpaint:
 
     solver: Solver
     known: Batch
-    mask: Batch
+    mask: Batch | Bool[Array, "batch *event"] | Integer[Array, "batch *event"]
+
+    def problems(self) -> Iterator[str]:
+        """A mask that is neither 0 nor 1, and known values that are no numbers."""
+        mask = self.mask
+        if not holds(lambda mask: (mask == 0) | (mask == 1), mask):
+            wrong = next(value for value in np.asarray(mask).ravel().tolist() if value not in (0, 1))
+            yield f"The mask holds {wrong}; expected 1 where values are known and 0 elsewhere, and nothing between."
+        elif not holds(lambda known, mask: np.isfinite(np.where(mask == 1, known, 0.0)), self.known, mask):
+            yield "Some known values are no finite numbers; expected such only where the mask is 0."
 
     @property
     def num_evals(self) -> int:
@@ -67,8 +80,9 @@ class Inpaint:
         """The solver's.
 
         Raises:
-            UserError: If samples, known values and mask are not of one shape.
+            UserError: If samples, known values and mask are not of one shape, or the known values are whole numbers.
         """
+        check_floats(self.known, "known values")
         if not x.shape == self.known.shape == self.mask.shape:
             raise UserError(
                 f"Samples have shape {x.shape}, known values {self.known.shape} and the mask {self.mask.shape}; "

@@ -32,7 +32,7 @@ def log_bin_probability(x: Batch, shift: Batch, std: Number, quantization: Quant
         quantization: The grey levels and their scale.
 
     Raises:
-        UserError: If the data have no grey levels, or one only.
+        UserError: If the data have no grey levels.
 
     >>> binary = Quantization(num_levels=2)  # the bins meet at 0
     >>> x = binary.midpoints(jnp.array([[0, 1]]))
@@ -40,8 +40,8 @@ def log_bin_probability(x: Batch, shift: Batch, std: Number, quantization: Quant
     [[0.5, 0.5]]
     """
     num_levels, width = quantization.num_levels, quantization.width
-    if num_levels is None or num_levels < 2:
-        raise UserError(f"The data have {num_levels} grey levels, which is no partition; expected 2 or more.")
+    if num_levels is None:
+        raise UserError("The data are continuous, which is no partition; expected grey levels.")
     level = jnp.clip(jnp.floor((x + (width - 1.0)) * (num_levels / width)), 0, num_levels - 1)
     middle = ((quantization.midpoints(level) - x) - shift) / std
     half = 0.5 * width / num_levels / jnp.asarray(std, x.dtype)

@@ -19,6 +19,7 @@ weights ``p / q`` under the logarithm is closer still (:func:`importance_weighte
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -26,8 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.errors import UserError
-from score_sde.typing import Batch, Dequantizer, Params, PRNGKey, Times, component, static
+from score_sde.arguments import Checked, not_whole
+from score_sde.errors import UserError, refuse
+from score_sde.typing import Batch, Dequantizer, Params, PRNGKey, Times, component, holds, static
+
+_MANY = 64  # values, of which by chance none lies in the darker half
 
 
 class Dequantized(NamedTuple):
@@ -54,16 +58,21 @@ class UniformDequantizer:
 
 
 @component
-class Quantization:
+class Quantization(Checked):
     """The grey levels of a data set and the interval its pixels are scaled to.
 
     Attributes:
-        num_levels: Number of grey levels ``K``; ``None`` for data that are continuous to begin with.
+        num_levels: Number of grey levels ``K``, 2 or more; ``None`` for data that are continuous to begin with.
         centered: Scale to ``[-1, 1]`` if true, else to ``[0, 1]``.
     """
 
     num_levels: int | None = static(default=256)
     centered: bool = static(default=True)
+
+    def problems(self) -> Iterator[str]:
+        """A number of levels that is no partition."""
+        if self.num_levels is not None and list(not_whole("num_levels", self.num_levels, 2)):
+            yield f"num_levels is {self.num_levels}, which is no partition; expected 2 or more, or None."
 
     @property
     def width(self) -> float:
@@ -80,7 +89,11 @@ class Quantization:
         return 0.0 if self.num_levels is None else math.log2(self.num_levels / self.width)
 
     def dequantize(self, key: PRNGKey, levels: Array) -> Batch:
-        """Levels plus uniform noise, scaled: ``(k + u) / K``; continuous data pass unchanged."""
+        """Levels plus uniform noise, scaled: ``(k + u) / K``; continuous data pass unchanged.
+
+        Raises:
+            UserError: If the levels are no whole numbers from 0 to ``K - 1``, as far as they can be read.
+        """
         if self.num_levels is None:
             return levels.astype(jnp.float32)
         return self.place(levels, jax.random.uniform(key, levels.shape))
@@ -89,13 +102,15 @@ class Quantization:
         """Levels at the places ``u`` in ``[0, 1)`` of their bins, ``(k + u) / K``, scaled.
 
         Raises:
-            UserError: If the data are continuous and have no bins.
+            UserError: If the data are continuous and have no bins, or if the levels are no whole numbers from 0 to
+                ``K - 1``, as far as they can be read.
 
         >>> Quantization(num_levels=2).place(jnp.array([[0, 1]]), jnp.array([[0.5, 0.0]])).tolist()
         [[-0.5, 0.0]]
         """
         if self.num_levels is None:
             raise UserError("The data are continuous and have no bins to draw noise in; expected grey levels.")
+        self._check_levels(levels)
         return self._scale((levels.astype(u.dtype) + u) / self.num_levels)
 
     def dequantize_with(
@@ -112,7 +127,7 @@ class Quantization:
         ``bits_per_dim(logp(x) - log_q, dim)`` bounds that of the images from above.
 
         Raises:
-            UserError: If the data are continuous.
+            UserError: As of :meth:`place`.
 
         >>> levels = jnp.array([[0, 1, 2, 3]])
         >>> x, log_q = Quantization(num_levels=4).dequantize_with(UniformDequantizer(), {}, jax.random.key(0), levels)
@@ -133,26 +148,46 @@ class Quantization:
         ...
         score_sde.errors.UserError: The data have no noise: ...
         """
-        values, low = np.asarray(x), -1.0 if self.centered else 0.0
+        values, low = np.asarray(x), 1.0 - self.width
         if not np.issubdtype(values.dtype, np.floating):
             raise UserError(
                 f"The data are {values.dtype}; expected dequantised ones, as Quantization.dequantize makes."
             )
-        if self.num_levels is None:
+        if self.num_levels is None or values.size == 0:
             return
         if not ((values >= low - 1e-6) & (values <= 1.0 + 1e-6)).all():
             raise UserError(
                 f"The data lie between {values.min():g} and {values.max():g}; expected {low:g} to 1, the declared "
                 f"range (centered={self.centered})."
             )
-        unit = (values - low) / self.width
-        # Grey levels that were divided by K or by K - 1, or put into the middle of their bins.
-        for places in (unit * self.num_levels, unit * (self.num_levels - 1), unit * self.num_levels - 0.5):
-            if np.abs(places - np.round(places)).max() < 1e-3:
+        for scale, unit in (("-1", 0.5 * (values + 1.0)), ("0", values)):
+            if self._on_lattice(unit):
                 raise UserError(
-                    f"The data have no noise: they are {self.num_levels} grey levels, scaled. A density could be "
-                    "infinite there; expected x = Quantization.dequantize(key, levels)."
+                    f"The data have no noise: they are {self.num_levels} grey levels, scaled to {scale} to 1. A "
+                    "density could be infinite there; expected x = Quantization.dequantize(key, levels)."
                 )
+        # Bright images have nothing below the middle, and nothing dark above it.
+        if self.centered and values.size >= _MANY and 0.0 <= values.min() < 1.0 / 16.0:
+            raise UserError(
+                f"The {values.size} values of the data lie between {values.min():.3g} and {values.max():.3g}, and none "
+                "of them is in the darker half of -1 to 1; expected centered=False for data from 0 to 1."
+            )
+
+    def _on_lattice(self, unit: np.ndarray) -> bool:
+        """Whether values are grey levels that were divided by K or by K - 1, or put into the middle of their bins."""
+        assert self.num_levels is not None
+        choices = (unit * self.num_levels, unit * (self.num_levels - 1), unit * self.num_levels - 0.5)
+        return any(np.abs(places - np.round(places)).max() < 1e-3 for places in choices)
+
+    def _check_levels(self, levels: Array) -> None:
+        if not (jnp.issubdtype(levels.dtype, jnp.integer) or levels.dtype == jnp.bool_):
+            raise UserError(f"The grey levels are of type {levels.dtype}; expected whole numbers.")
+        if not holds(lambda levels: (levels >= 0) & (levels < self.num_levels), levels):
+            values = np.asarray(levels)
+            raise UserError(
+                f"The grey levels lie between {values.min()} and {values.max()}; expected 0 to "
+                f"{(self.num_levels or 0) - 1}."
+            )
 
     def midpoints(self, levels: Array) -> Batch:
         """Levels at the middle of their bins, ``(k + 1/2) / K``, scaled: the deterministic choice."""
@@ -175,9 +210,13 @@ class Quantization:
     def bits_per_dim(self, logp: Times, dim: int) -> Times:
         """Negative log-likelihood in bits per dimension of the discrete data, from nats of the scaled data.
 
+        Raises:
+            UserError: If there are no dimensions.
+
         >>> float(Quantization(num_levels=256).bits_per_dim(jnp.zeros(1), 4)[0])
         7.0
         """
+        refuse(not_whole("dim", dim, 1))
         return -logp / (dim * math.log(2.0)) + self.offset
 
     def _scale(self, unit: Batch) -> Batch:

@@ -147,7 +147,7 @@ class NCSN(NCSNv2):
     def _norms(self, condition: Times) -> tuple[Normalize, Normalize]:
         if self.normalization != "InstanceNorm++":
             raise unknown("conditional normalization", self.normalization, ["InstanceNorm++"])
-        labels = jnp.round(condition).astype(jnp.int32)
+        labels = jnp.where(jnp.isfinite(condition), jnp.round(condition), -1.0).astype(jnp.int32)
         norm = functools.partial(ConditionalInstanceNorm2dPlus, self.num_classes, unbiased=self.pytorch)
 
         def normalize(x: Array) -> Array:

@@ -130,6 +130,7 @@ class ConditionalInstanceNorm2dPlus(nn.Module):
     def __call__(self, x: Images, labels: Labels) -> Images:
         """Normalise each image with the weights of its class; a class out of range gives NaN."""
         table = nn.Embed(self.num_classes, 3 * x.shape[-1], embedding_init=gains_and_zeros)
+        labels = jnp.where(labels < 0, self.num_classes, labels)  # which would count from the end
         gamma, alpha, beta = jnp.split(table(labels), 3, axis=-1)
         h, means = standardise(x)
         shift = gamma * alpha * relative_brightness(means, self.unbiased) + beta

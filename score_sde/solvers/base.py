@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from score_sde.arguments import Checked
 from score_sde.errors import UserError
 from score_sde.processes import Process, ReverseProcess
 from score_sde.sdes import SDE, ReverseSDE
@@ -60,7 +61,7 @@ class Solver(Protocol):
         ...
 
 
-class StatelessSolver:
+class StatelessSolver(Checked):
     """Base of the solvers whose only state is the sample."""
 
     def init(self, x: Batch) -> SolverState:

@@ -1,9 +1,11 @@
 """Predictor-corrector: the composition of two solvers is a solver."""
 
+from collections.abc import Iterator
+
 import jax
 from jaxtyping import Array
 
-from score_sde.errors import UserError
+from score_sde.arguments import Checked, not_whole
 from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import Solver, SolverState, fold_in
 from score_sde.solvers.pairing import Follows, follows_of
@@ -11,7 +13,7 @@ from score_sde.typing import Batch, SampleKeys, Scalar, component, static
 
 
 @component
-class PredictorCorrector:
+class PredictorCorrector(Checked):
     """One predictor step from ``t`` to ``s``, then ``num_corrections`` corrector steps at ``s``.
 
     This is algorithm 1 of Song et al. 2021; their code corrects before it predicts, which is ``corrector_first``. With
@@ -23,14 +25,11 @@ class PredictorCorrector:
     num_corrections: int = static(default=1)
     corrector_first: bool = static(default=False)
 
-    def __post_init__(self) -> None:
-        """Refuse a predictor that would not notice corrections, or be misled by them.
-
-        Raises:
-            UserError: If it goes on from its own past.
-        """
+    def problems(self) -> Iterator[str]:
+        """A number of corrections that is none, and a predictor that would not notice them, or be misled by them."""
+        yield from not_whole("num_corrections", self.num_corrections, 0)
         if self.num_corrections and getattr(self.predictor, "keeps_past", False):
-            raise UserError(
+            yield (
                 f"{type(self.predictor).__name__} goes on from its own past, and a corrector would move the sample "
                 "away from it; expected no corrections, or a predictor without a past such as DPMSolverSinglestep."
             )

@@ -1,13 +1,20 @@
 r"""Correctors: Markov chains that leave the marginal at a fixed time (nearly) invariant."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 
+from score_sde.arguments import not_fulfilled
 from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
 from score_sde.solvers.pairing import Follows
 from score_sde.typing import Batch, Number, SampleKeys, Scalar, Times, component, expand_like, static
+
+
+def _no_ratio(snr: Number) -> Iterator[str]:
+    yield from not_fulfilled("snr", snr, lambda snr: (snr >= 0.0) & np.isfinite(snr), "a ratio, 0 or more")
 
 
 def _norms(x: Batch) -> Times:
@@ -32,6 +39,10 @@ class Langevin(StatelessSolver):
     per_sample: bool = static(default=False)
 
     follows: ClassVar[Follows] = "still"
+
+    def problems(self) -> Iterator[str]:
+        """A ratio that is none."""
+        yield from _no_ratio(self.snr)
 
     @property
     def num_evals(self) -> int:
@@ -66,6 +77,10 @@ class AnnealedLangevin(StatelessSolver):
     snr: Number = 0.16
 
     follows: ClassVar[Follows] = "still"
+
+    def problems(self) -> Iterator[str]:
+        """A ratio that is none."""
+        yield from _no_ratio(self.snr)
 
     @property
     def num_evals(self) -> int:

@@ -10,11 +10,13 @@ sub-VP and chains are all alike.
 """
 
 import math
+from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from score_sde.arguments import not_whole
 from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
 from score_sde.solvers.pairing import Follows
@@ -102,6 +104,10 @@ class DPMSolverMultistep(StatelessSolver):
     order: int = static(default=2)
     follows: Follows = static(default="any")
     keeps_past: ClassVar[bool] = True
+
+    def problems(self) -> Iterator[str]:
+        """An order of which there is no such method."""
+        yield from not_whole("order", self.order, 1, 3)
 
     @property
     def num_evals(self) -> int:
@@ -201,6 +207,10 @@ class UniPC(StatelessSolver):
     order: int = static(default=2)
     follows: ClassVar[Follows] = "flow"
     keeps_past: ClassVar[bool] = True
+
+    def problems(self) -> Iterator[str]:
+        """An order of which there is no such method."""
+        yield from not_whole("order", self.order, 1, 3)
 
     @property
     def num_evals(self) -> int:

@@ -1,13 +1,16 @@
 """Fixed-step solvers of the probability-flow ODE in time, and Heun's method in the noise level, with churn."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 
+from score_sde.arguments import not_fulfilled
 from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, continuous, sample_noise
 from score_sde.solvers.pairing import Follows
-from score_sde.typing import Batch, Number, SampleKeys, Scalar, component
+from score_sde.typing import Batch, Number, SampleKeys, Scalar, component, holds
 
 
 @component
@@ -60,7 +63,8 @@ class EDMHeun(StatelessSolver):
     denoised sample stands still. With ``churn`` each step first adds noise, up to the ratio ``r (1 + churn)``.
 
     Attributes:
-        churn: Relative increase of the noise level before each step: the paper's ``S_churn / N``, at most 0.41.
+        churn: Relative increase of the noise level before each step: the paper's ``S_churn / N``, at most 0.41; 1
+            would double the noise, and is the most.
         churn_min: Least ratio at which noise is added, the paper's ``S_min``.
         churn_max: Greatest ratio at which noise is added, ``S_max``.
         noise: Std of that noise, ``S_noise``.
@@ -72,6 +76,16 @@ class EDMHeun(StatelessSolver):
     noise: Number = 1.0
 
     follows: ClassVar[Follows] = "own"
+
+    def problems(self) -> Iterator[str]:
+        """Noise that no step can add."""
+        yield from not_fulfilled("churn", self.churn, lambda churn: (churn >= 0.0) & (churn <= 1.0), "0 to 1")
+        for name in ("churn_min", "churn_max"):
+            yield from not_fulfilled(name, getattr(self, name), lambda ratio: ratio >= 0.0, "a ratio, 0 or more")
+        if not holds(lambda low, high: ~(low > high), self.churn_min, self.churn_max):
+            low, high = self.churn_min, self.churn_max
+            yield f"churn_min is {low} and churn_max is {high}; expected the first to be no larger."
+        yield from not_fulfilled("noise", self.noise, lambda std: (std >= 0.0) & np.isfinite(std), "0 or more")
 
     @property
     def num_evals(self) -> int:

@@ -5,17 +5,17 @@ discretisations of the probability flow. The last three need the marginals of th
 too.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.errors import UserError
+from score_sde.arguments import not_fulfilled
 from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, continuous, sample_noise
 from score_sde.solvers.pairing import Follows, check_discrete_steps
-from score_sde.typing import Number, SampleKeys, Scalar, component, is_known, static
+from score_sde.typing import Number, SampleKeys, Scalar, component, static
 
 
 @component
@@ -106,14 +106,10 @@ class DDIM(StatelessSolver):
 
     eta: Number = 0.0
 
-    def __post_init__(self) -> None:
-        """Refuse more noise than a step has room for.
-
-        Raises:
-            UserError: If ``eta`` is not between 0 and 1.
-        """
-        if is_known(self.eta) and not ((np.asarray(self.eta) >= 0.0) & (np.asarray(self.eta) <= 1.0)).all():
-            raise UserError(f"eta is {self.eta}; expected 0, no noise, to 1, the noise of ancestral sampling.")
+    def problems(self) -> Iterator[str]:
+        """More noise than a step has room for."""
+        bounds = "0, no noise, to 1, the noise of ancestral sampling"
+        yield from not_fulfilled("eta", self.eta, lambda eta: (eta >= 0.0) & (eta <= 1.0), bounds)
 
     follows: ClassVar[Follows] = "own"
 
