@@ -195,7 +195,7 @@ NO_GRIDS = {
     "to the data": (sampling.uniform_times(5, 0.0), None, "is 0, where a VP process has no noise"),
     "no number": (REPEATED.at[1].set(jnp.nan), None, "Time 1 of the grid is nan"),
     "beyond the prior": (2.0 * sampling.uniform_times(5), None, "Time 0 of the grid is 2"),
-    "below the data": (sampling.uniform_times(5, -0.1), None, "Time 5 of the grid is -0.1"),
+    "below the data": (jnp.linspace(1.0, -0.1, 6), None, "Time 5 of the grid is -0.1"),
     "one time": (REPEATED[:1], None, "number of times in the grid is 1"),
     "no times": (REPEATED[:0], None, "number of times in the grid is 0"),
     "too many steps": (sampling.uniform_times(5), 6, "num_steps is 6, and the grid has 5 steps; expected 1 to 5"),
