@@ -6,7 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from score_sde import likelihood, sampling, solvers
+from score_sde import likelihood, objectives, sampling, solvers
 from score_sde.conditioning import Inpaint
 from score_sde.errors import UserError
 from score_sde.likelihood import Quantization
@@ -198,6 +198,10 @@ FOUR, EIGHT_BIT = Quantization(num_levels=4), Quantization(num_levels=256)
 REFUSED = {
     **{f"snr {snr}": lambda snr=snr: solvers.Langevin(snr=snr) for snr in (-1.0, NAN, "x")},
     "snr is -1": lambda: solvers.AnnealedLangevin(snr=-1.0),
+    **{f"t0 is {t}": lambda t=t: objectives.UniformTimes(t0=t) for t in (-1.0, 1.0, NAN)},
+    "t1 is 2.0": lambda: objectives.LowDiscrepancyTimes(t1=2.0),
+    "t0 is 0.5 and t1 is 0.1": lambda: objectives.ImportanceTimes(sde=VP(), t0=0.5, t1=0.1),
+    "num_levels is 1": lambda: objectives.LevelTimes(num_levels=1),
     **{f"churn {churn}": lambda churn=churn: solvers.EDMHeun(churn=churn) for churn in (-1.0, 500.0, NAN)},
     "churn_min is 2.0 and churn_max is 1.0": lambda: solvers.EDMHeun(churn_min=2.0, churn_max=1.0),
     "noise is -1.0": lambda: solvers.EDMHeun(noise=-1.0),

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from score_sde.arguments import example_keys
 from score_sde.chains import Chain
 from score_sde.errors import UserError
 from score_sde.likelihood.ancestral_bound import ChainBound, prior_divergence
@@ -136,7 +137,7 @@ def hierarchical_elbo(
     True
     """
     _check(chain, num_samples)
-    keys = _example_keys(key, x)
+    keys = example_keys(key, x)
 
     def log_weight(draw: Int[Array, ""]) -> Times:
         own = jax.vmap(lambda k: jax.random.fold_in(k, draw))(keys)
@@ -222,7 +223,7 @@ def learned_variance_bound(
     True
     """
     _check(chain)
-    keys, last = _example_keys(key, x), chain.num_levels - 1
+    keys, last = example_keys(key, x), chain.num_levels - 1
 
     def level(index: Int[Array, ""]) -> tuple[Times, Times]:
         levels = jnp.full(x.shape[:1], index)
@@ -361,10 +362,6 @@ def _times(chain: Chain, x: Batch) -> Float[Array, " levels"]:
 
 def _isotropic(mean: Batch, std: Float[Array, ""]) -> Gaussian:
     return Gaussian(mean, jnp.full_like(mean, jnp.log(std)))
-
-
-def _example_keys(key: PRNGKey, x: Batch) -> SampleKeys:
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
 
 
 def _noise(keys: SampleKeys, index: Int[Array, ""], x: Batch) -> Batch:

@@ -5,17 +5,18 @@ time in ``[t0, t1]``. A weighting is the ``lambda(t)`` of the denoising score ma
 ``lambda(t) |score + z / s|^2`` (Song et al. 2021, eq. 7).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from score_sde.arguments import Checked, not_fulfilled, not_whole
 from score_sde.errors import UserError
 from score_sde.processes import Process
 from score_sde.sdes import SDE
-from score_sde.typing import Number, PRNGKey, Scalar, Time, Times, TimeSampler, TimeSamples, component
+from score_sde.typing import Number, PRNGKey, Scalar, Time, Times, TimeSampler, TimeSamples, component, holds
 
 Weighting: TypeAlias = Callable[[Process, Times], Times]
 
@@ -32,8 +33,22 @@ def likelihood_weighting(sde: Process, t: Time) -> Time:
     return sde.diffusion(t) ** 2
 
 
+class _Between(Checked):
+    """Base of the time samplers: times between two, which are refused where they are no times of training."""
+
+    t0: Number
+    t1: Number
+
+    def problems(self) -> Iterator[str]:
+        """Sentences about numbers between which there is no time."""
+        yield from not_fulfilled("t0", self.t0, lambda t0: (t0 >= 0.0) & (t0 < 1.0), "a time from 0 to below 1")
+        yield from not_fulfilled("t1", self.t1, lambda t1: (t1 > 0.0) & (t1 <= 1.0), "a time above 0, up to 1")
+        if not holds(lambda t0, t1: t0 < t1, self.t0, self.t1):
+            yield f"t0 is {self.t0} and t1 is {self.t1}; expected the first to be smaller."
+
+
 @component
-class UniformTimes:
+class UniformTimes(_Between):
     """Independent uniform times on ``[t0, t1]``; the choice of the original.
 
     >>> samples = UniformTimes(t0=0.5).sample(jax.random.key(0), 100)
@@ -54,7 +69,7 @@ class UniformTimes:
 
 
 @component
-class LowDiscrepancyTimes:
+class LowDiscrepancyTimes(_Between):
     """One shared uniform offset and ``n`` equal strides: uniform marginals, lower variance.
 
     Kingma et al. 2021 (arXiv 2107.00630, appendix I.1): ``u_i = (u_0 + i / n) mod 1``.
@@ -70,7 +85,7 @@ class LowDiscrepancyTimes:
 
 
 @component
-class LevelTimes:
+class LevelTimes(_Between):
     """Independent draws from ``num_levels`` equidistant times, the noise levels of a discrete chain.
 
     From ``t0 = 1 / N`` they are the times of :class:`~score_sde.chains.DDPM`, from ``t0 = 0`` those of
@@ -84,6 +99,11 @@ class LevelTimes:
     t1: Number = 1.0
     num_levels: Number = 1000
 
+    def problems(self) -> Iterator[str]:
+        """Sentences about numbers that make no levels."""
+        yield from super().problems()
+        yield from not_whole("num_levels", self.num_levels, 2)
+
     def sample(self, key: PRNGKey, n: int) -> TimeSamples:
         """Draw ``n`` times."""
         u = jax.random.randint(key, (n,), 0, self.num_levels) / (self.num_levels - 1)
@@ -91,7 +111,7 @@ class LevelTimes:
 
 
 @component
-class ImportanceTimes:
+class ImportanceTimes(_Between):
     r"""Times with density proportional to ``g(t)^2 / s(t)^2``, which tames the variance of likelihood weighting.
 
     Song et al. 2021b (arXiv 2101.09258, section 5). Because ``m' = f m`` and ``(s^2)' = 2 f s^2 + g^2``, for every

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from score_sde.arguments import example_keys
 from score_sde.chains import Chain
 from score_sde.errors import UserError
 from score_sde.objectives.score_matching import part_of
@@ -108,7 +109,7 @@ def elbo(key: PRNGKey, model: LatentVariableModel, params: Params, x: Batch) -> 
     >>> round(float(bound[0]), 4)  # log N(0; 0, I) in two dimensions
     -1.8379
     """
-    return _elbo(_example_keys(key, x), model, params, x)
+    return _elbo(example_keys(key, x), model, params, x)
 
 
 def importance_bound(
@@ -139,7 +140,7 @@ def importance_bound(
     """
     if num_samples < 1 or chunk < 1:
         raise UserError(f"num_samples is {num_samples} and chunk {chunk}; expected at least 1 of both.")
-    return _importance_bound(_example_keys(key, x), model, params, x, num_samples, chunk)
+    return _importance_bound(example_keys(key, x), model, params, x, num_samples, chunk)
 
 
 def vae_loss(model: LatentVariableModel, *, num_samples: int | None = None) -> LossFn:
@@ -162,7 +163,7 @@ def vae_loss(model: LatentVariableModel, *, num_samples: int | None = None) -> L
     def loss_fn(
         params: Params, key: PRNGKey, batch: Batch, *, train: bool, part: tuple[Any, int] | None = None
     ) -> Float[Array, " examples"]:
-        keys = _example_keys(key, batch)
+        keys = example_keys(key, batch)
         if part is not None:
             batch, keys = part_of((batch, keys), *part)
         if num_samples is None:
@@ -274,10 +275,6 @@ def _importance_bound(
     else:
         log_weights = jax.lax.map(log_weight, indices, batch_size=chunk)
     return jax.nn.logsumexp(log_weights, axis=0) - math.log(num_samples)
-
-
-def _example_keys(key: PRNGKey, x: Batch) -> SampleKeys:
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
 
 
 def _normal(keys: SampleKeys, index: Int[Array, ""] | int, shape: tuple[int, ...], dtype: Any) -> Batch:
