@@ -335,6 +335,7 @@ def _collect(
             connection.close()  # a health check or a port scan
             continue
         count, index = greeting
+        _drop_those_who_left(present)  # while nobody came
         if count == member.num_processes and index not in present:
             present[index] = connection
             continue

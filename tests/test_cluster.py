@@ -109,12 +109,13 @@ def _roll(port, places, timeout=10.0):
     return heard
 
 
-def _knock(port, words):
-    """Say something to process 0 as soon as it listens, and leave."""
+def _knock(port, words, stay=0.0):
+    """Say something to process 0 as soon as it listens, and leave after some seconds."""
     while True:
         try:
             with socket.create_connection(("127.0.0.1", port)) as connection:
                 connection.sendall(words)
+                time.sleep(stay)
                 return
         except ConnectionRefusedError:
             time.sleep(0.01)
@@ -135,8 +136,8 @@ def test_strangers_and_processes_that_left_do_not_count(port, words):
 
 
 def test_a_process_that_was_started_again_is_let_in(port):
-    knocking = threading.Thread(target=_knock, args=(port, b"score_sde 3 1\n"))
-    again = threading.Timer(0.3, lambda: heard.extend(_roll(port, [(3, 1), (3, 2)])))
+    knocking = threading.Thread(target=_knock, args=(port, b"score_sde 3 1\n", 0.1))  # it leaves while nobody comes
+    again = threading.Timer(0.5, lambda: heard.extend(_roll(port, [(3, 1), (3, 2)])))
     heard = []
     knocking.start()
     again.start()
