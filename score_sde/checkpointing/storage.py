@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +19,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from score_sde.checkpointing.digests import descriptions, examine, json_digest
+from score_sde.cluster import is_main
 from score_sde.errors import UserError
 from score_sde.files import reason_of
 
 _DIGESTS = "digests"
 _USUAL_LOOP = asyncio.new_event_loop
 _LACKS = ("permission denied", "too many open files", "out of memory")  # of the reader, not of what is read
+_TRIES, _PAUSE = 20, 0.05  # seconds
 _FULL = ("RESOURCE_EXHAUSTED", "No space left on device")  # as tensorstore says it
 
 
@@ -120,6 +124,8 @@ class Store:
             # Threads that wait for a directory that a full disk refuses would hold up the end of a program for 20 min.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
+        if is_main():
+            _remove_begun(directory)
         with _writing(directory):
             self._manager = _Manager(directory, options=options)
         self._loops = contextlib.ExitStack()
@@ -168,6 +174,16 @@ class Store:
                 self._manager.wait_until_finished()
             finally:
                 self._manager.close()
+
+
+def _remove_begun(directory: Path) -> None:
+    """Remove what a save that failed has begun; threads of the same program may still be writing there for a moment."""
+    for begun in directory.glob("*.orbax-checkpoint-tmp*"):
+        for _ in range(_TRIES):
+            shutil.rmtree(begun, ignore_errors=True)
+            if not begun.exists():
+                break
+            time.sleep(_PAUSE)
 
 
 class NotFinite(UserError):
