@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from score_sde.config import ConfigDict, leaves
+from score_sde.errors import plural
 from score_sde.experiment import SDES
 from score_sde.fields import FIELDS
 from score_sde.fields.kinds import shown
@@ -70,13 +71,13 @@ _CLASSES: Mapping[str, Mapping[str, Collection[str]]] = {
 _BY_NUMBER = ("level", "descending_level")  # how a network is told the number of a level
 _HEEDFUL = tuple(name for name, make in PREDICTORS.items() if follows_of(make()) in ("any", "sde"))
 _SCORE = Where("model.name", ("vae",), but=True)
-_IMPORTANCE = ("num_steps", "tolerance", "grid", "order", "num_probes", "probe_kind", "fresh_probes", "t_min")
+_FLOW = ("num_steps", "tolerance", "grid", "order", "num_probes", "probe_kind", "fresh_probes", "t_min")
 
 # What is read only where a condition holds, or one of several.
 _TABLE: tuple[tuple[tuple[Where, ...], tuple[str, ...]], ...] = (
     ((_SCORE,), (*_of_group("sde"), *_of_group("parameterization"))),
     ((_SCORE,), _of_group("sampling", ("denoising", "seed", "first", "num_samples", "batch_size"))),
-    ((_SCORE,), tuple(f"likelihood.{name}" for name in (*_IMPORTANCE, "decoder", "bound_times", "noise_levels"))),
+    ((_SCORE,), tuple(f"likelihood.{name}" for name in (*_FLOW, "decoder", "bound_times", "noise_levels"))),
     ((_SCORE,), ("likelihood.budget_examples", "objective.num_projections")),
     ((Where("model.name", ("vae",)),), ("likelihood.num_weights",)),
     ((Where("model.name", ("mlp", "vae"), but=True),), ("model.dtype",)),  # the convolutions have it
@@ -177,12 +178,12 @@ def unread(config: ConfigDict, purposes: Collection[Purpose], given: Collection[
         selectors = dict.fromkeys(where.field for where in conditions)
         found = " and ".join(f"config.{name}={_word(values[name])}" for name in selectors)
         where = " or ".join(map(str, conditions))
-        has, it, is_ = ("has", "it", "is") if len(fields) == 1 else ("have", "they", "are")
-        yield f"{_named(fields, values)} {has} no effect with {found}: {it} {is_} read where {where}."
+        has, it_is = plural(len(fields), "has", "have"), plural(len(fields), "it is", "they are")
+        yield f"{_named(fields, values)} {has} no effect with {found}: {it_is} read where {where}."
     for purpose in purposes:
         place, names = _ELSEWHERE.get(purpose, ("", ()))
         if fields := [field for field in names if field in given and values[field] != FIELDS[field].default]:
-            yield f"{_named(fields, values)} {'has' if len(fields) == 1 else 'have'} no effect here: {place} is read."
+            yield f"{_named(fields, values)} {plural(len(fields), 'has', 'have')} no effect here: {place} is read."
 
 
 def _named(fields: Collection[str], values: Mapping[str, Any]) -> str:
