@@ -34,9 +34,9 @@ from score_sde.solvers import (
     noise_scale_of,
 )
 from score_sde.solvers.pairing import too_long
+from score_sde.state import TrainState, create_state, state_of
 from score_sde.training.objective import Trainees, make_loss
 from score_sde.training.optim import make_optimizer
-from score_sde.training.state import TrainState, create_state, state_of
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Batch, Dequantizer, LossFn, Network, Params, ScoreFn, Times, expand_like
 from score_sde.validation import PURPOSES, Purpose, problems_of, thresholding_problems

@@ -34,8 +34,8 @@ from score_sde.models.ncsnpp import NCSNpp
 from score_sde.objectives import LowDiscrepancyTimes, score_matching_loss, variance_weighting
 from score_sde.parameterization import NoisePrediction
 from score_sde.sdes import VP
+from score_sde.state import TrainState, create_state
 from score_sde.training.optim import make_optimizer
-from score_sde.training.state import TrainState, create_state
 from score_sde.training.step import make_train_step
 from score_sde.typing import Params
 

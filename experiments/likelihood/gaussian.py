@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.evaluation.problems import CorrelatedGaussian
 from score_sde.likelihood import Likelihood, log_likelihood_on_grid
-from score_sde.report.problems import CorrelatedGaussian
 from score_sde.sampling import log_snr_times
 from score_sde.sdes import SDE, VE, VP, SubVP
 from score_sde.typing import Batch, Scalar, Times

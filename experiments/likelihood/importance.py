@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.evaluation.problems import CorrelatedGaussian
 from score_sde.objectives import likelihood_weighting, loss_by_noise_level, score_matching_loss
 from score_sde.parameterization import NoisePrediction
-from score_sde.report.problems import CorrelatedGaussian
 from score_sde.sdes import SDE, VE, VP, SubVP
 from score_sde.typing import Batch, Params, PRNGKey, Times
 

@@ -25,7 +25,7 @@ from score_sde.config import ConfigDict, default_config
 from score_sde.models.adapters import LinenNetwork
 from score_sde.modes import run_export, run_import
 from score_sde.modes.workdir import build_experiment, trained_state
-from score_sde.training.state import TrainState
+from score_sde.state import TrainState
 
 #: Fields of the originals' ``config.model`` whose names differ from ours.
 RENAMED = {

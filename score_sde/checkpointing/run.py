@@ -15,7 +15,7 @@ from score_sde.cluster import barrier, is_main
 from score_sde.config import changed_fields
 from score_sde.errors import UserError
 from score_sde.files import read_json
-from score_sde.training.state import TrainState
+from score_sde.state import TrainState
 
 Check = Callable[[Path, Mapping[str, Any]], None]
 _NONE = -1  # the step where there is none

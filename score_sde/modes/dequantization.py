@@ -8,10 +8,10 @@ from score_sde.evaluation.base import mean_and_std_error, with_error
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.files import atomic_write_json
 from score_sde.likelihood.dequantization import UniformDequantizer
+from score_sde.modes.dequantizer import held_out_losses, load_dequantizer, named, train_dequantizer
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.workdir import experiment_of, measured_split, provenance, trained_model
 from score_sde.report.plots import loss_curve
-from score_sde.training.dequantizer import held_out_losses, load_dequantizer, named, train_dequantizer
 
 log = logging.getLogger(__name__)
 

@@ -34,19 +34,19 @@ from score_sde.files import atomic_write_json
 from score_sde.locks import one_at_a_time
 from score_sde.metrics import ReferenceStatistics
 from score_sde.metrics.extractors import Extractor
+from score_sde.modes.dequantizer import load_noise
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.record import of_this_run
 from score_sde.modes.statistics import load_reference
 from score_sde.modes.workdir import (
     data_info,
     experiment_of,
-    load_noise,
     machine,
     measured_split,
     summarize,
     trained_model,
 )
-from score_sde.training.state import TrainState
+from score_sde.state import TrainState
 from score_sde.training.writers import ProgressBar, compiling
 from score_sde.typing import Params
 

@@ -12,6 +12,7 @@ from score_sde.config import ConfigDict
 from score_sde.data import Source
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import mean_and_std_error, with_error
+from score_sde.evaluation.baseline import gaussian_mixture_bits_per_dim
 from score_sde.evaluation.budget import error_budget
 from score_sde.evaluation.chain_bound import dataset_chain_bound
 from score_sde.evaluation.latent_bound import dataset_latent_bound
@@ -29,18 +30,17 @@ from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.experiment import Experiment
 from score_sde.files import atomic_savez, atomic_write_json
 from score_sde.locks import one_at_a_time
+from score_sde.modes.dequantizer import load_noise
 from score_sde.modes.workdir import (
     experiment_of,
-    load_noise,
     load_split,
     measured_split,
     provenance,
     summarize,
     trained_model,
 )
-from score_sde.report.baseline import gaussian_mixture_bits_per_dim
 from score_sde.report.likelihood_plots import bounds_plot, likelihood_histogram, noise_levels_plot, rate_distortion
-from score_sde.training.state import TrainState
+from score_sde.state import TrainState
 from score_sde.training.writers import ProgressBar, compiling
 
 log = logging.getLogger(__name__)

@@ -12,10 +12,12 @@ from score_sde.config import ConfigDict
 from score_sde.data import fingerprint
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import sample_seed
+from score_sde.evaluation.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
 from score_sde.evaluation.latents import latent_codes
 from score_sde.evaluation.likelihood import Noise, identity_of
 from score_sde.evaluation.pareto import measure, recommended, settings_of
 from score_sde.evaluation.partial import Partial, discard, partial_file
+from score_sde.evaluation.problems import CASES
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples
 from score_sde.experiment import Experiment, make_predictor
@@ -32,11 +34,9 @@ from score_sde.modes.workdir import (
     summarize,
     trained_model,
 )
-from score_sde.report.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
 from score_sde.report.conformance_page import conformance_markdown
 from score_sde.report.pareto import pareto_markdown, pareto_plot
 from score_sde.report.plots import image_grid, scatter, trajectory_strip
-from score_sde.report.problems import CASES
 from score_sde.solvers import DETERMINISTIC
 from score_sde.training.writers import ProgressBar, compiling
 

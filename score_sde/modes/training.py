@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import numpy as np
 
 from score_sde.agreement import agreed_on
 from score_sde.cautions import cautions
-from score_sde.checkpointing import Checkpoints, CheckpointWriter
+from score_sde.checkpointing import Check, Checkpoints, CheckpointWriter
 from score_sde.config import ConfigDict
 from score_sde.data import DataRecord, Source, tell
 from score_sde.errors import UserError
 from score_sde.evaluation.base import fingerprint
+from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.progress import sketch
+from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
 from score_sde.files import atomic_write_json, read_json
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
@@ -33,8 +36,8 @@ from score_sde.modes.workdir import (
     trained_model,
 )
 from score_sde.report.plots import image_grid, loss_curve, scatter
-from score_sde.training.loop import Watch, train
-from score_sde.training.state import TrainState
+from score_sde.state import TrainState
+from score_sde.training.loop import Task, Watch, run
 from score_sde.typing import Params
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,51 @@ def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
         )
     loss_curve(workdir / "metrics.jsonl", workdir / "loss.png")
     summarize(workdir, workdir)
+
+
+def train(
+    experiment: Experiment,
+    workdir: Path,
+    *,
+    watch: Watch = lambda step, params: None,
+    sources: Mapping[str, Source] | None = None,
+    check: Check = lambda path, config: None,
+    cautions: Callable[[], Iterable[str]] = tuple,
+    records: Mapping[str, Any] | None = None,
+) -> TrainState:
+    """Train the score network to ``training.num_steps``; see :func:`score_sde.training.loop.run`.
+
+    Args:
+        experiment: The run.
+        workdir: Its directory.
+        watch: Is shown the averaged parameters as ``training.sample_every`` says.
+        sources: The splits of the data by their names, which are loaded unless they are given.
+        check: Refuses a checkpoint that was saved under another configuration.
+        cautions: Sentences that are said before the first step; where no step is left, they are not asked for.
+        records: What the directory holds of the run, which is written again where it is lost; see
+            :class:`score_sde.training.loop.Task`.
+    """
+    config = experiment.config
+    sources = load_splits(config) if sources is None else sources
+    task = Task(
+        mesh=experiment.mesh,
+        config=config,
+        group="training",
+        source=sources["train"],
+        init_state=experiment.init_state,
+        step=lambda: experiment.train_step,
+        evaluate=LossEvaluator(experiment, sources["test"]),
+        snapshot_every=config.optim.ema_snapshot_every,
+        watch=watch,
+        watch_every=config.training.sample_every,
+        advice="lower config.optim.lr or config.optim.grad_clip, and start in another --workdir",
+        check=check,
+        cautions=cautions,
+        records=records or {},
+    )
+    if not has_checkpoint(workdir):
+        keep_metrics(workdir)
+    return run(task, workdir)
 
 
 def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:

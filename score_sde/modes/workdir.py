@@ -11,21 +11,18 @@ from typing import Any
 from score_sde.agreement import agreed_on
 from score_sde.checkpointing import Checkpoints, DamagedSnapshot, Snapshots, newest_config
 from score_sde.config import ConfigDict
-from score_sde.data import Source, SourceInfo, source_info
+from score_sde.data import Source, SourceInfo, load_source, source_info
 from score_sde.data import fingerprint as contents_of
 from score_sde.data.base import SPLITS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import fingerprint
-from score_sde.evaluation.likelihood import Noise
 from score_sde.experiment import Experiment
 from score_sde.machine import describe_machine
 from score_sde.modes.record import as_recorded, check_same, of_this_run, recorded_data
 from score_sde.report.summary import write_summary
-from score_sde.training.dequantizer import load_dequantizer
+from score_sde.state import TrainState
 from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
-from score_sde.training.loop import split_of
-from score_sde.training.state import TrainState
 from score_sde.typing import Params
 from score_sde.validation import purposes_of
 
@@ -112,12 +109,12 @@ def data_info(config: ConfigDict) -> SourceInfo:
 
 def load_split(config: ConfigDict, split: str) -> Source:
     """One split of the data that the configuration names."""
-    return split_of(config, split)
+    return load_source(config.data.name, split, data_dir=config.data.data_dir or None, shape=tuple(config.data.shape))
 
 
 def load_splits(config: ConfigDict) -> dict[str, Source]:
     """Both splits of the data that the configuration names."""
-    return {split: split_of(config, split) for split in SPLITS}
+    return {split: load_split(config, split) for split in SPLITS}
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -180,18 +177,6 @@ def _power_average(experiment: Experiment, workdir: Path, like: Params) -> tuple
         *(target["target_width"], target["target_time"], len(found), plural(len(found), "snapshot"), 100.0 * error),
     )
     return everywhere(experiment.mesh, average), target["target_time"]
-
-
-def load_noise(experiment: Experiment, workdir: Path) -> Noise:
-    """The noise of dequantisation that the configuration asks for.
-
-    Raises:
-        UserError: If it is variational and no dequantiser was trained in ``workdir``.
-    """
-    if experiment.config.likelihood.dequantization == "uniform":
-        return Noise()
-    trained = load_dequantizer(experiment, workdir)
-    return Noise(dequantizer=trained.dequantizer, params=trained.params, name=f"variational (step {trained.step})")
 
 
 def summarize(workdir: Path, place: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from score_sde.report.conformance import CorrectorRow, FlowRow, NoisyRow
+from score_sde.evaluation.conformance import CorrectorRow, FlowRow, NoisyRow
 
 _FLOW = (
     "Relative error of the probability flow over 32 points from the prior, by number of evaluations of the score, in "

@@ -16,17 +16,13 @@ from jaxtyping import Array
 from score_sde.checkpointing import Check, CheckpointWriter, NotFinite, SnapshotWriter, double_precision
 from score_sde.cluster import is_main
 from score_sde.config import ConfigDict
-from score_sde.data import Feed, Source, TrainIterator, fingerprint, load_source, make_train_iterator
-from score_sde.data.base import SPLITS
+from score_sde.data import Feed, Source, TrainIterator, fingerprint, make_train_iterator
 from score_sde.distributed import check_batch, global_batch, jit_step, loops_are_slow, state_sharding, with_sharding
 from score_sde.errors import Preempted, UserError
-from score_sde.evaluation.loss import LossEvaluator
-from score_sde.evaluation.results import keep_metrics
-from score_sde.experiment import Experiment
 from score_sde.files import atomic_write_json
+from score_sde.state import TrainState
 from score_sde.training.ema import power_averages
 from score_sde.training.preemption import Preemption
-from score_sde.training.state import TrainState
 from score_sde.training.step import TrainStep, repeat_step
 from score_sde.training.writers import MetricWriter, ProgressBar, compiling
 from score_sde.typing import Metrics, Params
@@ -79,48 +75,6 @@ class Task:
         return self.config[self.group]
 
 
-def train(
-    experiment: Experiment,
-    workdir: Path,
-    *,
-    watch: Watch = lambda step, params: None,
-    sources: Mapping[str, Source] | None = None,
-    check: Check = lambda path, config: None,
-    cautions: Callable[[], Iterable[str]] = tuple,
-    records: Mapping[str, Any] | None = None,
-) -> TrainState:
-    """Train the score network to ``training.num_steps``; see :func:`run`.
-
-    Args:
-        experiment: The run.
-        workdir: Its directory.
-        watch: Is shown the averaged parameters as ``training.sample_every`` says.
-        sources: The splits of the data by their names, which are loaded unless they are given.
-        check: Refuses a checkpoint that was saved under another configuration.
-        cautions: Sentences that are said before the first step; where no step is left, they are not asked for.
-        records: What the directory holds of the run, which is written again where it is lost; see :class:`Task`.
-    """
-    config = experiment.config
-    sources = {split: split_of(config, split) for split in SPLITS} if sources is None else sources
-    task = Task(
-        mesh=experiment.mesh,
-        config=config,
-        group="training",
-        source=sources["train"],
-        init_state=experiment.init_state,
-        step=lambda: experiment.train_step,
-        evaluate=LossEvaluator(experiment, sources["test"]),
-        snapshot_every=config.optim.ema_snapshot_every,
-        watch=watch,
-        watch_every=config.training.sample_every,
-        advice="lower config.optim.lr or config.optim.grad_clip, and start in another --workdir",
-        check=check,
-        cautions=cautions,
-        records=records or {},
-    )
-    return run(task, workdir)
-
-
 def run(task: Task, workdir: Path) -> TrainState:
     """Train to ``num_steps``, going on from the newest checkpoint in ``workdir`` if there is one.
 
@@ -151,8 +105,6 @@ def run(task: Task, workdir: Path) -> TrainState:
     ):
         writer, iterator = MetricWriter(workdir), _iterator(task)
         state, start, window = _start(task, saved, iterator, sharding)
-        if not saved.steps:
-            keep_metrics(workdir)
         writer.truncate(start)
         snapshots.forget_after(start)
         if start < settings.num_steps:
@@ -220,11 +172,6 @@ def _say_trained(task: Task, start: int, began: float) -> None:
 def _preempted(preemption: Preemption, step: int) -> Preempted:
     how, code = ("interrupted", 130) if preemption.interrupted else ("stopped", 0)
     return Preempted(f"{how} at step {step}, which is saved; the same command goes on from there.", code=code)
-
-
-def split_of(config: ConfigDict, split: str) -> Source:
-    """One split of the data that the configuration names."""
-    return load_source(config.data.name, split, data_dir=config.data.data_dir or None, shape=tuple(config.data.shape))
 
 
 def _steps(task: Task, count: int) -> Callable[..., tuple[TrainState, Metrics]]:

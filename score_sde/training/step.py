@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from score_sde.distributed import loops_are_slow, replicated, state_sharding
-from score_sde.training.state import TrainState
+from score_sde.state import TrainState
 from score_sde.typing import Batch, LossFn, Metrics, Params, PRNGKey, Scalar
 
 Prepare = Callable[[PRNGKey, Array], Batch]

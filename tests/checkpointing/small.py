@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from score_sde.checkpointing import CheckpointWriter
-from score_sde.training.state import state_of
+from score_sde.state import state_of
 
 CONFIG = {"seed": 0, "optim": {"lr": 1e-3, "widths": [1, 2]}}
 

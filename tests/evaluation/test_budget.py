@@ -14,6 +14,7 @@ from score_sde.data.base import ArraySource
 from score_sde.distributed import AXES
 from score_sde.errors import UserError
 from score_sde.evaluation.budget import ErrorBudget, Estimate, error_budget
+from score_sde.evaluation.conformance import GAUSSIAN
 from score_sde.evaluation.likelihood import (
     DatasetLikelihood,
     FlowProtocol,
@@ -26,7 +27,6 @@ from score_sde.evaluation.partial import Partial, discard
 from score_sde.experiment import Experiment
 from score_sde.likelihood import prior_divergence
 from score_sde.modes.likelihood import _add_mean, check_limit
-from score_sde.report.conformance import GAUSSIAN
 from score_sde.sdes import VE, VP, SubVP
 from tests.analytic import Gaussian
 

@@ -7,10 +7,9 @@ import numpy as np
 
 from score_sde.cli import load_config
 from score_sde.evaluation.progress import sketch
-from score_sde.modes.training import run_train
+from score_sde.modes.training import run_train, train
 from score_sde.modes.workdir import build_experiment
 from score_sde.sdes import VP
-from score_sde.training.loop import train
 from tests.checkpointing.small import bits
 from tests.training.test_resume import CONFIG, _overrides
 

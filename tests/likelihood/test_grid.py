@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from score_sde.errors import UserError
+from score_sde.evaluation.conformance import GAUSSIAN
 from score_sde.likelihood import decoder_term, log_likelihood, log_likelihood_on_grid, refined, sample_with_log_density
-from score_sde.report.conformance import GAUSSIAN
 from score_sde.sampling import GRIDS, log_snr_times, prior_samples, sample_keys, uniform_times
 from score_sde.sdes import VE, VP, SubVP
 from tests.analytic import SDES, Gaussian, Mixture

@@ -12,7 +12,7 @@ from score_sde.likelihood.latent_variable import learned_variance_bound, vlb_los
 from score_sde.objectives import UniformTimes, part_of
 from score_sde.objectives.variational import make_predict_fn
 from score_sde.parameterization import NoisePrediction
-from score_sde.training.state import state_of
+from score_sde.state import state_of
 from score_sde.training.step import make_train_step
 from tests.likelihood.test_latent_variable import KEY, MIXTURE, STEPS, Table, best_fractions
 

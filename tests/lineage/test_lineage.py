@@ -22,8 +22,8 @@ from score_sde.objectives import elbo, sample_from_prior
 from score_sde.parameterization import NoisePrediction
 from score_sde.sampling import make_sampler
 from score_sde.solvers import Ancestral, GaussianReversal
+from score_sde.state import create_state
 from score_sde.training.objective import Trainees, first_half, with_fraction
-from score_sde.training.state import create_state
 from tests.scripts import EXPERIMENTS, load_script
 
 LINEAGE = EXPERIMENTS / "lineage"

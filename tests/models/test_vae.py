@@ -19,7 +19,7 @@ from score_sde.objectives.variational import (
     sample_from_prior,
     vae_loss,
 )
-from score_sde.training.state import state_of
+from score_sde.state import state_of
 from score_sde.training.step import make_train_step
 
 QUANTIZATION = Quantization(num_levels=17)

@@ -10,7 +10,7 @@ from score_sde.cli import main
 from score_sde.config import from_record
 from score_sde.errors import UserError
 from score_sde.modes import training
-from score_sde.training.dequantizer import _check_same
+from score_sde.modes.dequantizer import _check_same
 from tests.modes.test_record import TINY
 
 NO_DATA = ("--config.data.name=toy:moons", "--config.training.sample_every=10")

@@ -22,7 +22,7 @@ from score_sde.objectives import (
     variance_weighting,
 )
 from score_sde.parameterization import NoisePrediction
-from score_sde.training.state import state_of
+from score_sde.state import state_of
 from score_sde.training.step import make_train_step
 from tests.analytic import SDES, Gaussian
 

@@ -19,7 +19,7 @@ from score_sde.distributed import AXES, batch_sharding, everywhere, jit_step, st
 from score_sde.evaluation.likelihood import dataset_likelihood
 from score_sde.evaluation.samples import draw_samples
 from score_sde.experiment import Experiment
-from score_sde.training.loop import train
+from score_sde.modes.training import train
 
 BATCH = 16
 

@@ -11,8 +11,8 @@ import pytest
 from score_sde import distributed
 from score_sde.errors import UserError
 from score_sde.evaluation.loss import LossEvaluator
+from score_sde.modes.training import train
 from score_sde.training import loop
-from score_sde.training.loop import train
 from tests.training.test_preemption import SNAPSHOTS
 from tests.training.test_resume import _experiment, _restored
 

@@ -22,10 +22,10 @@ from score_sde.data import DataRecord
 from score_sde.errors import Preempted, Terminated, UserError
 from score_sde.interop.safetensors_files import read_safetensors
 from score_sde.modes.record import claim
+from score_sde.modes.training import train
 from score_sde.modes.workdir import trained_state
 from score_sde.training import loop
 from score_sde.training.ema import power_averages
-from score_sde.training.loop import train
 from score_sde.training.preemption import Preemption
 from tests.checkpointing.small import bits
 from tests.training.test_resume import CONFIG, ROOT, _experiment, _overrides, _restored

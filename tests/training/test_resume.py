@@ -24,9 +24,9 @@ from score_sde import distributed
 from score_sde.checkpointing import Checkpoints, CheckpointWriter
 from score_sde.cli import load_config
 from score_sde.errors import UserError
+from score_sde.modes.training import train
 from score_sde.modes.workdir import build_experiment
 from score_sde.training import loop
-from score_sde.training.loop import train
 from tests.checkpointing.small import bits
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from score_sde.distributed import AXES, batch_sharding, check_batch, jit_step, l
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
 from score_sde.objectives import part_of
+from score_sde.state import TrainState
 from score_sde.training.optim import make_optimizer
-from score_sde.training.state import TrainState
 from score_sde.training.step import ema_rate_at, make_train_step, repeat_step, update_ema
 
 

@@ -21,11 +21,11 @@ from score_sde.errors import UserError
 from score_sde.likelihood import Quantization, UniformDequantizer
 from score_sde.models.adapters import LinenDequantizer
 from score_sde.models.flowpp import FlowPP
+from score_sde.modes.dequantizer import dequantizer_loss, load_dequantizer, train_dequantizer
 from score_sde.modes.workdir import build_experiment, trained_state
 from score_sde.sdes import VP
+from score_sde.state import state_of
 from score_sde.training import loop
-from score_sde.training.dequantizer import dequantizer_loss, load_dequantizer, train_dequantizer
-from score_sde.training.state import state_of
 from score_sde.training.step import make_train_step
 
 ROOT = Path(__file__).parents[2]

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from score_sde.evaluation import baseline
+from score_sde.evaluation.baseline import gaussian_mixture_bits_per_dim
 from score_sde.likelihood.dequantization import Quantization
-from score_sde.report import baseline
-from score_sde.report.baseline import gaussian_mixture_bits_per_dim
 
 CONTINUOUS = Quantization(num_levels=None)
 

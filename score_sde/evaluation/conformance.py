@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.report.problems import CASES, Case, CorrelatedGaussian, Problem, RotatedMixtures
+from score_sde.evaluation.problems import CASES, Case, CorrelatedGaussian, Problem, RotatedMixtures
 from score_sde.sampling import GRIDS, integrate, sample_keys
 from score_sde.solvers import (
     DDIM,

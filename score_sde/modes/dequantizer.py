@@ -25,15 +25,18 @@ from score_sde.data.identity import PLACE_FIELDS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
 from score_sde.evaluation.base import fingerprint
+from score_sde.evaluation.likelihood import Noise
 from score_sde.evaluation.loss import Losses, LossEvaluator
+from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
 from score_sde.files import Unreadable, atomic_write_json, read_json, writing
 from score_sde.likelihood.bound import bound_draw
 from score_sde.locks import only_writer
+from score_sde.modes.workdir import has_checkpoint, load_splits
 from score_sde.objectives import part_of
-from score_sde.training.loop import Task, run, split_of
+from score_sde.state import TrainState, state_of
+from score_sde.training.loop import Task, run
 from score_sde.training.optim import make_optimizer
-from score_sde.training.state import TrainState, state_of
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Dequantizer, LossFn, Params, PRNGKey, Times
 
@@ -110,12 +113,13 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
             mesh=experiment.mesh,
         )
 
-    evaluate = LossEvaluator(experiment, split_of(config, "test"), held_out_losses(experiment, dequantizer))
+    sources = load_splits(config)
+    evaluate = LossEvaluator(experiment, sources["test"], held_out_losses(experiment, dequantizer))
     task = Task(
         mesh=experiment.mesh,
         config=config,
         group="dequantizer",
-        source=split_of(config, "train"),
+        source=sources["train"],
         init_state=lambda: _init_state(experiment, dequantizer),
         step=step,
         constants=(frozen,),
@@ -129,6 +133,8 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
     with only_writer(directory, "train", doing=f"training the dequantizer in {directory}"):
         known = {"parameters": fingerprint(frozen), "data": contents_of(task.source)}
         records = _claim(config, directory, {"step": int(model.step), **known})
+        if not has_checkpoint(directory):
+            keep_metrics(directory)
         return run(dataclasses.replace(task, records=records), directory)
 
 
@@ -155,6 +161,18 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
         raise _untrained(workdir)
     state = restored.state
     return TrainedDequantizer(dequantizer, state.ema_params, int(state.step), _model(directory)["step"])
+
+
+def load_noise(experiment: Experiment, workdir: Path) -> Noise:
+    """The noise of dequantisation that the configuration asks for.
+
+    Raises:
+        UserError: If it is variational and no dequantiser was trained in ``workdir``.
+    """
+    if experiment.config.likelihood.dequantization == "uniform":
+        return Noise()
+    trained = load_dequantizer(experiment, workdir)
+    return Noise(dequantizer=trained.dequantizer, params=trained.params, name=f"variational (step {trained.step})")
 
 
 def named(experiment: Experiment) -> Dequantizer:
