@@ -11,10 +11,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from score_sde import files
 from score_sde.files import (
     Unreadable,
     array_names,
+    arrays,
     atomic_savez,
     atomic_write_json,
     read_arrays,
@@ -182,7 +182,7 @@ def test_every_kind_of_plain_array_survives_the_round_trip(tmp_path):
 
 def test_arrays_beyond_the_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
     atomic_savez(tmp_path / "a.npz", x=np.zeros(1000), y=np.zeros(1000))
-    monkeypatch.setattr(files, "memory_bytes", lambda: 10_000)
+    monkeypatch.setattr(arrays, "memory_bytes", lambda: 10_000)
     assert set(read_arrays(tmp_path / "a.npz", ["x"])) == {"x"}
     with pytest.raises(Unreadable, match=r"claims 0\.0 GB, and this machine has"):
         read_arrays(tmp_path / "a.npz")

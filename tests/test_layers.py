@@ -26,7 +26,7 @@ LAYERS = (
     {"startup", *CORE[0]},
     {"signals", "border", "cluster", "fields", "machine", *CORE[1]},
     {"agreement", "defaults", "files", *CORE[2]},
-    {"config", "locks"},
+    {"config"},
     {"distributed", "interop", "paths", "published", *CORE[3]},
     CORE[4],
     CORE[5],

@@ -10,11 +10,10 @@ import time
 
 import pytest
 
-from score_sde import files, locks
+from score_sde import files
 from score_sde.cli import main
 from score_sde.errors import UserError
-from score_sde.files import ELSEWHERE, atomic_write_text, writing
-from score_sde.locks import check_writable, only_writer
+from score_sde.files import ELSEWHERE, atomic_write_text, check_writable, locks, only_writer, writing
 from tests.evaluation.test_sample_mode import TINY, save_model, tiny
 from tests.training.test_resume import ROOT
 
@@ -22,7 +21,7 @@ DIGITS = ROOT / "configs" / "vp" / "digits_ddpmpp.py"
 HOLD = """
 import sys, time
 from pathlib import Path
-from score_sde.locks import only_writer
+from score_sde.files import only_writer
 with only_writer(Path(sys.argv[1]), "train", doing="training the run in runs/a"):
     print("held", flush=True)
     time.sleep(600)

@@ -23,9 +23,8 @@ from score_sde.cli import run_script
 from score_sde.config import ConfigDict, from_file
 from score_sde.evaluation.samples import draw_samples
 from score_sde.experiment import Experiment
-from score_sde.files import atomic_savez, atomic_write_json
+from score_sde.files import atomic_savez, atomic_write_json, check_writable
 from score_sde.likelihood import log_likelihood
-from score_sde.locks import check_writable
 from score_sde.modes import MODES
 from score_sde.modes.workdir import build_experiment, machine, trained_state
 from score_sde.objectives import importance_bound

@@ -32,8 +32,7 @@ from score_sde.chains import langevin_step, noise_ratio, num_noise_levels
 from score_sde.config import ConfigDict, from_file
 from score_sde.data import load_source
 from score_sde.errors import UserError, unknown
-from score_sde.files import atomic_write_json
-from score_sde.locks import check_writable
+from score_sde.files import atomic_write_json, check_writable
 from score_sde.metrics import Moments, frechet_interval, moments
 from score_sde.metrics.extractors import Extractor, make_extractor
 from score_sde.modes import MODES

@@ -27,8 +27,7 @@ import numpy as np
 from score_sde.config import ConfigDict, from_file
 from score_sde.errors import UserError
 from score_sde.evaluation.base import mean_and_std_error
-from score_sde.files import atomic_write_text
-from score_sde.locks import check_writable
+from score_sde.files import atomic_write_text, check_writable
 from score_sde.modes import MODES
 from score_sde.modes.workdir import machine
 

@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from score_sde.errors import UserError
-from score_sde.files import reason_of
-from score_sde.locks import remove_abandoned
+from score_sde.files import reason_of, remove_abandoned
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess

@@ -29,9 +29,8 @@ from score_sde.evaluation.likelihood import Noise
 from score_sde.evaluation.loss import Losses, LossEvaluator
 from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
-from score_sde.files import Unreadable, atomic_write_json, read_json, writing
+from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
 from score_sde.likelihood.bound import bound_draw
-from score_sde.locks import only_writer
 from score_sde.modes.workdir import has_checkpoint, load_splits
 from score_sde.objectives import part_of
 from score_sde.state import TrainState, state_of

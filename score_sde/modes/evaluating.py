@@ -30,8 +30,7 @@ from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.record import EvaluationRecord
 from score_sde.evaluation.selection import chosen_steps
 from score_sde.experiment import Experiment
-from score_sde.files import atomic_write_json
-from score_sde.locks import one_at_a_time
+from score_sde.files import atomic_write_json, one_at_a_time
 from score_sde.metrics import ReferenceStatistics
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.dequantizer import load_noise

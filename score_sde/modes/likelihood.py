@@ -28,8 +28,7 @@ from score_sde.evaluation.noise_levels import noise_level_report
 from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.experiment import Experiment
-from score_sde.files import atomic_savez, atomic_write_json
-from score_sde.locks import one_at_a_time
+from score_sde.files import atomic_savez, atomic_write_json, one_at_a_time
 from score_sde.modes.dequantizer import load_noise
 from score_sde.modes.workdir import (
     experiment_of,

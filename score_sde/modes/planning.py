@@ -4,8 +4,7 @@ import logging
 from pathlib import Path
 
 from score_sde.config import ConfigDict
-from score_sde.files import atomic_write_json, atomic_write_text
-from score_sde.locks import check_writable
+from score_sde.files import atomic_write_json, atomic_write_text, check_writable
 from score_sde.modes.workdir import data_info, machine, summarize
 from score_sde.plan.estimate import advice_for, make_plan
 from score_sde.plan.page import markdown, record, rows

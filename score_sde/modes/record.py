@@ -9,8 +9,7 @@ from score_sde.config import ConfigDict, changed_fields, check_fields, default_c
 from score_sde.data import DataRecord
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.errors import UserError
-from score_sde.files import Unreadable, atomic_write_json, read_json, reason_of
-from score_sde.locks import check_writable
+from score_sde.files import Unreadable, atomic_write_json, check_writable, read_json, reason_of
 
 #: Groups of fields that decide what the parameters of a run mean.
 MEANING = ("sde", "parameterization", "model", "data")

@@ -21,8 +21,7 @@ from score_sde.evaluation.problems import CASES
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples
 from score_sde.experiment import Experiment, make_predictor
-from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text
-from score_sde.locks import check_writable, one_at_a_time
+from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text, check_writable, one_at_a_time
 from score_sde.metrics import moments
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.workdir import (

@@ -9,8 +9,7 @@ from score_sde.config import ConfigDict, check_fields
 from score_sde.data import SourceInfo, fingerprint, tell
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.metrics import data_statistics, extractor_of
-from score_sde.files import atomic_write_json
-from score_sde.locks import check_writable, only_writer
+from score_sde.files import atomic_write_json, check_writable, only_writer
 from score_sde.metrics import ReferenceStatistics, read_statistics, write_statistics
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.workdir import data_info, load_split, machine, measured_split, summarize

@@ -21,9 +21,8 @@ from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.progress import sketch
 from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
-from score_sde.files import atomic_write_json, read_json
+from score_sde.files import atomic_write_json, check_writable, one_at_a_time, only_writer, read_json
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
-from score_sde.locks import check_writable, one_at_a_time, only_writer
 from score_sde.modes.record import claim, of_this_run
 from score_sde.modes.workdir import (
     build_experiment,

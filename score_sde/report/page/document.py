@@ -5,8 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from score_sde.files import atomic_write_text
-from score_sde.locks import check_writable
+from score_sde.files import atomic_write_text, check_writable
 from score_sde.report.page.comparison import comparison
 from score_sde.report.page.figures import number
 from score_sde.report.page.markup import Markup, element, join

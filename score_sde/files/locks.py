@@ -21,7 +21,8 @@ from typing import Any, TypeVar, cast
 
 from score_sde.cluster import is_main
 from score_sde.errors import UserError
-from score_sde.files import read_json, refusal, writing
+from score_sde.files.reading import read_json
+from score_sde.files.writing import refusal, writing
 
 try:
     import fcntl
@@ -30,7 +31,7 @@ except ImportError:  # Windows has no such locks
 
 Mode = TypeVar("Mode", bound=Callable[..., Any])
 
-_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)(@(?P<host>.*))?\.tmp")  # as score_sde.files names them
+_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)(@(?P<host>.*))?\.tmp")  # as atomic_path names them
 _BLOCK = 4096  # bytes that a directory must take
 _DAY = 86_400.0  # seconds
 
@@ -185,8 +186,8 @@ def remove_abandoned(paths: Iterable[Path], *, mine: bool = False) -> None:
     """Remove temporary files whose writers are gone: killed on this machine, or idle for a day on another.
 
     Args:
-        paths: The files. Of those that do not bear a process and perhaps a host in their names, as :mod:`.files` gives
-            them, none is touched.
+        paths: The files. None is touched that does not bear a process and perhaps a host in its name, as
+            :func:`.atomic_path` gives them.
         mine: Whether files of this process are to go, too.
     """
     for path in paths:

@@ -1,0 +1,44 @@
+"""Small files: written whole or not at all, read without trust, in directories that have one writer at a time."""
+
+from score_sde.files.arrays import array_names, atomic_savez, read_arrays
+from score_sde.files.locks import check_writable, one_at_a_time, only_writer, remove_abandoned
+from score_sde.files.reading import (
+    Unreadable,
+    parse_json,
+    parse_json_line,
+    read_json,
+    read_json_lines,
+    reason_of,
+)
+from score_sde.files.writing import (
+    ELSEWHERE,
+    atomic_path,
+    atomic_write_json,
+    atomic_write_text,
+    jsonable,
+    refusal,
+    writing,
+)
+
+__all__ = [
+    "ELSEWHERE",
+    "Unreadable",
+    "array_names",
+    "atomic_path",
+    "atomic_savez",
+    "atomic_write_json",
+    "atomic_write_text",
+    "check_writable",
+    "jsonable",
+    "one_at_a_time",
+    "only_writer",
+    "parse_json",
+    "parse_json_line",
+    "read_arrays",
+    "read_json",
+    "read_json_lines",
+    "reason_of",
+    "refusal",
+    "remove_abandoned",
+    "writing",
+]

@@ -1,0 +1,130 @@
+"""Archives of arrays, ``.npz``, of which nothing is run and no claim is believed."""
+
+import contextlib
+import io
+import math
+import warnings
+import zipfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from score_sde.files.reading import REMEDY, is_there, reading, reason_of
+from score_sde.files.writing import atomic_path
+from score_sde.machine import memory_bytes
+
+_MAGIC = b"\x93NUMPY"
+_HEADER_BYTES = 1 << 14  # in which the header of an array must end; those of plain arrays have 128
+
+
+def atomic_savez(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays as an ``.npz`` file, whole or not at all.
+
+    Raises:
+        UserError: If the system refuses to write.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  # its stub takes any keyword for allow_pickle
+
+
+def array_names(path: Path, *, remedy: str = REMEDY) -> list[str] | None:
+    """The names of the arrays in an ``.npz`` file, or ``None`` if there is no such file.
+
+    Raises:
+        Unreadable: As :func:`read_arrays`, which is about what is in them.
+    """
+    with reading(path, remedy):
+        if not is_there(path):
+            return None
+        with _archive(path) as archive:
+            return list(_members(archive))
+
+
+def read_arrays(
+    path: Path, names: Collection[str] | None = None, *, remedy: str = REMEDY
+) -> dict[str, np.ndarray] | None:
+    """The arrays of an ``.npz`` file, or ``None`` if there is no such file. Nothing in it is run.
+
+    Args:
+        path: The file.
+        names: The arrays that are wanted; others are not looked at, and those that are missing are left out.
+        remedy: What to do about a file that cannot be read.
+
+    Raises:
+        Unreadable: For a file that may not be read, is no intact archive, or holds something other than arrays of
+            numbers and text, or more than the memory of this machine. What a header claims is compared with what is
+            there before any memory is taken for it.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "a.npz")
+        >>> atomic_savez(path, x=np.arange(3), y=np.zeros(2))
+        >>> read_arrays(path, ["x", "z"])
+        {'x': array([0, 1, 2])}
+    """
+    with reading(path, remedy):
+        if not is_there(path):
+            return None
+        with _archive(path) as archive:
+            chosen = {name: found for name, found in _members(archive).items() if names is None or name in names}
+            claimed, memory = sum(member.file_size for member in chosen.values()), memory_bytes()
+            if claimed > memory:
+                raise ValueError(f"it claims {claimed / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB")
+            return {name: _read_array(archive, name, member) for name, member in chosen.items()}
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) == _MAGIC:
+            raise ValueError("it is a bare array, which numpy.save writes, and no archive of numpy.savez")
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The members of an archive by the names of their arrays."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name in members:
+            raise ValueError(f"it holds {name!r} twice")
+        members[name] = member
+    return members
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy warns of files that Python 2 has written, which it reads
+            with archive.open(member) as stream:
+                _check_claim(stream.read(_HEADER_BYTES), member.file_size)
+            with archive.open(member) as stream:
+                array = np.lib.format.read_array(stream, allow_pickle=False)
+                stream.read(1)  # at the end of a member its checksum is compared
+    except Exception as error:  # as in reading, which has the last word
+        raise ValueError(f"{name!r}: {reason_of(error)}") from error
+    return array
+
+
+def _check_claim(start: bytes, size: int) -> None:
+    """Refuse a member whose header claims anything else than the bytes that follow it."""
+    if not start.startswith(_MAGIC):
+        raise ValueError("it is no array")
+    stream = io.BytesIO(start)
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError("it is of a kind that plain arrays do not need")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, dtype = read(stream)
+    except Exception as error:  # numpy parses it as Python, which fails in many ways
+        raise ValueError("its header is damaged") from error
+    if dtype.hasobject:
+        raise ValueError("it holds objects of Python, which may run code")
+    claim = stream.tell() + math.prod(shape) * dtype.itemsize
+    if any(length < 0 for length in shape):
+        raise ValueError(f"its header claims the shape {shape}")
+    if claim != size:
+        raise ValueError(f"its header claims {claim:,} bytes, and there are {size:,}")

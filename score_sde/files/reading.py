@@ -1,0 +1,173 @@
+"""Small files are read without trust.
+
+One rule holds for all readers. A file that is not there is ``None``. One that is there and cannot be read, for
+whatever reason, is an :class:`Unreadable`, which is the user's error unless the caller can do without the file.
+"""
+
+import contextlib
+import json
+import math
+import stat
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from score_sde.errors import UserError
+
+REMEDY = "remove it and run the mode that writes it again"
+_JSON_BYTES = 1 << 30  # of a file of JSON
+_JSON_DEPTH = 64
+
+
+class Unreadable(UserError):
+    """A file that is there and cannot be read.
+
+    Attributes:
+        path: The file.
+        reason: Why it cannot be read, as part of a sentence.
+    """
+
+    def __init__(self, path: Path, reason: str, remedy: str = REMEDY) -> None:
+        """Say which file, why, and what to do."""
+        super().__init__(path, reason, remedy)
+        self.path, self.reason, self._remedy = path, reason, remedy
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be read ({self.reason}); {self._remedy}."
+
+
+def read_json(path: Path, *, remedy: str = REMEDY) -> dict[str, Any] | None:
+    """The JSON object in a file, or ``None`` if there is no such file.
+
+    Args:
+        path: The file.
+        remedy: What to do about one that cannot be read.
+
+    Raises:
+        Unreadable: For a file that may not be read, is no UTF-8 or no JSON, holds anything but an object or a number
+            that is not finite, or is nested deeper than any that this package writes.
+    """
+    with reading(path, remedy):
+        if not is_there(path):
+            return None
+        if path.stat().st_size > _JSON_BYTES:
+            raise ValueError(f"it has more than {_JSON_BYTES} bytes")
+        return parse_json(path.read_bytes().decode("utf-8-sig"))
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """The JSON object in a text.
+
+    Raises:
+        ValueError: For what :func:`read_json` refuses, but
+        RecursionError: where it is nested too deeply.
+    """
+    number = _finite_number
+    found = json.loads(text, parse_constant=number, parse_float=number, parse_int=number)
+    if not isinstance(found, dict):
+        raise ValueError("it is JSON, but no object")
+    _check_depth(found)
+    if "\\u" in text:
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    return found
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
+    """The objects in a file of metrics, one a line; see :func:`parse_json_line`. ``None`` if there is no such file.
+
+    Raises:
+        Unreadable: For a file that may not be read or is no file.
+    """
+    with reading(path, "make it a readable file, or remove it"):
+        if not is_there(path):
+            return None
+        records = (parse_json_line(line) for line in path.read_bytes().split(b"\n"))
+        return [record for record in records if record is not None]
+
+
+def parse_json_line(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics, or ``None`` for one that a crash cut short, or without an integer ``step``.
+
+    Numbers that are not finite are NaN, however they are written: as null, NaN, or with too great an exponent.
+
+    >>> parse_json_line(b'{"step": 3, "loss": 1e999}'), parse_json_line(b'{"step": null}'), parse_json_line(b'{"st')
+    ({'step': 3, 'loss': nan}, None, None)
+    """
+    try:
+        number = _number_or_nan
+        record = json.loads(line.decode(), parse_constant=number, parse_float=number, parse_int=number)
+        _check_depth(record)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(step := record.get("step"), int) or isinstance(step, bool):
+        return None
+    return {name: math.nan if value is None else value for name, value in record.items()}
+
+
+@contextlib.contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Turn whatever reading a file raises into an :class:`Unreadable`."""
+    try:
+        yield
+    except UserError:
+        raise
+    # A damaged file makes the parsers raise a dozen classes of errors, which differ between versions.
+    except Exception as error:
+        raise Unreadable(path, reason_of(error), remedy) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed, as part of a sentence.
+
+    >>> reason_of(PermissionError(13, "Permission denied")), reason_of(KeyError("x")), reason_of(MemoryError())
+    ('permission denied', "KeyError: 'x'", 'it does not fit into memory')
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[0].lower() + error.strerror[1:]
+    known = {MemoryError: "it does not fit into memory", RecursionError: "it is nested too deeply"}
+    known[UnicodeDecodeError] = "it is not UTF-8"
+    known[UnicodeEncodeError] = "it holds text that is not Unicode"
+    if type(error) in known:
+        return known[type(error)]
+    first = next(iter(str(error).strip().splitlines()), "")[:200].rstrip(".")
+    plain = bool(first) and isinstance(error, ValueError | OSError | zipfile.BadZipFile)
+    return first if plain else f"{type(error).__name__}{': ' * bool(first)}{first}"
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file; what is there and is no regular file is refused."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not stat.S_ISREG(mode):  # to open a pipe would wait for its writer
+        raise ValueError("it is a directory" if stat.S_ISDIR(mode) else "it is no regular file")
+    return True
+
+
+def _number_or_nan(text: str) -> int | float:
+    value = float(text)
+    if not math.isfinite(value):
+        return math.nan
+    return int(text) if text.removeprefix("-").isdecimal() else value
+
+
+def _finite_number(text: str) -> int | float:
+    if math.isnan(value := _number_or_nan(text)):
+        raise ValueError(f"it holds {text[:40]}, which is no number of JSON")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_JSON_DEPTH):
+        level = [
+            item
+            for part in level
+            if isinstance(part, dict | list)
+            for item in (part.values() if isinstance(part, dict) else part)
+        ]
+        if not level:
+            return
+    raise RecursionError

@@ -1,0 +1,116 @@
+"""Small files are written so that a crash leaves the old one or the new one, and never a part."""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from score_sde.cluster import is_main
+from score_sde.errors import UserError
+
+#: What to do where a directory takes no files.
+ELSEWHERE = "give another --workdir, or --out=DIR for results of a run that is only read"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place, flushed to disk, when the block ends without an error.
+
+    Of several processes of one run only the first writes; what the others put into their file is thrown away.
+
+    Raises:
+        UserError: If the system refuses to write, with what could not be written and what to do.
+    """
+    if not is_main():
+        with tempfile.TemporaryDirectory() as directory:
+            yield Path(directory, path.name)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask says; a library may make the file anew, for its owner alone
+            yield temporary
+            temporary.chmod(mode)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write ``path`` (disk full, read-only, no directory) into a :class:`UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(str(path), path.parent, error) from error
+
+
+def refusal(what: str, directory: Path, error: OSError) -> UserError:
+    """The error that says that ``what`` cannot be written to a directory, why, and what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = _in_the_way(directory) or error.strerror or str(error)
+    return UserError(f"Cannot write {what} ({reason}); {'free space there or ' * full}{ELSEWHERE}.")
+
+
+def _in_the_way(directory: Path) -> str:
+    """What stands where a directory is needed, in words, or nothing."""
+    place = next(place for place in (directory, *directory.absolute().parents) if os.path.lexists(place))
+    if place.is_dir():
+        return ""
+    return f"{place} is a {'file' if place.exists() else 'link to nothing'}, not a directory"
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by a file with this text, in UTF-8; a crash leaves either the old file or the new one.
+
+    Raises:
+        UserError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     atomic_write_text(Path(directory, "note.txt"), "done")
+        ...     Path(directory, "note.txt").read_text(), os.listdir(directory)
+        ('done', ['note.txt'])
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as indented JSON; see :func:`jsonable`.
+
+    Raises:
+        UserError: If the file cannot be written.
+        TypeError: If ``value`` holds something that JSON cannot.
+    """
+    atomic_write_text(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
+
+
+def jsonable(value: Any) -> Any:
+    """A value as JSON can hold it: arrays as lists, paths as text, and ``None`` for numbers that are not finite.
+
+    >>> import numpy as np
+    >>> jsonable({"a": np.array([1.0, np.nan]), "b": (Path("x"), float("inf"))})
+    {'a': [1.0, None], 'b': ['x', None]}
+    """
+    if hasattr(value, "tolist"):  # numpy and JAX, scalars and arrays
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
