@@ -124,7 +124,7 @@ def agree_on_directory(
 
     def look() -> tuple[None, dict[str, Any]]:
         file = _wait(store, key, timeout, "process 0")
-        if file and not _appears(Path(file), patience):
+        if file and not _appears(type(directory)(file), patience):
             raise UserError(
                 f"{directory} is not the directory that process 0 has under this name; all processes write to it, "
                 "so it must lie on a disk that they share."
@@ -142,8 +142,8 @@ def agree_on_directory(
 def _probe(directory: Path) -> Path | None:
     """A new file in a directory, or in the nearest one above it that is there; None if it cannot be written."""
     try:
-        place = next(folder for folder in (directory, *directory.parents) if folder.is_dir())
-        file = place / f".{uuid.uuid4().hex}.{os.getpid()}.tmp"
+        there = next(folder for folder in (directory, *directory.parents) if folder.is_dir())
+        file = there / f".{uuid.uuid4().hex}.{os.getpid()}.tmp"
         file.touch(exist_ok=False)
     except (OSError, StopIteration):
         return None  # the mode itself says why, when it writes

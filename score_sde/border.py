@@ -226,13 +226,14 @@ def software() -> str:
 def _kept(text: str, directory: Path | None) -> Path | None:
     """Write a text to the directory, else to a temporary file, and return its path; None if neither can be written."""
     name = f"traceback-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.txt"
+    data = text.encode("utf-8", errors="backslashreplace")
     if directory is not None:
-        with contextlib.suppress(OSError, ValueError):
-            (directory / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+        with contextlib.suppress(Exception):  # of a bucket anything
+            (directory / name).write_bytes(data)
             return directory / name
     with contextlib.suppress(OSError, ValueError):
         place = Path(tempfile.gettempdir(), f"score_sde-{name}")
-        place.write_text(text, encoding="utf-8", errors="backslashreplace")
+        place.write_bytes(data)
         return place
     return None
 

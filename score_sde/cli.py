@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from score_sde import cluster
 from score_sde.border import FAULT, RAISE, ended, software
 from score_sde.errors import UserError, nearest
-from score_sde.paths import config_file, typed, typed_fields
+from score_sde.paths import config_file, place, typed, typed_fields, whole
 from score_sde.signals import heeded
 from score_sde.startup import hand_over_signals, keep_compiled_programs, quiet_compiler
 
@@ -76,8 +76,8 @@ def main(argv: list[str]) -> int:
         if (reason := keep_compiled_programs()) is not None:
             log.warning("%s", reason)
         heeds_sigterm = options.mode in TRAINING
-        if (place := cluster.requested(options)) is not None:
-            cluster.connect(**place, heeds_sigterm=heeds_sigterm)
+        if (where := cluster.requested(options)) is not None:
+            cluster.connect(**where, heeds_sigterm=heeds_sigterm)
             joined = True
         else:
             quiet_compiler()  # of several processes, JAX says there which one has failed
@@ -89,12 +89,12 @@ def main(argv: list[str]) -> int:
         hand_over_signals(keep=keep)
         _say_what_is_unread(config, options.mode, overrides)
         command, extra = shlex.join(["python", "-m", "score_sde", *argv]), _extra(options, overrides)
-        check_places(Path(options.workdir), extra.get("out"))
+        check_places(place(options.workdir), extra.get("out"))
         with heeded(keep=keep):
-            code = RUN[options.mode](config, Path(options.workdir), command, **extra) or 0
+            code = RUN[options.mode](config, place(options.workdir), command, **extra) or 0
     except (Exception, KeyboardInterrupt) as error:
         doing = "Reading the command line" if options is None else f"--mode={options.mode}"
-        code = ended(error, doing=doing, directory=None if options is None else Path(options.workdir))
+        code = ended(error, doing=doing, directory=None if options is None else place(options.workdir))
     finally:
         if joined:
             cluster.shutdown(code)
@@ -108,7 +108,7 @@ def _given(options: argparse.Namespace) -> "Path | ConfigDict | None":
     from score_sde.checkpointing import newest_config
     from score_sde.config import from_record
 
-    workdir = Path(options.workdir)
+    workdir = place(options.workdir)
     if (recorded := newest_config(workdir)) is None:
         raise UserError(
             f"There is no run in {workdir} whose configuration could be taken; give --config=FILE, a Python "
@@ -126,14 +126,14 @@ def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) 
         config = load_config(_given(options), overrides)
         # The configuration counts, not the file that it is from.
         flags = {name: value for name, value in vars(options).items() if name not in ("config", *cluster.FLAGS)}
-        places = {name: os.path.abspath(value) for name in PATHS if (value := flags.get(name)) is not None}
+        places = {name: whole(value) for name in PATHS if (value := flags.get(name)) is not None}
         return config, {**{f"--{name}": value for name, value in (flags | places).items()}, **leaves(config)}
 
     if not joined:
         return prepare()[0]
     from score_sde.agreement import agreed
 
-    shared = Path(options.workdir) if options.mode in (*TRAINING, "import") else None
+    shared = place(options.workdir) if options.mode in (*TRAINING, "import") else None
     config = agreed(prepare, timeout=options.cluster_timeout, shared=shared)
     cluster.meet()
     return config
@@ -176,9 +176,10 @@ def _extra(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
         extra["row"] = options.row
         extra["configure"] = lambda path, own: load_config(path, [*(f"--config.{one}" for one in own), *overrides])
     if options.out is not None:
-        extra["out"] = Path(options.out)
+        extra["out"] = place(options.out)
     if options.compare is not None:
-        extra["compare"] = tuple(Path(typed(name, "--compare")) for name in options.compare.split(",") if name)
+        names = [typed(name, "--compare", bucket=True) for name in options.compare.split(",") if name]
+        extra["compare"] = tuple(map(place, names))
     return extra
 
 
@@ -271,7 +272,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     _check_flags(options, rest)
     for name in PATHS:
         if (given := getattr(options, name)) is not None:
-            setattr(options, name, typed(given, f"--{name}"))
+            setattr(options, name, typed(given, f"--{name}", bucket=name != "checkpoint"))
     return options, _overrides(rest, vars(options))
 
 

@@ -23,15 +23,16 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
 
-def typed(text: str, name: str) -> str:
+def typed(text: str, name: str, *, bucket: bool = False) -> str:
     """The path that was meant: ``~``, ``$VARIABLE`` and ``file://`` are replaced, which a shell does not do everywhere.
 
     Args:
         text: The path as it was typed.
         name: The flag or field, for errors.
+        bucket: Whether it may be in a bucket, which must then be at hand.
 
     Raises:
-        UserError: If it is empty, names a bucket, an unknown home or a variable that is not set.
+        UserError: If it is empty, names an unknown home, a variable that is not set, or a bucket where none is taken.
 
     >>> typed("file:///data/my%20run", "--workdir"), typed("runs/a b/", "--workdir")
     ('/data/my run', 'runs/a b/')
@@ -40,7 +41,12 @@ def typed(text: str, name: str) -> str:
         raise UserError(f"{name} is empty; expected a path, such as {name}=runs/digits.")
     if "\0" in text:
         raise UserError(f"{name} holds a zero byte, which no path can.")
-    if (scheme := _SCHEME.match(text)) is not None:
+    if (scheme := _SCHEME.match(text)) is not None and bucket and scheme[1].lower() != "file":
+        from score_sde.files import check_bucket
+
+        check_bucket(text, name)
+        return text
+    if scheme is not None:
         text = _without_scheme(text, scheme[1].lower(), name)
     if "$" in text and not os.path.lexists(text):
         text = _with_variables(text, name)
@@ -49,6 +55,24 @@ def typed(text: str, name: str) -> str:
         raise UserError(f"{name} is '{text}', and there is no such home directory; give the whole path.")
     _check_characters(found, name)
     return found
+
+
+def place(text: str) -> Path:
+    """The directory of a path that :func:`typed` has given, on a disk or in a bucket."""
+    if _SCHEME.match(text) is None:
+        return Path(text)
+    from score_sde.files import Bucket
+
+    return Bucket(text)
+
+
+def whole(text: str) -> str:
+    """The same for all directories that a program may be started in.
+
+    >>> whole("gs://bucket/runs/a")
+    'gs://bucket/runs/a'
+    """
+    return os.path.abspath(text) if _SCHEME.match(text) is None else str(place(text))
 
 
 def _check_characters(path: str, name: str) -> None:

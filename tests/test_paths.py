@@ -39,7 +39,7 @@ SPELLINGS = [
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_of_a_path_is_the_same_in_every_field(home, spelling):
     given, meant = spelling.replace("{}", str(home)), f"{home}/runs/a b"
-    assert typed(given, "--workdir") == meant
+    assert typed(given, "--workdir") == typed(given, "--workdir", bucket=True) == meant
     config = load_config(Path(TOY), [f"--config.{field}={given}" for field in PLACES])
     assert [config[group][name] for group, name in (field.split(".") for field in PLACES)] == [meant] * len(PLACES)
     for kind in DATA:
@@ -60,8 +60,8 @@ def test_what_lies_there_under_the_literal_name_is_meant(home, monkeypatch):
 REFUSED = {
     "": "is empty",
     "  ": "is empty",
-    "gs://bucket/run": "gs:// is not supported",
-    "s3://bucket/run": "s3:// is not supported",
+    "gs://bucket/run": "gs://",
+    "ftp://host/run": "expected a path in a file system",
     "file://elsewhere/run": "a file of the machine elsewhere",
     "$NO_SUCH/run": "the environment variable NO_SUCH is not set",
     "~nobody-of-this-name/run": "there is no such home directory; give the whole path",

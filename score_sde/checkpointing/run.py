@@ -3,18 +3,18 @@
 import functools
 import logging
 import math
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from score_sde.checkpointing.storage import Damaged, Store, first_says, read, read_value, steps_in
+from score_sde.checkpointing.storage import Damaged, first_says, read, read_value, steps_in
+from score_sde.checkpointing.uploads import store_in
 from score_sde.cluster import barrier, is_main
 from score_sde.config import changed_fields
 from score_sde.errors import UserError
-from score_sde.files import read_json
+from score_sde.files import move, read_json
 from score_sde.state import TrainState
 
 Check = Callable[[Path, Mapping[str, Any]], None]
@@ -141,7 +141,7 @@ class CheckpointWriter(Checkpoints):
         """
         super().__init__(workdir)
         self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
-        self._store = Store(self.directory, kept=self._kept)
+        self._store = store_in(self.directory, kept=self._kept)
         self._losses = {step: _loss_of(self.directory / str(step)) for step in self.steps} if keep_best else {}
 
     def __enter__(self) -> "CheckpointWriter":
@@ -216,8 +216,7 @@ class CheckpointWriter(Checkpoints):
         if is_main():
             attic.mkdir(exist_ok=True)
             for step in steps:
-                shutil.rmtree(attic / str(step), ignore_errors=True)
-                shutil.move(self.directory / str(step), attic / str(step))
+                move(self.directory / str(step), attic / str(step))
         barrier("damaged checkpoints are moved")
         self._store.reload()
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from score_sde.checkpointing.storage import Damaged, Store, read, steps_in
+from score_sde.checkpointing.uploads import Uploads, store_in
 from score_sde.errors import UserError
 from score_sde.typing import Params
 
@@ -56,7 +57,7 @@ class SnapshotWriter(Snapshots):
     def __init__(self, workdir: Path) -> None:
         """Write below ``workdir``."""
         super().__init__(workdir)
-        self._opened: Store | None = None
+        self._opened: Store | Uploads | None = None
 
     def __enter__(self) -> "SnapshotWriter":
         return self
@@ -66,9 +67,9 @@ class SnapshotWriter(Snapshots):
             self._opened.close()
 
     @property
-    def _store(self) -> Store:
+    def _store(self) -> Store | Uploads:
         if self._opened is None:
-            self._opened = Store(self.directory)
+            self._opened = store_in(self.directory)
         return self._opened
 
     def save(self, step: int, averages: Mapping[float, Params]) -> None:

@@ -17,12 +17,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from score_sde.checkpointing.digests import descriptions, examine, json_digest
 from score_sde.cluster import is_main
 from score_sde.errors import UserError
-from score_sde.files import reason_of
+from score_sde.files import Bucket, failures, fetched, reason_of
 
+#: What a checkpoint in a bucket holds once it is complete, as Orbax has it: there no name can come last.
+COMPLETE = "commit_success.txt"
 _DIGESTS = "digests"
 _USUAL_LOOP = asyncio.new_event_loop
 _LACKS = ("permission denied", "too many open files", "out of memory")  # of the reader, not of what is read
@@ -43,14 +46,20 @@ class Contents(NamedTuple):
 
 
 def steps_in(directory: Path) -> list[int]:
-    """Steps that have a complete checkpoint, ascending; a checkpoint gets its name once it is complete."""
+    """Steps that have a complete checkpoint, ascending; on a disk a checkpoint gets its name once it is complete."""
     try:
-        names = [path.name for path in directory.iterdir()]
+        found = [path for path in numbered(directory) if not isinstance(path, Bucket) or (path / COMPLETE).is_file()]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except OSError as error:
-        raise UserError(f"Cannot read {directory} ({error.strerror}); give yourself the right to read it.") from error
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    except failures(directory) as error:
+        reason = getattr(error, "strerror", None) or reason_of(error)
+        raise UserError(f"Cannot read {directory} ({reason}); give yourself the right to read it.") from error
+    return sorted(int(path.name) for path in found)
+
+
+def numbered(directory: Path) -> list[Path]:
+    """What lies in a directory under the name of a step."""
+    return [path for path in directory.iterdir() if path.name.isascii() and path.name.isdigit()]
 
 
 def read(
@@ -126,8 +135,8 @@ class Store:
         )
         if is_main():
             _remove_begun(directory)
-        with _writing(directory):
-            self._manager = _Manager(directory, options=options)
+        with writing_checkpoints(directory):
+            self._manager = _Manager(epath.Path(str(directory)), options=options)
         self._loops = contextlib.ExitStack()
         self._loops.enter_context(_patient_loops())
 
@@ -155,12 +164,12 @@ class Store:
             **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
             **{name: ocp.args.JsonSave(value) for name, value in values.items()},
         )
-        with _writing(self.directory):
+        with writing_checkpoints(self.directory):
             self._manager.save(step, args=items)
 
     def delete(self, step: int) -> None:
         """Remove a checkpoint."""
-        with _writing(self.directory):
+        with writing_checkpoints(self.directory):
             self._manager.delete(step)
 
     def reload(self) -> None:
@@ -169,7 +178,7 @@ class Store:
 
     def close(self) -> None:
         """Wait for saves under way, and end the threads of the manager."""
-        with self._loops, _writing(self.directory):
+        with self._loops, writing_checkpoints(self.directory):
             try:
                 self._manager.wait_until_finished()
             finally:
@@ -233,13 +242,14 @@ def _value(path: Path, name: str, written: Mapping[str, Any] | None) -> Any:
 
 
 def _read_json(path: Path) -> Any:
-    return ocp.JsonCheckpointHandler().restore(path)  # pyright: ignore[reportArgumentType]  # any path will do
+    with fetched(path) as local:
+        return ocp.JsonCheckpointHandler().restore(local)  # pyright: ignore[reportArgumentType]  # any path will do
 
 
 def _read_arrays(path: Path, like: Any) -> Any:
     item = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-    with _patient_loops():
-        return ocp.StandardCheckpointHandler().restore(path, args=item)  # pyright: ignore[reportArgumentType]
+    with fetched(path) as local, _patient_loops():
+        return ocp.StandardCheckpointHandler().restore(local, args=item)  # pyright: ignore[reportArgumentType]
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):
@@ -329,11 +339,13 @@ def first_says(number: int) -> int:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing_checkpoints(path: Path) -> Iterator[None]:
     """Turn a refusal to write into a :class:`UserError`."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except UserError:
+        raise
+    except (*failures(path), ValueError) as error:
         full = any(text in str(error) for text in _FULL)
         reason = reason_of(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else error)
         raise UserError(

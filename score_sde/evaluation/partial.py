@@ -16,7 +16,7 @@ from score_sde.cluster import is_main
 from score_sde.errors import plural
 from score_sde.evaluation.base import Examples, Progress
 from score_sde.evaluation.results import digest
-from score_sde.files import Unreadable, atomic_write_json, read_json, reason_of, writing
+from score_sde.files import Growing, Unreadable, atomic_write_json, read_json, reason_of, writing
 
 _NAMED = re.compile(r"(?P<name>.+)\.[0-9a-f]{12}\.partial")  # as partial_file names them
 
@@ -29,7 +29,7 @@ class Partial:
     Every batch is a row of arrays, such as values, errors, evaluations and success, with an entry per example. The
     entries lie in one file as records, one after another, and a batch is appended to it: what has been measured is
     never written again, and need not fit into memory. A small file beside it says of what they are, and how many are
-    whole.
+    whole. In a bucket both are written as often as takes little of the time.
 
     Attributes:
         batches: How many there are.
@@ -47,6 +47,7 @@ class Partial:
         self.batches = self.count = 0
         self.seconds = 0.0
         self._path, self._identity, self._digest = path, identity, 0
+        self._file: Growing | None = None
         self._dtype: np.dtype[Any] | None = None
         self._in_memory: list[np.ndarray] = []  # in processes that do not write
         if path is None:
@@ -72,14 +73,15 @@ class Partial:
         if dtype.hasobject or not dtype.itemsize or not 0 < batches <= count or not seconds >= 0.0:
             raise ValueError("it is of another form")
         digest, left = 0, count * dtype.itemsize
-        with path.open("rb") as file:
+        local = self._records(path).local
+        with local.open("rb") as file:
             while left and (chunk := file.read(min(left, 1 << 24))):
                 digest, left = zlib.crc32(chunk, digest), left - len(chunk)
         if left or digest != found["digest"]:
             raise ValueError("its records are not those that were written")
         self.batches, self.count, self.seconds, self._dtype, self._digest = batches, count, seconds, dtype, digest
         if not is_main():
-            self._in_memory = [np.fromfile(path, dtype, count)]
+            self._in_memory = [np.fromfile(local, dtype, count)]
         log.info("Going on after %d %s, kept in %s.", batches, plural(batches, "batch", "batches"), path)
 
     def add(self, row: list[np.ndarray], seconds: float) -> None:
@@ -99,7 +101,7 @@ class Partial:
         else:
             self._append(records, self._path)
         self.batches, self.count, self.seconds = self.batches + 1, self.count + len(records), self.seconds + seconds
-        if self._path is not None:
+        if self._path is not None and self._records(self._path).publish(now=False):
             atomic_write_json(_about(self._path), self._known())
 
     def _append(self, records: np.ndarray, path: Path) -> None:
@@ -108,13 +110,17 @@ class Partial:
             if not self.count:  # what is known of another measurement does not hold any more
                 _about(path).unlink(missing_ok=True)
             # What lies behind the whole batches, a kill has cut short.
-            with path.open("r+b" if self.count else "wb") as file:
+            with self._records(path).local.open("r+b" if self.count else "wb") as file:
                 file.seek(self.count * records.dtype.itemsize)
                 file.truncate()
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         self._digest = zlib.crc32(data, self._digest)
+
+    def _records(self, path: Path) -> Growing:
+        self._file = self._file or Growing(path)
+        return self._file
 
     def _known(self) -> dict[str, Any]:
         assert self._dtype is not None
@@ -140,7 +146,7 @@ class Partial:
         if self._path is None or not is_main():
             records = np.concatenate(self._in_memory)
         else:
-            records = np.memmap(self._path, self._dtype, mode="r", shape=(self.count,))
+            records = np.memmap(self._records(self._path).local, self._dtype, mode="r", shape=(self.count,))
         return [np.asarray(records)[name] for name in self._dtype.names or ()]
 
 

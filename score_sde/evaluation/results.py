@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,7 +85,7 @@ def _move(directory: Path, place: Path, names: tuple[str, ...]) -> None:
         place.mkdir(parents=True, exist_ok=True)
         for name in names:
             if (directory / name).exists():
-                os.replace(directory / name, place / name)
+                (directory / name).replace(place / name)
 
 
 def _places(attic: Path, mode: str) -> list[Path]:

@@ -2,6 +2,9 @@
 
 The operating system holds a lock for a process and lets go of it with the process, however that ends. Its file tells
 who holds it, and nothing else; a file that a killed process has left is taken over.
+
+A bucket has no such locks. There the file itself is the lock: its driver makes it only where there is none, its holder
+renews it every minute, and one that was not renewed for five is taken over.
 """
 
 import contextlib
@@ -13,6 +16,7 @@ import os
 import re
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -21,7 +25,8 @@ from typing import Any, TypeVar, cast
 
 from score_sde.cluster import is_main
 from score_sde.errors import UserError
-from score_sde.files.reading import read_json
+from score_sde.files.buckets import Bucket
+from score_sde.files.reading import Unreadable, read_json, reason_of
 from score_sde.files.writing import refusal, writing
 
 try:
@@ -34,6 +39,7 @@ Mode = TypeVar("Mode", bound=Callable[..., Any])
 _TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)(@(?P<host>.*))?\.tmp")  # as atomic_path names them
 _BLOCK = 4096  # bytes that a directory must take
 _DAY = 86_400.0  # seconds
+_RENEWED, _LAPSED = 60.0, 300.0  # seconds between renewals of a lock in a bucket, and until it is nobody's
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +68,18 @@ def only_writer(directory: Path, kind: str, *, doing: str) -> Iterator[None]:
         yield
         return
     path = directory / f".{kind}.lock"
+    if isinstance(path, Bucket):
+        with _leased(path, doing):
+            yield
+        return
     with writing(path):
         descriptor = _locked(path)
     if descriptor is None:
-        raise UserError(f"{_holder(path)}; wait for it, end it, or give another --workdir.")
+        raise _held(path)
     try:
         with writing(path):
-            _sign(descriptor, doing)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, _signed(_this(doing)))
         remove_leftovers(directory)
         yield
     finally:
@@ -114,6 +125,12 @@ def check_writable(directory: Path, *, make: bool = True) -> None:
     """
     if not is_main():
         return
+    if isinstance(directory, Bucket):
+        with writing(directory):
+            probe = directory / f".{socket.gethostname()}.{os.getpid()}.tmp"
+            probe.write_bytes(bytes(1))
+            probe.unlink()
+        return
     try:
         if make:
             directory.mkdir(parents=True, exist_ok=True)
@@ -157,12 +174,75 @@ def _flock(descriptor: int) -> bool:
     return True
 
 
-def _sign(descriptor: int, doing: str) -> None:
-    """Write into the locked file who we are."""
+@contextlib.contextmanager
+def _leased(path: Bucket, doing: str) -> Iterator[None]:
+    """Hold a lock in a bucket. Two that find one lapsed at the same moment may both take it; then one says so."""
+    holder, done = _this(doing), threading.Event()
+    with writing(path):
+        if _lapsed(path):
+            path.unlink(missing_ok=True)
+        try:
+            path.create(_signed(_renewed(holder)))
+        except FileExistsError:
+            raise _held(path) from None
+    renewing = threading.Thread(target=_renew, args=(path, holder, done), daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        done.set()
+        renewing.join()
+        with contextlib.suppress(Exception):  # it lapses
+            if _is_of(path, holder):
+                path.unlink()
+
+
+def _lapsed(path: Bucket) -> bool:
+    """Whether a lock in a bucket is nobody's any more."""
+    try:
+        found = read_json(path)
+    except Unreadable:
+        return False
+    if found is None or not isinstance(renewed := found.get("renewed"), int | float):
+        return found is not None
+    here = found.get("host") == socket.gethostname() and isinstance(found.get("process"), int)
+    return time.time() - renewed > _LAPSED or (here and _is_gone(found["process"]))
+
+
+def _renew(path: Bucket, holder: dict[str, Any], done: threading.Event) -> None:
+    """Renew a lock in a bucket until the work is done."""
+    while not done.wait(_RENEWED):
+        try:
+            if not _is_of(path, holder):
+                log.error("%s is another's now, who writes there, too; end one of the two.", path)
+                return
+            path.write_bytes(_signed(_renewed(holder)))
+        except Exception as error:
+            log.warning("%s cannot be renewed (%s), and lapses after %.0f s.", path, reason_of(error), _LAPSED)
+
+
+def _is_of(path: Path, holder: dict[str, Any]) -> bool:
+    return holder.items() <= (read_json(path) or {}).items()
+
+
+def _renewed(holder: dict[str, Any]) -> dict[str, Any]:
+    return {**holder, "renewed": time.time()}
+
+
+def _signed(holder: dict[str, Any]) -> bytes:
+    return (json.dumps(holder) + "\n").encode()
+
+
+def _this(doing: str) -> dict[str, Any]:
+    """Who we are, for the others."""
     since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    holder = {"doing": doing, "process": os.getpid(), "host": socket.gethostname(), "since": since}
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, (json.dumps(holder) + "\n").encode())
+    return {"doing": doing, "process": os.getpid(), "host": socket.gethostname(), "since": since}
+
+
+def _held(path: Path) -> UserError:
+    """The error that says who holds a lock."""
+    lapses = f" If it was killed, its lock lapses within {_LAPSED / 60:.0f} minutes." * isinstance(path, Bucket)
+    return UserError(f"{_holder(path)}; wait for it, end it, or give another --workdir.{lapses}")
 
 
 def _holder(path: Path) -> str:

@@ -37,6 +37,20 @@ class Unreadable(UserError):
         return f"{self.path} cannot be read ({self.reason}); {self._remedy}."
 
 
+def read_bytes(path: Path, *, remedy: str = REMEDY, limit: int | None = None) -> bytes | None:
+    """What a file holds, or ``None`` if there is no such file.
+
+    Raises:
+        Unreadable: For a file that may not be read, is no regular file, or has more bytes than a limit.
+    """
+    with reading(path, remedy):
+        if not is_there(path):
+            return None
+        if limit is not None and path.stat().st_size > limit:
+            raise ValueError(f"it has more than {limit} bytes")
+        return path.read_bytes()
+
+
 def read_json(path: Path, *, remedy: str = REMEDY) -> dict[str, Any] | None:
     """The JSON object in a file, or ``None`` if there is no such file.
 
@@ -48,12 +62,9 @@ def read_json(path: Path, *, remedy: str = REMEDY) -> dict[str, Any] | None:
         Unreadable: For a file that may not be read, is no UTF-8 or no JSON, holds anything but an object or a number
             that is not finite, or is nested deeper than any that this package writes.
     """
+    content = read_bytes(path, remedy=remedy, limit=_JSON_BYTES)
     with reading(path, remedy):
-        if not is_there(path):
-            return None
-        if path.stat().st_size > _JSON_BYTES:
-            raise ValueError(f"it has more than {_JSON_BYTES} bytes")
-        return parse_json(path.read_bytes().decode("utf-8-sig"))
+        return None if content is None else parse_json(content.decode("utf-8-sig"))
 
 
 def parse_json(text: str) -> dict[str, Any]:
@@ -79,11 +90,10 @@ def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
     Raises:
         Unreadable: For a file that may not be read or is no file.
     """
-    with reading(path, "make it a readable file, or remove it"):
-        if not is_there(path):
-            return None
-        records = (parse_json_line(line) for line in path.read_bytes().split(b"\n"))
-        return [record for record in records if record is not None]
+    if (content := read_bytes(path, remedy="make it a readable file, or remove it")) is None:
+        return None
+    records = map(parse_json_line, content.split(b"\n"))
+    return [record for record in records if record is not None]
 
 
 def parse_json_line(line: bytes) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any
 
 from score_sde.cluster import is_main
 from score_sde.errors import UserError
+from score_sde.files.buckets import Bucket, failures
+from score_sde.files.reading import reason_of
 
 #: What to do where a directory takes no files.
 ELSEWHERE = "give another --workdir, or --out=DIR for results of a run that is only read"
@@ -22,14 +25,18 @@ ELSEWHERE = "give another --workdir, or --out=DIR for results of a run that is o
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place, flushed to disk, when the block ends without an error.
 
-    Of several processes of one run only the first writes; what the others put into their file is thrown away.
+    For a bucket it lies on the local disk, and is uploaded. Of several processes of one run only the first writes; what
+    the others put into their file is thrown away.
 
     Raises:
         UserError: If the system refuses to write, with what could not be written and what to do.
     """
-    if not is_main():
+    if not is_main() or isinstance(path, Bucket):
         with tempfile.TemporaryDirectory() as directory:
-            yield Path(directory, path.name)
+            yield (temporary := Path(directory, path.name))
+            if is_main() and isinstance(path, Bucket):
+                with writing(path):
+                    path.upload(temporary)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
     try:
@@ -47,24 +54,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def move(source: Path, target: Path) -> None:
+    """Move a directory to another place of the same disk or bucket; what lies there goes."""
+    if isinstance(target, Bucket):
+        target.rmtree(missing_ok=True)
+        source.replace(target)
+    else:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.move(source, target)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write ``path`` (disk full, read-only, no directory) into a :class:`UserError`."""
     try:
         yield
-    except OSError as error:
+    except UserError:
+        raise
+    except failures(path) as error:
         raise refusal(str(path), path.parent, error) from error
 
 
-def refusal(what: str, directory: Path, error: OSError) -> UserError:
+def refusal(what: str, directory: Path, error: Exception) -> UserError:
     """The error that says that ``what`` cannot be written to a directory, why, and what to do."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    reason = _in_the_way(directory) or error.strerror or str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = _in_the_way(directory) or getattr(error, "strerror", None) or reason_of(error)
     return UserError(f"Cannot write {what} ({reason}); {'free space there or ' * full}{ELSEWHERE}.")
 
 
 def _in_the_way(directory: Path) -> str:
     """What stands where a directory is needed, in words, or nothing."""
+    if isinstance(directory, Bucket):
+        return ""
     place = next(place for place in (directory, *directory.absolute().parents) if os.path.lexists(place))
     if place.is_dir():
         return ""

@@ -29,7 +29,7 @@ def write_safetensors(
         >>> read_safetensors(path)
         ({'bias': array([0., 0., 0.])}, {'step': '12'})
     """
-    path = Path(path)
+    path = path if isinstance(path, Path) else Path(path)
     if "__metadata__" in tensors:
         raise UserError(f"Cannot write {path}: '__metadata__' is no name for an array in this format. Choose another.")
     # The library writes the memory behind an array, as if it were always in order.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from score_sde.checkpointing import Checkpoints
 from score_sde.errors import UserError
+from score_sde.files import Bucket
 
 #: Folders of a run in which its modes make, move and remove what they like.
 OWN = ("checkpoints", "averages", "damaged_checkpoints", "dequantizer", "earlier", "progress", "tensorboard")
@@ -12,7 +13,9 @@ OWN = ("checkpoints", "averages", "damaged_checkpoints", "dequantizer", "earlier
 
 def is_run(directory: Path) -> bool:
     """Whether a directory holds the record or a checkpoint of a run."""
-    return os.path.isfile(directory / "config.json") or bool(Checkpoints(directory).steps)
+    record = directory / "config.json"
+    recorded = record.is_file() if isinstance(record, Bucket) else os.path.isfile(record)
+    return recorded or bool(Checkpoints(directory).steps)
 
 
 def check_places(workdir: Path, out: Path | None) -> None:
@@ -26,8 +29,8 @@ def check_places(workdir: Path, out: Path | None) -> None:
         UserError: If results would go into a folder that a run keeps to itself, or into the directory of another run.
     """
     flag, place = ("--workdir", workdir) if out is None else ("--out", out)
-    home, inside = Path(os.path.realpath(workdir)), Path(os.path.realpath(place))
-    own = {Path(os.path.realpath(home / name)): home / name for name in OWN}  # a link may lead to another disk
+    home, inside = _real(workdir), _real(place)
+    own = {_real(home / name): home / name for name in OWN}  # a link may lead to another disk
     for folder in (inside, *inside.parents, *place.absolute().parents):
         found = own.get(folder, folder)
         if folder in own or (folder.name in OWN and is_run(folder.parent)):
@@ -40,3 +43,7 @@ def check_places(workdir: Path, out: Path | None) -> None:
             f"--out is {place}, the directory of another run than the one in {workdir}, whose page would show these "
             "results as its own. Give a directory that holds no run."
         )
+
+
+def _real(path: Path) -> Path:
+    return path if isinstance(path, Bucket) else Path(os.path.realpath(path))

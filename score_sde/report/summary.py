@@ -93,7 +93,11 @@ def found_in(workdir: Path, results: Path | None, name: str) -> Path:
 def _link(workdir: Path, place: Path, name: str) -> str | None:
     """The target of a link from a page to a file of the run; ``None`` if it is not there."""
     path = found_in(workdir, place, name)
-    return quote(Path(os.path.relpath(path, place)).as_posix()) if path.exists() else None
+    if not path.exists():
+        return None
+    if type(path) is not type(place):  # one is in a bucket
+        return quote(str(path), safe="/:")
+    return quote(Path(os.path.relpath(path, place)).as_posix())
 
 
 _REPORTS = {"sampling.json": "sample", "likelihood.json": "likelihood", "eval.json": "eval"}

@@ -131,6 +131,7 @@ def run(task: Task, workdir: Path) -> TrainState:
                 if done % settings.checkpoint_every == 0 or last or ending:
                     columns = _finite(window, done)
                     _keep_records(task, workdir)
+                    writer.flush()
                     saved.save(state, feed.get_state(), config.to_dict(), window=columns, loss=loss)
                 if ending and not last:
                     raise _preempted(preemption, done)

@@ -17,8 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from score_sde.cluster import is_main
-from score_sde.errors import UserError
-from score_sde.files import atomic_path, jsonable, parse_json_line, reason_of, writing
+from score_sde.files import Growing, atomic_path, jsonable, parse_json_line, read_bytes, writing
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -34,15 +33,17 @@ class MetricWriter:
     Of several processes of one run only the first writes anything.
 
     A line reaches the operating system before :meth:`write` returns, so a killed process loses none, and a full disk is
-    met here and not by a thread that nobody hears. Numbers are written as the shortest decimals that read back to the
-    same bits.
+    met here and not by a thread that nobody hears. To a bucket both files are written whole, as often as takes little
+    of the time, and by :meth:`flush`, before a checkpoint is saved. Numbers are written as the shortest decimals that
+    read back to the same bits.
     """
 
     def __init__(self, workdir: Path) -> None:
         """Write below ``workdir``; what is there already is kept, see :meth:`truncate`."""
         self._path = workdir / "metrics.jsonl"
         self._events_dir = workdir / "tensorboard"
-        self._events: Path | None = None  # made with the first line
+        self._metrics: Growing | None = None  # opened with the first line
+        self._events: Growing | None = None  # made with the first line
         self._purge_step: int | None = None
 
     def write(
@@ -61,12 +62,24 @@ class MetricWriter:
             return
         values = {name: float(value) for name, value in metrics.items()}
         line = json.dumps(jsonable({"step": int(step), **values}), allow_nan=False) + "\n"
-        _append(self._path, line.encode())
+        self._metrics = self._metrics or Growing(self._path)
+        self._metrics.append(line.encode())
         with writing(self._events_dir):
             if self._events is None:
                 self._events = self._new_events()
         values |= {name: float(value) for name, value in (timings or {}).items()}
-        _append(self._events, _record(step=int(step), summary=_summary(values)))
+        self._events.append(_record(step=int(step), summary=_summary(values)))
+        self.flush(now=False)
+
+    def flush(self, *, now: bool = True) -> None:
+        """Write to a bucket what it lacks: now, or when it is time.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        for file in (self._metrics, self._events):
+            if file is not None:
+                file.publish(now=now)
 
     def truncate(self, step: int) -> None:
         """Forget what was written after ``step``, and a last line that a crash cut short.
@@ -77,48 +90,36 @@ class MetricWriter:
         Raises:
             UserError: If the file cannot be read or written.
         """
-        self._events = None
+        self._metrics = self._events = None
         if not is_main():
             return
         if self._events_dir.is_dir() and any(self._events_dir.iterdir()):
             self._purge_step = step + 1
-        try:
-            content = self._path.read_bytes()
-        except FileNotFoundError:
+        if (content := read_bytes(self._path, remedy="make it readable")) is None:
             return
-        except OSError as error:
-            raise UserError(f"Cannot read {self._path} ({reason_of(error)}); make it readable.") from error
         lines = [(line, parse_json_line(line)) for line in content.split(b"\n")]
         kept = b"".join(line + b"\n" for line, record in lines if record is not None and record["step"] <= step)
         if kept != content:
             with atomic_path(self._path) as temporary:
                 temporary.write_bytes(kept)
 
-    def _new_events(self) -> Path:
+    def _new_events(self) -> Growing:
         """Begin another file of events, under the name by which TensorBoard knows them."""
         from tensorboardX.proto import event_pb2
 
         self._events_dir.mkdir(parents=True, exist_ok=True)
         # Two files of the same second are told apart by their numbers.
         number = len(list(self._events_dir.glob("events.*")))
-        path = self._events_dir / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{number:04d}"
+        events = Growing(
+            self._events_dir / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{number:04d}"
+        )
         records = _record(file_version="brain.Event:2")
         if self._purge_step is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # pyright: ignore[reportAttributeAccessIssue]
             records += _record(step=self._purge_step, session_log=start)
             self._purge_step = None
-        _append(path, records)
-        return path
-
-
-def _append(path: Path, data: bytes) -> None:
-    """Append to a file that may not be there yet."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: what did not fit on the disk must not be tried again when the file is closed.
-        with open(path, "ab", buffering=0) as file:
-            while data:
-                data = data[file.write(data) :]
+        events.append(records)
+        return events
 
 
 def _summary(values: Mapping[str, float]) -> Any:

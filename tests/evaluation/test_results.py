@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from score_sde.cli import load_config
-from score_sde.evaluation import pareto, partial, results
+from score_sde.evaluation import pareto, partial
 from score_sde.evaluation.results import RESULTS, keep_earlier
 from score_sde.files import atomic_write_json
 from score_sde.modes import MODES
@@ -94,7 +94,7 @@ def test_a_kill_while_results_are_moved_loses_none_and_splits_none(tmp_path, mon
 
     write("a")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(results.os, "replace", killed)
+        patch.setattr(os, "replace", killed)
         keep_earlier(tmp_path, "sample", "b")
     keep_earlier(tmp_path, "sample", "b")
     write("b")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.config import default_config, leaves
+from score_sde.files import failures
 from score_sde.machine import hardware_line
 from score_sde.report.page.figures import DASH, num_bytes, number
 from score_sde.report.page.markup import Markup, code, element, join, note, table
@@ -123,5 +124,5 @@ def _size(path: Path) -> str:
             count = sum(1 for _ in path.iterdir())
             return f"{count:,} entries" if count != 1 else "1 entry"
         return num_bytes(path.stat().st_size)
-    except OSError:
+    except failures(path):
         return DASH

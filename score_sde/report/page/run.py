@@ -14,7 +14,7 @@ import numpy as np
 from score_sde.checkpointing import newest_config
 from score_sde.config import default_config, leaves
 from score_sde.errors import UserError
-from score_sde.files import Unreadable, read_arrays, read_json, read_json_lines
+from score_sde.files import Unreadable, read_arrays, read_bytes, read_json, read_json_lines
 from score_sde.report.forms import misshapen, of_several_models
 from score_sde.report.page.figures import dig, finite, real
 from score_sde.report.page.timings import Timings, read_timings
@@ -103,13 +103,11 @@ class Run:
 
     def picture(self, name: str) -> Picture | None:
         """A PNG of the directory, ready for the page; None if it is missing or damaged, which is then a problem."""
-        path = self.find(name)
-        if not path.is_file():
-            return None
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            self.note_problem(f"{name} cannot be read ({error.strerror}).")
+            if (data := read_bytes(self.find(name))) is None:
+                return None
+        except Unreadable as error:
+            self.note_problem(_problem(error))
             return None
         # A picture that was cut short has no end chunk.
         if data[:8] != _PNG or data[12:16] != b"IHDR" or b"IEND" not in data[-12:]:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from score_sde.files import Unreadable, read_bytes
+
 if TYPE_CHECKING:
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 
@@ -49,8 +51,8 @@ def _events(path: Path) -> "Iterator[Event]":
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 
     try:
-        data = path.read_bytes() if path.stat().st_size <= _MAX_BYTES else b""
-    except OSError:
+        data = read_bytes(path, limit=_MAX_BYTES) or b""
+    except Unreadable:
         return
     start = 0
     while start + 12 <= len(data):

@@ -1,0 +1,143 @@
+"""Directories in buckets, such as ``gs://bucket/runs/a``, under the calls of :mod:`pathlib`.
+
+An object appears whole when it has been written; it is neither appended to nor renamed. There are no directories: one
+is there while something lies below it, and none need be made.
+"""
+
+import contextlib
+import fnmatch
+import os
+import pathlib
+import stat
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+from etils.epath import backend, gpath
+
+from score_sde.errors import UserError
+from score_sde.files.reading import reason_of
+
+#: The packages with fsspec's drivers, by the schemes that a working directory may have.
+DRIVERS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
+
+
+class Bucket(gpath.PosixGPath, pathlib.PosixPath):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    """A place in a bucket: a path of etils, which is a :class:`pathlib.Path` to whoever asks.
+
+    >>> Bucket("gs://bucket/runs") / "a", isinstance(Bucket("s3://bucket"), pathlib.Path)
+    (Bucket('gs://bucket/runs/a'), True)
+    """
+
+    @property
+    def _backend(self) -> Any:
+        """The calls of fsspec, which see the bucket anew each time: others write there, too."""
+        backend.fsspec_backend.fs(self).invalidate_cache()
+        return backend.fsspec_backend
+
+    @property
+    def _driver(self) -> Any:
+        return self._backend.fs(self)
+
+    def absolute(self) -> "Bucket":
+        """Itself."""
+        return self
+
+    def resolve(self, strict: bool = False) -> "Bucket":
+        """Itself."""
+        return self
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Kind and size as of a file."""
+        found = super().stat()
+        kind = stat.S_IFDIR if found.is_directory else stat.S_IFREG
+        return os.stat_result((kind, *5 * (0,), found.length or 0, *3 * (found.mtime,)))
+
+    def is_file(self) -> bool:
+        """Whether there is an object of this name."""
+        return self._driver.isfile(str(self))
+
+    def glob(self, pattern: str) -> Iterator["Bucket"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What lies below under names of a pattern, which may have several parts."""
+        first, _, rest = pattern.partition("/")
+        for path in sorted(self.iterdir()) if self.is_dir() else ():
+            if fnmatch.fnmatchcase(path.name, first):
+                yield from path.glob(rest) if rest else (path,)
+
+    def mkdir(self, mode: int | None = None, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing: see the module."""
+
+    def replace(self, target: os.PathLike[str]) -> "Bucket":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Copy what lies here to another place in the bucket, and remove it here."""
+        self._driver.mv(str(self), str(target), recursive=True)
+        return type(self)(target)
+
+    def create(self, data: bytes) -> None:
+        """Write an object that is not there yet.
+
+        Raises:
+            FileExistsError: If it is there.
+        """
+        self._driver.pipe_file(str(self), data, mode="create")
+
+    def upload(self, source: pathlib.Path, *, last: str | None = None) -> None:
+        """Write a local file as an object, or the files of a directory, of which one is the last to appear."""
+        files = sorted((path for path in source.rglob("*") if path.is_file()), key=lambda path: path.name == last)
+        if not files:
+            self._driver.put_file(str(source), str(self))
+        for path in files:
+            self._driver.put_file(str(path), str(self / path.relative_to(source).as_posix()))
+
+    def download(self, target: pathlib.Path) -> None:
+        """Write what lies here, an object or all that is below, to the local disk."""
+        here = self._driver._strip_protocol(str(self))
+        for name in self._driver.find(str(self)):
+            place = target / name.removeprefix(here).lstrip("/") if name != here else target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._driver.get_file(name, str(place))
+
+
+def check_bucket(text: str, name: str) -> None:
+    """Find out whether a bucket can be used.
+
+    Args:
+        text: The place in it.
+        name: The flag that names it, for errors.
+
+    Raises:
+        UserError: If its kind is not known, its driver is not installed, or it does not answer.
+    """
+    scheme, _, inside = text.partition("://")
+    if scheme not in DRIVERS or not inside.strip("/"):
+        known = " or ".join(f"{scheme}://BUCKET/PATH" for scheme in DRIVERS)
+        raise UserError(f"{name} is '{text}'; expected a path in a file system, or {known}.")
+    try:
+        fsspec.get_filesystem_class("gcs" if scheme == "gs" else scheme)
+    except ImportError as error:
+        package = DRIVERS[scheme]
+        raise UserError(f"{name} is '{text}', and {scheme}:// needs a driver: pip install {package}.") from error
+    try:
+        next(Bucket(text).iterdir(), None)
+    except FileNotFoundError:
+        pass  # nothing is there yet
+    except Exception as error:
+        raise UserError(
+            f"{name} is '{text}', which cannot be reached ({reason_of(error)}); mend the name, or your credentials."
+        ) from error
+
+
+def failures(path: pathlib.Path) -> tuple[type[Exception], ...]:
+    """What reading and writing may raise where it is refused: drivers of buckets have errors of their own."""
+    return (Exception,) if isinstance(path, Bucket) else (OSError,)
+
+
+@contextlib.contextmanager
+def fetched(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A directory or file on the local disk: itself, or what a bucket holds, for as long as the block takes."""
+    if not isinstance(path, Bucket):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path.download(target := pathlib.Path(folder, path.name))
+        yield target

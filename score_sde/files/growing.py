@@ -1,0 +1,64 @@
+"""Files that grow: appended to on a disk, and written whole to a bucket, whose objects cannot be."""
+
+import shutil
+import tempfile
+import time
+import weakref
+from pathlib import Path
+
+from score_sde.cluster import is_main
+from score_sde.files.buckets import Bucket
+from score_sde.files.reading import REMEDY, is_there, reading
+from score_sde.files.writing import writing
+
+_SHARE = 0.05  # of the time, at most, for writing a growing file to a bucket again and again
+
+
+class Growing:
+    """A file that grows.
+
+    Attributes:
+        local: The file to read and to append to; of one in a bucket it is a copy on the local disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Go on with what is there.
+
+        Raises:
+            UserError: If it cannot be read.
+        """
+        self.path = self.local = path
+        self._due = 0.0
+        if isinstance(path, Bucket):
+            folder = tempfile.mkdtemp()
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            self.local = Path(folder, path.name)
+            with reading(path, REMEDY):
+                if is_there(path):
+                    path.download(self.local)
+
+    def append(self, data: bytes) -> None:
+        """Append to the file, which need not be there yet.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        with writing(self.local):
+            self.local.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: what did not fit on the disk must not be tried again when the file is closed.
+            with open(self.local, "ab", buffering=0) as file:
+                while data:
+                    data = data[file.write(data) :]
+
+    def publish(self, *, now: bool = True) -> bool:
+        """Write what has grown to its bucket: now, or when it is time; whether all of it is there."""
+        if not isinstance(self.path, Bucket) or not is_main():
+            return True
+        if not now and time.monotonic() < self._due:
+            return False
+        began = time.monotonic()
+        with writing(self.path):
+            self.path.upload(self.local)
+        ended = time.monotonic()
+        self._due = ended + (ended - began) / _SHARE
+        return True

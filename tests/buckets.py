@@ -1,0 +1,61 @@
+"""A bucket for tests: ``gs://`` is a directory of this disk, under the rules of object stores."""
+
+import contextlib
+import os
+
+from etils.epath import backend
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import _registry
+
+from score_sde.files import Bucket
+
+
+class Objects(DirFileSystem):
+    """Objects that appear when they are closed; directories that are there while something lies below them."""
+
+    protocol = ("gs", "gcs")
+    cachable = False
+    root = ""
+
+    def __init__(self, **_):
+        super().__init__(self.root, LocalFileSystem(auto_mkdir=True))
+
+    def mkdir(self, path, *_, **__):
+        pass
+
+    makedirs = mkdir
+
+    def open(self, path, mode="rb", **keywords):
+        assert mode in ("rb", "wb", "xb", "r", "w"), f"no object store opens an object with mode {mode}"
+        return super().open(path, mode, **keywords)
+
+    def mv(self, *arguments, **keywords):
+        super().mv(*arguments, **keywords)
+        self._forget_empty()
+
+    def rm(self, *arguments, **keywords):
+        super().rm(*arguments, **keywords)
+        self._forget_empty()
+
+    def _forget_empty(self):
+        for folder, _, _ in os.walk(self.root, topdown=False):
+            if folder != self.root and not os.listdir(folder):
+                os.rmdir(folder)
+
+
+@contextlib.contextmanager
+def opened(folder):
+    """A bucket whose objects lie below a folder."""
+    forget = backend._FileSystemSpecBackend._get_filesystem.cache_clear
+    folder.mkdir()
+    forget()
+    before = _registry.get("gcs")
+    Objects.root, _registry["gcs"] = str(folder), Objects
+    try:
+        yield Bucket("gs://bucket")
+    finally:
+        forget()
+        del _registry["gcs"]
+        if before is not None:
+            _registry["gcs"] = before
