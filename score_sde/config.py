@@ -16,8 +16,9 @@ from typing import Any
 
 from score_sde.defaults import ConfigDict, default_config
 from score_sde.errors import UserError, nearest, refuse, unknown
-from score_sde.fields import FIELDS
+from score_sde.fields import FIELDS, Settings
 from score_sde.fields.kinds import Real, Several
+from score_sde.fields.settings import leaves, wrong_names, wrong_values
 from score_sde.files import read_json
 
 _MODULE = "score_sde_config_file"
@@ -83,7 +84,7 @@ def from_record(recorded: Mapping[str, Any], where: str) -> ConfigDict:
     given = leaves(recorded)
     refuse(f"Unknown config field '{name}' in {where}.{nearest(name, FIELDS)}" for name in given if name not in FIELDS)
     # A configuration would take True for 1.0.
-    refuse(_wrong_values({name: value for name, value in given.items() if isinstance(value, bool)}))
+    refuse(wrong_values({name: value for name, value in given.items() if isinstance(value, bool)}))
     config = default_config()
     with config.ignore_type():  # check_fields says more about a wrong type
         config.update_from_flattened_dict({name: _from_json(name, value) for name, value in given.items()})
@@ -105,7 +106,8 @@ def with_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     Raises:
         UserError: With everything that is wrong.
     """
-    problems, values, known = _wrong_names(config), {}, leaves(config)
+    known, values = leaves(config), {}
+    problems = wrong_names(known)
     for argument in overrides:
         name, equals, text = argument.removeprefix("--config.").partition("=")
         if name not in FIELDS:
@@ -116,24 +118,9 @@ def with_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
             )
         else:
             values[name] = FIELDS[name].parse(text)
-    refuse(problems + _wrong_values(known | values))
+    refuse(problems + wrong_values(known | values))
     config.update_from_flattened_dict(values)
     return config
-
-
-def leaves(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """The fields of a nested configuration under dotted names.
-
-    >>> leaves({"a": {"b": 1}, "c": (2,)})
-    {'a.b': 1, 'c': (2,)}
-    """
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping | ConfigDict):
-            flat.update(leaves(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, list) else value
-    return flat
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -142,20 +129,7 @@ def check_fields(config: ConfigDict) -> None:
     Raises:
         UserError: With all of them at once.
     """
-    refuse(_wrong_names(config) + _wrong_values(leaves(config)))
-
-
-def _wrong_names(config: ConfigDict) -> list[str]:
-    given = leaves(config)
-    unknown_names = [f"Unknown config field '{name}'.{nearest(name, FIELDS)}" for name in given if name not in FIELDS]
-    missing = ", ".join(sorted(set(FIELDS) - set(given)))
-    lacking = f"The config lacks {missing}: start from score_sde.config.default_config()."
-    return unknown_names + [lacking] * bool(missing)
-
-
-def _wrong_values(values: Mapping[str, Any]) -> list[str]:
-    described = {name: value for name, value in values.items() if name in FIELDS}
-    return [problem for name, value in described.items() if (problem := FIELDS[name].problem(name, value)) is not None]
+    Settings.of(config)
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

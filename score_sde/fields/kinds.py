@@ -44,6 +44,10 @@ class Kind(abc.ABC):
     def parse(self, text: str) -> Any:
         """The value that a user wrote; text that is none comes back as it is, for :meth:`accepts` to refuse."""
 
+    def typed(self, value: Any) -> Any:
+        """A value that the field may have, as the type of its line says."""
+        return value
+
     def hint(self, value: Any) -> str:
         """What may have been meant by a wrong value, as a clause, or nothing."""
         del value
@@ -143,6 +147,10 @@ class Real(Kind):
         if type(value) not in (int, float):
             return False
         return (self.or_zero and value == 0) or self.low <= value <= self.high
+
+    def typed(self, value: Any) -> float:
+        """The number, a whole one too, in floating point."""
+        return float(value)
 
     def parse(self, text: str) -> Any:
         """A number in any notation of Python."""
@@ -268,6 +276,10 @@ class Several(Kind):
         repeated = self.distinct and len(set(value)) < len(value)
         return self.lengths[0] <= len(value) <= self.lengths[1] and not repeated
 
+    def typed(self, value: Any) -> tuple[Any, ...]:
+        """The entries as their kind has them."""
+        return tuple(map(self.of.typed, value))
+
     def parse(self, text: str) -> Any:
         """Entries between commas, with or without brackets around all and quotes around each."""
         inner = text.strip()
@@ -366,4 +378,4 @@ def several(
 
 
 def _line(kind: Kind) -> Any:
-    return dataclasses.field(default=kind.default, metadata={"kind": kind})
+    return dataclasses.field(default=kind.typed(kind.default), metadata={"kind": kind})

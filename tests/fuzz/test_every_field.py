@@ -14,7 +14,7 @@ import pytest
 from score_sde.config import check_fields, default_config, from_file, leaves, with_overrides
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
-from score_sde.fields import FIELDS, GROUPS
+from score_sde.fields import FIELDS, GROUPS, Settings
 from score_sde.fields.kinds import Choice, Integer, Real, Several
 from tests.fuzz.values import NONSENSE, TEXTS, bad_values, good_values, typo, written
 
@@ -177,6 +177,28 @@ def test_a_configuration_with_the_values_at_the_bounds_comes_back_from_its_recor
         path = tmp_path / "config.json"
         path.write_text(json.dumps(config.to_dict()))
         assert leaves(from_file(path)) == leaves(config)
+
+
+def test_settings_hold_the_values_of_a_configuration_with_the_types_that_their_lines_say():
+    for values in columns(good_values):
+        config = with_overrides(default_config(), [])
+        config.update_from_flattened_dict(values)
+        settings = Settings.of(config)
+        found = leaves(settings.to_dict())
+        assert found == leaves(config) and hash(settings) == hash(Settings.of(found_again(settings)))
+        for name, kind in FIELDS.items():
+            entries = found[name] if isinstance(kind, Several) else (found[name],)
+            part = kinds_within(kind)[-1]
+            assert type(found[name]) is tuple or not isinstance(kind, Several), name
+            assert not isinstance(part, Real) or all(type(entry) is float for entry in entries), name
+    assert Settings.of(default_config()) == Settings()
+
+
+def found_again(settings):
+    """A configuration with the values of settings."""
+    config = default_config()
+    config.update(settings.to_dict())
+    return config
 
 
 BASES = {

@@ -1,0 +1,120 @@
+"""All fields of a run as one frozen object, and the checks that turn a nested configuration into it."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, field
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+from score_sde.errors import nearest, refuse
+from score_sde.fields.diffusion import Diffusion, Mesh, Parameterization, Top
+from score_sde.fields.kinds import Kind
+from score_sde.fields.measuring import Evaluation, Likelihood, Pareto, Plan, Sampling
+from score_sde.fields.model import Data, Model
+from score_sde.fields.training import Dequantizer, Objective, Optim, Training
+
+
+@runtime_checkable
+class Nested(Protocol):
+    """Groups of fields under their names: a dictionary, or a configuration of another library."""
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Names and values, of which those of groups are nested in turn."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Top):
+    """Every field with its value: those of the first group at the top, the others in their groups.
+
+    >>> settings = Settings().with_("sampling", num_steps=50).with_(seed=7)
+    >>> settings.sampling.num_steps, settings.seed, settings.model.widths
+    (50, 7, (256,))
+    >>> Settings.of(settings.to_dict()) == settings
+    True
+    """
+
+    mesh: Mesh = field(default_factory=Mesh)
+    sde: Diffusion = field(default_factory=Diffusion)
+    parameterization: Parameterization = field(default_factory=Parameterization)
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    objective: Objective = field(default_factory=Objective)
+    optim: Optim = field(default_factory=Optim)
+    training: Training = field(default_factory=Training)
+    dequantizer: Dequantizer = field(default_factory=Dequantizer)
+    sampling: Sampling = field(default_factory=Sampling)
+    pareto: Pareto = field(default_factory=Pareto)
+    plan: Plan = field(default_factory=Plan)
+    likelihood: Likelihood = field(default_factory=Likelihood)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    @classmethod
+    def of(cls, config: Nested) -> "Settings":
+        """The settings in a nested configuration that has every field.
+
+        Raises:
+            UserError: With all fields that are unknown, missing, or have a value that they may not have.
+        """
+        given = leaves(config)
+        refuse(wrong_names(given) + wrong_values(given))
+        values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+        for name, value in given.items():
+            group, _, last = name.rpartition(".")
+            values[group][last] = FIELDS[name].typed(value)
+        top = values.pop("")
+        return cls(**top, **{group: GROUPS[group](**fields) for group, fields in values.items()})
+
+    def with_(self, group: str = "", **changes: Any) -> "Settings":
+        """These settings with other values of some fields of one group, by default of the first."""
+        if not group:
+            return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **{group: dataclasses.replace(getattr(self, group), **changes)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """A nested dictionary of plain values, for records."""
+        return dataclasses.asdict(self)
+
+
+#: The groups under their names in a configuration; the fields of the first one stand at its top.
+GROUPS: Mapping[str, Any] = MappingProxyType(
+    {"": Top} | {one.name: one.default_factory for one in dataclasses.fields(Settings) if one.default is MISSING}
+)
+
+#: Every field under its dotted name.
+FIELDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        f"{group}.{one.name}".lstrip("."): one.metadata["kind"]
+        for group, cls in GROUPS.items()
+        for one in dataclasses.fields(cls)
+    }
+)
+
+
+def leaves(config: Nested, prefix: str = "") -> dict[str, Any]:
+    """The fields of a nested configuration under dotted names.
+
+    >>> leaves({"a": {"b": 1}, "c": (2,)})
+    {'a.b': 1, 'c': (2,)}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Nested):
+            flat.update(leaves(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, list) else value
+    return flat
+
+
+def wrong_names(given: Mapping[str, Any]) -> list[str]:
+    """Sentences about fields that do not exist, and one about those that are missing."""
+    unknown = [f"Unknown config field '{name}'.{nearest(name, FIELDS)}" for name in given if name not in FIELDS]
+    missing = ", ".join(sorted(set(FIELDS) - set(given)))
+    lacking = f"The config lacks {missing}: start from score_sde.config.default_config()."
+    return unknown + [lacking] * bool(missing)
+
+
+def wrong_values(given: Mapping[str, Any]) -> list[str]:
+    """Sentences about values that a field may not have."""
+    described = {name: value for name, value in given.items() if name in FIELDS}
+    return [problem for name, value in described.items() if (problem := FIELDS[name].problem(name, value)) is not None]
