@@ -2,7 +2,7 @@
 
     python -m score_sde --config=configs/default.py --workdir=runs/cifar10 --mode=train
 
-The fields and their meanings are in score_sde/defaults.py.
+The fields and their meanings are in docs/fields.md.
 """
 
 from score_sde.config import default_config as get_config

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from score_sde import cluster
 from score_sde.border import FAULT, RAISE, ended, software
 from score_sde.errors import UserError, nearest
+from score_sde.fields import FIELDS
 from score_sde.paths import config_file, place, typed, typed_fields, whole
 from score_sde.signals import heeded
 from score_sde.startup import hand_over_signals, keep_compiled_programs, quiet_compiler
@@ -51,6 +52,7 @@ CONFIG_HELP = (
     "a Python file with get_config(), one of the package such as vp/digits_ddpmpp, or the config.json of a run; "
     "by default that of the run in --workdir"
 )
+FIELD_HELP = "show this text; with FIELD, such as sampling.snr or sampling, what it may be, means, and where it is read"
 ENVIRONMENT = f"""environment:
   JAX_PLATFORMS=cpu              devices to use; unset for the best there are
   JAX_COMPILATION_CACHE_DIR=DIR  where compiled programs are kept; empty for nowhere
@@ -140,12 +142,12 @@ def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) 
 
 
 def _say_what_is_unread(config: "ConfigDict", mode: str, overrides: list[str]) -> None:
-    """Warn of fields that the command line sets and that have no effect beside the others."""
+    """Warn of fields that somebody has set and that have no effect beside the others."""
     from score_sde.unread import unread
     from score_sde.validation import purposes_of
 
-    given = {override.removeprefix("--config.").partition("=")[0] for override in overrides}
-    for sentence in unread(config, purposes_of(mode, config), given):
+    typed = {override.removeprefix("--config.").partition("=")[0] for override in overrides}
+    for sentence in unread(config, purposes_of(mode, config), typed):
         log.warning("%s", sentence)
 
 
@@ -213,6 +215,17 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class _Help(argparse.Action):
+    """Print all flags and modes, or what is known of a field, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        """Print."""
+        from score_sde.fields.reference import help_on
+
+        print(help_on(values) if values else parser.format_help())
+        parser.exit()
+
+
 class _Version(argparse.Action):
     """Print the versions that a bug report needs, and end."""
 
@@ -239,8 +252,12 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         + f"\n{EXAMPLES}\n{ENVIRONMENT}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
     parser.register("action", None, _Once)
+    parser.add_argument(
+        "-h", "--help", action=_Help, nargs="?", default=argparse.SUPPRESS, metavar="FIELD", help=FIELD_HELP
+    )
     parser.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
     parser.add_argument("--out", metavar="DIR", help="where results go, if not to --workdir, which is then only read")
@@ -298,9 +315,7 @@ def _overrides(rest: list[str], flags: Iterable[str]) -> list[str]:
 
 def _nearest_flag(name: str, flags: Iterable[str]) -> str:
     """A clause that suggests fields with the same last word, or else the flag or field with the nearest spelling."""
-    from score_sde.config import default_config, leaves
-
-    fields = [f"--config.{field}" for field in leaves(default_config())]
+    fields = [f"--config.{field}" for field in FIELDS]
     same = [field for field in fields if field.rpartition(".")[2] == name.lstrip("-")]
     return f" Did you mean {' or '.join(same)}?" if same else nearest(name, [*(f"--{flag}" for flag in flags), *fields])
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from score_sde.defaults import ConfigDict, default_config
-from score_sde.errors import UserError, nearest, refuse, unknown
+from score_sde.errors import UserError, nearest, refuse
 from score_sde.fields import FIELDS, Settings
 from score_sde.fields.kinds import Real, Several
 from score_sde.fields.settings import leaves, wrong_names, wrong_values
@@ -156,7 +156,8 @@ def changed_fields(
 ) -> list[str]:
     """Lines ``name: old -> new`` for the fields of some groups that differ from a recorded configuration.
 
-    A record that is older than a field stands for what is now its default.
+    A record that is older than a field stands for what is now its default. A field that neither of them reads may
+    differ.
 
     Args:
         recorded: The configuration as it was written.
@@ -166,15 +167,13 @@ def changed_fields(
     """
     old, new = ({**leaves(default_config()), **leaves(fields)} for fields in (recorded, config))
     lines = differing_fields(old, json.loads(json.dumps(new)))
+    idle = {name for name, kind in FIELDS.items() if kind.when and kind.when.failing(old) and kind.when.failing(new)}
     names = [line.split(":")[0] for line in lines]
-    return [line for name, line in zip(names, lines, strict=True) if name.split(".")[0] in groups and name not in free]
-
-
-def choose(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
-    """The member of a registry, or an error that lists its names and the nearest one."""
-    if name not in registry:
-        raise unknown(kind, name, registry)
-    return registry[name]
+    return [
+        line
+        for name, line in zip(names, lines, strict=True)
+        if name.split(".")[0] in groups and name not in idle and name not in free
+    ]
 
 
 def build(cls: Any, fields: Mapping[str, Any] | ConfigDict, **overrides: Any) -> Any:

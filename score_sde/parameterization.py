@@ -16,6 +16,7 @@ from types import MappingProxyType
 import jax.numpy as jnp
 
 from score_sde.arguments import score_at
+from score_sde.fields import DEFAULTS
 from score_sde.processes import Process
 from score_sde.typing import (
     Batch,
@@ -57,10 +58,10 @@ class Parameterization(abc.ABC):
         num_scales: Number of noise levels of a network that is conditioned on levels.
     """
 
-    data_std: Number = 0.5
-    scale_input: bool = static(default=False)
-    condition_on: str = static(default="time")
-    num_scales: Number = 1000
+    data_std: Number = DEFAULTS.parameterization.data_std
+    scale_input: bool = static(default=DEFAULTS.parameterization.scale_input)
+    condition_on: str = static(default=DEFAULTS.parameterization.condition_on)
+    num_scales: Number = DEFAULTS.parameterization.num_scales
 
     @abc.abstractmethod
     def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
@@ -91,7 +92,7 @@ class ScorePrediction(Parameterization):
         scale_by_sigma: Divide the output by ``s``.
     """
 
-    scale_by_sigma: bool = static(default=True)
+    scale_by_sigma: bool = static(default=DEFAULTS.parameterization.scale_by_sigma)
 
     def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """Minus the output, times ``s`` if it is the score itself."""

@@ -42,12 +42,11 @@ def imagenet32() -> ConfigDict:
 def large_images(name: str, size: int) -> ConfigDict:
     """LSUN (bedroom, church), CelebA-HQ or FFHQ, as squares in a folder such as ``data/bedroom256``.
 
-    They are mirrored at random and learnt in batches of 64, for longer, without dropout.
+    They are mirrored at random and learned in batches of 64, for longer.
     """
     config = default_config()
     _use_folder(config, f"{name}{size}", size)
     config.data.random_flip = True
-    config.model.dropout = 0.0
     config.training.num_steps = 2_400_000
     config.training.batch_size = 64
     config.training.checkpoint_every = 5000
@@ -101,7 +100,6 @@ def ve(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: flo
     config.parameterization.output = "score"
     config.parameterization.scale_by_sigma = True
     config.parameterization.condition_on = "log_noise"
-    config.parameterization.num_scales = num_scales
     config.model.embedding = "fourier"
     config.objective.reduce_mean = False
     config.optim.ema_rate = 0.999
@@ -117,6 +115,7 @@ def ve_levels(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, s
     """As :func:`ve`, but trained on a geometric sequence of noise levels, of which the network sees the number."""
     ve(config, sigma_max=sigma_max, num_scales=num_scales, snr=snr)
     config.sde.schedule = "geometric"
+    config.parameterization.num_scales = num_scales
     config.parameterization.condition_on = "descending_level"
     config.model.embedding = "positional"
     config.objective.times = "levels"
@@ -141,8 +140,9 @@ def ddpm(config: ConfigDict) -> None:
 
 
 def ddpm_256(config: ConfigDict) -> None:
-    """The U-Net of DDPM for 256x256 images, and its smaller learning rate."""
+    """The U-Net of DDPM for 256x256 images, without dropout, and its smaller learning rate."""
     ddpm(config)
+    config.model.dropout = 0.0
     config.model.channel_multipliers = (1, 1, 2, 2, 4, 4)
     config.optim.lr = 2e-5
 
@@ -166,8 +166,9 @@ def deep(config: ConfigDict) -> None:
 
 
 def ncsnpp_256(config: ConfigDict) -> None:
-    """NCSN++ for 256x256 images, with pyramids at input and output."""
+    """NCSN++ for 256x256 images, with pyramids at input and output and without dropout."""
     config.model.name = "ncsnpp"
+    config.model.dropout = 0.0
     config.model.channel_multipliers = (1, 1, 2, 2, 2, 2, 2)
     config.model.num_blocks = 2
     config.model.fir = True

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from score_sde.arguments import not_whole
 from score_sde.chains import DDPM, NCSN, Chain, Tabulated
 from score_sde.errors import refuse
+from score_sde.fields import DEFAULTS
 from score_sde.processes import Marginal, Process, ReverseProcess, Transition
 from score_sde.typing import Batch, Number, ScoreFn, Time, component, expand_like, holds
 
@@ -81,8 +82,8 @@ class VE(SDE):
     0.707107
     """
 
-    sigma_min: Number = 0.01
-    sigma_max: Number = 50.0
+    sigma_min: Number = DEFAULTS.sde.sigma_min
+    sigma_max: Number = DEFAULTS.sde.sigma_max
 
     def problems(self) -> Iterator[str]:
         """Noise whose square is no number of the precision in use, and noise that does not grow."""
@@ -145,8 +146,8 @@ class VP(SDE):
     0.0010004...
     """
 
-    beta_min: Number = 0.1
-    beta_max: Number = 20.0
+    beta_min: Number = DEFAULTS.sde.beta_min
+    beta_max: Number = DEFAULTS.sde.beta_max
 
     def problems(self) -> Iterator[str]:
         """Rates that are none or fall, and noise that leaves nothing of the data: the weight ``exp(-B(1) / 2)``."""

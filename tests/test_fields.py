@@ -1,12 +1,18 @@
 """The description of the fields agrees with what there is, and all that is wrong with them is said at once."""
 
+import ast
+import dataclasses
+import inspect
 import os
+import pathlib
 import sys
+import textwrap
 
 import jax
 import numpy as np
 import pytest
 
+import score_sde
 from score_sde.chains import BETAS, SIGMAS
 from score_sde.cli import load_config, main
 from score_sde.config import default_config
@@ -16,24 +22,30 @@ from score_sde.errors import UserError
 from score_sde.evaluation.metrics import extractor_of
 from score_sde.experiment import SDES, Experiment
 from score_sde.fields import FIELDS
+from score_sde.fields.conditions import When
 from score_sde.fields.kinds import Several
+from score_sde.fields.measuring import ADAPTIVE
+from score_sde.fields.reference import page
 from score_sde.metrics import METRICS
 from score_sde.metrics.extractors import EXTRACTORS
+from score_sde.models.adapters import LinenNetwork
 from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS
 from score_sde.models.layers import ACTIVATIONS
 from score_sde.models.normalization import NORMALIZATIONS
 from score_sde.models.registry import DEQUANTIZERS, NETWORKS, make_dequantizer
 from score_sde.models.sizes import dequantizer_count, parameter_count
+from score_sde.models.vae import VAE
 from score_sde.models.vae import VARIANCES as DECODER_VARIANCES
 from score_sde.objectives import CRITERIA, TIME_SAMPLERS, WEIGHTINGS
 from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS
 from score_sde.plan.chips import NAMES
 from score_sde.plan.program import undivided
 from score_sde.sampling import GRIDS
-from score_sde.solvers import CORRECTORS, PREDICTORS
+from score_sde.solvers import CORRECTORS, PREDICTORS, PredictorCorrector, follows_of
 from score_sde.training.ema import MAX_WIDTH, MAX_WIDTHS
 from score_sde.training.objective import VARIANCES
 
+PACKAGE = pathlib.Path(score_sde.__file__).parent
 REGISTRIES = {
     "sde.name": SDES,
     "sde.schedule": ["continuous", *BETAS, *SIGMAS],
@@ -68,6 +80,113 @@ REGISTRIES = {
 def test_the_choices_of_a_field_are_those_of_its_registry(name):
     kind = FIELDS[name]
     assert {*(kind.of if isinstance(kind, Several) else kind).names} == {*REGISTRIES[name]}
+
+
+def fields_of(make):
+    return {field.name for field in dataclasses.fields(make if isinstance(make, type) else type(make()))}
+
+
+#: Of each field that chooses a class, the fields of its group that each class has and the choice leaves open.
+CLASSES = {
+    "sde.name": {name: fields_of(cls) for name, cls in SDES.items()},
+    "parameterization.output": {
+        name: fields_of(cls) - ({"scale_input", "condition_on"} if name == "edm" else set())
+        for name, cls in PARAMETERIZATIONS.items()
+    },
+    "model.name": {
+        **{name: fields_of(family.module) - {*family.fixed} for name, family in NETWORKS.items()},
+        # It has a filter and a combination for what it fixes to have neither.
+        "ddpm": fields_of(NETWORKS["ddpm"].module) - {*NETWORKS["ddpm"].fixed, "fir_kernel", "progressive_combine"},
+        "ncsn": fields_of(NETWORKS["ncsn"].module) - {"num_classes"},  # its classes are levels
+        "vae": fields_of(VAE),
+    },
+    "sampling.predictor": {name: fields_of(make) for name, make in PREDICTORS.items()} | dict.fromkeys(ADAPTIVE, ()),
+    "sampling.corrector": {"none": ()} | {name: fields_of(make) for name, make in CORRECTORS.items()},
+}
+
+
+@pytest.mark.parametrize("selector", CLASSES)
+def test_a_field_is_read_where_the_class_that_is_chosen_has_it(selector):
+    group, classes, seen = selector.partition(".")[0], CLASSES[selector], 0
+    for field in FIELDS:
+        own = field.partition(".")[2]
+        if field.partition(".")[0] != group or not any(own in known for known in classes.values()):
+            continue
+        clauses = [c for c in FIELDS[field].when.clauses if {where.field for where in c} == {selector}]
+        for name, known in classes.items():
+            assert (When(tuple(clauses)).failing({selector: name}) is None) is (own in known), (field, name)
+            seen += 1
+    assert seen >= 6
+
+
+def test_the_noise_scale_is_read_by_the_solvers_that_follow_it():
+    heedful = {name for name, make in PREDICTORS.items() if follows_of(make()) in ("any", "sde")}
+    (clause,) = FIELDS["sampling.noise_scale"].when.clauses[1:]
+    assert {*clause[0].values} == heedful | {"adaptive_sde"}
+
+
+#: Defaults of classes that are of other values than the field's, because a publication has them.
+OWN = {("EDMPrediction", "scale_input"), ("EDMPrediction", "condition_on"), ("NCSNv2", "activation")}
+OWN |= {("NCSN", "activation"), ("NCSN", "num_classes")}
+OWN |= {("DDPM", name) for name in ("num_blocks", "resblock_type", "skip_rescale")}
+
+
+COMPONENTS = {
+    "sde": [*SDES.values()],
+    "parameterization": [*PARAMETERIZATIONS.values()],
+    "model": [*(family.module for family in NETWORKS.values()), VAE, LinenNetwork],
+    "dequantizer": [*DEQUANTIZERS.values()],
+    "sampling": [
+        *(make if isinstance(make, type) else type(make()) for make in PREDICTORS.values()),
+        *(*CORRECTORS.values(), PredictorCorrector),
+    ],
+}
+
+
+@pytest.mark.parametrize("group", COMPONENTS)
+def test_the_default_of_a_component_is_read_from_the_line_of_its_field(group):
+    classes, seen = {base for component in COMPONENTS[group] for base in component.__mro__}, 0
+    for cls in {cls for cls in classes if cls.__module__.startswith("score_sde.")}:
+        for line in ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body:
+            if not isinstance(line, ast.AnnAssign) or line.value is None or line.target.id == "name":
+                continue
+            if (name := f"{group}.{line.target.id}") in FIELDS and (cls.__name__, line.target.id) not in OWN:
+                assert f"DEFAULTS.{name}" in ast.unparse(line.value), (cls.__name__, ast.unparse(line))
+                seen += 1
+    assert seen >= 4
+
+
+def test_the_reference_of_the_fields_is_up_to_date():
+    written = (PACKAGE.parent / "docs" / "fields.md").read_text()
+    assert written == page(), "write it again with python -m score_sde.fields.reference > docs/fields.md"
+    assert all(f"| `{name}` |" in written for name in FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("asked", "parts"),
+    [
+        (
+            "sampling.snr",
+            ("config.sampling.snr", "default: 0.16", "from 0 to 10", "corrector is not none", "--mode=pareto"),
+        ),
+        ("--config.optim.lr", ("default: 0.0002", "learning rate after warm-up")),
+        ("mesh", ("config.mesh.data", "config.mesh.fsdp")),
+        ("t_min", ("config.objective.t_min", "config.sampling.t_min", "config.likelihood.t_min")),
+    ],
+)
+def test_the_help_on_a_field_tells_its_default_values_meaning_and_what_reads_it(asked, parts, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([f"--help={asked}"])
+    told = capsys.readouterr().out
+    assert caught.value.code == 0 and all(part in told for part in parts), told
+
+
+def test_the_help_on_a_misspelt_field_names_the_nearest(capsys):
+    assert main(["--help=sampling.sr"]) == 2
+    assert "no field or group 'sampling.sr'. Did you mean 'sampling.snr'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "--workdir DIR" in capsys.readouterr().out
 
 
 def test_the_bounds_of_the_averages_are_those_of_their_formulas():

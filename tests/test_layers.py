@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # All rooms (modules and folders of the package), bottom up: each imports from rooms below its own only.
 CORE = (
     {"errors", "typing"},
-    {"arguments"},
+    {"arguments", "fields"},
     {"processes"},
     {"chains"},
     {"sdes"},
@@ -167,3 +167,8 @@ def test_importing_the_core_loads_no_border_library():
 
 def test_importing_the_package_or_its_command_line_does_not_load_jax():
     assert not _loaded_after("import score_sde, score_sde.cli") & {"jax", "numpy", *HOMES}
+
+
+def test_the_help_on_a_field_loads_no_library():
+    asked = "from score_sde.cli import main\ntry:\n    main(['--help=mesh'])\nexcept SystemExit:\n    pass"
+    assert not _loaded_after(asked) & {"jax", "numpy", *HOMES}

@@ -1,6 +1,7 @@
 """A field that has no effect is named, and one that is named has no effect: by the program that is traced of both."""
 
 import functools
+import pathlib
 import re
 
 import jax
@@ -9,15 +10,17 @@ import numpy as np
 import pytest
 
 from score_sde.cli import main
-from score_sde.config import default_config
+from score_sde.config import changed_fields, default_config, from_file
 from score_sde.errors import UserError
 from score_sde.evaluation.likelihood import FlowProtocol, Noise, flow_draw
 from score_sde.evaluation.samples import compiled_sampler
 from score_sde.experiment import Experiment
 from score_sde.fields import FIELDS
 from score_sde.unread import unread
+from score_sde.validation import PURPOSES
 from tests.fuzz.values import good_values
 
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").rglob("*.py"))
 SMALL = {"model.name": "mlp", "model.features": 4, "model.num_blocks": 1, "sampling.num_steps": 30}
 #: Read outside the program that is traced, by what calls it.
 OUTSIDE = {f"sampling.{name}" for name in ("seed", "first", "num_samples", "batch_size")}
@@ -69,6 +72,12 @@ def _is_key(value):
     return jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
+def named(config, purposes):
+    """The fields that are said to be without effect."""
+    told = [re.split(" ha[sv]", sentence)[0] for sentence in unread(config, purposes)]
+    return {name for part in told for name in re.findall(r"config\.([\w.]+)=", part)}
+
+
 def others(field):
     """Values of a field that are not its default, the plainest first."""
     found = [value for value in good_values(FIELDS[field]) if value != FIELDS[field].default]
@@ -92,11 +101,9 @@ def check(purpose, context, shape=(2,)):
             continue
         programs = {value: traced(purpose, (*context.items(), (field, value)), shape) for value in others(field)}
         programs = {value: program for value, program in programs.items() if program is not None}
-        said = {v: [*unread(configured(context | {field: v}), {purpose}, {field})] for v in programs}
+        said = {value: field in named(configured(context | {field: value}), {purpose}) for value in programs}
         for value, program in programs.items():
-            if said[value]:
-                assert program == before or field in DROPPED, (field, value, said[value])
-                assert f"config.{field}=" in said[value][0]
+            assert not said[value] or program == before or field in DROPPED, (field, value)
         if programs and not any(said.values()) and field not in SAME:
             assert any(program != before for program in programs.values()), f"{field} has no effect with {context}"
         compared += bool(programs)
@@ -149,23 +156,40 @@ def test_a_field_of_training_is_named_if_and_only_if_it_makes_no_other_program(c
     assert check("train", context, shape) > 8
 
 
-def test_the_command_line_says_what_has_no_effect_and_only_what_was_typed(tmp_path, caplog):
-    """Of a file nothing is said: its fields may be meant for another use."""
+def test_what_has_no_effect_is_said_wherever_it_is_set(tmp_path, caplog):
     file = tmp_path / "mine.py"
     file.write_text(
         "from score_sde.config import default_config\n"
         "def get_config():\n"
         "    config = default_config()\n"
         "    config.data.name, config.model.name, config.sampling.eta = 'toy:moons', 'mlp', 0.5\n"
+        "    config.sampling.num_samples = 7\n"
         "    return config\n"
     )
-    command = [f"--config={file}", f"--workdir={tmp_path / 'none'}", "--mode=sample"]
-    assert main([*command, "--config.sampling.churn=0.3"]) == 2  # there is no run
+    command = [f"--config={file}", f"--workdir={tmp_path / 'none'}"]
+    assert main([*command, "--mode=sample", "--config.sampling.rho=5"]) == 2  # there is no run
+    assert main([*command, "--mode=pareto", "--config.sampling.num_steps=8"]) == 2
     said = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
     assert said == [
-        "config.sampling.churn=0.3 has no effect with config.sampling.predictor=euler_maruyama: "
-        "it is read where config.sampling.predictor is edm_heun."
+        "config.sampling.eta=0.5 has no effect with config.sampling.predictor=euler_maruyama: "
+        "it is read where config.sampling.predictor is ddim.",
+        "config.sampling.rho=5.0 has no effect with config.sampling.grid=uniform: "
+        "it is read where config.sampling.grid is edm.",
+        "config.sampling.num_steps=8 has no effect here: config.pareto is read.",
     ]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_a_shipped_configuration_sets_nothing_that_is_not_read(file):
+    assert not list(unread(from_file(file), PURPOSES))
+
+
+def test_a_field_that_is_not_read_may_differ_from_the_record_of_a_run():
+    recorded = configured({"parameterization.data_std": 0.75}).to_dict()
+    assert not changed_fields(recorded, configured({}), groups=["parameterization"])
+    now = configured({"parameterization.output": "edm"})
+    assert len(changed_fields(recorded, now, groups=["parameterization"])) == 2
+    assert changed_fields(recorded | {"parameterization": {"scale_input": True}}, now, groups=["parameterization"])
 
 
 def test_what_a_purpose_takes_from_elsewhere_is_named():

@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.sde.name = "ve"
     config.sde.sigma_max = 10.0  # about the largest distance between two digits
     config.parameterization.output = "edm"
+    config.parameterization.data_std = 0.75
     config.sampling.predictor = "reverse_diffusion"
     config.sampling.t_min = 1e-5
     return config

@@ -10,7 +10,6 @@ def get_config() -> ConfigDict:
     """A U-Net of 189 thousand parameters and a run that ends within minutes."""
     config = default_config()
     config.data.name = "digits"
-    config.parameterization.data_std = 0.75
 
     config.model.features = 16
     config.model.channel_multipliers = (1, 2)

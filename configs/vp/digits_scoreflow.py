@@ -8,6 +8,7 @@ python -m score_sde --config=configs/vp/digits_scoreflow.py --workdir=runs/score
 from pathlib import Path
 
 from score_sde.config import ConfigDict, from_file
+from score_sde.fields import DEFAULTS
 
 
 def get_config() -> ConfigDict:
@@ -30,6 +31,7 @@ def get_config() -> ConfigDict:
     config.dequantizer.checkpoint_every = 500
 
     config.likelihood.num_steps = 48
+    config.likelihood.tolerance = DEFAULTS.likelihood.tolerance  # of the adaptive solver, which is not used here
     config.likelihood.bound_times = 128
     config.likelihood.dequantization = "variational"
     return config

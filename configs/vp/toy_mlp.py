@@ -10,7 +10,6 @@ def get_config() -> ConfigDict:
     """Eight Gaussians; any other toy with --config.data.name=toy:NAME."""
     config = default_config()
     config.data.name = "toy:gaussians"
-    config.parameterization.data_std = 1.0
 
     config.model.name = "mlp"
     config.model.features = 128

@@ -6,6 +6,6 @@ needs a library.
 """
 
 from score_sde.fields.kinds import Kind
-from score_sde.fields.settings import FIELDS, GROUPS, Settings
+from score_sde.fields.settings import DEFAULTS, FIELDS, GROUPS, Settings
 
-__all__ = ["FIELDS", "GROUPS", "Kind", "Settings"]
+__all__ = ["DEFAULTS", "FIELDS", "GROUPS", "Kind", "Settings"]

@@ -1,8 +1,16 @@
 """The fields of the devices, of the diffusion, and of what the network says of it."""
 
 import dataclasses
+from typing import ClassVar
 
-from score_sde.fields.kinds import choice, flag, integer, real
+from score_sde.fields.conditions import When, given, unless
+from score_sde.fields.lines import choice, flag, integer, real
+
+SCORE = unless("model.name", "vae")  # a vae has no score
+CHAIN = unless("sde.schedule", "continuous")
+BY_NUMBER = ("level", "descending_level")  # how a network is told the number of a level
+_EDM, _NOT_EDM = given("parameterization.output", "edm"), unless("parameterization.output", "edm")
+_VP, _VE = given("sde.name", "vp", "subvp"), given("sde.name", "ve")
 
 MAX_LEVELS = 100_000
 _MAX_DEVICES = 2**20
@@ -34,14 +42,18 @@ class Mesh:
 class Diffusion:
     """How data are diffused."""
 
+    when: ClassVar[When] = SCORE
+
     name: str = choice("vp", ("vp", "subvp", "ve"), "the SDE")
     # Of the data exp(-(beta_min + beta_max) / 4) is left at t = 1, which is no float32 from a sum of 349.3 on.
-    beta_min: float = real(0.1, 1e-6, 349.0, "vp, subvp: rate at t = 0")
-    beta_max: float = real(20.0, 1e-6, 349.0, "vp, subvp: rate at t = 1; beyond, no float32 holds what data are left")
+    beta_min: float = real(0.1, 1e-6, 349.0, "rate at t = 0", when=_VP)
+    beta_max: float = real(20.0, 1e-6, 349.0, "rate at t = 1; beyond, no float32 holds what data are left", when=_VP)
     sigma_min: float = real(
-        0.01, 1e-6, 1e6, "ve: noise at t = 0; values of size 1 have no digits below 1e-6 in float32"
+        0.01, 1e-6, 1e6, "noise at t = 0; values of size 1 have no digits below 1e-6 in float32", when=_VE
     )
-    sigma_max: float = real(50.0, 1e-6, 1e6, "ve: noise at t = 1, about the largest distance between two examples")
+    sigma_max: float = real(
+        50.0, 1e-6, 1e6, "noise at t = 1, about the largest distance between two examples", when=_VE
+    )
     schedule: str = choice(
         "continuous",
         ("continuous", "linear", "cosine", "quad", "const", "jsd", "geometric", "uniform"),
@@ -55,22 +67,36 @@ class Diffusion:
 class Parameterization:
     """What the network says of the diffusion."""
 
+    when: ClassVar[When] = SCORE
+
     output: str = choice("noise", ("noise", "score", "data", "v", "edm"), "what the network predicts")
-    data_std: float = real(0.5, 1e-6, 1e6, "standard deviation of the (scaled) data, for scale_input and output=edm")
-    scale_input: bool = flag(False, "divide the inputs by their standard deviation; always so for output=edm")
-    scale_by_sigma: bool = flag(True, "output=score: the network predicts the score times s")
+    data_std: float = real(
+        *(0.5, 1e-6, 1e6, "standard deviation of the (scaled) data, by which inputs are scaled"),
+        when=given("parameterization.scale_input", True) | _EDM,
+    )
+    scale_input: bool = flag(False, "divide the inputs by their standard deviation; edm always does", when=_NOT_EDM)
+    scale_by_sigma: bool = flag(
+        True, "the network predicts the score times s", when=given("parameterization.output", "score")
+    )
     condition_on: str = choice(
         "time",
-        ("time", "log_time", "log_noise", "level", "descending_level"),
+        ("time", "log_time", "log_noise", *BY_NUMBER),
         "how the network is told the noise: time (999 t), log_time, log_noise (log s/m), or the number of the level, "
-        "from the least noise (level) or from the most (descending_level)",
+        "from the least noise (level) or from the most (descending_level); log_noise for edm",
+        when=_NOT_EDM,
     )
     num_scales: int = integer(
-        1000, 2, MAX_LEVELS, "noise levels of a chain, of times=levels, and of a network that is told their number"
+        *(1000, 2, MAX_LEVELS),
+        "noise levels of a chain, of times=levels, and of a network that is told their number",
+        when=CHAIN
+        | given("objective.times", "levels")
+        | given("parameterization.condition_on", *BY_NUMBER)
+        | given("model.name", "ncsn"),
     )
     variances: str = choice(
         "small",
         ("small", "large", "learned"),
-        "objective.kind=bound: variances of the steps down a chain, as those of the posterior (small), of the "
+        "variances of the steps down a chain, as those of the posterior (small), of the "
         "transition (large), or between them, value by value, as a second output of the network says (learned)",
+        when=given("objective.kind", "bound"),
     )

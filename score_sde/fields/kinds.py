@@ -6,17 +6,16 @@ ends in, so that no check has wording of its own.
 
 import abc
 import dataclasses
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from score_sde.errors import nearest
+from score_sde.fields.conditions import When, shown
 
 #: Longest text that a field may hold; also the longest path of Linux.
 MAX_TEXT = 4096
 _MAX_NAME = 255  # bytes in one part of a path
-_SHOWN = 80  # characters of a wrong value that a message repeats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,10 +25,15 @@ class Kind(abc.ABC):
     Attributes:
         default: The value of a field that nobody sets.
         meaning: What the field is for, in one phrase.
+        when: Where the field is read, beside the conditions of its group; ``None`` for these alone, and no clauses for
+            a field that is read whatever its group says.
+        instead: Groups whose modes take from there what the field says.
     """
 
     default: Any = None
     meaning: str = ""
+    when: When | None = None
+    instead: tuple[str, ...] = ()
 
     @property
     @abc.abstractmethod
@@ -313,69 +317,5 @@ def is_path(text: str) -> bool:
     return not control and sum(parts) + len(parts) <= MAX_TEXT and max(parts) <= _MAX_NAME
 
 
-def shown(value: Any, depth: int = 0) -> str:
-    """A value as a message repeats it: as Python writes it, cut where it is long.
-
-    >>> shown("x" * 200)[-20:], shown(10**5000)
-    ('xxxxxxxxxxxxxxxxx...', 'a number of about 5000 digits')
-    """
-    if type(value) is int and value.bit_length() > 1000:
-        return f"a number of about {int(value.bit_length() * math.log10(2.0)):d} digits"
-    if isinstance(value, tuple | list):
-        entries = [shown(entry, depth + 1) for entry in value[:20]] if depth < 3 else ["..."] * bool(value)
-        text = f"({', '.join(entries)}{', ...' if len(value) > 20 else ',' * (len(value) == 1)})"
-    else:
-        text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
 def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" else text
-
-
-def flag(default: bool, meaning: str) -> Any:
-    """A line of a group: a truth value."""
-    return _line(Flag(default=default, meaning=meaning))
-
-
-def integer(default: int, low: int, high: int, meaning: str, *, or_zero: bool = False, even: bool = False) -> Any:
-    """A line of a group: a whole number; see :class:`Integer`."""
-    return _line(Integer(default=default, low=low, high=high, or_zero=or_zero, even=even, meaning=meaning))
-
-
-def real(default: float, low: float, high: float, meaning: str, *, or_zero: bool = False) -> Any:
-    """A line of a group: a number; see :class:`Real`."""
-    return _line(Real(default=default, low=low, high=high, or_zero=or_zero, meaning=meaning))
-
-
-def choice(default: str, names: Sequence[str], meaning: str, *, prefixes: tuple[str, ...] = ()) -> Any:
-    """A line of a group: one of some names; see :class:`Choice`."""
-    return _line(Choice(default=default, names=tuple(names), prefixes=prefixes, meaning=meaning))
-
-
-def text(default: str, pattern: str, form: str, meaning: str) -> Any:
-    """A line of a group: text of a form; see :class:`Text`."""
-    return _line(Text(default=default, pattern=pattern, form=form, meaning=meaning))
-
-
-def path(default: str, meaning: str) -> Any:
-    """A line of a group: a path; see :class:`Path`."""
-    return _line(Path(default=default, meaning=meaning))
-
-
-def several(
-    default: tuple[Any, ...],
-    of: Kind,
-    lengths: tuple[int, int],
-    meaning: str,
-    *,
-    distinct: bool = False,
-    or_empty: bool = False,
-) -> Any:
-    """A line of a group: a tuple; see :class:`Several`."""
-    kind = Several(default=default, of=of, lengths=lengths, distinct=distinct, or_empty=or_empty, meaning=meaning)
-    return _line(kind)
-
-
-def _line(kind: Kind) -> Any:
-    return dataclasses.field(default=kind.typed(kind.default), metadata={"kind": kind})

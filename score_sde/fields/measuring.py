@@ -1,9 +1,12 @@
 """The fields of what is done with a trained model: sampling, planning, likelihood, evaluation."""
 
 import dataclasses
+from typing import ClassVar
 
-from score_sde.fields.diffusion import MAX_LEVELS
-from score_sde.fields.kinds import Choice, Integer, choice, flag, integer, path, real, several, text
+from score_sde.fields.conditions import When, given, unless
+from score_sde.fields.diffusion import CHAIN, MAX_LEVELS, SCORE
+from score_sde.fields.kinds import Choice, Integer
+from score_sde.fields.lines import choice, flag, integer, path, real, several, text
 from score_sde.fields.training import MAX_BATCH
 
 NOISY = (
@@ -32,44 +35,78 @@ _MAX_RATIO = 1e30  # of noise to signal: no limit
 _TOLERANCE = (1e-12, 0.1)
 
 
+_ALWAYS = When()
+_SWEPT = {"instead": ("pareto",)}  # --mode=pareto tries what config.pareto lists
+_NOISE_SCALE = given(
+    "sampling.predictor",
+    *("euler_maruyama", "reverse_diffusion", "ancestral", "ancestral_large"),
+    *("sde_dpm_solver_1", "sde_dpm_solver_2m", "sde_dpm_solver_3m", "adaptive_sde"),
+)
+_CHURN = given("sampling.predictor", "edm_heun")
+_CHURNED = _CHURN & unless("sampling.churn", 0.0)
+_CORRECTED = unless("sampling.corrector", "none")
+_ADAPTIVE, _ADAPTIVE_SDE = (given("sampling.predictor", name) for name in ADAPTIVE)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How samples are drawn."""
+
+    when: ClassVar[When] = SCORE
 
     predictor: str = choice(
         "euler_maruyama",
         (*NOISY, *NOISELESS, *ADAPTIVE),
         "the solver: with noise euler_maruyama to none, without euler to unipc_3; with as many steps as the error asks "
         "for adaptive (the probability flow) and adaptive_sde (with noise)",
+        **_SWEPT,
     )
-    noise_scale: float = real(1.0, 0.0, 10.0, "predictors with noise: 1 the reverse SDE, 0 the probability flow")
-    eta: float = real(0.0, 0.0, 1.0, "ddim: 0 no noise, 1 ancestral sampling")
-    churn: float = real(0.0, 0.0, 1.0, "edm_heun: relative increase of the noise level before each step, at most 0.41")
-    churn_min: float = real(0.0, 0.0, _MAX_RATIO, "edm_heun: lowest noise-to-signal ratio with churn")
-    churn_max: float = real(_MAX_RATIO, 0.0, _MAX_RATIO, "edm_heun: highest noise-to-signal ratio with churn")
-    corrector: str = choice("none", ("none", "langevin", "annealed_langevin"), "what corrects after every step")
-    snr: float = real(0.16, 0.0, 10.0, "corrector: its signal-to-noise ratio")
-    per_sample: bool = flag(False, "langevin: norms per sample, not over the batch; samples then ignore each other")
-    num_corrections: int = integer(1, 0, 1000, "corrections per step")
-    corrector_first: bool = flag(False, "correct before the step, not after it")
-    num_steps: int = integer(1000, 1, MAX_LEVELS, "steps of a predictor that chooses none")
+    noise_scale: float = real(1.0, 0.0, 10.0, "1 the reverse SDE, 0 the probability flow", when=_NOISE_SCALE)
+    eta: float = real(0.0, 0.0, 1.0, "0 no noise, 1 ancestral sampling", when=given("sampling.predictor", "ddim"))
+    churn: float = real(
+        0.0, 0.0, 1.0, "relative increase of the noise level before each step, at most 0.41", when=_CHURN
+    )
+    churn_min: float = real(0.0, 0.0, _MAX_RATIO, "lowest noise-to-signal ratio with churn", when=_CHURNED)
+    churn_max: float = real(_MAX_RATIO, 0.0, _MAX_RATIO, "highest noise-to-signal ratio with churn", when=_CHURNED)
+    corrector: str = choice(
+        "none", ("none", "langevin", "annealed_langevin"), "what corrects after every step", **_SWEPT
+    )
+    snr: float = real(0.16, 0.0, 10.0, "signal-to-noise ratio of a correction", when=_CORRECTED, **_SWEPT)
+    per_sample: bool = flag(
+        *(False, "norms per sample, not over the batch; samples then ignore each other"),
+        when=given("sampling.corrector", "langevin"),
+        **_SWEPT,
+    )
+    num_corrections: int = integer(1, 0, 1000, "corrections per step", when=_CORRECTED, **_SWEPT)
+    corrector_first: bool = flag(False, "correct before the step, not after it", when=_CORRECTED, **_SWEPT)
+    num_steps: int = integer(1000, 1, MAX_LEVELS, "steps of a predictor that chooses none", **_SWEPT)
     grid: str = choice("uniform", GRIDS, "spacing of the times")
-    rho: float = real(7.0, 1.0, 100.0, "grid=edm: the root in which its steps are equal")
+    rho: float = real(7.0, 1.0, 100.0, "the root in which the steps are equal", when=given("sampling.grid", "edm"))
     t_min: float = real(1e-3, *_TIME, "where sampling stops; 1e-5 for ve")
-    denoising: str = choice("tweedie", ("tweedie", "mean", "none"), "how the noise left at t_min is removed")
+    denoising: str = choice(
+        "tweedie", ("tweedie", "mean", "none"), "how the noise left at t_min is removed", when=_ALWAYS
+    )
     thresholding: str = choice(
         "none", ("none", "static", "dynamic"), "keep denoised images in their range: no, by clipping, or by a quantile"
     )
-    threshold_quantile: float = real(0.995, 0.5, 1.0, "thresholding=dynamic: the quantile, at least the median")
-    tolerance: float = real(1e-5, *_TOLERANCE, "adaptive: error of a step, relative and absolute")
-    sde_rtol: float = real(0.02, 1e-12, 1.0, "adaptive_sde: relative error of a step")
-    sde_atol: float = real(0.0078, 1e-12, 1.0, "adaptive_sde: absolute error of a step")
-    joint_steps: bool = flag(False, "adaptive, adaptive_sde: the same steps for all samples of a batch")
-    max_steps: int = integer(4096, 1, 10**7, "adaptive, adaptive_sde: attempted steps after which they give up")
-    seed: int = integer(-1, -1, 2**32 - 1, "of the samples; -1 for the run's own")
-    first: int = integer(0, 0, 2 * 10**9, "index of the first sample in the stream of its seed")
-    num_samples: int = integer(64, 1, MAX_EXAMPLES, "how many samples")
-    batch_size: int = integer(64, 1, MAX_BATCH, "samples at a time, over all devices and hosts")
+    threshold_quantile: float = real(
+        0.995, 0.5, 1.0, "the quantile, at least the median", when=given("sampling.thresholding", "dynamic")
+    )
+    tolerance: float = real(1e-5, *_TOLERANCE, "error of a step, relative and absolute", when=_ADAPTIVE, **_SWEPT)
+    sde_rtol: float = real(0.02, 1e-12, 1.0, "relative error of a step", when=_ADAPTIVE_SDE, **_SWEPT)
+    sde_atol: float = real(0.0078, 1e-12, 1.0, "absolute error of a step", when=_ADAPTIVE_SDE, **_SWEPT)
+    joint_steps: bool = flag(
+        *(False, "the same steps for all samples of a batch"), when=given("sampling.predictor", *ADAPTIVE), **_SWEPT
+    )
+    max_steps: int = integer(
+        *(4096, 1, 10**7, "attempted steps after which the predictor gives up"),
+        when=given("sampling.predictor", *ADAPTIVE),
+        **_SWEPT,
+    )
+    seed: int = integer(-1, -1, 2**32 - 1, "of the samples; -1 for the run's own", when=_ALWAYS)
+    first: int = integer(0, 0, 2 * 10**9, "index of the first sample in the stream of its seed", when=_ALWAYS)
+    num_samples: int = integer(64, 1, MAX_EXAMPLES, "how many samples", when=_ALWAYS, instead=("pareto", "evaluation"))
+    batch_size: int = integer(64, 1, MAX_BATCH, "samples at a time, over all devices and hosts", when=_ALWAYS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,33 +145,63 @@ class Plan:
     headroom: float = real(0.1, 0.0, 0.99, "share of the memory that is to stay free")
 
 
+_ON_GRID = SCORE & unless("likelihood.num_steps", 0)
+_PROBES = unless("likelihood.num_probes", 0)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Likelihood:
     """How the held-out likelihood and its bounds are measured."""
 
-    t_min: float = real(1e-5, *_TIME, "time at which the data enter the flow")
-    decoder: bool = flag(False, "noise the data as at t_min and add a decoder: a bound on the data themselves")
-    num_steps: int = integer(0, 0, MAX_LEVELS, "steps of a fixed grid; 0 for the adaptive solver")
-    tolerance: float = real(1e-5, *_TOLERANCE, "num_steps=0: error of a step, relative and absolute")
-    grid: str = choice("log_snr", GRIDS, "spacing of the times of the fixed grid")
-    order: int = integer(4, 1, 5, "order of the predictor on the fixed grid")
-    num_probes: int = integer(1, 0, 10_000, "Hutchinson probes per example; 0 for the exact trace")
-    probe_kind: str = choice("rademacher", ("rademacher", "gaussian"), "distribution of the probes")
-    fresh_probes: bool = flag(True, "on a fixed grid new probes at each time, not the same at all")
+    t_min: float = real(1e-5, *_TIME, "time at which the data enter the flow", when=SCORE)
+    decoder: bool = flag(
+        False, "noise the data as at t_min and add a decoder: a bound on the data themselves", when=SCORE
+    )
+    num_steps: int = integer(0, 0, MAX_LEVELS, "steps of a fixed grid; 0 for the adaptive solver", when=SCORE)
+    tolerance: float = real(
+        *(1e-5, *_TOLERANCE, "error of a step of the adaptive solver, relative and absolute"),
+        when=SCORE & given("likelihood.num_steps", 0),
+    )
+    grid: str = choice("log_snr", GRIDS, "spacing of the times of the fixed grid", when=_ON_GRID)
+    order: int = integer(4, 1, 5, "order of the predictor on the fixed grid", when=_ON_GRID)
+    num_probes: int = integer(1, 0, 10_000, "Hutchinson probes per example; 0 for the exact trace", when=SCORE)
+    probe_kind: str = choice(
+        "rademacher", ("rademacher", "gaussian"), "distribution of the probes", when=SCORE & _PROBES
+    )
+    fresh_probes: bool = flag(
+        True, "on a fixed grid new probes at each time, not the same at all", when=_ON_GRID & _PROBES
+    )
     dequantization: str = choice(
         "uniform", ("uniform", "variational"), "uniform noise, or trained noise after --mode=train_dequantizer"
     )
     num_dequantizations: int = integer(1, 1, 10_000, "noise draws per image; their log-likelihoods are averaged")
-    importance_weighted: bool = flag(False, "average their likelihoods instead: a closer bound")
-    budget_examples: int = integer(64, 0, MAX_EXAMPLES, "first examples that measure the solver's error; 0 for none")
-    noise_levels: int = integer(20, 0, 10_000, "levels by which the bits and the loss are reported; 0 for none")
-    bound_times: int = integer(0, 0, 100_000, "noise levels per example for the bound; 0 for no bound", even=True)
-    num_weights: int = integer(100, 1, 10**6, "importance weights per image for the bound of a vae")
+    importance_weighted: bool = flag(
+        *(False, "average their likelihoods instead: a closer bound"),
+        when=unless("likelihood.num_dequantizations", 1),
+    )
+    budget_examples: int = integer(
+        64, 0, MAX_EXAMPLES, "first examples that measure the solver's error; 0 for none", when=SCORE
+    )
+    noise_levels: int = integer(
+        20, 0, 10_000, "levels by which the bits and the loss are reported; 0 for none", when=SCORE
+    )
+    bound_times: int = integer(
+        0, 0, 100_000, "noise levels per example for the bound; 0 for no bound", even=True, when=SCORE
+    )
+    num_weights: int = integer(
+        100, 1, 10**6, "importance weights per image for the bound", when=given("model.name", "vae")
+    )
     chain_terms: int = integer(
-        0, 0, MAX_LEVELS, "steps drawn per image for the bound of a chain, in pairs; 0 for all steps", even=True
+        *(0, 0, MAX_LEVELS, "steps drawn per image for the bound of a chain, in pairs; 0 for all steps"),
+        even=True,
+        when=CHAIN,
     )
     num_examples: int = integer(0, 0, MAX_EXAMPLES, "first examples of the test split; 0 for all")
     batch_size: int = integer(128, 1, MAX_BATCH, "examples at a time, over all devices and hosts")
+
+
+_COMPARED = unless("evaluation.num_samples", 0)
+_OWN_REFERENCE = _COMPARED & given("evaluation.reference", "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,12 +229,19 @@ class Evaluation:
         *((), Choice(names=METRICS), (0, len(METRICS))),
         "what is measured of them; empty for frechet, kid, precision_recall of images, the last two of points",
         distinct=True,
+        when=_COMPARED,
     )
-    extractor: str = choice("auto", EXTRACTORS, "what makes features of images")
-    weights: str = path("", "file of the extractor's weights, where they do not come with the package")
-    reference: str = path("", "statistics (.npz) of what to compare with; empty for WORKDIR/statistics.npz")
-    reference_split: str = choice("train", ("train", "test"), "the split that the latter are of")
-    reference_examples: int = integer(0, 0, MAX_EXAMPLES, "its first examples; 0 for all")
+    extractor: str = choice("auto", EXTRACTORS, "what makes features of images", when=_COMPARED)
+    weights: str = path("", "file of the extractor's weights, where they do not come with the package", when=_COMPARED)
+    reference: str = path(
+        "", "statistics (.npz) of what to compare with; empty for WORKDIR/statistics.npz", when=_COMPARED
+    )
+    reference_split: str = choice(
+        "train", ("train", "test"), "the split of which those in WORKDIR are", when=_OWN_REFERENCE
+    )
+    reference_examples: int = integer(
+        0, 0, MAX_EXAMPLES, "first examples of that split; 0 for all", when=_OWN_REFERENCE
+    )
     keep_features: int = integer(
-        10_000, 0, 10**7, "features kept beside the moments, for metrics that compare examples"
+        10_000, 0, 10**7, "features kept beside the moments, for metrics that compare examples", when=_COMPARED
     )

@@ -2,13 +2,20 @@
 
 import dataclasses
 
-from score_sde.fields.kinds import Integer, Real, choice, flag, integer, path, real, several
+from score_sde.fields.conditions import given, unless
+from score_sde.fields.kinds import Integer, Real
+from score_sde.fields.lines import choice, flag, integer, path, real, several
 
 MAX_WIDTH = 2**16  # channels or units; two layers of so many have 4e9 weights between them
 MAX_SIDE = 2**16  # pixels
 _MAX_LEVELS = 12  # an image of the largest side has 1 / 2^12 of it left: 16 pixels
 _ACTIVATIONS = ("elu", "relu", "lrelu", "swish")
 _WIDTH, _SIDE = Integer(low=1, high=MAX_WIDTH), Integer(low=1, high=MAX_SIDE)
+
+
+_NCSNPP, _VAE = given("model.name", "ncsnpp"), given("model.name", "vae")  # ddpm fixes blocks and pyramids
+_UNET, _EMBEDS = given("model.name", "ncsnpp", "ddpm"), given("model.name", "ncsnpp", "ddpm", "mlp")
+_NCSN = given("model.name", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,48 +27,80 @@ class Model:
         ("ncsnpp", "ddpm", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256", "mlp", "vae"),
         "the network: mlp for vectors, vae for an encoder and decoder without a score, the others for images",
     )
-    features: int = integer(128, 1, MAX_WIDTH, "channels at full resolution; hidden width of the mlp")
+    features: int = integer(
+        128, 1, MAX_WIDTH, "channels at full resolution; hidden width of the mlp", when=unless("model.name", "vae")
+    )
     channel_multipliers: tuple[int, ...] = several(
-        *((1, 2, 2, 2), Integer(low=1, high=1024), (1, _MAX_LEVELS)), "channels per level, as multiples of features"
+        *((1, 2, 2, 2), Integer(low=1, high=1024), (1, _MAX_LEVELS)),
+        "channels per level, as multiples of features",
+        when=_UNET,
     )
-    num_blocks: int = integer(4, 1, 256, "residual blocks per level")
+    num_blocks: int = integer(4, 1, 256, "residual blocks per level, or of the mlp", when=_EMBEDS)
     attention_resolutions: tuple[int, ...] = several(
-        *((16,), _SIDE, (0, _MAX_LEVELS)), "heights of the feature maps with self-attention", distinct=True
+        *((16,), _SIDE, (0, _MAX_LEVELS)), "heights of the feature maps with self-attention", distinct=True, when=_UNET
     )
-    attention_every_block: bool = flag(False, "on the way up attention after every block, not once per level")
-    dropout: float = real(0.1, 0.0, 0.99, "share of the values inside a block that training sets to 0")
-    embedding: str = choice("positional", ("positional", "fourier", "none"), "how the noise condition becomes a vector")
-    fourier_scale: float = real(16.0, 1e-3, 1e3, "embedding=fourier: standard deviation of the frequencies")
-    num_classes: int = integer(0, 0, 100_000, "classes of a class-conditional U-Net; 0 for none")
+    attention_every_block: bool = flag(
+        False, "on the way up attention after every block, not once per level", when=_UNET
+    )
+    dropout: float = real(0.1, 0.0, 0.99, "share of the values inside a block that training sets to 0", when=_EMBEDS)
+    embedding: str = choice(
+        "positional", ("positional", "fourier", "none"), "how the noise condition becomes a vector", when=_EMBEDS
+    )
+    fourier_scale: float = real(
+        16.0, 1e-3, 1e3, "standard deviation of the frequencies", when=_EMBEDS & given("model.embedding", "fourier")
+    )
+    num_classes: int = integer(0, 0, 100_000, "classes of a class-conditional U-Net; 0 for none", when=_UNET)
     activation: str = choice("swish", _ACTIVATIONS, "the nonlinearity")
-    resblock_type: str = choice("biggan", ("biggan", "ddpm"), "resampling inside residual blocks, or between them")
-    resample_with_conv: bool = flag(True, "resblock_type=ddpm: a convolution at every resampling")
-    fir: bool = flag(False, "filter when resampling")
+    resblock_type: str = choice(
+        "biggan", ("biggan", "ddpm"), "resampling inside residual blocks, or between them", when=_NCSNPP
+    )
+    resample_with_conv: bool = flag(
+        *(True, "a convolution at every resampling"),
+        when=_UNET & (given("model.resblock_type", "ddpm") | given("model.name", "ddpm")),
+    )
+    fir: bool = flag(False, "filter when resampling", when=_NCSNPP)
     fir_kernel: tuple[float, ...] = several(
-        *((1, 3, 3, 1), Real(low=0.0, high=1e3), (2, 16)), "fir: weights of the filter, which are scaled to sum 1"
+        *((1, 3, 3, 1), Real(low=0.0, high=1e3), (2, 16)),
+        "weights of the filter, which are scaled to sum 1",
+        when=_NCSNPP & given("model.fir", True),
     )
-    progressive: str = choice("none", ("none", "output_skip", "residual"), "the output pyramid")
-    progressive_input: str = choice("none", ("none", "input_skip", "residual"), "the input pyramid")
-    progressive_combine: str = choice("sum", ("sum", "cat"), "progressive_input=input_skip: how it joins the trunk")
-    skip_rescale: bool = flag(True, "divide residual sums by sqrt 2")
-    init_scale: float = real(0.0, 0.0, 10.0, "initial scale of each branch's last layer")
+    progressive: str = choice("none", ("none", "output_skip", "residual"), "the output pyramid", when=_NCSNPP)
+    progressive_input: str = choice("none", ("none", "input_skip", "residual"), "the input pyramid", when=_NCSNPP)
+    progressive_combine: str = choice(
+        "sum",
+        ("sum", "cat"),
+        "how the input pyramid joins the trunk",
+        when=_NCSNPP & given("model.progressive_input", "input_skip"),
+    )
+    skip_rescale: bool = flag(True, "divide residual sums by sqrt 2", when=_NCSNPP)
+    init_scale: float = real(0.0, 0.0, 10.0, "initial scale of each branch's last layer", when=_NCSNPP)
     normalization: str = choice(
-        "InstanceNorm++", ("InstanceNorm", "InstanceNorm++", "VarianceNorm", "GroupNorm"), "ncsn*: the normalization"
+        "InstanceNorm++",
+        ("InstanceNorm", "InstanceNorm++", "VarianceNorm", "GroupNorm"),
+        "the normalization; ncsn has InstanceNorm++ alone",
+        when=_NCSN,
     )
-    interpolation: str = choice("bilinear", ("bilinear", "nearest_neighbor"), "ncsn*: the interpolation")
-    pytorch: bool = flag(False, "ncsn*: compute what the PyTorch releases compute, which differs a little")
-    dtype: str = choice("float32", ("float32", "bfloat16"), "what convolutions multiply in; all else stays in float32")
-    remat: bool = flag(False, "compute blocks again in the backward pass: less memory, a third more time")
-    latent_dim: int = integer(16, 1, MAX_WIDTH, "vae: latent variables")
+    interpolation: str = choice("bilinear", ("bilinear", "nearest_neighbor"), "the interpolation", when=_NCSN)
+    pytorch: bool = flag(False, "compute what the PyTorch releases compute, which differs a little", when=_NCSN)
+    dtype: str = choice(
+        "float32",
+        ("float32", "bfloat16"),
+        "what convolutions multiply in; all else stays in float32",
+        when=unless("model.name", "mlp", "vae"),
+    )
+    remat: bool = flag(False, "compute blocks again in the backward pass: less memory, a third more time", when=_UNET)
+    latent_dim: int = integer(16, 1, MAX_WIDTH, "latent variables", when=_VAE)
     widths: tuple[int, ...] = several(
-        *((256,), _WIDTH, (0, 64)), "vae: widths of the encoder's dense layers; the decoder has them in reverse"
+        *((256,), _WIDTH, (0, 64)), "widths of the encoder's dense layers; the decoder has them in reverse", when=_VAE
     )
     channels: tuple[int, ...] = several(
-        *((), _WIDTH, (0, _MAX_LEVELS)), "vae: channels of convolutions of stride 2 before the dense layers, for images"
+        *((), _WIDTH, (0, _MAX_LEVELS)),
+        "channels of convolutions of stride 2 before the dense layers, for images",
+        when=_VAE,
     )
-    variance: str = choice("pixel", ("pixel", "scalar"), "vae: a variance of the decoder for every value, or one")
+    variance: str = choice("pixel", ("pixel", "scalar"), "a variance of the decoder for every value, or one", when=_VAE)
     # Data are about as wide as 1, so a floor of 1 already leaves nothing to learn.
-    min_std: float = real(1e-3, 1e-6, 1.0, "vae: added to the decoder's standard deviations")
+    min_std: float = real(1e-3, 1e-6, 1.0, "added to the decoder's standard deviations", when=_VAE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

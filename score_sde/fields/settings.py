@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from score_sde.errors import nearest, refuse
+from score_sde.fields.conditions import When
 from score_sde.fields.diffusion import Diffusion, Mesh, Parameterization, Top
 from score_sde.fields.kinds import Kind
 from score_sde.fields.measuring import Evaluation, Likelihood, Pareto, Plan, Sampling
@@ -81,14 +82,23 @@ GROUPS: Mapping[str, Any] = MappingProxyType(
     {"": Top} | {one.name: one.default_factory for one in dataclasses.fields(Settings) if one.default is MISSING}
 )
 
+
+def _within(cls: Any, kind: Kind) -> Kind:
+    """A field with the conditions of its group, unless it is read whatever these say."""
+    own, group = kind.when, getattr(cls, "when", When())
+    return dataclasses.replace(kind, when=group if own is None else group & own if own else own)
+
+
 #: Every field under its dotted name.
 FIELDS: Mapping[str, Kind] = MappingProxyType(
     {
-        f"{group}.{one.name}".lstrip("."): one.metadata["kind"]
+        f"{group}.{one.name}".lstrip("."): _within(cls, one.metadata["kind"])
         for group, cls in GROUPS.items()
         for one in dataclasses.fields(cls)
     }
 )
+#: Every field with its default; what has a field's meaning elsewhere takes its default from here.
+DEFAULTS = Settings()
 
 
 def leaves(config: Nested, prefix: str = "") -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 import dataclasses
 
-from score_sde.fields.kinds import Real, choice, flag, integer, real, several
+from score_sde.fields.conditions import given, unless
+from score_sde.fields.diffusion import SCORE
+from score_sde.fields.kinds import Real
+from score_sde.fields.lines import choice, flag, integer, real, several
 
 MAX_STEPS = 10**9  # steps are counted in 32 bits
 MAX_BATCH = 2**20
 _CLOSEST = 0.9999999  # to 1 in float32, where a rate would change nothing
 _TIME = (1e-12, 0.5)  # a chain of two levels begins at 1/2
+_NO_BOUND = unless("objective.kind", "bound")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,18 +24,24 @@ class Objective:
         "denoising, implicit or sliced (sliced_vr) score matching, or the variational bound of a chain or of a vae, "
         "which has no weighting and no times to choose",
     )
-    num_projections: int = integer(1, 1, 10_000, "kind=sliced, sliced_vr: directions per example, of one product each")
+    num_projections: int = integer(
+        *(1, 1, 10_000, "directions per example, of one product each"),
+        when=SCORE & given("objective.kind", "sliced", "sliced_vr"),
+    )
     hybrid: float = real(
         0.0, 0.0, 1e4, "kind=bound: mean (n - z)^2 plus this much of the bound, for the variances; 0 for the bound"
     )
-    weighting: str = choice("variance", ("variance", "likelihood"), "lambda(t): variance (s^2) or likelihood (g^2)")
+    weighting: str = choice(
+        "variance", ("variance", "likelihood"), "lambda(t): variance (s^2) or likelihood (g^2)", when=_NO_BOUND
+    )
     times: str = choice(
         "uniform",
         ("uniform", "low_discrepancy", "levels", "importance"),
         "training times: levels takes num_scales of them, importance suits weighting=likelihood",
+        when=_NO_BOUND,
     )
-    t_min: float = real(1e-5, *_TIME, "smallest training time")
-    reduce_mean: bool = flag(True, "mean over the event, else half the sum")
+    t_min: float = real(1e-5, *_TIME, "smallest training time", when=_NO_BOUND)
+    reduce_mean: bool = flag(True, "mean over the event, else half the sum", when=_NO_BOUND)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +61,9 @@ class Optim:
         0.9999, 1e-3, _CLOSEST, "rate of the moving average, which looks back 1 / (1 - rate) steps; 0 for none",
         or_zero=True,
     )  # fmt: skip
-    ema_warmup: bool = flag(False, "rate min(ema_rate, (1 + n) / (10 + n)) at step n")
+    ema_warmup: bool = flag(
+        False, "rate min(ema_rate, (1 + n) / (10 + n)) at step n", when=unless("optim.ema_rate", 0.0)
+    )
     ema_widths: tuple[float, ...] = several(
         *((), Real(low=0.001, high=0.28), (0, 4)),  # each costs as much memory as the parameters
         "relative widths of power-function averages beside that one, such as (0.05, 0.10): any other can be had later",

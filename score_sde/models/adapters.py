@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from score_sde.fields import DEFAULTS
 from score_sde.typing import Batch, Labels, Params, PRNGKey, Times
 
 # The layers whose products are computed in the lower precision: nine tenths of the work. What flows between them,
@@ -29,7 +30,7 @@ class LinenNetwork:
     """
 
     module: nn.Module
-    dtype: str = "float32"
+    dtype: str = DEFAULTS.model.dtype
 
     def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
         """Parameters for inputs of ``shape``, batch axis included."""

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde.fields import DEFAULTS
 from score_sde.models.layers import Images, Pointwise, conv3x3
 from score_sde.models.logistic_mixture import LogisticMixture, inverse_logit_cdf, logit_cdf
 from score_sde.typing import Times
@@ -67,12 +68,12 @@ class GatedConv(nn.Module):
     """A gated residual block: ``x + gate(W2 elu(W1 elu(x) + Wc elu(context)))`` with :func:`concat_elu`.
 
     Attributes:
-        pointwise: ``W2`` mixes channels only; else it is a 3x3 convolution as ``W1`` is.
         dropout: Dropout rate before ``W2``.
+        pointwise: ``W2`` mixes channels only; else it is a 3x3 convolution as ``W1`` is.
     """
 
+    dropout: float
     pointwise: bool = False
-    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Images, context: Context | None = None, train: bool = False) -> Images:
@@ -94,8 +95,8 @@ class GatedAttention(nn.Module):
         dropout: Dropout rate before the output projection.
     """
 
-    heads: int = 4
-    dropout: float = 0.0
+    heads: int
+    dropout: float
 
     @nn.compact
     def __call__(self, x: Images, positions: Float[Array, "height width channels"], train: bool = False) -> Images:
@@ -118,15 +119,15 @@ class ContextNet(nn.Module):
         dropout: Dropout rate.
     """
 
-    features: int = 32
-    dropout: float = 0.0
+    features: int
+    dropout: float
 
     @nn.compact
     def __call__(self, image: Images, train: bool = False) -> Float[Array, "batch height half {self.features}"]:
         """Features for every pair of neighbouring columns."""
         h = conv3x3(self.features)(jnp.concatenate(split_columns(image), axis=-1))
         for _ in range(3):
-            h = GatedConv(dropout=self.dropout)(h, train=train)
+            h = GatedConv(self.dropout)(h, train=train)
         return h
 
 
@@ -184,10 +185,10 @@ class CouplingNet(nn.Module):
     """
 
     outputs: int
-    filters: int = 96
-    blocks: int = 2
-    heads: int = 4
-    dropout: float = 0.0
+    filters: int
+    blocks: int
+    heads: int
+    dropout: float
 
     @nn.compact
     def __call__(
@@ -197,7 +198,7 @@ class CouplingNet(nn.Module):
         positions = self.param("positions", nn.initializers.normal(0.01), (*x.shape[1:3], self.filters))
         h = conv3x3(self.filters)(x)
         for _ in range(self.blocks):
-            h = GatedConv(pointwise=True, dropout=self.dropout)(h, context, train)
+            h = GatedConv(self.dropout, pointwise=True)(h, context, train)
             h = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)(h)
             h = GatedAttention(self.heads, self.dropout)(h, positions, train)
             h = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)(h)
@@ -217,11 +218,11 @@ class Coupling(nn.Module):
         dropout: Its dropout rate.
     """
 
-    filters: int = 96
-    components: int = 32
-    blocks: int = 2
-    heads: int = 4
-    dropout: float = 0.0
+    filters: int
+    components: int
+    blocks: int
+    heads: int
+    dropout: float
 
     @nn.compact
     def __call__(
@@ -284,13 +285,13 @@ class FlowPP(nn.Module):
         dropout: Dropout rate everywhere.
     """
 
-    filters: int = 96
-    components: int = 32
-    blocks: int = 2
-    num_flows: int = 4
-    heads: int = 4
-    context_features: int = 32
-    dropout: float = 0.0
+    filters: int = DEFAULTS.dequantizer.filters
+    components: int = DEFAULTS.dequantizer.components
+    blocks: int = DEFAULTS.dequantizer.blocks
+    num_flows: int = DEFAULTS.dequantizer.num_flows
+    heads: int = DEFAULTS.dequantizer.heads
+    context_features: int = DEFAULTS.dequantizer.context_features
+    dropout: float = DEFAULTS.dequantizer.dropout
 
     @nn.compact
     def __call__(

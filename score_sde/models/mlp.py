@@ -3,6 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from score_sde.fields import DEFAULTS
 from score_sde.models.layers import ACTIVATIONS, TimeEmbedding
 from score_sde.typing import Times
 
@@ -19,12 +20,12 @@ class MLP(nn.Module):
         activation: ``elu``, ``relu``, ``lrelu`` or ``swish``.
     """
 
-    features: int = 128
-    num_blocks: int = 3
-    dropout: float = 0.0
-    embedding: str = "positional"
-    fourier_scale: float = 1.0
-    activation: str = "swish"
+    features: int = DEFAULTS.model.features
+    num_blocks: int = DEFAULTS.model.num_blocks
+    dropout: float = DEFAULTS.model.dropout
+    embedding: str = DEFAULTS.model.embedding
+    fourier_scale: float = DEFAULTS.model.fourier_scale
+    activation: str = DEFAULTS.model.activation
 
     @nn.compact
     def __call__(

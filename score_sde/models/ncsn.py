@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from score_sde.errors import unknown
+from score_sde.fields import DEFAULTS
 from score_sde.models.layers import ACTIVATIONS, Images
 from score_sde.models.normalization import NORMALIZATIONS, ConditionalInstanceNorm2dPlus, InstanceNorm2dPlus
 from score_sde.models.refinenet import (
@@ -69,13 +70,13 @@ class NCSNv2(nn.Module):
             interpolation, unbiased variance in InstanceNorm++, and at 64 pixels a narrower third refinement.
     """
 
-    features: int = 128
+    features: int = DEFAULTS.model.features
     resolution: int = 64
     activation: str = "elu"
-    normalization: str = "InstanceNorm++"
-    interpolation: str = "bilinear"
+    normalization: str = DEFAULTS.model.normalization
+    interpolation: str = DEFAULTS.model.interpolation
     rescale_input: bool = False
-    pytorch: bool = False
+    pytorch: bool = DEFAULTS.model.pytorch
 
     residual_block: ClassVar[type[ResidualBlock]] = ResidualBlock
     refine_block: ClassVar[type[RefineBlock]] = RefineBlock

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.errors import UserError
+from score_sde.fields import DEFAULTS
 from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS, InputPyramid, Maps, OutputPyramid, ResidualBlock
 from score_sde.models.layers import (
     ACTIVATIONS,
@@ -73,28 +74,28 @@ class NCSNpp(nn.Module):
         remat: Compute the inside of residual blocks again in the backward pass instead of storing it.
     """
 
-    features: int = 128
-    channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    num_blocks: int = 4
-    attention_resolutions: tuple[int, ...] = (16,)
-    attention_every_block: bool = False
-    dropout: float = 0.1
-    embedding: str = "positional"
-    fourier_scale: float = 16.0
-    num_classes: int = 0
-    activation: str = "swish"
-    resblock_type: str = "biggan"
-    resample_with_conv: bool = True
-    fir: bool = False
-    fir_kernel: Kernel = (1, 3, 3, 1)
-    progressive: str = "none"
-    progressive_input: str = "none"
-    progressive_combine: str = "sum"
-    skip_rescale: bool = True
-    init_scale: float = 0.0
+    features: int = DEFAULTS.model.features
+    channel_multipliers: tuple[int, ...] = DEFAULTS.model.channel_multipliers
+    num_blocks: int = DEFAULTS.model.num_blocks
+    attention_resolutions: tuple[int, ...] = DEFAULTS.model.attention_resolutions
+    attention_every_block: bool = DEFAULTS.model.attention_every_block
+    dropout: float = DEFAULTS.model.dropout
+    embedding: str = DEFAULTS.model.embedding
+    fourier_scale: float = DEFAULTS.model.fourier_scale
+    num_classes: int = DEFAULTS.model.num_classes
+    activation: str = DEFAULTS.model.activation
+    resblock_type: str = DEFAULTS.model.resblock_type
+    resample_with_conv: bool = DEFAULTS.model.resample_with_conv
+    fir: bool = DEFAULTS.model.fir
+    fir_kernel: Kernel = DEFAULTS.model.fir_kernel
+    progressive: str = DEFAULTS.model.progressive
+    progressive_input: str = DEFAULTS.model.progressive_input
+    progressive_combine: str = DEFAULTS.model.progressive_combine
+    skip_rescale: bool = DEFAULTS.model.skip_rescale
+    init_scale: float = DEFAULTS.model.init_scale
     min_group_channels: int = 4
     rescale_input: bool = False
-    remat: bool = False
+    remat: bool = DEFAULTS.model.remat
 
     @nn.compact
     def __call__(self, x: Images, condition: Times, *, label: Labels | None = None, train: bool = False) -> Images:

@@ -8,14 +8,12 @@ import flax.linen as nn
 
 from score_sde.errors import UserError, unknown
 from score_sde.models.adapters import LinenDequantizer, LinenNetwork
-from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS
 from score_sde.models.ddpm import DDPM
 from score_sde.models.flowpp import FlowPP
-from score_sde.models.layers import ACTIVATIONS
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsn import NCSN, NCSNv2
 from score_sde.models.ncsnpp import NCSNpp
-from score_sde.models.vae import LinenVAE, make_vae
+from score_sde.models.vae import VAE, LinenVAE, make_vae
 
 
 class Family(NamedTuple):
@@ -40,20 +38,6 @@ NETWORKS: Mapping[str, Family] = {
     "ncsnv2_256": Family(NCSNv2, {"resolution": 256}, 3),
     "mlp": Family(MLP, {}),
 }
-_CHOICES = {
-    "activation": ("activation", ACTIVATIONS),
-    "embedding": ("embedding", ("positional", "fourier", "none")),
-    "resblock_type": ("residual block", ("biggan", "ddpm")),
-    "progressive": ("output pyramid", OUTPUT_PYRAMIDS),
-    "progressive_input": ("input pyramid", INPUT_PYRAMIDS),
-    "progressive_combine": ("combination", ("sum", "cat")),
-    "normalization": ("normalization", ("InstanceNorm", "InstanceNorm++", "VarianceNorm", "GroupNorm")),
-    "interpolation": ("interpolation", ("bilinear", "nearest_neighbor")),
-    "dtype": ("dtype", ("float32", "bfloat16")),
-}
-
-#: The fields that a variational autoencoder reads.
-LATENT_FIELDS = ("widths", "channels", "latent_dim", "variance", "min_std", "activation")
 DEQUANTIZERS: Mapping[str, type[nn.Module]] = {"flowpp": FlowPP}
 
 
@@ -69,11 +53,8 @@ def make_network(
         centered: Whether images lie in [-1, 1]; else the networks for images map them there.
 
     Raises:
-        UserError: For unknown names, and shapes that the network cannot take.
+        UserError: For an unknown name, and shapes that the network cannot take.
     """
-    for field, (kind, names) in _CHOICES.items():
-        if fields[field] not in names:
-            raise unknown(kind, fields[field], names)
     if fields["name"] not in NETWORKS:
         raise unknown("network", fields["name"], [*NETWORKS, "vae"])
     family = NETWORKS[fields["name"]]
@@ -81,7 +62,7 @@ def make_network(
     given = {**fields, "rescale_input": not centered, **family.fixed}
     if family.module is NCSN:
         given["num_classes"] = num_scales
-    return LinenNetwork(_build(family.module, given), fields["dtype"])
+    return LinenNetwork(family.module(**_known(family.module, given)), fields["dtype"])
 
 
 def make_latent_model(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> LinenVAE:
@@ -94,9 +75,7 @@ def make_latent_model(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -
     Raises:
         UserError: For unknown names, sizes out of range, and shapes that the convolutions cannot take.
     """
-    known: dict[str, Any] = {name: fields[name] for name in LATENT_FIELDS}
-    known |= {name: tuple(fields[name]) for name in ("widths", "channels")}
-    return make_vae(event_shape, **known)
+    return make_vae(event_shape, **_known(VAE, fields))
 
 
 def make_dequantizer(
@@ -134,13 +113,13 @@ def make_dequantizer(
         raise UserError(
             f"config.dequantizer.filters is {filters}; expected a multiple of config.dequantizer.heads, {heads}."
         )
-    return LinenDequantizer(_build(DEQUANTIZERS[name], fields), num_levels)
+    return LinenDequantizer(DEQUANTIZERS[name](**_known(DEQUANTIZERS[name], fields)), num_levels)
 
 
-def _build(module: type[nn.Module], fields: Mapping[str, Any]) -> nn.Module:
-    """The module, with those fields that it knows."""
+def _known(module: type[nn.Module], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields that a module has."""
     known = {field.name for field in dataclasses.fields(module)} - {"name", "parent"}
-    return module(**{name: value for name, value in fields.items() if name in known})
+    return {name: value for name, value in fields.items() if name in known}
 
 
 def _check_shape(fields: Mapping[str, Any], family: Family, event_shape: tuple[int, ...]) -> None:

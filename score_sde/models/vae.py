@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.errors import UserError, unknown
+from score_sde.fields import DEFAULTS
 from score_sde.models.layers import ACTIVATIONS, conv3x3, ddpm_init
 from score_sde.objectives.variational import Gaussian
 from score_sde.typing import Batch, Params, PRNGKey
@@ -36,12 +37,12 @@ class VAE(nn.Module):
     """
 
     event_shape: tuple[int, ...]
-    latent_dim: int = 16
-    widths: tuple[int, ...] = (256,)
-    channels: tuple[int, ...] = ()
-    variance: str = "pixel"
-    min_std: float = 1e-3
-    activation: str = "swish"
+    latent_dim: int = DEFAULTS.model.latent_dim
+    widths: tuple[int, ...] = DEFAULTS.model.widths
+    channels: tuple[int, ...] = DEFAULTS.model.channels
+    variance: str = DEFAULTS.model.variance
+    min_std: float = DEFAULTS.model.min_std
+    activation: str = DEFAULTS.model.activation
 
     def setup(self) -> None:
         """The layers of both directions."""
@@ -132,16 +133,7 @@ class LinenVAE:
         return output
 
 
-def make_vae(
-    event_shape: tuple[int, ...],
-    *,
-    latent_dim: int = 16,
-    widths: tuple[int, ...] = (256,),
-    channels: tuple[int, ...] = (),
-    variance: str = "pixel",
-    min_std: float = 1e-3,
-    activation: str = "swish",
-) -> LinenVAE:
+def make_vae(event_shape: tuple[int, ...], **fields: Any) -> LinenVAE:
     """The autoencoder for data of a shape; arguments as in :class:`VAE`.
 
     Raises:
@@ -156,14 +148,16 @@ def make_vae(
     >>> jax.jit(model.decode)(params, jnp.zeros((5, 3))).log_std.shape
     (5, 8, 8, 1)
     """
-    if variance not in VARIANCES:
-        raise unknown("variance of the decoder", variance, VARIANCES)
-    if activation not in ACTIVATIONS:
-        raise unknown("activation", activation, ACTIVATIONS)
-    if min(latent_dim, *widths, *channels, 1) < 1 or not min_std > 0.0:
+    module = VAE(event_shape=tuple(event_shape), **fields)
+    if module.variance not in VARIANCES:
+        raise unknown("variance of the decoder", module.variance, VARIANCES)
+    if module.activation not in ACTIVATIONS:
+        raise unknown("activation", module.activation, ACTIVATIONS)
+    widths, channels = module.widths, module.channels
+    if min(module.latent_dim, *widths, *channels, 1) < 1 or not module.min_std > 0.0:
         raise UserError(
-            f"latent_dim is {latent_dim}, widths {widths}, channels {channels} and min_std {min_std}; expected sizes "
-            "from 1 and a positive min_std."
+            f"latent_dim is {module.latent_dim}, widths {widths}, channels {channels} and min_std {module.min_std}; "
+            "expected sizes from 1 and a positive min_std."
         )
     factor = 2 ** len(channels)
     if channels and (len(event_shape) != 3 or event_shape[0] % factor or event_shape[1] % factor):
@@ -171,4 +165,4 @@ def make_vae(
             f"Data of shape {event_shape} cannot be halved {len(channels)} times; expected images (H, W, C) with "
             f"multiples of {factor}, or fewer channels (config.model.channels)."
         )
-    return LinenVAE(VAE(tuple(event_shape), latent_dim, widths, channels, variance, min_std, activation))
+    return LinenVAE(module)

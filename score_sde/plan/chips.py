@@ -12,8 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from score_sde.config import choose
-from score_sde.errors import UserError
+from score_sde.errors import UserError, unknown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,7 +141,8 @@ def find_chip(name: str) -> Chip:
     >>> find_chip("v5e").memory / 1e9
     16.0
     """
-    choose("chip", name, dict.fromkeys(NAMES))
+    if name not in NAMES:
+        raise unknown("chip", name, NAMES)
     return CHIPS[name] if name in CHIPS else this_machine()
 
 

@@ -6,6 +6,7 @@ import jax
 from jaxtyping import Array
 
 from score_sde.arguments import Checked, not_whole
+from score_sde.fields import DEFAULTS
 from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import Solver, SolverState, fold_in
 from score_sde.solvers.pairing import Follows, follows_of
@@ -22,8 +23,8 @@ class PredictorCorrector(Checked):
 
     predictor: Solver
     corrector: Solver
-    num_corrections: int = static(default=1)
-    corrector_first: bool = static(default=False)
+    num_corrections: int = static(default=DEFAULTS.sampling.num_corrections)
+    corrector_first: bool = static(default=DEFAULTS.sampling.corrector_first)
 
     def problems(self) -> Iterator[str]:
         """A number of corrections that is none, and a predictor that would not notice them, or be misled by them."""

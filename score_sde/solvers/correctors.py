@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.arguments import not_fulfilled
+from score_sde.fields import DEFAULTS
 from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
 from score_sde.solvers.pairing import Follows
@@ -35,8 +36,8 @@ class Langevin(StatelessSolver):
             sample, which leaves the marginal a little; the fewer the dimensions, the more.
     """
 
-    snr: Number = 0.16
-    per_sample: bool = static(default=False)
+    snr: Number = DEFAULTS.sampling.snr
+    per_sample: bool = static(default=DEFAULTS.sampling.per_sample)
 
     follows: ClassVar[Follows] = "still"
 
@@ -74,7 +75,7 @@ class AnnealedLangevin(StatelessSolver):
         snr: Signal-to-noise ratio ``r``.
     """
 
-    snr: Number = 0.16
+    snr: Number = DEFAULTS.sampling.snr
 
     follows: ClassVar[Follows] = "still"
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.arguments import not_fulfilled
+from score_sde.fields import DEFAULTS
 from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, continuous, sample_noise
 from score_sde.solvers.pairing import Follows
@@ -70,9 +71,9 @@ class EDMHeun(StatelessSolver):
         noise: Std of that noise, ``S_noise``.
     """
 
-    churn: Number = 0.0
-    churn_min: Number = 0.0
-    churn_max: Number = float("inf")
+    churn: Number = DEFAULTS.sampling.churn
+    churn_min: Number = DEFAULTS.sampling.churn_min
+    churn_max: Number = DEFAULTS.sampling.churn_max
     noise: Number = 1.0
 
     follows: ClassVar[Follows] = "own"

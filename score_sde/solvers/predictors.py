@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.arguments import not_fulfilled
+from score_sde.fields import DEFAULTS
 from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, continuous, sample_noise
 from score_sde.solvers.pairing import Follows, check_discrete_steps
@@ -104,7 +105,7 @@ class DDIM(StatelessSolver):
         eta: From 0, no noise, to 1. The noise scale of the process plays no part.
     """
 
-    eta: Number = 0.0
+    eta: Number = DEFAULTS.sampling.eta
 
     def problems(self) -> Iterator[str]:
         """More noise than a step has room for."""

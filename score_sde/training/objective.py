@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.chains import Chain
-from score_sde.config import ConfigDict, build, choose
+from score_sde.config import ConfigDict, build
 from score_sde.errors import UserError
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.likelihood.latent_variable import vlb_loss
@@ -50,12 +50,8 @@ class Trainees:
 
     @classmethod
     def of_score(cls, network: Network, variances: str) -> "Trainees":
-        """Those of a network for one output per value.
-
-        Raises:
-            UserError: For unknown variances.
-        """
-        fraction = choose("variances", variances, VARIANCES)
+        """Those of a network for one output per value, with variances of :data:`VARIANCES`."""
+        fraction = VARIANCES[variances]
         if fraction is not None:
             return cls(score=network, reversal=with_fraction(network, fraction))
         reversal = with_variances(network)

@@ -4,21 +4,22 @@ from typing import Literal
 
 import optax
 
+from score_sde.fields import DEFAULTS
 from score_sde.training.ema import track_power_averages
 
 
 def make_optimizer(
     *,
-    lr: float = 2e-4,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    warmup: int = 5000,
-    grad_clip: float = 1.0,
-    schedule: Literal["constant", "cosine"] = "constant",
-    num_steps: int = 1_300_000,
-    ema_widths: tuple[float, ...] = (),
+    lr: float = DEFAULTS.optim.lr,
+    beta1: float = DEFAULTS.optim.beta1,
+    beta2: float = DEFAULTS.optim.beta2,
+    eps: float = DEFAULTS.optim.eps,
+    weight_decay: float = DEFAULTS.optim.weight_decay,
+    warmup: int = DEFAULTS.optim.warmup,
+    grad_clip: float = DEFAULTS.optim.grad_clip,
+    schedule: Literal["constant", "cosine"] = DEFAULTS.optim.schedule,
+    num_steps: int = DEFAULTS.training.num_steps,
+    ema_widths: tuple[float, ...] = DEFAULTS.optim.ema_widths,
 ) -> optax.GradientTransformation:
     """Adam whose learning rate rises linearly from 0 over ``warmup`` steps, then stays or falls as a cosine.
 

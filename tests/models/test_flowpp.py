@@ -82,7 +82,7 @@ def test_far_from_its_components_a_mixture_is_an_affine_map():
 
 
 @pytest.mark.parametrize(
-    "layer", [ActNorm(2.0), ChannelMix(), Coupling(4, 3, 1, 2)], ids=lambda layer: type(layer).__name__
+    "layer", [ActNorm(2.0), ChannelMix(), Coupling(4, 3, 1, 2, 0.0)], ids=lambda layer: type(layer).__name__
 )
 def test_the_inverse_of_a_layer_undoes_it_and_its_log_determinant(layer, precision, key):
     dtype, tolerance = precision

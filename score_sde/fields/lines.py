@@ -1,0 +1,50 @@
+"""The line of a field in its group: what it is worth by default, what it may be, what it means, and where it is read.
+
+Every function takes, beside what its kind needs, the options of its class in ``kinds``: ``or_zero``, ``even``,
+``distinct``, ``or_empty``, ``prefixes``, ``when`` and ``instead``.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from score_sde.fields.kinds import Choice, Flag, Integer, Kind, Path, Real, Several, Text
+
+
+def flag(default: bool, meaning: str, **options: Any) -> Any:
+    """A truth value."""
+    return _line(Flag(default=default, meaning=meaning, **options))
+
+
+def integer(default: int, low: int, high: int, meaning: str, **options: Any) -> Any:
+    """A whole number; see :class:`~score_sde.fields.kinds.Integer`."""
+    return _line(Integer(default=default, low=low, high=high, meaning=meaning, **options))
+
+
+def real(default: float, low: float, high: float, meaning: str, **options: Any) -> Any:
+    """A number; see :class:`~score_sde.fields.kinds.Real`."""
+    return _line(Real(default=default, low=low, high=high, meaning=meaning, **options))
+
+
+def choice(default: str, names: Sequence[str], meaning: str, **options: Any) -> Any:
+    """One of some names; see :class:`~score_sde.fields.kinds.Choice`."""
+    return _line(Choice(default=default, names=tuple(names), meaning=meaning, **options))
+
+
+def text(default: str, pattern: str, form: str, meaning: str, **options: Any) -> Any:
+    """Text of a form; see :class:`~score_sde.fields.kinds.Text`."""
+    return _line(Text(default=default, pattern=pattern, form=form, meaning=meaning, **options))
+
+
+def path(default: str, meaning: str, **options: Any) -> Any:
+    """A path; see :class:`~score_sde.fields.kinds.Path`."""
+    return _line(Path(default=default, meaning=meaning, **options))
+
+
+def several(default: tuple[Any, ...], of: Kind, lengths: tuple[int, int], meaning: str, **options: Any) -> Any:
+    """A tuple; see :class:`~score_sde.fields.kinds.Several`."""
+    return _line(Several(default=default, of=of, lengths=lengths, meaning=meaning, **options))
+
+
+def _line(kind: Kind) -> Any:
+    return dataclasses.field(default=kind.typed(kind.default), metadata={"kind": kind})
