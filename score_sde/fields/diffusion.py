@@ -46,14 +46,10 @@ class Diffusion:
 
     name: str = choice("vp", ("vp", "subvp", "ve"), "the SDE")
     # Of the data exp(-(beta_min + beta_max) / 4) is left at t = 1, which is no float32 from a sum of 349.3 on.
-    beta_min: float = real(0.1, 1e-6, 349.0, "rate at t = 0", when=_VP)
-    beta_max: float = real(20.0, 1e-6, 349.0, "rate at t = 1; beyond, no float32 holds what data are left", when=_VP)
-    sigma_min: float = real(
-        0.01, 1e-6, 1e6, "noise at t = 0; values of size 1 have no digits below 1e-6 in float32", when=_VE
-    )
-    sigma_max: float = real(
-        50.0, 1e-6, 1e6, "noise at t = 1, about the largest distance between two examples", when=_VE
-    )
+    beta_min: float = real(0.1, 1e-6, 349.0, "rate at t = 0", _VP)
+    beta_max: float = real(20.0, 1e-6, 349.0, "rate at t = 1; beyond, no float32 holds what data are left", _VP)
+    sigma_min: float = real(0.01, 1e-6, 1e6, "noise at t = 0; values of size 1 have no digits below 1e-6", _VE)
+    sigma_max: float = real(50.0, 1e-6, 1e6, "noise at t = 1, about the largest distance between two examples", _VE)
     schedule: str = choice(
         "continuous",
         ("continuous", "linear", "cosine", "quad", "const", "jsd", "geometric", "uniform"),
@@ -74,9 +70,9 @@ class Parameterization:
         *(0.5, 1e-6, 1e6, "standard deviation of the (scaled) data, by which inputs are scaled"),
         when=given("parameterization.scale_input", True) | _EDM,
     )
-    scale_input: bool = flag(False, "divide the inputs by their standard deviation; edm always does", when=_NOT_EDM)
+    scale_input: bool = flag(False, "divide the inputs by their standard deviation; edm always does", _NOT_EDM)
     scale_by_sigma: bool = flag(
-        True, "the network predicts the score times s", when=given("parameterization.output", "score")
+        True, "the network predicts the score times s", given("parameterization.output", "score")
     )
     condition_on: str = choice(
         "time",

@@ -61,40 +61,36 @@ class Sampling:
         "for adaptive (the probability flow) and adaptive_sde (with noise)",
         **_SWEPT,
     )
-    noise_scale: float = real(1.0, 0.0, 10.0, "1 the reverse SDE, 0 the probability flow", when=_NOISE_SCALE)
-    eta: float = real(0.0, 0.0, 1.0, "0 no noise, 1 ancestral sampling", when=given("sampling.predictor", "ddim"))
-    churn: float = real(
-        0.0, 0.0, 1.0, "relative increase of the noise level before each step, at most 0.41", when=_CHURN
-    )
-    churn_min: float = real(0.0, 0.0, _MAX_RATIO, "lowest noise-to-signal ratio with churn", when=_CHURNED)
-    churn_max: float = real(_MAX_RATIO, 0.0, _MAX_RATIO, "highest noise-to-signal ratio with churn", when=_CHURNED)
+    noise_scale: float = real(1.0, 0.0, 10.0, "1 the reverse SDE, 0 the probability flow", _NOISE_SCALE)
+    eta: float = real(0.0, 0.0, 1.0, "0 no noise, 1 ancestral sampling", given("sampling.predictor", "ddim"))
+    churn: float = real(0.0, 0.0, 1.0, "relative increase of the noise before each step, at most 0.41", _CHURN)
+    churn_min: float = real(0.0, 0.0, _MAX_RATIO, "lowest noise-to-signal ratio with churn", _CHURNED)
+    churn_max: float = real(_MAX_RATIO, 0.0, _MAX_RATIO, "highest noise-to-signal ratio with churn", _CHURNED)
     corrector: str = choice(
         "none", ("none", "langevin", "annealed_langevin"), "what corrects after every step", **_SWEPT
     )
-    snr: float = real(0.16, 0.0, 10.0, "signal-to-noise ratio of a correction", when=_CORRECTED, **_SWEPT)
+    snr: float = real(0.16, 0.0, 10.0, "signal-to-noise ratio of a correction", _CORRECTED, **_SWEPT)
     per_sample: bool = flag(
         *(False, "norms per sample, not over the batch; samples then ignore each other"),
         when=given("sampling.corrector", "langevin"),
         **_SWEPT,
     )
-    num_corrections: int = integer(1, 0, 1000, "corrections per step", when=_CORRECTED, **_SWEPT)
-    corrector_first: bool = flag(False, "correct before the step, not after it", when=_CORRECTED, **_SWEPT)
+    num_corrections: int = integer(1, 0, 1000, "corrections per step", _CORRECTED, **_SWEPT)
+    corrector_first: bool = flag(False, "correct before the step, not after it", _CORRECTED, **_SWEPT)
     num_steps: int = integer(1000, 1, MAX_LEVELS, "steps of a predictor that chooses none", **_SWEPT)
     grid: str = choice("uniform", GRIDS, "spacing of the times")
-    rho: float = real(7.0, 1.0, 100.0, "the root in which the steps are equal", when=given("sampling.grid", "edm"))
+    rho: float = real(7.0, 1.0, 100.0, "the root in which the steps are equal", given("sampling.grid", "edm"))
     t_min: float = real(1e-3, *_TIME, "where sampling stops; 1e-5 for ve")
-    denoising: str = choice(
-        "tweedie", ("tweedie", "mean", "none"), "how the noise left at t_min is removed", when=_ALWAYS
-    )
+    denoising: str = choice("tweedie", ("tweedie", "mean", "none"), "how the noise left at t_min is removed", _ALWAYS)
     thresholding: str = choice(
         "none", ("none", "static", "dynamic"), "keep denoised images in their range: no, by clipping, or by a quantile"
     )
     threshold_quantile: float = real(
-        0.995, 0.5, 1.0, "the quantile, at least the median", when=given("sampling.thresholding", "dynamic")
+        0.995, 0.5, 1.0, "the quantile, at least the median", given("sampling.thresholding", "dynamic")
     )
-    tolerance: float = real(1e-5, *_TOLERANCE, "error of a step, relative and absolute", when=_ADAPTIVE, **_SWEPT)
-    sde_rtol: float = real(0.02, 1e-12, 1.0, "relative error of a step", when=_ADAPTIVE_SDE, **_SWEPT)
-    sde_atol: float = real(0.0078, 1e-12, 1.0, "absolute error of a step", when=_ADAPTIVE_SDE, **_SWEPT)
+    tolerance: float = real(1e-5, *_TOLERANCE, "error of a step, relative and absolute", _ADAPTIVE, **_SWEPT)
+    sde_rtol: float = real(0.02, 1e-12, 1.0, "relative error of a step", _ADAPTIVE_SDE, **_SWEPT)
+    sde_atol: float = real(0.0078, 1e-12, 1.0, "absolute error of a step", _ADAPTIVE_SDE, **_SWEPT)
     joint_steps: bool = flag(
         *(False, "the same steps for all samples of a batch"), when=given("sampling.predictor", *ADAPTIVE), **_SWEPT
     )
@@ -103,10 +99,10 @@ class Sampling:
         when=given("sampling.predictor", *ADAPTIVE),
         **_SWEPT,
     )
-    seed: int = integer(-1, -1, 2**32 - 1, "of the samples; -1 for the run's own", when=_ALWAYS)
-    first: int = integer(0, 0, 2 * 10**9, "index of the first sample in the stream of its seed", when=_ALWAYS)
-    num_samples: int = integer(64, 1, MAX_EXAMPLES, "how many samples", when=_ALWAYS, instead=("pareto", "evaluation"))
-    batch_size: int = integer(64, 1, MAX_BATCH, "samples at a time, over all devices and hosts", when=_ALWAYS)
+    seed: int = integer(-1, -1, 2**32 - 1, "of the samples; -1 for the run's own", _ALWAYS)
+    first: int = integer(0, 0, 2 * 10**9, "index of the first sample in the stream of its seed", _ALWAYS)
+    num_samples: int = integer(64, 1, MAX_EXAMPLES, "how many samples", _ALWAYS, instead=("pareto", "evaluation"))
+    batch_size: int = integer(64, 1, MAX_BATCH, "samples at a time, over all devices and hosts", _ALWAYS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,24 +149,18 @@ _PROBES = unless("likelihood.num_probes", 0)
 class Likelihood:
     """How the held-out likelihood and its bounds are measured."""
 
-    t_min: float = real(1e-5, *_TIME, "time at which the data enter the flow", when=SCORE)
-    decoder: bool = flag(
-        False, "noise the data as at t_min and add a decoder: a bound on the data themselves", when=SCORE
-    )
-    num_steps: int = integer(0, 0, MAX_LEVELS, "steps of a fixed grid; 0 for the adaptive solver", when=SCORE)
+    t_min: float = real(1e-5, *_TIME, "time at which the data enter the flow", SCORE)
+    decoder: bool = flag(False, "noise the data as at t_min and add a decoder: a bound on the data themselves", SCORE)
+    num_steps: int = integer(0, 0, MAX_LEVELS, "steps of a fixed grid; 0 for the adaptive solver", SCORE)
     tolerance: float = real(
         *(1e-5, *_TOLERANCE, "error of a step of the adaptive solver, relative and absolute"),
         when=SCORE & given("likelihood.num_steps", 0),
     )
-    grid: str = choice("log_snr", GRIDS, "spacing of the times of the fixed grid", when=_ON_GRID)
-    order: int = integer(4, 1, 5, "order of the predictor on the fixed grid", when=_ON_GRID)
-    num_probes: int = integer(1, 0, 10_000, "Hutchinson probes per example; 0 for the exact trace", when=SCORE)
-    probe_kind: str = choice(
-        "rademacher", ("rademacher", "gaussian"), "distribution of the probes", when=SCORE & _PROBES
-    )
-    fresh_probes: bool = flag(
-        True, "on a fixed grid new probes at each time, not the same at all", when=_ON_GRID & _PROBES
-    )
+    grid: str = choice("log_snr", GRIDS, "spacing of the times of the fixed grid", _ON_GRID)
+    order: int = integer(4, 1, 5, "order of the predictor on the fixed grid", _ON_GRID)
+    num_probes: int = integer(1, 0, 10_000, "Hutchinson probes per example; 0 for the exact trace", SCORE)
+    probe_kind: str = choice("rademacher", ("rademacher", "gaussian"), "distribution of the probes", SCORE & _PROBES)
+    fresh_probes: bool = flag(True, "on a fixed grid new probes at each time, not the same at all", _ON_GRID & _PROBES)
     dequantization: str = choice(
         "uniform", ("uniform", "variational"), "uniform noise, or trained noise after --mode=train_dequantizer"
     )
@@ -180,17 +170,13 @@ class Likelihood:
         when=unless("likelihood.num_dequantizations", 1),
     )
     budget_examples: int = integer(
-        64, 0, MAX_EXAMPLES, "first examples that measure the solver's error; 0 for none", when=SCORE
+        64, 0, MAX_EXAMPLES, "first examples that measure the solver's error; 0 for none", SCORE
     )
-    noise_levels: int = integer(
-        20, 0, 10_000, "levels by which the bits and the loss are reported; 0 for none", when=SCORE
-    )
+    noise_levels: int = integer(20, 0, 10_000, "levels by which the bits and the loss are reported; 0 for none", SCORE)
     bound_times: int = integer(
-        0, 0, 100_000, "noise levels per example for the bound; 0 for no bound", even=True, when=SCORE
+        0, 0, 100_000, "noise levels per example for the bound; 0 for no bound", SCORE, even=True
     )
-    num_weights: int = integer(
-        100, 1, 10**6, "importance weights per image for the bound", when=given("model.name", "vae")
-    )
+    num_weights: int = integer(100, 1, 10**6, "importance weights per image for the bound", given("model.name", "vae"))
     chain_terms: int = integer(
         *(0, 0, MAX_LEVELS, "steps drawn per image for the bound of a chain, in pairs; 0 for all steps"),
         even=True,
@@ -231,17 +217,11 @@ class Evaluation:
         distinct=True,
         when=_COMPARED,
     )
-    extractor: str = choice("auto", EXTRACTORS, "what makes features of images", when=_COMPARED)
-    weights: str = path("", "file of the extractor's weights, where they do not come with the package", when=_COMPARED)
-    reference: str = path(
-        "", "statistics (.npz) of what to compare with; empty for WORKDIR/statistics.npz", when=_COMPARED
-    )
-    reference_split: str = choice(
-        "train", ("train", "test"), "the split of which those in WORKDIR are", when=_OWN_REFERENCE
-    )
-    reference_examples: int = integer(
-        0, 0, MAX_EXAMPLES, "first examples of that split; 0 for all", when=_OWN_REFERENCE
-    )
+    extractor: str = choice("auto", EXTRACTORS, "what makes features of images", _COMPARED)
+    weights: str = path("", "file of the extractor's weights, where they do not come with the package", _COMPARED)
+    reference: str = path("", "statistics (.npz) of what to compare with; empty for WORKDIR/statistics.npz", _COMPARED)
+    reference_split: str = choice("train", ("train", "test"), "the split of which those in WORKDIR are", _OWN_REFERENCE)
+    reference_examples: int = integer(0, 0, MAX_EXAMPLES, "first examples of that split; 0 for all", _OWN_REFERENCE)
     keep_features: int = integer(
-        10_000, 0, 10**7, "features kept beside the moments, for metrics that compare examples", when=_COMPARED
+        10_000, 0, 10**7, "features kept beside the moments, for metrics that compare examples", _COMPARED
     )

@@ -28,79 +28,77 @@ class Model:
         "the network: mlp for vectors, vae for an encoder and decoder without a score, the others for images",
     )
     features: int = integer(
-        128, 1, MAX_WIDTH, "channels at full resolution; hidden width of the mlp", when=unless("model.name", "vae")
+        128, 1, MAX_WIDTH, "channels at full resolution; hidden width of the mlp", unless("model.name", "vae")
     )
     channel_multipliers: tuple[int, ...] = several(
         *((1, 2, 2, 2), Integer(low=1, high=1024), (1, _MAX_LEVELS)),
         "channels per level, as multiples of features",
         when=_UNET,
     )
-    num_blocks: int = integer(4, 1, 256, "residual blocks per level, or of the mlp", when=_EMBEDS)
+    num_blocks: int = integer(4, 1, 256, "residual blocks per level, or of the mlp", _EMBEDS)
     attention_resolutions: tuple[int, ...] = several(
-        *((16,), _SIDE, (0, _MAX_LEVELS)), "heights of the feature maps with self-attention", distinct=True, when=_UNET
+        *((16,), _SIDE, (0, _MAX_LEVELS)), "heights of the feature maps with self-attention", _UNET, distinct=True
     )
-    attention_every_block: bool = flag(
-        False, "on the way up attention after every block, not once per level", when=_UNET
-    )
-    dropout: float = real(0.1, 0.0, 0.99, "share of the values inside a block that training sets to 0", when=_EMBEDS)
+    attention_every_block: bool = flag(False, "on the way up attention after every block, not once per level", _UNET)
+    dropout: float = real(0.1, 0.0, 0.99, "share of the values inside a block that training sets to 0", _EMBEDS)
     embedding: str = choice(
-        "positional", ("positional", "fourier", "none"), "how the noise condition becomes a vector", when=_EMBEDS
+        "positional", ("positional", "fourier", "none"), "how the noise condition becomes a vector", _EMBEDS
     )
     fourier_scale: float = real(
-        16.0, 1e-3, 1e3, "standard deviation of the frequencies", when=_EMBEDS & given("model.embedding", "fourier")
+        16.0, 1e-3, 1e3, "standard deviation of the frequencies", _EMBEDS & given("model.embedding", "fourier")
     )
-    num_classes: int = integer(0, 0, 100_000, "classes of a class-conditional U-Net; 0 for none", when=_UNET)
+    num_classes: int = integer(0, 0, 100_000, "classes of a class-conditional U-Net; 0 for none", _UNET)
     activation: str = choice("swish", _ACTIVATIONS, "the nonlinearity")
     resblock_type: str = choice(
-        "biggan", ("biggan", "ddpm"), "resampling inside residual blocks, or between them", when=_NCSNPP
+        "biggan", ("biggan", "ddpm"), "resampling inside residual blocks, or between them", _NCSNPP
     )
     resample_with_conv: bool = flag(
         *(True, "a convolution at every resampling"),
         when=_UNET & (given("model.resblock_type", "ddpm") | given("model.name", "ddpm")),
     )
-    fir: bool = flag(False, "filter when resampling", when=_NCSNPP)
+    fir: bool = flag(False, "filter when resampling", _NCSNPP)
     fir_kernel: tuple[float, ...] = several(
         *((1, 3, 3, 1), Real(low=0.0, high=1e3), (2, 16)),
         "weights of the filter, which are scaled to sum 1",
         when=_NCSNPP & given("model.fir", True),
     )
-    progressive: str = choice("none", ("none", "output_skip", "residual"), "the output pyramid", when=_NCSNPP)
-    progressive_input: str = choice("none", ("none", "input_skip", "residual"), "the input pyramid", when=_NCSNPP)
+    progressive: str = choice("none", ("none", "output_skip", "residual"), "the output pyramid", _NCSNPP)
+    progressive_input: str = choice("none", ("none", "input_skip", "residual"), "the input pyramid", _NCSNPP)
     progressive_combine: str = choice(
         "sum",
         ("sum", "cat"),
         "how the input pyramid joins the trunk",
         when=_NCSNPP & given("model.progressive_input", "input_skip"),
     )
-    skip_rescale: bool = flag(True, "divide residual sums by sqrt 2", when=_NCSNPP)
-    init_scale: float = real(0.0, 0.0, 10.0, "initial scale of each branch's last layer", when=_NCSNPP)
+    skip_rescale: bool = flag(True, "divide residual sums by sqrt 2", _NCSNPP)
+    init_scale: float = real(0.0, 0.0, 10.0, "initial scale of each branch's last layer", _NCSNPP)
     normalization: str = choice(
         "InstanceNorm++",
         ("InstanceNorm", "InstanceNorm++", "VarianceNorm", "GroupNorm"),
         "the normalization; ncsn has InstanceNorm++ alone",
         when=_NCSN,
     )
-    interpolation: str = choice("bilinear", ("bilinear", "nearest_neighbor"), "the interpolation", when=_NCSN)
-    pytorch: bool = flag(False, "compute what the PyTorch releases compute, which differs a little", when=_NCSN)
+    interpolation: str = choice("bilinear", ("bilinear", "nearest_neighbor"), "the interpolation", _NCSN)
+    pytorch: bool = flag(False, "compute what the PyTorch releases compute, which differs a little", _NCSN)
     dtype: str = choice(
         "float32",
         ("float32", "bfloat16"),
         "what convolutions multiply in; all else stays in float32",
         when=unless("model.name", "mlp", "vae"),
     )
-    remat: bool = flag(False, "compute blocks again in the backward pass: less memory, a third more time", when=_UNET)
-    latent_dim: int = integer(16, 1, MAX_WIDTH, "latent variables", when=_VAE)
+    remat: bool = flag(False, "compute blocks again in the backward pass: less memory, a third more time", _UNET)
+    latent_dim: int = integer(16, 1, MAX_WIDTH, "latent variables", _VAE)
     widths: tuple[int, ...] = several(
-        *((256,), _WIDTH, (0, 64)), "widths of the encoder's dense layers; the decoder has them in reverse", when=_VAE
+        *((256,), _WIDTH, (0, 64)), "widths of the encoder's dense layers; the decoder has them in reverse", _VAE
     )
     channels: tuple[int, ...] = several(
         *((), _WIDTH, (0, _MAX_LEVELS)),
         "channels of convolutions of stride 2 before the dense layers, for images",
         when=_VAE,
     )
-    variance: str = choice("pixel", ("pixel", "scalar"), "a variance of the decoder for every value, or one", when=_VAE)
+    variance: str = choice("pixel", ("pixel", "scalar"), "a variance of the decoder for every value, or one", _VAE)
     # Data are about as wide as 1, so a floor of 1 already leaves nothing to learn.
-    min_std: float = real(1e-3, 1e-6, 1.0, "added to the decoder's standard deviations", when=_VAE)
+    min_std: float = real(1e-3, 1e-6, 1.0, "added to the decoder's standard deviations", _VAE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ class Objective:
         0.0, 0.0, 1e4, "kind=bound: mean (n - z)^2 plus this much of the bound, for the variances; 0 for the bound"
     )
     weighting: str = choice(
-        "variance", ("variance", "likelihood"), "lambda(t): variance (s^2) or likelihood (g^2)", when=_NO_BOUND
+        "variance", ("variance", "likelihood"), "lambda(t): variance (s^2) or likelihood (g^2)", _NO_BOUND
     )
     times: str = choice(
         "uniform",
@@ -40,8 +40,8 @@ class Objective:
         "training times: levels takes num_scales of them, importance suits weighting=likelihood",
         when=_NO_BOUND,
     )
-    t_min: float = real(1e-5, *_TIME, "smallest training time", when=_NO_BOUND)
-    reduce_mean: bool = flag(True, "mean over the event, else half the sum", when=_NO_BOUND)
+    t_min: float = real(1e-5, *_TIME, "smallest training time", _NO_BOUND)
+    reduce_mean: bool = flag(True, "mean over the event, else half the sum", _NO_BOUND)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,7 @@ class Optim:
         0.9999, 1e-3, _CLOSEST, "rate of the moving average, which looks back 1 / (1 - rate) steps; 0 for none",
         or_zero=True,
     )  # fmt: skip
-    ema_warmup: bool = flag(
-        False, "rate min(ema_rate, (1 + n) / (10 + n)) at step n", when=unless("optim.ema_rate", 0.0)
-    )
+    ema_warmup: bool = flag(False, "rate min(ema_rate, (1 + n) / (10 + n)) at step n", unless("optim.ema_rate", 0.0))
     ema_widths: tuple[float, ...] = several(
         *((), Real(low=0.001, high=0.28), (0, 4)),  # each costs as much memory as the parameters
         "relative widths of power-function averages beside that one, such as (0.05, 0.10): any other can be had later",
