@@ -34,7 +34,6 @@ _MAX_RATIO = 1e30  # of noise to signal: no limit
 # Of the error of one step, relative to the values: above 0.1 nothing is controlled, below 1e-12 no solver arrives.
 _TOLERANCE = (1e-12, 0.1)
 
-
 _ALWAYS = When()
 _SWEPT = {"instead": ("pareto",)}  # --mode=pareto tries what config.pareto lists
 _NOISE_SCALE = given(
@@ -44,8 +43,9 @@ _NOISE_SCALE = given(
 )
 _CHURN = given("sampling.predictor", "edm_heun")
 _CHURNED = _CHURN & unless("sampling.churn", 0.0)
-_CORRECTED = unless("sampling.corrector", "none")
+_CORRECTED, _LANGEVIN = unless("sampling.corrector", "none"), given("sampling.corrector", "langevin")
 _ADAPTIVE, _ADAPTIVE_SDE = (given("sampling.predictor", name) for name in ADAPTIVE)
+_ADAPTS = given("sampling.predictor", *ADAPTIVE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,7 @@ class Sampling:
     )
     snr: float = real(0.16, 0.0, 10.0, "signal-to-noise ratio of a correction", _CORRECTED, **_SWEPT)
     per_sample: bool = flag(
-        *(False, "norms per sample, not over the batch; samples then ignore each other"),
-        when=given("sampling.corrector", "langevin"),
-        **_SWEPT,
+        False, "norms per sample, not over the batch; samples then ignore each other", _LANGEVIN, **_SWEPT
     )
     num_corrections: int = integer(1, 0, 1000, "corrections per step", _CORRECTED, **_SWEPT)
     corrector_first: bool = flag(False, "correct before the step, not after it", _CORRECTED, **_SWEPT)
@@ -91,14 +89,8 @@ class Sampling:
     tolerance: float = real(1e-5, *_TOLERANCE, "error of a step, relative and absolute", _ADAPTIVE, **_SWEPT)
     sde_rtol: float = real(0.02, 1e-12, 1.0, "relative error of a step", _ADAPTIVE_SDE, **_SWEPT)
     sde_atol: float = real(0.0078, 1e-12, 1.0, "absolute error of a step", _ADAPTIVE_SDE, **_SWEPT)
-    joint_steps: bool = flag(
-        *(False, "the same steps for all samples of a batch"), when=given("sampling.predictor", *ADAPTIVE), **_SWEPT
-    )
-    max_steps: int = integer(
-        *(4096, 1, 10**7, "attempted steps after which the predictor gives up"),
-        when=given("sampling.predictor", *ADAPTIVE),
-        **_SWEPT,
-    )
+    joint_steps: bool = flag(False, "the same steps for all samples of a batch", _ADAPTS, **_SWEPT)
+    max_steps: int = integer(4096, 1, 10**7, "attempted steps after which it gives up", _ADAPTS, **_SWEPT)
     seed: int = integer(-1, -1, 2**32 - 1, "of the samples; -1 for the run's own", _ALWAYS)
     first: int = integer(0, 0, 2 * 10**9, "index of the first sample in the stream of its seed", _ALWAYS)
     num_samples: int = integer(64, 1, MAX_EXAMPLES, "how many samples", _ALWAYS, instead=("pareto", "evaluation"))
