@@ -24,7 +24,7 @@ CORE = (
 )
 LAYERS = (
     {"startup", *CORE[0]},
-    {"signals", "border", "cluster", "fields", "machine", *CORE[1]},
+    {"signals", "border", "cluster", "machine", *CORE[1]},
     {"agreement", "defaults", "files", *CORE[2]},
     {"config"},
     {"distributed", "interop", "paths", "published", *CORE[3]},
