@@ -315,7 +315,7 @@ def _overrides(rest: list[str], flags: Iterable[str]) -> list[str]:
 
 def _nearest_flag(name: str, flags: Iterable[str]) -> str:
     """A clause that suggests fields with the same last word, or else the flag or field with the nearest spelling."""
-    fields = [f"--config.{field}" for field in FIELDS]
+    fields = [f"--config.{field}" for field in sorted(FIELDS)]
     same = [field for field in fields if field.rpartition(".")[2] == name.lstrip("-")]
     return f" Did you mean {' or '.join(same)}?" if same else nearest(name, [*(f"--{flag}" for flag in flags), *fields])
 
