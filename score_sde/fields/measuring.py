@@ -1,7 +1,8 @@
 """The fields of what is done with a trained model: sampling, planning, likelihood, evaluation."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from score_sde.fields.conditions import When, given, unless
 from score_sde.fields.diffusion import CHAIN, MAX_LEVELS, SCORE
@@ -35,7 +36,7 @@ _MAX_RATIO = 1e30  # of noise to signal: no limit
 _TOLERANCE = (1e-12, 0.1)
 
 _ALWAYS = When()
-_SWEPT = {"instead": ("pareto",)}  # --mode=pareto tries what config.pareto lists
+_SWEPT: Mapping[str, Any] = {"instead": ("pareto",)}  # --mode=pareto tries what config.pareto lists
 _NOISE_SCALE = given(
     "sampling.predictor",
     *("euler_maruyama", "reverse_diffusion", "ancestral", "ancestral_large"),

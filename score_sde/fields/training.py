@@ -1,6 +1,7 @@
 """The fields of the objective, of the optimizer, and of the two training loops."""
 
 import dataclasses
+from typing import Literal
 
 from score_sde.fields.conditions import given, unless
 from score_sde.fields.diffusion import SCORE
@@ -55,7 +56,9 @@ class Optim:
     eps: float = real(1e-8, 1e-30, 1.0, "added to the root of the second moment", or_zero=True)
     weight_decay: float = real(0.0, 1e-12, 10.0, "decoupled weight decay, times lr at a step; 0 for none", or_zero=True)
     warmup: int = integer(5000, 0, MAX_STEPS, "steps of linear warm-up from 0")
-    schedule: str = choice("constant", ("constant", "cosine"), "after warm-up; cosine falls to 0 at training.num_steps")
+    schedule: Literal["constant", "cosine"] = choice(
+        "constant", ("constant", "cosine"), "after warm-up; cosine falls to 0 at training.num_steps"
+    )
     grad_clip: float = real(1.0, 1e-6, 1e9, "largest global norm of the gradient; 0 for no limit", or_zero=True)
     ema_rate: float = real(
         0.9999, 1e-3, _CLOSEST, "rate of the moving average, which looks back 1 / (1 - rate) steps; 0 for none",
