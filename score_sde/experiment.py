@@ -14,26 +14,17 @@ from score_sde.chains import BETAS, DDPM, NCSN, SIGMAS, Chain
 from score_sde.config import ConfigDict, build, check_fields
 from score_sde.distributed import make_mesh, state_sharding, with_sharding
 from score_sde.errors import UserError, refuse
-from score_sde.fields.measuring import ADAPTIVE
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.likelihood.latent_variable import LearnedReversal
 from score_sde.models.registry import make_dequantizer, make_latent_model, make_network
 from score_sde.objectives import LatentVariableModel, NoiseAndFraction, make_predict_fn
 from score_sde.parameterization import PARAMETERIZATIONS, Parameterization, make_score_fn, thresholded
-from score_sde.processes import Process, ReverseProcess
-from score_sde.sampling import GRIDS, Grid, edm_times, levels_of
+from score_sde.processes import Process
+from score_sde.samplers import METHODS, Adaptive, AdaptiveMethod, Decoder, ModelSampler
+from score_sde.sampling import GRIDS, FixedSteps, Grid, edm_times, levels_of
 from score_sde.sdes import SDE, VE, VP, SubVP
-from score_sde.solvers import (
-    CORRECTORS,
-    PREDICTORS,
-    Ancestral,
-    GaussianReversal,
-    PredictorCorrector,
-    Solver,
-    follows_of,
-    noise_scale_of,
-)
-from score_sde.solvers.pairing import too_long
+from score_sde.solvers import CORRECTORS, PredictorCorrector, Solver, follows_of, noise_scale_of
+from score_sde.solvers.pairing import follows_chain, too_long
 from score_sde.state import TrainState, create_state, state_of
 from score_sde.training.objective import Trainees, make_loss
 from score_sde.training.optim import make_optimizer
@@ -123,9 +114,45 @@ class Experiment:
         )
 
     @functools.cached_property
-    def solver(self) -> Solver | None:
-        """The solver of ``config.sampling``; ``None`` for the adaptive predictors."""
-        return _make_solver(self.config)
+    def sampler(self) -> ModelSampler:
+        """The sampler of ``config.sampling``; of a latent variable model its decoder.
+
+        Raises:
+            UserError: If the predictor cannot follow the process, or not with this noise.
+        """
+        sampling = self.config.sampling
+        if self.latent is not None:
+            return Decoder(latent=self.latent, denoising=sampling.denoising)
+        method, corrected = make_method(sampling), sampling.corrector in CORRECTORS
+        name = f"{sampling.predictor} + {sampling.corrector}" if corrected else sampling.predictor
+        if isinstance(method, Solver):
+            law_of = (lambda params: self.reversal(params).step) if self.learns_variances else None
+            return self.fixed_steps(method, self.times, name=name, law_of=law_of)
+        return Adaptive(
+            name=name,
+            score_of=self.followed_score,
+            process=self.sde,
+            method=method,
+            t_min=sampling.t_min,
+            noise_scale=self.noise_scale_for(method),
+            denoising=sampling.denoising,
+        )
+
+    def fixed_steps(self, solver: Solver, times: Grid, **options: Any) -> FixedSteps:
+        """The sampler that takes the steps of a solver along a grid.
+
+        Raises:
+            UserError: If the solver cannot follow the process along the grid, or not with this noise.
+        """
+        return FixedSteps(
+            score_of=self.followed_score,
+            process=self.process,
+            solver=solver,
+            times=times,
+            noise_scale=self.noise_scale_for(solver),
+            denoising=self.config.sampling.denoising,
+            **options,
+        )
 
     @functools.cached_property
     def times(self) -> Grid:
@@ -138,6 +165,12 @@ class Experiment:
     def dequantizer(self) -> Dequantizer | None:
         """The dequantizer of ``config.dequantizer``; ``None`` for uniform noise."""
         return make_dequantizer(dict(self.config.dequantizer), self.event_shape, self.quantization.num_levels)
+
+    def with_sampling(self, **changes: Any) -> "Experiment":
+        """The same run with some fields of ``config.sampling`` changed."""
+        config = self.config.copy_and_resolve_references()
+        config.sampling.update(changes)
+        return dataclasses.replace(self, config=config)
 
     def init_state(self) -> TrainState:
         """The state at step 0."""
@@ -156,10 +189,9 @@ class Experiment:
         """The score of the SDE's marginals under given parameters, without dropout."""
         return make_score_fn(self.network, self.parameterization, self.sde, params)
 
-    def reverse(self, params: Params) -> ReverseProcess:
-        """What the solver follows under given parameters."""
-        score_fn = make_score_fn(self.network, self.parameterization, self.process, params)
-        return self.process.reverse(self.in_range(score_fn), noise_scale=self.noise_scale)
+    def followed_score(self, params: Params) -> ScoreFn:
+        """The score that samplers follow: with ``sampling.thresholding``, one whose denoised samples are images."""
+        return self.in_range(make_score_fn(self.network, self.parameterization, self.process, params))
 
     @property
     def learns_variances(self) -> bool:
@@ -185,20 +217,8 @@ class Experiment:
         plain = self.config.sampling.thresholding == "none"
         return LearnedReversal(chain=chain, predict=predict if plain else in_range)
 
-    def solver_for(self, params: Params) -> Solver:
-        """The solver, whose ancestral steps have the learned variances, if any, of these parameters."""
-        solver = self.solver
-        assert solver is not None
-        if not self.learns_variances:
-            return solver
-        predictor = solver.predictor if isinstance(solver, PredictorCorrector) else solver
-        if not isinstance(predictor, Ancestral) or predictor.large:
-            return solver
-        learned = GaussianReversal(law=self.reversal(params).step)
-        return dataclasses.replace(solver, predictor=learned) if isinstance(solver, PredictorCorrector) else learned
-
     def in_range(self, score_fn: ScoreFn) -> ScoreFn:
-        """The score that samplers follow: with ``sampling.thresholding``, one whose denoised samples are images."""
+        """A score with the thresholding of ``config.sampling``."""
         kind, quantile = self.config.sampling.thresholding, self.config.sampling.threshold_quantile
         if kind == "none":
             return score_fn
@@ -206,21 +226,14 @@ class Experiment:
         quantile = quantile if kind == "dynamic" else None
         return thresholded(self.process, score_fn, low=low, high=1.0, quantile=quantile)
 
-    @property
-    def noise_scale(self) -> float:
-        """0 where the sampler solves the probability flow, else ``sampling.noise_scale``."""
-        if self.solver is None:
-            return 0.0 if self.config.sampling.predictor == "adaptive" else self.config.sampling.noise_scale
-        return self.noise_scale_for(self.solver)
-
-    def noise_scale_for(self, solver: Solver) -> float:
+    def noise_scale_for(self, method: Solver | AdaptiveMethod) -> float:
         """0 for a solver of the probability flow, else ``sampling.noise_scale``.
 
         Raises:
             UserError: If the solver adds another noise whatever the noise scale.
         """
-        wanted = None if follows_of(solver) == "flow" else self.config.sampling.noise_scale
-        return noise_scale_of(solver, wanted, name="config.sampling.noise_scale")
+        wanted = None if follows_of(method) == "flow" else self.config.sampling.noise_scale
+        return noise_scale_of(method, wanted, name="config.sampling.noise_scale")
 
 
 def _problems(
@@ -259,15 +272,16 @@ def _problems(
 def _pair_problems(config: ConfigDict, process: Process, times: Grid) -> Iterator[str]:
     """What keeps the predictor from following the process along the grid."""
     sampling = config.sampling
-    if config.model.name == "vae" or sampling.predictor in ADAPTIVE:
+    if config.model.name == "vae":
         return
-    if sampling.predictor == "reverse_diffusion" and (ends := too_long(process, times)) is not None:
+    method = make_predictor(sampling.predictor, sampling)
+    if follows_chain(method) and (ends := too_long(process, times)) is not None:
         yield (
-            f"config.sampling.predictor is reverse_diffusion and config.sampling.num_steps is {sampling.num_steps}: "
+            f"config.sampling.predictor is {sampling.predictor} and config.sampling.num_steps is {sampling.num_steps}: "
             f"the step from t = {ends[0]:g} to {ends[1]:g} is too long for it; expected more steps (of VP, none "
             "longer than 1 / beta(t)), or another predictor, such as ancestral."
         )
-    if sampling.noise_scale != 1.0 and follows_of(make_predictor(sampling.predictor, sampling)) == "sde":
+    if sampling.noise_scale != 1.0 and follows_of(method) == "sde":
         yield (
             f"config.sampling.noise_scale is {sampling.noise_scale:g}, and the predictor {sampling.predictor} always "
             "adds the full noise of the reverse SDE; expected 1.0, or a predictor of any noise, such as euler_maruyama."
@@ -324,10 +338,23 @@ def make_grid(config: ConfigDict, sde: SDE, *, grid: str, num_steps: int, t_end:
     return grids[grid](sde, num_steps, t_end)
 
 
-def make_predictor(name: str, sampling: ConfigDict) -> Solver:
-    """The predictor of a name, with its numbers from the configuration."""
-    predictor = PREDICTORS[name]
+def make_predictor(name: str, sampling: ConfigDict) -> Any:
+    """The predictor of a name, with its numbers from the configuration: a solver, or an adaptive method."""
+    predictor = METHODS[name]
     return build(predictor, sampling) if isinstance(predictor, type) else predictor()
+
+
+def make_method(sampling: ConfigDict) -> Solver | AdaptiveMethod:
+    """The predictor of a configuration, with its corrector."""
+    predictor = make_predictor(sampling.predictor, sampling)
+    if sampling.corrector not in CORRECTORS:
+        return predictor
+    return PredictorCorrector(
+        predictor=predictor,
+        corrector=build(CORRECTORS[sampling.corrector], sampling),
+        num_corrections=sampling.num_corrections,
+        corrector_first=sampling.corrector_first,
+    )
 
 
 def _make_trainees(config: ConfigDict, event_shape: tuple[int, ...]) -> Trainees:
@@ -348,18 +375,3 @@ def _make_parameterization(config: ConfigDict) -> Parameterization:
     if config.parameterization.output == "edm":  # preconditioning fixes both
         fields |= {"scale_input": True, "condition_on": "log_noise"}
     return build(cls, fields)
-
-
-def _make_solver(config: ConfigDict) -> Solver | None:
-    sampling = config.sampling
-    if sampling.predictor in ADAPTIVE:
-        return None
-    predictor = make_predictor(sampling.predictor, sampling)
-    if sampling.corrector == "none":
-        return predictor
-    return PredictorCorrector(
-        predictor=predictor,
-        corrector=build(CORRECTORS[sampling.corrector], sampling),
-        num_corrections=sampling.num_corrections,
-        corrector_first=sampling.corrector_first,
-    )

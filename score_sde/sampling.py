@@ -7,7 +7,7 @@ batch size and every number of devices.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,16 @@ from score_sde.chains import Chain
 from score_sde.errors import UserError, refuse, unknown
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
 from score_sde.processes import Process, ReverseProcess
-from score_sde.solvers.base import Solver, SolverState, fold_in
+from score_sde.solvers.base import Solution, Solver, SolverState, fold_in
 from score_sde.solvers.pairing import check_pair, noise_scale_of
+from score_sde.solvers.reversal import StepLaw, with_step_law
 from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn, is_known, time_dtype
 
 Denoising = Literal["tweedie", "mean", "none"]
 Grid: TypeAlias = Float[Array, " steps_plus_one"]
+
+#: The ways to remove the noise that is left at the last time, with the evaluations of the score that each costs.
+DENOISING_EVALS: Mapping[str, int] = MappingProxyType({"tweedie": 1, "mean": 0, "none": 0})
 
 #: Purposes of the keys derived from a sample's key; solver steps use their own index.
 _PRIOR = 0
@@ -239,6 +243,90 @@ def _stepper(
     return step
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # compared and hashed by identity, as functions are
+class FixedSteps:
+    """A sampler that takes the steps of a solver along a grid: ``(params, key, shape, first) -> Solution``.
+
+    Attributes:
+        name: What reports call it.
+        score_of: From parameters to the score that is followed.
+        process: The forward process.
+        solver: The reverse step.
+        times: Decreasing grid from 1 to a small positive time.
+        num_steps: How many of its steps to take, as in :func:`integrate`.
+        noise_scale: As in :func:`make_sampler`; ``None`` becomes the noise scale that the solver follows.
+        denoising: As in :func:`make_sampler`.
+        law_of: From parameters to the law of a step down a chain, where the network has learned the variances.
+        dtype: Type of the samples.
+
+    Raises:
+        UserError: As :func:`make_sampler`.
+    """
+
+    score_of: Callable[[Params], ScoreFn]
+    process: Process
+    solver: Solver
+    times: Grid
+    num_steps: Int[Array, ""] | int | None = None
+    noise_scale: Number | None = None
+    denoising: Denoising = "tweedie"
+    law_of: Callable[[Params], StepLaw] | None = None
+    dtype: Any = float
+    name: str = ""
+
+    on_grid: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse a solver that cannot follow the process along the grid."""
+        object.__setattr__(self, "noise_scale", noise_scale_of(self.solver, self.noise_scale))
+        check_pair(self.solver, self.process, self.times, self.num_steps)
+        if self.denoising not in DENOISING_EVALS:
+            raise unknown("way of denoising", str(self.denoising), DENOISING_EVALS)
+
+    @property
+    def num_evals(self) -> Any:
+        """Evaluations of the score for each sample; traced if the number of steps is."""
+        return self.solver.num_evals * self._taken + DENOISING_EVALS[self.denoising]
+
+    @property
+    def _taken(self) -> Any:
+        return self.times.shape[0] - 1 if self.num_steps is None else self.num_steps
+
+    def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Solution:
+        """Samples ``first`` to ``first + shape[0] - 1``."""
+        keys, solver, process, start = self._begin(params, key, shape, first)
+        state = integrate(keys, solver, process, start, self.times, num_steps=self.num_steps)
+        x = state.x_mean if self.denoising == "mean" else state.x
+        if self.denoising == "tweedie":
+            t = jnp.full(shape[:1], self.times[self._taken], time_dtype(x))
+            x = denoise(self.process, process.score_fn, x, t)
+        return Solution(x, jnp.full(shape[:1], self.num_evals), jnp.ones(shape[:1], bool))
+
+    def path(
+        self,
+        params: Params,
+        key: PRNGKey,
+        shape: tuple[int, ...],
+        first: Array | int = 0,
+        *,
+        frames: Sequence[int] | np.ndarray | None = None,
+    ) -> Float[Array, "..."]:
+        """The samples on their way from the prior, as they are at the times of :func:`trajectory`."""
+        return trajectory(*self._begin(params, key, shape, first), self.times, frames=frames)
+
+    def along(self, times: Grid) -> "FixedSteps":
+        """The same steps along another grid."""
+        return dataclasses.replace(self, times=times)
+
+    def _begin(
+        self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int
+    ) -> tuple[SampleKeys, Solver, ReverseProcess, Batch]:
+        process = self.process.reverse(self.score_of(params), noise_scale=self.noise_scale)
+        keys = sample_keys(key, first, shape[0])
+        solver = self.solver if self.law_of is None else with_step_law(self.solver, self.law_of(params))
+        return keys, solver, process, prior_samples(keys, self.process, shape[1:], self.dtype)
+
+
 def make_sampler(
     network: Network,
     parameterization: Parameterization,
@@ -287,22 +375,18 @@ def make_sampler(
     >>> round(float(x.std()), 1)
     0.5
     """
-    noise_scale = noise_scale_of(solver, noise_scale)
-    check_pair(solver, sde, times, num_steps)
-    if denoising not in get_args(Denoising):
-        raise unknown("way of denoising", str(denoising), get_args(Denoising))
+    sampler = FixedSteps(
+        score_of=lambda params: modify_score(make_score_fn(network, parameterization, sde, params)),
+        process=sde,
+        solver=solver,
+        times=times,
+        num_steps=num_steps,
+        noise_scale=noise_scale,
+        denoising=denoising,
+        dtype=dtype,
+    )
 
-    def sampler(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Samples:
-        score_fn = modify_score(make_score_fn(network, parameterization, sde, params))
-        keys = sample_keys(key, first, shape[0])
-        process = sde.reverse(score_fn, noise_scale=noise_scale)
-        taken = times.shape[0] - 1 if num_steps is None else num_steps
-        start = prior_samples(keys, sde, shape[1:], dtype)
-        state = integrate(keys, solver, process, start, times, num_steps=num_steps)
-        num_evals = solver.num_evals * taken
-        if denoising == "tweedie":
-            x = denoise(sde, score_fn, state.x, jnp.full(shape[:1], times[taken], time_dtype(state.x)))
-            return Samples(x, jnp.asarray(num_evals + 1))
-        return Samples(state.x_mean if denoising == "mean" else state.x, jnp.asarray(num_evals))
+    def draw(params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Samples:
+        return Samples(sampler(params, key, shape, first).y, jnp.asarray(sampler.num_evals))
 
-    return sampler
+    return draw

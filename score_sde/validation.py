@@ -10,9 +10,10 @@ from typing import Literal, get_args
 from score_sde.config import ConfigDict
 from score_sde.fields import FIELDS
 from score_sde.fields.kinds import shown
-from score_sde.fields.measuring import ADAPTIVE
 from score_sde.models.sizes import dequantizer_count, feature_numbers, parameter_count
-from score_sde.solvers import CONTINUOUS, PREDICTORS
+from score_sde.samplers import METHODS
+from score_sde.solvers import CORRECTORS, Solver, follows_of
+from score_sde.solvers.pairing import follows_drift
 
 #: What a configuration is built for.
 Purpose = Literal["train", "sample", "pareto", "likelihood", "evaluate", "dequantize"]
@@ -258,26 +259,28 @@ def _sampling(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]
 
 
 def _solver(config: ConfigDict) -> Iterator[str]:
-    name, corrector, schedule = config.sampling.predictor, config.sampling.corrector, config.sde.schedule
-    if schedule != "continuous" and name in {*CONTINUOUS, *ADAPTIVE}:
+    name, schedule = config.sampling.predictor, config.sde.schedule
+    method, corrected = METHODS[name](), config.sampling.corrector in CORRECTORS
+    if schedule != "continuous" and follows_drift(method):
+        others = [other for other, make in METHODS.items() if not follows_drift(make())]
         yield (
             f"The predictor {name} of config.sampling.predictor follows a drift, and a chain (config.sde.schedule="
-            f"{schedule}) has none; expected one of {', '.join(sorted({*PREDICTORS} - CONTINUOUS))}."
+            f"{schedule}) has none; expected one of {', '.join(sorted(others))}."
         )
-    if name == "none" and (corrector == "none" or not config.sampling.num_corrections):
-        missing = "corrector is none" if corrector == "none" else "num_corrections is 0"
+    if follows_of(method) == "still" and not (corrected and config.sampling.num_corrections):
+        missing = "num_corrections is 0" if corrected else "corrector is none"
         yield (
-            f"config.sampling.predictor is none and config.sampling.{missing}: nothing would move; expected a "
+            f"config.sampling.predictor is {name} and config.sampling.{missing}: nothing would move; expected a "
             "predictor, or a corrector for Langevin dynamics at every level."
         )
-    if name == "adaptive_sde" and config.sampling.denoising == "mean":
+    if getattr(method, "keeps_noise", False) and config.sampling.denoising == "mean":
         yield (
-            "config.sampling.denoising is mean, and the predictor adaptive_sde keeps the last step with its noise; "
+            f"config.sampling.denoising is mean, and the predictor {name} keeps the last step with its noise; "
             "expected tweedie or none."
         )
-    if corrector != "none" and name in ADAPTIVE:
+    if corrected and not isinstance(method, Solver):
         yield f"The predictor {name} takes no corrector; set config.sampling.corrector=none."
-    elif corrector != "none" and getattr(PREDICTORS[name](), "keeps_past", False):
+    elif corrected and getattr(method, "keeps_past", False):
         yield (
             f"The predictor {name} goes on from its own past, and a corrector would move the sample away "
             "from it; set config.sampling.corrector=none, or take dpm_solver_2s."

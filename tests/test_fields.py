@@ -40,6 +40,7 @@ from score_sde.objectives import CRITERIA, TIME_SAMPLERS, WEIGHTINGS
 from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS
 from score_sde.plan.chips import NAMES
 from score_sde.plan.program import undivided
+from score_sde.samplers import METHODS
 from score_sde.sampling import GRIDS
 from score_sde.solvers import CORRECTORS, PREDICTORS, PredictorCorrector, follows_of
 from score_sde.training.ema import MAX_WIDTH, MAX_WIDTHS
@@ -63,7 +64,7 @@ REGISTRIES = {
     "objective.weighting": WEIGHTINGS,
     "objective.times": TIME_SAMPLERS,
     "dequantizer.name": ["none", *DEQUANTIZERS],
-    "sampling.predictor": [*PREDICTORS, "adaptive", "adaptive_sde"],
+    "sampling.predictor": METHODS,
     "sampling.corrector": ["none", *CORRECTORS],
     "sampling.grid": GRIDS,
     "likelihood.grid": GRIDS,

@@ -21,6 +21,7 @@ CORE = (
     {"parameterization"},
     {"objectives", "solvers"},
     {"sampling", "likelihood", "conditioning"},
+    {"samplers"},
 )
 LAYERS = (
     {"startup", *CORE[0]},
@@ -32,7 +33,7 @@ LAYERS = (
     CORE[5],
     CORE[6],
     {"models", "data", "metrics", *CORE[7]},
-    {"state", "validation"},
+    {"state", "validation", *CORE[8]},
     {"checkpointing"},
     {"training"},
     {"experiment", "cautions"},

@@ -18,6 +18,7 @@ from score_sde.objectives import NoiseAndFraction
 from score_sde.parameterization import PARAMETERIZATIONS, NoisePrediction, make_score_fn
 from score_sde.sdes import VE, VP, SubVP
 from score_sde.solvers.adaptive_sde import solve_sde
+from score_sde.solvers.pairing import follows_drift
 from tests.laws import float64
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE()}
@@ -99,7 +100,7 @@ def test_samples_have_the_type_of_their_starting_points(dtype):
             grids = [process.times[::-1]] if chain else [make(process, 30, 1e-3) for make in sampling.GRIDS.values()]
             for name, solver in members.items():
                 some = process is SDES["vp"] or name in ("ancestral", "ddim", "unipc_3")
-                if not some or (chain and name in solvers.CONTINUOUS):
+                if not some or (chain and follows_drift(solver)):
                     continue
                 reverse = process.reverse(score(process), noise_scale=solvers.noise_scale_of(solver))
                 for times in grids[:1] if name != "unipc_3" else grids:

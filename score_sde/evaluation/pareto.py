@@ -18,8 +18,9 @@ from score_sde.evaluation.base import Progress, Purpose, root_key
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment, make_predictor, make_times
 from score_sde.metrics import Moments, frechet_distance, moments
-from score_sde.sampling import Samples, make_sampler
-from score_sde.solvers import CONTINUOUS, Solver
+from score_sde.sampling import DENOISING_EVALS
+from score_sde.solvers.base import Solution
+from score_sde.solvers.pairing import follows_drift
 from score_sde.typing import Params, PRNGKey
 
 #: Solvers of the reverse SDE and of the probability flow that the others are measured against, at a thousand steps.
@@ -63,17 +64,17 @@ def settings_of(experiment: Experiment) -> tuple[list[Setting], list[Setting]]:
         UserError: For a solver that a chain has no drift for.
     """
     fields, sampling = experiment.config.pareto, experiment.config.sampling
-    chain = isinstance(experiment.process, Chain)
-    for name in fields.solvers:
-        if chain and name in CONTINUOUS:
+    solvers = {name: make_predictor(name, sampling) for name in fields.solvers}
+    for name, solver in solvers.items():
+        if isinstance(experiment.process, Chain) and follows_drift(solver):
             raise UserError(
                 f"config.pareto.solvers has {name}, which follows a drift, and a chain has none; remove it."
             )
-        experiment.noise_scale_for(make_predictor(name, sampling))
-    last = 1 if sampling.denoising == "tweedie" else 0
+        experiment.noise_scale_for(solver)
+    last = DENOISING_EVALS[sampling.denoising]
     swept = [
-        Setting(solver=name, grid=grid, num_steps=(evals - last) // make_predictor(name, sampling).num_evals)
-        for name in fields.solvers
+        Setting(solver=name, grid=grid, num_steps=(evals - last) // solver.num_evals)
+        for name, solver in solvers.items()
         for grid in fields.grids
         for evals in sorted(fields.evals)
     ]
@@ -129,23 +130,12 @@ class _Drawer:
 
     def __init__(self, experiment: Experiment, params: Params, name: str, longest: int) -> None:
         self._experiment, self._params, self._longest = experiment, params, longest
-        solver: Solver = make_predictor(name, experiment.config.sampling)
-        noise_scale = experiment.noise_scale_for(solver)
+        solver = make_predictor(name, experiment.config.sampling)
 
-        def draw(params: Params, key: PRNGKey, first: Array, times: Array, num_steps: Array) -> Samples:
-            sampler = make_sampler(
-                experiment.network,
-                experiment.parameterization,
-                experiment.process,
-                solver,
-                times=times,
-                num_steps=num_steps,
-                noise_scale=noise_scale,
-                denoising=experiment.config.sampling.denoising,
-                modify_score=experiment.in_range,
-            )
+        def draw(params: Params, key: PRNGKey, first: Array, times: Array, num_steps: Array) -> Solution:
+            sampler = experiment.fixed_steps(solver, times, num_steps=num_steps)
             samples = sampler(params, key, (self._batch_size, *experiment.event_shape), first)
-            return samples._replace(x=jax.lax.with_sharding_constraint(samples.x, batch_sharding(experiment.mesh)))
+            return samples._replace(y=jax.lax.with_sharding_constraint(samples.y, batch_sharding(experiment.mesh)))
 
         wanted = min(experiment.config.sampling.batch_size, experiment.config.pareto.num_samples)
         self._batch_size = shared_size(experiment.mesh, wanted)
@@ -161,10 +151,10 @@ class _Drawer:
         start = time.perf_counter()
         begin = experiment.config.sampling.first
         batches = [self._run(times, first) for first in range(begin, begin + total, self._batch_size)]
-        x = np.concatenate([gathered(batch.x) for batch in batches])[:total]
-        return x, int(batches[0].num_evals), time.perf_counter() - start
+        x = np.concatenate([gathered(batch.y) for batch in batches])[:total]
+        return x, int(batches[0].num_evals[0]), time.perf_counter() - start
 
-    def _run(self, times: Array, first: int) -> Samples:
+    def _run(self, times: Array, first: int) -> Solution:
         num_steps = times.shape[0] - 1
         padded = jnp.pad(times, (0, self._longest - num_steps), mode="edge")
         key = root_key(self._experiment, Purpose.SAMPLES)

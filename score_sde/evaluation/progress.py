@@ -1,13 +1,11 @@
 """What a model in training makes of the same noise, step after step."""
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 
 from score_sde.distributed import batch_sharding, everywhere, gathered, jit, shared_size
 from score_sde.evaluation.base import Purpose, root_key
-from score_sde.evaluation.samples import sampler_of
 from score_sde.experiment import Experiment
 from score_sde.typing import Params
 
@@ -19,12 +17,9 @@ def sketch(experiment: Experiment, count: int) -> Callable[[Params], np.ndarray]
 
     It takes few steps of DPM-Solver++ (2M) whatever ``config.sampling`` says of the solver, and is compiled once.
     """
-    config, mesh, quick = experiment.config, experiment.mesh, experiment
-    if experiment.latent is None:
-        changed = config.copy_and_resolve_references()
-        changed.sampling.update(predictor="dpm_solver_2m", corrector="none", grid="log_snr", num_steps=NUM_STEPS)
-        quick = dataclasses.replace(experiment, config=changed)
-    sampler, size = sampler_of(quick, noise_scale=0.0), shared_size(mesh, count)
+    mesh, size = experiment.mesh, shared_size(experiment.mesh, count)
+    steps = {"predictor": "dpm_solver_2m", "corrector": "none", "grid": "log_snr", "num_steps": NUM_STEPS}
+    sampler = experiment.with_sampling(**steps).sampler
     draw = jit(
         lambda params, key: sampler(params, key, (size, *experiment.event_shape), 0)[0],
         out_shardings=batch_sharding(mesh),

@@ -64,9 +64,9 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
             progress=bar.advance,
         )
     levels, strip = drawn.x, None
-    if experiment.latent is None:
+    if (steps := experiment.sampler.along(experiment.times)) is not None:
         count = 6 if num_levels is not None else 1000  # rows of images, or points of a scatter
-        strip = draw_trajectory(experiment, state.ema_params, count=count, frames=10)
+        strip = draw_trajectory(experiment, state.ema_params, steps, count=count, frames=10)
     keep_earlier(place, "sample", digest(identity))
     grey = {} if num_levels is None else {"num_levels": np.asarray(num_levels)}
     atomic_savez(place / "samples.npz", samples=levels, **grey)  # data that npz:samples.npz reads
@@ -77,8 +77,8 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     else:
         image_grid(levels[:100], place / "samples.png", num_levels=num_levels)
     report = {
-        "solver": _solver_name(experiment),
-        "num_steps": settings.num_steps if experiment.solver is not None and experiment.latent is None else None,
+        "solver": experiment.sampler.name,
+        "num_steps": settings.num_steps if experiment.sampler.on_grid else None,
         "num_evals": drawn.num_evals,
         "num_evals_max": drawn.num_evals_max,
         "num_samples": settings.num_samples,
@@ -109,13 +109,6 @@ def _points_at_hand(experiment: Experiment) -> np.ndarray | None:
         return None
     alike = source.info.shape == experiment.event_shape
     return source.gather(np.arange(min(len(source), 2000))) if alike else None
-
-
-def _solver_name(experiment: Experiment) -> str:
-    settings = experiment.config.sampling
-    if experiment.latent is not None:
-        return "decoder"
-    return settings.predictor if settings.corrector == "none" else f"{settings.predictor} + {settings.corrector}"
 
 
 @one_at_a_time("pareto")

@@ -21,7 +21,6 @@ from score_sde.distributed import (
     state_sharding,
 )
 from score_sde.errors import UserError
-from score_sde.evaluation.samples import sampler_of
 from score_sde.experiment import Experiment
 from score_sde.plan.chips import Chip
 from score_sde.plan.collectives import Collective, collectives
@@ -102,15 +101,14 @@ def sample_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[
     Raises:
         UserError: If the number of its steps is not fixed.
     """
-    if experiment.solver is None:
+    if experiment.sampler.num_evals is None:
         raise UserError(
-            f"How long sampling with {experiment.config.sampling.predictor} takes depends on the samples; name a "
+            f"How long sampling with {experiment.sampler.name} takes depends on the samples; name a "
             "--config.sampling.predictor with a fixed number of steps."
         )
-    sampler = sampler_of(experiment)
     whole = state_sharding(experiment.mesh, experiment.abstract_state().params, fsdp=False)
     run = jit(
-        lambda params, key: sampler(params, key, (batch_size, *experiment.event_shape), 0)[0],
+        lambda params, key: experiment.sampler(params, key, (batch_size, *experiment.event_shape), 0)[0],
         platform=platform_of(experiment.mesh),
         in_shardings=(whole, None),
         out_shardings=batch_sharding(experiment.mesh),

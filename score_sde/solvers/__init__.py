@@ -49,11 +49,8 @@ PREDICTORS: Mapping[str, Callable[..., Solver]] = MappingProxyType({**STOCHASTIC
 CORRECTORS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
     {"langevin": Langevin, "annealed_langevin": AnnealedLangevin}
 )
-#: Those that follow a drift, which a chain does not have.
-CONTINUOUS = frozenset(name for name, make in PREDICTORS.items() if getattr(make(), "needs_drift", False))
 
 __all__ = [
-    "CONTINUOUS",
     "CORRECTORS",
     "DDIM",
     "DETERMINISTIC",

@@ -56,6 +56,16 @@ def follows_of(solver: Any) -> Follows | None:
     return stated if stated is not None or inner is None else follows_of(inner)
 
 
+def follows_drift(solver: Any) -> bool:
+    """Whether a solver, or one inside it, follows a drift, which a chain does not have."""
+    return any(getattr(part, "needs_drift", False) for part in _parts(solver))
+
+
+def follows_chain(solver: Any) -> bool:
+    """Whether a solver, or one inside it, follows the process's own chain, whose steps must not be too long."""
+    return any(getattr(part, "reverses_chain", False) for part in _parts(solver))
+
+
 def noise_scale_of(solver: Any, noise_scale: Number | None = None, *, name: str = "noise_scale") -> Number:
     """The noise scale of the process that a solver is to follow: as given, or else the solver's own.
 
@@ -105,8 +115,7 @@ def check_pair(
     """
     still = follows_of(solver) == "still"
     check_times(process, times, num_steps, still=still)
-    parts = list(_parts(solver))
-    if any(getattr(part, "needs_drift", False) for part in parts):
+    if follows_drift(solver):
         check_drift(process)
     if not is_known(times):
         return
@@ -117,9 +126,8 @@ def check_pair(
             f"{points.min():g}; expected a predictor, or PredictorCorrector(predictor=NoPredictor(), corrector=...) "
             "for Langevin dynamics at every level."
         )
-    for part in parts:
-        if hasattr(part, "check_grid"):
-            part.check_grid(process, times)
+    if follows_chain(solver):
+        check_discrete_steps(process, times)
 
 
 def check_times(

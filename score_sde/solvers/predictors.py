@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from score_sde.arguments import not_fulfilled
 from score_sde.fields import DEFAULTS
-from score_sde.processes import Process, ReverseProcess
+from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, continuous, sample_noise
-from score_sde.solvers.pairing import Follows, check_discrete_steps
+from score_sde.solvers.pairing import Follows
 from score_sde.typing import Number, SampleKeys, Scalar, component, static
 
 
@@ -48,15 +47,12 @@ class ReverseDiffusion(StatelessSolver):
     """
 
     follows: ClassVar[Follows] = "any"
+    reverses_chain: ClassVar[bool] = True
 
     @property
     def num_evals(self) -> int:
         """One."""
         return 1
-
-    def check_grid(self, process: Process, times: Float[Array, " points"]) -> None:
-        """Refuse steps that are too long for the chain; see :func:`~score_sde.solvers.pairing.check_discrete_steps`."""
-        check_discrete_steps(process, times)
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of weak order 1."""

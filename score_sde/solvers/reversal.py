@@ -7,8 +7,10 @@ from typing import ClassVar, TypeAlias
 import jax.numpy as jnp
 
 from score_sde.processes import ReverseProcess
-from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
+from score_sde.solvers.base import Solver, SolverState, StatelessSolver, sample_noise
+from score_sde.solvers.compose import PredictorCorrector
 from score_sde.solvers.pairing import Follows
+from score_sde.solvers.predictors import Ancestral
 from score_sde.typing import Batch, SampleKeys, Scalar, Times
 
 #: Mean and logarithm of the std of ``p(x_s | x_t)`` at ``(x_t, t, s)``, value by value.
@@ -41,3 +43,10 @@ class GaussianReversal(StatelessSolver):
         times = (jnp.full(state.x.shape[:1], time) for time in (t, s))
         x_mean, log_std = self.law(state.x, *times)
         return state.moved(x_mean + jnp.exp(log_std) * sample_noise(keys, state.x), x_mean)
+
+
+def with_step_law(solver: Solver, law: StepLaw) -> Solver:
+    """The solver, whose ancestral steps with the posterior's variance are draws of the law instead."""
+    if isinstance(solver, PredictorCorrector):
+        return dataclasses.replace(solver, predictor=with_step_law(solver.predictor, law))
+    return GaussianReversal(law=law) if isinstance(solver, Ancestral) and not solver.large else solver

@@ -120,7 +120,7 @@ def test_samples_are_a_part_of_the_stream_of_their_seed(model, tmp_path):
 def test_the_strip_from_noise_to_data_needs_no_memory_for_the_steps_between_its_frames():
     def memory(steps):
         experiment = build_experiment(tiny(sampling__num_steps=steps))
-        run, _ = trajectory_program(experiment, count=64, frames=10)
+        run, _ = trajectory_program(experiment.sampler, (64, *experiment.event_shape), 10)
         state = experiment.abstract_state()
         needed = run.lower(state.ema_params, jax.random.key(0), 0).compile().memory_analysis()
         return needed.temp_size_in_bytes + needed.output_size_in_bytes

@@ -51,7 +51,7 @@ def _lowered(program):
 def test_every_configuration_can_be_written_for_accelerators(name):
     experiment = _experiment(name)
     programs = [train_program(experiment, BATCH), _likelihood_program(experiment)]
-    if experiment.solver is not None:
+    if experiment.sampler.num_evals is not None:
         programs.append(sample_program(experiment, BATCH))
     for program in programs:
         for platform, text in _lowered(program).items():

@@ -1,0 +1,182 @@
+"""The samplers of trained models, each ``(params, key, shape, first) -> Solution``, and the registry of their methods.
+
+Beside :class:`~score_sde.sampling.FixedSteps` these are :class:`Adaptive`, with as many steps as the error asks for,
+and :class:`Decoder`, of a latent variable model. A *method* is what moves samples: a solver, which steps along a grid,
+or one of the two that choose their own steps. It says itself what it follows (:mod:`score_sde.solvers.pairing`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from score_sde.likelihood.flow import transport
+from score_sde.objectives import LatentVariableModel, sample_from_prior
+from score_sde.parameterization import denoise
+from score_sde.processes import ReverseProcess
+from score_sde.sampling import DENOISING_EVALS, Denoising, FixedSteps, Grid, prior_samples, sample_keys, solver_keys
+from score_sde.sdes import SDE
+from score_sde.solvers import PREDICTORS, EulerMaruyama, Follows, Solver
+from score_sde.solvers.base import Solution, continuous
+from score_sde.typing import Batch, Number, Params, PRNGKey, SampleKeys, ScoreFn, component, static
+
+
+@runtime_checkable
+class ModelSampler(Protocol):
+    """Draws samples ``first, first + 1, ...`` of the stream that ``key`` names."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def num_evals(self) -> Any:
+        """Evaluations of the network for each sample; ``None`` if they depend on the sample."""
+        ...
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether it goes along the times of a grid."""
+        ...
+
+    def along(self, times: Grid) -> FixedSteps | None:
+        """The same process in steps along a grid, for pictures on the way; ``None`` if samples come in one step."""
+        ...
+
+    def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Solution:
+        """Samples ``first`` to ``first + shape[0] - 1``."""
+        ...
+
+
+@runtime_checkable
+class AdaptiveMethod(Protocol):
+    """Carries samples from ``t = 1`` to ``t1`` in as many steps as the error asks for."""
+
+    def solve(self, keys: SampleKeys, process: ReverseProcess, x: Batch, t1: Number) -> Solution:
+        """The samples at ``t1``; noise for sample ``i`` comes from ``keys[i]`` alone."""
+        ...
+
+
+@component
+class AdaptiveODE:
+    """The probability flow; see :func:`score_sde.likelihood.transport`."""
+
+    tolerance: Number = 1e-5
+    max_steps: int = static(default=4096)
+    joint_steps: bool = static(default=False)
+
+    follows: ClassVar[Follows] = "flow"
+    needs_drift: ClassVar[bool] = True
+
+    def solve(self, keys: SampleKeys, process: ReverseProcess, x: Batch, t1: Number) -> Solution:
+        """Without noise."""
+        del keys
+        sde, steps = continuous(process).sde, {"max_steps": self.max_steps, "joint": self.joint_steps}
+        return transport(sde, process.score_fn, x, t0=1.0, t1=t1, rtol=self.tolerance, atol=self.tolerance, **steps)
+
+
+@component
+class AdaptiveSDE:
+    """The reverse SDE; see :func:`score_sde.solvers.adaptive_sde.solve_sde`."""
+
+    sde_rtol: Number = 0.02
+    sde_atol: Number = 0.0078
+    max_steps: int = static(default=4096)
+    joint_steps: bool = static(default=False)
+
+    follows: ClassVar[Follows] = "any"
+    needs_drift: ClassVar[bool] = True
+    keeps_noise: ClassVar[bool] = True  # of the last step, so that there is no sample before it
+
+    def solve(self, keys: SampleKeys, process: ReverseProcess, x: Batch, t1: Number) -> Solution:
+        """With the noise of one Brownian path for each sample."""
+        from score_sde.solvers.adaptive_sde import solve_sde  # keeps diffrax out of the import
+
+        tolerance = {"rtol": self.sde_rtol, "atol": self.sde_atol}
+        steps = {"max_steps": self.max_steps, "joint": self.joint_steps}
+        return solve_sde(solver_keys(keys), continuous(process), x, t1=t1, **tolerance, **steps)
+
+
+#: What moves samples, by the names of configurations.
+METHODS: Mapping[str, Callable[..., Solver | AdaptiveMethod]] = MappingProxyType(
+    {**PREDICTORS, "adaptive": AdaptiveODE, "adaptive_sde": AdaptiveSDE}
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # compared and hashed by identity, as functions are
+class Adaptive:
+    """A sampler that chooses its steps by their error.
+
+    Attributes:
+        name: What reports call it.
+        score_of: From parameters to the score that is followed.
+        process: The forward process.
+        method: What moves the samples.
+        t_min: The time at which it stops.
+        noise_scale: 1 for the reverse SDE, 0 for the probability flow.
+        denoising: How the noise left at ``t_min`` is removed, as in :func:`~score_sde.sampling.make_sampler`.
+    """
+
+    score_of: Callable[[Params], ScoreFn]
+    process: SDE
+    method: AdaptiveMethod
+    t_min: Number
+    noise_scale: Number
+    denoising: Denoising = "tweedie"
+    name: str = ""
+
+    on_grid: ClassVar[bool] = False
+    num_evals: ClassVar[None] = None
+
+    def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Solution:
+        """Samples ``first`` to ``first + shape[0] - 1``."""
+        score_fn, keys = self.score_of(params), sample_keys(key, first, shape[0])
+        start = prior_samples(keys, self.process, shape[1:])
+        process = self.process.reverse(score_fn, noise_scale=self.noise_scale)
+        x, num_evals, success = self.method.solve(keys, process, start, self.t_min)
+        if self.denoising == "tweedie":
+            x = denoise(self.process, score_fn, x, jnp.full(shape[:1], self.t_min))
+        return Solution(x, num_evals + DENOISING_EVALS[self.denoising], success)
+
+    def along(self, times: Grid) -> FixedSteps:
+        """The same process in steps along a grid."""
+        return FixedSteps(
+            score_of=self.score_of,
+            process=self.process,
+            solver=EulerMaruyama(),
+            times=times,
+            noise_scale=self.noise_scale,
+            denoising=self.denoising,
+            name=self.name,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # compared and hashed by identity, as functions are
+class Decoder:
+    """The sampler of a latent variable model, which decodes draws of its prior.
+
+    Attributes:
+        latent: The model.
+        denoising: ``"none"`` draws from ``p(x | z)``; the others take its mean.
+    """
+
+    latent: LatentVariableModel
+    denoising: Denoising = "tweedie"
+
+    name: ClassVar[str] = "decoder"
+    on_grid: ClassVar[bool] = False
+    num_evals: ClassVar[int] = 1
+
+    def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Solution:
+        """Samples ``first`` to ``first + shape[0] - 1``."""
+        noise = self.denoising == "none"
+        x = sample_from_prior(key, self.latent, params, shape[0], first=first, noise=noise)
+        return Solution(x, jnp.ones(shape[:1], int), jnp.ones(shape[:1], bool))
+
+    def along(self, times: Grid) -> None:
+        """There are no steps."""
+        del times
