@@ -12,7 +12,10 @@ from jaxtyping import Float64
 
 from score_sde.config import ConfigDict
 from score_sde.data import Source
+from score_sde.diffusions import DIFFUSIONS
 from score_sde.errors import plural
+from score_sde.models.registry import NETWORKS
+from score_sde.parameterization import PARAMETERIZATIONS
 from score_sde.training.ema import reconstruction_error, reconstruction_weights
 
 _EXAMPLES = 10_000  # whose mean and deviation are taken
@@ -60,8 +63,8 @@ def cautions(config: ConfigDict, source: Source) -> Iterator[str]:
     """All sentences about the training of a network on a training split."""
     yield from run_cautions(config)
     yield from network_cautions(config, source.info.shape)
-    continuous, parameterization = source.info.num_levels is None, config.parameterization
-    if continuous or parameterization.scale_input or parameterization.output == "edm":
+    continuous = source.info.num_levels is None
+    if continuous or _scales_input(config):
         yield from data_cautions(config, scale_of(source, centered=config.data.centered), continuous=continuous)
 
 
@@ -94,7 +97,7 @@ def run_cautions(config: ConfigDict, group: str = "training") -> Iterator[str]:
 def network_cautions(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
     """The sentence about attention on feature maps that the network does not have."""
     model = config.model
-    if model.name not in ("ncsnpp", "ddpm") or len(event_shape) != 3:
+    if not NETWORKS[model.name].has("attention_resolutions") or len(event_shape) != 3:
         return
     heights = [event_shape[0] // 2**level for level in range(len(model.channel_multipliers))]
     if missing := [height for height in model.attention_resolutions if height not in heights]:
@@ -112,33 +115,40 @@ def data_cautions(config: ConfigDict, scale: DataScale, *, continuous: bool) -> 
         scale: Where the data lie.
         continuous: Whether they are any numbers; images of grey levels always lie in their range.
     """
-    parameterization, ve = config.parameterization, config.sde.name == "ve"
+    diffusion = DIFFUSIONS[config.sde.name]
     if not np.isfinite(scale.mean).all() or not np.isfinite(scale.std).all():
         yield "The training data have values that are not finite; nothing can be learned from them."
         return
-    if config.model.name == "vae":
+    if NETWORKS[config.model.name].is_latent:
         return
-    ratio = scale.overall_std / parameterization.data_std
-    if (parameterization.scale_input or parameterization.output == "edm") and not 1 / 3 < ratio < 3:
+    data_std = config.parameterization.data_std
+    ratio = scale.overall_std / data_std
+    if _scales_input(config) and not 1 / 3 < ratio < 3:
         yield (
             f"The training data have standard deviation {scale.overall_std:.3g}, and config.parameterization.data_std "
-            f"is {parameterization.data_std:g}, by which inputs are scaled; set it to {scale.overall_std:.2g}."
+            f"is {data_std:g}, by which inputs are scaled; set it to {scale.overall_std:.2g}."
         )
     if not continuous:
         return
     where = f"The training data lie at {_range(scale.mean)} with standard deviations of {_range(scale.std)}"
-    if ve and config.sde.sigma_max < scale.size:
+    if diffusion.keeps_data and config.sde.sigma_max < scale.size:
         yield (
             f"{where}, and config.sde.sigma_max={config.sde.sigma_max:g} does not cover them: samples begin elsewhere. "
             "Set it to the largest distance between two examples."
         )
-    if not ve and scale.size > 10.0:
+    if not diffusion.keeps_data and scale.size > 10.0:
         yield (
             f"{where}, and {config.sde.name} assumes values of about 1: noise of variance 1 does not cover them. "
             "Standardize them: subtract their means and divide by their standard deviations."
         )
-    smallest = config.sde.sigma_min if ve else math.sqrt(config.sde.beta_min * config.objective.t_min)
+    sde, t_min = config.sde, config.objective.t_min
+    smallest = sde.sigma_min if diffusion.keeps_data else math.sqrt(sde.beta_min * t_min)
     yield from _spreads(scale, smallest, where)
+
+
+def _scales_input(config: ConfigDict) -> bool:
+    fields = config.parameterization
+    return PARAMETERIZATIONS[fields.output].fixed.get("scale_input", fields.scale_input)
 
 
 def _spreads(scale: DataScale, smallest: float, where: str) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -10,29 +9,28 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from score_sde.chains import BETAS, DDPM, NCSN, SIGMAS, Chain
+from score_sde.chains import Chain
 from score_sde.config import ConfigDict, build, check_fields
+from score_sde.diffusions import make_process, make_sde
 from score_sde.distributed import make_mesh, state_sharding, with_sharding
 from score_sde.errors import UserError, refuse
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.likelihood.latent_variable import LearnedReversal
-from score_sde.models.registry import make_dequantizer, make_latent_model, make_network
+from score_sde.models.registry import NETWORKS, make_dequantizer, make_latent_model, make_network
 from score_sde.objectives import LatentVariableModel, NoiseAndFraction, make_predict_fn
-from score_sde.parameterization import PARAMETERIZATIONS, Parameterization, make_score_fn, thresholded
+from score_sde.parameterization import PARAMETERIZATIONS, THRESHOLDS, Parameterization, make_score_fn, thresholded
 from score_sde.processes import Process
 from score_sde.samplers import METHODS, Adaptive, AdaptiveMethod, Decoder, ModelSampler
 from score_sde.sampling import GRIDS, FixedSteps, Grid, edm_times, levels_of
-from score_sde.sdes import SDE, VE, VP, SubVP
+from score_sde.sdes import SDE
 from score_sde.solvers import CORRECTORS, PredictorCorrector, Solver, follows_of, noise_scale_of
 from score_sde.solvers.pairing import follows_chain, too_long
 from score_sde.state import TrainState, create_state, state_of
-from score_sde.training.objective import Trainees, make_loss
+from score_sde.training.objective import VARIANCES, Trainees, make_loss
 from score_sde.training.optim import make_optimizer
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Batch, Dequantizer, LossFn, Network, Params, ScoreFn, Times, expand_like
 from score_sde.validation import PURPOSES, Purpose, problems_of, thresholding_problems
-
-SDES: dict[str, type[SDE]] = {"vp": VP, "subvp": SubVP, "ve": VE}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,7 +194,7 @@ class Experiment:
     @property
     def learns_variances(self) -> bool:
         """Whether the network says the variances of the steps down a chain."""
-        return self.config.parameterization.variances == "learned"
+        return VARIANCES[self.config.parameterization.variances] is None
 
     def reversal(self, params: Params) -> LearnedReversal:
         """The steps down the chain as Gaussians, with the variances that the network was trained for.
@@ -214,16 +212,16 @@ class Experiment:
             std = expand_like(chain.marginal(t).std, x)
             return NoiseAndFraction(-std * self.in_range(lambda x, t, /: -noise / std)(x, t), fraction)
 
-        plain = self.config.sampling.thresholding == "none"
+        plain = self.config.sampling.thresholding not in THRESHOLDS
         return LearnedReversal(chain=chain, predict=predict if plain else in_range)
 
     def in_range(self, score_fn: ScoreFn) -> ScoreFn:
         """A score with the thresholding of ``config.sampling``."""
-        kind, quantile = self.config.sampling.thresholding, self.config.sampling.threshold_quantile
-        if kind == "none":
+        kind = self.config.sampling.thresholding
+        if kind not in THRESHOLDS:
             return score_fn
         low = -1.0 if self.config.data.centered else 0.0
-        quantile = quantile if kind == "dynamic" else None
+        quantile = THRESHOLDS[kind](self.config.sampling.threshold_quantile)
         return thresholded(self.process, score_fn, low=low, high=1.0, quantile=quantile)
 
     def noise_scale_for(self, method: Solver | AdaptiveMethod) -> float:
@@ -253,7 +251,7 @@ def _problems(
     sde, wanted = attempt(make_sde, config), set(purposes)
     process = attempt(make_process, config, sde) if sde is not None else None
     attempt(_make_trainees, config, event_shape)
-    variational = config.likelihood.dequantization == "variational" and config.model.name != "vae"
+    variational = config.likelihood.dequantization == "variational" and not NETWORKS[config.model.name].is_latent
     if "dequantize" in wanted or ("likelihood" in wanted and variational):
         attempt(make_dequantizer, dict(config.dequantizer), event_shape, num_levels)
     if "sample" in wanted and sde is not None and process is not None and not found:
@@ -272,7 +270,7 @@ def _problems(
 def _pair_problems(config: ConfigDict, process: Process, times: Grid) -> Iterator[str]:
     """What keeps the predictor from following the process along the grid."""
     sampling = config.sampling
-    if config.model.name == "vae":
+    if NETWORKS[config.model.name].is_latent:
         return
     method = make_predictor(sampling.predictor, sampling)
     if follows_chain(method) and (ends := too_long(process, times)) is not None:
@@ -286,44 +284,6 @@ def _pair_problems(config: ConfigDict, process: Process, times: Grid) -> Iterato
             f"config.sampling.noise_scale is {sampling.noise_scale:g}, and the predictor {sampling.predictor} always "
             "adds the full noise of the reverse SDE; expected 1.0, or a predictor of any noise, such as euler_maruyama."
         )
-
-
-def make_sde(config: ConfigDict) -> SDE:
-    """The forward process that the configuration names.
-
-    Raises:
-        UserError: For numbers that make no such process, by the names of their fields.
-    """
-    try:
-        return build(SDES[config.sde.name], config.sde)
-    except UserError as error:
-        raise UserError(re.sub(r"\b(beta|sigma)_(min|max) is", r"config.sde.\g<0>", str(error))) from None
-
-
-def make_process(config: ConfigDict, sde: SDE) -> Process:
-    """The SDE, or the chain of ``parameterization.num_scales`` levels that ``sde.schedule`` names.
-
-    Raises:
-        UserError: For a schedule that the SDE is not the limit of.
-    """
-    name, n = config.sde.schedule, config.parameterization.num_scales
-    if name == "continuous":
-        return sde
-    schedules = {"vp": BETAS, "ve": SIGMAS}.get(config.sde.name, {})
-    if name not in schedules:
-        raise UserError(
-            f"config.sde.schedule is {name}, and config.sde.name is {config.sde.name}; expected "
-            f"{', '.join(['continuous', *schedules])}."
-        )
-    if config.sde.name == "ve":
-        return NCSN(sigmas=SIGMAS[name](n, config.sde.sigma_min, config.sde.sigma_max))
-    betas = BETAS[name](n, config.sde.beta_min / n, config.sde.beta_max / n)
-    if not float(betas.max()) < 1.0:
-        raise UserError(
-            f"With config.parameterization.num_scales={n} levels a step of the {name} chain has variance "
-            f"{float(betas.max()):g}; expected less than 1, so more than config.sde.beta_max levels."
-        )
-    return DDPM(betas=betas)
 
 
 def make_times(config: ConfigDict, sde: SDE, process: Process, *, grid: str, num_steps: int) -> Grid:
@@ -358,7 +318,7 @@ def make_method(sampling: ConfigDict) -> Solver | AdaptiveMethod:
 
 
 def _make_trainees(config: ConfigDict, event_shape: tuple[int, ...]) -> Trainees:
-    if config.model.name == "vae":
+    if NETWORKS[config.model.name].is_latent:
         return Trainees.of_latent(make_latent_model(dict(config.model), event_shape))
     network = make_network(
         dict(config.model),
@@ -370,8 +330,5 @@ def _make_trainees(config: ConfigDict, event_shape: tuple[int, ...]) -> Trainees
 
 
 def _make_parameterization(config: ConfigDict) -> Parameterization:
-    fields = dict(config.parameterization)
-    cls = PARAMETERIZATIONS[fields.pop("output")]
-    if config.parameterization.output == "edm":  # preconditioning fixes both
-        fields |= {"scale_input": True, "condition_on": "log_noise"}
-    return build(cls, fields)
+    cls = PARAMETERIZATIONS[config.parameterization.output]
+    return build(cls, {**config.parameterization, **cls.fixed})

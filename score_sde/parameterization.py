@@ -12,6 +12,7 @@ noise level enters in one of the ways of :data:`CONDITIONS`.
 import abc
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -47,6 +48,10 @@ CONDITIONS: Mapping[str, Callable[[Process, Times, Number], Times]] = MappingPro
 )
 
 
+#: Those of them that are the number of a level, and whether it is rounded, so that no time between two is known.
+LEVEL_CONDITIONS: Mapping[str, bool] = MappingProxyType({"level": False, "descending_level": True})
+
+
 @component
 class Parameterization(abc.ABC):
     """From network output to noise, and so to score; each member writes :meth:`noise`.
@@ -57,6 +62,8 @@ class Parameterization(abc.ABC):
         condition_on: The noise condition, a name in :data:`CONDITIONS`.
         num_scales: Number of noise levels of a network that is conditioned on levels.
     """
+
+    fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # fields that the member does not leave open
 
     data_std: Number = DEFAULTS.parameterization.data_std
     scale_input: bool = static(default=DEFAULTS.parameterization.scale_input)
@@ -128,6 +135,8 @@ class EDMPrediction(Parameterization):
     ``c_skip = d^2 / (sigma^2 + d^2)`` and ``c_out = sigma d / sqrt(sigma^2 + d^2)``. In noise space nothing is
     divided by a small number: ``z = (sigma x/m / (sigma^2 + d^2)) - d F / sqrt(sigma^2 + d^2)``.
     """
+
+    fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({"scale_input": True, "condition_on": "log_noise"})
 
     scale_input: bool = static(default=True)
     condition_on: str = static(default="log_noise")
@@ -227,6 +236,12 @@ def thresholded(
         return (expand_like(mean_coeff, x) * (middle + offset) - x) / expand_like(std**2, x)
 
     return score_in_range
+
+
+#: The quantile of each way of thresholding, of the one that is configured.
+THRESHOLDS: Mapping[str, Callable[[float], float | None]] = MappingProxyType(
+    {"static": lambda quantile: None, "dynamic": lambda quantile: quantile}
+)
 
 
 def denoise(sde: Process, score_fn: ScoreFn, x: Batch, t: Times) -> Batch:

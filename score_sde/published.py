@@ -122,6 +122,9 @@ def ve_levels(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, s
     config.objective.t_min = 1e-12  # stands for 0, where the smallest level is
 
 
+_FLOW_T_MIN = {"subvp": 1e-2}
+
+
 def score_flow(config: ConfigDict) -> None:
     """Sampling along the probability flow and, under the sub-VP SDE, times from 0.01 on; after :func:`subvp`.
 
@@ -129,8 +132,8 @@ def score_flow(config: ConfigDict) -> None:
     ``--config.objective.weighting=likelihood``.
     """
     config.sampling.predictor = "adaptive"
-    if config.sde.name == "subvp":
-        config.objective.t_min = config.sampling.t_min = config.likelihood.t_min = 1e-2
+    if t_min := _FLOW_T_MIN.get(config.sde.name):
+        config.objective.t_min = config.sampling.t_min = config.likelihood.t_min = t_min
 
 
 def ddpm(config: ConfigDict) -> None:

@@ -8,11 +8,12 @@ or one of the two that choose their own steps. It says itself what it follows (:
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from score_sde.fields import DEFAULTS
 from score_sde.likelihood.flow import transport
 from score_sde.objectives import LatentVariableModel, sample_from_prior
 from score_sde.parameterization import denoise
@@ -24,50 +25,13 @@ from score_sde.solvers.base import Solution, continuous
 from score_sde.typing import Batch, Number, Params, PRNGKey, SampleKeys, ScoreFn, component, static
 
 
-@runtime_checkable
-class ModelSampler(Protocol):
-    """Draws samples ``first, first + 1, ...`` of the stream that ``key`` names."""
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        ...
-
-    @property
-    def num_evals(self) -> Any:
-        """Evaluations of the network for each sample; ``None`` if they depend on the sample."""
-        ...
-
-    @property
-    def on_grid(self) -> bool:
-        """Whether it goes along the times of a grid."""
-        ...
-
-    def along(self, times: Grid) -> FixedSteps | None:
-        """The same process in steps along a grid, for pictures on the way; ``None`` if samples come in one step."""
-        ...
-
-    def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Solution:
-        """Samples ``first`` to ``first + shape[0] - 1``."""
-        ...
-
-
-@runtime_checkable
-class AdaptiveMethod(Protocol):
-    """Carries samples from ``t = 1`` to ``t1`` in as many steps as the error asks for."""
-
-    def solve(self, keys: SampleKeys, process: ReverseProcess, x: Batch, t1: Number) -> Solution:
-        """The samples at ``t1``; noise for sample ``i`` comes from ``keys[i]`` alone."""
-        ...
-
-
 @component
 class AdaptiveODE:
     """The probability flow; see :func:`score_sde.likelihood.transport`."""
 
-    tolerance: Number = 1e-5
-    max_steps: int = static(default=4096)
-    joint_steps: bool = static(default=False)
+    tolerance: Number = DEFAULTS.sampling.tolerance
+    max_steps: int = static(default=DEFAULTS.sampling.max_steps)
+    joint_steps: bool = static(default=DEFAULTS.sampling.joint_steps)
 
     follows: ClassVar[Follows] = "flow"
     needs_drift: ClassVar[bool] = True
@@ -83,14 +47,14 @@ class AdaptiveODE:
 class AdaptiveSDE:
     """The reverse SDE; see :func:`score_sde.solvers.adaptive_sde.solve_sde`."""
 
-    sde_rtol: Number = 0.02
-    sde_atol: Number = 0.0078
-    max_steps: int = static(default=4096)
-    joint_steps: bool = static(default=False)
+    sde_rtol: Number = DEFAULTS.sampling.sde_rtol
+    sde_atol: Number = DEFAULTS.sampling.sde_atol
+    max_steps: int = static(default=DEFAULTS.sampling.max_steps)
+    joint_steps: bool = static(default=DEFAULTS.sampling.joint_steps)
 
     follows: ClassVar[Follows] = "any"
     needs_drift: ClassVar[bool] = True
-    keeps_noise: ClassVar[bool] = True  # of the last step, so that there is no sample before it
+    no_denoising: ClassVar[frozenset[str]] = frozenset({"mean"})  # for the last step is kept with its noise
 
     def solve(self, keys: SampleKeys, process: ReverseProcess, x: Batch, t1: Number) -> Solution:
         """With the noise of one Brownian path for each sample."""
@@ -100,6 +64,8 @@ class AdaptiveSDE:
         steps = {"max_steps": self.max_steps, "joint": self.joint_steps}
         return solve_sde(solver_keys(keys), continuous(process), x, t1=t1, **tolerance, **steps)
 
+
+AdaptiveMethod: TypeAlias = AdaptiveODE | AdaptiveSDE
 
 #: What moves samples, by the names of configurations.
 METHODS: Mapping[str, Callable[..., Solver | AdaptiveMethod]] = MappingProxyType(
@@ -143,7 +109,7 @@ class Adaptive:
         return Solution(x, num_evals + DENOISING_EVALS[self.denoising], success)
 
     def along(self, times: Grid) -> FixedSteps:
-        """The same process in steps along a grid."""
+        """The same process in steps along a grid, for pictures of the way."""
         return FixedSteps(
             score_of=self.score_of,
             process=self.process,
@@ -178,5 +144,8 @@ class Decoder:
         return Solution(x, jnp.ones(shape[:1], int), jnp.ones(shape[:1], bool))
 
     def along(self, times: Grid) -> None:
-        """There are no steps."""
+        """There is no way from noise to data, only one step."""
         del times
+
+
+ModelSampler: TypeAlias = FixedSteps | Adaptive | Decoder

@@ -247,17 +247,12 @@ def _stepper(
 class FixedSteps:
     """A sampler that takes the steps of a solver along a grid: ``(params, key, shape, first) -> Solution``.
 
+    Attributes are arguments of :func:`make_sampler`, and
+
     Attributes:
-        name: What reports call it.
         score_of: From parameters to the score that is followed.
-        process: The forward process.
-        solver: The reverse step.
-        times: Decreasing grid from 1 to a small positive time.
-        num_steps: How many of its steps to take, as in :func:`integrate`.
-        noise_scale: As in :func:`make_sampler`; ``None`` becomes the noise scale that the solver follows.
-        denoising: As in :func:`make_sampler`.
         law_of: From parameters to the law of a step down a chain, where the network has learned the variances.
-        dtype: Type of the samples.
+        name: What reports call it.
 
     Raises:
         UserError: As :func:`make_sampler`.

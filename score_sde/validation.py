@@ -8,12 +8,19 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, get_args
 
 from score_sde.config import ConfigDict
+from score_sde.diffusions import DIFFUSIONS, on_chain
 from score_sde.fields import FIELDS
 from score_sde.fields.kinds import shown
-from score_sde.models.sizes import dequantizer_count, feature_numbers, parameter_count
+from score_sde.models.layers import EMBEDDINGS
+from score_sde.models.normalization import NORMALIZATIONS
+from score_sde.models.registry import NETWORKS
+from score_sde.models.sizes import dequantizer_count, feature_numbers
+from score_sde.objectives import TIME_SAMPLERS, ImportanceTimes
+from score_sde.parameterization import LEVEL_CONDITIONS, THRESHOLDS
 from score_sde.samplers import METHODS
 from score_sde.solvers import CORRECTORS, Solver, follows_of
 from score_sde.solvers.pairing import follows_drift
+from score_sde.training.objective import OBJECTIVES, VARIANCES
 
 #: What a configuration is built for.
 Purpose = Literal["train", "sample", "pareto", "likelihood", "evaluate", "dequantize"]
@@ -26,7 +33,6 @@ _OF_MODES: Mapping[str, frozenset[Purpose]] = {
 }
 
 _MAX_PARAMETERS = 1e11  # 400 GB in float32, and as much again for every moment and average
-_GROUPS = 32  # of a group normalization
 _MAX_BATCH = 1e12  # numbers in a batch
 _MAX_SAMPLES = 1e13  # numbers in all samples
 _MAX_PAIRS = 2e8  # pairs of a time and a level, which are compared to find the nearest
@@ -72,7 +78,7 @@ def problems_of(config: ConfigDict, event_shape: tuple[int, ...], purposes: Coll
         yield from _training_times(config)
     if wanted & {"sample", "pareto"}:
         yield from _sampling(config, event_shape)
-    if "sample" in wanted and config.model.name != "vae":
+    if "sample" in wanted and not NETWORKS[config.model.name].is_latent:
         yield from _solver(config)
     if "likelihood" in wanted:
         yield from _likelihood(config, event_shape)
@@ -80,14 +86,14 @@ def problems_of(config: ConfigDict, event_shape: tuple[int, ...], purposes: Coll
 
 
 def _objective(config: ConfigDict) -> Iterator[str]:
-    objective, variances, autoencoder = config.objective, config.parameterization.variances, config.model.name == "vae"
-    on_bound, learned = objective.kind == "bound", variances == "learned"
+    objective, autoencoder = config.objective, NETWORKS[config.model.name].is_latent
+    on_bound, learned = OBJECTIVES[objective.kind].of_bound, VARIANCES[config.parameterization.variances] is None
     if autoencoder and not on_bound:
         yield (
-            f"config.model.name is vae and config.objective.kind is {objective.kind}, which trains a score; expected "
-            "config.objective.kind=bound, or another network."
+            f"config.model.name is {config.model.name} and config.objective.kind is {objective.kind}, which trains a "
+            "score; expected config.objective.kind=bound, or another network."
         )
-    if on_bound and not autoencoder and config.sde.schedule == "continuous":
+    if on_bound and not autoencoder and not on_chain(config):
         yield (
             "config.objective.kind is bound, and config.sde.schedule=continuous names no chain whose bound that could "
             "be; expected one, such as config.sde.schedule=linear, or config.objective.kind=denoising with "
@@ -106,38 +112,37 @@ def _objective(config: ConfigDict) -> Iterator[str]:
 
 
 def _training_times(config: ConfigDict) -> Iterator[str]:
-    if config.objective.kind == "bound" or config.sde.schedule == "continuous":
+    if OBJECTIVES[config.objective.kind].of_bound or not on_chain(config):
         return
     t_min, num_levels = config.objective.t_min, config.parameterization.num_scales
+    diffusion = DIFFUSIONS[config.sde.name]
     # Below its first level a chain has data without any noise.
-    if config.sde.name == "vp" and round(t_min * num_levels) < 1:
+    if diffusion.schedules and not diffusion.keeps_data and round(t_min * num_levels) < 1:
         yield (
             f"config.objective.t_min is {t_min:g}, and the first level of the chain is at {1.0 / num_levels:g}; "
             "expected that (1 / config.parameterization.num_scales) or more."
         )
-    if config.objective.times == "importance":
-        yield "config.objective.times=importance needs an SDE; set config.sde.schedule=continuous."
+    if TIME_SAMPLERS[config.objective.times] is ImportanceTimes:
+        yield f"config.objective.times={config.objective.times} needs an SDE; set config.sde.schedule=continuous."
 
 
 def _network(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
-    count = parameter_count(dict(config.model), event_shape, num_scales=config.parameterization.num_scales)
+    model, family = config.model, NETWORKS[config.model.name]
+    count = family.num_parameters(dict(model), event_shape, config.parameterization.num_scales)
     if count > _MAX_PARAMETERS:
-        names = ", ".join(
-            f"config.model.{name}={shown(config.model[name])}" for name in _SIZES[config.model.name == "vae"]
-        )
+        names = ", ".join(f"config.model.{name}={shown(model[name])}" for name in _SIZES[family.is_latent])
         yield (
             f"The network would have about {count:.0e} parameters, {4 * count / 1e12:,.0f} TB; expected at most "
             f"{_MAX_PARAMETERS:.0e}. Its size is given by {names}."
         )
-    model = config.model
-    if model.name in ("ncsnpp", "ddpm") and model.fir and not any(model.fir_kernel):
+    if family.has("fir") and model.fir and not any(model.fir_kernel):
         yield f"config.model.fir_kernel is {model.fir_kernel}; expected at least one weight above 0."
-    if model.name.startswith("ncsn") and model.name != "ncsnpp" and model.normalization == "GroupNorm":
-        if model.features % _GROUPS:
-            yield (
-                f"config.model.features is {model.features}, and config.model.normalization=GroupNorm makes {_GROUPS} "
-                f"groups of them; expected a multiple of {_GROUPS}, or another normalization."
-            )
+    groups = getattr(NORMALIZATIONS[model.normalization](), "num_groups", 1)
+    if family.has("normalization") and model.features % groups:
+        yield (
+            f"config.model.features is {model.features}, and config.model.normalization={model.normalization} makes "
+            f"{groups} groups of them; expected a multiple of {groups}, or another normalization."
+        )
 
 
 _SIZES = {False: ("features", "channel_multipliers", "num_blocks"), True: ("channels", "widths", "latent_dim")}
@@ -145,20 +150,24 @@ _SIZES = {False: ("features", "channel_multipliers", "num_blocks"), True: ("chan
 
 def _trained(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
     """What an old run may have been trained with, and no new one should be."""
-    model, parameterization = config.model, config.parameterization
+    model, parameterization, family = config.model, config.parameterization, NETWORKS[config.model.name]
     if model.num_classes:
         yield (
             f"config.model.num_classes is {model.num_classes}, and training does not read labels yet: the network "
             "would learn one class, none; expected 0."
         )
-    if model.name == "mlp" and model.embedding == "none":
-        yield "config.model.embedding is none, and the mlp always embeds the noise; expected positional or fourier."
-    if model.name == "ncsn" and parameterization.condition_on not in ("level", "descending_level"):
+    if family.needs_embedding and model.embedding not in EMBEDDINGS:
         yield (
-            f"config.parameterization.condition_on is {parameterization.condition_on}, and config.model.name=ncsn "
-            "looks up the number of a level; expected descending_level, or another network, such as ncsnv2_64."
+            f"config.model.embedding is {model.embedding}, and the {model.name} always embeds the noise; expected "
+            f"{' or '.join(EMBEDDINGS)}."
         )
-    if model.name in ("ncsnpp", "ddpm") and len(event_shape) == 3:
+    if family.looks_up_level and parameterization.condition_on not in LEVEL_CONDITIONS:
+        yield (
+            f"config.parameterization.condition_on is {parameterization.condition_on}, and config.model.name="
+            f"{model.name} looks up the number of a level; expected descending_level, or another network, such as "
+            "ncsnv2_64."
+        )
+    if family.has("attention_resolutions") and len(event_shape) == 3:
         heights = [event_shape[0] // 2**level for level in range(event_shape[0].bit_length())]
         missing = [height for height in model.attention_resolutions if height not in heights]
         if missing and model.attention_resolutions != FIELDS["model.attention_resolutions"].default:
@@ -217,7 +226,9 @@ def _dequantizer(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[s
 
 def _batch(config: ConfigDict, group: str, event_shape: tuple[int, ...]) -> Iterator[str]:
     size = config[group].batch_size
-    numbers, maps = size * math.prod(event_shape), size * feature_numbers(dict(config.model), event_shape)
+    numbers = maps = size * math.prod(event_shape)
+    if not NETWORKS[config.model.name].is_latent:
+        maps = size * feature_numbers(dict(config.model), event_shape)
     if maps > _MAX_BATCH:
         yield (
             f"config.{group}.batch_size is {size:,}, an example has shape {event_shape} and config.model.features is "
@@ -248,9 +259,7 @@ def _sampling(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]
             f"config.sampling.churn_min is {sampling.churn_min:g} and config.sampling.churn_max is "
             f"{sampling.churn_max:g}; expected the first to be no larger."
         )
-    if config.sde.schedule != "continuous" and (
-        (pairs := sampling.num_steps * config.parameterization.num_scales) > _MAX_PAIRS
-    ):
+    if on_chain(config) and ((pairs := sampling.num_steps * config.parameterization.num_scales) > _MAX_PAIRS):
         yield (
             f"config.sampling.num_steps is {sampling.num_steps:,} and config.parameterization.num_scales is "
             f"{config.parameterization.num_scales:,}: {pairs:.0e} pairs of a step and a level; expected at most "
@@ -261,7 +270,7 @@ def _sampling(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]
 def _solver(config: ConfigDict) -> Iterator[str]:
     name, schedule = config.sampling.predictor, config.sde.schedule
     method, corrected = METHODS[name](), config.sampling.corrector in CORRECTORS
-    if schedule != "continuous" and follows_drift(method):
+    if on_chain(config) and follows_drift(method):
         others = [other for other, make in METHODS.items() if not follows_drift(make())]
         yield (
             f"The predictor {name} of config.sampling.predictor follows a drift, and a chain (config.sde.schedule="
@@ -273,9 +282,9 @@ def _solver(config: ConfigDict) -> Iterator[str]:
             f"config.sampling.predictor is {name} and config.sampling.{missing}: nothing would move; expected a "
             "predictor, or a corrector for Langevin dynamics at every level."
         )
-    if getattr(method, "keeps_noise", False) and config.sampling.denoising == "mean":
+    if (denoising := config.sampling.denoising) in getattr(method, "no_denoising", ()):
         yield (
-            f"config.sampling.denoising is mean, and the predictor {name} keeps the last step with its noise; "
+            f"config.sampling.denoising is {denoising}, and the predictor {name} keeps the last step with its noise; "
             "expected tweedie or none."
         )
     if corrected and not isinstance(method, Solver):
@@ -290,19 +299,19 @@ def _solver(config: ConfigDict) -> Iterator[str]:
 def thresholding_problems(config: ConfigDict, num_levels: int | None, purposes: Collection[Purpose]) -> Iterator[str]:
     """The sentence about thresholding of data that are no images, if it is going to be asked for."""
     draws = {"sample", "pareto"} & {*purposes} or ("train" in purposes and config.training.sample_every)
-    if draws and num_levels is None and config.sampling.thresholding != "none":
+    if draws and num_levels is None and config.sampling.thresholding in THRESHOLDS:
         yield "Thresholding clips to the range of images; set config.sampling.thresholding=none."
 
 
 def _likelihood(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
-    likelihood, autoencoder = config.likelihood, config.model.name == "vae"
+    likelihood, autoencoder = config.likelihood, NETWORKS[config.model.name].is_latent
     copies = "num_weights" if autoencoder else "num_probes"
     if (numbers := likelihood[copies] * likelihood.batch_size * math.prod(event_shape)) > _MAX_BATCH:
         yield (
             f"config.likelihood.{copies} is {likelihood[copies]:,} and config.likelihood.batch_size is "
             f"{likelihood.batch_size:,}: {numbers:.0e} numbers at a time; expected at most {_MAX_BATCH:.0e}."
         )
-    if config.parameterization.variances == "learned" and likelihood.chain_terms:
+    if VARIANCES[config.parameterization.variances] is None and likelihood.chain_terms:
         yield (
             f"config.likelihood.chain_terms is {likelihood.chain_terms}, and the bound with learned variances "
             "takes all steps; expected config.likelihood.chain_terms=0."
@@ -310,5 +319,5 @@ def _likelihood(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[st
     if autoencoder and likelihood.dequantization != "uniform":
         yield (
             f"config.likelihood.dequantization is {likelihood.dequantization}, which is trained against a "
-            "score; expected uniform for config.model.name=vae."
+            f"score; expected uniform for config.model.name={config.model.name}."
         )

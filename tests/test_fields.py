@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 
 import score_sde
-from score_sde.chains import BETAS, SIGMAS
 from score_sde.cli import load_config, main
 from score_sde.config import default_config
 from score_sde.data.base import SPLITS
 from score_sde.data.sources import TFDS_INFO, TOYS, source_info
+from score_sde.diffusions import CONTINUOUS, DIFFUSIONS
 from score_sde.errors import UserError
 from score_sde.evaluation.metrics import extractor_of
-from score_sde.experiment import SDES, Experiment
+from score_sde.experiment import Experiment
 from score_sde.fields import FIELDS
 from score_sde.fields.conditions import When
 from score_sde.fields.kinds import Several
-from score_sde.fields.measuring import ADAPTIVE
 from score_sde.fields.reference import page
 from score_sde.metrics import METRICS
 from score_sde.metrics.extractors import EXTRACTORS
@@ -33,10 +32,9 @@ from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS
 from score_sde.models.layers import ACTIVATIONS
 from score_sde.models.normalization import NORMALIZATIONS
 from score_sde.models.registry import DEQUANTIZERS, NETWORKS, make_dequantizer
-from score_sde.models.sizes import dequantizer_count, parameter_count
-from score_sde.models.vae import VAE
+from score_sde.models.sizes import dequantizer_count
 from score_sde.models.vae import VARIANCES as DECODER_VARIANCES
-from score_sde.objectives import CRITERIA, TIME_SAMPLERS, WEIGHTINGS
+from score_sde.objectives import TIME_SAMPLERS, WEIGHTINGS
 from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS
 from score_sde.plan.chips import NAMES
 from score_sde.plan.program import undivided
@@ -44,23 +42,23 @@ from score_sde.samplers import METHODS
 from score_sde.sampling import GRIDS
 from score_sde.solvers import CORRECTORS, PREDICTORS, PredictorCorrector, follows_of
 from score_sde.training.ema import MAX_WIDTH, MAX_WIDTHS
-from score_sde.training.objective import VARIANCES
+from score_sde.training.objective import OBJECTIVES, VARIANCES
 
 PACKAGE = pathlib.Path(score_sde.__file__).parent
 REGISTRIES = {
-    "sde.name": SDES,
-    "sde.schedule": ["continuous", *BETAS, *SIGMAS],
+    "sde.name": DIFFUSIONS,
+    "sde.schedule": [CONTINUOUS, *(name for diffusion in DIFFUSIONS.values() for name in diffusion.schedules)],
     "parameterization.output": PARAMETERIZATIONS,
     "parameterization.condition_on": CONDITIONS,
     "parameterization.variances": VARIANCES,
-    "model.name": [*NETWORKS, "vae"],
+    "model.name": NETWORKS,
     "model.activation": ACTIVATIONS,
     "model.progressive": OUTPUT_PYRAMIDS,
     "model.progressive_input": INPUT_PYRAMIDS,
     "model.normalization": NORMALIZATIONS,
     "model.variance": DECODER_VARIANCES,
     "data.name": ["digits", *TFDS_INFO, *(f"toy:{name}" for name in TOYS)],
-    "objective.kind": ["denoising", "bound", *CRITERIA.keys() - {"explicit"}],
+    "objective.kind": OBJECTIVES,
     "objective.weighting": WEIGHTINGS,
     "objective.times": TIME_SAMPLERS,
     "dequantizer.name": ["none", *DEQUANTIZERS],
@@ -89,19 +87,13 @@ def fields_of(make):
 
 #: Of each field that chooses a class, the fields of its group that each class has and the choice leaves open.
 CLASSES = {
-    "sde.name": {name: fields_of(cls) for name, cls in SDES.items()},
-    "parameterization.output": {
-        name: fields_of(cls) - ({"scale_input", "condition_on"} if name == "edm" else set())
-        for name, cls in PARAMETERIZATIONS.items()
-    },
+    "sde.name": {name: fields_of(diffusion.sde) for name, diffusion in DIFFUSIONS.items()},
+    "parameterization.output": {name: fields_of(cls) - {*cls.fixed} for name, cls in PARAMETERIZATIONS.items()},
     "model.name": {
         **{name: fields_of(family.module) - {*family.fixed} for name, family in NETWORKS.items()},
-        # It has a filter and a combination for what it fixes to have neither.
-        "ddpm": fields_of(NETWORKS["ddpm"].module) - {*NETWORKS["ddpm"].fixed, "fir_kernel", "progressive_combine"},
         "ncsn": fields_of(NETWORKS["ncsn"].module) - {"num_classes"},  # its classes are levels
-        "vae": fields_of(VAE),
     },
-    "sampling.predictor": {name: fields_of(make) for name, make in PREDICTORS.items()} | dict.fromkeys(ADAPTIVE, ()),
+    "sampling.predictor": {name: fields_of(make) for name, make in METHODS.items()},
     "sampling.corrector": {"none": ()} | {name: fields_of(make) for name, make in CORRECTORS.items()},
 }
 
@@ -121,9 +113,9 @@ def test_a_field_is_read_where_the_class_that_is_chosen_has_it(selector):
 
 
 def test_the_noise_scale_is_read_by_the_solvers_that_follow_it():
-    heedful = {name for name, make in PREDICTORS.items() if follows_of(make()) in ("any", "sde")}
+    heedful = {name for name, make in METHODS.items() if follows_of(make()) in ("any", "sde")}
     (clause,) = FIELDS["sampling.noise_scale"].when.clauses[1:]
-    assert {*clause[0].values} == heedful | {"adaptive_sde"}
+    assert {*clause[0].values} == heedful
 
 
 #: Defaults of classes that are of other values than the field's, because a publication has them.
@@ -133,12 +125,12 @@ OWN |= {("DDPM", name) for name in ("num_blocks", "resblock_type", "skip_rescale
 
 
 COMPONENTS = {
-    "sde": [*SDES.values()],
+    "sde": [diffusion.sde for diffusion in DIFFUSIONS.values()],
     "parameterization": [*PARAMETERIZATIONS.values()],
-    "model": [*(family.module for family in NETWORKS.values()), VAE, LinenNetwork],
+    "model": [*(family.module for family in NETWORKS.values()), LinenNetwork],
     "dequantizer": [*DEQUANTIZERS.values()],
     "sampling": [
-        *(make if isinstance(make, type) else type(make()) for make in PREDICTORS.values()),
+        *(make if isinstance(make, type) else type(make()) for make in METHODS.values()),
         *(*CORRECTORS.values(), PredictorCorrector),
     ],
 }
@@ -213,7 +205,7 @@ def test_the_estimate_of_a_networks_size_is_right_within_a_factor_of_two(name):
     experiment = Experiment.from_config(config, shape, 256 if len(shape) == 3 else None, purposes=())
     shapes = jax.eval_shape(lambda: experiment.network.init(jax.random.key(0), (1, *shape)))
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
-    estimate = parameter_count(dict(config.model), shape, num_scales=config.parameterization.num_scales)
+    estimate = NETWORKS[name].num_parameters(dict(config.model), shape, config.parameterization.num_scales)
     assert 0.5 < estimate / count < 2.0, (estimate, count)
 
 

@@ -11,7 +11,7 @@ import pytest
 from score_sde.chains import Chain
 from score_sde.config import from_file
 from score_sde.data import source_info
-from score_sde.experiment import make_process, make_sde
+from score_sde.diffusions import make_process, make_sde
 from score_sde.models.registry import make_network
 from score_sde.objectives.times import LevelTimes
 from score_sde.parameterization import CONDITIONS

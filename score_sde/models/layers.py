@@ -151,6 +151,10 @@ class AttentionBlock(nn.Module):
         return residual_sum(x, h, self.skip_rescale)
 
 
+#: How a network that embeds the noise may do so.
+EMBEDDINGS = ("positional", "fourier")
+
+
 class TimeEmbedding(nn.Module):
     """The noise condition as a vector of width ``4 * width``: positional or Fourier features and two dense layers."""
 

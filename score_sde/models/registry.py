@@ -1,7 +1,8 @@
 """From a name and its fields to a network or a dequantiser; the registries of those one can train."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,30 +14,42 @@ from score_sde.models.flowpp import FlowPP
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsn import NCSN, NCSNv2
 from score_sde.models.ncsnpp import NCSNpp
+from score_sde.models.sizes import autoencoder_count, mlp_count, ncsn_count, refinenet_count, unet_count
 from score_sde.models.vae import VAE, LinenVAE, make_vae
 
 
 class Family(NamedTuple):
-    """A kind of network: its module, the fields that the name fixes, and how often it halves its images."""
+    """A kind of network, and what sets it apart."""
 
     module: type[nn.Module]
-    fixed: Mapping[str, Any]
-    halvings: int = 0
+    num_parameters: Callable[..., float]  # about
+    fixed: Mapping[str, Any] = MappingProxyType({})  # fields that the name fixes
+    halvings: int = 0  # of its images, where no field says how many
+    for_images: bool = True  # else for vectors
+    is_latent: bool = False  # an encoder and a decoder without a score
+    looks_up_level: bool = False  # by its number
+    needs_embedding: bool = False
+
+    def has(self, field: str) -> bool:
+        """Whether the network has a field, be it fixed or not."""
+        return field in {each.name for each in dataclasses.fields(self.module)}
 
 
 # What the DDPM of the originals does not read from its configuration.
 _DDPM = {
     **{"resblock_type": "ddpm", "skip_rescale": False, "min_group_channels": 1, "init_scale": 0.0, "fir": False},
-    **{"progressive": "none", "progressive_input": "none"},
+    # Without filter and pyramid these do nothing.
+    **{"progressive": "none", "progressive_input": "none", "progressive_combine": "sum", "fir_kernel": (1, 3, 3, 1)},
 }
 NETWORKS: Mapping[str, Family] = {
-    "ncsnpp": Family(NCSNpp, {}),
-    "ddpm": Family(DDPM, _DDPM),
-    "ncsn": Family(NCSN, {"resolution": 64}, 1),
-    "ncsnv2_64": Family(NCSNv2, {"resolution": 64}, 1),
-    "ncsnv2_128": Family(NCSNv2, {"resolution": 128}, 2),
-    "ncsnv2_256": Family(NCSNv2, {"resolution": 256}, 3),
-    "mlp": Family(MLP, {}),
+    "ncsnpp": Family(NCSNpp, unet_count),
+    "ddpm": Family(DDPM, unet_count, _DDPM),
+    "ncsn": Family(NCSN, ncsn_count, {"resolution": 64}, 1, looks_up_level=True),
+    "ncsnv2_64": Family(NCSNv2, refinenet_count, {"resolution": 64}, 1),
+    "ncsnv2_128": Family(NCSNv2, refinenet_count, {"resolution": 128}, 2),
+    "ncsnv2_256": Family(NCSNv2, refinenet_count, {"resolution": 256}, 3),
+    "mlp": Family(MLP, mlp_count, for_images=False, needs_embedding=True),
+    "vae": Family(VAE, autoencoder_count, is_latent=True),
 }
 DEQUANTIZERS: Mapping[str, type[nn.Module]] = {"flowpp": FlowPP}
 
@@ -56,11 +69,11 @@ def make_network(
         UserError: For an unknown name, and shapes that the network cannot take.
     """
     if fields["name"] not in NETWORKS:
-        raise unknown("network", fields["name"], [*NETWORKS, "vae"])
+        raise unknown("network", fields["name"], NETWORKS)
     family = NETWORKS[fields["name"]]
     _check_shape(fields, family, event_shape)
     given = {**fields, "rescale_input": not centered, **family.fixed}
-    if family.module is NCSN:
+    if family.looks_up_level:
         given["num_classes"] = num_scales
     return LinenNetwork(family.module(**_known(family.module, given)), fields["dtype"])
 
@@ -69,7 +82,7 @@ def make_latent_model(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -
     """The variational autoencoder for data of a shape.
 
     Args:
-        fields: The fields of ``config.model``, of which it takes those that :func:`~score_sde.models.vae.make_vae` has.
+        fields: The fields of ``config.model``, of which it takes those of :class:`~score_sde.models.vae.VAE`.
         event_shape: Shape of one example.
 
     Raises:
@@ -124,7 +137,7 @@ def _known(module: type[nn.Module], fields: Mapping[str, Any]) -> dict[str, Any]
 
 def _check_shape(fields: Mapping[str, Any], family: Family, event_shape: tuple[int, ...]) -> None:
     name = fields["name"]
-    if family.module is MLP:
+    if not family.for_images:
         if len(event_shape) != 1:
             raise UserError(
                 f"The network 'mlp' takes vectors; the data have shape {event_shape}. Set config.model.name=ncsnpp."

@@ -6,30 +6,48 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def parameter_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], *, num_scales: int = 1) -> float:
-    """About how many parameters the network has: only what is largest in each layer is counted.
+def mlp_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
+    """About how many parameters the network for vectors has; in all of these only what is largest in each layer counts.
 
     Args:
         fields: The fields of ``config.model``.
         event_shape: Shape of one example.
         num_scales: Number of noise levels, for NCSN.
 
-    >>> fields = {"name": "mlp", "features": 100, "num_blocks": 3}
-    >>> parameter_count(fields, (2,))
+    >>> mlp_count({"features": 100, "num_blocks": 3}, (2,))
     101000.0
     """
-    name, features = fields["name"], float(fields["features"])
-    if name == "vae":
-        return _autoencoder(fields, event_shape)
-    if name == "mlp":
-        # Two layers and the shift by the embedding in each block; two of the embedding; the first layer and the last.
-        return 3.0 * fields["num_blocks"] * features**2 + features**2 + 5.0 * features * math.prod(event_shape)
-    if name.startswith("ncsn") and name != "ncsnpp":
-        # About 50 convolutions, most of them of twice the features; NCSN has three numbers per channel and level.
-        return 50.0 * 9.0 * (2.0 * features) ** 2 + (300.0 * features * num_scales if name == "ncsn" else 0.0)
-    widths = [features * multiplier for multiplier in fields["channel_multipliers"]]
+    features = float(fields["features"])
+    # Two layers and the shift by the embedding in each block; two of the embedding; the first layer and the last.
+    return 3.0 * fields["num_blocks"] * features**2 + features**2 + 5.0 * features * math.prod(event_shape)
+
+
+def refinenet_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
+    """Of NCSNv2: about 50 convolutions, most of them of twice the features."""
+    return 50.0 * 9.0 * (2.0 * float(fields["features"])) ** 2
+
+
+def ncsn_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
+    """Of NCSN, which has three numbers per channel and level beside."""
+    return refinenet_count(fields, event_shape) + 300.0 * float(fields["features"]) * num_scales
+
+
+def unet_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
+    """Of a U-Net."""
+    widths = [float(fields["features"]) * multiplier for multiplier in fields["channel_multipliers"]]
     # Down two convolutions of w by w in each block, up one of them of 2 w by w, in one block more.
     return sum((2.0 * fields["num_blocks"] + 3.0 * (fields["num_blocks"] + 1)) * 9.0 * width**2 for width in widths)
+
+
+def autoencoder_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
+    """Of an autoencoder: the dense layers of both directions, and the convolutions before and after them."""
+    channels, size = [float(channel) for channel in fields["channels"]], float(math.prod(event_shape))
+    ends = [event_shape[-1], *channels]
+    if channels:
+        size *= channels[-1] / event_shape[-1] / 4.0 ** len(channels)
+    widths = [size, *map(float, fields["widths"]), 2.0 * fields["latent_dim"]]
+    dense = sum(a * b for a, b in itertools.pairwise(widths))
+    return 2.0 * dense + 18.0 * sum(a * b for a, b in itertools.pairwise(ends))
 
 
 def dequantizer_count(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> float:
@@ -50,23 +68,9 @@ def dequantizer_count(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -
 
 
 def feature_numbers(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> float:
-    """How many numbers one example has where it is largest: the data themselves, or the first feature maps.
+    """How many numbers one example has where a score network is largest: the data, or the first feature maps.
 
-    >>> feature_numbers({"name": "mlp", "features": 100}, (2,)), feature_numbers({"name": "vae"}, (8, 8, 1))
-    (100.0, 64.0)
+    >>> feature_numbers({"features": 100}, (2,)), feature_numbers({"features": 1}, (8, 8, 3))
+    (100.0, 192.0)
     """
-    event, name = float(math.prod(event_shape)), fields["name"]
-    if name == "vae":
-        return event
-    return max(event, float(fields["features"]) * (1 if name == "mlp" else math.prod(event_shape[:-1])))
-
-
-def _autoencoder(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> float:
-    """The dense layers of both directions, and the convolutions before and after them."""
-    channels, size = [float(channel) for channel in fields["channels"]], float(math.prod(event_shape))
-    ends = [event_shape[-1], *channels]
-    if channels:
-        size *= channels[-1] / event_shape[-1] / 4.0 ** len(channels)
-    widths = [size, *map(float, fields["widths"]), 2.0 * fields["latent_dim"]]
-    dense = sum(a * b for a, b in itertools.pairwise(widths))
-    return 2.0 * dense + 18.0 * sum(a * b for a, b in itertools.pairwise(ends))
+    return max(float(math.prod(event_shape)), float(fields["features"]) * math.prod(event_shape[:-1]))

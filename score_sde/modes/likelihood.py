@@ -10,6 +10,7 @@ import numpy as np
 from score_sde.chains import Chain
 from score_sde.config import ConfigDict
 from score_sde.data import Source
+from score_sde.diffusions import CONTINUOUS, DIFFUSIONS
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import mean_and_std_error, with_error
 from score_sde.evaluation.baseline import gaussian_mixture_bits_per_dim
@@ -38,6 +39,7 @@ from score_sde.modes.workdir import (
     summarize,
     trained_model,
 )
+from score_sde.parameterization import LEVEL_CONDITIONS
 from score_sde.report.likelihood_plots import bounds_plot, likelihood_histogram, noise_levels_plot, rate_distortion
 from score_sde.state import TrainState
 from score_sde.training.writers import ProgressBar, compiling
@@ -125,17 +127,17 @@ def check_limit(config: ConfigDict) -> None:
         UserError: If the network was trained on a chain that is not the SDE's own, or tells times apart by the number
             of the nearest level.
     """
-    own = {"vp": "linear", "ve": "geometric"}.get(config.sde.name)
-    if config.sde.schedule not in ("continuous", own):
+    own = DIFFUSIONS[config.sde.name].own
+    if config.sde.schedule not in (CONTINUOUS, own):
         raise UserError(
             f"The network was trained on the chain sde.schedule={config.sde.schedule}, and this is asked of the flow "
             f"of the {config.sde.name} SDE, which is the limit of another; expected continuous or {own}."
         )
-    if config.parameterization.condition_on == "descending_level":
+    if LEVEL_CONDITIONS.get(config.parameterization.condition_on):
         raise UserError(
-            "The network is told the number of a noise level (config.parameterization.condition_on=descending_level) "
-            "and knows no time between two, where the flow needs it; expected a network trained in continuous time, "
-            "such as configs/ve/cifar10_ncsnpp_continuous.py."
+            "The network is told the number of a noise level (config.parameterization.condition_on="
+            f"{config.parameterization.condition_on}) and knows no time between two, where the flow needs it; expected "
+            "a network trained in continuous time, such as configs/ve/cifar10_ncsnpp_continuous.py."
         )
 
 

@@ -7,11 +7,13 @@ autoencoder.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.chains import Chain
 from score_sde.config import ConfigDict, build
 from score_sde.errors import UserError
 from score_sde.likelihood.dequantization import Quantization
@@ -64,6 +66,34 @@ class Trainees:
         return cls(score=network, reversal=network, latent=latent)
 
 
+class Kind(NamedTuple):
+    """A kind of objective: its loss, the fields that it takes beside those of all, and what it trains."""
+
+    loss: Callable[..., LossFn]
+    fields: tuple[str, ...] = ()
+    of_bound: bool = False  # of a chain, with its variances; else a score at times that are drawn
+
+
+def _criterion(name: str, *fields: str) -> Kind:
+    def loss(*given: Any, **options: Any) -> LossFn:
+        criterion = CRITERIA[name](**{field: options.pop(field) for field in fields})
+        return criterion_loss(*given, criterion=criterion, **options)
+
+    return Kind(loss, fields)
+
+
+#: Kinds of objectives by name.
+OBJECTIVES: Mapping[str, Kind] = MappingProxyType(
+    {
+        "denoising": Kind(score_matching_loss),
+        "bound": Kind(vlb_loss, ("hybrid",), of_bound=True),
+        "implicit": _criterion("implicit"),
+        "sliced": _criterion("sliced", "num_projections"),
+        "sliced_vr": _criterion("sliced_vr", "num_projections"),
+    }
+)
+
+
 def make_loss(
     config: ConfigDict,
     process: Process,
@@ -71,26 +101,21 @@ def make_loss(
     parameterization: Parameterization,
     quantization: Quantization,
 ) -> LossFn:
-    """The loss that ``config.objective`` describes; the bound is that of a chain."""
+    """The loss that ``config.objective`` describes; of a variational autoencoder its own bound."""
     objective = config.objective
     if trainees.latent is not None:
         return vae_loss(trainees.latent)
-    if objective.kind == "bound":
-        assert isinstance(process, Chain)
-        return vlb_loss(
-            process, trainees.reversal, parameterization, quantization=quantization, hybrid=objective.hybrid or None
-        )
+    kind = OBJECTIVES[objective.kind]
+    own = {field: objective[field] or None for field in kind.fields}  # 0 stands for none of it
+    if kind.of_bound:
+        return kind.loss(process, trainees.reversal, parameterization, quantization=quantization, **own)
     fields = {"t0": objective.t_min, "num_levels": config.parameterization.num_scales, "sde": process}
     options = {
         "times": build(TIME_SAMPLERS[objective.times], fields),
         "weighting": WEIGHTINGS[objective.weighting],
         "reduce_mean": objective.reduce_mean,
     }
-    if objective.kind == "denoising":
-        return score_matching_loss(process, trainees.score, parameterization, **options)
-    projections = {} if objective.kind == "implicit" else {"num_projections": objective.num_projections}
-    criterion = CRITERIA[objective.kind](**projections)
-    return criterion_loss(process, trainees.score, parameterization, criterion, **options)
+    return kind.loss(process, trainees.score, parameterization, **options, **own)
 
 
 def with_fraction(network: Network, fraction: float) -> Network:

@@ -1,0 +1,94 @@
+"""The diffusions of configurations: an SDE for each name, and the chains of which it is the limit."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from score_sde.chains import BETAS, DDPM, NCSN, SIGMAS, Chain
+from score_sde.config import ConfigDict, build
+from score_sde.errors import UserError
+from score_sde.processes import Process
+from score_sde.sdes import SDE, VE, VP, SubVP
+
+#: The one schedule that is no chain.
+CONTINUOUS = "continuous"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diffusion:
+    """An SDE and what goes with it.
+
+    Attributes:
+        sde: The SDE.
+        chain: From a schedule, the number of levels and the SDE to a chain of which it is the limit.
+        schedules: The names of these chains.
+        own: The schedule whose chain visits the SDE's own marginals.
+        keeps_data: Whether data stay as they are while noise is added, from ``sigma_min`` on; else they shrink, and a
+            chain begins with data without noise.
+    """
+
+    sde: type[SDE]
+    chain: Callable[[str, int, Any], Chain] | None = None
+    schedules: Collection[str] = ()
+    own: str = CONTINUOUS
+    keeps_data: bool = False
+
+
+def _ddpm(name: str, n: int, sde: VP) -> Chain:
+    betas = BETAS[name](n, sde.beta_min / n, sde.beta_max / n)
+    if not float(betas.max()) < 1.0:
+        raise UserError(
+            f"With config.parameterization.num_scales={n} levels a step of the {name} chain has variance "
+            f"{float(betas.max()):g}; expected less than 1, so more than config.sde.beta_max levels."
+        )
+    return DDPM(betas=betas)
+
+
+def _ncsn(name: str, n: int, sde: VE) -> Chain:
+    return NCSN(sigmas=SIGMAS[name](n, sde.sigma_min, sde.sigma_max))
+
+
+#: Diffusions by the names of ``config.sde.name``.
+DIFFUSIONS: Mapping[str, Diffusion] = MappingProxyType(
+    {
+        "vp": Diffusion(sde=VP, schedules=BETAS, chain=_ddpm, own="linear"),
+        "subvp": Diffusion(sde=SubVP),
+        "ve": Diffusion(sde=VE, schedules=SIGMAS, chain=_ncsn, own="geometric", keeps_data=True),
+    }
+)
+
+
+def on_chain(config: ConfigDict) -> bool:
+    """Whether the schedule names a chain, be it one of this SDE or not."""
+    return config.sde.schedule in {*BETAS, *SIGMAS}
+
+
+def make_sde(config: ConfigDict) -> SDE:
+    """The forward process that the configuration names.
+
+    Raises:
+        UserError: For numbers that make no such process, by the names of their fields.
+    """
+    try:
+        return build(DIFFUSIONS[config.sde.name].sde, config.sde)
+    except UserError as error:
+        raise UserError(re.sub(r"\b(beta|sigma)_(min|max) is", r"config.sde.\g<0>", str(error))) from None
+
+
+def make_process(config: ConfigDict, sde: SDE) -> Process:
+    """The SDE, or the chain of ``parameterization.num_scales`` levels that ``sde.schedule`` names.
+
+    Raises:
+        UserError: For a schedule that the SDE is not the limit of.
+    """
+    name, diffusion = config.sde.schedule, DIFFUSIONS[config.sde.name]
+    if not on_chain(config):
+        return sde
+    if diffusion.chain is None or name not in diffusion.schedules:
+        raise UserError(
+            f"config.sde.schedule is {name}, and config.sde.name is {config.sde.name}; expected "
+            f"{', '.join([CONTINUOUS, *diffusion.schedules])}."
+        )
+    return diffusion.chain(name, config.parameterization.num_scales, sde)
