@@ -11,7 +11,7 @@ from score_sde.likelihood.dequantization import UniformDequantizer
 from score_sde.modes.dequantizer import held_out_losses, load_dequantizer, named, train_dequantizer
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.workdir import experiment_of, measured_split, provenance, trained_model
-from score_sde.report.plots import loss_curve
+from score_sde.report.measured import loss_curve
 
 log = logging.getLogger(__name__)
 

@@ -45,6 +45,7 @@ from score_sde.modes.workdir import (
     summarize,
     trained_model,
 )
+from score_sde.report.quantities import metric_quantities
 from score_sde.state import TrainState
 from score_sde.training.writers import ProgressBar, compiling
 from score_sde.typing import Params
@@ -263,31 +264,7 @@ def _tell(entry: Mapping[str, Any]) -> None:
         if name in entry:
             log.info("  %s %s", name, with_error(entry[name], entry[f"{name}_std_error"]))
     metrics = entry.get("metrics", {})
-    for line in (line for name, result in metrics.items() for line in metric_lines(name, result)):
-        log.info("  %s", line)
+    for each in metric_quantities(metrics):
+        log.info("  %s", each.line)
     for warning in dict.fromkeys(text for result in metrics.values() for text in result["details"].get("warnings", ())):
         log.warning("  %s", warning)
-
-
-def metric_lines(name: str, result: Mapping[str, Any]) -> list[str]:
-    """A metric in words, an estimator a line: the plain value, and the value corrected for its bias, if there is one.
-
-    An interval stands beside the estimate that it belongs to.
-
-    >>> result = {"value": 9.0, "std_error": 0.5, "interval": (6.0, 8.0), "protocol": {"num_samples": 10}}
-    >>> print(*metric_lines("frechet", result | {"details": {"corrected": 7.0}}), sep=chr(10))
-    frechet 9.0000 +- 0.5000
-    frechet corrected for the bias of 10 samples 7.0000 (6.0000 to 8.0000)
-    >>> metric_lines("kid", result | {"details": {}})
-    ['kid 9.0000 +- 0.5000 (6.0000 to 8.0000)']
-    """
-    error = "" if result["std_error"] is None else f" +- {result['std_error']:.4f}"
-    interval = "" if result["interval"] is None else " ({:.4f} to {:.4f})".format(*result["interval"])
-    corrected = result["details"].get("corrected")
-    if corrected is None:
-        return [f"{name} {result['value']:.4f}{error}{interval}"]
-    samples = result["protocol"]["num_samples"]
-    return [
-        f"{name} {result['value']:.4f}{error}",
-        f"{name} corrected for the bias of {samples} {plural(samples, 'sample')} {corrected:.4f}{interval}",
-    ]

@@ -1,7 +1,6 @@
 """The held-out likelihood of a trained model, with its error budget."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from score_sde.config import ConfigDict
 from score_sde.data import Source
 from score_sde.diffusions import CONTINUOUS, DIFFUSIONS
 from score_sde.errors import UserError, plural
-from score_sde.evaluation.base import mean_and_std_error, with_error
+from score_sde.evaluation.base import mean_and_std_error
 from score_sde.evaluation.baseline import gaussian_mixture_bits_per_dim
 from score_sde.evaluation.budget import error_budget
 from score_sde.evaluation.chain_bound import dataset_chain_bound
@@ -40,7 +39,8 @@ from score_sde.modes.workdir import (
     trained_model,
 )
 from score_sde.parameterization import LEVEL_CONDITIONS
-from score_sde.report.likelihood_plots import bounds_plot, likelihood_histogram, noise_levels_plot, rate_distortion
+from score_sde.report.measured import draw_likelihood
+from score_sde.report.quantities import comparable, quantities_of
 from score_sde.state import TrainState
 from score_sde.training.writers import ProgressBar, compiling
 
@@ -62,7 +62,6 @@ class _Measurement(NamedTuple):
     identity: str
     report: dict[str, Any]
     columns: dict[str, np.ndarray]
-    pictures: list[Callable[[], object]]  # to be drawn when all is measured
 
     @property
     def total(self) -> int:
@@ -92,7 +91,7 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str, *, out: Path
     noise = load_noise(experiment, workdir) if on_flow else Noise()
     identity = identity_of(experiment, state.ema_params, noise, source)
     report: dict[str, Any] = {**provenance(state, command), **average, "identity": digest(identity)}
-    run = _Measurement(experiment, state, source, noise, place, identity, report, {}, [])
+    run = _Measurement(experiment, state, source, noise, place, identity, report, {})
     compiling("the likelihood")
     if experiment.latent is not None:
         _measure_latent(run)
@@ -110,10 +109,7 @@ def _write(run: _Measurement) -> None:
     """Write what was found; the results of other settings are kept."""
     place, report = run.place, run.report
     keep_earlier(place, "likelihood", report["identity"])
-    for draw in run.pictures:
-        draw()
-    if len(rows := _comparable(report)) > 1:
-        bounds_plot(rows, place / "bounds.png", unit=_unit(run.experiment))
+    draw_likelihood(place, report, run.columns)
     atomic_savez(place / "likelihood.npz", **run.columns)
     atomic_write_json(place / "likelihood.json", report)
     for name in _PARTIALS.values():
@@ -176,8 +172,6 @@ def _measure_chain(run: _Measurement) -> None:
         chain_distortion=bound.distortion,
         chain_level_bits=bound.level_bits,
     )
-    picture = run.place / "rate_distortion.png"
-    run.pictures.append(lambda: rate_distortion(bound.level_bits, bound.rate, bound.distortion, picture))
 
 
 def _measure_latent(run: _Measurement) -> None:
@@ -197,7 +191,7 @@ def _measure_latent(run: _Measurement) -> None:
     _add_mean(report, experiment, result)
     loose = bound.elbo_bits_per_dim if discrete else -bound.elbo_nats
     report["elbo"], report["elbo_std_error"] = mean_and_std_error(loose)
-    _add_baseline(run, result)
+    _add_baseline(run, len(bound.nats))
 
 
 def _measure_flow(run: _Measurement) -> None:
@@ -236,11 +230,7 @@ def _measure_flow(run: _Measurement) -> None:
         log.info("Loss by noise level: %d levels.", settings.noise_levels)
         levels = noise_level_report(experiment, params, source, noise=noise)
         report["noise_levels"] = levels._asdict()
-        stds = {"uniform times": levels.uniform_std, "importance-sampled times": levels.importance_std}
-        picture = run.place / "noise_levels.png"
-        unit = _unit(experiment)
-        run.pictures.append(lambda: noise_levels_plot(levels.log_snr, levels.bits, stds, picture, unit=unit))
-    _add_baseline(run, result)
+    _add_baseline(run, len(result.nats))
 
 
 def _protocol(experiment: Experiment, noise: Noise, total: int) -> str:
@@ -285,31 +275,19 @@ def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLik
         report["bits_per_dim"], report["std_error"] = mean_and_std_error(result.bits_per_dim[good])
 
 
-def _add_baseline(run: _Measurement, result: DatasetLikelihood) -> None:
-    """The Gaussian mixture's bits per dimension, and the histogram."""
-    experiment, report = run.experiment, run.report
-    if experiment.quantization.num_levels is None:
+def _add_baseline(run: _Measurement, count: int) -> None:
+    """The bits per dimension of a Gaussian mixture on the same images; large ones would take minutes to fit."""
+    experiment = run.experiment
+    if experiment.quantization.num_levels is None or int(np.prod(experiment.event_shape)) > _BASELINE_DIM:
         return
-    baseline = None
-    if int(np.prod(experiment.event_shape)) <= _BASELINE_DIM:
-        log.info("Gaussian mixture: fitted to the training images, for comparison.")
-        train_source = load_split(experiment.config, "train")
-        mixture = gaussian_mixture_bits_per_dim(
-            train_source.gather(np.arange(len(train_source))),
-            run.source.gather(np.arange(len(result.nats))),
-            quantization=experiment.quantization,
-        )
-        report["baseline"] = mixture._asdict()
-        baseline = mixture.bits_per_dim
-    mean, error = report["bits_per_dim"], report["std_error"]
-    interval = report.get("interval", (mean - 1.96 * error, mean + 1.96 * error))
-    bits = result.bits_per_dim[result.success]
-    picture, how = run.place / "likelihood.png", {"mean": mean, "interval": interval, "baseline": baseline}
-    run.pictures.append(lambda: likelihood_histogram(bits, picture, **how))
-
-
-def _unit(experiment: Experiment) -> str:
-    return "nats per example" if experiment.quantization.num_levels is None else "bits per dimension"
+    log.info("Gaussian mixture: fitted to the training images, for comparison.")
+    train_source = load_split(experiment.config, "train")
+    mixture = gaussian_mixture_bits_per_dim(
+        train_source.gather(np.arange(len(train_source))),
+        run.source.gather(np.arange(count)),
+        quantization=experiment.quantization,
+    )
+    run.report["baseline"] = mixture._asdict()
 
 
 def _value(report: dict[str, Any]) -> tuple[float, float]:
@@ -319,27 +297,9 @@ def _value(report: dict[str, Any]) -> tuple[float, float]:
     return -report["nats_per_example"], report["nats_std_error"]
 
 
-def _comparable(report: dict[str, Any]) -> list[tuple[str, float, float]]:
-    """Negative log-likelihoods and bounds on them, where there are any."""
-    rows = []
-    if "nats_per_example" in report:
-        rows.append((report.get("quantity", "NLL of the flow"), *_value(report)))
-    if "elbo" in report:
-        rows.append(("evidence lower bound", report["elbo"], report["elbo_std_error"]))
-    for name in ("bound_bits_per_dim", "bound_nats_per_example"):
-        if name in report:
-            rows.append(("bound of the reverse SDE", report[name], report["bound_std_error"]))
-    if chain := report.get("chain_bound"):
-        rows.append(("variational bound of the chain", chain["bits_per_dim"], chain["std_error"]))
-    if mixture := report.get("baseline"):
-        rows.append(("Gaussian mixture", mixture["bits_per_dim"], mixture["std_error"]))
-    return rows
-
-
 def _lines(report: dict[str, Any]) -> list[str]:
     """What is said at the end."""
-    unit = "bits/dim" if "bits_per_dim" in report or "nats_per_example" not in report else "nats per example"
-    lines = [f"{name}: {with_error(mean, error, digits=3, unit=unit)}." for name, mean, error in _comparable(report)]
+    lines = [f"{each.line}." for each in comparable(quantities_of("likelihood.json", report))]
     if "nats_per_example" in report:
         lines.append(
             f"{report['num_examples']} {plural(report['num_examples'], 'example')}, "

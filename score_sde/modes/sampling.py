@@ -21,7 +21,7 @@ from score_sde.evaluation.problems import CASES
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples
 from score_sde.experiment import Experiment, make_predictor
-from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text, check_writable, one_at_a_time
+from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text, check_writable, jsonable, one_at_a_time
 from score_sde.metrics import moments
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.workdir import (
@@ -33,8 +33,10 @@ from score_sde.modes.workdir import (
     summarize,
     trained_model,
 )
+from score_sde.report.charts import save_charts
 from score_sde.report.conformance_page import conformance_markdown
-from score_sde.report.pareto import pareto_markdown, pareto_plot
+from score_sde.report.measured import pareto_chart
+from score_sde.report.pareto import pareto_markdown
 from score_sde.report.plots import image_grid, scatter, trajectory_strip
 from score_sde.solvers import DETERMINISTIC
 from score_sde.training.writers import ProgressBar, compiling
@@ -148,7 +150,7 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
         **how,
     }
     atomic_write_json(place / "pareto.json", report)
-    pareto_plot(points, first, place / "pareto.png")
+    save_charts(place / "pareto.png", pareto_chart(jsonable(report)))
     atomic_write_text(place / "pareto.md", pareto_markdown(points, first, how))
     discard(partial)
     summarize(workdir, place)

@@ -34,7 +34,8 @@ from score_sde.modes.workdir import (
     summarize,
     trained_model,
 )
-from score_sde.report.plots import image_grid, loss_curve, scatter
+from score_sde.report.measured import loss_curve
+from score_sde.report.plots import image_grid, scatter
 from score_sde.state import TrainState
 from score_sde.training.loop import Task, Watch, run
 from score_sde.typing import Params

@@ -1,23 +1,10 @@
-"""The page and the picture of a sweep over samplers: quality against evaluations."""
+"""The page of a sweep over samplers: quality against evaluations."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from score_sde.errors import plural
 from score_sde.evaluation.pareto import Point, front, recommended
-from score_sde.report.plots import save_figure, solver_lines
-
-
-def pareto_plot(points: Sequence[Point], references: Sequence[Point], path: Path) -> Path:
-    """Fréchet distance against evaluations, one line per solver on its best grid, with the front and the reference."""
-    best: dict[str, dict[int, float]] = {}
-    for point in points:
-        line = best.setdefault(point.setting.solver, {})
-        line[point.num_evals] = min(point.distance, line.get(point.num_evals, float("inf")))
-    edge = {point.num_evals: point.distance for point in front(points)}
-    level = min(point.distance for point in references)
-    return save_figure(solver_lines(best, edge, level), path)
 
 
 def pareto_markdown(points: Sequence[Point], references: Sequence[Point], provenance: dict[str, Any]) -> str:

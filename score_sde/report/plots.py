@@ -4,16 +4,14 @@ Images are drawn by integer upscaling, pixel for pixel: what looks blurred is bl
 on the Agg canvas, without pyplot, so nothing here needs a display or leaves global state behind.
 """
 
-import logging
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from score_sde.errors import plural
-from score_sde.files import atomic_path, read_json_lines
+from score_sde.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,12 +19,10 @@ if TYPE_CHECKING:
 
     from score_sde.likelihood.dequantization import Quantization
 
-log = logging.getLogger(__name__)
-
 GRID_TILE, STRIP_TILE = 40, 64  # smallest side of an image in a grid and in a strip, in screen pixels
 GAP = 2  # white pixels between images
 MAX_POINTS = 5000  # of a scatter plot; more hide each other
-BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#4a5568"
+BLUE, GREY = "#2b6cb0", "#4a5568"
 DPI = 130
 
 
@@ -68,32 +64,6 @@ def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, 
     return save_figure(_scatter_strip(values, times), path)
 
 
-def loss_curve(metrics_path: Path, path: Path) -> Path | None:
-    """The training loss, raw and smoothed, with the losses on held-out data, from a ``metrics.jsonl``.
-
-    Where the file holds no loss, nothing is drawn, which is said, and ``None`` returned.
-
-    Raises:
-        UserError: If the picture cannot be written.
-    """
-    records = read_json_lines(metrics_path) or []
-    steps, losses = _series(records, "loss")
-    if not len(steps):
-        log.warning("There is no loss in %s, and %s is not drawn.", metrics_path, path)
-        return None
-    eval_steps, eval_losses = _series(records, "eval_loss")
-    figure, axes = new_figure(7.0, 4.2)
-    axes.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=0.8, label="training loss")
-    axes.plot(steps, _smooth(losses), color=BLUE, linewidth=1.8, label="training loss, smoothed")
-    if len(eval_steps):
-        axes.plot(eval_steps, eval_losses, "o-", color=ORANGE, markersize=4, linewidth=1.0, label="held-out loss (EMA)")
-    if min(losses.min(), eval_losses.min(initial=math.inf)) > 0.0:
-        _log_scale(axes)
-    axes.set(xlabel="training step", ylabel="loss", title="Training")
-    axes.legend(frameon=False)
-    return save_figure(figure, path)
-
-
 def scatter(samples: np.ndarray, data: np.ndarray | None, path: Path) -> Path:
     """Data and samples side by side on equal axes; both ``(n, d)``, of which the first two coordinates are drawn.
 
@@ -110,28 +80,6 @@ def scatter(samples: np.ndarray, data: np.ndarray | None, path: Path) -> Path:
         count = min(len(points), MAX_POINTS)
         axes.set(title=f"{title} ({count} {plural(count, 'point')})", xlabel="$x_1$", ylabel="$x_2$")
     return save_figure(figure, path)
-
-
-def solver_lines(lines: Mapping[str, Mapping[int, float]], front: Mapping[int, float], level: float) -> "Figure":
-    """Distance against evaluations, both on log scales: a line per solver, the front below them, a reference level."""
-    figure, axes = new_figure(8.0, 5.0)
-    for name, line in lines.items():
-        counts = [count for count in sorted(line) if math.isfinite(line[count])]
-        axes.plot(counts, [line[count] for count in counts], "o-", markersize=3, linewidth=1.0, label=name)
-    axes.step(list(front), list(front.values()), where="post", color=GREY, linewidth=3.0, alpha=0.3, label="front")
-    axes.axhline(level, color=GREY, linestyle="--", linewidth=1.0, label="reference, 1000 steps")
-    axes.set_xscale("log")
-    if level > 0.0 or any(distance > 0.0 for line in lines.values() for distance in line.values()):
-        axes.set_yscale("log")
-    ticks: list[int] = []
-    for count in sorted({count for line in lines.values() for count in line}, reverse=True):
-        if not ticks or count < 0.9 * ticks[-1]:  # labels nearer than that overlap
-            ticks.append(count)
-    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
-    axes.set_xticks([], minor=True)
-    axes.set(xlabel="evaluations of the score per sample", ylabel="Fréchet distance of pixels", title="Samplers")
-    axes.legend(frameon=False, fontsize=8, ncols=2)
-    return figure
 
 
 def _tile(pixels: np.ndarray, rows: int, columns: int, side: int) -> np.ndarray:
@@ -206,40 +154,6 @@ def _scatter_panel(axes: "Axes", points: np.ndarray, limit: float, color: str) -
     axes.scatter(x, y, s=size, c=color, alpha=0.6, linewidths=0)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     axes.grid(False)
-
-
-def _series(records: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and finite values of one metric."""
-    pairs = [(record["step"], record[name]) for record in records if isinstance(record.get(name), int | float)]
-    table = np.array(pairs, np.float64).reshape(-1, 2)
-    table = table[np.isfinite(table).all(axis=1)]
-    return table[:, 0], table[:, 1]
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """An exponential moving average over about a thirtieth of the curve, without the bias of its start."""
-    rate = 1.0 / max(1.0, len(values) / 30.0)
-    smoothed, total, weight = np.empty_like(values), 0.0, 0.0
-    for index, value in enumerate(values):
-        total += rate * (value - total)
-        weight += rate * (1.0 - weight)
-        smoothed[index] = total / weight
-    return smoothed
-
-
-def _log_scale(axes: "Axes") -> None:
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
-
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    # A loss rarely spans many decades; powers of ten alone would leave one tick or none.
-    if high / low < 2.0:
-        axes.yaxis.set_major_locator(MaxNLocator(6))
-    else:
-        subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high / low < 20.0 else (1.0, 2.0, 5.0)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure", Any]:

@@ -13,7 +13,7 @@ from score_sde.data.base import ArraySource
 from score_sde.errors import UserError
 from score_sde.evaluation.chain_bound import MODELS, dataset_chain_bound
 from score_sde.modes.workdir import build_experiment
-from score_sde.report.likelihood_plots import rate_distortion
+from score_sde.report.measured import draw_likelihood
 
 SHAPE = (4, 4, 1)
 LEVELS = np.random.RandomState(0).randint(8, size=(70, *SHAPE)).astype(np.uint8)
@@ -104,8 +104,10 @@ def test_a_network_is_measured_from_end_to_end(tmp_path, name, schedule):
     result = dataset_chain_bound(experiment, params, SOURCE, progress=done.append)
     assert done == [40, 10] and len(result.bits_per_dim) == 50
     assert np.isfinite(result.bits_per_dim).all() and (result.bits_per_dim > 0.0).all()
-    path = rate_distortion(result.level_bits, result.rate, result.distortion, tmp_path / "rate.png")
-    assert path.stat().st_size > 10_000
+    columns = {"rate": result.rate, "distortion": result.distortion, "level_bits": result.level_bits}
+    draw_likelihood(tmp_path, {}, {f"chain_{name}": column for name, column in columns.items()})
+    assert [path.name for path in tmp_path.iterdir()] == ["rate_distortion.png"]
+    assert (tmp_path / "rate_distortion.png").stat().st_size > 10_000
 
 
 def test_a_network_in_continuous_time_is_refused():

@@ -2,14 +2,18 @@
 
 import html
 import json
+import re
+from pathlib import Path
 
 import pytest
 
-from score_sde.report.forms import misshapen, of_several_models
+import score_sde
 from score_sde.report.page import write_report
-from score_sde.report.page.run import REPORTS
+from score_sde.report.results import MODES, forms, misshapen, of_several_models
 from score_sde.report.summary import write_summary
 from tests.report.test_html import _fill
+
+PACKAGE = Path(score_sde.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +54,28 @@ def test_a_field_of_another_form_is_said_on_every_page(filled, name, place, valu
     path.write_bytes(whole)
     problem = html.unescape(report.read_text().split('class="problems"')[1].split("</div>")[0])
     assert f"{name} has {said}" in problem
-    assert f"--mode={REPORTS[name]} again" in problem
-    if name in ("likelihood.json", "sampling.json", "eval.json"):
-        assert f"{name} has" in summary.read_text() and "<b>" not in summary.read_text()
+    assert f"--mode={MODES[name]} again" in problem
+    assert f"{name} has" in summary.read_text() and "<b>" not in summary.read_text()
 
 
 def test_what_is_written_is_of_its_form(filled):
     reports = {path.name: json.loads(path.read_text()) for path in filled.glob("*.json")}
-    assert misshapen({name: report for name, report in reports.items() if name in REPORTS}, REPORTS) == []
+    assert misshapen({name: report for name, report in reports.items() if name in MODES}) == []
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_every_described_field_is_one_that_is_written(name):
+    """A field that a mode has renamed is found by its name, which nothing else of the package would hold."""
+    rooms = ("modes", "evaluation", "metrics", "plan")
+    written = "\n".join(path.read_text() for room in rooms for path in (PACKAGE / room).rglob("*.py"))
+    keys = {key for path in forms(name) for key in path.split(".")} - {"*", "[]"}
+    made = {key.removesuffix("_std_error") for key in keys}  # some are written beside the name of their number
+    assert not {key for key in made if not re.search(rf"\b{key}(_std_error)?\b", written)}
 
 
 def test_results_of_two_models_in_one_place_are_said_to_be(filled):
     """By the fingerprints of their parameters, where their steps are the same; averages of a width are many."""
-    said = "sampling.json and likelihood.json are of different models of step 3000"
+    said = "likelihood.json and sampling.json are of different models of step 3000"
     paths = [filled / name for name in ("sampling.json", "likelihood.json")]
     whole = [path.read_bytes() for path in paths]
 

@@ -56,25 +56,3 @@ def test_the_page_is_whole_quiet_and_as_wide_as_the_window(report, browser, sche
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert said == [] and all(url == report.as_uri() or url.startswith("data:") for url in asked)
     page.close()
-
-
-def test_charts_are_read_out_by_pointer_and_keyboard_and_pictures_turn(report, browser):
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto(report.as_uri())
-    chart = page.locator("figure", has=page.locator("strong", has_text="Loss")).first
-    svg = chart.locator("svg")
-    svg.hover()
-    assert chart.locator("output").inner_text().startswith("step ")
-    page.mouse.move(0, 0)
-    svg.focus()
-    page.keyboard.press("ArrowRight")
-    first = chart.locator("output").inner_text()
-    page.keyboard.press("ArrowRight")
-    assert first.startswith("step 100 ") and chart.locator("output").inner_text().startswith("step 200 ")
-    seen = page.locator(".frames figcaption:visible")
-    assert seen.all_inner_texts() == ["step 2"]
-    page.locator(".progress input").press("ArrowLeft")
-    assert seen.all_inner_texts() == ["step 1"]
-    page.emulate_media(media="print")
-    assert seen.all_inner_texts() == ["step 1", "step 2"]
-    page.close()

@@ -1,20 +1,30 @@
 """The colors of the page can be told apart."""
 
 import re
-from importlib import resources
 
 import numpy as np
 import pytest
+
+from score_sde.report.charts import COLORS
+from score_sde.report.rendering import asset
+
+
+def _palettes():
+    """The colors of the light and of the dark scheme by their names."""
+    blocks = re.findall(r":root \{(.*?)\}", asset("page.css"), re.S)
+    return [dict(re.findall(r"--([\w-]+): #([0-9a-f]{6})", block)) for block in blocks]
+
+
+def test_charts_are_drawn_in_the_colors_of_the_light_scheme():
+    light, dark, *_ = _palettes()
+    assert {name: light[name] for name in COLORS.values()} == {name: color[1:] for color, name in COLORS.items()}
+    assert set(COLORS.values()) <= set(dark)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_stand_out_from_what_is_behind_them(scheme):
     """The ratios of WCAG 2.1, criteria 1.4.3 and 1.4.11: 4.5 for words, 3 for graphics."""
-    css = resources.files("score_sde.report.page").joinpath("page.css").read_text()
-    palettes = [
-        dict(re.findall(r"--([\w-]+): #([0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S)
-    ]
-    colours = palettes[scheme == "dark"]
+    colours = _palettes()[scheme == "dark"]
 
     def luminance(name):
         parts = [int(colours[name][i : i + 2], 16) / 255 for i in (0, 2, 4)]

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import pytest
 
 from score_sde.files import atomic_write_json
-from score_sde.report.page.run import parameter_count, read_run
-from score_sde.report.page.timings import read_timings
+from score_sde.report.run import parameter_count, read_run
+from score_sde.report.timings import read_timings
 from score_sde.training.writers import MetricWriter
 
 

@@ -1,17 +1,17 @@
 """Pictures show the numbers they were given."""
 
-import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from score_sde.errors import UserError
 from score_sde.likelihood.dequantization import Quantization
-from score_sde.report import likelihood_plots, plots
+from score_sde.report import measured, plots
 
 RNG = np.random.default_rng(0)
 
@@ -95,36 +95,25 @@ def _write_metrics(path, records):
     return path
 
 
-def test_the_loss_curve_shows_losses_and_evaluations(tmp_path, monkeypatch):
+def _drawn(chart):
+    axes = Figure().subplots()
+    chart.draw(axes, *chart.drawn)
+    return axes
+
+
+def test_the_loss_curve_shows_losses_and_evaluations():
     records = [
         {"step": s, "loss": 1.0 / s} | ({"eval_loss": 2.0 / s} if s % 20 == 0 else {}) for s in range(10, 101, 10)
     ]
-    metrics = _write_metrics(tmp_path / "metrics.jsonl", [*records, {"step": 110, "loss": float("nan")}])
-    with metrics.open("a") as file:
-        file.write('{"step": 120, "lo')  # a crash
-    figures = []
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or path)
-    plots.loss_curve(metrics, tmp_path / "loss.png")
-    axes = figures[0].axes[0]
-    raw, smooth, held_out = axes.lines
-    np.testing.assert_allclose(raw.get_xydata(), [(s, 1 / s) for s in range(10, 101, 10)])
+    axes = _drawn(measured.loss_chart([*records, {"step": 110, "loss": float("nan")}]))
+    training, held_out = axes.lines
+    np.testing.assert_allclose(training.get_xydata(), [(s, 1 / s) for s in range(10, 101, 10)])
     np.testing.assert_allclose(held_out.get_xydata(), [(s, 2 / s) for s in range(20, 101, 20)])
-    assert len(smooth.get_xdata()) == 10 and axes.get_yscale() == "log"
-    assert axes.get_xlabel() == "training step" and axes.get_ylabel() == "loss"
+    assert axes.get_yscale() == "log" and axes.get_xlabel() == "step"
 
 
-def test_a_negative_loss_is_drawn_on_a_linear_scale(tmp_path, monkeypatch):
-    metrics = _write_metrics(tmp_path / "m.jsonl", [{"step": s, "loss": 1.0 - s} for s in range(5)])
-    figures = []
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or path)
-    plots.loss_curve(metrics, tmp_path / "loss.png")
-    assert figures[0].axes[0].get_yscale() == "linear"
-
-
-def test_smoothing_keeps_a_constant_and_narrows_noise():
-    np.testing.assert_allclose(plots._smooth(np.full(200, 3.0)), 3.0)
-    noise = RNG.standard_normal(3000)
-    assert plots._smooth(noise)[100:].std() < 0.15
+def test_a_negative_loss_is_drawn_on_a_linear_scale():
+    assert _drawn(measured.loss_chart([{"step": s, "loss": 1.0 - s} for s in range(5)])).get_yscale() == "linear"
 
 
 @pytest.mark.parametrize("content", [None, "", "no line of these\n", '{"step": 1, "loss": null}\n'])
@@ -132,36 +121,30 @@ def test_without_losses_nothing_is_drawn_and_this_is_said(tmp_path, caplog, cont
     metrics, picture = tmp_path / "metrics.jsonl", tmp_path / "loss.png"
     if content is not None:
         metrics.write_text(content)
-    assert plots.loss_curve(metrics, picture) is None and not picture.exists()
-    assert [record.getMessage() for record in caplog.records if record.name == plots.__name__] == [
+    assert measured.loss_curve(metrics, picture) is None and not picture.exists()
+    assert [record.getMessage() for record in caplog.records if record.name == measured.__name__] == [
         f"There is no loss in {metrics}, and {picture} is not drawn."
     ]
 
 
+LEVELS = {"log_snr": [3.0, 0.0, -3.0], "bits": [1.0, 2.0], "uniform_std": [1.0, 2.0], "importance_std": [1.0, 1.0]}
+
+
 def test_figures_are_written_and_replace_older_ones(tmp_path):
-    metrics = _write_metrics(tmp_path / "m.jsonl", [{"step": 1, "loss": 0.5}])
-    drawn = [
-        plots.loss_curve(metrics, tmp_path / "loss.png"),
-        plots.scatter(RNG.standard_normal((300, 2)), RNG.standard_normal((500, 2)), tmp_path / "scatter.png"),
-        likelihood_plots.likelihood_histogram(
-            np.append(RNG.gamma(5, 0.5, 99), np.inf), tmp_path / "l.png", mean=2.5, interval=(2.3, 2.7), baseline=2.6
-        ),
-        likelihood_plots.noise_levels_plot(
-            np.linspace(13, -10, 6),
-            np.ones(5),
-            {"a": np.ones(5), "b": np.full(5, 2.0)},
-            tmp_path / "n.png",
-            unit="bits",
-        ),
-        likelihood_plots.bounds_plot([("NLL", 2.5, 0.1), ("bound", 2.6, np.nan)], tmp_path / "b.png", unit="bits"),
-        likelihood_plots.rate_distortion(np.ones(4), np.arange(5), np.arange(5)[::-1], tmp_path / "r.png"),
-    ]
-    for path in drawn:
-        canvas = _pixels(path)
-        assert canvas.shape[1] > 600 and canvas.std() > 5
+    (tmp_path / "m.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo', encoding="utf-8")
     (tmp_path / "loss.png").write_bytes(b"old")
-    plots.loss_curve(metrics, tmp_path / "loss.png")
-    assert _pixels(tmp_path / "loss.png").std() > 5
+    measured.loss_curve(tmp_path / "m.jsonl", tmp_path / "loss.png")
+    plots.scatter(RNG.standard_normal((300, 2)), RNG.standard_normal((500, 2)), tmp_path / "scatter.png")
+    report = {"bits_per_dim": 2.5, "std_error": 0.1, "interval": [2.3, 2.7], "baseline": {"bits_per_dim": 2.6},
+              "bound_bits_per_dim": 2.6, "noise_levels": LEVELS}  # fmt: skip
+    arrays = {"bits_per_dim": np.append(RNG.gamma(5, 0.5, 99), np.inf), "chain_level_bits": np.ones(4)}
+    arrays |= {"chain_rate": np.arange(5.0), "chain_distortion": np.arange(5.0)[::-1]}
+    measured.draw_likelihood(tmp_path, report, arrays)
+    names = {"loss.png", "scatter.png", "likelihood.png", "bounds.png", "noise_levels.png", "rate_distortion.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == names
+    for name in names:
+        canvas = _pixels(tmp_path / name)
+        assert canvas.shape[1] > 600 and canvas.std() > 5
 
 
 def test_a_picture_that_cannot_be_written_is_the_users_error(tmp_path):
@@ -173,25 +156,20 @@ def test_a_picture_that_cannot_be_written_is_the_users_error(tmp_path):
 def test_importing_the_package_imports_nothing_heavy():
     code = (
         "import sys, score_sde.training.writers, score_sde.evaluation.baseline; "
-        "from score_sde.report import plots, summary; "
+        "from score_sde.report import page, plots, summary; "
         "print([m for m in ('matplotlib', 'sklearn', 'PIL', 'tensorboardX', 'tqdm') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_pictures_of_one_example_leave_out_what_it_does_not_tell(tmp_path, monkeypatch):
+def test_pictures_of_one_example_leave_out_what_it_does_not_tell(tmp_path):
     """One example has no spread and no interval: no scale is logarithmic for them, and no word is of nan."""
-    figures = []
-    monkeypatch.setattr(likelihood_plots, "save_figure", lambda figure, path: figures.append(figure) or path)
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure) or path)
-    path, none = tmp_path / "picture.png", (np.nan, np.nan)
-    likelihood_plots.likelihood_histogram(np.array([2.5]), path, mean=2.5, interval=none)
-    stds = {"uniform": np.zeros(2), "importance": np.array([0.0, np.nan])}
-    likelihood_plots.noise_levels_plot(np.array([1.0, 0.0, -1.0]), np.array([0.5, 2.0]), stds, path, unit="bits")
-    likelihood_plots.bounds_plot([("NLL", 2.5, np.nan), ("bound", 2.6, np.nan)], path, unit="bits")
-    plots.scatter(np.zeros((1, 2)), None, path)
-    figures.append(plots.solver_lines({"ddim": {5: -0.1, 10: 0.0}}, {5: -0.1}, -0.2))
-    for figure in figures:
-        figure.savefig(path)  # warnings are errors
-        words = [text.get_text() for text in figure.findobj(Text)]
+    report = {"bits_per_dim": 2.5, "std_error": np.nan, "interval": (np.nan, np.nan), "bound_bits_per_dim": 2.6}
+    levels = LEVELS | {"uniform_std": np.zeros(2), "importance_std": np.array([0.0, np.nan])}
+    measured.draw_likelihood(tmp_path, report | {"noise_levels": levels}, {"bits_per_dim": np.array([2.5])})
+    assert {path.name for path in tmp_path.iterdir()} == {"bounds.png", "noise_levels.png"}
+    points = [{"setting": {"solver": "ddim"}, "num_evals": 5, "distance": -0.1}]
+    for chart in (measured.pareto_chart({"points": points, "references": points}), *measured._bounds(report, {})):
+        words = [text.get_text() for text in _drawn(chart).findobj(Text)]
         assert not [word for word in words if "nan" in word or "1 images" in word or "1 points" in word], words
+    plots.scatter(np.zeros((1, 2)), None, tmp_path / "scatter.png")

@@ -13,7 +13,8 @@ from score_sde.errors import UserError
 from score_sde.files import atomic_write_json, atomic_write_text
 from score_sde.machine import describe_machine
 from score_sde.report.page import write_report
-from score_sde.report.summary import ARTEFACTS, PICTURES, write_summary
+from score_sde.report.run import ARTEFACTS, PICTURES
+from score_sde.report.summary import write_summary
 from tests.checkpointing.small import save
 
 MACHINE = {
@@ -56,7 +57,7 @@ def test_a_complete_run_shows_everything(tmp_path):
     assert path == tmp_path / "summary.md" and "not yet run" not in page
     for expected in (
         "2.123 ± 0.032 bits/dim", "2.573 ± 0.036 bits/dim", "80 components, diag covariance", "exact trace \\| uniform",
-        "45.2 (at most 60)", "31.4 s", "0.12500 |", "0.25000 ± 0.01000", "at step 100", "digits, vp, mlp",
+        "| 45.25 |  | at most 60 |", "31.4 s", "| 0.125 |", "0.250 ± 0.010", "at step 100", "digits · vp · mlp",
         "seed = `42`", "heun, 50 steps", "python -m score_sde --mode=sample", "2025-01-02",
         "2 CPUs of Some CPU", "JAX 0.10.2",
     ):  # fmt: skip
@@ -65,7 +66,7 @@ def test_a_complete_run_shows_everything(tmp_path):
     assert all((tmp_path / link).exists() for link in links)
     assert {name for name, _, _ in PICTURES} | {name for name, _, _ in ARTEFACTS} <= set(links)
     for table_row in (line for line in page.splitlines() if line.startswith("| ") and "group" not in line):
-        assert len(re.findall(r"(?<!\\)\|", table_row)) in (3, 4)
+        assert len(re.findall(r"(?<!\\)\|", table_row)) in (3, 5)
 
 
 def test_an_empty_directory_says_how_to_make_each_thing(tmp_path):
@@ -92,7 +93,7 @@ def test_continuous_data_are_shown_in_nats_and_failures_are_not_hidden(tmp_path)
     }
     atomic_write_json(tmp_path / "likelihood.json", report | {"nats_std_error": 0.25, "num_failed": 3})
     page = write_summary(tmp_path).read_text(encoding="utf-8")
-    assert "5.000 ± 0.250 nats per example" in page and "bits/dim" not in page
+    assert "5.00 ± 0.25 nats per example" in page and "bits/dim" not in page
     assert "| Failed solves | 3 |" in page
 
 
@@ -105,14 +106,15 @@ def test_what_one_example_does_not_tell_is_left_out(tmp_path):
     )
     page = write_summary(tmp_path).read_text(encoding="utf-8")
     results = page.partition("## Pictures")[0]
-    assert "| +0.07390 |" in results and "on 1 example;" in results and "1 noise level per example" in results
-    assert "?" not in results and "1 examples" not in results
+    assert "| +0.0739 bits/dim |" in results and "on 1 example;" in results and "1 noise level per example" in results
+    assert "\N{EN DASH}" not in results and "1 examples" not in results
 
 
 def test_sparse_reports_do_not_stop_the_page(tmp_path):
     for name in ("likelihood.json", "sampling.json", "eval.json", "config.json"):
         atomic_write_json(tmp_path / name, {})
-    assert "nats per example" in write_summary(tmp_path).read_text(encoding="utf-8")
+    page = write_summary(tmp_path).read_text(encoding="utf-8")
+    assert "| Held-out likelihood | *not yet run: `--mode=likelihood`* |" in page and "## Files" in page
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):

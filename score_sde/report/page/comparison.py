@@ -3,21 +3,18 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from score_sde.config import differing_fields
 from score_sde.errors import plural
 from score_sde.evaluation.base import mean_and_std_error
-from score_sde.report.page.bars import intervals
-from score_sde.report.page.charts import line_chart, series_of
-from score_sde.report.page.figures import Z95, Estimate, dig, span, with_error
-from score_sde.report.page.markup import Markup, code, element, join, note, table
-from score_sde.report.page.quantities import Quantity, loss_law, quantities, unlike
+from score_sde.report.charts import Chart, curve_of, intervals, line_chart
+from score_sde.report.figures import Z95, Estimate, dig, with_error
+from score_sde.report.page.blocks import Section, Table, Words, grid, picture
 from score_sde.report.page.record import shown
-from score_sde.report.page.run import Run, complete_config
-from score_sde.report.page.sections import Section, picture
+from score_sde.report.quantities import Quantity, judged, loss_law, quantities, unlike
+from score_sde.report.run import Run, complete_config
 
 _DATA = ("data.name", "data.shape", "likelihood.num_examples")  # what decides which examples are measured
 
@@ -27,16 +24,16 @@ def comparison(runs: Sequence[Run]) -> Section | None:
     if len(runs) < 2:
         return None
     labels = labels_of(runs)
+    found = [judged(quantities(run)) for run in runs]
     pictures = [picture(run, "samples.png", label, "sample") for run, label in zip(runs, labels, strict=True)]
-    shown_pictures = [each for each in pictures if each]
-    body = join(
-        _numbers(runs, labels),
-        element("div", *_charts(runs, labels), class_="grid"),
-        join(element("h3", "Samples"), element("div", *shown_pictures, class_="grid")) if shown_pictures else None,
-        element("h3", "Settings that differ"),
+    blocks = [
+        *_numbers(runs, found, labels),
+        grid(*_charts(runs, found, labels)),
+        *([Words("Samples", "heading"), grid(*pictures)] if any(pictures) else []),
+        Words("Settings that differ", "heading"),
         _settings(runs, labels),
-    )
-    return Section("comparison", "Comparison", body)
+    ]
+    return Section("comparison", "Comparison", blocks)
 
 
 def labels_of(runs: Sequence[Run]) -> list[str]:
@@ -88,43 +85,35 @@ def _paired(base: Run, other: Run, column: str) -> np.ndarray | None:
     return (second - first)[good & fine]
 
 
-def _numbers(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
+def _numbers(runs: Sequence[Run], found: Sequence[list[Quantity]], labels: Sequence[str]) -> list[Table | Words]:
     """One row per number: what each run has, and how the others differ from the first."""
-    found = [{each.key: each for each in quantities(run)} for run in runs]
-    keys = list(dict.fromkeys(key for each in found for key in each))
+    by_key = [{each.key: each for each in some} for some in found]
     rows = []
-    for key in keys:
-        some = next(each[key] for each in found if key in each)
-        row: list[Any] = [join(some.label, element("span", f" {some.unit}", class_="unit") if some.unit else None)]
-        for index, (run, each) in enumerate(zip(runs, found, strict=True)):
-            row.append(_cell(runs[0], run, found[0].get(key), each.get(key), is_first=index == 0))
-        rows.append(row)
+    for key in dict.fromkeys(key for each in by_key for key in each):
+        some = next(each[key] for each in by_key if key in each)
+        cells = [_cell(runs[0], run, by_key[0].get(key), each.get(key)) for run, each in zip(runs, by_key, strict=True)]
+        rows.append([[(some.label, ""), (some.unit, "unit")], *cells])
     if not rows:
-        return note("None of the runs has been measured.")
+        return [Words("None of the runs has been measured.")]
     words = (
         "± is a standard error. Differences are to the first run; they are marked where 1.96 of their errors do not "
+        "reach zero. Numbers of unlike protocols are shown, but not subtracted."
     )
-    return join(
-        table(["", *labels], rows, caption="Headline numbers side by side", class_="numbers compared"),
-        note(words, "reach zero. Numbers of unlike protocols are shown, but not subtracted."),
-    )
+    return [Table("Headline numbers side by side", ["", *labels], rows, "numbers compared"), Words(words)]
 
 
-def _cell(base: Run, run: Run, first: Quantity | None, second: Quantity | None, *, is_first: bool) -> Markup:
+def _cell(base: Run, run: Run, first: Quantity | None, second: Quantity | None) -> list[tuple[str, str]]:
+    """The lines of a cell: the number, its interval, and how it differs from that of the first run."""
     if second is None:
-        return element("span", "not measured", class_="unit")
-    interval = span(second.found)
-    parts = [element("div", with_error(Estimate(second.found.value, second.found.std_error)))]
-    if interval:
-        parts.append(element("div", interval, class_="unit"))
-    if is_first or first is None:
-        return join(*parts)
+        return [("not measured", "unit")]
+    lines = [(second.value, ""), (second.interval, "unit")]
+    if first is None or run is base:
+        return lines
     if fields := _unlike_fields(first, second):
-        return join(*parts, element("div", "not comparable: ", "; ".join(fields), class_="problem"))
+        return [*lines, (f"not comparable: {'; '.join(fields)}", "problem")]
     change, how = difference(base, run, first, second)
     clear = change.std_error is not None and abs(change.value) > Z95 * change.std_error
-    words = element("div", with_error(change, sign=True), class_="change clear" if clear else "change")
-    return join(*parts, words, element("div", how, class_="unit"))
+    return [*lines, (with_error(change, sign=True), "change clear" if clear else "change"), (how, "unit")]
 
 
 def _unlike_fields(first: Quantity, second: Quantity) -> list[str]:
@@ -133,28 +122,23 @@ def _unlike_fields(first: Quantity, second: Quantity) -> list[str]:
     return [f"unit ({first.unit} and {second.unit})"]
 
 
-def _charts(runs: Sequence[Run], labels: Sequence[str]) -> list[Markup]:
+def _charts(runs: Sequence[Run], found: Sequence[list[Quantity]], labels: Sequence[str]) -> list[Chart | None]:
     charts = []
     for name, title in (("loss", "Training loss"), ("eval_loss", "Held-out loss"), ("grad_norm", "Gradient norm")):
         curves = []
         for tone, (run, label) in enumerate(zip(runs, labels, strict=True)):
             errors = dict(run.series(f"{name}_std_error"))
             points = [(step, value, errors.get(step)) for step, value in run.series(name)]
-            mark = "dots" if errors else "line"
-            curve = series_of(label, points, tone=tone, z=Z95, mark=mark)
+            curve = curve_of(label, points, tone=tone, mark="dots" if errors else "line")
             # Dashes show what lies below: curves of runs with the same seed may coincide.
             curves.append(dataclasses.replace(curve, dashed=tone > 0))
         charts.append(line_chart(curves, title=title, x_label="step", log_y=True, note=_unlike_losses(runs, name)))
-    rows = [
-        (label, each.found, tone)
-        for tone, (run, label) in enumerate(zip(runs, labels, strict=True))
-        for each in quantities(run)
-        if each.key == "nll"
-    ]
-    units = {each.unit: None for run in runs for each in quantities(run) if each.key == "nll"}
-    if len(rows) > 1 and len(units) == 1:
-        charts.append(intervals(rows, title="Negative log-likelihood", unit=", ".join(units)))
-    return [chart for chart in charts if chart]
+    likelihoods = [(index, each) for index, some in enumerate(found) for each in some if each.key == "nll"]
+    units = {each.unit for _, each in likelihoods}
+    if len(likelihoods) > 1 and len(units) == 1:
+        rows = [(labels[index], each.found, index) for index, each in likelihoods]
+        charts.append(intervals(rows, title="Negative log-likelihood", unit=units.pop()))
+    return charts
 
 
 def _unlike_losses(runs: Sequence[Run], name: str) -> str:
@@ -165,12 +149,12 @@ def _unlike_losses(runs: Sequence[Run], name: str) -> str:
     return "These losses are of different things: compare their shapes, not their values."
 
 
-def _settings(runs: Sequence[Run], labels: Sequence[str]) -> Markup:
+def _settings(runs: Sequence[Run], labels: Sequence[str]) -> Table | Words:
     configs = [complete_config(run) for run in runs if run.config is not None]
     if len(configs) < len(runs):
-        return note("Not every run has a config.json.")
+        return Words("Not every run has a config.json.")
     names = sorted({line.split(":")[0] for other in configs[1:] for line in differing_fields(configs[0], other)})
     if not names:
-        return note("All settings are the same.")
-    rows = [[code(name), *(code(shown(dig(each, name))) for each in configs)] for name in names]
-    return table(["field", *labels], rows, caption="Settings that differ", class_="fields")
+        return Words("All settings are the same.")
+    rows = [[name, *(shown(dig(each, name)) for each in configs)] for name in names]
+    return Table("Settings that differ", ["field", *labels], rows, "fields", tuple(range(len(runs) + 1)))

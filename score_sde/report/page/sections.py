@@ -1,183 +1,152 @@
-"""The first half of a page: the numbers, how training went, and what the model makes."""
+"""The parts of a page that show how training went, what the model makes, and how good it is."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from score_sde.errors import plural
-from score_sde.machine import hardware_line
-from score_sde.report.page.charts import line_chart, series_of
-from score_sde.report.page.figures import Z95, Estimate, duration, finite, number, span, with_error
-from score_sde.report.page.markup import Markup, code, element, join, note
-from score_sde.report.page.quantities import Quantity, quantities
-from score_sde.report.page.run import Run, parameter_count
+from score_sde.report.charts import Chart, Level, curve_of, line_chart
+from score_sde.report.figures import Estimate, dig, finite, number, with_error
+from score_sde.report.measured import LIKELIHOOD, budget_chart, loss_chart, pareto_chart, scaling_chart
+from score_sde.report.page.blocks import Group, Picture, Section, Table, Words, grid, missing, numbers, picture
+from score_sde.report.quantities import Quantity, estimate_at, facts, judged, metric_quantities
+from score_sde.report.results import CHECKPOINT
+from score_sde.report.run import Run
 
 _CARDS = 6  # numbers shown large; the rest are in their sections
+_LOSSES = ("step", "loss", "grad_norm", "eval_loss", "eval_loss_std_error")  # what is not drawn by itself
 
 
-class Section(NamedTuple):
-    """A part of the page under a heading of its own; without a body it is left out."""
-
-    id: str
-    title: str
-    body: Markup
-
-
-def missing(what: str, mode: str) -> Markup:
-    """What has not been made, and the mode that makes it."""
-    return element("p", what, " ", code(f"--mode={mode}"), class_="missing")
-
-
-def headline(run: Run) -> Section:
+def headline(run: Run, found: Sequence[Quantity]) -> Section:
     """The numbers that the run is judged by, and what it is and was run on."""
-    measured = quantities(run)
-    cards = [_card(each) for each in measured[:_CARDS]]
+    expected = {"likelihood.json": ("likelihood", "likelihood"), "metrics.json": ("metric of samples", "eval")}
     absent = [
-        missing(words, mode)
-        for words, file, mode in (
-            ("No likelihood has been measured yet:", "likelihood.json", "likelihood"),
-            ("No metric of samples has been measured yet:", "metrics.json", "eval"),
-        )
-        if file not in run.reports
+        missing(f"No {words} has been measured yet:", mode)
+        for name, (words, mode) in expected.items()
+        if name not in run.reports
     ]
-    facts = [element("div", element("dt", name), element("dd", value)) for name, value in _facts(run)]
-    body = join(
-        element("div", *cards, class_="cards") if cards else None,
-        *absent,
-        element("dl", *facts, class_="facts"),
-    )
-    return Section("numbers", "Headline numbers", body)
+    blocks = [Group("cards", judged(found)[:_CARDS]), *absent, Group("facts", facts(run))]
+    return Section("numbers", "Headline numbers", blocks)
 
 
-def training(run: Run) -> Section:
+def training(run: Run, found: Sequence[Quantity]) -> Section:
     """Loss, gradient norm, throughput and whatever else was logged, against steps."""
     if not run.records:
-        return Section("training", "Training", missing("There is no metrics.jsonl yet:", "train"))
-    errors = {step: value for step, value in run.series("eval_loss_std_error")}
-    held_out = [(step, value, errors.get(step)) for step, value in run.series("eval_loss")]
-    dropped = sum(finite(value) is None for name in ("loss", "eval_loss") for _, value in run.series(name))
+        return Section("training", "Training", [missing("There is no metrics.jsonl yet:", "train")])
+    rates = run.timings.rates
     charts = [
-        line_chart(
-            [
-                series_of("training", run.series("loss")),
-                series_of("held out, 95 % band", held_out, mark="dots", tone=1, z=Z95),
-            ],
-            title="Loss",
-            x_label="step",
-            log_y=True,
-            note=f"{dropped} values are no finite numbers and are left out." if dropped else "",
-        ),
+        loss_chart(run.records),
         _curve("Gradient norm", run.series("grad_norm"), 2, log_y=True),
-        _curve("Throughput", run.timings.rates["images_per_second"], 3, unit="images/s", zero=True),
-        _curve("Share of the time spent waiting for data", run.timings.rates["data_wait_fraction"], 4, zero=True),
+        _curve("Throughput", rates["images_per_second"], 3, y_label="images/s", zero=True),
+        _curve("Share of the time spent waiting for data", rates["data_wait_fraction"], 4, zero=True),
     ]
-    known = {"step", "loss", "grad_norm", "eval_loss", "eval_loss_std_error"}
-    others = sorted({name for record in run.records for name in record if isinstance(name, str)} - known)
+    others = sorted({name for record in run.records for name in record if isinstance(name, str)} - {*_LOSSES})
     charts += [_curve(name.replace("_", " "), run.series(name), 5) for name in others[:12]]
-    return Section("training", "Training", element("div", *charts, class_="grid"))
+    table = numbers(found, "Losses", "eval.json", "metrics.jsonl", "dequantizer.json")
+    return Section("training", "Training", [grid(*charts), table])
 
 
-def samples(run: Run) -> Section:
+def samples(run: Run, found: Sequence[Quantity]) -> Section:
     """Samples, how they came to be along the flow and along training, and what lies between images."""
-    report = run.report("sampling.json")
-    steps = report.get("num_steps")
-    how = [
-        f"{number(report.get('num_samples'))} {plural(report.get('num_samples'), 'sample')}",
-        str(report.get("solver", "")),
-        "adaptive steps" if steps is None else f"{number(steps)} {plural(steps, 'step')}",
-        f"{number(report.get('num_evals'))} {plural(report.get('num_evals'), 'evaluation')} each",
-    ]
-    caption = ", ".join(part for part in how if part) if report else ""
-    drawn = picture(run, "samples.png", "Samples", "sample", caption, class_="samples")
-    body = join(
+    evaluations = run.report("sampling.json").get("num_evals")
+    how = next((each.how for each in found if (each.file, each.style) == ("sampling.json", "number")), "")
+    caption = f"{how}, {number(evaluations)} {plural(evaluations, 'evaluation')} each" if how else ""
+    drawn = picture(run, "samples.png", "Samples", "sample", caption, "samples")
+    blocks = [
         None if drawn else missing("No samples have been drawn yet:", "sample"),
-        element("div", drawn, _progress(run), class_="grid"),
+        grid(drawn, _progress(run)),
         picture(run, "trajectory.png", "From noise to data", "sample", "along the reverse process, left to right"),
         picture(run, "interpolation.png", "Between held-out images", "latents", "along the probability flow"),
-    )
-    return Section("samples", "Samples", body)
-
-
-def picture(run: Run, name: str, title: str, mode: str, caption: str = "", class_: str = "") -> Markup | None:
-    """A PNG of the run with a caption; None if there is none."""
-    found = run.picture(name)
-    if found is None:
-        return None
-    words = element("figcaption", element("strong", title), element("span", caption, class_="unit"))
-    image = element(
-        "img", src=found.uri, alt=f"{title}: {caption or mode}", width=found.width, height=found.height, loading="lazy"
-    )
-    return element("figure", words, image, class_=f"picture {class_}".strip())
-
-
-def training_seconds(run: Run) -> float | None:
-    """Seconds of training, from the event files."""
-    return run.timings.seconds or None
-
-
-def _card(each: Quantity) -> Markup:
-    interval = span(each.found)
-    error = with_error(Estimate(each.found.value, each.found.std_error))
-    value, _, error = error.partition(" ± ")
-    return element(
-        "div",
-        element("h3", each.label),
-        element(
-            "p",
-            element("span", value, class_="number"),
-            element("span", f" ± {error}" if error else "", class_="error"),
-            element("span", f" {each.unit}" if each.unit else "", class_="unit"),
-            class_="figure",
-        ),
-        element("p", f"95 % interval {interval}", class_="interval") if interval else None,
-        element("p", f"for {each.interval_of}", class_="how") if interval and each.interval_of else None,
-        element("p", each.how, class_="how") if each.how else None,
-        class_="card",
-    )
-
-
-def _facts(run: Run) -> list[tuple[str, str]]:
-    """What the run is and was run on."""
-    count, seconds, step = parameter_count(run), training_seconds(run), run.newest("step")
-    machine = next((found for r in run.reports.values() if isinstance(found := r.get("hardware"), dict)), None)
-    rates = [value for _, value in run.timings.rates["images_per_second"]]
-    rows = [
-        ("Parameters", "" if count is None else f"{count:,}"),
-        ("Steps trained", "" if finite(step) is None else number(step)),
-        ("Batch", "" if run.setting("training.batch_size") is None else number(run.setting("training.batch_size"))),
-        ("Training time", "" if seconds is None else duration(seconds)),
-        ("Throughput", f"{number(sorted(rates)[len(rates) // 2], 3)} images/s (median)" if rates else ""),
-        ("Evaluations per sample", number(n) if (n := run.report("sampling.json").get("num_evals")) else ""),
-        ("Measured on", hardware_line(machine)),
+        numbers(found, "Samples in numbers", "sampling.json", "latents.json"),
     ]
-    return [(name, value) for name, value in rows if value]
+    return Section("samples", "Samples", blocks)
 
 
-def _curve(
-    title: str, points: list[tuple[float, float]], tone: int, *, unit: str = "", log_y: bool = False, zero: bool = False
-) -> Markup:
-    curve = series_of(title.lower(), points, tone=tone)
-    return line_chart([curve], title=title, x_label="step", y_label=unit, log_y=log_y, zero=zero)
+def likelihood(run: Run, found: Sequence[Quantity]) -> Section:
+    """How likely held-out data are, how far that number may be off, and where the bits are spent."""
+    report, arrays, charts = run.report("likelihood.json"), run.arrays("likelihood.npz"), []
+    if not report:
+        return Section("likelihood", "Likelihood", [missing("Nothing has been measured yet:", "likelihood")])
+    for name, (title, draw) in LIKELIHOOD.items():
+        charts += draw(report, arrays) or [picture(run, name, title, "likelihood")]
+    table = numbers(found, "Likelihood in numbers", "likelihood.json")
+    protocol = Words(str(report.get("protocol") or ""), "protocol")
+    return Section("likelihood", "Likelihood", [protocol, grid(*charts, budget_chart(report)), table])
 
 
-def _progress(run: Run) -> Markup | None:
-    """Samples of the same noise at several steps: one at a time under a slider, all of them in print."""
-    frames = []
-    for step, name in run.progress():
-        if found := run.picture(name):
-            image = element(
-                "img",
-                src=found.uri,
-                alt=f"Samples at step {step:,}",
-                width=found.width,
-                height=found.height,
-                loading="lazy",
-            )
-            frames.append(element("figure", image, element("figcaption", f"step {step:,}")))
-    if not frames:
-        return None
-    return element(
-        "div",
-        element("h3", "Through training"),
-        note("What the averaged parameters make of the same noise, step after step."),
-        element("div", *frames, class_="frames", tabindex="0", role="group", aria_label="Samples through training"),
-        class_="progress",
-    )
+def metrics(run: Run, found: Sequence[Quantity]) -> Section:
+    """How far samples are from data, each metric with its interval and protocol."""
+    table = numbers(found, "Metrics of samples", "metrics.json")
+    if not table.rows:
+        return Section("metrics", "Metrics of samples", [missing("Nothing has been measured yet:", "eval")])
+    told = [dig(entry, "details", "warnings") for entry in run.report("metrics.json")["metrics"].values()]
+    warnings = sorted({str(each) for several in told if isinstance(several, list) for each in several})
+    note = "Of a biased metric, the interval is about the corrected value; the plain one is what others report."
+    blocks = [table, *(Words(warning, "problem") for warning in warnings), Words(note)]
+    return Section("metrics", "Metrics of samples", blocks)
+
+
+def evaluation(run: Run, found: Sequence[Quantity]) -> Section:
+    """The checkpoints of the run beside one another, with the best marked."""
+    rows, best = _checkpoints(run), finite(run.report("evaluation.json").get("best"))
+    if not rows:
+        return Section("checkpoints", "Checkpoints", [missing("No checkpoints have been compared yet:", "eval")])
+    names = list(dict.fromkeys(name for _, values in rows for name in values))
+    marks, charts = [] if best is None else [Level("best", best, vertical=True)], []
+    for name in names:
+        points = [(step, v.value, v.std_error) for step, values in rows if (v := values.get(name))]
+        label = f"{name}, 95 % band" if any(error for _, _, error in points) else name
+        charts.append(line_chart([curve_of(label, points, mark="dots")], title=name, x_label="step", levels=marks))
+    cells = [
+        [
+            [(f"{number(step)} best", "best")] if finite(step) == best else number(step),
+            *(with_error(values.get(name)) for name in names),
+        ]
+        for step, values in rows
+    ]
+    table = Table("Checkpoints", ["step", *names], cells, "numbers dense")
+    return Section("checkpoints", "Checkpoints", [grid(*charts), table])
+
+
+def pareto(run: Run, found: Sequence[Quantity]) -> Section:
+    """Quality of samplers against their cost."""
+    drawn = pareto_chart(run.report("pareto.json")) or picture(run, "pareto.png", "Quality against cost", "pareto")
+    words = None if drawn else missing("Samplers have not been compared yet:", "pareto")
+    table = numbers(found, "The recommended sampler", "pareto.json")
+    return Section("samplers", "Samplers", [words, table, grid(drawn)])
+
+
+def plan(run: Run, found: Sequence[Quantity]) -> Section | None:
+    """What the run was expected to need; None if nothing was planned."""
+    report = run.report("plan.json")
+    advice = report.get("advice")
+    listed = [Words(str(line)) for line in advice] if isinstance(advice, list) else []
+    table = numbers(found, "Plan", "plan.json")
+    return Section("plan", "Plan", [table, grid(scaling_chart(report)), *listed]) if report else None
+
+
+def _curve(title: str, points: list[tuple[float, float]], tone: int, **options: Any) -> Chart | None:
+    return line_chart([curve_of(title.lower(), points, tone=tone)], title=title, x_label="step", **options)
+
+
+def _progress(run: Run) -> Group | None:
+    """Samples of the same noise at several steps."""
+    frames = [
+        Picture(f"step {step:,}", *found, f"Samples at step {step:,}")
+        for step, name in run.progress()
+        if (found := run.picture(name))
+    ]
+    return Group("frames", frames, "Through training") if frames else None
+
+
+def _checkpoints(run: Run) -> list[tuple[Any, dict[str, Estimate]]]:
+    """The step and the numbers of every checkpoint that was measured, by the names that they are shown under."""
+    listed = run.report("evaluation.json").get("checkpoints")
+    found = []
+    for row in listed if isinstance(listed, list) else ():
+        if finite(dig(row, "step")) is not None:
+            values = {str(field.label): estimate_at(row, field) for field in CHECKPOINT}
+            nested = row.get("metrics")
+            nested = metric_quantities(nested) if isinstance(nested, dict) else []
+            values |= {each.label: each.found for each in nested}
+            found.append((row["step"], {label: value for label, value in values.items() if value is not None}))
+    return found

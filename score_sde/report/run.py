@@ -5,7 +5,7 @@ import dataclasses
 import json
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,35 +15,73 @@ from score_sde.checkpointing import newest_config
 from score_sde.config import default_config, leaves
 from score_sde.errors import UserError
 from score_sde.files import Unreadable, read_arrays, read_bytes, read_json, read_json_lines
-from score_sde.report.forms import misshapen, of_several_models
-from score_sde.report.page.figures import dig, finite, real
-from score_sde.report.page.timings import Timings, read_timings
-from score_sde.report.summary import found_in, outdated
+from score_sde.machine import hardware_line
+from score_sde.report.figures import dig, number, series
+from score_sde.report.results import MODES, misshapen, of_several_models, outdated
+from score_sde.report.timings import Timings, read_timings
 
-#: The JSON a run may hold, and the mode that writes it.
-REPORTS = {
-    "sampling.json": "sample",
-    "likelihood.json": "likelihood",
-    "eval.json": "eval",
-    "metrics.json": "eval",
-    "evaluation.json": "eval",
-    "pareto.json": "pareto",
-    "latents.json": "latents",
-    "dequantizer.json": "train_dequantizer",
-    "plan.json": "plan",
-    "import.json": "import",
-}
+#: Picture, what it shows, and the mode that draws it.
+PICTURES = (
+    ("samples.png", "Samples", "sample"),
+    ("trajectory.png", "From noise to data", "sample"),
+    ("loss.png", "Training and held-out loss", "train"),
+    ("likelihood.png", "Bits per dimension of the held-out images", "likelihood"),
+    ("bounds.png", "Likelihood and bounds side by side", "likelihood"),
+    ("noise_levels.png", "Bits by noise level, and what importance-sampled times save", "likelihood"),
+    ("interpolation.png", "Between held-out images, along the probability flow", "latents"),
+    ("pareto.png", "Quality of samplers against their cost", "pareto"),
+)
+#: File or directory, what it holds, and the mode that writes it.
+ARTEFACTS = (
+    ("config.json", "the configuration", "train"),
+    ("checkpoints", "checkpoints: parameters, their average, optimizer, data position", "train"),
+    ("metrics.jsonl", "losses, one JSON object per logged step", "train"),
+    ("tensorboard", "the same for TensorBoard", "train"),
+    ("sampling.json", "how samples were drawn", "sample"),
+    ("samples.npz", "the samples", "sample"),
+    ("likelihood.json", "the held-out likelihood", "likelihood"),
+    ("likelihood.npz", "the likelihood of every held-out example", "likelihood"),
+    ("eval.json", "the loss on the test split", "eval"),
+    ("evaluation.json", "loss and metrics of every checkpoint that was measured, and the best", "eval"),
+    ("metrics.json", "how far the samples of one of them are from the data", "eval"),
+    ("statistics.npz", "the statistics of the data that samples are compared with", "stats"),
+    ("progress", "what the model made of the same noise during training", "train"),
+    ("latents.json", "how well data are encoded and decoded", "latents"),
+    ("latents.npz", "codes of held-out data, and what they decode to", "latents"),
+    ("dequantizer.json", "what the trained dequantizer is worth", "train_dequantizer"),
+    ("pareto.json", "every sampler that was measured", "pareto"),
+    ("pareto.md", "which sampler, grid and number of steps to take", "pareto"),
+    ("plan.json", "what training was planned to need", "plan"),
+    ("plan.md", "what training needs and how fast a chip would be", "plan"),
+    ("report.html", "all of this as one page", "report"),
+)
+#: Pages about the rest, which name neither themselves nor each other's size: a page of the same run is the same page.
+PAGES = ("report.html", "summary.md")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PROGRESS = ("progress/step_*.png", "samples/step_*.png", "samples_*.png")
 _MAX_FRAMES = 24  # pictures of samples through training that a page holds
 
 
-class Picture(NamedTuple):
+class Image(NamedTuple):
     """A PNG as the page holds it."""
 
     uri: str
     width: int
     height: int
+
+
+class Command(NamedTuple):
+    """How a result was made.
+
+    Attributes:
+        mode: By which mode.
+        how: When, of which step and on which machine.
+        command: The command line.
+    """
+
+    mode: str
+    how: str
+    command: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,23 +113,38 @@ class Run:
         return found_in(self.path, self.results, name)
 
     def report(self, name: str) -> dict[str, Any]:
-        """One of ``REPORTS``; empty if it is not there."""
+        """A file of results; empty if it is not there. Of ``metrics.jsonl`` it is the newest value of everything."""
+        if name == "metrics.jsonl":
+            return {key: value for record in self.records for key, value in record.items()}
         return self.reports.get(name, {})
 
     @property
-    def metrics(self) -> dict[str, Any]:
-        """Results of ``metrics.json`` by their names; empty if there are none."""
-        found = self.report("metrics.json").get("metrics")
-        return found if isinstance(found, dict) else {}
+    def hardware(self) -> str:
+        """The machine of the first result that names one, in words."""
+        return next((line for each in self.reports.values() if (line := hardware_line(each.get("hardware")))), "")
+
+    @property
+    def subtitle(self) -> str:
+        """What was trained on what, and how far."""
+        names = [self.setting(f"{group}.name") for group in ("data", "sde", "model")]
+        step = self.newest("step")
+        return " · ".join([*(str(name) for name in names if name), *([] if step is None else [f"step {number(step)}"])])
+
+    def commands(self) -> list[Command]:
+        """How every result was made, each command once."""
+        found = {}
+        for name, report in self.reports.items():
+            if "command" in report:
+                date = str(report.get("date", "date not recorded")).replace("T", " ").replace("+00:00", " UTC")
+                step = f", step {number(report['step'])}" if "step" in report else ""
+                machine = hardware_line(report.get("hardware")) or "Hardware not recorded"
+                command = Command(MODES[name], f"{date}{step}. {machine}.", str(report["command"]))
+                found.setdefault((command.mode, command.command), command)
+        return list(found.values())
 
     def series(self, name: str) -> list[tuple[float, float]]:
         """Steps and values of one metric of training; values may be NaN."""
-        found = []
-        for record in self.records:
-            step, value = finite(record.get("step")), real(record.get(name))
-            if step is not None and value is not None:
-                found.append((step, value))
-        return found
+        return series(self.records, name)
 
     def newest(self, name: str) -> Any:
         """The last value of one metric of training, or None."""
@@ -101,7 +154,7 @@ class Run:
         """One field of the configuration, by its dotted name, or None."""
         return dig(self.config, *name.split("."))
 
-    def picture(self, name: str) -> Picture | None:
+    def picture(self, name: str) -> Image | None:
         """A PNG of the directory, ready for the page; None if it is missing or damaged, which is then a problem."""
         try:
             if (data := read_bytes(self.find(name))) is None:
@@ -114,7 +167,7 @@ class Run:
             self.note_problem(f"{name} is no whole PNG; run the mode that draws it again.")
             return None
         width, height = struct.unpack(">II", data[16:24])
-        return Picture("data:image/png;base64," + base64.b64encode(data).decode(), width, height)
+        return Image("data:image/png;base64," + base64.b64encode(data).decode(), width, height)
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of an ``.npz`` file; empty if there are none that can be read."""
@@ -145,26 +198,14 @@ class Run:
 
 
 def read_run(workdir: Path, *, results: Path | None = None) -> Run:
-    """Read a working directory, and results of its run that lie elsewhere.
-
-    Raises:
-        UserError: If it is missing, or there is nothing of a run in it.
-    """
-    if not workdir.is_dir():
-        raise UserError(f"There is no directory {workdir} to report on; give the --workdir of a run.")
-    known = ("config.json", "metrics.jsonl", *REPORTS)
+    """Read a working directory, and results of its run that lie elsewhere; what cannot be read is named in it."""
     problems: list[str] = []
     config = _read_object(workdir, problems, newest_config)
-    if config is None and not any((workdir / name).is_file() for name in known):
-        raise UserError(
-            f"There is no run in {workdir}: none of {', '.join(known)} is there; run another mode there first, such as "
-            "--mode=train, or give the --workdir of a run."
-        )
-    found = {name: _read_object(found_in(workdir, results, name), problems) for name in REPORTS}
+    found = {name: _read_object(found_in(workdir, results, name), problems) for name in MODES}
     reports = {name: report for name, report in found.items() if report is not None}
     records = _read_records(workdir / "metrics.jsonl", problems)
-    problems += [*misshapen(reports, REPORTS), *of_several_models(reports)]
-    problems += outdated(reports, REPORTS, max((record["step"] for record in records), default=0))
+    problems += [*misshapen(reports), *of_several_models(reports)]
+    problems += outdated(reports, max((record["step"] for record in records), default=0))
     return Run(
         path=workdir,
         results=results,
@@ -175,6 +216,27 @@ def read_run(workdir: Path, *, results: Path | None = None) -> Run:
         timings=read_timings(workdir / "tensorboard"),
         problems=problems,
     )
+
+
+def check_run(workdir: Path) -> None:
+    """Refuse a directory with nothing of a run in it.
+
+    Raises:
+        UserError: If it is missing, or there is nothing of a run in it.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"There is no directory {workdir} to report on; give the --workdir of a run.")
+    known = ("config.json", "metrics.jsonl", *MODES)
+    if not any((workdir / name).is_file() for name in known) and _read_object(workdir, [], newest_config) is None:
+        raise UserError(
+            f"There is no run in {workdir}: none of {', '.join(known)} is there; run another mode there first, such as "
+            "--mode=train, or give the --workdir of a run."
+        )
+
+
+def found_in(workdir: Path, results: Path | None, name: str) -> Path:
+    """Where a file of a run lies, or would lie: with its other results, else in its directory."""
+    return results / name if results is not None and (results / name).exists() else workdir / name
 
 
 def parameter_count(run: Run) -> int | None:
@@ -195,6 +257,19 @@ def parameter_count(run: Run) -> int | None:
 def flat_config(run: Run) -> dict[str, Any]:
     """The fields of the configuration under dotted names."""
     return {} if run.config is None else leaves(run.config)
+
+
+def grouped(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Fields under dotted names by their groups; those without one are general.
+
+    >>> grouped({"seed": 1, "a.b": 2, "a.c": 3})
+    {'general': {'seed': 1}, 'a': {'b': 2, 'c': 3}}
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in fields.items():
+        group, _, field = name.rpartition(".")
+        groups.setdefault(group or "general", {})[field] = value
+    return groups
 
 
 def complete_config(run: Run) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Numbers as people read them: as many digits as the error leaves meaning, never an exponent where none is needed."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 Z95 = 1.96  # half a 95 % interval of a normal distribution, in standard errors
@@ -14,6 +15,16 @@ class Estimate(NamedTuple):
     value: float
     std_error: float | None = None
     interval: tuple[float, float] | None = None
+
+
+def clean(text: str) -> str:
+    r"""Text as every file can hold it: lone surrogates, which JSON can hold, and control characters are replaced.
+
+    >>> clean("a\x00b"), clean("\ud800")
+    ('a\ufffdb', '?')
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c >= " " or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def dig(value: Any, *keys: str) -> Any:
@@ -50,6 +61,16 @@ def estimate(value: Any, std_error: Any = None, interval: Any = None) -> Estimat
     low, high = ends if len(ends) == 2 else (None, None)
     both = None if low is None or high is None else (low, high)
     return None if found is None else Estimate(found, finite(std_error), both)
+
+
+def series(records: Iterable[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    """Steps and values of one metric in lines of metrics; values may be NaN.
+
+    >>> series([{"step": 1, "loss": 0.5}, {"step": 2}], "loss")
+    [(1.0, 0.5)]
+    """
+    pairs = ((finite(record.get("step")), real(record.get(name))) for record in records)
+    return [(step, value) for step, value in pairs if step is not None and value is not None]
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -1,0 +1,73 @@
+"""Text from templates: HTML, in which every value is escaped, and Markdown, in which no value has a meaning."""
+
+import functools
+import html
+import re
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from score_sde.report.figures import clean
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def render(name: str, **values: Any) -> str:
+    """The text of a template of ``templates/`` with values in it."""
+    return _environment(name.endswith(".md")).get_template(name).render(**values)
+
+
+def asset(name: str) -> str:
+    """The text of a file beside the templates."""
+    return (resources.files("score_sde.report") / "templates" / name).read_text(encoding="utf-8").strip()
+
+
+@functools.cache
+def _environment(markdown: bool) -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2.filters import do_mark_safe
+
+    def shown(value: Any) -> Any:
+        """A value as text that the file can hold; markup is made by the templates alone."""
+        if value is None or hasattr(value, "__html__"):
+            return value or ""
+        return as_markdown(str(value)) if markdown else clean(str(value))
+
+    environment = Environment(
+        loader=PackageLoader("score_sde.report"),
+        autoescape=not markdown,
+        finalize=shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["code"] = lambda text: do_mark_safe(code(str(text)))
+    environment.filters["plain"] = lambda text: do_mark_safe(clean(str(text)))  # for what stands between fences
+    environment.filters["fence"] = lambda text: fence(str(text), 3)
+    environment.filters["kind"] = lambda block: type(block).__name__
+    return environment
+
+
+def as_markdown(text: str) -> str:
+    r"""Text from a file as Markdown that shows it: no HTML, no links, no code, no column, and all on one line.
+
+    >>> print(as_markdown("<b>[x](y)` & a_b\n*c* | d"))
+    &lt;b&gt;\[x\](y)\` &amp; a_b \*c\* \| d
+    """
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(" ".join(clean(text).split()), quote=False))
+
+
+def code(text: str) -> str:
+    r"""Text as a code span in a table, whose fence is longer than any in the text.
+
+    >>> print(code("a = 1"), code("a`b | c"))
+    `a = 1` `` a`b \| c ``
+    """
+    text, ticks = " ".join(clean(text).split()).replace("|", r"\|"), fence(text, 1)
+    return f"{ticks}{text}{ticks}" if len(ticks) == 1 else f"{ticks} {text} {ticks}"
+
+
+def fence(text: str, shortest: int) -> str:
+    """Backticks around a text, more than any run of them in it."""
+    return "`" * max(shortest, *(len(run) + 1 for run in re.findall("`+", text)), 0)
