@@ -167,7 +167,8 @@ def _log_messages(*, force: bool = False) -> None:
     if not os.environ.get(RAISE):  # an exception that a library logs before it raises it is told once, at the border
         handler.addFilter(lambda record: record.exc_info is None or record.name.startswith("score_sde"))
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=force)
-    for noisy in ("absl", "orbax", "jax", "matplotlib"):  # they report every phase of every save
+    # They report every phase of every save.
+    for noisy in ("absl", "orbax", "jax", "matplotlib", "aiobotocore", "gcsfs", "azure"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 

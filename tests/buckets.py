@@ -30,8 +30,10 @@ class Objects(DirFileSystem):
         assert mode in ("rb", "wb", "xb", "r", "w"), f"no object store opens an object with mode {mode}"
         return super().open(path, mode, **keywords)
 
-    def mv(self, *arguments, **keywords):
-        super().mv(*arguments, **keywords)
+    def mv(self, source, *arguments, **keywords):
+        if self.isdir(source):
+            raise FileNotFoundError(source)
+        super().mv(source, *arguments, **keywords)
         self._forget_empty()
 
     def rm(self, *arguments, **keywords):

@@ -131,6 +131,10 @@ def _refusing(*_, **__):
     raise ValueError("429: quota exceeded")
 
 
+def _missing(*_, **__):
+    raise FileNotFoundError("https://storage")
+
+
 def test_a_bucket_without_a_driver_of_an_unknown_kind_or_out_of_reach_is_refused_at_once(bucket, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     said = {
@@ -159,6 +163,9 @@ def test_what_a_bucket_refuses_or_holds_damaged_is_one_sentence_with_its_place(b
         atomic_write_json(bucket / "a.json", {})
     monkeypatch.setattr(Objects, "open", _refusing)
     with pytest.raises(UserError, match=r"^Cannot write gs://bucket/runs \(429: quota exceeded\); give another"):
+        check_writable(bucket / "runs")
+    monkeypatch.setattr(Objects, "open", _missing)
+    with pytest.raises(UserError, match=r"^Cannot write gs://bucket/runs \(there is no such bucket\); give another"):
         check_writable(bucket / "runs")
 
 

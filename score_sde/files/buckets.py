@@ -69,8 +69,9 @@ class Bucket(gpath.PosixGPath, pathlib.PosixPath):  # pyright: ignore[reportInco
         """Nothing: see the module."""
 
     def replace(self, target: os.PathLike[str]) -> "Bucket":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Copy what lies here to another place in the bucket, and remove it here."""
-        self._driver.mv(str(self), str(target), recursive=True)
+        """Copy what lies here, an object or all that is below, to another place in the bucket, and remove it here."""
+        for name, rest in self._objects():
+            self._driver.mv(name, f"{target}{rest}")
         return type(self)(target)
 
     def create(self, data: bytes) -> None:
@@ -91,11 +92,15 @@ class Bucket(gpath.PosixGPath, pathlib.PosixPath):  # pyright: ignore[reportInco
 
     def download(self, target: pathlib.Path) -> None:
         """Write what lies here, an object or all that is below, to the local disk."""
-        here = self._driver._strip_protocol(str(self))
-        for name in self._driver.find(str(self)):
-            place = target / name.removeprefix(here).lstrip("/") if name != here else target
+        for name, rest in self._objects():
+            place = pathlib.Path(f"{target}{rest}")
             place.parent.mkdir(parents=True, exist_ok=True)
             self._driver.get_file(name, str(place))
+
+    def _objects(self) -> list[tuple[str, str]]:
+        """The names of the objects here and below, for the driver, and what follows the name of this place."""
+        here = self._driver._strip_protocol(str(self))
+        return [(name, name.removeprefix(here)) for name in self._driver.find(str(self))]
 
 
 def check_bucket(text: str, name: str) -> None:

@@ -179,7 +179,9 @@ def _leased(path: Bucket, doing: str) -> Iterator[None]:
     """Hold a lock in a bucket. Two that find one lapsed at the same moment may both take it; then one says so."""
     holder, done = _this(doing), threading.Event()
     with writing(path):
-        if _lapsed(path):
+        if (lapsed := _lapsed(path)) is False:
+            raise _held(path)
+        if lapsed:
             path.unlink(missing_ok=True)
         try:
             path.create(_signed(_renewed(holder)))
@@ -197,14 +199,16 @@ def _leased(path: Bucket, doing: str) -> Iterator[None]:
                 path.unlink()
 
 
-def _lapsed(path: Bucket) -> bool:
-    """Whether a lock in a bucket is nobody's any more."""
+def _lapsed(path: Bucket) -> bool | None:
+    """Whether a lock in a bucket is nobody's any more; ``None`` if there is none."""
     try:
         found = read_json(path)
     except Unreadable:
         return False
-    if found is None or not isinstance(renewed := found.get("renewed"), int | float):
-        return found is not None
+    if found is None:
+        return None
+    if not isinstance(renewed := found.get("renewed"), int | float):
+        return True
     here = found.get("host") == socket.gethostname() and isinstance(found.get("process"), int)
     return time.time() - renewed > _LAPSED or (here and _is_gone(found["process"]))
 

@@ -78,6 +78,8 @@ def writing(path: Path) -> Iterator[None]:
 def refusal(what: str, directory: Path, error: Exception) -> UserError:
     """The error that says that ``what`` cannot be written to a directory, why, and what to do."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(directory, Bucket) and isinstance(error, FileNotFoundError):
+        return UserError(f"Cannot write {what} (there is no such bucket); {ELSEWHERE}.")
     reason = _in_the_way(directory) or getattr(error, "strerror", None) or reason_of(error)
     return UserError(f"Cannot write {what} ({reason}); {'free space there or ' * full}{ELSEWHERE}.")
 
