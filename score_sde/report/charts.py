@@ -256,6 +256,7 @@ def _draw_intervals(axes: "Axes", rows: Sequence[tuple[str, Estimate, int]], uni
     _scale(axes.xaxis, [end for pair in ends for end in pair])
     axes.set_ylim(len(rows), 0.0)
     axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
     axes.grid(True, axis="x", color=GRID)
     place = axes.get_yaxis_transform()  # a share of the width, and the number of a row
     for index, ((name, found, tone), pair) in enumerate(zip(rows, ends, strict=True)):

@@ -60,8 +60,9 @@ def counted(report: Mapping[str, Any], path: str, noun: str) -> str:
     return f"{number(found)} {plural(found, noun)}"
 
 
-def _listed(*parts: Any) -> str:
-    return "; ".join(str(part) for part in parts if part)
+def _listed(*parts: str) -> str:
+    """What is known, part by part."""
+    return "; ".join(part for part in parts if part and not part.startswith(DASH))
 
 
 def _nll(report: Mapping[str, Any]) -> str:
@@ -77,8 +78,8 @@ def _protocol(report: Mapping[str, Any]) -> str:
 def _chain(report: Mapping[str, Any]) -> str:
     chain = report.get("chain_bound")
     best = ", the best of four" if dig(chain, "other_variances") else ""
-    terms = (f"{name} {number(dig(chain, name))}" for name in ("prior", "divergence", "decoder"))
-    known = ", ".join(term for term in terms if not term.endswith(DASH))
+    terms = {name: number(dig(chain, name)) for name in ("prior", "divergence", "decoder")}
+    known = ", ".join(f"{name} {size}" for name, size in terms.items() if size != DASH)
     levels, examples = (counted(report, f"chain_bound.{name}", noun) for name, noun in _CHAIN)
     return _listed(levels, f"variances {dig(chain, 'variances')}{best}", examples, known)
 
@@ -94,7 +95,7 @@ def _checked(words: str) -> Callable[[Mapping[str, Any]], str]:
 
 def _sampler(report: Mapping[str, Any]) -> str:
     steps = "adaptive steps" if report.get("num_steps") is None else counted(report, "num_steps", "step")
-    denoising = report.get("denoising") and f"denoising: {report['denoising']}"
+    denoising = f"denoising: {report['denoising']}" if report.get("denoising") else ""
     samples = counted(report, "num_samples", "sample")
     return _listed(", ".join(part for part in (samples, str(report.get("solver") or ""), steps) if part), denoising)
 

@@ -73,14 +73,14 @@ def grid(*blocks: Any) -> Group:
 
 def numbers(found: Iterable[Quantity], caption: str, *files: str) -> Table:
     """The quantities of some files with their intervals and how they were measured, row by row."""
-    rows = [
-        [each.label, each.text, [(each.interval, ""), (each.interval_of if each.interval else "", "unit")], each.how]
-        for each in found
-        if each.file in files
-    ]
-    if any(spans[0][0] for _, _, spans, _ in rows):
-        return Table(caption, ["", "value", "95 % interval", ""], rows)
-    return Table(caption, ["", "value", ""], [[label, text, how] for label, text, _, how in rows])
+    rows = [[each.label, _lines(each), each.how] for each in found if each.file in files]
+    return Table(caption, ["", "value", ""], rows)
+
+
+def _lines(each: Quantity) -> list[tuple[str, str]]:
+    """A number and under it its interval, and what that is for."""
+    spans = [(f"95 % interval {each.interval}", "unit"), (each.interval_of, "unit")] if each.interval else []
+    return [(each.text, ""), *spans]
 
 
 def picture(run: Run, name: str, title: str, mode: str, caption: str = "", kind: str = "") -> Picture | None:
