@@ -32,6 +32,7 @@ from score_sde.files import (
     read_json,
 )
 from score_sde.modes.workdir import build_experiment
+from score_sde.report.summary import write_summary
 from score_sde.training.writers import MetricWriter
 from tests.buckets import Objects, opened
 from tests.checkpointing.small import bits, like, save, state_at
@@ -256,6 +257,15 @@ def test_results_of_other_settings_are_kept_in_a_bucket_too(bucket):
     assert read_json(bucket / "earlier" / "pareto-1" / "pareto.json") == {"identity": "first"}
     assert (bucket / "earlier" / "pareto-1" / "pareto.md").read_text() == "first"
     assert (bucket / "pareto.md").read_text() == "second"
+
+
+def test_a_page_in_a_bucket_links_to_what_lies_there_and_to_what_lies_on_a_disk(bucket, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "loss.png").write_bytes(b"")
+    (bucket / "a b" / "samples.png").write_bytes(b"")
+    page = write_summary(tmp_path / "run", bucket / "a b").read_text()
+    assert f"({tmp_path}/run/loss.png)" in page and "(samples.png)" in page
+    assert "(gs://bucket/a%20b/samples.png)" in write_summary(bucket / "a b", tmp_path / "run").read_text()
 
 
 def test_a_checkpoint_in_a_bucket_is_there_whole_or_not_at_all(bucket, monkeypatch):
