@@ -27,6 +27,7 @@ from score_sde.files import (
     check_writable,
     growing,
     locks,
+    one_at_a_time,
     only_writer,
     read_arrays,
     read_json,
@@ -205,6 +206,16 @@ def test_a_lock_in_a_bucket_has_one_holder_is_renewed_and_lapses_with_it(bucket,
     )
     with pytest.raises(UserError, match="Process 1 on elsewhere"), only_writer(place, "train", doing="training"):
         raise AssertionError
+
+
+def test_a_place_in_a_bucket_where_nothing_is_yet_has_one_writer_too(bucket):
+    @one_at_a_time("sample")
+    def mode(config, workdir, *, out):
+        with pytest.raises(UserError, match="has been running --mode=sample in gs://bucket/new"), lock:
+            raise AssertionError
+
+    lock = only_writer(bucket / "new", "sample", doing="sampling")
+    mode(None, bucket, out=bucket / "new")
 
 
 def _renewed_after(lock, moment):

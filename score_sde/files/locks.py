@@ -98,12 +98,9 @@ def one_at_a_time(kind: str) -> Callable[[Mode], Mode]:
     def decorate(mode: Mode) -> Mode:
         @functools.wraps(mode)
         def alone(config: Any, workdir: Path, *rest: Any, **keywords: Any) -> Any:
-            place = keywords.get("out")
-            if place is None:
-                place = workdir
-            else:
+            if (place := keywords.get("out")) is not None:
                 check_writable(place)
-            if not place.is_dir():
+            elif not (place := workdir).is_dir():
                 return mode(config, workdir, *rest, **keywords)
             with only_writer(place, kind, doing=f"running --mode={kind} in {place}"):
                 return mode(config, workdir, *rest, **keywords)
