@@ -255,7 +255,7 @@ class FixedSteps:
         name: What reports call it.
 
     Raises:
-        UserError: As :func:`make_sampler`.
+        UserError: If the solver cannot follow the process along the grid, or not with this noise.
     """
 
     score_of: Callable[[Params], ScoreFn]
@@ -275,8 +275,6 @@ class FixedSteps:
         """Refuse a solver that cannot follow the process along the grid."""
         object.__setattr__(self, "noise_scale", noise_scale_of(self.solver, self.noise_scale))
         check_pair(self.solver, self.process, self.times, self.num_steps)
-        if self.denoising not in DENOISING_EVALS:
-            raise unknown("way of denoising", str(self.denoising), DENOISING_EVALS)
 
     @property
     def num_evals(self) -> Any:
@@ -370,6 +368,8 @@ def make_sampler(
     >>> round(float(x.std()), 1)
     0.5
     """
+    if denoising not in DENOISING_EVALS:
+        raise unknown("way of denoising", str(denoising), DENOISING_EVALS)
     sampler = FixedSteps(
         score_of=lambda params: modify_score(make_score_fn(network, parameterization, sde, params)),
         process=sde,
