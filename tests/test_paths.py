@@ -101,7 +101,7 @@ def test_a_configuration_of_the_package_is_found_from_anywhere(home, monkeypatch
         config_file("vp/toy_mpl")
 
 
-def test_an_installed_package_brings_its_configurations(home):
+def test_an_installed_package_brings_its_configurations_and_templates(home):
     """As a wheel lays them out: what pyproject.toml includes, where it says."""
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     site = home / "site"
@@ -109,6 +109,8 @@ def test_an_installed_package_brings_its_configurations(home):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, site / wheel["sources"].get(folder, folder), ignore=ignored)
     code = "from score_sde.reproduction.rows import select\nfrom score_sde.paths import config_file, shipped\n"
+    code += "from score_sde.report.rendering import asset\n"
+    code += "asset('page.css'), asset('page.html'), asset('blocks.html'), asset('summary.md')\n"
     code += "print(shipped(), all(config_file(f'configs/{row.config}.py').is_file() for row in select('*')))"
     environment = os.environ | {"PYTHONPATH": str(site)}
     program = [sys.executable, "-c", code]

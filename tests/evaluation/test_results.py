@@ -13,6 +13,8 @@ from score_sde.evaluation import pareto, partial
 from score_sde.evaluation.results import RESULTS, keep_earlier
 from score_sde.files import atomic_write_json
 from score_sde.modes import MODES
+from score_sde.report.results import MODES as MODES_OF
+from score_sde.report.results import forms, misshapen, places
 from tests.evaluation.test_sample_mode import save_model
 from tests.training.test_resume import CONFIG as TOY
 
@@ -68,6 +70,7 @@ def test_results_of_other_settings_are_kept_and_those_of_the_same_are_replaced(m
     MODES[mode](few(), run, "the first")
     first = {name: (run / name).read_bytes() for name in (report, *others) if (run / name).exists()}
     assert report in first
+    _check_described(run)
     MODES[mode](few(), run, "the same")
     assert not (run / "earlier").exists()
     again = {name: (run / name).read_bytes() for name in first}
@@ -79,6 +82,28 @@ def test_results_of_other_settings_are_kept_and_those_of_the_same_are_replaced(m
     assert json.loads((run / report).read_text())["command"] == "another"
     assert not list(run.glob("*.partial*"))
     assert "[earlier](earlier)" in (run / "summary.md").read_text()
+
+
+#: Numbers in results that no page shows: what decides a result, and what others are computed from.
+UNSHOWN = {"seed", "first", "num_evals_max", "num_train", "sampling_seconds", "likelihood_seconds",
+           "cpu_count", "device_count", "process_count"}  # fmt: skip
+
+
+def _check_described(run):
+    """Whatever number a mode writes, the pages know its place and form."""
+    reports = {name: json.loads((run / name).read_text()) for name in MODES_OF if (run / name).exists()}
+    assert reports and misshapen(reports) == []
+    for name, report in reports.items():
+        known = {place for path in forms(name) for place, _ in places(report, path)}
+        assert {place for place in _numbers(report) if place.split(".")[-1] not in UNSHOWN} <= known
+
+
+def _numbers(value, place=""):
+    if isinstance(value, dict):
+        return {found for name, item in value.items() for found in _numbers(item, f"{place}.{name}".lstrip("."))}
+    if isinstance(value, list):
+        return {found for item in value for found in _numbers(item, place)}
+    return {place} if isinstance(value, int | float) and not isinstance(value, bool) else set()
 
 
 def test_a_kill_while_results_are_moved_loses_none_and_splits_none(tmp_path, monkeypatch):
