@@ -1,4 +1,4 @@
-"""The record of a run: pictures, a baseline to compare with, the machine, and one page that ties them together.
+"""The record of a run: its numbers, pictures, and the pages that tie them together.
 
-Plotting and scikit-learn are imported by the functions that need them, so importing this package costs nothing.
+matplotlib and Jinja2 are imported by the functions that need them, so importing this package costs nothing.
 """

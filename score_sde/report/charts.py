@@ -1,33 +1,23 @@
 """Charts of numbers on matplotlib's axes: as PNG files that modes leave, and as SVG in the colors of a page."""
 
 import dataclasses
-import functools
-import io
 import itertools
 import math
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
 
-from score_sde.report.figures import MINUS, TIMES, Z95, Estimate, clean, finite, number, with_error
+from score_sde.report.figures import Z95, Estimate, clean, finite, number, tick_label, with_error
 from score_sde.report.plots import new_figure, save_figure
+from score_sde.report.svg import COLORS, FONT, GRID, INK, QUIET, TONES, WIDTH, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-#: The light colors of ``page.css``; the page replaces them by its variables, so that they follow its scheme.
-COLORS = {
-    **{"#2456c5": "tone0", "#c2570c": "tone1", "#0b7a55": "tone2", "#8b2fa0": "tone3", "#0e7490": "tone4"},
-    **{"#6b7280": "tone5", "#1d1f24": "ink", "#5c616b": "quiet", "#e3e1dc": "line", "#ecebe7": "grid"},
-}
-*TONES, INK, QUIET, LINE, GRID = COLORS
 MAX_POINTS = 240  # of a curve; longer ones are drawn as means of buckets with their extremes
-_WIDTH, _FONT = 420.0, 12.0  # of a chart on a page
 _TINY, _HUGE = 1e-150, 1e150  # magnitudes that an axis shows; their ratios and differences are numbers too
 _MAX_NAME = 36  # characters of a name inside a chart
 
@@ -80,7 +70,7 @@ class Chart(NamedTuple):
     @property
     def svg(self) -> str:
         """Its markup."""
-        return _svg(self.draw, self.drawn, self.label, self.height)
+        return svg(self.draw, self.drawn, self.label, self.height)
 
 
 def save_charts(path: Path, *charts: Chart | None) -> Path | None:
@@ -92,7 +82,7 @@ def save_charts(path: Path, *charts: Chart | None) -> Path | None:
     found = [chart for chart in charts if chart is not None]
     if not found:
         return None
-    width, height = _WIDTH / 60.0, 0.5 + max(chart.height for chart in found) / 60.0
+    width, height = WIDTH / 60.0, 0.5 + max(chart.height for chart in found) / 60.0
     figure, panels = new_figure(width * len(found), height, columns=len(found))
     for axes, chart in zip(np.atleast_1d(panels), found, strict=True):
         chart.draw(axes, *chart.drawn)
@@ -265,7 +255,7 @@ def _draw_intervals(axes: "Axes", rows: Sequence[tuple[str, Estimate, int]], uni
         axes.plot(_kept(found.value), index + 0.7, marker="o", markersize=8.0, **style)
         name = name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
         for x, words, side in ((0.0, " ".join(clean(name).split()), "left"), (1.0, with_error(found), "right")):
-            axes.text(x, index + 0.38, words, transform=place, ha=side, color=INK, fontsize=_FONT, parse_math=False)
+            axes.text(x, index + 0.38, words, transform=place, ha=side, color=INK, fontsize=FONT, parse_math=False)
     axes.set_xlabel(unit)
 
 
@@ -320,79 +310,6 @@ def _scale(
     return low, high
 
 
-def tick_label(value: float) -> str:
-    """A round number, short.
-
-    >>> [tick_label(value) for value in (0.0, 0.05, 1500.0, 200000.0, 1.3e6, 1e-5)]
-    ['0', '0.05', '1.5k', '200k', '1.3M', '10⁻⁵']
-    """
-    for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if unit <= abs(value) < 1000 * unit:
-            return f"{value / unit:.6g}{suffix}".replace("-", MINUS)
-    return number(value).removeprefix(f"1 {TIMES} ")
-
-
 def _kept(value: float) -> float:
     """A value that an axis can hold."""
     return min(max(value, -_HUGE), _HUGE) if abs(value) > _TINY else 0.0
-
-
-#: Words stay words, in the font of the page; nothing depends on the clock or on chance, and no corner is left out.
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "score_sde",
-    "path.simplify": False,
-    "font.size": _FONT,
-}
-
-
-@functools.lru_cache(maxsize=256)
-def _svg(draw: Callable[..., None], drawn: tuple[Any, ...], label: str, height: float) -> str:
-    """The markup of a chart; charts of equal content are drawn once."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    file = io.BytesIO()
-    with rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the font that measures words need not hold all of them
-        figure = Figure(figsize=(_WIDTH / 72.0, height / 72.0))
-        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(LINE)
-        axes.tick_params(length=0, pad=6, labelcolor=QUIET)
-        axes.xaxis.label.set_color(QUIET)
-        axes.grid(True, axis="y", color=GRID, linewidth=1.0)
-        axes.set_axisbelow(True)
-        draw(axes, *drawn)
-        if axes.axison:
-            low, high = sorted(axes.get_ylim())
-            words = [tick_label(tick) for tick in axes.get_yticks() if low <= tick <= high]
-            left = 14.0 + 7.0 * max(map(len, words)) if words else 20.0
-            axes.set_position((left / _WIDTH, 40.0 / height, 1.0 - (left + 16.0) / _WIDTH, 1.0 - 50.0 / height))
-        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
-    return _inline(file.getvalue(), {"viewBox": f"0 0 {_WIDTH:g} {height:g}", "aria-label": clean(label)})
-
-
-def _inline(text: bytes, attributes: Mapping[str, str]) -> str:
-    """An SVG of matplotlib's as part of a page: without styles, which its policy forbids, and without any id."""
-    root = ElementTree.fromstring(text)
-    for each in root.iter():
-        each.tag = each.tag.rpartition("}")[2]
-        styled = (part.partition(":") for part in each.attrib.pop("style", "").split(";") if part.strip())
-        each.attrib |= {name.strip(): value.strip() for name, _, value in styled if not name.strip().startswith("font")}
-        each.attrib.pop("clip-path", None)  # limits hold all values
-        for name in ("fill", "stroke"):
-            if (color := COLORS.get(each.get(name, ""))) is not None:
-                each.set(name, f"var(--{color})")
-    shapes = {f"#{each.attrib.pop('id')}": each for each in root.iter() if "id" in each.attrib}
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in ("defs", "metadata"):
-                parent.remove(child)
-            elif child.tag == "use":  # of a marker
-                found = dict(child.attrib)
-                shape = shapes[found.pop("{http://www.w3.org/1999/xlink}href")]
-                child.tag, place = "path", f"translate({found.pop('x')} {found.pop('y')})"
-                child.attrib = {**found, **shape.attrib, "transform": place}
-    root.attrib = {**attributes, "role": "img", "class": "chart"}
-    return ElementTree.tostring(root, encoding="unicode")

@@ -95,6 +95,18 @@ def number(value: Any, digits: int = 4) -> str:
     return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", MINUS)
 
 
+def tick_label(value: float) -> str:
+    """A round number, short.
+
+    >>> [tick_label(value) for value in (0.0, 0.05, 1500.0, 200000.0, 1.3e6, 1e-5)]
+    ['0', '0.05', '1.5k', '200k', '1.3M', '10⁻⁵']
+    """
+    for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if unit <= abs(value) < 1000 * unit:
+            return f"{value / unit:.6g}{suffix}".replace("-", MINUS)
+    return number(value).removeprefix(f"1 {TIMES} ")
+
+
 def fixed(value: float, decimals: int, *, sign: bool = False) -> str:
     """A number with so many decimals."""
     if not math.isfinite(value):

@@ -17,7 +17,7 @@ from score_sde.files import atomic_write_json
 from score_sde.metrics import ReferenceStatistics, compare, measure_pixels, moments
 from score_sde.metrics.protocol import MetricResult
 from score_sde.modes.reporting import run_report
-from score_sde.report import charts
+from score_sde.report import svg
 from score_sde.report.page import write_report
 from score_sde.report.plots import image_grid
 from score_sde.report.quantities import facts, quantities, unlike
@@ -310,7 +310,7 @@ def test_two_pages_of_a_run_are_the_same_bytes(run, filled):
         return [(run / name).read_bytes() for name in ("report.html", "summary.md")]
 
     first = pages()
-    charts._svg.cache_clear()
+    svg.svg.cache_clear()
     assert pages()[0] == first[0] and pages()[1] == pages()[1]
 
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from score_sde.report.charts import COLORS
 from score_sde.report.rendering import asset
+from score_sde.report.svg import COLORS
 
 
 def _palettes():
