@@ -18,10 +18,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.errors import UserError, refuse
+from score_sde.fields import DEFAULTS
 from score_sde.processes import Marginal, Process, Transition
 from score_sde.typing import Number, Time, component, holds, is_known
 
 Levels = Float[Array, " levels"]
+_SDE = DEFAULTS.sde
 
 
 class Chain(Process):
@@ -303,13 +305,13 @@ BETAS: Mapping[str, Callable[[int, float, float], Levels]] = MappingProxyType(
 )
 
 
-def geometric_sigmas(n: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Levels:
+def geometric_sigmas(n: int, sigma_min: float = _SDE.sigma_min, sigma_max: float = _SDE.sigma_max) -> Levels:
     """Equal ratios, ascending (Song & Ermon 2019)."""
     _check_sigmas(n, sigma_min, sigma_max)
     return jnp.asarray(np.geomspace(sigma_min, sigma_max, n), jnp.float32)
 
 
-def uniform_sigmas(n: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Levels:
+def uniform_sigmas(n: int, sigma_min: float = _SDE.sigma_min, sigma_max: float = _SDE.sigma_max) -> Levels:
     """Equal differences, ascending."""
     _check_sigmas(n, sigma_min, sigma_max)
     return jnp.linspace(sigma_min, sigma_max, n)
@@ -362,7 +364,7 @@ def noise_ratio(dim: int, overlap: float = 0.567) -> float:
     return low
 
 
-def num_noise_levels(dim: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> int:
+def num_noise_levels(dim: int, sigma_min: float = _SDE.sigma_min, sigma_max: float = _SDE.sigma_max) -> int:
     """How many geometric levels :func:`noise_ratio` asks for.
 
     >>> num_noise_levels(3 * 32 * 32, 0.01, 50.0)  # CIFAR-10
@@ -371,7 +373,7 @@ def num_noise_levels(dim: int, sigma_min: float = 0.01, sigma_max: float = 50.0)
     return round(1.0 + math.log(sigma_max / sigma_min) / math.log(noise_ratio(dim)))
 
 
-def langevin_step(ratio: float, num_steps: int, sigma_min: float = 0.01) -> float:
+def langevin_step(ratio: float, num_steps: int, sigma_min: float = _SDE.sigma_min) -> float:
     r"""The step size ``e`` of annealed Langevin dynamics in NCSNv2 (technique 4): ``e s_i^2 / s_1^2`` at level ``i``.
 
     After ``T`` steps at a level the variance should be the level's. With ``q = 1 - e / s_1^2`` the ratio of the two is

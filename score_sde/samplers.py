@@ -92,7 +92,7 @@ class Adaptive:
     method: AdaptiveMethod
     t_min: Number
     noise_scale: Number
-    denoising: Denoising = "tweedie"
+    denoising: Denoising = DEFAULTS.sampling.denoising
     name: str = ""
 
     on_grid: ClassVar[bool] = False
@@ -131,7 +131,7 @@ class Decoder:
     """
 
     latent: LatentVariableModel
-    denoising: Denoising = "tweedie"
+    denoising: Denoising = DEFAULTS.sampling.denoising
 
     name: ClassVar[str] = "decoder"
     on_grid: ClassVar[bool] = False

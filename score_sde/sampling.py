@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from score_sde.arguments import check_key, check_samples, not_fulfilled, not_whole
 from score_sde.chains import Chain
 from score_sde.errors import UserError, refuse, unknown
+from score_sde.fields import DEFAULTS
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
 from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers.base import Solution, Solver, SolverState, fold_in
@@ -56,7 +57,7 @@ def _check_grid(num_steps: int, t_end: Number) -> None:
     refuse([*not_whole("num_steps", num_steps, 1), *before])
 
 
-def uniform_times(num_steps: int, t_end: Number = 1e-3) -> Grid:
+def uniform_times(num_steps: int, t_end: Number = DEFAULTS.sampling.t_min) -> Grid:
     """``num_steps`` equal steps from 1 to ``t_end``.
 
     >>> uniform_times(2, 0.5).tolist()
@@ -69,13 +70,13 @@ def uniform_times(num_steps: int, t_end: Number = 1e-3) -> Grid:
     return jnp.linspace(1.0, t_end, num_steps + 1)
 
 
-def quadratic_times(num_steps: int, t_end: Number = 1e-3) -> Grid:
+def quadratic_times(num_steps: int, t_end: Number = DEFAULTS.sampling.t_min) -> Grid:
     """Steps that shrink linearly towards the data: ``sqrt(t)`` is uniform."""
     _check_grid(num_steps, t_end)
     return jnp.linspace(1.0, jnp.sqrt(t_end), num_steps + 1) ** 2
 
 
-def log_snr_times(process: Process, num_steps: int, t_end: Number = 1e-3) -> Grid:
+def log_snr_times(process: Process, num_steps: int, t_end: Number = DEFAULTS.sampling.t_min) -> Grid:
     """Steps of equal change in the log signal-to-noise ratio (Lu et al. 2022, arXiv 2206.00927, section 3.4)."""
     _check_grid(num_steps, t_end)
     ends = process.log_snr(jnp.stack([jnp.asarray(1.0), jnp.asarray(t_end)]))
@@ -83,7 +84,9 @@ def log_snr_times(process: Process, num_steps: int, t_end: Number = 1e-3) -> Gri
     return grid.at[0].set(1.0).at[-1].set(t_end)  # the ends exactly, not up to rounding
 
 
-def edm_times(process: Process, num_steps: int, t_end: Number = 1e-3, rho: Number = 7.0) -> Grid:
+def edm_times(
+    process: Process, num_steps: int, t_end: Number = DEFAULTS.sampling.t_min, rho: Number = DEFAULTS.sampling.rho
+) -> Grid:
     """Equal steps in the ``rho``-th root of the noise-to-signal ratio ``s / m`` (Karras et al. 2022, eq. 5)."""
     _check_grid(num_steps, t_end)
     refuse(not_fulfilled("rho", rho, lambda rho: (rho > 0.0) & np.isfinite(rho), "a number above 0"))
@@ -264,7 +267,7 @@ class FixedSteps:
     times: Grid
     num_steps: Int[Array, ""] | int | None = None
     noise_scale: Number | None = None
-    denoising: Denoising = "tweedie"
+    denoising: Denoising = DEFAULTS.sampling.denoising
     law_of: Callable[[Params], StepLaw] | None = None
     dtype: Any = float
     name: str = ""
@@ -329,7 +332,7 @@ def make_sampler(
     times: Grid,
     num_steps: Int[Array, ""] | int | None = None,
     noise_scale: Number | None = None,
-    denoising: Denoising = "tweedie",
+    denoising: Denoising = DEFAULTS.sampling.denoising,
     modify_score: Callable[[ScoreFn], ScoreFn] = lambda score_fn: score_fn,
     dtype: Any = float,
 ) -> Sampler:

@@ -12,6 +12,7 @@ import numpy as np
 
 from score_sde.data.pipeline import TrainIterator
 from score_sde.errors import UserError
+from score_sde.fields import DEFAULTS
 
 WAITING_SECONDS = 900.0  # for a batch, after which none is expected any more
 CLOSING_SECONDS = 5.0  # for a read under way, after which its processes are ended
@@ -50,7 +51,7 @@ class Feed(Generic[PlacedT]):
         place: Callable[[np.ndarray], PlacedT],
         *,
         per_dispatch: int = 1,
-        prefetch: int = 2,
+        prefetch: int = DEFAULTS.data.prefetch,
     ) -> None:
         """Wrap an iterator; nothing is read before the first array is asked for.
 

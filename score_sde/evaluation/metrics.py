@@ -15,6 +15,7 @@ from score_sde.evaluation.base import Progress, sample_seed
 from score_sde.evaluation.partial import Partial
 from score_sde.evaluation.samples import compiled_sampler, draw_in_parts
 from score_sde.experiment import Experiment
+from score_sde.fields import DEFAULTS
 from score_sde.metrics import (
     NOT_STATED,
     PIXELS,
@@ -96,7 +97,7 @@ def data_statistics(
     *,
     split: str,
     limit: int = 0,
-    keep_features: int = 10_000,
+    keep_features: int = DEFAULTS.evaluation.keep_features,
     progress: Progress = lambda n: None,
 ) -> tuple[ReferenceStatistics, str]:
     """Statistics of the examples as they are stored, neither mirrored nor dequantised, each exactly once.

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from score_sde.fields.conditions import When, given, unless
 from score_sde.fields.diffusion import CHAIN, MAX_LEVELS, SCORE
@@ -80,7 +80,9 @@ class Sampling:
     grid: str = choice("uniform", GRIDS, "spacing of the times")
     rho: float = real(7.0, 1.0, 100.0, "the root in which the steps are equal", given("sampling.grid", "edm"))
     t_min: float = real(1e-3, *_TIME, "where sampling stops; 1e-5 for ve")
-    denoising: str = choice("tweedie", ("tweedie", "mean", "none"), "how the noise left at t_min is removed", _ALWAYS)
+    denoising: Literal["tweedie", "mean", "none"] = choice(
+        "tweedie", ("tweedie", "mean", "none"), "how the noise left at t_min is removed", _ALWAYS
+    )
     thresholding: str = choice(
         "none", ("none", "static", "dynamic"), "keep denoised images in their range: no, by clipping, or by a quantile"
     )
@@ -152,7 +154,9 @@ class Likelihood:
     grid: str = choice("log_snr", GRIDS, "spacing of the times of the fixed grid", _ON_GRID)
     order: int = integer(4, 1, 5, "order of the predictor on the fixed grid", _ON_GRID)
     num_probes: int = integer(1, 0, 10_000, "Hutchinson probes per example; 0 for the exact trace", SCORE)
-    probe_kind: str = choice("rademacher", ("rademacher", "gaussian"), "distribution of the probes", SCORE & _PROBES)
+    probe_kind: Literal["rademacher", "gaussian"] = choice(
+        "rademacher", ("rademacher", "gaussian"), "distribution of the probes", SCORE & _PROBES
+    )
     fresh_probes: bool = flag(True, "on a fixed grid new probes at each time, not the same at all", _ON_GRID & _PROBES)
     dequantization: str = choice(
         "uniform", ("uniform", "variational"), "uniform noise, or trained noise after --mode=train_dequantizer"

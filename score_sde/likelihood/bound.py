@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 
 from score_sde.arguments import as_data, check_key, example_keys, not_inner_time, not_whole, score_at
 from score_sde.errors import UserError, refuse, unknown
+from score_sde.fields import DEFAULTS
 from score_sde.likelihood.divergence import ProbeKind, check_probes, draw_probes, value_and_quadratic_forms
 from score_sde.objectives.times import ImportanceTimes, LowDiscrepancyTimes, UniformTimes
 from score_sde.sdes import SDE
@@ -52,13 +53,13 @@ def nll_bound(
     score_fn: ScoreFn,
     x: Batch,
     *,
-    t_min: Number = 1e-5,
+    t_min: Number = DEFAULTS.likelihood.t_min,
     num_times: int = 128,
     importance: bool = True,
     form: BoundForm = "denoising",
-    offset: bool = True,
-    num_probes: int | None = 1,
-    probe_kind: ProbeKind = "rademacher",
+    offset: bool = DEFAULTS.dequantizer.offset,
+    num_probes: int | None = DEFAULTS.likelihood.num_probes,
+    probe_kind: ProbeKind = DEFAULTS.likelihood.probe_kind,
 ) -> Bound:
     """An unbiased estimate of the bound on ``-log p(x)`` (Song et al. 2021b, theorem 3), and its standard error.
 
@@ -131,7 +132,13 @@ def nll_bound(
 
 
 def bound_draw(
-    key: PRNGKey, sde: SDE, score_fn: ScoreFn, x: Batch, *, t_min: Number = 1e-5, offset: bool = True
+    key: PRNGKey,
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Batch,
+    *,
+    t_min: Number = DEFAULTS.likelihood.t_min,
+    offset: bool = DEFAULTS.dequantizer.offset,
 ) -> Times:
     """One draw of the bound per example, from one time each: what noise is trained on that a score model is to like.
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from score_sde.arguments import as_data, check_floats, example_keys, not_fulfilled, not_inner_time, score_at
 from score_sde.errors import UserError, refuse
+from score_sde.fields import DEFAULTS
 from score_sde.likelihood.dequantization import Quantization
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
 from score_sde.sdes import SDE
@@ -48,10 +49,10 @@ def log_likelihood(
     t1: Number = 1.0,
     rtol: Number = 1e-5,
     atol: Number = 1e-5,
-    num_probes: int | None = 1,
-    probe_kind: ProbeKind = "rademacher",
+    num_probes: int | None = DEFAULTS.likelihood.num_probes,
+    probe_kind: ProbeKind = DEFAULTS.likelihood.probe_kind,
     terminal_logp: TerminalLogp | None = None,
-    max_steps: int = 4096,
+    max_steps: int = DEFAULTS.sampling.max_steps,
     joint: bool = False,
 ) -> Likelihood:
     """Log-density of data under the probability flow of a score function.
@@ -211,7 +212,7 @@ def transport(
     t1: Number,
     rtol: Number = 1e-5,
     atol: Number = 1e-5,
-    max_steps: int = 4096,
+    max_steps: int = DEFAULTS.sampling.max_steps,
     joint: bool = False,
 ) -> Solution:
     """Carry samples along the probability flow from ``t0`` to ``t1``: encode if ``t1 > t0``, decode otherwise.

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from score_sde.arguments import as_data, check_samples, example_keys, not_whole, score_at
 from score_sde.errors import UserError
+from score_sde.fields import DEFAULTS
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
 from score_sde.likelihood.flow import Likelihood, TerminalLogp, finish
 from score_sde.sdes import SDE
@@ -38,10 +39,10 @@ def log_likelihood_on_grid(
     x: Batch,
     times: Float[Array, " points"],
     *,
-    order: int = 4,
-    num_probes: int | None = 1,
-    probe_kind: ProbeKind = "rademacher",
-    fresh_probes: bool = True,
+    order: int = DEFAULTS.likelihood.order,
+    num_probes: int | None = DEFAULTS.likelihood.num_probes,
+    probe_kind: ProbeKind = DEFAULTS.likelihood.probe_kind,
+    fresh_probes: bool = DEFAULTS.likelihood.fresh_probes,
     terminal_logp: TerminalLogp | None = None,
 ) -> Likelihood:
     """Log-density of data under the probability flow of a score function, along a grid of times.
@@ -95,10 +96,10 @@ def sample_with_log_density(
     start: Batch,
     times: Float[Array, " points"],
     *,
-    order: int = 4,
-    num_probes: int | None = 1,
-    probe_kind: ProbeKind = "rademacher",
-    fresh_probes: bool = True,
+    order: int = DEFAULTS.likelihood.order,
+    num_probes: int | None = DEFAULTS.likelihood.num_probes,
+    probe_kind: ProbeKind = DEFAULTS.likelihood.probe_kind,
+    fresh_probes: bool = DEFAULTS.likelihood.fresh_probes,
 ) -> Likelihood:
     """Samples of the probability flow with their log-densities, from the same evaluations.
 

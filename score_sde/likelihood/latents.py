@@ -3,13 +3,21 @@ r"""Latent codes: the probability flow is a bijection between data and noise (So
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde.fields import DEFAULTS
 from score_sde.likelihood.flow import transport
 from score_sde.sdes import SDE
 from score_sde.solvers.base import Solution
 from score_sde.typing import Batch, Number, ScoreFn
 
 
-def encode(sde: SDE, score_fn: ScoreFn, x: Batch, *, t_end: Number = 1e-5, tolerance: Number = 1e-5) -> Solution:
+def encode(
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Batch,
+    *,
+    t_end: Number = DEFAULTS.likelihood.t_min,
+    tolerance: Number = DEFAULTS.likelihood.tolerance,
+) -> Solution:
     """The latent codes of data, which look like draws from the prior.
 
     Args:
@@ -30,7 +38,14 @@ def encode(sde: SDE, score_fn: ScoreFn, x: Batch, *, t_end: Number = 1e-5, toler
     return transport(sde, score_fn, x, t0=t_end, t1=1.0, rtol=tolerance, atol=tolerance)
 
 
-def decode(sde: SDE, score_fn: ScoreFn, latents: Batch, *, t_end: Number = 1e-5, tolerance: Number = 1e-5) -> Solution:
+def decode(
+    sde: SDE,
+    score_fn: ScoreFn,
+    latents: Batch,
+    *,
+    t_end: Number = DEFAULTS.likelihood.t_min,
+    tolerance: Number = DEFAULTS.likelihood.tolerance,
+) -> Solution:
     """The data of latent codes, the inverse of :func:`encode`; arguments as there."""
     return transport(sde, score_fn, latents, t0=1.0, t1=t_end, rtol=tolerance, atol=tolerance)
 

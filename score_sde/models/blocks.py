@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde.fields import DEFAULTS
 from score_sde.models.layers import (
     Activation,
     Features,
@@ -44,8 +45,8 @@ class ResidualBlock(nn.Module):
     activation: Activation
     dropout: float = 0.0
     resample: Callable[[Array], Array] | None = None
-    skip_rescale: bool = True
-    init_scale: float = 0.0
+    skip_rescale: bool = DEFAULTS.model.skip_rescale
+    init_scale: float = DEFAULTS.model.init_scale
     shortcut_init_scale: float = 1.0
     min_group_channels: int = 4
 

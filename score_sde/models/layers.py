@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde.fields import DEFAULTS
 from score_sde.typing import Times, time_dtype
 
 Images = Float[Array, "batch height width channels"]
@@ -134,8 +135,8 @@ class AttentionBlock(nn.Module):
         min_group_channels: See :class:`GroupNorm`.
     """
 
-    skip_rescale: bool = True
-    init_scale: float = 0.0
+    skip_rescale: bool = DEFAULTS.model.skip_rescale
+    init_scale: float = DEFAULTS.model.init_scale
     min_group_channels: int = 4
 
     @nn.compact
@@ -161,7 +162,7 @@ class TimeEmbedding(nn.Module):
     width: int
     kind: str
     activation: Activation
-    fourier_scale: float = 16.0
+    fourier_scale: float = DEFAULTS.model.fourier_scale
 
     @nn.compact
     def __call__(self, condition: Times) -> Features:

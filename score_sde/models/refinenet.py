@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.errors import unknown
+from score_sde.fields import DEFAULTS
 from score_sde.models.layers import Activation, Images
 
 Maps = Float[Array, "_ _ _ _"]  # feature maps of any size and width
@@ -189,7 +190,7 @@ class MSFBlock(nn.Module):
     """Multi-scale fusion: the sum of the convolved inputs at the size of the first."""
 
     features: int
-    interpolation: str = "bilinear"
+    interpolation: str = DEFAULTS.model.interpolation
 
     @nn.compact
     def __call__(self, xs: Sequence[Maps], normalize: Normalize) -> Maps:
@@ -249,7 +250,7 @@ class RefineBlock(nn.Module):
     crp: ClassVar[type[CRPBlock]] = CRPBlock
     features: int
     activation: Activation
-    interpolation: str = "bilinear"
+    interpolation: str = DEFAULTS.model.interpolation
     end: bool = False
 
     @nn.compact

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde.fields import DEFAULTS
 from score_sde.objectives.family import (
     ProjectionKind,
     StaticScore,
@@ -101,7 +102,7 @@ class Sliced:
         variance_reduced: Take ``1/2 |s|^2`` for ``1/2 (v^T s)^2``.
     """
 
-    num_projections: int = static(default=1)
+    num_projections: int = static(default=DEFAULTS.objective.num_projections)
     projections: ProjectionKind = static(default="rademacher")
     variance_reduced: bool = static(default=True)
 
@@ -189,7 +190,7 @@ def criterion_loss(
     *,
     times: TimeSampler,
     weighting: Weighting,
-    reduce_mean: bool = True,
+    reduce_mean: bool = DEFAULTS.objective.reduce_mean,
 ) -> LossFn:
     r"""A criterion at every noise level: ``E_t E_{x_t} [ lambda(t) l(score(., t), x_t) ]``.
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde.fields import DEFAULTS
 from score_sde.objectives.times import ImportanceTimes, LowDiscrepancyTimes, Weighting
 from score_sde.parameterization import Parameterization, make_noise_fn
 from score_sde.processes import Process
@@ -26,7 +27,7 @@ def score_matching_loss(
     *,
     times: TimeSampler,
     weighting: Weighting,
-    reduce_mean: bool = True,
+    reduce_mean: bool = DEFAULTS.objective.reduce_mean,
 ) -> LossFn:
     """The continuous denoising score matching loss of a network.
 

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from score_sde.arguments import not_fulfilled, not_whole
 from score_sde.errors import refuse
+from score_sde.fields import DEFAULTS
 from score_sde.solvers.base import Solution, largest_rms
 from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, Scalar, time_dtype
 
@@ -23,7 +24,7 @@ def solve_ode(
     t1: Number,
     rtol: Number = 1e-5,
     atol: Number = 1e-5,
-    max_steps: int = 4096,
+    max_steps: int = DEFAULTS.sampling.max_steps,
     joint: bool = False,
 ) -> Solution:
     """Integrate ``dy/dt = vector_field(t, y, args)`` from ``t0`` to ``t1`` for each example.

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from score_sde.arguments import check_samples, not_inner_time, not_whole
 from score_sde.errors import refuse
+from score_sde.fields import DEFAULTS
 from score_sde.sdes import ReverseSDE
 from score_sde.solvers.adaptive import brownian_increment
 from score_sde.solvers.base import Solution, continuous, largest_rms
@@ -33,7 +34,7 @@ def solve_sde(
     t1: Number,
     rtol: Number = 0.02,
     atol: Number = 0.0078,
-    max_steps: int = 4096,
+    max_steps: int = DEFAULTS.sampling.max_steps,
     joint: bool = False,
 ) -> Solution:
     r"""Integrate the reverse SDE from ``t = 1`` to ``t1`` with as many steps as its error asks for.
