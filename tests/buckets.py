@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+from pathlib import Path
 
 from etils.epath import backend
 from fsspec.implementations.dirfs import DirFileSystem
@@ -29,6 +31,11 @@ class Objects(DirFileSystem):
     def open(self, path, mode="rb", **keywords):
         assert mode in ("rb", "wb", "xb", "r", "w"), f"no object store opens an object with mode {mode}"
         return super().open(path, mode, **keywords)
+
+    def put_file(self, source, target):
+        place = Path(self._join(target))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(shutil.copyfile(source, f"{self.root}.{os.getpid()}.{place.name}"), place)
 
     def mv(self, source, *arguments, **keywords):
         if self.isdir(source):
