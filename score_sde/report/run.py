@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import json
 import re
 import struct
@@ -272,9 +273,15 @@ def grouped(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return groups
 
 
+@functools.cache
+def default_fields() -> dict[str, Any]:
+    """Today's defaults under dotted names, as JSON gives them back."""
+    return json.loads(json.dumps(leaves(default_config())))
+
+
 def complete_config(run: Run) -> dict[str, Any]:
     """The same as JSON gives them back, with today's defaults for fields that the record is older than."""
-    return json.loads(json.dumps({**leaves(default_config()), **flat_config(run)}))
+    return default_fields() | json.loads(json.dumps(flat_config(run)))
 
 
 def _problem(error: Unreadable) -> str:

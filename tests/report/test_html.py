@@ -335,6 +335,7 @@ def test_differences_are_paired_over_images_and_their_errors_small(filled):
     assert f"+{change:.4f} ± {error:.4f} paired over 60 images" in page.text
     assert "independent errors" in page.text
     assert "seed 0 1" in page.text and "Settings that differ" in page.text
+    assert "seed 0 changed" in page.text and "lr 0.5 changed" in page.text
 
 
 def test_likelihoods_of_other_data_are_not_paired(filled, tmp_path):

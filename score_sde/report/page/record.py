@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from score_sde.config import default_config, leaves
 from score_sde.files import failures
 from score_sde.report.figures import DASH, num_bytes
 from score_sde.report.page.blocks import Group, Section, Table, Words, missing
 from score_sde.report.quantities import Quantity
-from score_sde.report.run import ARTEFACTS, PAGES, PICTURES, Run, flat_config, grouped
+from score_sde.report.run import ARTEFACTS, PAGES, PICTURES, Run, default_fields, flat_config, grouped
 
 _MAX_LISTED = 200  # files that a page names
 
@@ -21,7 +20,7 @@ def configuration(run: Run, found: Sequence[Quantity]) -> Section:
     if not fields:
         words = missing("There is no config.json yet:", "train")
         return Section("configuration", "Configuration", [words])
-    defaults = json.loads(json.dumps(leaves(default_config())))
+    defaults = default_fields()
     known = json.loads(json.dumps({name: value for name, value in fields.items() if name in defaults}))
     changed = sorted(name for name, value in known.items() if value != defaults[name])
     unknown = ", ".join(sorted(fields.keys() - defaults.keys()))
@@ -30,7 +29,7 @@ def configuration(run: Run, found: Sequence[Quantity]) -> Section:
         Table(
             f"Fields of {group}",
             [group, "value", ""],
-            [[name, shown(value), "changed" * (f"{group}.{name}" in changed)] for name, value in sorted(part.items())],
+            [[name, shown(part[name]), _mark(group, name, changed)] for name in sorted(part)],
             "fields",
             (0, 1),
         )
@@ -72,6 +71,11 @@ def files(run: Run, found: Sequence[Quantity]) -> Section:
 def shown(value: Any) -> str:
     """A value of the configuration in words; nothing for none."""
     return DASH if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _mark(group: str, name: str, changed: Sequence[str]) -> str:
+    """Whether a field of a group is among those that differ from the defaults."""
+    return "changed" if f"{group}.{name}".removeprefix("general.") in changed else ""
 
 
 def _size(path: Path) -> str:
