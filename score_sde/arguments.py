@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from score_sde.errors import UserError, refuse
-from score_sde.typing import Batch, SampleKeys, ScoreFn, Times, holds, is_known, time_dtype
+from score_sde.typing import Batch, ScoreFn, Times, holds, is_known, time_dtype
 
 
 class Checked:
@@ -90,8 +90,8 @@ def as_data(x: Any) -> Array:
     """
     if isinstance(x, (np.ndarray, jax.Array)) and (x.ndim == 0 or x.size == 0):
         raise UserError(f"The data have shape {x.shape}; expected one example at least, of shape (batch, *event).")
-    of_levels = ", whose density is asked for: of grey levels, Quantization(num_levels=...).dequantize(key, levels)"
-    check_floats(x, "data", of_levels)
+    dequantized = "Quantization(num_grey_levels=...).dequantize(key, levels)"
+    check_floats(x, "data", f", whose density is asked for: of grey levels, {dequantized}")
     array = jnp.asarray(x)
     return array.astype(time_dtype(array))
 
@@ -129,16 +129,6 @@ def check_key(key: Any) -> None:
     if (axes := _axes_of_keys(key)) != ():
         given = f"an array of keys of shape {axes}" if axes is not None else f"a {type(key).__name__}"
         raise UserError(f"The key is {given}; expected a single one, such as jax.random.key(0).")
-
-
-def example_keys(key: Any, x: Array) -> SampleKeys:
-    """One key per example of a batch, so that no example depends on its neighbors.
-
-    Raises:
-        UserError: If the key is none, or an array of several.
-    """
-    check_key(key)
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(x.shape[0]))
 
 
 def score_at(score_fn: ScoreFn, x: Batch, t: Times) -> Batch:

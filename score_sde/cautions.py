@@ -53,7 +53,7 @@ def scale_of(source: Source, *, centered: bool) -> DataScale:
     count = max(1, min(_EXAMPLES, len(source), _NUMBERS // math.prod(source.info.shape)))
     rows = np.linspace(0, len(source) - 1, count).astype(int)
     values = np.asarray(source.gather(rows), np.float64).reshape(count, -1)
-    if (levels := source.info.num_levels) is not None:
+    if (levels := source.info.num_grey_levels) is not None:
         values = values / (levels - 1)
         values = 2.0 * values - 1.0 if centered else values
     return DataScale(values.mean(axis=0), values.std(axis=0))
@@ -63,7 +63,7 @@ def cautions(config: ConfigDict, source: Source) -> Iterator[str]:
     """All sentences about the training of a network on a training split."""
     yield from run_cautions(config)
     yield from network_cautions(config, source.info.shape)
-    continuous = source.info.num_levels is None
+    continuous = source.info.num_grey_levels is None
     if continuous or _scales_input(config):
         yield from data_cautions(config, scale_of(source, centered=config.data.centered), continuous=continuous)
 

@@ -144,7 +144,7 @@ class NCSN(Chain):
         return Marginal(jnp.ones_like(t), self.sigmas[index].astype(t.dtype))
 
     def transition(self, s: Time, t: Time) -> Transition:
-        """``(1, sqrt(s(t)^2 - s(s)^2))``, factored so that neighbouring levels keep their digits."""
+        """``(1, sqrt(s(t)^2 - s(s)^2))``, factored so that neighboring levels keep their digits."""
         low, high = self.marginal(s).std, self.marginal(t).std
         return Transition(jnp.ones_like(high), jnp.sqrt((high - low) * (high + low)))
 
@@ -244,7 +244,7 @@ class _Sum(NamedTuple):
 
 
 def _running_sums(terms: Levels) -> _Sum:
-    """The sums of the first 0, 1, ... terms, with twice the digits: differences of neighbours are the terms again."""
+    """The sums of the first 0, 1, ... terms, with twice the digits: differences of neighbors are the terms again."""
 
     def add(a: _Sum, b: _Sum) -> _Sum:
         value = a.value + b.value
@@ -346,7 +346,7 @@ def largest_distance(data: np.ndarray, *, block: int = 1024) -> float:
 
 
 def noise_ratio(dim: int, overlap: float = 0.567) -> float:
-    r"""The ratio of neighbouring noise levels of NCSNv2 (technique 2), for ``dim`` dimensions.
+    r"""The ratio of neighboring noise levels of NCSNv2 (technique 2), for ``dim`` dimensions.
 
     It solves ``Phi(sqrt(2 d)(r - 1) + 3 r) - Phi(sqrt(2 d)(r - 1) - 3 r) = overlap``, the part of the samples of one
     level that lie in the shell of the next. The paper asks for about 0.5; its four published sets of levels all have
@@ -354,8 +354,8 @@ def noise_ratio(dim: int, overlap: float = 0.567) -> float:
     """
 
     def covered(ratio: float) -> float:
-        centre, width = math.sqrt(2.0 * dim) * (ratio - 1.0), 3.0 * ratio
-        return 0.5 * (math.erf((centre + width) / math.sqrt(2.0)) - math.erf((centre - width) / math.sqrt(2.0)))
+        center, width = math.sqrt(2.0 * dim) * (ratio - 1.0), 3.0 * ratio
+        return 0.5 * (math.erf((center + width) / math.sqrt(2.0)) - math.erf((center - width) / math.sqrt(2.0)))
 
     low, high = 1.0, 2.0 + 100.0 / dim
     for _ in range(100):
@@ -384,7 +384,7 @@ def langevin_step(ratio: float, num_steps: int, sigma_min: float = _SDE.sigma_mi
     '6.2e-06'
 
     Args:
-        ratio: Of neighbouring levels.
+        ratio: Of neighboring levels.
         num_steps: Langevin steps ``T`` per level.
         sigma_min: Smallest noise ``s_1``.
     """

@@ -14,12 +14,11 @@ from score_sde.config import ConfigDict, build, check_fields
 from score_sde.diffusions import make_process, make_sde
 from score_sde.distributed import make_mesh, state_sharding, with_sharding
 from score_sde.errors import UserError, refuse
-from score_sde.likelihood.dequantization import Quantization
-from score_sde.likelihood.latent_variable import LearnedReversal
 from score_sde.models.registry import NETWORKS, make_dequantizer, make_latent_model, make_network
 from score_sde.objectives import LatentVariableModel, NoiseAndFraction, make_predict_fn
 from score_sde.parameterization import PARAMETERIZATIONS, THRESHOLDS, Parameterization, make_score_fn, thresholded
 from score_sde.processes import Process
+from score_sde.quantization import Quantization
 from score_sde.samplers import METHODS, Adaptive, AdaptiveMethod, Decoder, ModelSampler
 from score_sde.sampling import GRIDS, FixedSteps, Grid, edm_times, levels_of
 from score_sde.sdes import SDE
@@ -29,8 +28,9 @@ from score_sde.state import TrainState, create_state, state_of
 from score_sde.training.objective import VARIANCES, Trainees, make_loss
 from score_sde.training.optim import make_optimizer
 from score_sde.training.step import TrainStep, make_train_step
-from score_sde.typing import Batch, Dequantizer, LossFn, Network, Params, ScoreFn, Times, expand_like
+from score_sde.typing import Batch, Dequantizer, Loss, Network, Params, ScoreFn, Times, expand_like
 from score_sde.validation import PURPOSES, Purpose, problems_of, thresholding_problems
+from score_sde.variational import LearnedReversal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Experiment:
     reversal_network: Network  # the same network, with a second output: the variances of a chain's steps
     latent: LatentVariableModel | None  # a variational autoencoder, which has neither; else None
     parameterization: Parameterization
-    loss_fn: LossFn
+    loss: Loss
     tx: optax.GradientTransformation
     train_step: TrainStep
 
@@ -56,7 +56,7 @@ class Experiment:
         cls,
         config: ConfigDict,
         event_shape: tuple[int, ...],
-        num_levels: int | None,
+        num_grey_levels: int | None,
         *,
         mesh: Mesh | None = None,
         purposes: Collection[Purpose] = PURPOSES,
@@ -68,7 +68,7 @@ class Experiment:
         Args:
             config: The configuration.
             event_shape: Shape of one example.
-            num_levels: Number of grey levels; ``None`` for continuous data.
+            num_grey_levels: Number of grey levels; ``None`` for continuous data.
             mesh: The devices.
             purposes: What it is built for; fields that these do not read are not looked at.
 
@@ -78,13 +78,13 @@ class Experiment:
         check_fields(config)
         if mesh is None:
             mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-        refuse(_problems(config, event_shape, num_levels, purposes))
+        refuse(_problems(config, event_shape, num_grey_levels, purposes))
         sde = make_sde(config)
         process = make_process(config, sde)
         trainees = _make_trainees(config, event_shape)
         parameterization = _make_parameterization(config)
-        quantization = Quantization(num_levels=num_levels, centered=config.data.centered)
-        loss_fn = make_loss(config, process, trainees, parameterization, quantization)
+        quantization = Quantization(num_grey_levels=num_grey_levels, centered=config.data.centered)
+        loss = make_loss(config, process, trainees, parameterization, quantization)
         optim = {k: v for k, v in config.optim.items() if k == "ema_widths" or not k.startswith("ema")}
         tx = make_optimizer(num_steps=config.training.num_steps, **optim)
         return cls(
@@ -98,10 +98,10 @@ class Experiment:
             reversal_network=trainees.reversal,
             latent=trainees.latent,
             parameterization=parameterization,
-            loss_fn=loss_fn,
+            loss=loss,
             tx=tx,
             train_step=make_train_step(
-                loss_fn,
+                loss,
                 tx,
                 prepare=quantization.dequantize,
                 ema_rate=config.optim.ema_rate,
@@ -162,7 +162,7 @@ class Experiment:
     @functools.cached_property
     def dequantizer(self) -> Dequantizer | None:
         """The dequantizer of ``config.dequantizer``; ``None`` for uniform noise."""
-        return make_dequantizer(dict(self.config.dequantizer), self.event_shape, self.quantization.num_levels)
+        return make_dequantizer(dict(self.config.dequantizer), self.event_shape, self.quantization.num_grey_levels)
 
     def with_sampling(self, **changes: Any) -> "Experiment":
         """The same run with some fields of ``config.sampling`` changed."""
@@ -235,11 +235,11 @@ class Experiment:
 
 
 def _problems(
-    config: ConfigDict, event_shape: tuple[int, ...], num_levels: int | None, purposes: Collection[Purpose]
+    config: ConfigDict, event_shape: tuple[int, ...], num_grey_levels: int | None, purposes: Collection[Purpose]
 ) -> list[str]:
     """All that is wrong with fields that are right one by one, some of which only building tells."""
     found = list(problems_of(config, event_shape, purposes))
-    found += thresholding_problems(config, num_levels, purposes)
+    found += thresholding_problems(config, num_grey_levels, purposes)
 
     def attempt(make: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -253,7 +253,7 @@ def _problems(
     attempt(_make_trainees, config, event_shape)
     variational = config.likelihood.dequantization == "variational" and not NETWORKS[config.model.name].is_latent
     if "dequantize" in wanted or ("likelihood" in wanted and variational):
-        attempt(make_dequantizer, dict(config.dequantizer), event_shape, num_levels)
+        attempt(make_dequantizer, dict(config.dequantizer), event_shape, num_grey_levels)
     if "sample" in wanted and sde is not None and process is not None and not found:
         sampling = config.sampling
         try:

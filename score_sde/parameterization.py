@@ -39,11 +39,11 @@ from score_sde.typing import (
 #: does, from the least noise at ``t = 1 / N``; ``descending_level`` as NCSN does, from the most noise at ``t = 1``.
 CONDITIONS: Mapping[str, Callable[[Process, Times, Number], Times]] = MappingProxyType(
     {
-        "time": lambda sde, t, n: 999.0 * t,
-        "log_time": lambda sde, t, n: jnp.log(999.0 * t),
-        "log_noise": lambda sde, t, n: -0.5 * sde.log_snr(t),
-        "level": lambda sde, t, n: jnp.maximum(n * t - 1.0, 0.0),
-        "descending_level": lambda sde, t, n: jnp.round((1.0 - t) * (n - 1.0)),
+        "time": lambda process, t, n: 999.0 * t,
+        "log_time": lambda process, t, n: jnp.log(999.0 * t),
+        "log_noise": lambda process, t, n: -0.5 * process.log_snr(t),
+        "level": lambda process, t, n: jnp.maximum(n * t - 1.0, 0.0),
+        "descending_level": lambda process, t, n: jnp.round((1.0 - t) * (n - 1.0)),
     }
 )
 
@@ -71,22 +71,22 @@ class Parameterization(abc.ABC):
     num_scales: Number = DEFAULTS.parameterization.num_scales
 
     @abc.abstractmethod
-    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """The predicted noise ``E[z | x_t]`` that the network output stands for."""
 
-    def inputs(self, sde: Process, x: Batch, t: Times) -> tuple[Batch, Times]:
+    def inputs(self, process: Process, x: Batch, t: Times) -> tuple[Batch, Times]:
         """The network's two arguments: (scaled) noisy data and noise condition."""
-        mean_coeff, std = sde.marginal(t)
+        mean_coeff, std = process.marginal(t)
         if self.scale_input:
             x = x / expand_like(jnp.sqrt((mean_coeff * self.data_std) ** 2 + std**2), x)
-        return x, CONDITIONS[self.condition_on](sde, t, self.num_scales)
+        return x, CONDITIONS[self.condition_on](process, t, self.num_scales)
 
 
 @component
 class NoisePrediction(Parameterization):
     """The output is the noise ``z`` (Ho et al. 2020, arXiv 2006.11239, eq. 14); the choice of DDPM++."""
 
-    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """The output itself."""
         return output
 
@@ -101,18 +101,18 @@ class ScorePrediction(Parameterization):
 
     scale_by_sigma: bool = static(default=DEFAULTS.parameterization.scale_by_sigma)
 
-    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """Minus the output, times ``s`` if it is the score itself."""
-        return -output if self.scale_by_sigma else -expand_like(sde.marginal(t).std, x) * output
+        return -output if self.scale_by_sigma else -expand_like(process.marginal(t).std, x) * output
 
 
 @component
 class DataPrediction(Parameterization):
     """The output is the data ``x_0``; the noise loses digits where ``s`` is small, so prefer others for likelihoods."""
 
-    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """``(x - m output) / s``."""
-        mean_coeff, std = sde.marginal(t)
+        mean_coeff, std = process.marginal(t)
         return (x - expand_like(mean_coeff, x) * output) / expand_like(std, x)
 
 
@@ -120,9 +120,9 @@ class DataPrediction(Parameterization):
 class VPrediction(Parameterization):
     """The output is the velocity ``v = m z - s x_0`` (Salimans & Ho 2022, appendix D), for any ``m`` and ``s``."""
 
-    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """``(m v + s x) / (m^2 + s^2)``, which solves ``x = m x_0 + s z`` and ``v = m z - s x_0``."""
-        mean_coeff, std = sde.marginal(t)
+        mean_coeff, std = process.marginal(t)
         total = expand_like(mean_coeff**2 + std**2, x)
         return (expand_like(mean_coeff, x) * output + expand_like(std, x) * x) / total
 
@@ -141,9 +141,9 @@ class EDMPrediction(Parameterization):
     scale_input: bool = static(default=True)
     condition_on: str = static(default="log_noise")
 
-    def noise(self, sde: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """The formula above, with numerator and denominator multiplied by ``m`` so that it holds as ``m -> 0``."""
-        mean_coeff, std = sde.marginal(t)
+        mean_coeff, std = process.marginal(t)
         total = std**2 + (mean_coeff * self.data_std) ** 2
         skip, out = std / total, mean_coeff * self.data_std / jnp.sqrt(total)
         return expand_like(skip, x) * x - expand_like(out, x) * output
@@ -163,7 +163,7 @@ PARAMETERIZATIONS: Mapping[str, type[Parameterization]] = MappingProxyType(
 def make_noise_fn(
     network: Network,
     parameterization: Parameterization,
-    sde: Process,
+    process: Process,
     params: Params,
     *,
     label: Labels | None = None,
@@ -173,8 +173,8 @@ def make_noise_fn(
     given = {} if label is None else {"label": label}  # a network without classes need not know the word
 
     def noise_fn(x: Batch, t: Times, /) -> Batch:
-        output = network.apply(params, *parameterization.inputs(sde, x, t), key=key, **given)
-        return parameterization.noise(sde, output, x, t)
+        output = network.apply(params, *parameterization.inputs(process, x, t), key=key, **given)
+        return parameterization.noise(process, output, x, t)
 
     return noise_fn
 
@@ -182,23 +182,23 @@ def make_noise_fn(
 def make_score_fn(
     network: Network,
     parameterization: Parameterization,
-    sde: Process,
+    process: Process,
     params: Params,
     *,
     label: Labels | None = None,
     key: PRNGKey | None = None,
 ) -> ScoreFn:
     """The score function ``(x, t) -> grad_x log p_t(x)`` of a network; arguments as in :func:`make_noise_fn`."""
-    noise_fn = make_noise_fn(network, parameterization, sde, params, label=label, key=key)
+    noise_fn = make_noise_fn(network, parameterization, process, params, label=label, key=key)
 
     def score_fn(x: Batch, t: Times, /) -> Batch:
-        return -noise_fn(x, t) / expand_like(sde.marginal(t).std, x)
+        return -noise_fn(x, t) / expand_like(process.marginal(t).std, x)
 
     return score_fn
 
 
 def thresholded(
-    sde: Process, score_fn: ScoreFn, *, low: Number, high: Number, quantile: Number | None = None
+    process: Process, score_fn: ScoreFn, *, low: Number, high: Number, quantile: Number | None = None
 ) -> ScoreFn:
     """The score whose denoised samples stay in the range ``[low, high]`` of the data.
 
@@ -207,7 +207,7 @@ def thresholded(
     the sample into the range.
 
     Args:
-        sde: The forward process.
+        process: The forward process.
         score_fn: The score of its marginals.
         low: Least value of the data.
         high: Greatest value.
@@ -225,8 +225,8 @@ def thresholded(
     middle, reach = 0.5 * (low + high), 0.5 * (high - low)
 
     def score_in_range(x: Batch, t: Times, /) -> Batch:
-        mean_coeff, std = sde.marginal(t)
-        offset = denoise(sde, score_fn, x, t) - middle
+        mean_coeff, std = process.marginal(t)
+        offset = denoise(process, score_fn, x, t) - middle
         if quantile is None:
             offset = jnp.clip(offset, -reach, reach)
         else:
@@ -244,7 +244,7 @@ THRESHOLDS: Mapping[str, Callable[[float], float | None]] = MappingProxyType(
 )
 
 
-def denoise(sde: Process, score_fn: ScoreFn, x: Batch, t: Times) -> Batch:
+def denoise(process: Process, score_fn: ScoreFn, x: Batch, t: Times) -> Batch:
     """The posterior mean ``E[x_0 | x_t] = (x + s^2 score) / m`` (Tweedie's formula)."""
-    mean_coeff, std = sde.marginal(t)
+    mean_coeff, std = process.marginal(t)
     return (x + expand_like(std**2, x) * score_at(score_fn, x, t)) / expand_like(mean_coeff, x)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.arguments import Checked, score_at
-from score_sde.typing import Batch, Number, PRNGKey, ScoreFn, Time, Times, expand_like, time_dtype
+from score_sde.typing import Batch, Number, PRNGKey, ScoreFn, Time, Times, event_sum, expand_like, time_dtype
 
 
 class Marginal(NamedTuple):
@@ -90,7 +90,7 @@ class Process(Checked, abc.ABC):
     def prior_logp(self, x: Batch) -> Times:
         """Log-density of the prior in nats per example, the pair of :meth:`prior_sample`."""
         dim, variance = x[0].size, jnp.asarray(self.prior_std, x.dtype) ** 2
-        square = jnp.sum(x**2, axis=tuple(range(1, x.ndim))) / variance
+        square = event_sum(x**2) / variance
         return -0.5 * (dim * jnp.log(2.0 * jnp.pi * variance) + square)
 
     def transition(self, s: Time, t: Time) -> Transition:
@@ -120,7 +120,7 @@ class Process(Checked, abc.ABC):
 
         With ``None`` it is the solver that chooses ``eta``; see :class:`ReverseProcess`.
         """
-        return ReverseProcess(sde=self, score_fn=score_fn, stated_noise_scale=noise_scale)
+        return ReverseProcess(forward=self, score_fn=score_fn, stated_noise_scale=noise_scale)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,13 +128,13 @@ class ReverseProcess:
     """The time reversal of a process under a score function: what a solver follows from ``t = 1`` to 0.
 
     Attributes:
-        sde: The forward process.
+        forward: The forward process.
         score_fn: The score of its marginals.
         stated_noise_scale: The noise scale that was asked for. ``None`` leaves the choice to the solver where one is
             put to work (:func:`score_sde.sampling.integrate`), and is 1, the reverse SDE, where it is read directly.
     """
 
-    sde: Process
+    forward: Process
     score_fn: ScoreFn
     stated_noise_scale: Number | None = None
 
@@ -153,5 +153,5 @@ class ReverseProcess:
 
     def denoised(self, x: Batch, t: Float[Array, ""]) -> Batch:
         """The posterior mean ``E[x_0 | x_t] = (x + s^2 score) / m`` (Tweedie's formula) at one time."""
-        mean_coeff, std = self.sde.marginal(t)
+        mean_coeff, std = self.forward.marginal(t)
         return (x + std**2 * self.score(x, t)) / mean_coeff

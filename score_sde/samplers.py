@@ -39,7 +39,7 @@ class AdaptiveODE:
     def solve(self, keys: SampleKeys, process: ReverseProcess, x: Batch, t1: Number) -> Solution:
         """Without noise."""
         del keys
-        sde, steps = continuous(process).sde, {"max_steps": self.max_steps, "joint": self.joint_steps}
+        sde, steps = continuous(process).forward, {"max_steps": self.max_steps, "joint": self.joint_steps}
         return transport(sde, process.score_fn, x, t0=1.0, t1=t1, rtol=self.tolerance, atol=self.tolerance, **steps)
 
 

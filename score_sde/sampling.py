@@ -14,16 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from score_sde.arguments import check_key, check_samples, not_fulfilled, not_whole
+from score_sde.arguments import check_samples, not_fulfilled, not_whole
 from score_sde.chains import Chain
 from score_sde.errors import UserError, refuse, unknown
 from score_sde.fields import DEFAULTS
+from score_sde.keys import fold_in, sample_keys
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
 from score_sde.processes import Process, ReverseProcess
-from score_sde.solvers.base import Solution, Solver, SolverState, fold_in
+from score_sde.solvers.base import Solution, Solver, SolverState
 from score_sde.solvers.pairing import check_pair, noise_scale_of
 from score_sde.solvers.reversal import StepLaw, with_step_law
-from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn, is_known, time_dtype
+from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn, time_dtype
 
 Denoising = Literal["tweedie", "mean", "none"]
 Grid: TypeAlias = Float[Array, " steps_plus_one"]
@@ -124,28 +125,14 @@ def levels_of(chain: Chain, times: Grid) -> Float[Array, " levels"]:
     return jnp.asarray(levels[nearest])
 
 
-def sample_keys(key: PRNGKey, first: Array | int, count: int) -> SampleKeys:
-    """One key per sample index, ``first`` to ``first + count - 1``.
-
-    Raises:
-        UserError: If the key is not one, or if the indices are no whole numbers from 0 to ``2^32 - 1``.
-    """
-    check_key(key)
-    refuse([*not_whole("first", first, 0, 2**32 - 1), *not_whole("count", count, 0)])
-    if is_known(first) and int(first) + count > 2**32:
-        raise UserError(f"The last sample is {int(first) + count - 1}; expected an index of at most 2^32 - 1.")
-    indices = jnp.asarray(first, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
-
-
 def solver_keys(keys: SampleKeys) -> SampleKeys:
     """The keys of a solver's noise, of which each step takes its own; independent of those of the prior."""
     return fold_in(keys, _SOLVER)
 
 
-def prior_samples(keys: SampleKeys, sde: Process, event_shape: tuple[int, ...], dtype: Any = float) -> Batch:
+def prior_samples(keys: SampleKeys, process: Process, event_shape: tuple[int, ...], dtype: Any = float) -> Batch:
     """Draw the starting points from the prior, one per key, of the given type."""
-    return jax.vmap(lambda key: sde.prior_sample(jax.random.fold_in(key, _PRIOR), event_shape, dtype))(keys)
+    return jax.vmap(lambda key: process.prior_sample(jax.random.fold_in(key, _PRIOR), event_shape, dtype))(keys)
 
 
 def integrate(
@@ -236,7 +223,7 @@ def _stepper(
     """Step number ``index`` along the grid, of the process with the noise that the solver follows."""
     check_samples(keys, x)
     process = dataclasses.replace(process, stated_noise_scale=noise_scale_of(solver, process.stated_noise_scale))
-    check_pair(solver, process.sde, times, num_steps)
+    check_pair(solver, process.forward, times, num_steps)
     keys, times = solver_keys(keys), times.astype(time_dtype(x))
 
     def step(index: Array | int, state: SolverState) -> SolverState:
@@ -326,7 +313,7 @@ class FixedSteps:
 def make_sampler(
     network: Network,
     parameterization: Parameterization,
-    sde: Process,
+    process: Process,
     solver: Solver,
     *,
     times: Grid,
@@ -341,7 +328,7 @@ def make_sampler(
     Args:
         network: The score network.
         parameterization: What its output means.
-        sde: The forward process.
+        process: The forward process.
         solver: The reverse step.
         times: Decreasing grid from 1 to a small positive time.
         num_steps: How many of its steps to take, as in :func:`integrate`.
@@ -374,8 +361,8 @@ def make_sampler(
     if denoising not in DENOISING_EVALS:
         raise unknown("way of denoising", str(denoising), DENOISING_EVALS)
     sampler = FixedSteps(
-        score_of=lambda params: modify_score(make_score_fn(network, parameterization, sde, params)),
-        process=sde,
+        score_of=lambda params: modify_score(make_score_fn(network, parameterization, process, params)),
+        process=process,
         solver=solver,
         times=times,
         num_steps=num_steps,

@@ -57,7 +57,7 @@ class SDE(Process):
 
     def reverse(self, score_fn: ScoreFn, *, noise_scale: Number | None = None) -> "ReverseSDE":
         """The time reversal with noise scale ``eta``, by default the one that the solver chooses."""
-        return ReverseSDE(sde=self, score_fn=score_fn, stated_noise_scale=noise_scale)
+        return ReverseSDE(forward=self, score_fn=score_fn, stated_noise_scale=noise_scale)
 
     def probability_flow(self, score_fn: ScoreFn) -> "ReverseSDE":
         """The deterministic reversal, ``noise_scale = 0`` (Song et al. 2021, eq. 13)."""
@@ -283,13 +283,13 @@ class SubVP(VP):
 class ReverseSDE(ReverseProcess):
     """The reverse SDE, and with ``noise_scale = 0`` the probability flow: what an SDE solver integrates."""
 
-    sde: SDE
+    forward: SDE
 
     def drift(self, x: Batch, t: Float[Array, ""]) -> Batch:
         """``f x - (1 + eta^2)/2 g^2 score``: the right-hand side in forward time, to be integrated backwards."""
-        weight = 0.5 * (1.0 + self.noise_scale**2) * self.sde.diffusion(t) ** 2
-        return self.sde.drift(x, t) - weight * self.score(x, t)
+        weight = 0.5 * (1.0 + self.noise_scale**2) * self.forward.diffusion(t) ** 2
+        return self.forward.drift(x, t) - weight * self.score(x, t)
 
     def diffusion(self, t: Float[Array, ""]) -> Float[Array, ""]:
         """``eta g``."""
-        return self.noise_scale * self.sde.diffusion(t)
+        return self.noise_scale * self.forward.diffusion(t)

@@ -25,7 +25,7 @@ Labels: TypeAlias = Int[Array, " batch"]  # classes; -1 for none
 Scalar: TypeAlias = Float[Array, ""]
 Time: TypeAlias = Float[Array, "..."]  # a scalar time or a vector of them; coefficients act elementwise
 PRNGKey: TypeAlias = Key[Array, ""]
-SampleKeys: TypeAlias = Key[Array, " batch"]  # one key per sample, so that sample i ignores its neighbours
+SampleKeys: TypeAlias = Key[Array, " batch"]  # one key per sample, so that sample i ignores its neighbors
 Number: TypeAlias = Any  # a float, or the scalar array that stands for it under a transformation
 Params: TypeAlias = Any  # a pytree of arrays
 Metrics: TypeAlias = dict[str, Array]
@@ -113,6 +113,15 @@ def expand_like(coefficient: Time, x: Batch) -> Array:
     return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - 1))
 
 
+def event_sum(x: Batch) -> Times:
+    """The sum over the event of every example.
+
+    >>> event_sum(jnp.ones((2, 3, 4))).tolist()
+    [12.0, 12.0]
+    """
+    return jnp.sum(x, axis=tuple(range(1, x.ndim)))
+
+
 @runtime_checkable
 class ScoreFn(Protocol):
     """The score of the marginal at time t: ``grad_x log p_t(x)``."""
@@ -146,12 +155,11 @@ class Dequantizer(Protocol):
         ...
 
     def sample(
-        self, params: Params, key: PRNGKey, levels: Array, *, dropout_key: PRNGKey | None = None
+        self, params: Params, keys: SampleKeys, levels: Array, *, dropout_key: PRNGKey | None = None
     ) -> tuple[Batch, Times]:
         """Draw ``u`` in ``(0, 1)``, of the shape of the levels, and ``log q(u | levels)`` in nats per example.
 
-        Example ``i`` draws from ``fold_in(key, i)``, so that it ignores its neighbours. The other key switches dropout
-        on.
+        Each example draws from its own key. The other key switches dropout on.
         """
         ...
 
@@ -172,15 +180,20 @@ class TimeSampler(Protocol):
         ...
 
 
-@runtime_checkable
-class LossFn(Protocol):
-    """The loss of every example, so that a caller may mask, average or bound it; ``train`` switches dropout on."""
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The loss of every example, so that a caller may mask, average or bound it, in two steps.
 
-    def __call__(
-        self, params: Params, key: PRNGKey, batch: Batch, *, train: bool, part: tuple[Any, int] | None = None
-    ) -> Float[Array, " examples"]:
-        """The losses, shape ``(batch,)``, or with ``part=(index, count)`` those of every ``count``-th example.
+    Attributes:
+        draw: Everything random in the losses of ``(key, batch)``, a pytree whose arrays begin with the axis of the
+            batch so that a part of the batch takes its share of them, and a key for dropout.
+        losses: The losses of ``(params, batch, draws, dropout_key)``, of shape ``(batch,)``; a key switches dropout on.
+    """
 
-        Random numbers are drawn for the whole batch, and a part takes its share of them.
-        """
-        ...
+    draw: Callable[[PRNGKey, Any], tuple[Any, PRNGKey]]
+    losses: Callable[[Params, Any, Any, PRNGKey | None], Times]
+
+    def __call__(self, params: Params, key: PRNGKey, batch: Any, *, train: bool) -> Times:
+        """Draw, and take the losses; ``train`` switches dropout on."""
+        draws, dropout_key = self.draw(key, batch)
+        return self.losses(params, batch, draws, dropout_key if train else None)

@@ -296,10 +296,12 @@ def _solver(config: ConfigDict) -> Iterator[str]:
         )
 
 
-def thresholding_problems(config: ConfigDict, num_levels: int | None, purposes: Collection[Purpose]) -> Iterator[str]:
+def thresholding_problems(
+    config: ConfigDict, num_grey_levels: int | None, purposes: Collection[Purpose]
+) -> Iterator[str]:
     """The sentence about thresholding of data that are no images, if it is going to be asked for."""
     draws = {"sample", "pareto"} & {*purposes} or ("train" in purposes and config.training.sample_every)
-    if draws and num_levels is None and config.sampling.thresholding in THRESHOLDS:
+    if draws and num_grey_levels is None and config.sampling.thresholding in THRESHOLDS:
         yield "Thresholding clips to the range of images; set config.sampling.thresholding=none."
 
 

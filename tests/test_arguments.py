@@ -192,7 +192,7 @@ def predicted(**options):
 
 
 LEVELS = jnp.array([[0, 3]])
-FOUR, EIGHT_BIT = Quantization(num_levels=4), Quantization(num_levels=256)
+FOUR, EIGHT_BIT = Quantization(num_grey_levels=4), Quantization(num_grey_levels=256)
 
 #: Numbers that cannot be meant, by what is said of them.
 REFUSED = {
@@ -209,7 +209,7 @@ REFUSED = {
     **{f"order {order}": lambda order=order: solvers.UniPC(order=order) for order in (7, 0, 2.0, True)},
     **{f"order of {o}": lambda o=o: solvers.DPMSolverMultistep(order=o) for o in (4, 0, 2.0)},
     "num_corrections is -1": lambda: predicted(num_corrections=-1),
-    **{f"num_levels {n}": lambda n=n: Quantization(num_levels=n) for n in (0, 1, -4, 2.5, NAN, True)},
+    **{f"num_levels {n}": lambda n=n: Quantization(num_grey_levels=n) for n in (0, 1, -4, 2.5, NAN, True)},
     "levels lie between -7 and 10": lambda: FOUR.dequantize(KEY, jnp.array([[10, -7]])),
     "levels are of type float32": lambda: FOUR.dequantize(KEY, jnp.array([[0.5, 1.0]])),
     "dim is 0": lambda: FOUR.bits_per_dim(jnp.zeros(1), 0),
@@ -277,7 +277,7 @@ IMAGES = jax.random.randint(KEY, (2, 8, 8, 1), 0, 256)
         (IMAGES / 255.0, "no noise.*scaled to 0 to 1"),
         (IMAGES / 256.0, "no noise.*scaled to 0 to 1"),
         (IMAGES / 127.5 - 1.0, "no noise.*scaled to -1 to 1"),
-        (Quantization(num_levels=256, centered=False).dequantize(KEY, IMAGES), "expected centered=False"),
+        (Quantization(num_grey_levels=256, centered=False).dequantize(KEY, IMAGES), "expected centered=False"),
     ],
 )
 def test_images_of_the_other_scale_are_refused(x, said):

@@ -10,7 +10,6 @@ import pytest
 from score_sde import likelihood, objectives, sampling, solvers
 from score_sde.chains import Chain
 from score_sde.likelihood.flow import decoder_term
-from score_sde.likelihood.latent_variable import LearnedReversal, hierarchical_elbo, learned_variance_bound, vlb_loss
 from score_sde.models.adapters import LinenNetwork
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsnpp import NCSNpp
@@ -19,6 +18,7 @@ from score_sde.parameterization import PARAMETERIZATIONS, NoisePrediction, make_
 from score_sde.sdes import VE, VP, SubVP
 from score_sde.solvers.adaptive_sde import solve_sde
 from score_sde.solvers.pairing import follows_drift
+from score_sde.variational import LearnedReversal, hierarchical_elbo, learned_variance_bound, vlb_loss
 from tests.laws import float64
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE()}

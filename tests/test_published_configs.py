@@ -13,9 +13,9 @@ from score_sde.config import from_file
 from score_sde.data import source_info
 from score_sde.diffusions import make_process, make_sde
 from score_sde.models.registry import make_network
-from score_sde.objectives.times import LevelTimes
 from score_sde.parameterization import CONDITIONS
 from score_sde.sdes import VE, VP
+from score_sde.times import LevelTimes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # As published, with steps in thousands, sigma_max and the number of corrections. Three values are meant rather than

@@ -57,7 +57,7 @@ def traced(purpose, changes, shape=(2,)):
     if purpose == "sample":
         program = compiled_sampler(experiment).trace(params, key, (2, *shape), 0).jaxpr
     elif purpose == "train":
-        program = jax.make_jaxpr(lambda params: experiment.loss_fn(params, key, batch, train=True))(params)
+        program = jax.make_jaxpr(lambda params: experiment.loss(params, key, batch, train=True))(params)
     else:
         program = flow_draw(experiment, FlowProtocol.of(experiment), Noise()).trace(params, {}, key, batch).jaxpr
     text = re.sub(

@@ -28,11 +28,11 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch_ddpmpp import DDPMpp, Trainer
 
 from score_sde.distributed import global_batch, jit, jit_step, make_mesh, replicated
-from score_sde.likelihood.dequantization import Quantization
 from score_sde.models.adapters import LinenNetwork
 from score_sde.models.ncsnpp import NCSNpp
 from score_sde.objectives import LowDiscrepancyTimes, score_matching_loss, variance_weighting
 from score_sde.parameterization import NoisePrediction
+from score_sde.quantization import Quantization
 from score_sde.sdes import VP
 from score_sde.state import TrainState, create_state
 from score_sde.training.optim import make_optimizer
@@ -58,7 +58,7 @@ def jax_block(network: LinenNetwork, state: TrainState, batches: np.ndarray) -> 
     loss_fn = score_matching_loss(
         VP(), network, NoisePrediction(), times=LowDiscrepancyTimes(), weighting=variance_weighting
     )
-    prepare = Quantization(num_levels=NUM_LEVELS).dequantize
+    prepare = Quantization(num_grey_levels=NUM_LEVELS).dequantize
     step = make_train_step(loss_fn, make_optimizer(**OPTIMISER), prepare=prepare, ema_rate=EMA_RATE)
     mesh = make_mesh()
     run_step = jit_step(step, mesh, replicated(mesh))

@@ -174,9 +174,9 @@ class Comparison:
     def __init__(self, config: ConfigDict) -> None:
         """Choose the extractor and take the moments of the training images."""
         info = data_info(config)
-        self._config, self.num_levels = config, info.num_levels
+        self._config, self.num_levels = config, info.num_grey_levels
         self.extractor: Extractor = make_extractor(
-            "auto", shape=info.shape, num_levels=info.num_levels, source=config.data.name
+            "auto", shape=info.shape, num_levels=info.num_grey_levels, source=config.data.name
         )
         self.reference: Moments = moments(self.features(self.images("train")))
 

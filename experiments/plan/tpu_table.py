@@ -95,7 +95,7 @@ def compile_case(case: Case) -> dict[str, Any]:
     config = load_config(ROOT / "configs" / f"{case.config}.py", overrides)
     mesh, parts = described_mesh(find_chip(case.chip), case.topology, fsdp=case.fsdp)
     info = data_info(config)
-    experiment = Experiment.from_config(config, info.shape, info.num_levels, mesh=mesh)
+    experiment = Experiment.from_config(config, info.shape, info.num_grey_levels, mesh=mesh)
     params = jax.tree.leaves(experiment.abstract_state().params)
     program = train_program if case.program == "train" else sample_program
     function, arguments = program(experiment, case.examples * mesh.size)

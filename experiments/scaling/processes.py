@@ -60,7 +60,7 @@ def programs(batch: int, flags: list[str]) -> dict[str, Callable[[int], float]]:
         return Mesh(np.array(devices)[:, None], AXES, axis_types=(AxisType.Auto,) * 2)
 
     def training(mesh: Mesh) -> Callable[[int], float]:
-        run = Experiment.from_config(config, info.shape, info.num_levels, mesh=mesh)
+        run = Experiment.from_config(config, info.shape, info.num_grey_levels, mesh=mesh)
         sharding = state_sharding(mesh, jax.eval_shape(run.init_state))
         state = jax.jit(run.init_state, out_shardings=sharding)()
         levels = np.random.default_rng(0).integers(0, 17, (mesh.size * batch, *info.shape)).astype(np.uint8)
@@ -69,7 +69,7 @@ def programs(batch: int, flags: list[str]) -> dict[str, Callable[[int], float]]:
         return seconds_of(lambda state: step(state, data)[0], state)
 
     def summing(mesh: Mesh) -> Callable[[int], float]:
-        run = Experiment.from_config(config, info.shape, info.num_levels, mesh=mesh)
+        run = Experiment.from_config(config, info.shape, info.num_grey_levels, mesh=mesh)
         shapes = jax.tree.leaves(run.abstract_state().params)
         whole = NamedSharding(mesh, PartitionSpec())
         arrays = jax.jit(lambda: [jax.numpy.ones(one.shape) for one in shapes], out_shardings=[whole] * len(shapes))()

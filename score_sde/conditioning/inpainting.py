@@ -21,9 +21,9 @@ from jaxtyping import Array, Bool, Integer
 
 from score_sde.arguments import Checked, check_floats
 from score_sde.errors import UserError
+from score_sde.keys import fold_in, sample_noise
 from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers import PredictorCorrector, Solver, SolverState
-from score_sde.solvers.base import fold_in, sample_noise
 from score_sde.typing import Batch, SampleKeys, Scalar, component, holds
 
 #: Purposes of the keys derived from those of a step, out of the way of a solver's own.
@@ -92,7 +92,7 @@ class Inpaint(Checked):
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """The solver's step from ``t`` to ``s``, and the known values at ``s``."""
-        start = self.replaced(fold_in(keys, _START), process.sde, state.x, t)
+        start = self.replaced(fold_in(keys, _START), process.forward, state.x, t)
         state = state._replace(x=jnp.where(t >= 1.0, start, state.x))
         if not isinstance(self.solver, PredictorCorrector):
             return self._held(self.solver).step(keys, process, state, t, s)
@@ -129,5 +129,5 @@ class _Held:
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         state = self.solver.step(keys, process, state, t, s)
-        x = self.inpaint.replaced(fold_in(keys, _STEP), process.sde, state.x, s)
+        x = self.inpaint.replaced(fold_in(keys, _STEP), process.forward, state.x, s)
         return state._replace(x=x, x_mean=self.inpaint.restore(state.x_mean))

@@ -14,13 +14,13 @@ class SourceInfo(NamedTuple):
     Attributes:
         name: the name the source was asked for by, such as ``"cifar10"``.
         shape: the event shape; ``(height, width, channels)`` for images.
-        num_levels: the number of grey levels, on which bits per dimension depend; None for continuous data.
+        num_grey_levels: the number of grey levels, on which bits per dimension depend; None for continuous data.
         num_classes: the number of classes when the source has labels.
     """
 
     name: str
     shape: tuple[int, ...]
-    num_levels: int | None
+    num_grey_levels: int | None
     num_classes: int | None
 
 
@@ -28,7 +28,7 @@ class SourceInfo(NamedTuple):
 class Source(Protocol):
     """Random access to the examples of one split.
 
-    Images come as integer levels ``0 .. num_levels - 1`` (uint8, NHWC), so that whoever dequantises them knows
+    Images come as integer levels ``0 .. num_grey_levels - 1`` (uint8, NHWC), so that whoever dequantises them knows
     what they were; continuous data come as float32 ``(n, dim)``, already at about unit scale. What was left out or
     changed on the way may stand in a further attribute, ``notes``: a tuple of clauses such as "1 hidden file is
     ignored", which :func:`~score_sde.data.description.describe` says.

@@ -40,15 +40,15 @@ def describe(sources: Mapping[str, Source]) -> list[str]:
     info, total = first.info, sum(len(source) for source in sources.values())
     size = "x".join(map(str, info.shape))
     kind = f"{plural(total, 'example')} of shape {size}"
-    if info.num_levels is not None:
-        kind = f"{plural(total, 'image')} of {size} with {info.num_levels} levels"
+    if info.num_grey_levels is not None:
+        kind = f"{plural(total, 'image')} of {size} with {info.num_grey_levels} levels"
     splits = " and ".join(f"{len(source):,} in {name}" for name, source in sources.items())
     lines = [f"{info.name}: {total:,} {kind}, {splits}."]
     notes = dict.fromkeys(note for source in sources.values() for note in getattr(source, "notes", ()))
     if notes:
         lines.append(f"{info.name}: {'; '.join(notes)}.")
     whole = {name: source for name, source in sources.items() if _is_small(source)}
-    if info.num_levels is None:
+    if info.num_grey_levels is None:
         lines += [line for name, source in whole.items() for line in _scale(name, source)]
     if set(whole) >= {"train", "test"} and (shared := _shared(whole["train"], whole["test"])):
         known = f"{len(whole['test']):,} test {plural(len(whole['test']), 'example')} {plural(shared, 'is', 'are')}"

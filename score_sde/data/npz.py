@@ -44,7 +44,7 @@ def load_npz(path: str, split: str) -> ArraySource:
     arrays = read_arrays(Path(path), used, remedy=_REMEDY) or {}
     examples, labels = arrays[key], arrays.get(labels_key)
     info = _describe(path, key, arrays, labels_key)
-    if info.num_levels is None:
+    if info.num_grey_levels is None:
         used.discard("num_levels")
         examples = _single_precision(info.name, key, examples)
     if key != split:

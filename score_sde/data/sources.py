@@ -67,16 +67,16 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
 
     Example:
         >>> source = load_source("digits", "train")
-        >>> len(source), source.info.num_levels, source.gather(np.arange(2)).shape
+        >>> len(source), source.info.num_grey_levels, source.gather(np.arange(2)).shape
         (1500, 17, (2, 8, 8, 1))
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     source = _load(name, split, data_dir)
-    if shape and (shape, 256) != (source.info.shape, source.info.num_levels):
+    if shape and (shape, 256) != (source.info.shape, source.info.num_grey_levels):
         raise UserError(
-            f"{name} holds data of shape {source.info.shape} with {source.info.num_levels} levels; expected {shape} "
-            "with 256 levels. Set config.data.shape to that of the data, or to ()."
+            f"{name} holds data of shape {source.info.shape} with {source.info.num_grey_levels} levels; expected "
+            f"{shape} with 256 levels. Set config.data.shape to that of the data, or to ()."
         )
     return source
 

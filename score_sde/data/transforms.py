@@ -36,7 +36,7 @@ def check_images(batch: np.ndarray, info: SourceInfo) -> None:
     """Refuse a batch that is not what ``info`` promises.
 
     Args:
-        batch: ``(n, *info.shape)``: uint8 levels below ``info.num_levels``, or finite float32 if that is None.
+        batch: ``(n, *info.shape)``: uint8 levels below ``info.num_grey_levels``, or finite float32 if that is None.
         info: the description of the source.
 
     Raises:
@@ -55,18 +55,18 @@ def check_images(batch: np.ndarray, info: SourceInfo) -> None:
             f"{info.name}: a batch has shape {batch.shape}, expected (n, {', '.join(map(str, info.shape))})."
             f"{_shape_hint(batch.shape, tuple(info.shape))}"
         )
-    if info.num_levels is None:
+    if info.num_grey_levels is None:
         _check_continuous(batch, info.name)
         return
     if batch.dtype != np.uint8:
         raise UserError(
-            f"{info.name}: images are {batch.dtype}, expected uint8 levels 0 to {info.num_levels - 1}. Pass the "
+            f"{info.name}: images are {batch.dtype}, expected uint8 levels 0 to {info.num_grey_levels - 1}. Pass the "
             "integer levels; scaling to [-1, 1] happens after dequantisation."
         )
     highest = int(batch.max(initial=0))
-    if highest >= info.num_levels:
+    if highest >= info.num_grey_levels:
         raise UserError(
-            f"{info.name}: found level {highest}, expected 0 to {info.num_levels - 1}. State the true number of "
+            f"{info.name}: found level {highest}, expected 0 to {info.num_grey_levels - 1}. State the true number of "
             "levels (256 for 8-bit images) or rescale the images."
         )
 

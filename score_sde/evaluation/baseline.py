@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
 
-    from score_sde.likelihood.dequantization import Quantization
+    from score_sde.quantization import Quantization
 
 COMPONENTS = {  # the fewer parameters a component has, the more components the data can support
     "diag": (1, 2, 5, 10, 20, 40, 60, 80, 120),
@@ -72,14 +72,14 @@ class _Data:
     @property
     def noise_variance(self) -> float:
         """Variance of uniform noise over a bin, or a small fraction of the variance of continuous data."""
-        levels = self.quantization.num_levels
+        levels = self.quantization.num_grey_levels
         if levels is None:
             return 1e-4 * float(self.examples.var(axis=0).mean())
         return (self.quantization.width / levels) ** 2 / 12.0
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """``count`` independent dequantisations: ``(count, n, d)``; one of continuous data, which need none."""
-        levels, x = self.quantization.num_levels, self.examples.astype(np.float64)
+        levels, x = self.quantization.num_grey_levels, self.examples.astype(np.float64)
         if levels is None:
             return x[None]
         unit = (x + rng.uniform(size=(count, *x.shape))) / levels

@@ -62,13 +62,13 @@ def error_budget(
         params: Its parameters.
         source: The data.
         result: What was measured; examples whose solve failed are not counted.
-        noise: Of the dequantisation.
+        noise: Of the dequantization.
     """
     count = min(experiment.config.likelihood.budget_examples, len(result.nats))
     batch = next(examples(experiment, source, batch_size=count, limit=count))
     key = jax.random.fold_in(root_key(experiment, Purpose.BUDGET), 0)
     unit = 1.0
-    if experiment.quantization.num_levels is not None:
+    if experiment.quantization.num_grey_levels is not None:
         unit = 1.0 / (float(np.prod(experiment.event_shape)) * np.log(2.0))
 
     def measured(key: Any = key, **changes: Any) -> Draw:

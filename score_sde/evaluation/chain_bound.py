@@ -18,11 +18,11 @@ from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, Purpose, examples, root_key
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment
-from score_sde.likelihood.ancestral_bound import ChainBound, ChainModel, DecoderVariance, StepVariance, chain_bounds
-from score_sde.likelihood.latent_variable import learned_variance_bound
 from score_sde.objectives import make_predict_fn
 from score_sde.parameterization import make_score_fn
 from score_sde.typing import Params, PRNGKey
+from score_sde.variational import learned_variance_bound
+from score_sde.variational.ancestral_bound import ChainBound, ChainModel, DecoderVariance, StepVariance, chain_bounds
 
 #: The models that one score network stands for, of which the tightest is reported.
 MODELS = tuple(ChainModel(v, d) for v in get_args(StepVariance) for d in get_args(DecoderVariance))
@@ -91,7 +91,7 @@ def dataset_chain_bound(
         for name in ("divergences", "rate", "squared_error")
     )
     quantization = experiment.quantization
-    scale = 1.0 if quantization.num_levels is None else 255.0 / quantization.width
+    scale = 1.0 if quantization.num_grey_levels is None else 255.0 / quantization.width
     return DatasetChainBound(
         *examples[best],
         times=np.asarray(process.times)[::-1],

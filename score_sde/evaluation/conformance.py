@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from score_sde.evaluation.problems import CASES, Case, CorrelatedGaussian, Problem, RotatedMixtures
+from score_sde.keys import sample_noise
 from score_sde.sampling import GRIDS, integrate, sample_keys
 from score_sde.solvers import (
     DDIM,
@@ -21,7 +22,6 @@ from score_sde.solvers import (
     ReverseDiffusion,
     Solver,
 )
-from score_sde.solvers.base import sample_noise
 
 GAUSSIAN = CorrelatedGaussian()
 #: The densities whose probability flow is followed.

@@ -39,9 +39,9 @@ def dataset_latent_bound(
     partial: Path | None = None,
     identity: str = "",
 ) -> DatasetLatentBound:
-    """The bounds on every example (or on the first ``likelihood.num_examples``), uniformly dequantised.
+    """The bounds on every example (or on the first ``likelihood.num_examples``), uniformly dequantized.
 
-    The bounds of several draws of dequantisation noise are averaged, or, with ``likelihood.importance_weighted``, their
+    The bounds of several draws of dequantization noise are averaged, or, with ``likelihood.importance_weighted``, their
     weights are, as :func:`~score_sde.evaluation.likelihood.dataset_likelihood` has it; ``partial`` and ``identity`` are
     as there.
 
@@ -79,6 +79,6 @@ def dataset_latent_bound(
 
 
 def _bits(experiment: Experiment, nats: np.ndarray) -> np.ndarray:
-    if experiment.quantization.num_levels is None:
+    if experiment.quantization.num_grey_levels is None:
         return np.full_like(nats, np.nan)
     return np.asarray(experiment.quantization.bits_per_dim(jnp.asarray(nats), int(np.prod(experiment.event_shape))))

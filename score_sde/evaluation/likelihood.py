@@ -20,11 +20,13 @@ from score_sde.errors import plural
 from score_sde.evaluation.base import Examples, Progress, Purpose, decisive_fields, examples, fingerprint, root_key
 from score_sde.evaluation.partial import Partial, measured_in_parts
 from score_sde.experiment import Experiment, make_grid
+from score_sde.keys import example_keys
 from score_sde.likelihood import (
     Bound,
     Dequantized,
     UniformDequantizer,
     decoder_term,
+    dequantize_with,
     importance_weighted,
     log_likelihood,
     log_likelihood_on_grid,
@@ -70,7 +72,7 @@ class FlowProtocol:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Where the noise of dequantisation comes from."""
+    """Where the noise of dequantization comes from."""
 
     dequantizer: Dequantizer = dataclasses.field(default_factory=UniformDequantizer)
     params: Params = dataclasses.field(default_factory=dict)
@@ -78,7 +80,7 @@ class Noise:
 
 
 class Draw(NamedTuple):
-    """One draw of dequantisation noise and probes, per example."""
+    """One draw of dequantization noise and probes, per example."""
 
     logp: Times  # nats: of the scaled data, less the log-density of the noise
     num_evals: Array
@@ -134,9 +136,9 @@ def flow_draw(
 def dequantized(experiment: Experiment, noise: Noise, noise_params: Params, key: PRNGKey, levels: Array) -> Dequantized:
     """Scaled data with the log-density of their noise; continuous data as they are."""
     quantization = experiment.quantization
-    if quantization.num_levels is None:
+    if quantization.num_grey_levels is None:
         return Dequantized(levels.astype(jnp.float32), jnp.zeros(levels.shape[0]))
-    return quantization.dequantize_with(noise.dequantizer, noise_params, key, levels)
+    return dequantize_with(quantization, noise.dequantizer, noise_params, example_keys(key, levels), levels)
 
 
 def dataset_likelihood(
@@ -155,7 +157,7 @@ def dataset_likelihood(
         experiment: The run.
         params: Its parameters.
         source: The data.
-        noise: Of the dequantisation; uniform unless given.
+        noise: Of the dequantization; uniform unless given.
         progress: Told how many more examples are done.
         partial: A file for what has been measured so far, from which an interrupted measurement goes on. It stays,
             for :func:`~score_sde.evaluation.partial.discard`.
@@ -178,7 +180,7 @@ def dataset_likelihood(
     kept = Partial(partial, identity)
     nats, num_evals, success, error = measured_in_parts(batches, measure, kept, progress)
     bits = np.full_like(nats, np.nan)
-    if experiment.quantization.num_levels is not None:
+    if experiment.quantization.num_grey_levels is not None:
         bits = np.asarray(experiment.quantization.bits_per_dim(jnp.asarray(nats), int(np.prod(experiment.event_shape))))
     return DatasetLikelihood(bits, nats, num_evals, success.astype(bool), error, kept.seconds)
 
@@ -233,7 +235,7 @@ def dataset_bound(
     kept = Partial(partial, identity)
     nats, error = measured_in_parts(batches, measure, kept, lambda n: None)
     bits = np.full_like(nats, np.nan)
-    if quantization.num_levels is not None:
+    if quantization.num_grey_levels is not None:
         bits = np.asarray(quantization.bits_per_dim(-jnp.asarray(nats), int(np.prod(experiment.event_shape))))
     return DatasetBound(bits, nats, error, kept.seconds)
 

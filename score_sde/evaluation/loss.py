@@ -21,7 +21,7 @@ def model_losses(experiment: Experiment) -> Losses:
     def losses(params: Params, key: PRNGKey, levels: Array) -> Times:
         prepare_key, loss_key = jax.random.split(key)
         x = experiment.quantization.dequantize(prepare_key, levels)
-        return experiment.loss_fn(params, loss_key, x, train=False)
+        return experiment.loss(params, loss_key, x, train=False)
 
     return losses
 

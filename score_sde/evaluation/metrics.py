@@ -67,10 +67,10 @@ def extractor_of(config: ConfigDict, info: SourceInfo) -> Extractor:
         UserError: For a name that is unknown or does not suit the data.
     """
     settings = config.evaluation
-    if info.num_levels is not None:
+    if info.num_grey_levels is not None:
         weights = Path(settings.weights) if settings.weights else None
         return make_extractor(
-            settings.extractor, source=info.name, shape=info.shape, num_levels=info.num_levels, weights=weights
+            settings.extractor, source=info.name, shape=info.shape, num_levels=info.num_grey_levels, weights=weights
         )
     if settings.extractor not in ("auto", PIXELS):
         raise UserError(
@@ -87,7 +87,7 @@ def extractor_of(config: ConfigDict, info: SourceInfo) -> Extractor:
 
 def metrics_of(config: ConfigDict, info: SourceInfo) -> tuple[str, ...]:
     """The metrics that the configuration names, or the usual ones of images and of points."""
-    usual = POINT_METRICS if info.num_levels is None else IMAGE_METRICS
+    usual = POINT_METRICS if info.num_grey_levels is None else IMAGE_METRICS
     return tuple(config.evaluation.metrics) or usual
 
 
@@ -134,7 +134,7 @@ def data_statistics(
         split=split,
         count=total,
         shape=source.info.shape,
-        num_levels=source.info.num_levels,
+        num_levels=source.info.num_grey_levels,
         contents=fingerprint(source),
     )
     return statistics, digest.hexdigest()
@@ -203,7 +203,7 @@ def check_protocol(
         "SHA-256 of the extractor's weights": (extractor.sha256, reference.extractor_sha256),
         "number of features": (extractor.num_features, reference.moments.mean.size),
         "shape": (info.shape, reference.shape),
-        "number of levels": (info.num_levels, reference.num_levels),
+        "number of levels": (info.num_grey_levels, reference.num_levels),
     }
     unlike = [
         f"the {name} is {ours} of the samples and {theirs} of the reference"
@@ -243,7 +243,7 @@ def measure(
         extractor=extractor.name,
         extractor_sha256=extractor.sha256,
         shape=experiment.event_shape,
-        num_levels=experiment.quantization.num_levels,
+        num_levels=experiment.quantization.num_grey_levels,
         metrics=metrics,
         sample_seed=sample_seed(experiment.config),
     )

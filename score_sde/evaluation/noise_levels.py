@@ -65,7 +65,7 @@ def noise_level_report(
     batch = next(examples(experiment, source, batch_size=count, limit=count)).data
     levels = gathered(measure(params, {} if noise is None else noise.params, key, batch))
     unit = 1.0
-    if experiment.quantization.num_levels is not None:
+    if experiment.quantization.num_grey_levels is not None:
         unit = 1.0 / (float(np.prod(experiment.event_shape)) * np.log(2.0))
     share, scale = np.asarray(levels.uniform.share, np.float64), unit * (1.0 - settings.t_min)
     # Under importance sampling the draws within a level hardly vary in weight, so that its means are the better ones.

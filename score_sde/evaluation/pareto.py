@@ -122,7 +122,7 @@ def as_seen(experiment: Experiment, x: np.ndarray) -> np.ndarray:
     """Samples as a user gets them: rounded to grey levels, black 0 and white 1; vectors as they are."""
     quantization = experiment.quantization
     levels = quantization.quantize(x)
-    return levels if quantization.num_levels is None else levels / (quantization.num_levels - 1)
+    return levels if quantization.num_grey_levels is None else levels / (quantization.num_grey_levels - 1)
 
 
 class _Drawer:

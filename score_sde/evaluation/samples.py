@@ -100,7 +100,7 @@ def identity_of_samples(experiment: Experiment, params: Params) -> str:
     config, quantization = experiment.config, experiment.quantization
     groups = ("sde", "parameterization", "model", "sampling")
     known = [sample_seed(config), fingerprint(params), shared_size(experiment.mesh, config.sampling.batch_size)]
-    data = [experiment.event_shape, quantization.num_levels, quantization.centered]
+    data = [experiment.event_shape, quantization.num_grey_levels, quantization.centered]
     return json.dumps([{name: dict(config[name]) for name in groups}, known, data])
 
 

@@ -1,11 +1,24 @@
-"""Likelihoods: the probability flow and its divergence, a bound, and dequantisation with bits per dimension."""
+"""Likelihoods: the probability flow and its divergence, a bound, and dequantization with bits per dimension."""
 
-from score_sde.likelihood.ancestral_bound import ChainBound, ChainModel, chain_bound, chain_bounds, prior_divergence
 from score_sde.likelihood.bound import Bound, bound_draw, nll_bound
-from score_sde.likelihood.dequantization import Dequantized, Quantization, UniformDequantizer, importance_weighted
+from score_sde.likelihood.dequantization import (
+    Dequantized,
+    UniformDequantizer,
+    dequantization_loss,
+    dequantize_with,
+)
 from score_sde.likelihood.flow import Likelihood, bits_per_dim, decoder_term, log_likelihood, transport
 from score_sde.likelihood.grid import log_likelihood_on_grid, refined, sample_with_log_density
 from score_sde.likelihood.latents import decode, encode, interpolate
+from score_sde.quantization import Quantization
+from score_sde.variational import (
+    ChainBound,
+    ChainModel,
+    chain_bound,
+    chain_bounds,
+    importance_weighted,
+    prior_divergence,
+)
 
 __all__ = [
     "Bound",
@@ -21,6 +34,8 @@ __all__ = [
     "chain_bounds",
     "decode",
     "decoder_term",
+    "dequantization_loss",
+    "dequantize_with",
     "encode",
     "importance_weighted",
     "interpolate",

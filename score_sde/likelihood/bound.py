@@ -24,16 +24,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.arguments import as_data, check_key, example_keys, not_inner_time, not_whole, score_at
+from score_sde.arguments import as_data, check_key, not_inner_time, not_whole, score_at
 from score_sde.errors import UserError, refuse, unknown
 from score_sde.fields import DEFAULTS
+from score_sde.keys import example_keys, sample_noise
 from score_sde.likelihood.divergence import ProbeKind, check_probes, draw_probes, value_and_quadratic_forms
-from score_sde.objectives.times import ImportanceTimes, LowDiscrepancyTimes, UniformTimes
 from score_sde.sdes import SDE
-from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, Scalar, ScoreFn, Time, Times, expand_like, time_dtype
+from score_sde.times import ImportanceTimes, LowDiscrepancyTimes, UniformTimes
+from score_sde.typing import (
+    Batch,
+    Number,
+    PRNGKey,
+    SampleKeys,
+    Scalar,
+    ScoreFn,
+    Times,
+    event_sum,
+    expand_like,
+    time_dtype,
+)
 
 BoundForm = Literal["denoising", "sliced"]
 _Draws: TypeAlias = Float[Array, "draws batch"]
+OneTimeDraws: TypeAlias = tuple[Times, SampleKeys, SampleKeys]
 _OFFSET_DRAWS = 8
 
 
@@ -167,19 +180,33 @@ def bound_draw(
     """
     refuse(not_inner_time("t_min", t_min))
     x = as_data(x)
+    return one_time_bound(draw_one_time(key, sde, x, t_min), sde, score_fn, x, t_min=t_min, offset=offset)
+
+
+def draw_one_time(key: PRNGKey, sde: SDE, x: Array, t_min: Number) -> OneTimeDraws:
+    """What is random in :func:`bound_draw`: the times, and the keys of the noise of the integral and the decoder."""
     check_key(key)
     times_key, noise_key = jax.random.split(key)
-    integral_keys, offset_keys = jax.vmap(jax.random.split, out_axes=1)(example_keys(noise_key, x))
+    keys = jax.vmap(jax.random.split, out_axes=1)(example_keys(noise_key, x))
+    return _even_law(sde, t_min).sample(times_key, x.shape[0]).t, *keys
+
+
+def one_time_bound(draws: OneTimeDraws, sde: SDE, score_fn: ScoreFn, x: Batch, *, t_min: Number, offset: bool) -> Times:
+    """The bound of :func:`bound_draw` from given draws, so that a batch may be split once they are made."""
 
     def error(keys: SampleKeys, t: Times) -> Times:
         options: dict[str, Any] = {"form": "denoising", "num_probes": None, "probe_kind": "rademacher"}
         return _draw_error(keys, sde, score_fn, x, t, **options)
 
-    law = ImportanceTimes(sde=sde, t0=t_min, base=LowDiscrepancyTimes(t0=0.0))
-    times = law.sample(times_key, x.shape[0]).t.astype(time_dtype(x))
+    t, integral_keys, offset_keys = draws
+    t = t.astype(time_dtype(x))
     prior, integral, extra = _closed_forms(sde, x, t_min)
-    value = prior + integral + 0.5 * law.normalizer.astype(times.dtype) * error(integral_keys, times)
-    return value + extra + 0.5 * error(offset_keys, jnp.full_like(times, t_min)) if offset else value
+    value = prior + integral + 0.5 * _even_law(sde, t_min).normalizer.astype(t.dtype) * error(integral_keys, t)
+    return value + extra + 0.5 * error(offset_keys, jnp.full_like(t, t_min)) if offset else value
+
+
+def _even_law(sde: SDE, t_min: Number) -> ImportanceTimes:
+    return ImportanceTimes(sde=sde, t0=t_min, base=LowDiscrepancyTimes(t0=0.0))
 
 
 def _closed_forms(sde: SDE, x: Batch, t_min: Number) -> tuple[Times, Scalar, Scalar]:
@@ -221,13 +248,13 @@ def noise_error(
 
     if probes is None:
         predicted = noise_fn(xt, t)
-        return _event_sum(predicted**2) - 2.0 * _event_sum(predicted * noise)
+        return event_sum(predicted**2) - 2.0 * event_sum(predicted * noise)
 
     def single(xt: Array, t: Array, probes: Array) -> tuple[Array, Array]:
         return value_and_quadratic_forms(lambda event: noise_fn(event[None], t[None])[0], xt, probes)
 
     predicted, forms = jax.vmap(single)(xt, t, probes)
-    return _event_sum(predicted**2) - 2.0 * std * jnp.mean(forms, axis=1)
+    return event_sum(predicted**2) - 2.0 * std * jnp.mean(forms, axis=1)
 
 
 def _draw_error(
@@ -244,11 +271,11 @@ def _draw_error(
     """One unbiased draw of ``e(t)`` per example."""
     event, dim = x.shape[1:], x[0].size
     noise_keys, probe_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    noise = jax.vmap(lambda k: jax.random.normal(k, event, x.dtype))(noise_keys)
+    noise = sample_noise(noise_keys, x)
     # At high noise n is nearly z, so that the error is -|z|^2 in the one form and |z|^2 - 2d in the other: the share of
     # noise in x_t times |z|^2 - d, whose mean is zero, takes most of the variance away.
     mean_coeff, std = sde.marginal(t)
-    control = std**2 / (mean_coeff**2 + std**2) * (_event_sum(noise**2) - dim)
+    control = std**2 / (mean_coeff**2 + std**2) * (event_sum(noise**2) - dim)
     if form == "denoising":
         return noise_error(sde, score_fn, x, t, noise) + control
     probes = jax.vmap(lambda k: draw_probes(k, num_probes, event, probe_kind))(probe_keys).astype(x.dtype)
@@ -261,7 +288,3 @@ def _paired_quantiles(keys: SampleKeys, num: int) -> _Draws:
     """Quantiles with two successive ones in each of ``num / 2`` equal strata."""
     stratum = jnp.arange(num) // 2
     return jax.vmap(lambda k: (stratum + jax.random.uniform(k, (num,))) / (num // 2), out_axes=1)(keys)
-
-
-def _event_sum(x: Batch) -> Time:
-    return jnp.sum(x, axis=tuple(range(1, x.ndim)))

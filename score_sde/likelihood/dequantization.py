@@ -1,37 +1,26 @@
-r"""Discrete images as continuous data, and the one place that knows bits per dimension.
+r"""Noise for grey levels, and what it costs: uniform noise, and noise of a density that is learned.
 
-An image with ``K`` grey levels ``k in {0, ..., K - 1}`` is dequantised to ``(k + u) / K`` with uniform noise ``u`` in
-``[0, 1)`` (Uria et al. 2013; Theis et al. 2016, arXiv 1511.01844) and scaled to ``[-1, 1]`` (centred) or ``[0, 1]``. By
-Jensen's inequality the negative continuous log-likelihood then bounds that of the discrete image, in bits per
-dimension
-
-    -log p(x) / (d log 2) + log2(K / width),
-
-where ``width`` is 2 or 1, the length of the interval. For 256 levels the offset is the familiar 7 (centred) or 8.
-
-Noise of another density ``q(u | k)`` costs what it tells (Ho et al. 2019, arXiv 1902.00275, eq. 11),
+Noise ``u`` of a density ``q(u | k)`` in the bins of :class:`~score_sde.quantization.Quantization` costs what it tells
+(Ho et al. 2019, arXiv 1902.00275, eq. 11),
 
     log P(k) >= E_q[log p(x) + log |dx/du| - log q(u | k)],         log |dx/du| = -d log(K / width),
 
 with equality for the ``q`` proportional to the density of the model within the bins of ``k``: in bits per dimension
 ``-(log p(x) - log q(u | k)) / (d log 2) + log2(K / width)``. Uniform noise has ``log q = 0``. The mean of several
-weights ``p / q`` under the logarithm is closer still (:func:`importance_weighted`).
+weights ``p / q`` under the logarithm is closer still (:func:`~score_sde.variational.importance_weighted`).
 """
 
-import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from score_sde.arguments import Checked, not_whole
-from score_sde.errors import UserError, refuse
-from score_sde.typing import Batch, Dequantizer, Params, PRNGKey, Times, component, holds, static
-
-_MANY = 64  # values, of which by chance none lies in the darker half
+from score_sde.keys import example_keys
+from score_sde.likelihood.bound import OneTimeDraws, draw_one_time, one_time_bound
+from score_sde.quantization import Quantization
+from score_sde.sdes import SDE
+from score_sde.typing import Batch, Dequantizer, Loss, Number, Params, PRNGKey, SampleKeys, ScoreFn, Times, component
 
 
 class Dequantized(NamedTuple):
@@ -50,186 +39,77 @@ class UniformDequantizer:
         return {}
 
     def sample(
-        self, params: Params, key: PRNGKey, levels: Array, *, dropout_key: PRNGKey | None = None
+        self, params: Params, keys: SampleKeys, levels: Array, *, dropout_key: PRNGKey | None = None
     ) -> tuple[Batch, Times]:
-        """Uniform noise, for example ``i`` from ``fold_in(key, i)``, and zeros."""
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(levels.shape[0]))
+        """Uniform noise and zeros."""
         return jax.vmap(lambda k: jax.random.uniform(k, levels.shape[1:]))(keys), jnp.zeros(levels.shape[0])
 
 
-@component
-class Quantization(Checked):
-    """The grey levels of a data set and the interval its pixels are scaled to.
+def dequantize_with(
+    quantization: Quantization,
+    dequantizer: Dequantizer,
+    params: Params,
+    keys: SampleKeys,
+    levels: Array,
+    *,
+    dropout_key: PRNGKey | None = None,
+) -> Dequantized:
+    """Grey levels plus noise from a dequantizer, scaled, and the log-density of that noise, from one key per example.
 
-    Attributes:
-        num_levels: Number of grey levels ``K``, 2 or more; ``None`` for data that are continuous to begin with.
-        centered: Scale to ``[-1, 1]`` if true, else to ``[0, 1]``.
+    ``bits_per_dim(logp(x) - log_q, dim)`` bounds the bits of the images from above.
+
+    Raises:
+        UserError: As of :meth:`~score_sde.quantization.Quantization.place`.
+
+    >>> quantization, levels = Quantization(num_grey_levels=4), jnp.array([[0, 1, 2, 3]])
+    >>> keys = jax.random.split(jax.random.key(0), 1)
+    >>> x, log_q = dequantize_with(quantization, UniformDequantizer(), {}, keys, levels)
+    >>> bool((jnp.floor(2 * (x + 1)) == levels).all()), float(log_q[0])
+    (True, 0.0)
+    """
+    u, log_q = dequantizer.sample(params, keys, levels, dropout_key=dropout_key)
+    return Dequantized(quantization.place(levels, u), log_q)
+
+
+def dequantization_loss(
+    quantization: Quantization,
+    dequantizer: Dequantizer,
+    sde: SDE,
+    score_fn: ScoreFn,
+    *,
+    t_min: Number,
+    offset: bool,
+    dropout: bool = False,
+) -> Loss:
+    """The bound in bits per dimension of every image, as a function of the parameters of its dequantizer.
+
+    Song et al. 2021b (arXiv 2101.09258): what the images cost under a model, from one time per image
+    (:func:`~score_sde.likelihood.bound_draw`), and what their noise tells.
+
+    Args:
+        quantization: The grey levels.
+        dequantizer: The noise that is trained.
+        sde: The forward process.
+        score_fn: The score of its marginals, which stays as it is.
+        t_min: Time of the decoder.
+        offset: Add the decoder, for one more evaluation of the score.
+        dropout: Whether the dequantizer has dropout in training.
+
+    Returns:
+        The loss; its batches are grey levels, and it draws keys and times.
     """
 
-    num_levels: int | None = static(default=256)
-    centered: bool = static(default=True)
+    def draw(key: PRNGKey, levels: Array) -> tuple[tuple[SampleKeys, OneTimeDraws], PRNGKey]:
+        noise_key, bound_key, dropout_key = jax.random.split(key, 3)
+        return (example_keys(noise_key, levels), draw_one_time(bound_key, sde, levels, t_min)), dropout_key
 
-    def problems(self) -> Iterator[str]:
-        """A number of levels that is no partition."""
-        if self.num_levels is not None and list(not_whole("num_levels", self.num_levels, 2)):
-            yield f"num_levels is {self.num_levels}, which is no partition; expected 2 or more, or None."
+    def losses(
+        params: Params, levels: Array, draws: tuple[SampleKeys, OneTimeDraws], dropout_key: PRNGKey | None
+    ) -> Times:
+        keys, of_bound = draws
+        own_key = dropout_key if dropout else None
+        x, log_q = dequantize_with(quantization, dequantizer, params, keys, levels, dropout_key=own_key)
+        bound = one_time_bound(of_bound, sde, score_fn, x, t_min=t_min, offset=offset)
+        return quantization.bits_per_dim(-bound - log_q, x[0].size)
 
-    @property
-    def width(self) -> float:
-        """Length of the interval that pixels lie in."""
-        return 2.0 if self.centered else 1.0
-
-    @property
-    def offset(self) -> float:
-        """``log2(K / width)``; zero for continuous data.
-
-        >>> Quantization(num_levels=256).offset, Quantization(num_levels=256, centered=False).offset
-        (7.0, 8.0)
-        """
-        return 0.0 if self.num_levels is None else math.log2(self.num_levels / self.width)
-
-    def dequantize(self, key: PRNGKey, levels: Array) -> Batch:
-        """Levels plus uniform noise, scaled: ``(k + u) / K``; continuous data pass unchanged.
-
-        Raises:
-            UserError: If the levels are no whole numbers from 0 to ``K - 1``, as far as they can be read.
-        """
-        if self.num_levels is None:
-            return levels.astype(jnp.float32)
-        return self.place(levels, jax.random.uniform(key, levels.shape))
-
-    def place(self, levels: Array, u: Batch) -> Batch:
-        """Levels at the places ``u`` in ``[0, 1)`` of their bins, ``(k + u) / K``, scaled.
-
-        Raises:
-            UserError: If the data are continuous and have no bins, or if the levels are no whole numbers from 0 to
-                ``K - 1``, as far as they can be read.
-
-        >>> Quantization(num_levels=2).place(jnp.array([[0, 1]]), jnp.array([[0.5, 0.0]])).tolist()
-        [[-0.5, 0.0]]
-        """
-        if self.num_levels is None:
-            raise UserError("The data are continuous and have no bins to draw noise in; expected grey levels.")
-        self._check_levels(levels)
-        return self._scale((levels.astype(u.dtype) + u) / self.num_levels)
-
-    def dequantize_with(
-        self,
-        dequantizer: Dequantizer,
-        params: Params,
-        key: PRNGKey,
-        levels: Array,
-        *,
-        dropout_key: PRNGKey | None = None,
-    ) -> Dequantized:
-        """Levels plus noise from a dequantiser, scaled, and the log-density of that noise.
-
-        ``bits_per_dim(logp(x) - log_q, dim)`` bounds that of the images from above.
-
-        Raises:
-            UserError: As of :meth:`place`.
-
-        >>> levels = jnp.array([[0, 1, 2, 3]])
-        >>> x, log_q = Quantization(num_levels=4).dequantize_with(UniformDequantizer(), {}, jax.random.key(0), levels)
-        >>> bool((jnp.floor(2 * (x + 1)) == levels).all()), float(log_q[0])
-        (True, 0.0)
-        """
-        u, log_q = dequantizer.sample(params, key, levels, dropout_key=dropout_key)
-        return Dequantized(self.place(levels, u), log_q)
-
-    def check(self, x: Array) -> None:
-        """Refuse what is no dequantised image of this kind, for whose likelihood there would be no bound.
-
-        Raises:
-            UserError: If ``x`` are integers, lie outside the declared interval, or have no noise in their bins.
-
-        >>> Quantization(num_levels=256, centered=False).check(jnp.array([[0.0, 1.0]]) / 255)
-        Traceback (most recent call last):
-        ...
-        score_sde.errors.UserError: The data have no noise: ...
-        """
-        values, low = np.asarray(x), 1.0 - self.width
-        if not np.issubdtype(values.dtype, np.floating):
-            raise UserError(
-                f"The data are {values.dtype}; expected dequantised ones, as Quantization.dequantize makes."
-            )
-        if self.num_levels is None or values.size == 0:
-            return
-        if not ((values >= low - 1e-6) & (values <= 1.0 + 1e-6)).all():
-            raise UserError(
-                f"The data lie between {values.min():g} and {values.max():g}; expected {low:g} to 1, the declared "
-                f"range (centered={self.centered})."
-            )
-        for scale, unit in (("-1", 0.5 * (values + 1.0)), ("0", values)):
-            if self._on_lattice(unit):
-                raise UserError(
-                    f"The data have no noise: they are {self.num_levels} grey levels, scaled to {scale} to 1. A "
-                    "density could be infinite there; expected x = Quantization.dequantize(key, levels)."
-                )
-        # Bright images have nothing below the middle, and nothing dark above it.
-        if self.centered and values.size >= _MANY and 0.0 <= values.min() < 1.0 / 16.0:
-            raise UserError(
-                f"The {values.size} values of the data lie between {values.min():.3g} and {values.max():.3g}, and none "
-                "of them is in the darker half of -1 to 1; expected centered=False for data from 0 to 1."
-            )
-
-    def _on_lattice(self, unit: np.ndarray) -> bool:
-        """Whether values are grey levels that were divided by K or by K - 1, or put into the middle of their bins."""
-        assert self.num_levels is not None
-        choices = (unit * self.num_levels, unit * (self.num_levels - 1), unit * self.num_levels - 0.5)
-        return any(np.abs(places - np.round(places)).max() < 1e-3 for places in choices)
-
-    def _check_levels(self, levels: Array) -> None:
-        if not (jnp.issubdtype(levels.dtype, jnp.integer) or levels.dtype == jnp.bool_):
-            raise UserError(f"The grey levels are of type {levels.dtype}; expected whole numbers.")
-        if not holds(lambda levels: (levels >= 0) & (levels < self.num_levels), levels):
-            values = np.asarray(levels)
-            raise UserError(
-                f"The grey levels lie between {values.min()} and {values.max()}; expected 0 to "
-                f"{(self.num_levels or 0) - 1}."
-            )
-
-    def midpoints(self, levels: Array) -> Batch:
-        """Levels at the middle of their bins, ``(k + 1/2) / K``, scaled: the deterministic choice."""
-        levels = levels.astype(jnp.float32)
-        return levels if self.num_levels is None else self._scale((levels + 0.5) / self.num_levels)
-
-    def quantize(self, x: Array | np.ndarray) -> np.ndarray:
-        """The levels whose bins the values fall into, clipped to the valid ones; continuous data pass unchanged.
-
-        Up to 256 levels come as bytes, the type of images everywhere.
-        """
-        values = np.asarray(x)
-        if self.num_levels is None:
-            return values
-        unit = (values + 1.0) / 2.0 if self.centered else values
-        return np.clip(np.floor(unit * self.num_levels), 0, self.num_levels - 1).astype(
-            np.uint8 if self.num_levels <= 256 else np.int32
-        )
-
-    def bits_per_dim(self, logp: Times, dim: int) -> Times:
-        """Negative log-likelihood in bits per dimension of the discrete data, from nats of the scaled data.
-
-        Raises:
-            UserError: If there are no dimensions.
-
-        >>> float(Quantization(num_levels=256).bits_per_dim(jnp.zeros(1), 4)[0])
-        7.0
-        """
-        refuse(not_whole("dim", dim, 1))
-        return -logp / (dim * math.log(2.0)) + self.offset
-
-    def _scale(self, unit: Batch) -> Batch:
-        return 2.0 * unit - 1.0 if self.centered else unit
-
-
-def importance_weighted(log_weights: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
-    """``log (1/K) sum_j w_j`` over an axis of ``K`` draws, from ``log w_j = log p(x_j) - log q(u_j | k)`` in nats.
-
-    Its mean bounds ``log P(k)``, less ``log |dx/du|``, from below, rises with ``K`` and reaches it in the limit (Burda
-    et al. 2016, arXiv 1509.00519, theorem 1). With ``K = 1`` it is the variational bound.
-
-    >>> round(float(importance_weighted(jnp.log(jnp.array([1.0, 3.0])))), 4)  # log 2
-    0.6931
-    """
-    return jax.nn.logsumexp(log_weights, axis=axis) - math.log(log_weights.shape[axis])
+    return Loss(draw, losses)

@@ -1,4 +1,4 @@
-r"""The divergence of a vector field, exact or estimated, from one linearisation that also yields its value.
+r"""The divergence of a vector field, exact or estimated, from one linearization that also yields its value.
 
 Hutchinson's estimator (Skilling 1989; Hutchinson 1990) ``E[e^T J e] = tr J`` holds for probes of mean zero and unit
 covariance. Rademacher probes have the least variance and are exact where ``J`` is diagonal.

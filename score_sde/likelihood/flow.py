@@ -17,14 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from score_sde.arguments import as_data, check_floats, example_keys, not_fulfilled, not_inner_time, score_at
+from score_sde.arguments import as_data, check_floats, not_fulfilled, not_inner_time, score_at
 from score_sde.errors import UserError, refuse
 from score_sde.fields import DEFAULTS
-from score_sde.likelihood.dequantization import Quantization
+from score_sde.keys import example_keys, sample_noise
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
+from score_sde.quantization import Quantization
 from score_sde.sdes import SDE
 from score_sde.solvers.base import Solution, check_drift
-from score_sde.typing import Batch, Number, PRNGKey, Scalar, ScoreFn, Times, expand_like, holds
+from score_sde.typing import Batch, Number, PRNGKey, Scalar, ScoreFn, Times, event_sum, expand_like, holds
 
 TerminalLogp: TypeAlias = Callable[[Batch], Times]
 
@@ -132,7 +133,7 @@ def bits_per_dim(
     quantization: Quantization,
     **options: Any,
 ) -> tuple[Times, Likelihood]:
-    """Bits per dimension of dequantised images, and the likelihood that they come from.
+    """Bits per dimension of dequantized images, and the likelihood that they come from.
 
     Args:
         key: As of :func:`log_likelihood`.
@@ -147,7 +148,7 @@ def bits_per_dim(
             :meth:`Quantization.check`.
 
     >>> from score_sde.sdes import VP
-    >>> sde, quantization = VP(), Quantization(num_levels=4)
+    >>> sde, quantization = VP(), Quantization(num_grey_levels=4)
     >>> x = quantization.dequantize(jax.random.key(0), jnp.arange(4).reshape(1, 4))
     >>> bits, likelihood = bits_per_dim(jax.random.key(1), sde, lambda x, t: -x, x, quantization=quantization)
     >>> bool(jnp.isclose(bits[0], -jax.scipy.stats.norm.logpdf(x).sum() / (4 * jnp.log(2)) + 1, atol=1e-3))
@@ -188,11 +189,11 @@ def decoder_term(key: PRNGKey, sde: SDE, score_fn: ScoreFn, x: Batch, t_min: Num
     refuse(not_inner_time("t_min", t_min))
     x = as_data(x)
     t = jnp.full(x.shape[:1], t_min, x.dtype)
-    noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(example_keys(key, x))
+    noise = sample_noise(example_keys(key, x), x)
     mean_coeff, std = sde.marginal(t)
     xt = expand_like(mean_coeff, x) * x + expand_like(std, x) * noise
     predicted = -expand_like(std, x) * score_at(score_fn, xt, t)
-    error = jnp.sum(predicted * (predicted - 2.0 * noise), axis=tuple(range(1, x.ndim)))
+    error = event_sum(predicted * (predicted - 2.0 * noise))
     return xt, 0.5 * error - x[0].size * jnp.log(mean_coeff)
 
 

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.arguments import as_data, check_samples, example_keys, not_whole, score_at
+from score_sde.arguments import as_data, check_samples, not_whole, score_at
 from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
+from score_sde.keys import example_keys
 from score_sde.likelihood.divergence import ProbeKind, draw_probes, value_and_quadratic_forms
 from score_sde.likelihood.flow import Likelihood, TerminalLogp, finish
 from score_sde.sdes import SDE

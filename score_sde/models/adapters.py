@@ -1,4 +1,4 @@
-"""The only seam between Flax and the core: Linen modules as networks and dequantisers of :mod:`score_sde.typing`."""
+"""The only seam between Flax and the core: Linen modules as networks and dequantizers of :mod:`score_sde.typing`."""
 
 import contextlib
 import dataclasses
@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from score_sde.fields import DEFAULTS
-from score_sde.typing import Batch, Labels, Params, PRNGKey, Times
+from score_sde.typing import Batch, Labels, Params, PRNGKey, SampleKeys, Times, event_sum
 
 # The layers whose products are computed in the lower precision: nine tenths of the work. What flows between them,
-# normalisations, dense layers (noise embedding, attention, shortcuts) and softmax stay in float32: rounding the dense
+# normalizations, dense layers (noise embedding, attention, shortcuts) and softmax stay in float32: rounding the dense
 # layers too would raise the error by half, all activations would double it.
 _PRODUCTS = nn.Conv
 
@@ -73,24 +73,23 @@ class LinenDequantizer:
 
     Attributes:
         module: The flow.
-        num_levels: Number of grey levels ``K``.
+        num_grey_levels: Number of grey levels ``K``.
     """
 
     module: nn.Module
-    num_levels: int
+    num_grey_levels: int
 
     def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
         """Parameters for levels of ``shape``, batch axis included."""
         return self.module.init(key, jnp.zeros(shape), jnp.zeros(shape))["params"]
 
     def sample(
-        self, params: Params, key: PRNGKey, levels: Array, *, dropout_key: PRNGKey | None = None
+        self, params: Params, keys: SampleKeys, levels: Array, *, dropout_key: PRNGKey | None = None
     ) -> tuple[Batch, Times]:
         """``u`` from standard normal noise, and ``log q(u | k) = log N(noise; 0, I) - log |det du/dnoise|``."""
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(levels.shape[0]))
         noise = jax.vmap(lambda k: jax.random.normal(k, levels.shape[1:]))(keys)
-        image = (levels.astype(noise.dtype) + 0.5) / self.num_levels - 0.5
+        image = (levels.astype(noise.dtype) + 0.5) / self.num_grey_levels - 0.5
         rngs: dict[str, PRNGKey] = {} if dropout_key is None else {"dropout": dropout_key}
         u, log_det = self.module.apply({"params": params}, noise, image, train=dropout_key is not None, rngs=rngs)
         assert isinstance(u, jax.Array) and isinstance(log_det, jax.Array)  # Linen types the result loosely
-        return u, jnp.sum(jax.scipy.stats.norm.logpdf(noise), axis=tuple(range(1, noise.ndim))) - log_det
+        return u, event_sum(jax.scipy.stats.norm.logpdf(noise)) - log_det

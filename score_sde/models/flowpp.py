@@ -1,4 +1,4 @@
-r"""The conditional flow of Flow++ (Ho et al. 2019, arXiv 1902.00275) that ScoreFlow dequantises images with.
+r"""The conditional flow of Flow++ (Ho et al. 2019, arXiv 1902.00275) that ScoreFlow dequantizes images with.
 
 Standard normal noise ``e`` of the shape of an image ``k`` is carried to ``u`` in ``(0, 1)``, given ``k``, so that
 
@@ -10,10 +10,10 @@ the image (:class:`Coupling`), and exchanges the halves. In the end they are joi
 defaults are the sizes of the original for CIFAR-10 (Song et al. 2021b, arXiv 2101.09258); at 32x32x3 they are 3,466,976
 parameters.
 
-The original draws its initial scales from the first batch, so that every layer returns normalised values. Here they
+The original draws its initial scales from the first batch, so that every layer returns normalized values. Here they
 are fixed: every layer starts as all but the identity, on noise that is standard normal by itself. Only the first
 :class:`ActNorm` starts at the gain 1.7, at which the sigmoid of normal noise is closest to uniform: a training starts
-from uniform dequantisation.
+from uniform dequantization.
 """
 
 import math
@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from score_sde.fields import DEFAULTS
 from score_sde.models.layers import Images, Pointwise, conv3x3
 from score_sde.models.logistic_mixture import LogisticMixture, inverse_logit_cdf, logit_cdf
-from score_sde.typing import Times
+from score_sde.typing import Times, event_sum
 
 Context = Float[Array, "batch height width features"]
 Half = Float[Array, "batch height half channels"]
@@ -124,7 +124,7 @@ class ContextNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Images, train: bool = False) -> Float[Array, "batch height half {self.features}"]:
-        """Features for every pair of neighbouring columns."""
+        """Features for every pair of neighboring columns."""
         h = conv3x3(self.features)(jnp.concatenate(split_columns(image), axis=-1))
         for _ in range(3):
             h = GatedConv(self.dropout)(h, train=train)
@@ -236,9 +236,9 @@ class Coupling(nn.Module):
         mixture = LogisticMixture.of(*jnp.split(raw[..., 2:], 3, axis=-1))
         if inverse:
             x = inverse_logit_cdf(mixture, (moved - shift) * jnp.exp(-log_scale))
-            return (kept, x), -_event_sum(logit_cdf(mixture, x)[1] + log_scale)
+            return (kept, x), -event_sum(logit_cdf(mixture, x)[1] + log_scale)
         y, log_slope = logit_cdf(mixture, moved)
-        return (kept, y * jnp.exp(log_scale) + shift), _event_sum(log_slope + log_scale)
+        return (kept, y * jnp.exp(log_scale) + shift), event_sum(log_slope + log_scale)
 
 
 class FlowStep(nn.Module):
@@ -316,7 +316,7 @@ class FlowPP(nn.Module):
             steps.append(FlowStep(coupling, 1.0 if index else _UNIFORM_GAIN))
         if inverse:
             h = jnp.log(values) - jnp.log1p(-values)
-            log_det = _event_sum(nn.softplus(h) + nn.softplus(-h))
+            log_det = event_sum(nn.softplus(h) + nn.softplus(-h))
             halves = split_columns(h)
             for step in reversed(steps):
                 halves, change = step(halves, context, True, train)
@@ -328,8 +328,4 @@ class FlowPP(nn.Module):
             log_det = log_det + change
         h = join_columns(halves)
         edge = jnp.finfo(h.dtype).epsneg  # the sigmoid rounds to 1 from 17 on in float32
-        return jnp.clip(nn.sigmoid(h), edge, 1.0 - edge), log_det - _event_sum(nn.softplus(h) + nn.softplus(-h))
-
-
-def _event_sum(x: Images) -> Times:
-    return jnp.sum(x, axis=(1, 2, 3))
+        return jnp.clip(nn.sigmoid(h), edge, 1.0 - edge), log_det - event_sum(nn.softplus(h) + nn.softplus(-h))

@@ -1,4 +1,4 @@
-"""From a name and its fields to a network or a dequantiser; the registries of those one can train."""
+"""From a name and its fields to a network or a dequantizer; the registries of those one can train."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -92,14 +92,14 @@ def make_latent_model(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -
 
 
 def make_dequantizer(
-    fields: Mapping[str, Any], event_shape: tuple[int, ...], num_levels: int | None
+    fields: Mapping[str, Any], event_shape: tuple[int, ...], num_grey_levels: int | None
 ) -> LinenDequantizer | None:
-    """The dequantiser for images of a shape, or ``None`` if none is named.
+    """The dequantizer for images of a shape, or ``None`` if none is named.
 
     Args:
         fields: The fields of ``config.dequantizer``.
         event_shape: Shape of one example.
-        num_levels: Number of grey levels.
+        num_grey_levels: Number of grey levels.
 
     Raises:
         UserError: For unknown names, data that are not images of grey levels, images of an odd width, and heads that
@@ -110,8 +110,8 @@ def make_dequantizer(
         return None
     if name not in DEQUANTIZERS:
         raise unknown("dequantizer", name, ("none", *DEQUANTIZERS))
-    if len(event_shape) != 3 or num_levels is None:
-        kind = "continuous" if num_levels is None else "discrete"
+    if len(event_shape) != 3 or num_grey_levels is None:
+        kind = "continuous" if num_grey_levels is None else "discrete"
         raise UserError(
             f"The dequantizer '{name}' takes images (H, W, C) of grey levels; the data have shape {event_shape} and "
             f"are {kind}. Set config.dequantizer.name=none."
@@ -126,7 +126,7 @@ def make_dequantizer(
         raise UserError(
             f"config.dequantizer.filters is {filters}; expected a multiple of config.dequantizer.heads, {heads}."
         )
-    return LinenDequantizer(DEQUANTIZERS[name](**_known(DEQUANTIZERS[name], fields)), num_levels)
+    return LinenDequantizer(DEQUANTIZERS[name](**_known(DEQUANTIZERS[name], fields)), num_grey_levels)
 
 
 def _known(module: type[nn.Module], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from score_sde.errors import UserError, unknown
 from score_sde.fields import DEFAULTS
 from score_sde.models.layers import ACTIVATIONS, conv3x3, ddpm_init
-from score_sde.objectives.variational import Gaussian
 from score_sde.typing import Batch, Params, PRNGKey
+from score_sde.variational import Gaussian
 
 VARIANCES = ("pixel", "scalar")
 _SMALL = 0.01  # initial scale of the last layers: both Gaussians start near N(0, I)
@@ -103,7 +103,7 @@ class VAE(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class LinenVAE:
-    """A :class:`VAE` behind the pure functions of a :class:`~score_sde.objectives.variational.LatentVariableModel`.
+    """A :class:`VAE` behind the pure functions of a :class:`~score_sde.variational.LatentVariableModel`.
 
     Attributes:
         module: The module.

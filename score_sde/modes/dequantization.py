@@ -1,4 +1,4 @@
-"""Training of a dequantiser for a trained model, and what it is worth beside uniform noise."""
+"""Training of a dequantizer for a trained model, and what it is worth beside uniform noise."""
 
 import logging
 from pathlib import Path
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def run_train_dequantizer(config: ConfigDict, workdir: Path, command: str) -> None:
-    """Train a dequantiser, or go on, and measure the bound with it and with uniform noise: ``dequantizer.json``.
+    """Train a dequantizer, or go on, and measure the bound with it and with uniform noise: ``dequantizer.json``.
 
     Raises:
-        UserError: If the configuration names no dequantiser, there is no trained model, or the model is that of a
+        UserError: If the configuration names no dequantizer, there is no trained model, or the model is that of a
             chain whose limit is another SDE.
     """
     experiment = experiment_of(config, workdir, "train_dequantizer")

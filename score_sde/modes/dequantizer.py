@@ -1,7 +1,7 @@
-"""Training of a dequantiser against a score model that stays as it is (Song et al. 2021b, arXiv 2101.09258).
+"""Training of a dequantizer against a score model that stays as it is (Song et al. 2021b, arXiv 2101.09258).
 
-The loss is the variational bound in bits per dimension: what the images cost under the model, from one time per image
-(:func:`~score_sde.likelihood.bound.bound_draw`), and what their noise tells,
+The loss is the variational bound in bits per dimension: what the images cost under the model, and what their
+noise tells,
 
     (E[bound(x(u)) + log q(u | k)]) / (d log 2) + log2(K / width).
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from score_sde.cautions import run_cautions
 from score_sde.checkpointing import Checkpoints, edited_record, newest_config
@@ -30,16 +30,15 @@ from score_sde.evaluation.loss import Losses, LossEvaluator
 from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
 from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
-from score_sde.likelihood.bound import bound_draw
+from score_sde.likelihood import dequantization_loss
 from score_sde.modes.workdir import has_checkpoint, load_splits
-from score_sde.objectives import part_of
 from score_sde.state import TrainState, state_of
 from score_sde.training.loop import Task, run
 from score_sde.training.optim import make_optimizer
 from score_sde.training.step import TrainStep, make_train_step
-from score_sde.typing import Dequantizer, LossFn, Params, PRNGKey, Times
+from score_sde.typing import Dequantizer, Loss, Params, PRNGKey, Times
 
-#: What decides how a dequantiser turns out, besides the model, whose own record is compared when it is loaded.
+#: What decides how a dequantizer turns out, besides the model, whose own record is compared when it is loaded.
 _TRAINED = ("seed", "data", "optim", "dequantizer")
 _FREE = (
     *(f"data.{name}" for name in PLACE_FIELDS),
@@ -53,7 +52,7 @@ _MODEL = "model.json"
 
 
 class TrainedDequantizer(NamedTuple):
-    """A dequantiser with its averaged parameters."""
+    """A dequantizer with its averaged parameters."""
 
     dequantizer: Dequantizer
     params: Params
@@ -61,24 +60,12 @@ class TrainedDequantizer(NamedTuple):
     model_step: int  # of the model that it was trained against
 
 
-def dequantizer_loss(experiment: Experiment, dequantizer: Dequantizer, model_params: Params) -> LossFn:
-    """The bound in bits per dimension of every image, one draw of it, as a function of the dequantiser's parameters."""
+def dequantizer_loss(experiment: Experiment, dequantizer: Dequantizer, model_params: Params) -> Loss:
+    """The loss of a dequantizer against a model that stays as it is, as ``config.dequantizer`` has it."""
     settings = experiment.config.dequantizer
-
-    def losses(
-        params: Params, key: PRNGKey, batch: Array, *, train: bool, part: tuple[Any, int] | None = None
-    ) -> Float[Array, " examples"]:
-        if part is not None:  # noise and times are drawn anew for every part
-            batch, key = part_of(batch, *part), jax.random.fold_in(key, part[0])
-        noise_key, bound_key, dropout_key = jax.random.split(key, 3)
-        x, log_q = experiment.quantization.dequantize_with(
-            dequantizer, params, noise_key, batch, dropout_key=dropout_key if train and settings.dropout else None
-        )
-        score_fn = experiment.score_fn(model_params)
-        bound = bound_draw(bound_key, experiment.sde, score_fn, x, t_min=settings.t_min, offset=settings.offset)
-        return experiment.quantization.bits_per_dim(-bound - log_q, x[0].size)
-
-    return losses
+    options = {"t_min": settings.t_min, "offset": settings.offset, "dropout": bool(settings.dropout)}
+    score_fn = experiment.score_fn(model_params)
+    return dequantization_loss(experiment.quantization, dequantizer, experiment.sde, score_fn, **options)
 
 
 def held_out_losses(experiment: Experiment, dequantizer: Dequantizer) -> Losses:
@@ -95,7 +82,7 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
     """Train to ``dequantizer.num_steps`` against the averaged parameters of a model; see :func:`.loop.run`.
 
     Raises:
-        UserError: If the configuration names no dequantiser, or ``workdir/dequantizer`` holds one that was trained with
+        UserError: If the configuration names no dequantizer, or ``workdir/dequantizer`` holds one that was trained with
             another configuration or against another step of the model; and as the training loop does.
     """
     config, dequantizer, directory = experiment.config, named(experiment), _directory(workdir)
@@ -138,12 +125,12 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
 
 
 def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantizer:
-    """The newest dequantiser that was trained in a working directory, with averaged parameters.
+    """The newest dequantizer that was trained in a working directory, with averaged parameters.
 
     It may be used with a later state of the model than that which it was trained against: the bound stays a bound.
 
     Raises:
-        UserError: If the configuration names no dequantiser, none was trained, or it was trained with another
+        UserError: If the configuration names no dequantizer, none was trained, or it was trained with another
             configuration.
     """
     dequantizer, directory = named(experiment), _directory(workdir)
@@ -175,7 +162,7 @@ def load_noise(experiment: Experiment, workdir: Path) -> Noise:
 
 
 def named(experiment: Experiment) -> Dequantizer:
-    """The dequantiser of the configuration.
+    """The dequantizer of the configuration.
 
     Raises:
         UserError: If it names none.

@@ -137,7 +137,7 @@ class _Evaluation:
                 f"The ODE solver failed on {all_of} at step {step}; raise "
                 "config.likelihood.tolerance, or set config.likelihood.num_steps=100."
             )
-        discrete = experiment.quantization.num_levels is not None
+        discrete = experiment.quantization.num_grey_levels is not None
         name = _UNITS[0] if discrete else _UNITS[1]
         mean, error = mean_and_std_error((result.bits_per_dim if discrete else result.nats)[good])
         counts = {"num_examples": int(good.sum()), "num_failed": int((~good).sum())}
@@ -235,7 +235,7 @@ def _check_best_by(name: str, evaluation: _Evaluation) -> None:
     """Refuse a criterion that is not going to be measured."""
     known = ["loss"]
     if evaluation.noise is not None:
-        known.append(_UNITS[evaluation.experiment.quantization.num_levels is None])
+        known.append(_UNITS[evaluation.experiment.quantization.num_grey_levels is None])
     for metric in () if evaluation.samples is None else evaluation.samples.metrics:
         known += metric.split("_") if metric in ("precision_recall", "density_coverage") else [metric]
     if name and name not in known:

@@ -182,7 +182,7 @@ def _measure_latent(run: _Measurement) -> None:
             experiment, run.state.ema_params, run.source, progress=bar.advance, **run.partial("likelihood")
         )
     run.columns.update({name: column for name, column in bound._asdict().items() if name != "seconds"})
-    discrete = experiment.quantization.num_levels is not None
+    discrete = experiment.quantization.num_grey_levels is not None
     evals = np.full(len(bound.nats), settings.num_weights)
     good = np.isfinite(bound.nats)
     result = DatasetLikelihood(bound.bits_per_dim, bound.nats, evals, good, np.zeros(len(good)), bound.seconds)
@@ -221,7 +221,7 @@ def _measure_flow(run: _Measurement) -> None:
         log.info("Bound of the reverse SDE: %d %s of every example.", times, plural(times, "time"))
         bound = dataset_bound(experiment, params, source, noise=noise, **run.partial("bound"))
         columns |= {"bound_nats": bound.nats, "bound_bits_per_dim": bound.bits_per_dim}
-        is_discrete = experiment.quantization.num_levels is not None
+        is_discrete = experiment.quantization.num_grey_levels is not None
         mean, error = mean_and_std_error(bound.bits_per_dim if is_discrete else bound.nats)
         name = "bound_bits_per_dim" if is_discrete else "bound_nats_per_example"
         report |= {name: mean, "bound_std_error": error}
@@ -240,7 +240,7 @@ def _protocol(experiment: Experiment, noise: Noise, total: int) -> str:
 
 def _data(experiment: Experiment, noise: Noise, total: int) -> str:
     """The data, how many there are and their noise."""
-    settings, levels = experiment.config.likelihood, experiment.quantization.num_levels
+    settings, levels = experiment.config.likelihood, experiment.quantization.num_grey_levels
     data = "continuous data"
     if levels is not None:
         draws = settings.num_dequantizations
@@ -271,14 +271,14 @@ def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLik
         log.warning(
             "The measurement failed on %d of %d examples, which are left out of the mean.", (~good).sum(), len(good)
         )
-    if experiment.quantization.num_levels is not None:
+    if experiment.quantization.num_grey_levels is not None:
         report["bits_per_dim"], report["std_error"] = mean_and_std_error(result.bits_per_dim[good])
 
 
 def _add_baseline(run: _Measurement, count: int) -> None:
     """The bits per dimension of a Gaussian mixture on the same images; large ones would take minutes to fit."""
     experiment = run.experiment
-    if experiment.quantization.num_levels is None or int(np.prod(experiment.event_shape)) > _BASELINE_DIM:
+    if experiment.quantization.num_grey_levels is None or int(np.prod(experiment.event_shape)) > _BASELINE_DIM:
         return
     log.info("Gaussian mixture: fitted to the training images, for comparison.")
     train_source = load_split(experiment.config, "train")

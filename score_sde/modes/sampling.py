@@ -52,7 +52,8 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     experiment = experiment_of(config, workdir, "sample")
     state, average = trained_model(experiment, workdir)
     settings = config.sampling
-    num_levels, identity = experiment.quantization.num_levels, identity_of_samples(experiment, state.ema_params)
+    num_grey_levels = experiment.quantization.num_grey_levels
+    identity = identity_of_samples(experiment, state.ema_params)
     partial = partial_file(place, "samples", identity)
     compiling("the sampler")
     with ProgressBar(total=settings.num_samples, description="sampling") as bar:
@@ -66,17 +67,17 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
         )
     levels, strip = drawn.x, None
     if (steps := experiment.sampler.along(experiment.times)) is not None:
-        count = 6 if num_levels is not None else 1000  # rows of images, or points of a scatter
+        count = 6 if num_grey_levels is not None else 1000  # rows of images, or points of a scatter
         strip = draw_trajectory(experiment, state.ema_params, steps, count=count, frames=10)
     keep_earlier(place, "sample", digest(identity))
-    grey = {} if num_levels is None else {"num_levels": np.asarray(num_levels)}
+    grey = {} if num_grey_levels is None else {"num_levels": np.asarray(num_grey_levels)}
     atomic_savez(place / "samples.npz", samples=levels, **grey)  # data that npz:samples.npz reads
     if strip is not None:
         trajectory_strip(*strip, place / "trajectory.png", quantization=experiment.quantization)
-    if num_levels is None:
+    if num_grey_levels is None:
         scatter(levels, _points_at_hand(experiment), place / "samples.png")
     else:
-        image_grid(levels[:100], place / "samples.png", num_levels=num_levels)
+        image_grid(levels[:100], place / "samples.png", num_grey_levels=num_grey_levels)
     report = {
         "solver": experiment.sampler.name,
         "num_steps": settings.num_steps if experiment.sampler.on_grid else None,
@@ -121,8 +122,8 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     state, average = trained_model(experiment, workdir)
     source = measured_split(config, workdir, "train")
     levels = source.gather(np.arange(min(len(source), _PARETO_DATA)))
-    num_levels = experiment.quantization.num_levels
-    data = moments(levels if num_levels is None else levels / (num_levels - 1))
+    num_grey_levels = experiment.quantization.num_grey_levels
+    data = moments(levels if num_grey_levels is None else levels / (num_grey_levels - 1))
     ordered = [*references, *settings]
     total = sum(s.num_steps * make_predictor(s.solver, config.sampling).num_evals + 1 for s in ordered)
     compiling("the samplers, one after another")
@@ -170,20 +171,20 @@ def run_latents(config: ConfigDict, workdir: Path, command: str, *, out: Path | 
     levels = source.gather(np.arange(min(config.sampling.num_samples, len(source))))
     compiling("encoder and decoder")
     found = latent_codes(experiment, state.ema_params, levels)
-    num_levels = experiment.quantization.num_levels
+    num_grey_levels = experiment.quantization.num_grey_levels
     identity = digest(json.dumps([identity_of(experiment, state.ema_params, Noise(), source), len(levels)]))
     keep_earlier(place, "latents", identity)
     atomic_savez(place / "latents.npz", data=levels, codes=found.codes, decoded=found.decoded, between=found.between)
-    if num_levels is not None:
+    if num_grey_levels is not None:
         by_pair = found.between.swapaxes(0, 1)
         picture = by_pair.reshape(-1, *by_pair.shape[2:])
-        image_grid(picture, place / "interpolation.png", num_levels=num_levels, columns=by_pair.shape[1])
+        image_grid(picture, place / "interpolation.png", num_grey_levels=num_grey_levels, columns=by_pair.shape[1])
     scale = float(experiment.sde.prior_std)
     report = {
         "num_examples": len(levels),
         "code_mean": float(found.codes.mean()) / scale,
         "code_std": float(found.codes.std()) / scale,
-        "decoded_exactly": float(np.mean(found.decoded == levels)) if num_levels is not None else None,
+        "decoded_exactly": float(np.mean(found.decoded == levels)) if num_grey_levels is not None else None,
         "round_trip_rms": found.round_trip_rms,
         "num_evals_mean": found.num_evals,
         "seconds": found.seconds,

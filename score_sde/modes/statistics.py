@@ -121,7 +121,7 @@ def _changes(found: ReferenceStatistics, config: ConfigDict, info: SourceInfo, e
     pairs = {
         "extractor": ((found.extractor, found.extractor_sha256), (extractor.name, extractor.sha256)),
         "data set": ((found.source, found.contents, found.split), (*ours, settings.reference_split)),
-        "shape": ((found.shape, found.num_levels), (info.shape, info.num_levels)),
+        "shape": ((found.shape, found.num_levels), (info.shape, info.num_grey_levels)),
         "number of examples": (found.count, count),
         "number of features kept": (kept, min(settings.keep_features, count)),
     }

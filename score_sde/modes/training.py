@@ -117,14 +117,14 @@ def train(
 
 def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:
     """Draws what the model makes of the same noise: ``progress/step_00000500.png``."""
-    num_levels = experiment.quantization.num_levels
-    samples = sketch(experiment, 36 if num_levels is not None else 1000)
+    num_grey_levels = experiment.quantization.num_grey_levels
+    samples = sketch(experiment, 36 if num_grey_levels is not None else 1000)
 
     def draw(step: int, params: Params) -> None:
         found = samples(params)
         picture = directory / f"step_{step:08d}.png"
-        if num_levels is not None:
-            image_grid(found, picture, num_levels=num_levels)
+        if num_grey_levels is not None:
+            image_grid(found, picture, num_grey_levels=num_grey_levels)
         elif np.isfinite(found).all():  # a model that has just begun may send points anywhere
             scatter(found, source.gather(np.arange(min(len(found), len(source)))), picture)
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def build_experiment(config: ConfigDict, mode: str | None = None) -> Experiment:
     """The experiment of a configuration, for the data that it names and for a mode, or for all of them."""
     info = data_info(config)
-    return Experiment.from_config(config, info.shape, info.num_levels, purposes=purposes_of(mode, config))
+    return Experiment.from_config(config, info.shape, info.num_grey_levels, purposes=purposes_of(mode, config))
 
 
 def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
@@ -51,13 +51,13 @@ def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
         return Experiment.from_config(config, known.shape, known.num_levels, purposes=purposes_of(mode, config))
     with _perhaps_moved(config, workdir):
         info = data_info(config)
-    if known is not None and (known.shape, known.num_levels) != (info.shape, info.num_levels):
+    if known is not None and (known.shape, known.num_levels) != (info.shape, info.num_grey_levels):
         raise UserError(
-            f"{info.name} has examples of shape {info.shape} with {info.num_levels} grey levels, and the run in "
+            f"{info.name} has examples of shape {info.shape} with {info.num_grey_levels} grey levels, and the run in "
             f"{workdir} was trained on {known.shape} with {known.num_levels}; expected the same. Give such data as "
             "config.data.name."
         )
-    return Experiment.from_config(config, info.shape, info.num_levels, purposes=purposes_of(mode, config))
+    return Experiment.from_config(config, info.shape, info.num_grey_levels, purposes=purposes_of(mode, config))
 
 
 @contextlib.contextmanager

@@ -22,10 +22,9 @@ from score_sde.objectives.score_matching import (
     LevelLosses,
     NoiseLevels,
     loss_by_noise_level,
-    part_of,
     score_matching_loss,
 )
-from score_sde.objectives.times import (
+from score_sde.times import (
     TIME_SAMPLERS,
     WEIGHTINGS,
     ImportanceTimes,
@@ -35,7 +34,7 @@ from score_sde.objectives.times import (
     likelihood_weighting,
     variance_weighting,
 )
-from score_sde.objectives.variational import (
+from score_sde.variational import (
     Gaussian,
     LatentVariableModel,
     NoiseAndFraction,
@@ -44,6 +43,7 @@ from score_sde.objectives.variational import (
     make_predict_fn,
     sample_from_prior,
     vae_loss,
+    vlb_loss,
     with_variances,
 )
 
@@ -75,7 +75,6 @@ __all__ = [
     "likelihood_weighting",
     "loss_by_noise_level",
     "make_predict_fn",
-    "part_of",
     "sample_from_prior",
     "score_matching_loss",
     "sliced_score_matching",
@@ -83,5 +82,6 @@ __all__ = [
     "static_score_matching_loss",
     "vae_loss",
     "variance_weighting",
+    "vlb_loss",
     "with_variances",
 ]

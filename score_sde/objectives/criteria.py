@@ -12,7 +12,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
 from score_sde.objectives.family import (
@@ -24,13 +23,12 @@ from score_sde.objectives.family import (
     implicit_score_matching,
     sliced_score_matching,
 )
-from score_sde.objectives.score_matching import part_of
-from score_sde.objectives.times import Weighting
 from score_sde.parameterization import Parameterization, make_score_fn
 from score_sde.processes import Process
+from score_sde.times import Weighting
 from score_sde.typing import (
     Batch,
-    LossFn,
+    Loss,
     Network,
     Number,
     Params,
@@ -153,7 +151,7 @@ def static_score(
     return lambda x: network.apply(params, x, jnp.full(x.shape[:1], condition, x.dtype), key=key)
 
 
-def static_score_matching_loss(network: Network, criterion: Criterion, *, condition: Number = 0.0) -> LossFn:
+def static_score_matching_loss(network: Network, criterion: Criterion, *, condition: Number = 0.0) -> Loss:
     """Train a network as the score of the data, without a process: :func:`static_score` under a criterion.
 
     Its samples are those of :func:`score_sde.solvers.langevin_monte_carlo`. No solver of a process can use it; see
@@ -165,25 +163,21 @@ def static_score_matching_loss(network: Network, criterion: Criterion, *, condit
         condition: The constant noise condition.
 
     Returns:
-        ``loss_fn(params, key, batch, *, train, part=None)``, the loss of every example, or of a part of them.
+        The loss; it draws what the criterion draws.
     """
 
-    def loss_fn(
-        params: Params, key: PRNGKey, batch: Batch, *, train: bool, part: tuple[Any, int] | None = None
-    ) -> Float[Array, " examples"]:
+    def draw(key: PRNGKey, batch: Batch) -> tuple[Any, PRNGKey]:
         draw_key, dropout_key = jax.random.split(key)
-        x, draws = batch, criterion.draw(draw_key, batch)
-        if part is not None:
-            x, draws = part_of((x, draws), *part)
-            dropout_key = jax.random.fold_in(dropout_key, part[0])
-        score = static_score(network, params, condition=condition, key=dropout_key if train else None)
-        return criterion.losses(score, x, draws)
+        return criterion.draw(draw_key, batch), dropout_key
 
-    return loss_fn
+    def losses(params: Params, batch: Batch, draws: Any, dropout_key: PRNGKey | None) -> Times:
+        return criterion.losses(static_score(network, params, condition=condition, key=dropout_key), batch, draws)
+
+    return Loss(draw, losses)
 
 
 def criterion_loss(
-    sde: Process,
+    process: Process,
     network: Network,
     parameterization: Parameterization,
     criterion: Criterion,
@@ -191,7 +185,7 @@ def criterion_loss(
     times: TimeSampler,
     weighting: Weighting,
     reduce_mean: bool = DEFAULTS.objective.reduce_mean,
-) -> LossFn:
+) -> Loss:
     r"""A criterion at every noise level: ``E_t E_{x_t} [ lambda(t) l(score(., t), x_t) ]``.
 
     For :class:`Implicit` and :class:`Sliced` it has the gradient of :func:`~score_sde.objectives.score_matching_loss`
@@ -200,7 +194,7 @@ def criterion_loss(
     products.
 
     Args:
-        sde: The forward process.
+        process: The forward process.
         network: The network to be trained.
         parameterization: What its output means.
         criterion: :class:`Implicit` or :class:`Sliced`.
@@ -209,22 +203,19 @@ def criterion_loss(
         reduce_mean: Per dimension and doubled, or as it is: the two conventions of ``score_matching_loss``.
 
     Returns:
-        ``loss_fn(params, key, batch, *, train, part=None)``. Times and noise are those that ``score_matching_loss``
-        draws from the same key.
+        The loss. Times and noise are those that ``score_matching_loss`` draws from the same key.
     """
 
-    def loss_fn(
-        params: Params, key: PRNGKey, batch: Batch, *, train: bool, part: tuple[Any, int] | None = None
-    ) -> Float[Array, " examples"]:
+    def draw(key: PRNGKey, batch: Batch) -> tuple[Any, PRNGKey]:
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
         t, weight = (part.astype(time_dtype(batch)) for part in times.sample(time_key, batch.shape[0]))
-        xt, _ = sde.perturb(noise_key, batch, t)
-        draws = criterion.draw(jax.random.fold_in(noise_key, 1), xt)
-        if part is not None:
-            t, weight, xt, draws = part_of((t, weight, xt, draws), *part)
-            dropout_key = jax.random.fold_in(dropout_key, part[0])
-        score_fn = make_score_fn(network, parameterization, sde, params, key=dropout_key if train else None)
-        losses = criterion.losses(lambda x: score_fn(x, t), xt, draws)
-        return weighting(sde, t) * weight * losses * (2.0 / batch[0].size if reduce_mean else 1.0)
+        xt, _ = process.perturb(noise_key, batch, t)
+        return (t, weight, xt, criterion.draw(jax.random.fold_in(noise_key, 1), xt)), dropout_key
 
-    return loss_fn
+    def losses(params: Params, batch: Batch, draws: Any, dropout_key: PRNGKey | None) -> Times:
+        t, weight, xt, own = draws
+        score_fn = make_score_fn(network, parameterization, process, params, key=dropout_key)
+        values = criterion.losses(lambda x: score_fn(x, t), xt, own)
+        return weighting(process, t) * weight * values * (2.0 / batch[0].size if reduce_mean else 1.0)
+
+    return Loss(draw, losses)

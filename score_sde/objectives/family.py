@@ -1,4 +1,4 @@
-r"""Score matching without noise levels: four losses that a score function ``s(x)`` of a density ``p`` minimises.
+r"""Score matching without noise levels: four losses that a score function ``s(x)`` of a density ``p`` minimizes.
 
     explicit   1/2 |s - grad log p|^2                       (Hyvarinen 2005, JMLR 6, section 2)
     implicit   tr grad s + 1/2 |s|^2                        (theorem 1 there; Song & Ermon 2019, eq. 1)
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.errors import UserError, unknown
-from score_sde.typing import Batch, Number, PRNGKey, Times
+from score_sde.typing import Batch, Number, PRNGKey, Times, event_sum
 
 StaticScore: TypeAlias = Callable[[Batch], Batch]
 Projections: TypeAlias = Float[Array, "batch projections *event"]
@@ -34,7 +34,7 @@ def explicit_score_matching(score: StaticScore, x: Batch, target: StaticScore) -
     >>> explicit_score_matching(lambda x: -x, jnp.array([[3.0, 4.0]]), lambda x: jnp.zeros_like(x)).tolist()
     [12.5]
     """
-    return 0.5 * _sum(score(x) - target(x), squared=True)
+    return 0.5 * event_sum((score(x) - target(x)) ** 2)
 
 
 def implicit_score_matching(score: StaticScore, x: Batch) -> Times:
@@ -48,7 +48,7 @@ def implicit_score_matching(score: StaticScore, x: Batch) -> Times:
     """
     basis = jnp.eye(x[0].size, dtype=x.dtype).reshape(x[0].size, 1, *x.shape[1:])
     value, forms = _value_and_forms(score, x, jnp.broadcast_to(basis, (x[0].size, *x.shape)))
-    return jnp.sum(forms, axis=0) + 0.5 * _sum(value, squared=True)
+    return jnp.sum(forms, axis=0) + 0.5 * event_sum(value**2)
 
 
 def sliced_score_matching(
@@ -73,8 +73,8 @@ def sliced_score_matching(
     directions = jnp.moveaxis(projections, 1, 0)
     value, forms = _value_and_forms(score, x, directions)
     if variance_reduced:
-        return jnp.mean(forms, axis=0) + 0.5 * _sum(value, squared=True)
-    along = jax.vmap(lambda v: _sum(v * value))(directions)
+        return jnp.mean(forms, axis=0) + 0.5 * event_sum(value**2)
+    along = jax.vmap(lambda v: event_sum(v * value))(directions)
     return jnp.mean(forms + 0.5 * along**2, axis=0)
 
 
@@ -87,7 +87,7 @@ def denoising_score_matching(score: StaticScore, x: Batch, noise: Batch, std: Nu
     >>> denoising_score_matching(lambda x: -x, jnp.zeros((1, 2)), jnp.array([[3.0, 4.0]]), 1.0).tolist()
     [0.0]
     """
-    return 0.5 * _sum(score(x + std * noise) + noise / std, squared=True)
+    return 0.5 * event_sum((score(x + std * noise) + noise / std) ** 2)
 
 
 def draw_projections(key: PRNGKey, num_projections: int, x: Batch, kind: ProjectionKind = "rademacher") -> Projections:
@@ -120,12 +120,7 @@ def draw_projections(key: PRNGKey, num_projections: int, x: Batch, kind: Project
 def _value_and_forms(
     score: StaticScore, x: Batch, directions: Float[Array, "directions batch *event"]
 ) -> tuple[Batch, Float[Array, "directions batch"]]:
-    """The score and ``v^T grad s v`` for each direction, from one linearisation."""
+    """The score and ``v^T grad s v`` for each direction, from one linearization."""
     value, jacobian = jax.linearize(score, x)
     # At once, not one after another: on a CPU the gradient of a convolution's weights is slow inside a loop.
-    return value, jax.vmap(lambda v: _sum(v * jacobian(v)))(directions)
-
-
-def _sum(x: Batch, *, squared: bool = False) -> Times:
-    """The sum over the event, of the squares if so asked."""
-    return jnp.sum(x**2 if squared else x, axis=tuple(range(1, x.ndim)))
+    return value, jax.vmap(lambda v: event_sum(v * jacobian(v)))(directions)

@@ -7,71 +7,71 @@ r"""Denoising score matching in continuous time.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
-from score_sde.objectives.times import ImportanceTimes, LowDiscrepancyTimes, Weighting
 from score_sde.parameterization import Parameterization, make_noise_fn
 from score_sde.processes import Process
-from score_sde.typing import Batch, LossFn, Network, Number, Params, PRNGKey, Scalar, Times, TimeSampler, time_dtype
+from score_sde.sdes import SDE
+from score_sde.times import ImportanceTimes, LowDiscrepancyTimes, Weighting
+from score_sde.typing import (
+    Batch,
+    Loss,
+    Network,
+    Number,
+    Params,
+    PRNGKey,
+    Scalar,
+    Times,
+    TimeSampler,
+    event_sum,
+    time_dtype,
+)
+
+_Draws: TypeAlias = tuple[Times, Times, Batch, Batch]
 
 
 def score_matching_loss(
-    sde: Process,
+    process: Process,
     network: Network,
     parameterization: Parameterization,
     *,
     times: TimeSampler,
     weighting: Weighting,
     reduce_mean: bool = DEFAULTS.objective.reduce_mean,
-) -> LossFn:
+) -> Loss:
     """The continuous denoising score matching loss of a network.
 
     Args:
-        sde: The forward process.
+        process: The forward process.
         network: The network to be trained.
         parameterization: What its output means.
         times: Draws the training times.
-        weighting: ``lambda(t)``; see :mod:`score_sde.objectives.times`.
+        weighting: ``lambda(t)``; see :mod:`score_sde.times`.
         reduce_mean: ``True`` averages the squared error over the event, ``False`` takes half its sum; both are the
             conventions of Song et al. (the VP and VE configurations differ in it).
 
     Returns:
-        ``loss_fn(params, key, batch, *, train, part=None)``, the loss of every example, or of a part of them; with
-        ``train`` dropout is on.
+        The loss; it draws times, noisy data and their noise.
     """
 
-    def loss_fn(
-        params: Params, key: PRNGKey, batch: Batch, *, train: bool, part: tuple[Any, int] | None = None
-    ) -> Float[Array, " examples"]:
+    def draw(key: PRNGKey, batch: Batch) -> tuple[_Draws, PRNGKey]:
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
         t, weight = (part.astype(time_dtype(batch)) for part in times.sample(time_key, batch.shape[0]))
-        xt, noise = sde.perturb(noise_key, batch, t)
-        if part is not None:
-            t, weight, xt, noise = part_of((t, weight, xt, noise), *part)
-            dropout_key = jax.random.fold_in(dropout_key, part[0])
-        noise_fn = make_noise_fn(network, parameterization, sde, params, key=dropout_key if train else None)
+        return (t, weight, *process.perturb(noise_key, batch, t)), dropout_key
+
+    def losses(params: Params, batch: Batch, draws: _Draws, dropout_key: PRNGKey | None) -> Times:
+        t, weight, xt, noise = draws
+        noise_fn = make_noise_fn(network, parameterization, process, params, key=dropout_key)
         square = (noise_fn(xt, t) - noise) ** 2
-        axes = tuple(range(1, batch.ndim))
-        error = jnp.mean(square, axis=axes) if reduce_mean else 0.5 * jnp.sum(square, axis=axes)
-        return weighting(sde, t) / sde.marginal(t).std ** 2 * weight * error
+        error = jnp.mean(square, axis=tuple(range(1, batch.ndim))) if reduce_mean else 0.5 * event_sum(square)
+        return weighting(process, t) / process.marginal(t).std ** 2 * weight * error
 
-    return loss_fn
-
-
-def part_of(batch: Any, index: Any, count: int) -> Any:
-    """Every ``count``-th example of a batch from ``index`` on.
-
-    Neighbours go to different parts, so that a batch that is split over devices has its parts split over them alike.
-
-    >>> part_of(jnp.arange(6), 1, 3).tolist()
-    [1, 4]
-    """
-    return jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:])[:, index], batch)
+    return Loss(draw, losses)
 
 
 class LevelLosses(NamedTuple):
@@ -90,7 +90,7 @@ class LevelLosses(NamedTuple):
 
 
 class NoiseLevels(NamedTuple):
-    """The loss by noise level; the levels are equally wide in log-SNR and lie between neighbouring edges."""
+    """The loss by noise level; the levels are equally wide in log-SNR and lie between neighboring edges."""
 
     log_snr: Float[Array, " edges"]
     t: Float[Array, " edges"]
@@ -103,8 +103,8 @@ def loss_by_noise_level(
     key: PRNGKey,
     batch: Batch,
     *,
-    sde: Process,
-    make_loss: Callable[..., LossFn],
+    sde: SDE,
+    make_loss: Callable[..., Loss],
     t0: Number = 1e-5,
     t1: Number = 1.0,
     num_levels: int = 20,
@@ -118,7 +118,7 @@ def loss_by_noise_level(
         params: Parameters of the network.
         key: Draws times and noise.
         batch: Data; every level sees the whole batch, once for each law.
-        sde: The forward process, not a chain.
+        sde: The forward process.
         make_loss: The loss with given ``times``, such as
             ``functools.partial(score_matching_loss, sde, network, parameterization, weighting=likelihood_weighting)``.
         t0: Smallest training time.
@@ -135,10 +135,8 @@ def loss_by_noise_level(
     >>> from score_sde.sdes import VP
     >>> sde = VP()
     >>> def make_loss(times):  # a loss that is 1 / t whatever the data
-    ...     def loss_fn(params, key, batch, *, train):
-    ...         t, weight = times.sample(key, batch.shape[0])
-    ...         return weight / t
-    ...     return loss_fn
+    ...     draw = lambda key, batch: (times.sample(key, batch.shape[0]), key)
+    ...     return Loss(draw, lambda params, batch, draws, dropout_key: draws.weight / draws.t)
     >>> options = {"sde": sde, "make_loss": make_loss, "num_levels": 10}
     >>> levels = loss_by_noise_level({}, jax.random.key(0), jnp.zeros((1000, 2)), **options)
     >>> [[round(float(v), 0) for v in law.total] for law in (levels.uniform, levels.importance)]  # mean and std

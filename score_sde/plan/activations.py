@@ -36,7 +36,7 @@ def activations(config: ConfigDict, shape: tuple[int, ...], levels: int | None) 
             batch = jax.ShapeDtypeStruct((examples, *experiment.event_shape), jnp.float32)
 
             def loss(params: Params, batch: Batch) -> Scalar:
-                return jnp.mean(experiment.loss_fn(params, jax.random.key(0), batch, train=True))
+                return jnp.mean(experiment.loss(params, jax.random.key(0), batch, train=True))
 
             return examples, kept_bytes(loss, params, batch)
 

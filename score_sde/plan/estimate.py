@@ -105,7 +105,7 @@ def make_plan(config: ConfigDict, info: SourceInfo) -> Plan:
     """
     _expect_devices(config)
     mesh, parts = _mesh_of(config)
-    experiment = Experiment.from_config(config, info.shape, info.num_levels, mesh=mesh, purposes=("train",))
+    experiment = Experiment.from_config(config, info.shape, info.num_grey_levels, mesh=mesh, purposes=("train",))
     accumulate, batch_size = config.training.accumulate, config.training.batch_size
     check_batch(mesh, batch_size, parts=accumulate)
     chip = find_chip(config.plan.chip).share(parts)
@@ -122,11 +122,11 @@ def make_plan(config: ConfigDict, info: SourceInfo) -> Plan:
         batch_size=batch_size,
         per_device=batch_size // mesh.size,
         accumulate=accumulate,
-        flops=count_flops(config, info.shape, info.num_levels, max(sizes[1] // accumulate, 2)),
+        flops=count_flops(config, info.shape, info.num_grey_levels, max(sizes[1] // accumulate, 2)),
         state=state_bytes(experiment),
         memory=line_through((small.examples, small.total), (large.examples, large.total)),
         traffic=line_through((small.examples, factor * small.traffic), (large.examples, factor * large.traffic)),
-        activations=activations(config, info.shape, info.num_levels),
+        activations=activations(config, info.shape, info.num_grey_levels),
         headroom=config.plan.headroom,
         program=large,
         lowers=lowers_for(experiment, sizes[0] * mesh.size, chip.platform),

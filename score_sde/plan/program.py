@@ -90,7 +90,7 @@ def train_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[A
     """The jitted training step, as the training loop compiles it, and the shapes of its arguments."""
     state = experiment.abstract_state()
     step = jit_step(experiment.train_step, experiment.mesh, state_sharding(experiment.mesh, state))
-    dtype = np.float32 if experiment.quantization.num_levels is None else np.uint8
+    dtype = np.float32 if experiment.quantization.num_grey_levels is None else np.uint8
     place = batch_sharding(experiment.mesh)
     return step, (state, jax.ShapeDtypeStruct((batch_size, *experiment.event_shape), dtype, sharding=place))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from score_sde.likelihood.dequantization import Quantization
+    from score_sde.quantization import Quantization
 
 GRID_TILE, STRIP_TILE = 40, 64  # smallest side of an image in a grid and in a strip, in screen pixels
 GAP = 2  # white pixels between images
@@ -26,13 +26,13 @@ BLUE, GREY = "#2b6cb0", "#4a5568"
 DPI = 130
 
 
-def image_grid(levels: np.ndarray, path: Path, *, num_levels: int, columns: int | None = None) -> Path:
+def image_grid(levels: np.ndarray, path: Path, *, num_grey_levels: int, columns: int | None = None) -> Path:
     """A grid of images, row by row.
 
     Args:
-        levels: Integer levels ``0 .. num_levels - 1`` of shape ``(n, height, width, channels)`` with 1 or 3 channels.
+        levels: Grey levels of shape ``(n, height, width, channels)`` with 1 or 3 channels.
         path: The PNG to write.
-        num_levels: Number of grey levels; 0 is drawn black and ``num_levels - 1`` white.
+        num_grey_levels: Number of grey levels; 0 is drawn black and ``num_grey_levels - 1`` white.
         columns: Images per row; by default as many as make the grid about square.
 
     Raises:
@@ -40,7 +40,7 @@ def image_grid(levels: np.ndarray, path: Path, *, num_levels: int, columns: int 
     """
     columns = columns or math.ceil(math.sqrt(len(levels)))
     rows = math.ceil(len(levels) / columns)
-    pixels = np.rint(np.clip(levels / (num_levels - 1), 0.0, 1.0) * 255.0).astype(np.uint8)
+    pixels = np.rint(np.clip(levels / (num_grey_levels - 1), 0.0, 1.0) * 255.0).astype(np.uint8)
     return _save_pixels(_tile(pixels, rows, columns, GRID_TILE), path)
 
 

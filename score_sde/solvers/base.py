@@ -16,7 +16,7 @@ from score_sde.arguments import Checked
 from score_sde.errors import UserError
 from score_sde.processes import Process, ReverseProcess
 from score_sde.sdes import SDE, ReverseSDE
-from score_sde.typing import Batch, SampleKeys, Scalar
+from score_sde.typing import Batch, SampleKeys, Scalar, event_sum
 
 
 class SolverState(NamedTuple):
@@ -69,11 +69,6 @@ class StatelessSolver(Checked):
         return SolverState(x, x)
 
 
-def sample_noise(keys: SampleKeys, x: Batch) -> Batch:
-    """Standard normal noise, drawn sample by sample so that sample ``i`` is the same in any batch."""
-    return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
-
-
 def largest_rms(error: Any) -> Scalar:
     """The root mean square over each example of a batch, and of these the largest: a norm for joint step sizes.
 
@@ -81,13 +76,8 @@ def largest_rms(error: Any) -> Scalar:
     12.5
     """
     leaves = jax.tree.leaves(error)
-    squares = sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in leaves)
+    squares = sum(event_sum(leaf**2) for leaf in leaves)
     return jnp.sqrt(jnp.max(squares / sum(leaf[0].size for leaf in leaves)))
-
-
-def fold_in(keys: SampleKeys, data: Array | int) -> SampleKeys:
-    """Derive one new key per sample."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
 
 
 def continuous(process: ReverseProcess) -> ReverseSDE:
@@ -96,7 +86,7 @@ def continuous(process: ReverseProcess) -> ReverseSDE:
     Raises:
         UserError: If it is the reversal of a chain, which has none.
     """
-    check_drift(process.sde)
+    check_drift(process.forward)
     assert isinstance(process, ReverseSDE)
     return process
 

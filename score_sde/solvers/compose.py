@@ -7,8 +7,9 @@ from jaxtyping import Array
 
 from score_sde.arguments import Checked, not_whole
 from score_sde.fields import DEFAULTS
+from score_sde.keys import fold_in
 from score_sde.processes import ReverseProcess
-from score_sde.solvers.base import Solver, SolverState, fold_in
+from score_sde.solvers.base import Solver, SolverState
 from score_sde.solvers.pairing import Follows, follows_of
 from score_sde.typing import Batch, SampleKeys, Scalar, component, static
 

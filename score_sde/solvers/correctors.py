@@ -8,10 +8,11 @@ import numpy as np
 
 from score_sde.arguments import not_fulfilled
 from score_sde.fields import DEFAULTS
+from score_sde.keys import sample_noise
 from score_sde.processes import ReverseProcess
-from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
+from score_sde.solvers.base import SolverState, StatelessSolver
 from score_sde.solvers.pairing import Follows
-from score_sde.typing import Batch, Number, SampleKeys, Scalar, Times, component, expand_like, static
+from score_sde.typing import Batch, Number, SampleKeys, Scalar, Times, component, event_sum, expand_like, static
 
 
 def _no_ratio(snr: Number) -> Iterator[str]:
@@ -19,7 +20,7 @@ def _no_ratio(snr: Number) -> Iterator[str]:
 
 
 def _norms(x: Batch) -> Times:
-    return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim))))
+    return jnp.sqrt(event_sum(x**2))
 
 
 @component
@@ -32,7 +33,7 @@ class Langevin(StatelessSolver):
     Attributes:
         snr: Signal-to-noise ratio ``r``.
         per_sample: ``False`` takes both norms as means over the batch, as the original does; ``True`` takes them
-            sample by sample, so that a sample does not depend on its neighbours. The step then depends on the
+            sample by sample, so that a sample does not depend on its neighbors. The step then depends on the
             sample, which leaves the marginal a little; the fewer the dimensions, the more.
     """
 
@@ -91,7 +92,7 @@ class AnnealedLangevin(StatelessSolver):
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One correction at time ``s``, where a predictor has left the sample; ``t`` plays no part."""
         del t
-        step = jnp.full(state.x.shape[:1], 2.0 * (self.snr * process.sde.marginal(s).std) ** 2)
+        step = jnp.full(state.x.shape[:1], 2.0 * (self.snr * process.forward.marginal(s).std) ** 2)
         return _langevin(state, process.score(state.x, s), sample_noise(keys, state.x), step)
 
 

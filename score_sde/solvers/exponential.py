@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from score_sde.arguments import not_whole
+from score_sde.keys import sample_noise
 from score_sde.processes import Process, ReverseProcess
-from score_sde.solvers.base import SolverState, StatelessSolver, sample_noise
+from score_sde.solvers.base import SolverState, StatelessSolver
 from score_sde.solvers.pairing import Follows
 from score_sde.typing import Batch, SampleKeys, Scalar, component, static, time_dtype
 
@@ -120,12 +121,12 @@ class DPMSolverMultistep(StatelessSolver):
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step; the first ones are of lower order."""
-        (_, std_t), (mean_s, std_s) = process.sde.marginal(t), process.sde.marginal(s)
-        place, target = _half_log_snr(process.sde, t), _half_log_snr(process.sde, s)
+        (_, std_t), (mean_s, std_s) = process.forward.marginal(t), process.forward.marginal(s)
+        place, target = _half_log_snr(process.forward, t), _half_log_snr(process.forward, s)
         x, denoised = state.x, process.denoised(state.x, t)
         h, tau = target - place, process.noise_scale**2
         if self.order >= 3:
-            x = jnp.where(tau == 0, _corrected_start(process.sde, state.memory, x, denoised, t), x)
+            x = jnp.where(tau == 0, _corrected_start(process.forward, state.memory, x, denoised, t), x)
         past = _remember(state.memory, denoised, place, x, t)
         weights = mean_s * self._weights(past, h, (1.0 + tau) * h)
         x_mean = std_s / std_t * jnp.exp(-tau * h) * x + _combine(weights, past.denoised)
@@ -179,10 +180,10 @@ class DPMSolverSinglestep(StatelessSolver):
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of order 2."""
         del keys
-        place, target = _half_log_snr(process.sde, t), _half_log_snr(process.sde, s)
-        middle = process.sde.inverse_log_snr(place + target)
-        half = _first_order(process.sde, state.x, process.denoised(state.x, t), t, middle)
-        x = _first_order(process.sde, state.x, process.denoised(half, middle), t, s)
+        place, target = _half_log_snr(process.forward, t), _half_log_snr(process.forward, s)
+        middle = process.forward.inverse_log_snr(place + target)
+        half = _first_order(process.forward, state.x, process.denoised(state.x, t), t, middle)
+        x = _first_order(process.forward, state.x, process.denoised(half, middle), t, s)
         return state.moved(x, x)
 
 
@@ -225,12 +226,12 @@ class UniPC(StatelessSolver):
         """Correct the step that led to ``t``, then predict at ``s``."""
         del keys
         past = state.memory
-        place = _half_log_snr(process.sde, t)
+        place = _half_log_snr(process.forward, t)
         denoised = process.denoised(state.x, t)
-        corrected = self._advance(process.sde, past, t, place, denoised)
+        corrected = self._advance(process.forward, past, t, place, denoised)
         x = jnp.where(past.length > 0, corrected, state.x)
         past = _remember(past, denoised, place, x, t)
-        x = self._advance(process.sde, past, s, _half_log_snr(process.sde, s), None)
+        x = self._advance(process.forward, past, s, _half_log_snr(process.forward, s), None)
         return SolverState(x, x, past)
 
     def _advance(self, process: Process, past: Past, s: Scalar, target: Scalar, new: Batch | None) -> Batch:

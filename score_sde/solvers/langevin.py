@@ -19,8 +19,8 @@ from jaxtyping import Array, Int
 
 from score_sde.arguments import check_samples, not_fulfilled, not_whole, of_shape
 from score_sde.errors import refuse
-from score_sde.solvers.base import fold_in, sample_noise
-from score_sde.typing import Batch, Number, SampleKeys, Times
+from score_sde.keys import fold_in, sample_noise
+from score_sde.typing import Batch, Number, SampleKeys, Times, event_sum
 
 _NOISE, _UNIFORM = 0, 1  # purposes of the keys of a step
 
@@ -44,7 +44,7 @@ def langevin_monte_carlo(
     """Unadjusted Langevin dynamics: one chain per key.
 
     Args:
-        keys: One key per chain, so that chain ``i`` ignores its neighbours.
+        keys: One key per chain, so that chain ``i`` ignores its neighbors.
         score: ``grad log p`` of a batch, such as ``lambda x: process.score(x, t)``.
         x: Starting points.
         step_size: ``e``; smaller means less bias and slower mixing. It and ``num_steps`` may vary under one compiled
@@ -113,13 +113,12 @@ def metropolis_langevin(
         proposal = at(_proposal_mean(place.x, place.score, step_size) + jnp.sqrt(step_size) * noise)
         # log q(x | y) - log q(y | x), multiplied out so that nothing is divided by a small step.
         push = 0.5 * jnp.sqrt(step_size) * (place.score + proposal.score)
-        log_ratio = proposal.logp - place.logp - jnp.sum((noise + 0.5 * push) * push, axis=axes)
+        log_ratio = proposal.logp - place.logp - event_sum((noise + 0.5 * push) * push)
         uniform = jax.vmap(lambda key: jax.random.uniform(key, (), place.logp.dtype))(fold_in(step_keys, _UNIFORM))
         accept = jnp.log(uniform) < log_ratio  # a ratio that is not a number is refused
         moved = jax.tree.map(lambda new, old: jax.vmap(jnp.where)(accept, new, old), proposal, place)
         return moved, count + accept
 
-    axes = tuple(range(1, x.ndim))
     start = at(x)
     place, count = jax.lax.fori_loop(0, num_steps, step, (start, jnp.zeros_like(start.logp)))
     return Adjusted(place.x, count / jnp.maximum(num_steps, 1))

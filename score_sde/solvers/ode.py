@@ -8,8 +8,9 @@ import numpy as np
 
 from score_sde.arguments import not_fulfilled
 from score_sde.fields import DEFAULTS
+from score_sde.keys import sample_noise
 from score_sde.processes import ReverseProcess
-from score_sde.solvers.base import SolverState, StatelessSolver, continuous, sample_noise
+from score_sde.solvers.base import SolverState, StatelessSolver, continuous
 from score_sde.solvers.pairing import Follows
 from score_sde.typing import Batch, Number, SampleKeys, Scalar, component, holds
 
@@ -96,9 +97,9 @@ class EDMHeun(StatelessSolver):
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of order 2 without churn; ``x_mean`` is ``x``, for the noise comes first."""
         y, high, raised = self._raise(keys, process, state, t)
-        mean_coeff, std = process.sde.marginal(s)
+        mean_coeff, std = process.forward.marginal(s)
         low = std / mean_coeff
-        first = (y - process.denoised(process.sde.marginal(raised).mean_coeff * y, raised)) / high
+        first = (y - process.denoised(process.forward.marginal(raised).mean_coeff * y, raised)) / high
         euler = y + (low - high) * first
         second = (euler - process.denoised(mean_coeff * euler, s)) / low
         x = mean_coeff * (y + 0.5 * (low - high) * (first + second))
@@ -108,14 +109,14 @@ class EDMHeun(StatelessSolver):
         self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar
     ) -> tuple[Batch, Scalar, Scalar]:
         """``y``, its noise-to-signal ratio and its time after the churn."""
-        mean_coeff, std = process.sde.marginal(t)
+        mean_coeff, std = process.forward.marginal(t)
         ratio = std / mean_coeff
         inside = (ratio >= self.churn_min) & (ratio <= self.churn_max)
         # The process ends at t = 1, and so does the noise that can be added.
         wanted = -2.0 * jnp.log(ratio * (1.0 + jnp.where(inside, self.churn, 0.0)))
-        churned = jnp.clip(process.sde.inverse_log_snr(wanted), t, 1.0)
+        churned = jnp.clip(process.forward.inverse_log_snr(wanted), t, 1.0)
         raised = jnp.where(inside & (self.churn > 0), churned, t)
-        mean_high, std_high = process.sde.marginal(raised)
+        mean_high, std_high = process.forward.marginal(raised)
         high = std_high / mean_high
         # The squares of large ratios would overflow.
         added = self.noise * high * jnp.sqrt(jnp.maximum((1.0 - ratio / high) * (1.0 + ratio / high), 0.0))

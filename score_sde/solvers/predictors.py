@@ -1,7 +1,7 @@
 r"""Predictors: one step back in time, with noise.
 
 Each returns ``x`` and ``x_mean``, the sample before the last noise; with ``noise_scale = 0`` the first two are
-discretisations of the probability flow. The last three need the marginals of the process alone, so they follow chains
+discretizations of the probability flow. The last three need the marginals of the process alone, so they follow chains
 too.
 """
 
@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from score_sde.arguments import not_fulfilled
 from score_sde.fields import DEFAULTS
+from score_sde.keys import sample_noise
 from score_sde.processes import ReverseProcess
-from score_sde.solvers.base import SolverState, StatelessSolver, continuous, sample_noise
+from score_sde.solvers.base import SolverState, StatelessSolver, continuous
 from score_sde.solvers.pairing import Follows
 from score_sde.typing import Number, SampleKeys, Scalar, component, static
 
@@ -56,7 +57,7 @@ class ReverseDiffusion(StatelessSolver):
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of weak order 1."""
-        mean_coeff, std = process.sde.discrete_step(s, t)
+        mean_coeff, std = process.forward.discrete_step(s, t)
         weight = 0.5 * (1.0 + process.noise_scale**2) * std**2
         x_mean = (2.0 - mean_coeff) * state.x + weight * process.score(state.x, t)
         noise = process.noise_scale * std * sample_noise(keys, state.x)
@@ -83,7 +84,7 @@ class Ancestral(StatelessSolver):
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of weak order 1; a step to the data, without noise there, is the denoised sample."""
-        mean_coeff, step_std, std = process.sde.posterior(s, t)
+        mean_coeff, step_std, std = process.forward.posterior(s, t)
         x_mean = (state.x + step_std**2 * process.score(state.x, t)) / mean_coeff
         noise = (step_std if self.large else std) * sample_noise(keys, state.x)
         return state.moved(x_mean + noise, x_mean)
@@ -117,9 +118,9 @@ class DDIM(StatelessSolver):
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """From the marginal at ``t`` to that at ``s``."""
-        (mean_t, std_t), (mean_s, std_s) = process.sde.marginal(t), process.sde.marginal(s)
+        (mean_t, std_t), (mean_s, std_s) = process.forward.marginal(t), process.forward.marginal(s)
         score = process.score(state.x, t)
-        noise_std = self.eta * process.sde.posterior(s, t).std
+        noise_std = self.eta * process.forward.posterior(s, t).std
         denoised = (state.x + std_t**2 * score) / mean_t
         direction = jnp.sqrt(jnp.maximum(std_s**2 - noise_std**2, 0.0)) * -std_t * score
         x_mean = mean_s * denoised + direction

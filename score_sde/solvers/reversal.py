@@ -6,8 +6,9 @@ from typing import ClassVar, TypeAlias
 
 import jax.numpy as jnp
 
+from score_sde.keys import sample_noise
 from score_sde.processes import ReverseProcess
-from score_sde.solvers.base import Solver, SolverState, StatelessSolver, sample_noise
+from score_sde.solvers.base import Solver, SolverState, StatelessSolver
 from score_sde.solvers.compose import PredictorCorrector
 from score_sde.solvers.pairing import Follows
 from score_sde.solvers.predictors import Ancestral
@@ -25,7 +26,7 @@ class GaussianReversal(StatelessSolver):
     :class:`~score_sde.solvers.Ancestral` with small or large noise. The score of the process plays no part.
 
     Attributes:
-        law: Such as :meth:`score_sde.likelihood.latent_variable.LearnedReversal.step`.
+        law: Such as :meth:`score_sde.variational.LearnedReversal.step`.
     """
 
     law: StepLaw

@@ -11,26 +11,20 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
-
 from score_sde.config import ConfigDict, build
 from score_sde.errors import UserError
-from score_sde.likelihood.dequantization import Quantization
-from score_sde.likelihood.latent_variable import vlb_loss
 from score_sde.objectives import (
     CRITERIA,
     TIME_SAMPLERS,
     WEIGHTINGS,
-    LatentVariableModel,
     criterion_loss,
     score_matching_loss,
-    vae_loss,
-    with_variances,
 )
 from score_sde.parameterization import Parameterization
 from score_sde.processes import Process
-from score_sde.typing import Batch, Labels, LossFn, Network, Params, PRNGKey, Times
+from score_sde.quantization import Quantization
+from score_sde.typing import Batch, Labels, Loss, Network, Params, PRNGKey, Times
+from score_sde.variational import LatentVariableModel, first_half, vae_loss, vlb_loss, with_fraction, with_variances
 
 #: What ``config.parameterization.variances`` may be, with the fraction of eq. 15 of Nichol & Dhariwal 2021 that it is.
 VARIANCES = {"small": 0.0, "large": 1.0, "learned": None}
@@ -42,7 +36,7 @@ class Trainees:
 
     Attributes:
         score: What the score is made of.
-        reversal: Noise and fraction side by side, for :func:`~score_sde.objectives.make_predict_fn`.
+        reversal: Noise and fraction side by side, for :func:`~score_sde.variational.make_predict_fn`.
         latent: The encoder and decoder of a variational autoencoder, which has no score; else ``None``.
     """
 
@@ -69,13 +63,13 @@ class Trainees:
 class Kind(NamedTuple):
     """A kind of objective: its loss, the fields that it takes beside those of all, and what it trains."""
 
-    loss: Callable[..., LossFn]
+    loss: Callable[..., Loss]
     fields: tuple[str, ...] = ()
     of_bound: bool = False  # of a chain, with its variances; else a score at times that are drawn
 
 
 def _criterion(name: str, *fields: str) -> Kind:
-    def loss(*given: Any, **options: Any) -> LossFn:
+    def loss(*given: Any, **options: Any) -> Loss:
         criterion = CRITERIA[name](**{field: options.pop(field) for field in fields})
         return criterion_loss(*given, criterion=criterion, **options)
 
@@ -100,7 +94,7 @@ def make_loss(
     trainees: Trainees,
     parameterization: Parameterization,
     quantization: Quantization,
-) -> LossFn:
+) -> Loss:
     """The loss that ``config.objective`` describes; of a variational autoencoder its own bound."""
     objective = config.objective
     if trainees.latent is not None:
@@ -116,59 +110,6 @@ def make_loss(
         "reduce_mean": objective.reduce_mean,
     }
     return kind.loss(process, trainees.score, parameterization, **options, **own)
-
-
-def with_fraction(network: Network, fraction: float) -> Network:
-    """A network with a second output for every value that is the same everywhere: variances that are not learned.
-
-    >>> class Identity:
-    ...     def init(self, key, shape): return {}
-    ...     def apply(self, params, x, condition, *, label=None, key=None): return x
-    >>> with_fraction(Identity(), 0.0).apply({}, jnp.ones((1, 2)), jnp.ones(1)).tolist()  # of 2 w - 1
-    [[1.0, 1.0, -1.0, -1.0]]
-    """
-    return _WithFraction(network=network, fraction=fraction)
-
-
-def first_half(network: Network) -> Network:
-    """The first half of a network's outputs along their last axis, with the parameters of the whole."""
-    return _FirstHalf(network=network)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _WithFraction:
-    """See :func:`with_fraction`."""
-
-    network: Network
-    fraction: float
-
-    def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
-        """Parameters for inputs of ``shape``, batch axis included."""
-        return self.network.init(key, shape)
-
-    def apply(
-        self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
-    ) -> Float[Array, "batch *doubled"]:
-        """The raw output, and ``2 w - 1`` beside it."""
-        output = self.network.apply(params, x, condition, key=key, **_given(label))
-        return jnp.concatenate([output, jnp.full_like(output, 2.0 * self.fraction - 1.0)], axis=-1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _FirstHalf:
-    """See :func:`first_half`."""
-
-    network: Network
-
-    def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
-        """Parameters for inputs of ``shape``, batch axis included."""
-        return self.network.init(key, shape)
-
-    def apply(
-        self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
-    ) -> Batch:
-        """The first half of the raw output."""
-        return jnp.split(self.network.apply(params, x, condition, key=key, **_given(label)), 2, axis=-1)[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,8 +130,3 @@ class _WithoutScore:
             "A variational autoencoder (config.model.name=vae) has no score, which this measurement needs; expected "
             "--mode=train, sample or likelihood, or a score network such as config.model.name=ncsnpp."
         )
-
-
-def _given(label: Labels | None) -> dict[str, Labels]:
-    """A network without classes need not know the word."""
-    return {} if label is None else {"label": label}

@@ -1,7 +1,7 @@
 """One step of training, as a pure function of state and batch."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from score_sde.distributed import loops_are_slow, replicated, state_sharding
 from score_sde.state import TrainState
-from score_sde.typing import Batch, LossFn, Metrics, Params, PRNGKey, Scalar
+from score_sde.typing import Batch, Loss, Metrics, Params, PRNGKey, Scalar
 
 Prepare = Callable[[PRNGKey, Array], Batch]
 
@@ -36,7 +36,7 @@ def ema_rate_at(step: Int[Array, ""], rate: float, *, warmup: bool) -> Scalar | 
 
 
 def make_train_step(
-    loss_fn: LossFn,
+    loss: Loss,
     tx: optax.GradientTransformation,
     *,
     prepare: Prepare,
@@ -48,12 +48,12 @@ def make_train_step(
     """The training step ``(state, batch) -> (state, metrics)``.
 
     Args:
-        loss_fn: The loss of every example; its mean is minimised.
-        tx: The optimiser.
+        loss: The loss of every example; its mean is minimized.
+        tx: The optimizer.
         prepare: Turns the raw batch into continuous data, such as :meth:`Quantization.dequantize`.
         ema_rate: Rate of the moving average of the parameters.
         ema_warmup: See :func:`ema_rate_at`.
-        accumulate: In how many parts the gradient is computed; times and noise are those of the whole batch, so that
+        accumulate: In how many parts the gradient is computed; random numbers are drawn for the whole batch, so that
             the parts change nothing but dropout.
         mesh: The devices, where a state may be split: every device then computes with whole parameters, and keeps its
             part of their gradient.
@@ -63,22 +63,26 @@ def make_train_step(
     def gradient(params: Params, key: PRNGKey, x: Array) -> tuple[Scalar, Params]:
         whole = params if mesh is None else jax.lax.with_sharding_constraint(params, replicated(mesh))
 
-        def of_part(index: Int[Array, ""] | int) -> tuple[Scalar, Params]:
-            part = {} if accumulate == 1 else {"part": (index, accumulate)}
+        draws, dropout_key = loss.draw(key, x)
 
+        def gradient_of(x: Array, draws: Any, dropout_key: PRNGKey) -> tuple[Scalar, Params]:
             def mean_loss(params: Params) -> Scalar:
-                return jnp.mean(loss_fn(params, key, x, train=True, **part))
+                return jnp.mean(loss.losses(params, x, draws, dropout_key))
 
-            loss, grads = jax.value_and_grad(mean_loss)(whole)
+            value, grads = jax.value_and_grad(mean_loss)(whole)
             if mesh is not None:
                 grads = jax.lax.with_sharding_constraint(grads, state_sharding(mesh, grads))
-            return loss, grads
+            return value, grads
 
-        if accumulate == 1:
-            return of_part(0)
+        def of_part(index: Int[Array, ""] | int) -> tuple[Scalar, Params]:
+            part, own = part_of((x, draws), index, accumulate)
+            return gradient_of(part, own, jax.random.fold_in(dropout_key, index))
 
         def add(total: tuple[Scalar, Params], index: Int[Array, ""]) -> tuple[tuple[Scalar, Params], None]:
             return jax.tree.map(jnp.add, total, of_part(index)), None
+
+        if accumulate == 1:
+            return gradient_of(x, draws, dropout_key)
 
         start = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_part, 0))
         total, _ = jax.lax.scan(add, start, jnp.arange(accumulate), unroll=accumulate if unroll else 1)
@@ -86,7 +90,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        loss, grads = gradient(state.params, loss_key, prepare(prepare_key, batch))
+        value, grads = gradient(state.params, loss_key, prepare(prepare_key, batch))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         rate = ema_rate_at(state.step, ema_rate, warmup=ema_warmup)
@@ -97,9 +101,20 @@ def make_train_step(
             opt_state=opt_state,
             key=state.key,
         )
-        return next_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        return next_state, {"loss": value, "grad_norm": optax.tree.norm(grads)}
 
     return step
+
+
+def part_of(batch: Any, index: Int[Array, ""] | int, count: int) -> Any:
+    """Every ``count``-th example from ``index`` on, of all arrays of a tree.
+
+    Neighbors go to different parts, so that a batch that is split over devices has its parts split over them alike.
+
+    >>> part_of(jnp.arange(6), 1, 3).tolist()
+    [1, 4]
+    """
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:])[:, index], batch)
 
 
 def repeat_step(step: TrainStep, *, unroll: bool) -> TrainStep:

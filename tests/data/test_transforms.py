@@ -46,7 +46,7 @@ def test_one_coin_per_image_so_that_a_stream_can_be_entered_anywhere() -> None:
         (np.zeros((2, 8, 6, 1), np.uint8), COLOUR, ["(2, 8, 6, 1)", "1 channels instead of 3"]),
         (np.zeros((2, 9, 9, 3), np.uint8), COLOUR, ["(2, 9, 9, 3)", "Resize"]),
         (np.zeros((2, 8, 6, 3), np.float32), COLOUR, ["float32", "uint8", "0 to 255"]),
-        (np.full((2, 8, 6, 3), 16, np.uint8), COLOUR._replace(num_levels=16), ["level 16", "0 to 15"]),
+        (np.full((2, 8, 6, 3), 16, np.uint8), COLOUR._replace(num_grey_levels=16), ["level 16", "0 to 15"]),
         (np.zeros((2, 3), np.float32), POINTS, ["(2, 3)", "(n, 2)"]),
         (np.zeros((2, 2), np.float64), POINTS, ["float64", "float32"]),
         (np.array([[0, 1], [np.nan, 0]], np.float32), POINTS, ["example 1", "finite"]),

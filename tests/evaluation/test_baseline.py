@@ -7,9 +7,9 @@ import pytest
 
 from score_sde.evaluation import baseline
 from score_sde.evaluation.baseline import gaussian_mixture_bits_per_dim
-from score_sde.likelihood.dequantization import Quantization
+from score_sde.quantization import Quantization
 
-CONTINUOUS = Quantization(num_levels=None)
+CONTINUOUS = Quantization(num_grey_levels=None)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_levels_of_a_fine_gaussian_get_its_discrete_entropy(centered):
     """With bins far narrower than the Gaussian, its entropy in bits of levels is log2(std sqrt(2 pi e))."""
     rng = np.random.default_rng(0)
     levels = [np.rint(rng.normal(128, 12, size=(n, 2, 2, 1))).clip(0, 255).astype(np.uint8) for n in (3000, 1500)]
-    quantization = Quantization(num_levels=256, centered=centered)
+    quantization = Quantization(num_grey_levels=256, centered=centered)
     result = gaussian_mixture_bits_per_dim(levels[0], levels[1], quantization=quantization)
     assert abs(result.bits_per_dim - math.log2(12 * math.sqrt(2 * math.pi * math.e))) < 3 * result.std_error + 0.005
 
@@ -58,7 +58,7 @@ def test_the_number_of_components_is_found_and_the_mixture_is_worth_it():
 def test_constant_pixels_and_few_images_do_no_harm():
     levels = np.zeros((30, 4, 4, 1), np.uint8)
     levels[:, 1, 1, 0] = np.arange(30) % 17
-    result = gaussian_mixture_bits_per_dim(levels[:20], levels[20:], quantization=Quantization(num_levels=17))
+    result = gaussian_mixture_bits_per_dim(levels[:20], levels[20:], quantization=Quantization(num_grey_levels=17))
     assert math.isfinite(result.bits_per_dim) and result.num_train == 20
     # A uniform bin is worth 0 bits; a Gaussian of its variance spends log2(sqrt(2 pi e / 12)) = 0.254 on it.
     assert 0.0 < result.bits_per_dim < 2.0

@@ -31,7 +31,7 @@ def build(*overrides):
     ]
     flags = [*(f"model.{setting}" for setting in small), *settings]
     experiment = build_experiment(load_config(None, [f"--config.{flag}" for flag in flags]))
-    return dataclasses.replace(experiment, quantization=dataclasses.replace(experiment.quantization, num_levels=8))
+    return dataclasses.replace(experiment, quantization=dataclasses.replace(experiment.quantization, num_grey_levels=8))
 
 
 @dataclasses.dataclass(frozen=True)

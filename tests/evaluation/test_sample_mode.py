@@ -55,7 +55,7 @@ def test_samples_are_data_again(tmp_path):
     found = _samples(tmp_path)
     assert found.dtype == np.uint8 and found.shape == (20, 8, 8, 1)
     splits = [load_source(f"npz:{tmp_path / 'samples.npz'}", split) for split in ("train", "test")]
-    assert [source.info.num_levels for source in splits] == [17, 17]
+    assert [source.info.num_grey_levels for source in splits] == [17, 17]
     again = np.concatenate([source.gather(np.arange(len(source))) for source in splits])
     np.testing.assert_array_equal(np.sort(again.reshape(20, -1), axis=0), np.sort(found.reshape(20, -1), axis=0))
 

@@ -6,33 +6,34 @@ import numpy as np
 import pytest
 
 from score_sde.errors import UserError
-from score_sde.likelihood import Quantization, UniformDequantizer, importance_weighted
+from score_sde.keys import example_keys
+from score_sde.likelihood import Quantization, UniformDequantizer, dequantize_with, importance_weighted
 
 
-@pytest.mark.parametrize("num_levels", [2, 17, 256])
+@pytest.mark.parametrize("num_grey_levels", [2, 17, 256])
 @pytest.mark.parametrize("centered", [True, False])
-def test_every_level_survives_the_round_trip(num_levels, centered, key):
-    quantization = Quantization(num_levels=num_levels, centered=centered)
-    levels = np.tile(np.arange(num_levels), (50, 1))
+def test_every_level_survives_the_round_trip(num_grey_levels, centered, key):
+    quantization = Quantization(num_grey_levels=num_grey_levels, centered=centered)
+    levels = np.tile(np.arange(num_grey_levels), (50, 1))
     np.testing.assert_array_equal(quantization.quantize(quantization.midpoints(jnp.asarray(levels))), levels)
     x = quantization.dequantize(key, jnp.asarray(levels))
     assert float(x.min()) >= (-1.0 if centered else 0.0) and float(x.max()) <= 1.0
     assert np.mean(quantization.quantize(x) == levels) > 0.999  # but for rounding at the edge of a bin
 
 
-@pytest.mark.parametrize("num_levels", [17, 256])
+@pytest.mark.parametrize("num_grey_levels", [17, 256])
 @pytest.mark.parametrize("centered", [True, False])
-def test_uniform_density_costs_log2_levels_bits(num_levels, centered):
+def test_uniform_density_costs_log2_levels_bits(num_grey_levels, centered):
     """A model that knows nothing has the uniform density, and needs log2 K bits for K levels."""
-    quantization = Quantization(num_levels=num_levels, centered=centered)
+    quantization = Quantization(num_grey_levels=num_grey_levels, centered=centered)
     dim = 6
     logp = -dim * jnp.log(jnp.full((1,), quantization.width))
-    np.testing.assert_allclose(quantization.bits_per_dim(logp, dim), np.log2(num_levels), rtol=1e-6)
+    np.testing.assert_allclose(quantization.bits_per_dim(logp, dim), np.log2(num_grey_levels), rtol=1e-6)
 
 
 def test_dequantised_density_bounds_the_discrete_likelihood(key):
     """Jensen: -E log p(x + u) >= -log of the probability of the bin, for a density that varies within it."""
-    quantization = Quantization(num_levels=4)
+    quantization = Quantization(num_grey_levels=4)
     levels = jnp.zeros((200_000, 1), jnp.int32)
     x = quantization.dequantize(key, levels)  # uniform on [-1, -1/2]
     logp = jnp.log(jnp.where(x[:, 0] < -0.75, 1.6, 0.1))  # of mass 0.4 + 0.025 in this bin
@@ -42,7 +43,7 @@ def test_dequantised_density_bounds_the_discrete_likelihood(key):
 
 
 def test_continuous_data_pass_unchanged(key):
-    quantization = Quantization(num_levels=None)
+    quantization = Quantization(num_grey_levels=None)
     x = jax.random.normal(key, (3, 2))
     np.testing.assert_array_equal(quantization.dequantize(key, x), x)
     np.testing.assert_array_equal(quantization.quantize(x), x)
@@ -50,7 +51,7 @@ def test_continuous_data_pass_unchanged(key):
 
 
 def test_a_place_in_the_bin_is_kept_by_scaling():
-    quantization = Quantization(num_levels=8)
+    quantization = Quantization(num_grey_levels=8)
     levels, u = jnp.array([[0, 3, 7]]), jnp.array([[0.25, 0.5, 0.75]])
     x = quantization.place(levels, u)
     np.testing.assert_allclose((x + 1.0) * 4.0, levels + u, rtol=1e-6)
@@ -59,14 +60,14 @@ def test_a_place_in_the_bin_is_kept_by_scaling():
 
 def test_continuous_data_have_no_bins():
     with pytest.raises(UserError, match="continuous and have no bins"):
-        Quantization(num_levels=None).place(jnp.zeros((1, 2)), jnp.zeros((1, 2)))
+        Quantization(num_grey_levels=None).place(jnp.zeros((1, 2)), jnp.zeros((1, 2)))
 
 
 def _half_normal_log_weights(key, draws, examples):
     """Under uniform noise the log-weights of the upper of two bins of a model N(0, 0.3^2), and its log-probability."""
-    quantization = Quantization(num_levels=2)
+    quantization = Quantization(num_grey_levels=2)
     levels = jnp.ones((draws * examples, 1), jnp.int32)
-    x, log_q = quantization.dequantize_with(UniformDequantizer(), {}, key, levels)
+    x, log_q = dequantize_with(quantization, UniformDequantizer(), {}, example_keys(key, levels), levels)
     log_weights = jax.scipy.stats.norm.logpdf(x[:, 0], scale=0.3) - log_q  # bins have length 1: |dx/du| = 1
     return log_weights.reshape(draws, examples), np.log(0.5)
 

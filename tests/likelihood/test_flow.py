@@ -60,7 +60,7 @@ def test_published_bits_per_dim_of_isotropic_data(std):
     # Points whose mean square is exactly s^2, so that their mean log-likelihood is exactly minus the entropy.
     x = jnp.full((2, dim), std, jnp.float32) * jnp.array([[1.0], [-1.0]])
     logp = measure(VP(), x, density, num_probes=1).logp
-    bits = Quantization(num_levels=256).bits_per_dim(logp, dim)
+    bits = Quantization(num_grey_levels=256).bits_per_dim(logp, dim)
     np.testing.assert_allclose(bits, 8.047096 + np.log2(std / 0.5), atol=2e-5)
 
 
@@ -137,7 +137,7 @@ def test_bits_per_dim_agree_with_the_original_code(case, name):
     density = Gaussian(reference["mu"].reshape(-1), basis, eigenvalues)
     x = jnp.asarray(reference[f"{case}/data"].reshape(4, 12), jnp.float32)
     logp = measure(sde, x, density).logp
-    bits = Quantization(num_levels=256).bits_per_dim(logp, 12)
+    bits = Quantization(num_grey_levels=256).bits_per_dim(logp, 12)
     prefix = f"{case}/{name}/Rademacher/centered"
     truth = reference[f"{prefix}/true_bpd_exact_trace"]
     np.testing.assert_allclose(bits, truth, atol=1e-4)
@@ -164,19 +164,19 @@ def test_with_the_original_s_probes_the_values_are_the_original_s(name, monkeypa
         prefix = f"full/{name}/{kind}/centered"
         data, probes = (reference[field].reshape(4, 12) for field in ("full/data", f"epsilon_{kind}"))
         logp = jnp.stack([run(x[None], e[None])[0] for x, e in zip(data, probes, strict=True)])
-        bits = Quantization(num_levels=256).bits_per_dim(logp, 12)
+        bits = Quantization(num_grey_levels=256).bits_per_dim(logp, 12)
         np.testing.assert_allclose(bits, reference[f"{prefix}/bpd"], atol=1e-4)
         np.testing.assert_allclose(bits, reference[f"{prefix}/true_bpd_hutch"], atol=1e-4)
 
 
 LEVELS = np.random.RandomState(0).randint(256, size=(3, 4, 4, 1))
-EIGHT_BIT = Quantization(num_levels=256)
+EIGHT_BIT = Quantization(num_grey_levels=256)
 
 
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (LEVELS, "expected dequantised ones"),
+        (LEVELS, "expected dequantized ones"),
         (LEVELS / 255.0 * 2.0 - 1.0, "have no noise"),
         (LEVELS / 256.0 * 2.0 - 1.0, "have no noise"),
         (np.asarray(EIGHT_BIT.midpoints(jnp.asarray(LEVELS))), "have no noise"),

@@ -15,7 +15,6 @@ from score_sde.cli import load_config
 from score_sde.config import from_file
 from score_sde.errors import UserError
 from score_sde.evaluation.samples import draw_samples
-from score_sde.likelihood.latent_variable import vlb_loss
 from score_sde.modes import likelihood as likelihood_mode
 from score_sde.modes.workdir import build_experiment
 from score_sde.objectives import elbo, sample_from_prior
@@ -23,7 +22,8 @@ from score_sde.parameterization import NoisePrediction
 from score_sde.sampling import make_sampler
 from score_sde.solvers import Ancestral, GaussianReversal
 from score_sde.state import create_state
-from score_sde.training.objective import Trainees, first_half, with_fraction
+from score_sde.training.objective import Trainees
+from score_sde.variational import first_half, vlb_loss, with_fraction
 from tests.scripts import EXPERIMENTS, load_script
 
 LINEAGE = EXPERIMENTS / "lineage"
@@ -73,7 +73,7 @@ def test_the_family_differs_from_denoising_by_one_per_dimension_in_expectation(k
         experiment = toy(f"objective.kind={name}")
         params = state_of(experiment).params
         x = jax.random.normal(jax.random.key(1), (20_000, 2))
-        losses[name] = experiment.loss_fn(params, jax.random.key(2), x, train=False)
+        losses[name] = experiment.loss(params, jax.random.key(2), x, train=False)
     difference = np.asarray(losses["denoising"] - losses[kind], np.float64)
     expected = 0.0 if kind == "denoising" else 1.0
     assert abs(difference.mean() - expected) <= 4.0 * difference.std() / np.sqrt(len(difference))
@@ -94,7 +94,7 @@ def test_fixed_variances_are_learned_ones_that_always_say_the_same(variances, fr
 
     by_hand = vlb_loss(fixed.process, Constant(), fixed.parameterization, quantization=fixed.quantization)
     x = jax.random.normal(jax.random.key(1), (16, 2))
-    ours, theirs = (f(params, jax.random.key(2), x, train=False) for f in (fixed.loss_fn, by_hand))
+    ours, theirs = (f(params, jax.random.key(2), x, train=False) for f in (fixed.loss, by_hand))
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -231,7 +231,7 @@ def test_the_loss_of_a_vae_is_its_negative_bound_and_its_samples_are_those_of_it
     params, model = state_of(experiment).params, experiment.latent
     x = jax.random.normal(jax.random.key(1), (6, 2))
     expected = -elbo(jax.random.key(2), model, params, x) / 2.0
-    np.testing.assert_allclose(experiment.loss_fn(params, jax.random.key(2), x, train=False), expected, rtol=1e-6)
+    np.testing.assert_allclose(experiment.loss(params, jax.random.key(2), x, train=False), expected, rtol=1e-6)
     drawn = draw_samples(experiment, params)
     assert drawn.num_evals == 1.0
     config = experiment.config.copy_and_resolve_references()

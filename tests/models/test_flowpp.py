@@ -10,6 +10,7 @@ import pytest
 
 from score_sde.config import default_config
 from score_sde.errors import UserError
+from score_sde.keys import example_keys
 from score_sde.models.adapters import LinenDequantizer
 from score_sde.models.flowpp import ActNorm, ChannelMix, Coupling, FlowPP
 from score_sde.models.logistic_mixture import MIN_LOG_SCALE, LogisticMixture, inverse_logit_cdf, logit_cdf
@@ -145,7 +146,7 @@ def test_u_lies_inside_the_interval_whatever_the_flow_does(key):
     dequantizer, levels = LinenDequantizer(module, 16), jax.random.randint(key, (50, *SHAPE), 0, 16)
 
     def total(params):
-        u, log_q = dequantizer.sample(params, key, levels)
+        u, log_q = dequantizer.sample(params, example_keys(key, levels), levels)
         return jnp.sum(u) + jnp.sum(log_q), (u, log_q)
 
     gradients, (u, log_q) = _compiled(jax.grad(total, has_aux=True))(wild)
@@ -159,13 +160,14 @@ def test_a_fresh_flow_is_all_but_uniform_noise(key):
     dequantizer = make_dequantizer(fields, (8, 8, 1), 16)
     levels = jax.random.randint(key, (100, 8, 8, 1), 0, 16)
     params = _compiled(lambda key: dequantizer.init(key, (1, 8, 8, 1)))(key)
-    _, log_q = _compiled(dequantizer.sample)(params, key, levels)
+    _, log_q = _compiled(dequantizer.sample)(params, example_keys(key, levels), levels)
     np.testing.assert_allclose(float(log_q.mean()) / 64, 0.010, atol=0.01)
 
 
 def test_an_image_gets_noise_that_depends_on_its_key_and_on_itself_but_not_on_its_batch(key):
     module, params = _flow(SHAPE)
-    sample = functools.partial(_compiled(LinenDequantizer(module, 16).sample), params, key)
+    compiled = _compiled(LinenDequantizer(module, 16).sample)
+    sample = lambda levels: compiled(params, example_keys(key, levels), levels)  # noqa: E731
     levels = jax.random.randint(key, (6, *SHAPE), 0, 16)
     whole, log_q = sample(levels)
     part, part_log_q = sample(levels[:3])
@@ -179,10 +181,11 @@ def test_an_image_gets_noise_that_depends_on_its_key_and_on_itself_but_not_on_it
 def test_dropout_is_for_training_only(key):
     dequantizer = LinenDequantizer(FlowPP(**SMALL, dropout=0.5), 16)
     module, params = _flow(SHAPE)
-    sample, levels = _compiled(dequantizer.sample), jnp.full((3, *SHAPE), 3)
-    quiet, _ = sample(params, key, levels)
-    np.testing.assert_allclose(quiet, _compiled(LinenDequantizer(module, 16).sample)(params, key, levels)[0], atol=1e-6)
-    loud, _ = sample(params, key, levels, dropout_key=jax.random.key(1))
+    sample, levels, keys = _compiled(dequantizer.sample), jnp.full((3, *SHAPE), 3), jax.random.split(key, 3)
+    quiet, _ = sample(params, keys, levels)
+    plain, _ = _compiled(LinenDequantizer(module, 16).sample)(params, keys, levels)
+    np.testing.assert_allclose(quiet, plain, atol=1e-6)
+    loud, _ = sample(params, keys, levels, dropout_key=jax.random.key(1))
     assert float(jnp.abs(loud - quiet).max()) > 1e-3
 
 

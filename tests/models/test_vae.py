@@ -12,17 +12,17 @@ from score_sde.data import load_source
 from score_sde.errors import UserError
 from score_sde.likelihood import Quantization
 from score_sde.models.vae import make_vae
-from score_sde.objectives.variational import (
+from score_sde.state import state_of
+from score_sde.training.step import make_train_step
+from score_sde.variational import (
     LatentVariableModel,
     elbo,
     importance_bound,
     sample_from_prior,
     vae_loss,
 )
-from score_sde.state import state_of
-from score_sde.training.step import make_train_step
 
-QUANTIZATION = Quantization(num_levels=17)
+QUANTIZATION = Quantization(num_grey_levels=17)
 KEY = jax.random.key(2)
 SMALL = {"latent_dim": 4, "widths": (32,)}
 MODELS = {

@@ -18,7 +18,8 @@ from jax.scipy.stats import norm
 from score_sde.checkpointing import Checkpoints, CheckpointWriter
 from score_sde.cli import load_config, main
 from score_sde.errors import UserError
-from score_sde.likelihood import Quantization, UniformDequantizer
+from score_sde.keys import example_keys
+from score_sde.likelihood import Quantization, UniformDequantizer, dequantize_with
 from score_sde.models.adapters import LinenDequantizer
 from score_sde.models.flowpp import FlowPP
 from score_sde.modes.dequantizer import dequantizer_loss, load_dequantizer, train_dequantizer
@@ -236,7 +237,7 @@ def test_training_takes_the_noise_from_uniform_to_what_the_model_has_within_the_
     """Two bins of a Gaussian: -log2 P is one bit, and uniform noise, unlike the half-normal, costs 1.26 bits more."""
     flow = FlowPP(filters=8, components=4, blocks=1, num_flows=2, heads=2, context_features=4)
     experiment = dataclasses.replace(
-        _experiment(), network=GaussianNetwork(), quantization=Quantization(num_levels=2), event_shape=(2, 2, 1)
+        _experiment(), network=GaussianNetwork(), quantization=Quantization(num_grey_levels=2), event_shape=(2, 2, 1)
     )
     dequantizer, tx = LinenDequantizer(flow, 2), optax.adam(optax.cosine_decay_schedule(1e-2, 300))
     params = jax.jit(lambda: dequantizer.init(jax.random.key(0), (1, 2, 2, 1)), compiler_options=UNOPTIMISED)()
@@ -251,7 +252,8 @@ def test_training_takes_the_noise_from_uniform_to_what_the_model_has_within_the_
 
     @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
     def exact_bits(params):
-        x, log_q = experiment.quantization.dequantize_with(dequantizer, params, jax.random.key(2), images)
+        keys = example_keys(jax.random.key(2), images)
+        x, log_q = dequantize_with(experiment.quantization, dequantizer, params, keys, images)
         logp = norm.logpdf(x, scale=0.3).sum(axis=(1, 2, 3))
         return jnp.mean(experiment.quantization.bits_per_dim(logp - log_q, 4))
 
@@ -264,7 +266,9 @@ def test_training_takes_the_noise_from_uniform_to_what_the_model_has_within_the_
 
 def test_the_loss_is_the_cost_of_the_images_in_bits():
     """Of uniform noise under a model that is exact, within the error of so many draws."""
-    experiment = dataclasses.replace(_experiment(), network=GaussianNetwork(), quantization=Quantization(num_levels=2))
+    experiment = dataclasses.replace(
+        _experiment(), network=GaussianNetwork(), quantization=Quantization(num_grey_levels=2)
+    )
     levels = jnp.ones((20_000, 2, 2, 1), jnp.int32)
     loss = dequantizer_loss(experiment, UniformDequantizer(), {})
     bits = jax.jit(lambda: loss({}, jax.random.key(3), levels, train=False))()

@@ -75,16 +75,6 @@ def test_training_finds_the_score_of_the_data(name):
     np.testing.assert_allclose(slope, -precision, atol=tolerance * precision.max())
 
 
-@each_member
-def test_parts_are_parts_of_the_whole(name, key):
-    loss_fn = static_score_matching_loss(Affine(), MEMBERS[name][0], condition=2.0)
-    params = Affine().init(None, None)
-    whole = loss_fn(params, key, DATA[:12], train=True)
-    for index in range(3):
-        part = loss_fn(params, key, DATA[:12], train=True, part=(index, 3))
-        np.testing.assert_allclose(part, whole[index::3], rtol=1e-5)
-
-
 class Tilted:
     """A noise prediction with two parameters, for any number of dimensions, which it mixes."""
 
@@ -129,19 +119,16 @@ def test_at_all_noise_levels_the_gradient_is_that_of_denoising(name, sde):
     assert min(sizes) > 5 * max(noise)  # the equality is measured well enough to fail
 
 
-def test_the_scale_is_that_of_denoising_and_parts_are_parts(key):
+def test_the_scale_is_that_of_denoising(key):
     """Half the sum, or the mean over the event without the half; the times are those of the denoising loss."""
     sde, options = SDES["vp"], {"times": LowDiscrepancyTimes(t0=0.05), "weighting": variance_weighting}
     wide, params = jnp.tile(DATA[:12], (1, 3)), Tilted().init(None, None)
 
-    def losses(reduce_mean, part=None):
+    def losses(reduce_mean):
         loss_fn = criterion_loss(sde, Tilted(), NoisePrediction(), Sliced(), reduce_mean=reduce_mean, **options)
-        return loss_fn(params, key, wide, train=True, part=part)
+        return loss_fn(params, key, wide, train=True)
 
-    whole = losses(False)
-    np.testing.assert_allclose(losses(True), whole * 2 / 6, rtol=1e-6)
-    for index in range(2):
-        np.testing.assert_allclose(losses(False, part=(index, 2)), whole[index::2], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(losses(True), losses(False) * 2 / 6, rtol=1e-6)
 
 
 def test_dropout_is_on_in_training_and_off_in_evaluation(key):

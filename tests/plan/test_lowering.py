@@ -27,13 +27,13 @@ def _experiment(name):
     shape, levels = tuple(config.data.shape), 256
     if not shape:
         info = source_info(config.data.name)
-        shape, levels = info.shape, info.num_levels
+        shape, levels = info.shape, info.num_grey_levels
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
     return Experiment.from_config(config, shape, levels, mesh=mesh)
 
 
 def _likelihood_program(experiment):
-    dtype = np.float32 if experiment.quantization.num_levels is None else np.uint8
+    dtype = np.float32 if experiment.quantization.num_grey_levels is None else np.uint8
     levels = jax.ShapeDtypeStruct((BATCH, *experiment.event_shape), dtype)
     key = jax.eval_shape(lambda: jax.random.key(0))
     draw = flow_draw(experiment, FlowProtocol.of(experiment), Noise())

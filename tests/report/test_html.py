@@ -132,7 +132,7 @@ def _fill(workdir, *, seed=0, shift=0.0):
     levels = rng.integers(0, 17, size=(4, 8, 8, 1))
     pictures = ["samples.png", "trajectory.png", "interpolation.png", *(f"progress/step_{n:08d}.png" for n in (5, 10))]
     for name in pictures:
-        image_grid(levels, workdir / name, num_levels=17)
+        image_grid(levels, workdir / name, num_grey_levels=17)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def report(tmp_path_factory):
     atomic_write_json(workdir / "config.json", {"data": {"name": "x" * 300}, "seed": list(range(200))})
     levels = np.random.default_rng(0).integers(0, 17, size=(64, 8, 8, 1))
     for name in ("samples.png", "progress/step_00000001.png", "progress/step_00000002.png"):
-        image_grid(levels, workdir / name, num_levels=17, columns=64)
+        image_grid(levels, workdir / name, num_grey_levels=17, columns=64)
     return write_report(workdir, [workdir])
 
 

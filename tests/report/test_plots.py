@@ -10,7 +10,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from score_sde.errors import UserError
-from score_sde.likelihood.dequantization import Quantization
+from score_sde.quantization import Quantization
 from score_sde.report import measured, plots
 
 RNG = np.random.default_rng(0)
@@ -36,15 +36,16 @@ def _tiles(canvas, rows, columns, height, width, scale):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "channels", "num_levels", "scale"), [(8, 8, 1, 17, 5), (6, 9, 3, 256, 7), (64, 48, 3, 2, 1)]
+    ("height", "width", "channels", "num_grey_levels", "scale"),
+    [(8, 8, 1, 17, 5), (6, 9, 3, 256, 7), (64, 48, 3, 2, 1)],
 )
-def test_the_levels_can_be_read_off_the_grid(tmp_path, height, width, channels, num_levels, scale):
-    levels = RNG.integers(num_levels, size=(7, height, width, channels))
-    path = plots.image_grid(levels, tmp_path / "new" / "grid.png", num_levels=num_levels, columns=3)
+def test_the_levels_can_be_read_off_the_grid(tmp_path, height, width, channels, num_grey_levels, scale):
+    levels = RNG.integers(num_grey_levels, size=(7, height, width, channels))
+    path = plots.image_grid(levels, tmp_path / "new" / "grid.png", num_grey_levels=num_grey_levels, columns=3)
     canvas = _pixels(path)
     assert canvas.shape[0] == 3 * (height * scale + plots.GAP) + plots.GAP
     tiles = _tiles(canvas, 3, 3, height, width, scale)
-    read = np.rint(tiles * (num_levels - 1) / 255)
+    read = np.rint(tiles * (num_grey_levels - 1) / 255)
     np.testing.assert_array_equal(read[:7], np.broadcast_to(levels, (7, height, width, 3)))
     assert (tiles[7:] == 255).all()  # what is left of the last row stays white
     assert min(height, width) * scale >= plots.GRID_TILE
@@ -54,7 +55,7 @@ def test_the_levels_can_be_read_off_the_grid(tmp_path, height, width, channels, 
 def test_a_strip_has_a_column_per_frame_and_a_row_per_sample(tmp_path):
     frames, n = 5, 3
     levels = RNG.integers(17, size=(n, 8, 8, 1))
-    quantization = Quantization(num_levels=17)
+    quantization = Quantization(num_grey_levels=17)
     clean = 2.0 * (levels + 0.5) / 17 - 1.0
     noise = np.array([50.0, 10.0, 1.0, 0.1, 0.0]).reshape(-1, 1, 1, 1, 1)
     states = clean + noise * RNG.standard_normal((frames, *clean.shape))
@@ -85,7 +86,7 @@ def test_a_strip_of_vectors_has_a_panel_per_frame(tmp_path, dim):
         inside = np.abs(shown[:, 0]) < axes.get_xlim()[1]
         assert inside.mean() > 0.9 and axes.get_xlim()[1] < 1.5 * np.abs(frame).max()
     path = plots.trajectory_strip(
-        states, np.linspace(1, 0, 4), tmp_path / "s.png", quantization=Quantization(num_levels=None)
+        states, np.linspace(1, 0, 4), tmp_path / "s.png", quantization=Quantization(num_grey_levels=None)
     )
     assert _pixels(path).std() > 0
 
@@ -150,7 +151,7 @@ def test_figures_are_written_and_replace_older_ones(tmp_path):
 def test_a_picture_that_cannot_be_written_is_the_users_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"Cannot write .*grid.png"):
-        plots.image_grid(np.zeros((1, 8, 8, 1), int), tmp_path / "file" / "grid.png", num_levels=17)
+        plots.image_grid(np.zeros((1, 8, 8, 1), int), tmp_path / "file" / "grid.png", num_grey_levels=17)
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -55,7 +55,7 @@ def _built(config, settings):
     """Experiments are built once for rows that differ in what is expected only."""
     config = load_config(CONFIGS / f"{config}.py", [f"--config.{setting}" for setting in settings])
     info = data_info(config) if config.data.name == "digits" or config.data.shape else None
-    shape, levels = ((32, 32, 3), 256) if info is None else (info.shape, info.num_levels)
+    shape, levels = ((32, 32, 3), 256) if info is None else (info.shape, info.num_grey_levels)
     return Experiment.from_config(config, shape, levels)
 
 

@@ -115,7 +115,7 @@ def test_one_correction_agrees_with_the_original_code(name, kind, monkeypatch):
 
 def process_at(process, t):
     """The same process with its score frozen at time t, where the original evaluates it."""
-    return process.sde.reverse(
+    return process.forward.reverse(
         lambda x, _: process.score_fn(x, jnp.full(x.shape[:1], t)), noise_scale=process.noise_scale
     )
 

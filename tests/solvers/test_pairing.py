@@ -8,10 +8,11 @@ import pytest
 from score_sde import sampling, solvers
 from score_sde.conditioning import Inpaint
 from score_sde.errors import UserError
+from score_sde.keys import sample_noise
 from score_sde.parameterization import NoisePrediction
 from score_sde.sdes import VE, VP
 from score_sde.solvers import noise_scale_of
-from score_sde.solvers.base import StatelessSolver, continuous, sample_noise
+from score_sde.solvers.base import StatelessSolver, continuous
 from score_sde.solvers.pairing import follows_drift
 
 STD, STEPS, N = 0.5, 400, 4000  # data N(0, 0.25 I) in 4 dimensions

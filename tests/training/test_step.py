@@ -11,10 +11,10 @@ from score_sde.config import default_config
 from score_sde.distributed import AXES, batch_sharding, check_batch, jit_step, loops_are_slow, make_mesh, replicated
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
-from score_sde.objectives import part_of
 from score_sde.state import TrainState
 from score_sde.training.optim import make_optimizer
-from score_sde.training.step import ema_rate_at, make_train_step, repeat_step, update_ema
+from score_sde.training.step import ema_rate_at, make_train_step, part_of, repeat_step, update_ema
+from score_sde.typing import Loss
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +193,8 @@ def test_the_random_numbers_of_a_step_depend_on_the_key_and_the_step_alone(initi
 def _linear_step(tx, **kwargs):
     """A step on the loss ``sum(params * batch)``, whose gradient is the batch itself."""
 
-    def loss_fn(params, key, batch, *, train):
-        return batch @ params
-
-    step = make_train_step(loss_fn, tx, prepare=lambda key, batch: batch, **kwargs)
+    loss = Loss(lambda key, batch: ((), key), lambda params, batch, draws, dropout_key: batch @ params)
+    step = make_train_step(loss, tx, prepare=lambda key, batch: batch, **kwargs)
     params = jnp.array([1.0, -2.0])
     state = TrainState(
         step=jnp.zeros((), jnp.int32),

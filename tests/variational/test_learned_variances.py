@@ -8,13 +8,12 @@ import pytest
 
 from score_sde import chains
 from score_sde.likelihood import Quantization
-from score_sde.likelihood.latent_variable import learned_variance_bound, vlb_loss
-from score_sde.objectives import UniformTimes, part_of
-from score_sde.objectives.variational import make_predict_fn
+from score_sde.objectives import UniformTimes
 from score_sde.parameterization import NoisePrediction
 from score_sde.state import state_of
 from score_sde.training.step import make_train_step
-from tests.likelihood.test_latent_variable import KEY, MIXTURE, STEPS, Table, best_fractions
+from score_sde.variational import learned_variance_bound, make_predict_fn, vlb_loss
+from tests.variational.test_latent_variable import KEY, MIXTURE, STEPS, Table, best_fractions
 
 SHORT = chains.DDPM(betas=jnp.array([0.1, 0.3, 0.5, 0.7]))
 
@@ -22,7 +21,7 @@ SHORT = chains.DDPM(betas=jnp.array([0.1, 0.3, 0.5, 0.7]))
 @pytest.mark.parametrize("levels", [None, UniformTimes(t0=0.0)], ids=["spread", "independent"])
 @pytest.mark.parametrize("num_levels", [None, 17], ids=["continuous", "grey"])
 def test_the_loss_of_a_random_level_has_the_mean_of_the_sum_over_all(num_levels, levels):
-    n, network, quantization = 20_000, Table(SHORT), Quantization(num_levels=num_levels)
+    n, network, quantization = 20_000, Table(SHORT), Quantization(num_grey_levels=num_levels)
     params = {"weight": jnp.array([0.4, 0.7]), "raw": jax.random.normal(KEY, (4, 2))}
     x, options = jnp.tile(jnp.array([[0.4, -0.8]]), (n, 1)), {} if levels is None else {"levels": levels}
     loss = vlb_loss(SHORT, network, NoisePrediction(), quantization=quantization, **options)
@@ -32,17 +31,6 @@ def test_the_loss_of_a_random_level_has_the_mean_of_the_sum_over_all(num_levels,
     whole = np.asarray(whole, np.float64) / 2
     error = np.hypot(drawn.std(), whole.std()) / np.sqrt(n)
     assert abs(drawn.mean() - whole.mean()) < 4.0 * error < 0.15
-
-
-def test_its_parts_are_those_of_the_whole():
-    network, x = Table(SHORT), jnp.asarray(MIXTURE.sample(8), jnp.float32)
-    params = network.init(KEY, (1, 2))
-    loss = jax.jit(vlb_loss(SHORT, network, NoisePrediction()), static_argnames=("train", "part"))
-    whole = loss(params, KEY, x, train=False)
-    for index in range(2):
-        np.testing.assert_allclose(
-            loss(params, KEY, x, train=False, part=(index, 2)), part_of(whole, index, 2), rtol=1e-5
-        )
 
 
 def test_training_finds_the_best_variances_and_the_exact_score():
@@ -83,7 +71,7 @@ def test_of_the_hybrid_loss_the_mean_learns_by_squares_and_the_variances_by_the_
 @pytest.mark.parametrize("num_levels", [None, 2, 256])
 def test_gradients_stay_finite_however_wrong_the_prediction(num_levels):
     network, chain = Table(STEPS), chains.DDPM(betas=chains.linear_betas(1000))
-    loss = vlb_loss(chain, network, NoisePrediction(), quantization=Quantization(num_levels=num_levels))
+    loss = vlb_loss(chain, network, NoisePrediction(), quantization=Quantization(num_grey_levels=num_levels))
     x = jnp.tile(jnp.array([[0.991, -0.991]]), (2000, 1))
     for scale in (1.0, 30.0):
         params = {"weight": jnp.full(2, scale), "raw": jnp.full((10, 2), 1.0)}

@@ -23,14 +23,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_sde.arguments import as_data, example_keys, not_whole, score_at
+from score_sde.arguments import as_data, not_whole, score_at
 from score_sde.chains import Chain
 from score_sde.errors import UserError, refuse, unknown
-from score_sde.likelihood.bins import log_bin_probability
-from score_sde.likelihood.dequantization import Quantization
+from score_sde.keys import example_keys, fold_in, sample_noise
 from score_sde.processes import Process
+from score_sde.quantization import CONTINUOUS, Quantization
 from score_sde.solvers.pairing import check_times
-from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, ScoreFn, Time, Times, expand_like, time_dtype
+from score_sde.typing import (
+    Batch,
+    Number,
+    PRNGKey,
+    SampleKeys,
+    ScoreFn,
+    Time,
+    Times,
+    event_sum,
+    expand_like,
+    time_dtype,
+)
+from score_sde.variational.bins import log_bin_probability
 
 StepVariance = Literal["fixed_small", "fixed_large"]
 DecoderVariance = Literal["marginal", "posterior"]
@@ -38,7 +50,6 @@ DecoderVariance = Literal["marginal", "posterior"]
 _Grid: TypeAlias = Float[Array, " levels"]
 _Rows: TypeAlias = Float[Array, "rows batch"]
 _PerModel: TypeAlias = Float[Array, "models batch"]
-_CONTINUOUS = Quantization(num_levels=None)
 
 
 class ChainBound(NamedTuple):
@@ -91,7 +102,7 @@ def chain_bound(
     score_fn: ScoreFn,
     x: Batch,
     *,
-    quantization: Quantization = _CONTINUOUS,
+    quantization: Quantization = CONTINUOUS,
     times: _Grid | None = None,
     variance: StepVariance = "fixed_small",
     decoder: DecoderVariance = "marginal",
@@ -101,7 +112,7 @@ def chain_bound(
     """An unbiased estimate of the variational bound of a chain, and of each of its terms.
 
     The decoder is the Gaussian around ``E[x_0 | x_t]`` at the last level: its density for continuous data, and for
-    grey levels the probability of the bin, so that nothing is dequantised. With ``decoder="marginal"`` its std is
+    grey levels the probability of the bin, so that nothing is dequantized. With ``decoder="marginal"`` its std is
     ``s / m`` of the last level, ``sqrt(b_1 / (1 - b_1))`` of a DDPM chain: that of ``x_0`` given ``x_t`` if all ``x_0``
     were equally likely. With ``"posterior"`` it is the std of the posterior of the last level given the one above: the
     choice of Ho et al.'s code for both variances, narrower, and right for nearly deterministic data. Of finely spaced
@@ -133,7 +144,7 @@ def chain_bound(
             or scores of another shape than the data.
 
     >>> from score_sde.chains import DDPM, linear_betas
-    >>> from score_sde.likelihood import chain_bound
+    >>> from score_sde.variational import chain_bound
     >>> chain, score = DDPM(betas=linear_betas(1000)), lambda x, t: -x  # the exact score of data N(0, I)
     >>> x = jnp.zeros((2000, 2))
     >>> bound = chain_bound(jax.random.key(0), chain, score, x, variance="fixed_large")
@@ -152,7 +163,7 @@ def chain_bounds(
     x: Batch,
     models: Sequence[ChainModel],
     *,
-    quantization: Quantization = _CONTINUOUS,
+    quantization: Quantization = CONTINUOUS,
     times: _Grid | None = None,
     num_terms: int | None = None,
     draws: int = 2,
@@ -164,7 +175,7 @@ def chain_bounds(
     dimension, of continuous data its small ones do. Arguments, and errors raised, as of :func:`chain_bound`.
 
     >>> from score_sde.chains import DDPM, linear_betas
-    >>> from score_sde.likelihood import ChainModel, chain_bounds
+    >>> from score_sde.variational import ChainModel, chain_bounds
     >>> chain, score = DDPM(betas=linear_betas(100, 1e-3, 0.2)), lambda x, t: -x  # of data N(0, I)
     >>> models = [ChainModel("fixed_large"), ChainModel("fixed_small")]
     >>> large, small = chain_bounds(jax.random.key(0), chain, score, jnp.ones((2, 3)), models)
@@ -186,10 +197,10 @@ def chain_bounds(
 
     def evaluate(row: tuple[Array, Array]) -> tuple[Times, _PerModel]:
         index, level = row
-        residual = _residual(process, score_fn, x, times[level], _noise(keys, index, x))
+        residual = _residual(process, score_fn, x, times[level], sample_noise(fold_in(keys, index), x))
         silent = jnp.zeros((len(models), batch), x.dtype)
         # Only the last rows pay for the decoder.
-        return _event_sum(residual**2), jax.lax.cond(index >= rows - draws, decode, lambda _: silent, residual)
+        return event_sum(residual**2), jax.lax.cond(index >= rows - draws, decode, lambda _: silent, residual)
 
     def decode(residual: Batch) -> _PerModel:
         mean_coeff, std = process.marginal(times[last])
@@ -274,7 +285,7 @@ def _drawn_levels(keys: SampleKeys, log_snr: _Grid, num_terms: int, draws: int) 
     cumulative = jnp.cumsum(drop) / jnp.sum(drop)
     probability = jnp.diff(cumulative, prepend=0.0)
     stratum = jnp.arange(num_terms) // 2
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, num_terms + draws))(keys)  # the rows below take theirs from 0 up
+    keys = fold_in(keys, num_terms + draws)  # the rows below take theirs from 0 up
     quantile = jax.vmap(lambda k: (stratum + jax.random.uniform(k, (num_terms,))) / (num_terms // 2), out_axes=1)(keys)
     level = jnp.minimum(jnp.searchsorted(cumulative, quantile, side="right"), last - 1)
     rest = (draws, quantile.shape[1])
@@ -312,7 +323,7 @@ def prior_divergence(process: Process, t: Time, x: Batch) -> Times:
     mean_coeff, std = process.marginal(t)
     scale = jnp.asarray(process.prior_std, x.dtype)
     ratio_less_one = (std - scale) * (std + scale) / scale**2
-    return 0.5 * (x[0].size * _less_log(ratio_less_one) + _event_sum((mean_coeff / scale * x) ** 2))
+    return 0.5 * (x[0].size * _less_log(ratio_less_one) + event_sum((mean_coeff / scale * x) ** 2))
 
 
 def _decoder_std(process: Process, times: _Grid, decoder: str) -> Float[Array, ""]:
@@ -324,14 +335,9 @@ def _decoder_std(process: Process, times: _Grid, decoder: str) -> Float[Array, "
 
 def _decoder_nats(x: Batch, shift: Batch, std: Number, quantization: Quantization) -> Times:
     """``-log P(x)`` of the decoder with mean ``x + shift``."""
-    if quantization.num_levels is not None:
-        return -_event_sum(log_bin_probability(x, shift, std, quantization))
-    return 0.5 * (x[0].size * jnp.log(2.0 * jnp.pi * std**2) + _event_sum((shift / std) ** 2))
-
-
-def _noise(keys: SampleKeys, index: Int[Array, ""], x: Batch) -> Batch:
-    """The noise of one row, example by example."""
-    return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, index), x.shape[1:], x.dtype))(keys)
+    if quantization.num_grey_levels is not None:
+        return -event_sum(log_bin_probability(x, shift, std, quantization))
+    return 0.5 * (x[0].size * jnp.log(2.0 * jnp.pi * std**2) + event_sum((shift / std) ** 2))
 
 
 def _residual(process: Process, score_fn: ScoreFn, x: Batch, t: Times, noise: Batch) -> Batch:
@@ -344,7 +350,3 @@ def _sum_variance(parts: _Rows, group: int) -> Times:
     """An estimate of the variance of a sum over rows, of which ``group`` successive ones are alike."""
     groups = parts.reshape(-1, group, parts.shape[1])
     return group * jnp.sum(jnp.var(groups, axis=1, ddof=1), axis=0)
-
-
-def _event_sum(x: Batch) -> Times:
-    return jnp.sum(x, axis=tuple(range(1, x.ndim)))

@@ -1,7 +1,7 @@
-r"""The probability of a grey level under a Gaussian: the discretised decoder of denoising diffusion models.
+r"""The probability of a grey level under a Gaussian: the discretized decoder of denoising diffusion models.
 
 Level ``k`` of ``K`` stands for the bin ``[k / K, (k + 1) / K)``, scaled as in
-:class:`~score_sde.likelihood.dequantization.Quantization`; the first and the last bin are open, so that the
+:class:`~score_sde.quantization.Quantization`; the first and the last bin are open, so that the
 probabilities sum to one (Ho et al. 2020, arXiv 2006.11239, eq. 13),
 
     P(k) = Phi((upper - mean) / std) - Phi((lower - mean) / std).
@@ -14,8 +14,9 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float
 
 from score_sde.errors import UserError
-from score_sde.likelihood.dequantization import Quantization
-from score_sde.typing import Batch, Number
+from score_sde.quantization import Quantization
+from score_sde.typing import Batch, Number, Times, event_sum
+from score_sde.variational.gaussian import Gaussian
 
 _Values = Float[Array, "*values"]
 
@@ -34,20 +35,34 @@ def log_bin_probability(x: Batch, shift: Batch, std: Number, quantization: Quant
     Raises:
         UserError: If the data have no grey levels.
 
-    >>> binary = Quantization(num_levels=2)  # the bins meet at 0
+    >>> binary = Quantization(num_grey_levels=2)  # the bins meet at 0
     >>> x = binary.midpoints(jnp.array([[0, 1]]))
     >>> jnp.exp(log_bin_probability(x, -x, 1.0, binary)).tolist()
     [[0.5, 0.5]]
     """
-    num_levels, width = quantization.num_levels, quantization.width
-    if num_levels is None:
+    num_grey_levels, width = quantization.num_grey_levels, quantization.width
+    if num_grey_levels is None:
         raise UserError("The data are continuous, which is no partition; expected grey levels.")
-    level = jnp.clip(jnp.floor((x + (width - 1.0)) * (num_levels / width)), 0, num_levels - 1)
+    level = jnp.clip(jnp.floor((x + (width - 1.0)) * (num_grey_levels / width)), 0, num_grey_levels - 1)
     middle = ((quantization.midpoints(level) - x) - shift) / std
-    half = 0.5 * width / num_levels / jnp.asarray(std, x.dtype)
+    half = 0.5 * width / num_grey_levels / jnp.asarray(std, x.dtype)
     inner = _log_interval(middle, half)
     open_below, open_above = log_ndtr(middle + half), log_ndtr(half - middle)
-    return jnp.where(level == 0, open_below, jnp.where(level == num_levels - 1, open_above, inner))
+    return jnp.where(level == 0, open_below, jnp.where(level == num_grey_levels - 1, open_above, inner))
+
+
+def decoder_log_probability(
+    decoder: Gaussian, x: Batch, quantization: Quantization, shift: Batch | None = None
+) -> Times:
+    """The log-density of the data, or the log-probability of their grey levels; the shift is the mean less ``x``."""
+    shift = decoder.mean - x if shift is None else shift
+    if quantization.num_grey_levels is None:
+        return Gaussian(shift, decoder.log_std).log_density(jnp.zeros_like(x))
+
+    def of_value(x: Array, shift: Array, log_std: Array) -> Array:
+        return log_bin_probability(x[None], shift[None], jnp.exp(log_std), quantization)[0]
+
+    return event_sum(jnp.vectorize(of_value)(x, shift, decoder.log_std))
 
 
 def _log_interval(middle: _Values, half: Float[Array, ""]) -> _Values:

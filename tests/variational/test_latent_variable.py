@@ -11,22 +11,26 @@ from scipy import integrate, stats
 
 from score_sde import chains
 from score_sde.errors import UserError
-from score_sde.likelihood import Quantization, ancestral_bound, chain_bound, latent_variable, nll_bound
-from score_sde.likelihood.latent_variable import (
-    LearnedReversal,
-    Reversal,
-    forward_path,
-    hierarchical_elbo,
-    learned_variance_bound,
-    path_log_weight,
-    vlb_loss,
-)
+from score_sde.likelihood import Quantization, chain_bound, nll_bound
 from score_sde.models.adapters import LinenNetwork
 from score_sde.models.mlp import MLP
-from score_sde.objectives.variational import NoiseAndFraction, make_predict_fn, with_variances
 from score_sde.parameterization import NoisePrediction
 from score_sde.sdes import VP
 from score_sde.typing import Network, expand_like
+from score_sde.variational import (
+    LearnedReversal,
+    NoiseAndFraction,
+    Reversal,
+    ancestral_bound,
+    forward_path,
+    hierarchical_elbo,
+    learned_bound,
+    learned_variance_bound,
+    make_predict_fn,
+    path_log_weight,
+    vlb_loss,
+    with_variances,
+)
 from tests.analytic import Mixture
 from tests.laws import float64
 
@@ -99,11 +103,11 @@ FRACTIONS = {
 def signs(monkeypatch):
     """Noise that is +1 or -1 for half of the copies of every example: exact for squares of single levels."""
 
-    def noise(keys, index, x):
+    def noise(keys, x):
         return jnp.broadcast_to(jnp.where(jnp.arange(len(x)) % 2, 1.0, -1.0)[:, None], x.shape).astype(x.dtype)
 
-    monkeypatch.setattr(latent_variable, "_noise", noise)
-    monkeypatch.setattr(ancestral_bound, "_noise", noise)
+    monkeypatch.setattr(ancestral_bound, "sample_noise", noise)
+    monkeypatch.setattr(learned_bound, "sample_noise", noise)
     return lambda x: jnp.repeat(jnp.asarray(x), 2, axis=0)
 
 
@@ -151,7 +155,7 @@ def mixture_predict(fraction):
 
 @pytest.mark.parametrize(("fraction", "num_levels"), [("large", 17), ("learned", None)], ids=["grey", "continuous"])
 def test_they_agree_in_the_mean_where_the_score_is_not_linear(fraction, num_levels):
-    n, quantization = 5000, Quantization(num_levels=num_levels)
+    n, quantization = 5000, Quantization(num_grey_levels=num_levels)
     predict = mixture_predict(FRACTIONS[fraction])
     x = jnp.tile(jnp.array([[-0.85, 0.15]]), (n, 1))
 
@@ -172,7 +176,7 @@ def test_they_agree_in_the_mean_where_the_score_is_not_linear(fraction, num_leve
 )
 def test_at_its_ends_a_learned_variance_is_a_fixed_one_term_by_term(fraction, model, num_levels):
     """With the same noise, level by level, and example by example."""
-    quantization, x = Quantization(num_levels=num_levels), jnp.asarray(MIXTURE.sample(50), jnp.float32)
+    quantization, x = Quantization(num_grey_levels=num_levels), jnp.asarray(MIXTURE.sample(50), jnp.float32)
     predict = wrong_predict(STEPS, FRACTIONS[fraction])
     score = lambda x, t: -predict(x, t).noise / expand_like(STEPS.marginal(t).std, x)  # noqa: E731
     ours = jax.jit(lambda x: learned_variance_bound(KEY, STEPS, predict, x, quantization=quantization))(x)

@@ -21,16 +21,16 @@ from score_sde.typing import Number, PRNGKey, Scalar, Time, Times, TimeSampler, 
 Weighting: TypeAlias = Callable[[Process, Times], Times]
 
 
-def variance_weighting(sde: Process, t: Time) -> Time:
+def variance_weighting(process: Process, t: Time) -> Time:
     """``lambda = s^2``: every noise level counts the same in noise space; best for samples."""
-    return sde.marginal(t).std ** 2
+    return process.marginal(t).std ** 2
 
 
-def likelihood_weighting(sde: Process, t: Time) -> Time:
+def likelihood_weighting(process: Process, t: Time) -> Time:
     """``lambda = g^2``: the loss bounds the negative log-likelihood (Song et al. 2021, arXiv 2101.09258, theorem 1)."""
-    if not isinstance(sde, SDE):
+    if not isinstance(process, SDE):
         raise UserError("Likelihood weighting is by the diffusion g of an SDE, and a chain has none; use variance.")
-    return sde.diffusion(t) ** 2
+    return process.diffusion(t) ** 2
 
 
 class _Between(Checked):
@@ -116,7 +116,7 @@ class ImportanceTimes(_Between):
 
     Song et al. 2021b (arXiv 2101.09258, section 5). Because ``m' = f m`` and ``(s^2)' = 2 f s^2 + g^2``, for every
     linear SDE ``d/dt log(m^2 / s^2) = -g^2 / s^2``: the times are those whose log-SNR is uniform. So the distribution
-    function, its normaliser and its inverse are :meth:`~score_sde.processes.Process.log_snr` and its inverse, exactly,
+    function, its normalizer and its inverse are :meth:`~score_sde.processes.Process.log_snr` and its inverse, exactly,
     for any SDE; a new one needs no quadrature. Under the VE SDE the times are uniform.
 
     With likelihood weighting the factor of the squared error in noise space becomes the constant

@@ -14,10 +14,10 @@ from scipy import stats
 from score_sde import chains
 from score_sde.errors import UserError
 from score_sde.likelihood import ChainModel, Quantization, chain_bound, chain_bounds, nll_bound
-from score_sde.likelihood.ancestral_bound import DecoderVariance, StepVariance
 from score_sde.sampling import levels_of, uniform_times
 from score_sde.sdes import VE, VP, SubVP
 from score_sde.typing import expand_like
+from score_sde.variational.ancestral_bound import DecoderVariance, StepVariance
 from tests.analytic import Gaussian
 from tests.laws import SDES, float64
 
@@ -264,7 +264,7 @@ def test_an_example_draws_its_own_steps():
         np.testing.assert_allclose(ours[:3], alone, rtol=2e-4, atol=2e-5)
 
 
-CENTRES = np.array([-0.5, 0.5]), np.asarray(Quantization(num_levels=17).midpoints(jnp.arange(17)), np.float64)
+CENTRES = np.array([-0.5, 0.5]), np.asarray(Quantization(num_grey_levels=17).midpoints(jnp.arange(17)), np.float64)
 WEIGHTS = [np.exp(-2.0 * (c - 0.1) ** 2) / np.exp(-2.0 * (c - 0.1) ** 2).sum() for c in CENTRES]
 
 
@@ -291,7 +291,7 @@ def test_of_grey_levels_it_bounds_the_entropy(chain, index):
 
     Near the data the grey levels are all but certain, which is where small variances are right.
     """
-    quantization, weights = Quantization(num_levels=(2, 17)[index]), WEIGHTS[index]
+    quantization, weights = Quantization(num_grey_levels=(2, 17)[index]), WEIGHTS[index]
     levels = np.random.RandomState(0).choice(len(weights), size=(1000, 2, 2, 1), p=weights)
     score = functools.partial(point_score, index)
     x = quantization.midpoints(jnp.asarray(levels))
@@ -303,7 +303,7 @@ def test_of_grey_levels_it_bounds_the_entropy(chain, index):
 
 
 def test_fine_grey_levels_are_continuous_data_less_their_width():
-    quantization = Quantization(num_levels=4096)
+    quantization = Quantization(num_grey_levels=4096)
     x = quantization.midpoints(jnp.asarray(quantization.quantize(np.clip(DATA, -0.99, 0.99))))
     discrete, continuous = (measure(CHAINS["geometric"], x, **o) for o in ({"quantization": quantization}, {}))
     np.testing.assert_allclose(discrete.divergences, continuous.divergences, rtol=1e-5)

@@ -1,0 +1,171 @@
+r"""Discrete images as continuous data, and the one place that knows bits per dimension.
+
+An image with ``K`` grey levels ``k in {0, ..., K - 1}`` is dequantized to ``(k + u) / K`` with uniform noise ``u`` in
+``[0, 1)`` (Uria et al. 2013; Theis et al. 2016, arXiv 1511.01844) and scaled to ``[-1, 1]`` (centered) or ``[0, 1]``.
+By Jensen's inequality the negative continuous log-likelihood then bounds that of the discrete image, in bits per
+dimension
+
+    -log p(x) / (d log 2) + log2(K / width),
+
+where ``width`` is 2 or 1, the length of the interval. For 256 levels the offset is the familiar 7 (centered) or 8.
+"""
+
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from score_sde.arguments import Checked, not_whole
+from score_sde.errors import UserError, refuse
+from score_sde.typing import Batch, PRNGKey, Times, component, holds, static
+
+_MANY = 64  # values, of which by chance none lies in the darker half
+
+
+@component
+class Quantization(Checked):
+    """The grey levels of a data set and the interval its pixels are scaled to.
+
+    Attributes:
+        num_grey_levels: Number of grey levels ``K``, 2 or more; ``None`` for data that are continuous to begin with.
+        centered: Scale to ``[-1, 1]`` if true, else to ``[0, 1]``.
+    """
+
+    num_grey_levels: int | None = static(default=256)
+    centered: bool = static(default=True)
+
+    def problems(self) -> Iterator[str]:
+        """A number of levels that is no partition."""
+        if self.num_grey_levels is not None and list(not_whole("num_grey_levels", self.num_grey_levels, 2)):
+            yield f"num_grey_levels is {self.num_grey_levels}, which is no partition; expected 2 or more, or None."
+
+    @property
+    def width(self) -> float:
+        """Length of the interval that pixels lie in."""
+        return 2.0 if self.centered else 1.0
+
+    @property
+    def offset(self) -> float:
+        """``log2(K / width)``; zero for continuous data.
+
+        >>> Quantization(num_grey_levels=256).offset, Quantization(num_grey_levels=256, centered=False).offset
+        (7.0, 8.0)
+        """
+        return 0.0 if self.num_grey_levels is None else math.log2(self.num_grey_levels / self.width)
+
+    def dequantize(self, key: PRNGKey, levels: Array) -> Batch:
+        """Levels plus uniform noise, scaled: ``(k + u) / K``; continuous data pass unchanged.
+
+        Raises:
+            UserError: If the levels are no whole numbers from 0 to ``K - 1``, as far as they can be read.
+        """
+        if self.num_grey_levels is None:
+            return levels.astype(jnp.float32)
+        return self.place(levels, jax.random.uniform(key, levels.shape))
+
+    def place(self, levels: Array, u: Batch) -> Batch:
+        """Levels at the places ``u`` in ``[0, 1)`` of their bins, ``(k + u) / K``, scaled.
+
+        Raises:
+            UserError: If the data are continuous and have no bins, or if the levels are no whole numbers from 0 to
+                ``K - 1``, as far as they can be read.
+
+        >>> Quantization(num_grey_levels=2).place(jnp.array([[0, 1]]), jnp.array([[0.5, 0.0]])).tolist()
+        [[-0.5, 0.0]]
+        """
+        if self.num_grey_levels is None:
+            raise UserError("The data are continuous and have no bins to draw noise in; expected grey levels.")
+        self._check_levels(levels)
+        return self._scale((levels.astype(u.dtype) + u) / self.num_grey_levels)
+
+    def check(self, x: Array) -> None:
+        """Refuse what is no dequantized image of this kind, for whose likelihood there would be no bound.
+
+        Raises:
+            UserError: If ``x`` are integers, lie outside the declared interval, or have no noise in their bins.
+
+        >>> Quantization(num_grey_levels=256, centered=False).check(jnp.array([[0.0, 1.0]]) / 255)
+        Traceback (most recent call last):
+        ...
+        score_sde.errors.UserError: The data have no noise: ...
+        """
+        values, low = np.asarray(x), 1.0 - self.width
+        if not np.issubdtype(values.dtype, np.floating):
+            raise UserError(
+                f"The data are {values.dtype}; expected dequantized ones, as Quantization.dequantize makes."
+            )
+        if self.num_grey_levels is None or values.size == 0:
+            return
+        if not ((values >= low - 1e-6) & (values <= 1.0 + 1e-6)).all():
+            raise UserError(
+                f"The data lie between {values.min():g} and {values.max():g}; expected {low:g} to 1, the declared "
+                f"range (centered={self.centered})."
+            )
+        for scale, unit in (("-1", 0.5 * (values + 1.0)), ("0", values)):
+            if self._on_lattice(unit):
+                raise UserError(
+                    f"The data have no noise: they are {self.num_grey_levels} grey levels, scaled to {scale} to 1. A "
+                    "density could be infinite there; expected x = Quantization.dequantize(key, levels)."
+                )
+        # Bright images have nothing below the middle, and nothing dark above it.
+        if self.centered and values.size >= _MANY and 0.0 <= values.min() < 1.0 / 16.0:
+            raise UserError(
+                f"The {values.size} values of the data lie between {values.min():.3g} and {values.max():.3g}, and none "
+                "of them is in the darker half of -1 to 1; expected centered=False for data from 0 to 1."
+            )
+
+    def _on_lattice(self, unit: np.ndarray) -> bool:
+        """Whether values are grey levels that were divided by K or by K - 1, or put into the middle of their bins."""
+        assert self.num_grey_levels is not None
+        choices = (unit * self.num_grey_levels, unit * (self.num_grey_levels - 1), unit * self.num_grey_levels - 0.5)
+        return any(np.abs(places - np.round(places)).max() < 1e-3 for places in choices)
+
+    def _check_levels(self, levels: Array) -> None:
+        if not (jnp.issubdtype(levels.dtype, jnp.integer) or levels.dtype == jnp.bool_):
+            raise UserError(f"The grey levels are of type {levels.dtype}; expected whole numbers.")
+        if not holds(lambda levels: (levels >= 0) & (levels < self.num_grey_levels), levels):
+            values = np.asarray(levels)
+            raise UserError(
+                f"The grey levels lie between {values.min()} and {values.max()}; expected 0 to "
+                f"{(self.num_grey_levels or 0) - 1}."
+            )
+
+    def midpoints(self, levels: Array) -> Batch:
+        """Levels at the middle of their bins, ``(k + 1/2) / K``, scaled: the deterministic choice."""
+        levels = levels.astype(jnp.float32)
+        return levels if self.num_grey_levels is None else self._scale((levels + 0.5) / self.num_grey_levels)
+
+    def quantize(self, x: Array | np.ndarray) -> np.ndarray:
+        """The levels whose bins the values fall into, clipped to the valid ones; continuous data pass unchanged.
+
+        Up to 256 levels come as bytes, the type of images everywhere.
+        """
+        values = np.asarray(x)
+        if self.num_grey_levels is None:
+            return values
+        unit = (values + 1.0) / 2.0 if self.centered else values
+        return np.clip(np.floor(unit * self.num_grey_levels), 0, self.num_grey_levels - 1).astype(
+            np.uint8 if self.num_grey_levels <= 256 else np.int32
+        )
+
+    def bits_per_dim(self, logp: Times, dim: int) -> Times:
+        """Negative log-likelihood in bits per dimension of the discrete data, from nats of the scaled data.
+
+        Raises:
+            UserError: If there are no dimensions.
+
+        >>> float(Quantization(num_grey_levels=256).bits_per_dim(jnp.zeros(1), 4)[0])
+        7.0
+        """
+        refuse(not_whole("dim", dim, 1))
+        return -logp / (dim * math.log(2.0)) + self.offset
+
+    def _scale(self, unit: Batch) -> Batch:
+        return 2.0 * unit - 1.0 if self.centered else unit
+
+
+#: Data that are continuous to begin with.
+CONTINUOUS = Quantization(num_grey_levels=None)
