@@ -75,17 +75,7 @@ METHODS: Mapping[str, Callable[..., Solver | AdaptiveMethod]] = MappingProxyType
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # compared and hashed by identity, as functions are
 class Adaptive:
-    """A sampler that chooses its steps by their error.
-
-    Attributes:
-        name: What reports call it.
-        score_of: From parameters to the score that is followed.
-        process: The forward process.
-        method: What moves the samples.
-        t_min: The time at which it stops.
-        noise_scale: 1 for the reverse SDE, 0 for the probability flow.
-        denoising: How the noise left at ``t_min`` is removed, as in :func:`~score_sde.sampling.make_sampler`.
-    """
+    """A sampler that chooses its steps by their error, and stops at ``t_min``; all else as of ``FixedSteps``."""
 
     score_of: Callable[[Params], ScoreFn]
     process: SDE

@@ -64,6 +64,8 @@ class Solver(Protocol):
 class StatelessSolver(Checked):
     """Base of the solvers whose only state is the sample."""
 
+    num_evals: int = 1
+
     def init(self, x: Batch) -> SolverState:
         """Start with no noise added."""
         return SolverState(x, x)

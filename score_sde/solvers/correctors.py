@@ -46,11 +46,6 @@ class Langevin(StatelessSolver):
         """A ratio that is none."""
         yield from _no_ratio(self.snr)
 
-    @property
-    def num_evals(self) -> int:
-        """One."""
-        return 1
-
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One correction at time ``s``, where a predictor has left the sample; ``t`` plays no part."""
         del t
@@ -83,11 +78,6 @@ class AnnealedLangevin(StatelessSolver):
     def problems(self) -> Iterator[str]:
         """A ratio that is none."""
         yield from _no_ratio(self.snr)
-
-    @property
-    def num_evals(self) -> int:
-        """One."""
-        return 1
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One correction at time ``s``, where a predictor has left the sample; ``t`` plays no part."""

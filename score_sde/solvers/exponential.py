@@ -110,11 +110,6 @@ class DPMSolverMultistep(StatelessSolver):
         """An order of which there is no such method."""
         yield from not_whole("order", self.order, 1, 3)
 
-    @property
-    def num_evals(self) -> int:
-        """One."""
-        return 1
-
     def init(self, x: Batch) -> SolverState:
         """No past."""
         return SolverState(x, x, _empty_past(x, self.order))
@@ -171,11 +166,7 @@ class DPMSolverSinglestep(StatelessSolver):
     """
 
     follows: ClassVar[Follows] = "flow"
-
-    @property
-    def num_evals(self) -> int:
-        """Two."""
-        return 2
+    num_evals = 2
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of order 2."""
@@ -212,11 +203,6 @@ class UniPC(StatelessSolver):
     def problems(self) -> Iterator[str]:
         """An order of which there is no such method."""
         yield from not_whole("order", self.order, 1, 3)
-
-    @property
-    def num_evals(self) -> int:
-        """One."""
-        return 1
 
     def init(self, x: Batch) -> SolverState:
         """No past."""

@@ -22,11 +22,6 @@ class Euler(StatelessSolver):
     follows: ClassVar[Follows] = "flow"
     needs_drift: ClassVar[bool] = True
 
-    @property
-    def num_evals(self) -> int:
-        """One."""
-        return 1
-
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """``x + (s - t) drift(x, t)``."""
         del keys
@@ -41,11 +36,7 @@ class Heun(StatelessSolver):
 
     follows: ClassVar[Follows] = "flow"
     needs_drift: ClassVar[bool] = True
-
-    @property
-    def num_evals(self) -> int:
-        """Two."""
-        return 2
+    num_evals = 2
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """``x + (s - t) (drift(x, t) + drift(x_euler, s)) / 2``."""
@@ -89,10 +80,7 @@ class EDMHeun(StatelessSolver):
             yield f"churn_min is {low} and churn_max is {high}; expected the first to be no larger."
         yield from not_fulfilled("noise", self.noise, lambda std: (std >= 0.0) & np.isfinite(std), "0 or more")
 
-    @property
-    def num_evals(self) -> int:
-        """Two."""
-        return 2
+    num_evals = 2
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of order 2 without churn; ``x_mean`` is ``x``, for the noise comes first."""

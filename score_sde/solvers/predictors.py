@@ -26,11 +26,6 @@ class EulerMaruyama(StatelessSolver):
     follows: ClassVar[Follows] = "any"
     needs_drift: ClassVar[bool] = True
 
-    @property
-    def num_evals(self) -> int:
-        """One."""
-        return 1
-
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of weak order 1."""
         process = continuous(process)
@@ -49,11 +44,6 @@ class ReverseDiffusion(StatelessSolver):
 
     follows: ClassVar[Follows] = "any"
     reverses_chain: ClassVar[bool] = True
-
-    @property
-    def num_evals(self) -> int:
-        """One."""
-        return 1
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of weak order 1."""
@@ -76,11 +66,6 @@ class Ancestral(StatelessSolver):
     large: bool = static(default=False)
 
     follows: ClassVar[Follows] = "sde"
-
-    @property
-    def num_evals(self) -> int:
-        """One."""
-        return 1
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """One step of weak order 1; a step to the data, without noise there, is the denoised sample."""
@@ -111,11 +96,6 @@ class DDIM(StatelessSolver):
 
     follows: ClassVar[Follows] = "own"
 
-    @property
-    def num_evals(self) -> int:
-        """One."""
-        return 1
-
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """From the marginal at ``t`` to that at ``s``."""
         (mean_t, std_t), (mean_s, std_s) = process.forward.marginal(t), process.forward.marginal(s)
@@ -132,11 +112,7 @@ class NoPredictor(StatelessSolver):
     """Moves the time and not the sample: correctors then follow the noise levels alone, as in NCSN."""
 
     follows: ClassVar[Follows] = "still"
-
-    @property
-    def num_evals(self) -> int:
-        """None."""
-        return 0
+    num_evals = 0
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """The state as it is."""

@@ -33,11 +33,6 @@ class GaussianReversal(StatelessSolver):
 
     follows: ClassVar[Follows] = "sde"
 
-    @property
-    def num_evals(self) -> int:
-        """One, of the law."""
-        return 1
-
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """A draw of ``p(x_s | x_t)``."""
         del process
