@@ -275,14 +275,7 @@ class FlowStep(nn.Module):
 class FlowPP(nn.Module):
     """The whole flow from noise to ``u``, given the image; its inverse on request.
 
-    Attributes:
-        filters: Channels of the networks of the couplings.
-        components: Logistic distributions per mixture.
-        blocks: Blocks of these networks.
-        num_flows: Number of steps.
-        heads: Heads of attention, which divide the filters.
-        context_features: Channels of the network that reads the image.
-        dropout: Dropout rate everywhere.
+    Its fields are those of ``config.dequantizer`` in ``docs/fields.md``.
     """
 
     filters: int = DEFAULTS.dequantizer.filters

@@ -9,16 +9,7 @@ from score_sde.typing import Times
 
 
 class MLP(nn.Module):
-    """Residual blocks of two dense layers, each shifted by the noise embedding.
-
-    Attributes:
-        features: Width of the hidden layers.
-        num_blocks: Residual blocks.
-        dropout: Dropout rate inside the blocks.
-        embedding: ``"positional"`` or ``"fourier"``.
-        fourier_scale: Standard deviation of the Fourier frequencies.
-        activation: ``elu``, ``relu``, ``lrelu`` or ``swish``.
-    """
+    """Residual blocks of two dense layers, each shifted by the noise embedding. See ``docs/fields.md``."""
 
     features: int = DEFAULTS.model.features
     num_blocks: int = DEFAULTS.model.num_blocks

@@ -57,14 +57,10 @@ PYTORCH_64 = Depth(DEPTHS[64].stages, (2, 2, 1, 1))
 
 
 class NCSNv2(nn.Module):
-    """NCSNv2, blind to the noise level.
+    """NCSNv2, blind to the noise level, with the fields of ``config.model`` that it has (``docs/fields.md``).
 
     Attributes:
-        features: Channels of the first stage (``nf``).
         resolution: 64, 128 or 256: the plan made for images up to this size. Sizes must be divisible by 2, 4 or 8.
-        activation: ``elu``, ``relu``, ``lrelu`` or ``swish``.
-        normalization: ``InstanceNorm++``, ``InstanceNorm``, ``VarianceNorm`` or ``GroupNorm`` (widths that 32 divides).
-        interpolation: ``bilinear`` or ``nearest_neighbor``.
         rescale_input: Map data from [0, 1] to [-1, 1] first.
         pytorch: Compute what the PyTorch releases compute, for their checkpoints: corners aligned in the bilinear
             interpolation, unbiased variance in InstanceNorm++, and at 64 pixels a narrower third refinement.

@@ -47,31 +47,11 @@ Block = Callable[..., Maps]  # (features, width, resample=None) -> features
 
 
 class NCSNpp(nn.Module):
-    """The DDPM++ / NCSN++ U-Net.
+    """The DDPM++ / NCSN++ U-Net, with the fields of ``config.model`` that it has (``docs/fields.md``), and two more.
 
     Attributes:
-        features: Channels at the highest resolution (``nf``).
-        channel_multipliers: Channels per level, as multiples of ``features`` (``ch_mult``).
-        num_blocks: Residual blocks per level on the way down; one more on the way up (``num_res_blocks``).
-        attention_resolutions: Feature-map heights that carry self-attention.
-        attention_every_block: Attention after every block on the way up, not once per level.
-        dropout: Dropout rate inside the residual blocks.
-        embedding: ``"positional"``, ``"fourier"`` or ``"none"`` (no noise conditioning).
-        fourier_scale: Standard deviation of the Fourier frequencies.
-        num_classes: Classes of a class-conditional network; 0 for none.
-        activation: ``elu``, ``relu``, ``lrelu`` or ``swish``.
-        resblock_type: ``"biggan"`` resamples inside residual blocks, ``"ddpm"`` between them.
-        resample_with_conv: Whether the resampling between ``ddpm`` blocks has a convolution.
-        fir: Filter with ``fir_kernel`` when resampling.
-        fir_kernel: The taps of the filter.
-        progressive: Output pyramid: ``none``, ``output_skip`` or ``residual``.
-        progressive_input: Input pyramid: ``none``, ``input_skip`` or ``residual``.
-        progressive_combine: How ``input_skip`` joins the trunk: ``sum`` or ``cat``.
-        skip_rescale: Divide residual sums by sqrt 2.
-        init_scale: Initial scale of each branch's last convolution.
-        min_group_channels: Channels that a group of the normalisation has at least.
-        rescale_input: Map inputs from [0, 1] to [-1, 1] first, for data that are not centred.
-        remat: Compute the inside of residual blocks again in the backward pass instead of storing it.
+        min_group_channels: Channels that a group of the normalization has at least.
+        rescale_input: Map inputs from [0, 1] to [-1, 1] first, for data that are not centered.
     """
 
     features: int = DEFAULTS.model.features

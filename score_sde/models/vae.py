@@ -23,17 +23,14 @@ _SMALL = 0.01  # initial scale of the last layers: both Gaussians start near N(0
 
 
 class VAE(nn.Module):
-    """A Gaussian encoder and a Gaussian decoder.
+    """A Gaussian encoder and a Gaussian decoder; their fields are in ``docs/fields.md``.
 
     Attributes:
         event_shape: Shape of one example.
-        latent_dim: Number of latent variables.
-        widths: Widths of the encoder's dense layers, first to last; the decoder has them in reverse.
         channels: Channels of 3x3 convolutions of stride 2 before the dense layers, for images; the decoder doubles the
             size as often, by repeating pixels. None for dense layers alone.
         variance: ``"pixel"`` for a standard deviation of every value, read off ``z``; ``"scalar"`` for one parameter.
         min_std: Added to the decoder's standard deviations: values that are all but constant have no greatest density.
-        activation: ``elu``, ``relu``, ``lrelu`` or ``swish``.
     """
 
     event_shape: tuple[int, ...]
