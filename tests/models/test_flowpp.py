@@ -123,7 +123,7 @@ def test_log_q_is_the_density_of_the_noise_over_the_jacobian(key):
 
         log_det = jnp.linalg.slogdet(_compiled(jax.vmap(jacobian))(noise, image).reshape(2, noise[0].size, -1))[1]
         expected = jax.scipy.stats.norm.logpdf(noise).sum(axis=(1, 2, 3)) - log_det
-        _, log_q = _compiled(LinenDequantizer(module, 16).sample)(params, key, levels)
+        _, log_q = _compiled(LinenDequantizer(module, 16).sample)(params, example_keys(key, levels), levels)
         np.testing.assert_allclose(log_q, expected, rtol=0.0, atol=1e-9)
 
 
