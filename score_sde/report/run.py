@@ -26,7 +26,7 @@ PICTURES = (
     ("samples.png", "Samples", "sample"),
     ("trajectory.png", "From noise to data", "sample"),
     ("loss.png", "Training and held-out loss", "train"),
-    ("likelihood.png", "Bits per dimension of the held-out images", "likelihood"),
+    ("likelihood.png", "Likelihood of the held-out examples", "likelihood"),
     ("bounds.png", "Likelihood and bounds side by side", "likelihood"),
     ("noise_levels.png", "Bits by noise level, and what importance-sampled times save", "likelihood"),
     ("interpolation.png", "Between held-out images, along the probability flow", "latents"),
