@@ -269,8 +269,8 @@ class Several(Kind):
         return self.lengths[0] <= len(value) <= self.lengths[1] and not repeated
 
     def typed(self, value: Any) -> tuple[Any, ...]:
-        """The entries as their kind has them."""
-        return tuple(map(self.of.typed, value))
+        """The entries as they are: whole numbers stay so in records."""
+        return tuple(value)
 
     def parse(self, text: str) -> Any:
         """Entries between commas, with or without brackets around all and quotes around each."""

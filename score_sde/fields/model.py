@@ -57,7 +57,7 @@ class Model:
         when=_UNET & (given("model.resblock_type", "ddpm") | given("model.name", "ddpm")),
     )
     fir: bool = flag(False, "filter when resampling", _NCSNPP)
-    fir_kernel: tuple[float, ...] = several(
+    fir_kernel: tuple[int | float, ...] = several(
         *((1, 3, 3, 1), Real(low=0.0, high=1e3), (2, 16)),
         "weights of the filter, which are scaled to sum 1",
         when=_NCSNPP & given("model.fir", True),
