@@ -18,14 +18,14 @@ import numpy as np
 from score_sde.data import Source
 from score_sde.distributed import gathered
 from score_sde.evaluation.base import Examples, Purpose, examples, mean_and_std_error, root_key
-from score_sde.evaluation.likelihood import DatasetLikelihood, Draw, FlowProtocol, Noise, dequantized, flow_draw
+from score_sde.evaluation.likelihood import BinNoise, DatasetLikelihood, Draw, FlowProtocol, dequantized, flow_draw
 from score_sde.experiment import Experiment
 from score_sde.likelihood import prior_divergence
 from score_sde.typing import Params
 
 
-class Estimate(NamedTuple):
-    """A mean and its standard error."""
+class Difference(NamedTuple):
+    """The mean of a difference and its standard error."""
 
     mean: float
     std_error: float
@@ -36,15 +36,15 @@ class ErrorBudget(NamedTuple):
 
     images: float  # standard error over the images
     probes: float  # standard error that the probes add to the mean; part of it
-    solver: Estimate  # what a finer solution would add
-    truncation: Estimate  # what the decoder would add
+    solver: Difference  # what a finer solution would add
+    truncation: Difference  # what the decoder would add
     prior: float  # information left in the data at t = 1
     num_examples: int  # of which solver, truncation and prior were measured
 
     def interval(self, value: float) -> tuple[float, float]:
         """A 95 % interval for the mean over images, which the error of the solver widens.
 
-        >>> budget = ErrorBudget(0.01, 0.0, Estimate(0.0, 0.0), Estimate(0.0, 0.0), 0.0, 1)
+        >>> budget = ErrorBudget(0.01, 0.0, Difference(0.0, 0.0), Difference(0.0, 0.0), 0.0, 1)
         >>> [round(end, 4) for end in budget.interval(2.0)]
         [1.9804, 2.0196]
         """
@@ -53,7 +53,7 @@ class ErrorBudget(NamedTuple):
 
 
 def error_budget(
-    experiment: Experiment, params: Params, source: Source, result: DatasetLikelihood, *, noise: Noise
+    experiment: Experiment, params: Params, source: Source, result: DatasetLikelihood, *, noise: BinNoise
 ) -> ErrorBudget:
     """The budget of the mean of a measured likelihood: bits/dim for images, nats per example for continuous data.
 
@@ -85,8 +85,8 @@ def error_budget(
     return ErrorBudget(
         images=unit * mean_and_std_error(result.nats[good])[1],
         probes=unit * _probe_error(experiment, params, batch, result, noise),
-        solver=Estimate(*(unit * part for part in solver)),
-        truncation=Estimate(*(unit * part for part in truncation)),
+        solver=Difference(*(unit * part for part in solver)),
+        truncation=Difference(*(unit * part for part in truncation)),
         prior=unit * float(np.mean(prior)),
         num_examples=count,
     )
@@ -97,15 +97,15 @@ def _counted(tree: Any, batch: Examples) -> Any:
     return jax.tree.map(lambda column: column[batch.mask], gathered(tree))
 
 
-def difference(first: Draw, second: Draw) -> Estimate:
+def difference(first: Draw, second: Draw) -> Difference:
     """What the second adds to the negative log-likelihood of the first, over the examples that both could solve."""
     good = np.asarray(first.success & second.success)
     values = np.asarray(first.logp - second.logp, np.float64)[good]
-    return Estimate(*mean_and_std_error(values)) if len(values) else Estimate(float("nan"), float("nan"))
+    return Difference(*mean_and_std_error(values)) if len(values) else Difference(float("nan"), float("nan"))
 
 
 def _probe_error(
-    experiment: Experiment, params: Params, batch: Examples, result: DatasetLikelihood, noise: Noise
+    experiment: Experiment, params: Params, batch: Examples, result: DatasetLikelihood, noise: BinNoise
 ) -> float:
     """The standard error of the mean over all images that is due to the probes, in nats.
 

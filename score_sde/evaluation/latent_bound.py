@@ -12,7 +12,7 @@ from score_sde.data import Source
 from score_sde.distributed import gathered, jit
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Examples, Progress, Purpose, examples, root_key
-from score_sde.evaluation.likelihood import Noise, dequantized
+from score_sde.evaluation.likelihood import BinNoise, dequantized
 from score_sde.evaluation.partial import Partial, measured_in_parts
 from score_sde.experiment import Experiment
 from score_sde.likelihood import importance_weighted
@@ -48,7 +48,7 @@ def dataset_latent_bound(
     Raises:
         UserError: If the model has no latent variables.
     """
-    settings, model, noise = experiment.config.likelihood, experiment.latent, Noise()
+    settings, model, noise = experiment.config.likelihood, experiment.latent, BinNoise()
     if model is None:
         raise UserError(
             "The model is a score network, and this bound that of an encoder; expected config.model.name=vae."

@@ -71,7 +71,7 @@ class FlowProtocol:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Noise:
+class BinNoise:
     """Where the noise of dequantization comes from."""
 
     dequantizer: Dequantizer = dataclasses.field(default_factory=UniformDequantizer)
@@ -100,7 +100,7 @@ class DatasetLikelihood(NamedTuple):
 
 
 def flow_draw(
-    experiment: Experiment, protocol: FlowProtocol, noise: Noise
+    experiment: Experiment, protocol: FlowProtocol, noise: BinNoise
 ) -> Callable[[Params, Params, PRNGKey, Array], Draw]:
     """The compiled program ``(params, noise_params, key, levels) -> Draw`` for a batch of examples."""
     sde, shared = experiment.sde, {"num_probes": protocol.num_probes or None, "probe_kind": protocol.probe_kind}
@@ -133,7 +133,9 @@ def flow_draw(
     return draw
 
 
-def dequantized(experiment: Experiment, noise: Noise, noise_params: Params, key: PRNGKey, levels: Array) -> Dequantized:
+def dequantized(
+    experiment: Experiment, noise: BinNoise, noise_params: Params, key: PRNGKey, levels: Array
+) -> Dequantized:
     """Scaled data with the log-density of their noise; continuous data as they are."""
     quantization = experiment.quantization
     if quantization.num_grey_levels is None:
@@ -146,7 +148,7 @@ def dataset_likelihood(
     params: Params,
     source: Source,
     *,
-    noise: Noise | None = None,
+    noise: BinNoise | None = None,
     progress: Progress = lambda n: None,
     partial: Path | None = None,
     identity: str = "",
@@ -167,7 +169,7 @@ def dataset_likelihood(
         One entry per example. Several draws are averaged, which estimates the variational bound with less noise, or,
         with ``likelihood.importance_weighted``, their weights are, which bounds the likelihood more closely.
     """
-    settings, noise = experiment.config.likelihood, noise or Noise()
+    settings, noise = experiment.config.likelihood, noise or BinNoise()
     draw, root = flow_draw(experiment, FlowProtocol.of(experiment), noise), root_key(experiment, Purpose.LIKELIHOOD)
 
     def measure(batch: Examples) -> tuple[Array, ...]:
@@ -208,7 +210,7 @@ def dataset_bound(
     params: Params,
     source: Source,
     *,
-    noise: Noise | None = None,
+    noise: BinNoise | None = None,
     partial: Path | None = None,
     identity: str = "",
 ) -> DatasetBound:
@@ -216,7 +218,7 @@ def dataset_bound(
 
     ``partial`` and ``identity`` are as in :func:`dataset_likelihood`.
     """
-    settings, quantization, noise = experiment.config.likelihood, experiment.quantization, noise or Noise()
+    settings, quantization, noise = experiment.config.likelihood, experiment.quantization, noise or BinNoise()
 
     @jit
     def draw(params: Params, noise_params: Params, key: PRNGKey, levels: Array) -> Bound:
@@ -240,7 +242,7 @@ def dataset_bound(
     return DatasetBound(bits, nats, error, kept.seconds)
 
 
-def identity_of(experiment: Experiment, params: Params, noise: Noise, source: Source) -> str:
+def identity_of(experiment: Experiment, params: Params, noise: BinNoise, source: Source) -> str:
     """What a measurement is of, so that one that was interrupted goes on with the same: settings, model, noise, data.
 
     The mesh is not part of it, but the size of the batches that its devices share evenly: random numbers are those of a

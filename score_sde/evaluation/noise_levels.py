@@ -10,7 +10,7 @@ from jaxtyping import Array
 from score_sde.data import Source
 from score_sde.distributed import gathered, jit
 from score_sde.evaluation.base import Purpose, examples, root_key
-from score_sde.evaluation.likelihood import Noise, dequantized
+from score_sde.evaluation.likelihood import BinNoise, dequantized
 from score_sde.experiment import Experiment
 from score_sde.objectives import likelihood_weighting, loss_by_noise_level, score_matching_loss
 from score_sde.typing import Params, PRNGKey
@@ -35,7 +35,7 @@ class NoiseLevelReport(NamedTuple):
 
 
 def noise_level_report(
-    experiment: Experiment, params: Params, source: Source, *, noise: Noise | None = None
+    experiment: Experiment, params: Params, source: Source, *, noise: BinNoise | None = None
 ) -> NoiseLevelReport:
     """The report for the first 256 examples (Song et al. 2021b, arXiv 2101.09258, section 5).
 
@@ -55,7 +55,7 @@ def noise_level_report(
     @jit
     def measure(params: Params, noise_params: Params, key: PRNGKey, levels: Array):  # noqa: ANN202
         noise_key, loss_key = jax.random.split(key)
-        x, _ = dequantized(experiment, noise or Noise(), noise_params, noise_key, levels)
+        x, _ = dequantized(experiment, noise or BinNoise(), noise_params, noise_key, levels)
         options = {"t0": settings.t_min, "num_levels": settings.noise_levels}
         return loss_by_noise_level(params, loss_key, x, sde=experiment.sde, make_loss=make_loss, **options)
 

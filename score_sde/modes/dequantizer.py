@@ -25,7 +25,7 @@ from score_sde.data.identity import PLACE_FIELDS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
 from score_sde.evaluation.base import fingerprint
-from score_sde.evaluation.likelihood import Noise
+from score_sde.evaluation.likelihood import BinNoise
 from score_sde.evaluation.loss import Losses, LossEvaluator
 from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
@@ -149,16 +149,16 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
     return TrainedDequantizer(dequantizer, state.ema_params, int(state.step), _model(directory)["step"])
 
 
-def load_noise(experiment: Experiment, workdir: Path) -> Noise:
+def load_noise(experiment: Experiment, workdir: Path) -> BinNoise:
     """The noise of dequantisation that the configuration asks for.
 
     Raises:
         UserError: If it is variational and no dequantiser was trained in ``workdir``.
     """
     if experiment.config.likelihood.dequantization == "uniform":
-        return Noise()
+        return BinNoise()
     trained = load_dequantizer(experiment, workdir)
-    return Noise(dequantizer=trained.dequantizer, params=trained.params, name=f"variational (step {trained.step})")
+    return BinNoise(dequantizer=trained.dequantizer, params=trained.params, name=f"variational (step {trained.step})")
 
 
 def named(experiment: Experiment) -> Dequantizer:

@@ -17,7 +17,7 @@ from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import shared_size
 from score_sde.errors import UserError, plural, unknown
 from score_sde.evaluation.base import decisive_fields, fingerprint, mean_and_std_error, with_error
-from score_sde.evaluation.likelihood import Noise, dataset_likelihood, identity_of
+from score_sde.evaluation.likelihood import BinNoise, dataset_likelihood, identity_of
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.metrics import (
     SampleEvaluator,
@@ -78,7 +78,7 @@ class _Evaluation:
     source: Source
     contents: str  # the fingerprint of the source
     loss: LossEvaluator
-    noise: Noise | None  # None where no likelihood is asked for
+    noise: BinNoise | None  # None where no likelihood is asked for
     samples: _Samples | None
     begun: list[Path] = dataclasses.field(default_factory=list)  # files of what has been measured of the checkpoint
 
@@ -118,7 +118,7 @@ class _Evaluation:
         while self.begun:
             discard(self.begun.pop())
 
-    def _likelihood(self, step: int, params: Params, noise: Noise) -> dict[str, Any]:
+    def _likelihood(self, step: int, params: Params, noise: BinNoise) -> dict[str, Any]:
         experiment = self.experiment
         wanted = experiment.config.likelihood.num_examples or len(self.source)
         with ProgressBar(total=min(wanted, len(self.source)), description=f"likelihood at {step}") as bar:

@@ -17,9 +17,9 @@ from score_sde.evaluation.budget import error_budget
 from score_sde.evaluation.chain_bound import dataset_chain_bound
 from score_sde.evaluation.latent_bound import dataset_latent_bound
 from score_sde.evaluation.likelihood import (
+    BinNoise,
     DatasetLikelihood,
     FlowProtocol,
-    Noise,
     dataset_bound,
     dataset_likelihood,
     identity_of,
@@ -57,7 +57,7 @@ class _Measurement(NamedTuple):
     experiment: Experiment
     state: TrainState
     source: Source
-    noise: Noise
+    noise: BinNoise
     place: Path  # where the results go
     identity: str
     report: dict[str, Any]
@@ -88,7 +88,7 @@ def run_likelihood(config: ConfigDict, workdir: Path, command: str, *, out: Path
         check_limit(config)
     on_flow = on_flow or (on_chain and _has_flow(config))
     (state, average), source = trained_model(experiment, workdir), measured_split(config, workdir, "test")
-    noise = load_noise(experiment, workdir) if on_flow else Noise()
+    noise = load_noise(experiment, workdir) if on_flow else BinNoise()
     identity = identity_of(experiment, state.ema_params, noise, source)
     report: dict[str, Any] = {**provenance(state, command), **average, "identity": digest(identity)}
     run = _Measurement(experiment, state, source, noise, place, identity, report, {})
@@ -187,7 +187,7 @@ def _measure_latent(run: _Measurement) -> None:
     good = np.isfinite(bound.nats)
     result = DatasetLikelihood(bound.bits_per_dim, bound.nats, evals, good, np.zeros(len(good)), bound.seconds)
     report["quantity"] = f"bound of {settings.num_weights} importance weights"
-    report["protocol"] = f"{report['quantity']}, {_data(experiment, Noise(), run.total)}"
+    report["protocol"] = f"{report['quantity']}, {_data(experiment, BinNoise(), run.total)}"
     _add_mean(report, experiment, result)
     loose = bound.elbo_bits_per_dim if discrete else -bound.elbo_nats
     report["elbo"], report["elbo_std_error"] = mean_and_std_error(loose)
@@ -233,12 +233,12 @@ def _measure_flow(run: _Measurement) -> None:
     _add_baseline(run, len(result.nats))
 
 
-def _protocol(experiment: Experiment, noise: Noise, total: int) -> str:
+def _protocol(experiment: Experiment, noise: BinNoise, total: int) -> str:
     """All that a reader must know to compare the number with another."""
     return f"{FlowProtocol.of(experiment)}, {_data(experiment, noise, total)}"
 
 
-def _data(experiment: Experiment, noise: Noise, total: int) -> str:
+def _data(experiment: Experiment, noise: BinNoise, total: int) -> str:
     """The data, how many there are and their noise."""
     settings, levels = experiment.config.likelihood, experiment.quantization.num_grey_levels
     data = "continuous data"

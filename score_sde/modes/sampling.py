@@ -14,7 +14,7 @@ from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import sample_seed
 from score_sde.evaluation.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
 from score_sde.evaluation.latents import latent_codes
-from score_sde.evaluation.likelihood import Noise, identity_of
+from score_sde.evaluation.likelihood import BinNoise, identity_of
 from score_sde.evaluation.pareto import measure, recommended, settings_of
 from score_sde.evaluation.partial import Partial, discard, partial_file
 from score_sde.evaluation.problems import CASES
@@ -172,7 +172,7 @@ def run_latents(config: ConfigDict, workdir: Path, command: str, *, out: Path | 
     compiling("encoder and decoder")
     found = latent_codes(experiment, state.ema_params, levels)
     num_grey_levels = experiment.quantization.num_grey_levels
-    identity = digest(json.dumps([identity_of(experiment, state.ema_params, Noise(), source), len(levels)]))
+    identity = digest(json.dumps([identity_of(experiment, state.ema_params, BinNoise(), source), len(levels)]))
     keep_earlier(place, "latents", identity)
     atomic_savez(place / "latents.npz", data=levels, codes=found.codes, decoded=found.decoded, between=found.between)
     if num_grey_levels is not None:

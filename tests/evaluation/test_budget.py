@@ -13,12 +13,12 @@ from score_sde.data import SourceInfo
 from score_sde.data.base import ArraySource
 from score_sde.distributed import AXES
 from score_sde.errors import UserError
-from score_sde.evaluation.budget import ErrorBudget, Estimate, error_budget
+from score_sde.evaluation.budget import Difference, ErrorBudget, error_budget
 from score_sde.evaluation.conformance import GAUSSIAN
 from score_sde.evaluation.likelihood import (
+    BinNoise,
     DatasetLikelihood,
     FlowProtocol,
-    Noise,
     dataset_likelihood,
     flow_draw,
     identity_of,
@@ -59,13 +59,13 @@ def source_of(x):
 def test_the_interval_covers_the_truth_as_often_as_it_says(frozen):
     """200 test sets of 64 draws from a known density: the 95 % interval holds its entropy in 90 to 99 % of them."""
     experiment = make_experiment("likelihood.num_steps=40", f"likelihood.fresh_probes={not frozen}")
-    draw = flow_draw(experiment, FlowProtocol.of(experiment), Noise())
+    draw = flow_draw(experiment, FlowProtocol.of(experiment), BinNoise())
     x = jnp.asarray(AR1.sample(200 * 64, seed=3), jnp.float32)
     nats = np.stack([draw({}, {}, jax.random.key(i), x[64 * i : 64 * (i + 1)]).logp for i in range(200)])
     # The solver's own error, measured once, is common to all of them.
     ones = np.ones(64, bool)
     whole = DatasetLikelihood(nats[0], nats[0], np.full(64, 41), ones, np.full(64, np.nan), 0.0)
-    budget = error_budget(experiment, {}, source_of(x[:64]), whole, noise=Noise())
+    budget = error_budget(experiment, {}, source_of(x[:64]), whole, noise=BinNoise())
     covered = []
     for values in nats:
         images = values.std(ddof=1) / 8.0
@@ -80,8 +80,8 @@ def test_the_share_of_the_probes_is_what_they_do():
         experiment = make_experiment(f"likelihood.num_probes={count}")
         source = source_of(AR1.sample(64, seed=5))
         result = dataset_likelihood(experiment, {}, source)
-        stated = error_budget(experiment, {}, source, result, noise=Noise()).probes
-        draw = flow_draw(experiment, FlowProtocol.of(experiment), Noise())
+        stated = error_budget(experiment, {}, source, result, noise=BinNoise()).probes
+        draw = flow_draw(experiment, FlowProtocol.of(experiment), BinNoise())
         x = jnp.asarray(source.gather(np.arange(64)))
         means = [float(draw({}, {}, jax.random.key(i), x).logp.mean()) for i in range(200)]
         assert 0.8 < np.std(means) / stated < 1.25
@@ -92,7 +92,7 @@ def test_the_solver_term_is_the_error_of_the_solver():
     source = source_of(AR1.sample(64, seed=6))
     coarse, fine = (make_experiment(f"likelihood.num_steps={n}", "likelihood.num_probes=0") for n in (18, 288))
     coarse_result, fine_result = (dataset_likelihood(e, {}, source) for e in (coarse, fine))
-    budget = error_budget(coarse, {}, source, coarse_result, noise=Noise())
+    budget = error_budget(coarse, {}, source, coarse_result, noise=BinNoise())
     error = float(np.mean(coarse_result.nats - fine_result.nats))
     assert abs(error) > 0.02
     np.testing.assert_allclose(budget.solver.mean, error, rtol=0.1)
@@ -147,24 +147,26 @@ def test_an_interrupted_measurement_goes_on_with_other_devices_if_its_batches_st
 
     def identity(data, fsdp):
         devices = np.array([jax.devices()[0]] * (data * fsdp)).reshape(data, fsdp)
-        return identity_of(dataclasses.replace(experiment, mesh=Mesh(devices, AXES)), {}, Noise(), source)
+        return identity_of(dataclasses.replace(experiment, mesh=Mesh(devices, AXES)), {}, BinNoise(), source)
 
     assert identity(1, 1) == identity(2, 1) == identity(1, 5) != identity(3, 1)
-    assert identity_of(experiment, {}, Noise(), source) != identity_of(experiment, {"a": jnp.ones(1)}, Noise(), source)
+    assert identity_of(experiment, {}, BinNoise(), source) != identity_of(
+        experiment, {"a": jnp.ones(1)}, BinNoise(), source
+    )
 
 
 def test_a_measurement_is_known_by_model_noise_and_data_and_not_by_where_these_lie():
     experiment, x = make_experiment(), AR1.sample(12, seed=2)
     whole, params = source_of(x), {"a": jnp.ones(1)}
     moved = make_experiment("data.name=toy:moons", "data.data_dir=/elsewhere", "data.workers=2", "optim.lr=0.5")
-    same = identity_of(experiment, params, Noise(), whole)
-    assert identity_of(moved, params, Noise(), source_of(x.copy())) == same
+    same = identity_of(experiment, params, BinNoise(), whole)
+    assert identity_of(moved, params, BinNoise(), source_of(x.copy())) == same
     others = [
-        identity_of(experiment, {"a": jnp.zeros(1)}, Noise(), whole),
-        identity_of(experiment, params, Noise(params={"b": jnp.ones(1)}), whole),
-        identity_of(experiment, params, Noise(name="variational (step 3)"), whole),
-        identity_of(experiment, params, Noise(), source_of(x + 1e-3)),
-        identity_of(make_experiment("likelihood.t_min=1e-3"), params, Noise(), whole),
+        identity_of(experiment, {"a": jnp.zeros(1)}, BinNoise(), whole),
+        identity_of(experiment, params, BinNoise(params={"b": jnp.ones(1)}), whole),
+        identity_of(experiment, params, BinNoise(name="variational (step 3)"), whole),
+        identity_of(experiment, params, BinNoise(), source_of(x + 1e-3)),
+        identity_of(make_experiment("likelihood.t_min=1e-3"), params, BinNoise(), whole),
     ]
     assert len({same, *others}) == 1 + len(others)
 
@@ -204,5 +206,5 @@ def test_networks_that_know_levels_only_are_refused():
 
 
 def test_the_interval_holds_images_and_solver():
-    budget = ErrorBudget(0.05, 0.0, Estimate(0.1, 0.0), Estimate(9.0, 9.0), 9.0, 1)
+    budget = ErrorBudget(0.05, 0.0, Difference(0.1, 0.0), Difference(9.0, 9.0), 9.0, 1)
     assert budget.interval(2.0) == pytest.approx((1.802, 2.198))
