@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from score_sde.config import ConfigDict
 from score_sde.data import Source
 from score_sde.diffusions import DIFFUSIONS
 from score_sde.errors import plural
+from score_sde.fields import Settings
 from score_sde.models.registry import NETWORKS
 from score_sde.parameterization import PARAMETERIZATIONS
 from score_sde.training.ema import reconstruction_error, reconstruction_weights
@@ -59,7 +59,7 @@ def scale_of(source: Source, *, centered: bool) -> DataScale:
     return DataScale(values.mean(axis=0), values.std(axis=0))
 
 
-def cautions(config: ConfigDict, source: Source) -> Iterator[str]:
+def cautions(config: Settings, source: Source) -> Iterator[str]:
     """All sentences about the training of a network on a training split."""
     yield from run_cautions(config)
     yield from network_cautions(config, source.info.shape)
@@ -68,7 +68,7 @@ def cautions(config: ConfigDict, source: Source) -> Iterator[str]:
         yield from data_cautions(config, scale_of(source, centered=config.data.centered), continuous=continuous)
 
 
-def run_cautions(config: ConfigDict, group: str = "training") -> Iterator[str]:
+def run_cautions(config: Settings, group: str = "training") -> Iterator[str]:
     """Sentences about lengths of time in a configuration that do not fit the length of the run.
 
     Args:
@@ -94,7 +94,7 @@ def run_cautions(config: ConfigDict, group: str = "training") -> Iterator[str]:
         yield from _power_averages(config)
 
 
-def network_cautions(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+def network_cautions(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     """The sentence about attention on feature maps that the network does not have."""
     model = config.model
     if not NETWORKS[model.name].has("attention_resolutions") or len(event_shape) != 3:
@@ -107,7 +107,7 @@ def network_cautions(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterat
         )
 
 
-def data_cautions(config: ConfigDict, scale: DataScale, *, continuous: bool) -> Iterator[str]:
+def data_cautions(config: Settings, scale: DataScale, *, continuous: bool) -> Iterator[str]:
     """Sentences about data that are far from the scale that the configuration assumes.
 
     Args:
@@ -146,7 +146,7 @@ def data_cautions(config: ConfigDict, scale: DataScale, *, continuous: bool) -> 
     yield from _spreads(scale, smallest, where)
 
 
-def _scales_input(config: ConfigDict) -> bool:
+def _scales_input(config: Settings) -> bool:
     fields = config.parameterization
     return PARAMETERIZATIONS[fields.output].fixed.get("scale_input", fields.scale_input)
 
@@ -178,7 +178,7 @@ def _average(name: str, rate: float, steps: int, *, warms_up: bool) -> Iterator[
         )
 
 
-def _power_averages(config: ConfigDict) -> Iterator[str]:
+def _power_averages(config: Settings) -> Iterator[str]:
     widths, every, steps = config.optim.ema_widths, config.optim.ema_snapshot_every, config.training.num_steps
     if not widths:
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from score_sde import cluster
 from score_sde.border import FAULT, RAISE, ended, software
 from score_sde.errors import UserError, nearest
-from score_sde.fields import FIELDS
+from score_sde.fields import FIELDS, Settings
 from score_sde.paths import config_file, place, typed, typed_fields, whole
 from score_sde.signals import heeded
 from score_sde.startup import hand_over_signals, keep_compiled_programs, quiet_compiler
@@ -119,10 +119,10 @@ def _given(options: argparse.Namespace) -> "Path | ConfigDict | None":
     return from_record(recorded, f"the record of the run in {workdir}")
 
 
-def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) -> "ConfigDict":
+def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) -> Settings:
     """The configuration that flags name; several processes compare it, and their flags, before they go on."""
 
-    def prepare() -> tuple["ConfigDict", dict[str, Any]]:
+    def prepare() -> tuple[Settings, dict[str, Any]]:
         from score_sde.config import leaves
 
         config = load_config(_given(options), overrides)
@@ -141,7 +141,7 @@ def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) 
     return config
 
 
-def _say_what_is_unread(config: "ConfigDict", mode: str, overrides: list[str]) -> None:
+def _say_what_is_unread(config: Settings, mode: str, overrides: list[str]) -> None:
     """Warn of fields that somebody has set and that have no effect beside the others."""
     from score_sde.unread import unread
     from score_sde.validation import purposes_of
@@ -186,8 +186,8 @@ def _extra(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     return extra
 
 
-def load_config(given: "Path | ConfigDict | None", overrides: list[str]) -> "ConfigDict":
-    """The configuration of a Python file, or of a run's ``config.json``, with overrides applied, locked.
+def load_config(given: "Path | ConfigDict | None", overrides: list[str]) -> Settings:
+    """The configuration of a Python file, or of a run's ``config.json``, with overrides applied, as settings.
 
     Args:
         given: A Python file or a ``config.json``; a configuration; ``None`` for the defaults.
@@ -200,9 +200,7 @@ def load_config(given: "Path | ConfigDict | None", overrides: list[str]) -> "Con
     from score_sde.config import default_config, from_file, with_overrides
 
     config = default_config() if given is None else from_file(given) if isinstance(given, Path) else given
-    config = with_overrides(config, overrides).lock()
-    typed_fields(config)
-    return config
+    return typed_fields(with_overrides(config, overrides))
 
 
 class _Once(argparse.Action):

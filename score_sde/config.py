@@ -1,6 +1,6 @@
-"""Configurations: files and overrides in, checked fields out; the one border where a ConfigDict becomes typed objects.
+"""Configurations: files and overrides in. What comes out becomes :class:`~score_sde.fields.Settings`.
 
-Nothing below this module sees a configuration. A configuration file defines ``get_config()``; it starts from
+Only modules that write configurations see a ConfigDict. A configuration file defines ``get_config()``; it starts from
 :func:`default_config` and overrides what differs. The fields are described in ``fields/``.
 """
 
@@ -18,7 +18,7 @@ from score_sde.defaults import ConfigDict, default_config
 from score_sde.errors import UserError, nearest, refuse
 from score_sde.fields import FIELDS, Settings
 from score_sde.fields.kinds import Real, Several
-from score_sde.fields.settings import leaves, wrong_names, wrong_values
+from score_sde.fields.settings import leaves, nested, wrong_names, wrong_values
 from score_sde.files import read_json
 
 _MODULE = "score_sde_config_file"
@@ -86,7 +86,7 @@ def from_record(recorded: Mapping[str, Any], where: str) -> ConfigDict:
     # A configuration would take True for 1.0.
     refuse(wrong_values({name: value for name, value in given.items() if isinstance(value, bool)}))
     config = default_config()
-    with config.ignore_type():  # check_fields says more about a wrong type
+    with config.ignore_type():  # Settings.of says more about a wrong type
         config.update_from_flattened_dict({name: _from_json(name, value) for name, value in given.items()})
     return config
 
@@ -98,8 +98,8 @@ def _from_json(name: str, value: Any) -> Any:
     return float(value) if isinstance(FIELDS[name], Real) and FIELDS[name].accepts(value) else value
 
 
-def with_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Apply arguments ``--config.a.b=VALUE``, each read as its field is described, and check all fields.
+def with_overrides(config: ConfigDict, overrides: Sequence[str]) -> Settings:
+    """The settings of a configuration with arguments ``--config.a.b=VALUE``, each read as its field is described.
 
     Of several for one field the last counts.
 
@@ -119,17 +119,7 @@ def with_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         else:
             values[name] = FIELDS[name].parse(text)
     refuse(problems + wrong_values(known | values))
-    config.update_from_flattened_dict(values)
-    return config
-
-
-def check_fields(config: ConfigDict) -> None:
-    """Refuse fields that do not exist, fields that are missing, and values that a field may not have.
-
-    Raises:
-        UserError: With all of them at once.
-    """
-    Settings.of(config)
+    return Settings.of(nested(known | values))
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

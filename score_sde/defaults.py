@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from score_sde.fields import FIELDS, GROUPS
 
 if TYPE_CHECKING:
-    # The library types every field as a union of all kinds; ours are checked at run time, by check_fields.
+    # The library types every field as a union of all kinds; ours are checked at run time, by Settings.of.
     class ConfigDict(Any):
         """A nested, typo-safe dictionary of fields."""
 

@@ -7,8 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from score_sde.chains import BETAS, DDPM, NCSN, SIGMAS, Chain
-from score_sde.config import ConfigDict, build
+from score_sde.config import build
 from score_sde.errors import UserError
+from score_sde.fields import Settings
 from score_sde.processes import Process
 from score_sde.sdes import SDE, VE, VP, SubVP
 
@@ -60,12 +61,12 @@ DIFFUSIONS: Mapping[str, Diffusion] = MappingProxyType(
 )
 
 
-def on_chain(config: ConfigDict) -> bool:
+def on_chain(config: Settings) -> bool:
     """Whether the schedule names a chain, be it one of this SDE or not."""
     return config.sde.schedule in {*BETAS, *SIGMAS}
 
 
-def make_sde(config: ConfigDict) -> SDE:
+def make_sde(config: Settings) -> SDE:
     """The forward process that the configuration names.
 
     Raises:
@@ -77,7 +78,7 @@ def make_sde(config: ConfigDict) -> SDE:
         raise UserError(re.sub(r"\b(beta|sigma)_(min|max) is", r"config.sde.\g<0>", str(error))) from None
 
 
-def make_process(config: ConfigDict, sde: SDE) -> Process:
+def make_process(config: Settings, sde: SDE) -> Process:
     """The SDE, or the chain of ``parameterization.num_scales`` levels that ``sde.schedule`` names.
 
     Raises:

@@ -10,10 +10,13 @@ import optax
 from jax.sharding import Mesh
 
 from score_sde.chains import Chain
-from score_sde.config import ConfigDict, build, check_fields
+from score_sde.config import build
 from score_sde.diffusions import make_process, make_sde
 from score_sde.distributed import make_mesh, state_sharding, with_sharding
 from score_sde.errors import UserError, refuse
+from score_sde.fields import Settings
+from score_sde.fields.measuring import Sampling
+from score_sde.fields.settings import Nested
 from score_sde.models.registry import NETWORKS, make_dequantizer, make_latent_model, make_network
 from score_sde.objectives import LatentVariableModel, NoiseAndFraction, make_predict_fn
 from score_sde.parameterization import PARAMETERIZATIONS, THRESHOLDS, Parameterization, make_score_fn, thresholded
@@ -37,7 +40,7 @@ from score_sde.variational import LearnedReversal
 class Experiment:
     """All the objects of a run: what is diffused, how it is modelled, trained and sampled."""
 
-    config: ConfigDict
+    settings: Settings
     mesh: Mesh  # the devices
     event_shape: tuple[int, ...]
     quantization: Quantization
@@ -54,7 +57,7 @@ class Experiment:
     @classmethod
     def from_config(
         cls,
-        config: ConfigDict,
+        config: Nested,
         event_shape: tuple[int, ...],
         num_grey_levels: int | None,
         *,
@@ -75,20 +78,19 @@ class Experiment:
         Raises:
             UserError: With all that is wrong: unknown fields and names, values out of range or at odds with others.
         """
-        check_fields(config)
+        settings = Settings.of(config)
         if mesh is None:
-            mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
-        refuse(_problems(config, event_shape, num_grey_levels, purposes))
-        sde = make_sde(config)
-        process = make_process(config, sde)
-        trainees = _make_trainees(config, event_shape)
-        parameterization = _make_parameterization(config)
-        quantization = Quantization(num_grey_levels=num_grey_levels, centered=config.data.centered)
-        loss = make_loss(config, process, trainees, parameterization, quantization)
-        optim = {k: v for k, v in config.optim.items() if k == "ema_widths" or not k.startswith("ema")}
-        tx = make_optimizer(num_steps=config.training.num_steps, **optim)
+            mesh = make_mesh(data=settings.mesh.data, fsdp=settings.mesh.fsdp)
+        refuse(_problems(settings, event_shape, num_grey_levels, purposes))
+        sde = make_sde(settings)
+        process = make_process(settings, sde)
+        trainees = _make_trainees(settings, event_shape)
+        parameterization = _make_parameterization(settings)
+        quantization = Quantization(num_grey_levels=num_grey_levels, centered=settings.data.centered)
+        loss = make_loss(settings, process, trainees, parameterization, quantization)
+        tx = make_optimizer(settings.optim, num_steps=settings.training.num_steps)
         return cls(
-            config=config,
+            settings=settings,
             mesh=mesh,
             event_shape=event_shape,
             quantization=quantization,
@@ -104,9 +106,9 @@ class Experiment:
                 loss,
                 tx,
                 prepare=quantization.dequantize,
-                ema_rate=config.optim.ema_rate,
-                ema_warmup=config.optim.ema_warmup,
-                accumulate=config.training.accumulate,
+                ema_rate=settings.optim.ema_rate,
+                ema_warmup=settings.optim.ema_warmup,
+                accumulate=settings.training.accumulate,
                 mesh=mesh,
             ),
         )
@@ -118,7 +120,7 @@ class Experiment:
         Raises:
             UserError: If the predictor cannot follow the process, or not with this noise.
         """
-        sampling = self.config.sampling
+        sampling = self.settings.sampling
         if self.latent is not None:
             return Decoder(latent=self.latent, denoising=sampling.denoising)
         method, corrected = make_method(sampling), sampling.corrector in CORRECTORS
@@ -148,35 +150,33 @@ class Experiment:
             solver=solver,
             times=times,
             noise_scale=self.noise_scale_for(solver),
-            denoising=self.config.sampling.denoising,
+            denoising=self.settings.sampling.denoising,
             **options,
         )
 
     @functools.cached_property
     def times(self) -> Grid:
         """The times of ``config.sampling``."""
-        sampling = self.config.sampling
+        sampling = self.settings.sampling
         with jax.ensure_compile_time_eval():  # they are kept, and so must be numbers even where a program asks first
-            return make_times(self.config, self.sde, self.process, grid=sampling.grid, num_steps=sampling.num_steps)
+            return make_times(self.settings, self.sde, self.process, grid=sampling.grid, num_steps=sampling.num_steps)
 
     @functools.cached_property
     def dequantizer(self) -> Dequantizer | None:
         """The dequantizer of ``config.dequantizer``; ``None`` for uniform noise."""
-        return make_dequantizer(dict(self.config.dequantizer), self.event_shape, self.quantization.num_grey_levels)
+        return make_dequantizer(dict(self.settings.dequantizer), self.event_shape, self.quantization.num_grey_levels)
 
     def with_sampling(self, **changes: Any) -> "Experiment":
         """The same run with some fields of ``config.sampling`` changed."""
-        config = self.config.copy_and_resolve_references()
-        config.sampling.update(changes)
-        return dataclasses.replace(self, config=config)
+        return dataclasses.replace(self, settings=self.settings.with_("sampling", **changes))
 
     def init_state(self) -> TrainState:
         """The state at step 0."""
-        return create_state(self.network, self.tx, self.config.seed, (1, *self.event_shape))
+        return create_state(self.network, self.tx, self.settings.seed, (1, *self.event_shape))
 
     def fresh_state(self, params: Params) -> TrainState:
         """The state at step 0 with given parameters."""
-        return jax.jit(lambda p: state_of(p, self.tx, self.config.seed))(params)
+        return jax.jit(lambda p: state_of(p, self.tx, self.settings.seed))(params)
 
     def abstract_state(self) -> TrainState:
         """Shapes and types of the state and where it lives, without computing or allocating anything."""
@@ -194,7 +194,7 @@ class Experiment:
     @property
     def learns_variances(self) -> bool:
         """Whether the network says the variances of the steps down a chain."""
-        return VARIANCES[self.config.parameterization.variances] is None
+        return VARIANCES[self.settings.parameterization.variances] is None
 
     def reversal(self, params: Params) -> LearnedReversal:
         """The steps down the chain as Gaussians, with the variances that the network was trained for.
@@ -212,16 +212,16 @@ class Experiment:
             std = expand_like(chain.marginal(t).std, x)
             return NoiseAndFraction(-std * self.in_range(lambda x, t, /: -noise / std)(x, t), fraction)
 
-        plain = self.config.sampling.thresholding not in THRESHOLDS
+        plain = self.settings.sampling.thresholding not in THRESHOLDS
         return LearnedReversal(chain=chain, predict=predict if plain else in_range)
 
     def in_range(self, score_fn: ScoreFn) -> ScoreFn:
         """A score with the thresholding of ``config.sampling``."""
-        kind = self.config.sampling.thresholding
+        kind = self.settings.sampling.thresholding
         if kind not in THRESHOLDS:
             return score_fn
-        low = -1.0 if self.config.data.centered else 0.0
-        quantile = THRESHOLDS[kind](self.config.sampling.threshold_quantile)
+        low = -1.0 if self.settings.data.centered else 0.0
+        quantile = THRESHOLDS[kind](self.settings.sampling.threshold_quantile)
         return thresholded(self.process, score_fn, low=low, high=1.0, quantile=quantile)
 
     def noise_scale_for(self, method: Solver | AdaptiveMethod) -> float:
@@ -230,12 +230,12 @@ class Experiment:
         Raises:
             UserError: If the solver adds another noise whatever the noise scale.
         """
-        wanted = None if follows_of(method) == "flow" else self.config.sampling.noise_scale
+        wanted = None if follows_of(method) == "flow" else self.settings.sampling.noise_scale
         return noise_scale_of(method, wanted, name="config.sampling.noise_scale")
 
 
 def _problems(
-    config: ConfigDict, event_shape: tuple[int, ...], num_grey_levels: int | None, purposes: Collection[Purpose]
+    config: Settings, event_shape: tuple[int, ...], num_grey_levels: int | None, purposes: Collection[Purpose]
 ) -> list[str]:
     """All that is wrong with fields that are right one by one, some of which only building tells."""
     found = list(problems_of(config, event_shape, purposes))
@@ -267,7 +267,7 @@ def _problems(
     return found
 
 
-def _pair_problems(config: ConfigDict, process: Process, times: Grid) -> Iterator[str]:
+def _pair_problems(config: Settings, process: Process, times: Grid) -> Iterator[str]:
     """What keeps the predictor from following the process along the grid."""
     sampling = config.sampling
     if NETWORKS[config.model.name].is_latent:
@@ -286,25 +286,25 @@ def _pair_problems(config: ConfigDict, process: Process, times: Grid) -> Iterato
         )
 
 
-def make_times(config: ConfigDict, sde: SDE, process: Process, *, grid: str, num_steps: int) -> Grid:
+def make_times(config: Settings, sde: SDE, process: Process, *, grid: str, num_steps: int) -> Grid:
     """A grid of times for sampling, or, of a chain, the levels nearest to one."""
     times = make_grid(config, sde, grid=grid, num_steps=num_steps, t_end=config.sampling.t_min)
     return levels_of(process, times) if isinstance(process, Chain) else times
 
 
-def make_grid(config: ConfigDict, sde: SDE, *, grid: str, num_steps: int, t_end: float) -> Grid:
+def make_grid(config: Settings, sde: SDE, *, grid: str, num_steps: int, t_end: float) -> Grid:
     """``num_steps`` steps from 1 to ``t_end``, spaced as the name says."""
     grids = {**GRIDS, "edm": functools.partial(edm_times, rho=config.sampling.rho)}
     return grids[grid](sde, num_steps, t_end)
 
 
-def make_predictor(name: str, sampling: ConfigDict) -> Any:
+def make_predictor(name: str, sampling: Sampling) -> Any:
     """The predictor of a name, with its numbers from the configuration: a solver, or an adaptive method."""
     predictor = METHODS[name]
     return build(predictor, sampling) if isinstance(predictor, type) else predictor()
 
 
-def make_method(sampling: ConfigDict) -> Solver | AdaptiveMethod:
+def make_method(sampling: Sampling) -> Solver | AdaptiveMethod:
     """The predictor of a configuration, with its corrector."""
     predictor = make_predictor(sampling.predictor, sampling)
     if sampling.corrector not in CORRECTORS:
@@ -317,7 +317,7 @@ def make_method(sampling: ConfigDict) -> Solver | AdaptiveMethod:
     )
 
 
-def _make_trainees(config: ConfigDict, event_shape: tuple[int, ...]) -> Trainees:
+def _make_trainees(config: Settings, event_shape: tuple[int, ...]) -> Trainees:
     if NETWORKS[config.model.name].is_latent:
         return Trainees.of_latent(make_latent_model(dict(config.model), event_shape))
     network = make_network(
@@ -329,6 +329,6 @@ def _make_trainees(config: ConfigDict, event_shape: tuple[int, ...]) -> Trainees
     return Trainees.of_score(network, config.parameterization.variances)
 
 
-def _make_parameterization(config: ConfigDict) -> Parameterization:
+def _make_parameterization(config: Settings) -> Parameterization:
     cls = PARAMETERIZATIONS[config.parameterization.output]
     return build(cls, {**config.parameterization, **cls.fixed})

@@ -5,14 +5,11 @@ import re
 import sys
 import urllib.parse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from score_sde.errors import UserError, nearest
-from score_sde.fields import FIELDS
+from score_sde.fields import FIELDS, Settings
 from score_sde.fields.kinds import Path as Place
-
-if TYPE_CHECKING:
-    from score_sde.config import ConfigDict
+from score_sde.fields.settings import leaves
 
 #: Fields of a configuration that name a place in the file system.
 PLACES = tuple(name for name, kind in FIELDS.items() if isinstance(kind, Place))
@@ -109,19 +106,18 @@ def _with_variables(text: str, name: str) -> str:
     return os.path.expandvars(text)
 
 
-def typed_fields(config: "ConfigDict") -> None:
-    """Replace the paths in a configuration, as they were typed, by the paths that were meant.
+def typed_fields(config: Settings) -> Settings:
+    """The configuration with the paths that were meant in place of those that were typed.
 
     Raises:
         UserError: As :func:`typed`.
     """
-    for field in PLACES:
-        group, _, leaf = field.partition(".")
-        if (given := config[group][leaf]) and (found := typed(given, f"config.{field}")) != given:
-            config[group][leaf] = found
+    given = leaves(config)
+    found = {field: typed(given[field], f"config.{field}") for field in PLACES if given[field]}
     kind = next((kind for kind in DATA if config.data.name.startswith(kind)), None)
     if kind is not None:
-        config.data.name = kind + typed(config.data.name.removeprefix(kind), f"{kind}PATH in config.data.name")
+        found["data.name"] = kind + typed(config.data.name.removeprefix(kind), f"{kind}PATH in config.data.name")
+    return config.with_fields(found)
 
 
 def shipped() -> Path:

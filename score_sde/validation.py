@@ -7,9 +7,8 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, get_args
 
-from score_sde.config import ConfigDict
 from score_sde.diffusions import DIFFUSIONS, on_chain
-from score_sde.fields import FIELDS
+from score_sde.fields import FIELDS, Settings
 from score_sde.fields.kinds import shown
 from score_sde.models.layers import EMBEDDINGS
 from score_sde.models.normalization import NORMALIZATIONS
@@ -38,7 +37,7 @@ _MAX_SAMPLES = 1e13  # numbers in all samples
 _MAX_PAIRS = 2e8  # pairs of a time and a level, which are compared to find the nearest
 
 
-def purposes_of(mode: str | None, config: ConfigDict) -> frozenset[Purpose]:
+def purposes_of(mode: str | None, config: Settings) -> frozenset[Purpose]:
     """What a mode builds a configuration for; all purposes where no mode is named.
 
     >>> from score_sde.config import default_config
@@ -54,7 +53,7 @@ def purposes_of(mode: str | None, config: ConfigDict) -> frozenset[Purpose]:
     return frozenset(purpose for purpose, needed in wanted.items() if needed)
 
 
-def problems_of(config: ConfigDict, event_shape: tuple[int, ...], purposes: Collection[Purpose]) -> Iterator[str]:
+def problems_of(config: Settings, event_shape: tuple[int, ...], purposes: Collection[Purpose]) -> Iterator[str]:
     """Sentences about values that do not go together.
 
     Args:
@@ -85,7 +84,7 @@ def problems_of(config: ConfigDict, event_shape: tuple[int, ...], purposes: Coll
         yield from _batch(config, "likelihood", event_shape)
 
 
-def _objective(config: ConfigDict) -> Iterator[str]:
+def _objective(config: Settings) -> Iterator[str]:
     objective, autoencoder = config.objective, NETWORKS[config.model.name].is_latent
     on_bound, learned = OBJECTIVES[objective.kind].of_bound, VARIANCES[config.parameterization.variances] is None
     if autoencoder and not on_bound:
@@ -111,7 +110,7 @@ def _objective(config: ConfigDict) -> Iterator[str]:
         )
 
 
-def _training_times(config: ConfigDict) -> Iterator[str]:
+def _training_times(config: Settings) -> Iterator[str]:
     if OBJECTIVES[config.objective.kind].of_bound or not on_chain(config):
         return
     t_min, num_levels = config.objective.t_min, config.parameterization.num_scales
@@ -126,7 +125,7 @@ def _training_times(config: ConfigDict) -> Iterator[str]:
         yield f"config.objective.times={config.objective.times} needs an SDE; set config.sde.schedule=continuous."
 
 
-def _network(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+def _network(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     model, family = config.model, NETWORKS[config.model.name]
     count = family.num_parameters(dict(model), event_shape, config.parameterization.num_scales)
     if count > _MAX_PARAMETERS:
@@ -148,7 +147,7 @@ def _network(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
 _SIZES = {False: ("features", "channel_multipliers", "num_blocks"), True: ("channels", "widths", "latent_dim")}
 
 
-def _trained(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+def _trained(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     """What an old run may have been trained with, and no new one should be."""
     model, parameterization, family = config.model, config.parameterization, NETWORKS[config.model.name]
     if model.num_classes:
@@ -177,7 +176,7 @@ def _trained(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
             )
 
 
-def _averages(config: ConfigDict) -> Iterator[str]:
+def _averages(config: Settings) -> Iterator[str]:
     widths, every, log_every = config.optim.ema_widths, config.optim.ema_snapshot_every, config.training.log_every
     if every % log_every:
         yield (
@@ -191,7 +190,7 @@ def _averages(config: ConfigDict) -> Iterator[str]:
         )
 
 
-def _intervals(config: ConfigDict, group: str) -> Iterator[str]:
+def _intervals(config: Settings, group: str) -> Iterator[str]:
     settings = config[group]
     one_program, line = "because these steps are one program", "because both go into one line of metrics"
     pairs = [(name, "steps_per_dispatch", one_program) for name in ("num_steps", "log_every", "eval_every")]
@@ -212,7 +211,7 @@ def _intervals(config: ConfigDict, group: str) -> Iterator[str]:
             )
 
 
-def _dequantizer(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+def _dequantizer(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     settings = config.dequantizer
     if len(event_shape) == 3 and (count := dequantizer_count(dict(settings), event_shape)) > _MAX_PARAMETERS:
         names = ", ".join(
@@ -224,7 +223,7 @@ def _dequantizer(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[s
         )
 
 
-def _batch(config: ConfigDict, group: str, event_shape: tuple[int, ...]) -> Iterator[str]:
+def _batch(config: Settings, group: str, event_shape: tuple[int, ...]) -> Iterator[str]:
     size = config[group].batch_size
     numbers = maps = size * math.prod(event_shape)
     if not NETWORKS[config.model.name].is_latent:
@@ -246,7 +245,7 @@ def _batch(config: ConfigDict, group: str, event_shape: tuple[int, ...]) -> Iter
         )
 
 
-def _sampling(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+def _sampling(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     sampling = config.sampling
     yield from _batch(config, "sampling", event_shape)
     if (numbers := sampling.num_samples * math.prod(event_shape)) > _MAX_SAMPLES:
@@ -267,7 +266,7 @@ def _sampling(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]
         )
 
 
-def _solver(config: ConfigDict) -> Iterator[str]:
+def _solver(config: Settings) -> Iterator[str]:
     name, schedule = config.sampling.predictor, config.sde.schedule
     method, corrected = METHODS[name](), config.sampling.corrector in CORRECTORS
     if on_chain(config) and follows_drift(method):
@@ -297,7 +296,7 @@ def _solver(config: ConfigDict) -> Iterator[str]:
 
 
 def thresholding_problems(
-    config: ConfigDict, num_grey_levels: int | None, purposes: Collection[Purpose]
+    config: Settings, num_grey_levels: int | None, purposes: Collection[Purpose]
 ) -> Iterator[str]:
     """The sentence about thresholding of data that are no images, if it is going to be asked for."""
     draws = {"sample", "pareto"} & {*purposes} or ("train" in purposes and config.training.sample_every)
@@ -305,7 +304,7 @@ def thresholding_problems(
         yield "Thresholding clips to the range of images; set config.sampling.thresholding=none."
 
 
-def _likelihood(config: ConfigDict, event_shape: tuple[int, ...]) -> Iterator[str]:
+def _likelihood(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     likelihood, autoencoder = config.likelihood, NETWORKS[config.model.name].is_latent
     copies = "num_weights" if autoencoder else "num_probes"
     if (numbers := likelihood[copies] * likelihood.batch_size * math.prod(event_shape)) > _MAX_BATCH:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from score_sde.cautions import DataScale, cautions, data_cautions, network_cautions, run_cautions, scale_of
+from score_sde.cli import load_config
 from score_sde.config import from_file, with_overrides
 from score_sde.data import ArraySource, SourceInfo, load_source, source_info
 from score_sde.modes import MODES
@@ -28,7 +29,7 @@ def table(mean, std, count=2000, dimensions=3):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_nothing_is_said_of_a_configuration_that_is_shipped(file):
-    config = from_file(file)
+    config = load_config(file, [])
     shape = tuple(config.data.shape) or source_info(config.data.name).shape
     assert not [*run_cautions(config), *network_cautions(config, shape)]
     assert config.dequantizer.name == "none" or not [*run_cautions(config, "dequantizer")]

@@ -38,7 +38,7 @@ def test_a_shipped_configuration_builds_and_its_training_step_traces(file):
     experiment = build_experiment(from_file(file))
     state = experiment.abstract_state()
     dtype = np.uint8 if experiment.quantization.num_grey_levels else np.float32
-    batch = jax.ShapeDtypeStruct((experiment.config.training.batch_size, *experiment.event_shape), dtype)
+    batch = jax.ShapeDtypeStruct((experiment.settings.training.batch_size, *experiment.event_shape), dtype)
     after, metrics = jax.eval_shape(experiment.train_step, state, batch)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert metrics["loss"].shape == metrics["grad_norm"].shape == ()

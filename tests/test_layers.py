@@ -56,7 +56,7 @@ CORE_LIBRARIES = {"jax", "jaxtyping", "numpy"}
 HOMES = {
     "diffrax": ("solvers/adaptive.py",),
     "flax": ("models/",),
-    "optax": ("training/", "experiment.py", "state.py", "modes/dequantizer.py"),
+    "optax": ("training/", "experiment.py", "state.py"),
     "grain": ("data/",),
     "tensorflow_datasets": ("data/",),
     "sklearn": ("data/", "evaluation/baseline.py"),

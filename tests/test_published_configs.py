@@ -12,6 +12,7 @@ from score_sde.chains import Chain
 from score_sde.config import from_file
 from score_sde.data import source_info
 from score_sde.diffusions import make_process, make_sde
+from score_sde.fields import Settings
 from score_sde.models.registry import make_network
 from score_sde.parameterization import CONDITIONS
 from score_sde.sdes import VE, VP
@@ -187,7 +188,8 @@ def test_training_times_and_the_network_agree_on_the_number_of_every_level(name)
     t = jnp.asarray(np.unique(times.sample(jax.random.key(0), 20 * n).t))
     levels = np.asarray(CONDITIONS[config.parameterization.condition_on](sde, t, n))
     np.testing.assert_allclose(np.sort(levels), np.arange(n), atol=2e-4 * n / 1000)
-    chain = make_process(config, make_sde(config))
+    settings = Settings.of(config)
+    chain = make_process(settings, make_sde(settings))
     assert isinstance(chain, Chain)
     np.testing.assert_allclose(t, chain.times, atol=1e-6)  # trained where the chain has its levels
     if config.sde.name == "ve":

@@ -28,6 +28,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch_ddpmpp import DDPMpp, Trainer
 
 from score_sde.distributed import global_batch, jit, jit_step, make_mesh, replicated
+from score_sde.fields.training import Optim
 from score_sde.models.adapters import LinenNetwork
 from score_sde.models.ncsnpp import NCSNpp
 from score_sde.objectives import LowDiscrepancyTimes, score_matching_loss, variance_weighting
@@ -48,7 +49,7 @@ def make_state(network: LinenNetwork, shape: tuple[int, ...]) -> TrainState:
     """The package's state at step 0."""
 
     def make() -> TrainState:
-        return create_state(network, make_optimizer(**OPTIMISER), 0, shape)
+        return create_state(network, make_optimizer(Optim(**OPTIMISER)), 0, shape)
 
     return jax.jit(make, compiler_options={"xla_backend_optimization_level": 0})()  # it runs once
 
@@ -59,7 +60,7 @@ def jax_block(network: LinenNetwork, state: TrainState, batches: np.ndarray) -> 
         VP(), network, NoisePrediction(), times=LowDiscrepancyTimes(), weighting=variance_weighting
     )
     prepare = Quantization(num_grey_levels=NUM_LEVELS).dequantize
-    step = make_train_step(loss_fn, make_optimizer(**OPTIMISER), prepare=prepare, ema_rate=EMA_RATE)
+    step = make_train_step(loss_fn, make_optimizer(Optim(**OPTIMISER)), prepare=prepare, ema_rate=EMA_RATE)
     mesh = make_mesh()
     run_step = jit_step(step, mesh, replicated(mesh))
     state = jax.device_put(state, replicated(mesh))

@@ -20,9 +20,10 @@ from jaxtyping import Array
 
 from score_sde.chains import NCSN, geometric_sigmas
 from score_sde.cli import run_script
-from score_sde.config import ConfigDict, from_file
+from score_sde.config import from_file
 from score_sde.evaluation.samples import draw_samples
 from score_sde.experiment import Experiment
+from score_sde.fields import Settings
 from score_sde.files import atomic_savez, atomic_write_json, check_writable
 from score_sde.likelihood import log_likelihood
 from score_sde.modes import MODES
@@ -89,7 +90,7 @@ def write_data(path: Path) -> None:
     atomic_savez(path, train=draw(20_000), test=draw(2000))
 
 
-def configuration(name: str, data: Path, steps: int) -> ConfigDict:
+def configuration(name: str, data: Path, steps: int) -> Settings:
     """A small autoencoder or a small VP run."""
     config = from_file(Path(__file__).parents[2] / "configs" / "vp" / "toy_mlp.py")
     config.data.name = f"npz:{data}"
@@ -104,7 +105,7 @@ def configuration(name: str, data: Path, steps: int) -> ConfigDict:
     config.training.eval_every *= max(1, steps // (4 * config.training.log_every))
     config.training.checkpoint_every = config.training.eval_every
     config.sampling.num_samples = config.sampling.batch_size = COUNT
-    return config
+    return Settings.of(config)
 
 
 def autoencoder_density(experiment: Experiment, params: Params, x: Batch) -> Times:

@@ -32,6 +32,7 @@ from score_sde.chains import langevin_step, noise_ratio, num_noise_levels
 from score_sde.config import ConfigDict, from_file
 from score_sde.data import load_source
 from score_sde.errors import UserError, unknown
+from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable
 from score_sde.metrics import Moments, frechet_interval, moments
 from score_sde.metrics.extractors import Extractor, make_extractor
@@ -55,7 +56,7 @@ GROUPS = {
 MNIST_SIGMA = 30.0  # about the largest distance between two digits of 28x28
 
 
-def configuration(name: str, options: argparse.Namespace, seed: int) -> ConfigDict:
+def configuration(name: str, options: argparse.Namespace, seed: int) -> Settings:
     """The configuration of an ancestor, with what the command line changes."""
     config = from_file(CONFIGS / f"{name}.py")
     if options.data == "mnist":
@@ -70,7 +71,7 @@ def configuration(name: str, options: argparse.Namespace, seed: int) -> ConfigDi
         config.likelihood.num_examples = options.examples
         config.likelihood.batch_size = min(options.examples, config.likelihood.batch_size)
         config.likelihood.budget_examples = min(options.examples, config.likelihood.budget_examples)
-    return config
+    return Settings.of(config)
 
 
 def _shorten(config: ConfigDict, steps: int) -> None:
@@ -106,7 +107,7 @@ def _for_mnist(config: ConfigDict, data_dir: str) -> None:
         config.sampling.snr = float(np.sqrt(step / 2.0) / config.sde.sigma_min)
 
 
-def stages(config: ConfigDict) -> Iterator[str]:
+def stages(config: Settings) -> Iterator[str]:
     """The modes that an ancestor goes through."""
     yield "train"
     if config.dequantizer.name != "none":
@@ -114,7 +115,7 @@ def stages(config: ConfigDict) -> Iterator[str]:
     yield from ("sample", "likelihood")
 
 
-def run_one(name: str, options: argparse.Namespace, seed: int) -> tuple[Path, ConfigDict]:
+def run_one(name: str, options: argparse.Namespace, seed: int) -> tuple[Path, Settings]:
     """Bring one run to its end; its directory and configuration."""
     config = configuration(name, options, seed)
     workdir = options.out / options.data / name / f"seed{seed}"
@@ -125,7 +126,7 @@ def run_one(name: str, options: argparse.Namespace, seed: int) -> tuple[Path, Co
     return workdir, config
 
 
-def timed(stage: str, config: ConfigDict, workdir: Path, command: str, mode: Callable[..., Any]) -> None:
+def timed(stage: str, config: Settings, workdir: Path, command: str, mode: Callable[..., Any]) -> None:
     """Run a mode, unless ``stages.json`` says that it is done for this configuration, and add up its seconds."""
     path, identity = workdir / "stages.json", _identity(stage, config)
     record = json.loads(path.read_text()) if path.is_file() else {}
@@ -143,14 +144,14 @@ def timed(stage: str, config: ConfigDict, workdir: Path, command: str, mode: Cal
         atomic_write_json(path, record | {stage: found})
 
 
-def _identity(stage: str, config: ConfigDict) -> str:
+def _identity(stage: str, config: Settings) -> str:
     """A digest of the fields that decide what a stage leaves behind."""
     fields = config.to_dict()
     own = json.dumps({group: fields[group] for group in (*TRAINED, *GROUPS[stage])}, sort_keys=True)
     return hashlib.sha256(own.encode()).hexdigest()
 
 
-def measured(name: str, seed: int, workdir: Path, config: ConfigDict, compare: "Comparison") -> Measured:
+def measured(name: str, seed: int, workdir: Path, config: Settings, compare: "Comparison") -> Measured:
     """What the files of a finished run say, and the distance of its samples."""
     seconds = {stage: found["seconds"] for stage, found in json.loads((workdir / "stages.json").read_text()).items()}
     with np.load(workdir / "samples.npz") as found:
@@ -171,7 +172,7 @@ def measured(name: str, seed: int, workdir: Path, config: ConfigDict, compare: "
 class Comparison:
     """What the samples of all are compared with: the training images, in the features of one extractor."""
 
-    def __init__(self, config: ConfigDict) -> None:
+    def __init__(self, config: Settings) -> None:
         """Choose the extractor and take the moments of the training images."""
         info = data_info(config)
         self._config, self.num_levels = config, info.num_grey_levels

@@ -24,9 +24,10 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 
-from score_sde.config import ConfigDict, from_file
+from score_sde.config import from_file
 from score_sde.errors import UserError
 from score_sde.evaluation.base import mean_and_std_error
+from score_sde.fields import Settings
 from score_sde.files import atomic_write_text, check_writable
 from score_sde.modes import MODES
 from score_sde.modes.workdir import machine
@@ -45,7 +46,7 @@ COLUMNS = (
 )
 
 
-def configuration(run: Path, sampler: str, samples: int, examples: int) -> ConfigDict:
+def configuration(run: Path, sampler: str, samples: int, examples: int) -> Settings:
     """The configuration of a run, changed to draw with a sampler and to be measured as all runs are."""
     config = from_file(run / "config.json")
     config.sampling.update(SAMPLERS[sampler])
@@ -54,7 +55,7 @@ def configuration(run: Path, sampler: str, samples: int, examples: int) -> Confi
     config.evaluation.update(
         num_samples=samples, likelihood=sampler == WITH_LIKELIHOOD, metrics=("frechet", "precision_recall")
     )
-    return config
+    return Settings.of(config)
 
 
 def measured(run: Path, sampler: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def measured(run: Path, sampler: str, options: argparse.Namespace) -> dict[str, 
     (place / "config.json").write_bytes((run / "config.json").read_bytes())
     if not (options.out / "statistics.npz").is_file():
         MODES["stats"](config, options.out, options.command)
-    config.evaluation.reference = str(options.out / "statistics.npz")
+    config = config.with_("evaluation", reference=str(options.out / "statistics.npz"))
     logging.info("%s, %s.", run, sampler)
     MODES["eval"](config, place, options.command)
     jax.clear_caches()

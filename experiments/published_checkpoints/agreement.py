@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.config import ConfigDict, default_config
+from score_sde.config import default_config
+from score_sde.fields import Settings
 from score_sde.models.adapters import LinenNetwork
 from score_sde.modes import run_export, run_import
 from score_sde.modes.workdir import build_experiment, trained_state
@@ -35,7 +36,7 @@ RENAMED = {
 }
 
 
-def our_config(original: dict[str, Any]) -> ConfigDict:
+def our_config(original: dict[str, Any]) -> Settings:
     """Our configuration of the original's network."""
     config, data = default_config(), original["data"]
     config.data.shape, config.data.centered = (data["image_size"],) * 2 + (3,), data["centered"]
@@ -46,10 +47,10 @@ def our_config(original: dict[str, Any]) -> ConfigDict:
         config.model.embedding = "positional"  # whatever the field, which the original does not read then
     if not original["model"].get("conditional", True):
         config.model.embedding = "none"
-    return config
+    return Settings.of(config)
 
 
-def relative_errors(config: ConfigDict, model: dict[str, Any], state: TrainState, outputs: Any) -> dict[str, str]:
+def relative_errors(config: Settings, model: dict[str, Any], state: TrainState, outputs: Any) -> dict[str, str]:
     """Largest deviation over the largest output, for raw and averaged parameters and both precisions."""
     network, errors = build_experiment(config).network, {}
     assert isinstance(network, LinenNetwork)
@@ -69,7 +70,7 @@ def relative_errors(config: ConfigDict, model: dict[str, Any], state: TrainState
     return errors
 
 
-def check(config: ConfigDict, model: dict[str, Any], checkpoint: Path, outputs: Any) -> dict[str, str]:
+def check(config: Settings, model: dict[str, Any], checkpoint: Path, outputs: Any) -> dict[str, str]:
     """Import, compare, export, import again."""
     with tempfile.TemporaryDirectory() as scratch:
         if checkpoint.suffix == ".xz":

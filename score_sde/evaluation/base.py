@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.config import ConfigDict
 from score_sde.data import Source, eval_batches
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.distributed import shared_size, spread
 from score_sde.experiment import Experiment
+from score_sde.fields import Settings
 from score_sde.typing import Params, PRNGKey
 
 Progress = Callable[[int], Any]  # told how many more examples are done
@@ -35,11 +35,11 @@ class Purpose(enum.IntEnum):
 
 def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:
     """The root of the random numbers of one kind of measurement: of the run's seed, or of the samples' own."""
-    seed = sample_seed(experiment.config) if purpose is Purpose.SAMPLES else experiment.config.seed
+    seed = sample_seed(experiment.settings) if purpose is Purpose.SAMPLES else experiment.settings.seed
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 
-def sample_seed(config: ConfigDict) -> int:
+def sample_seed(config: Settings) -> int:
     """The seed of the samples: ``sampling.seed``, unless that is -1 for the run's own."""
     return config.seed if config.sampling.seed < 0 else config.sampling.seed
 
@@ -63,7 +63,7 @@ def examples(experiment: Experiment, source: Source, *, batch_size: int, limit: 
         yield Examples(index, spread(experiment.mesh, batch.data), batch.mask)
 
 
-def decisive_fields(config: ConfigDict, groups: Collection[str]) -> dict[str, Any]:
+def decisive_fields(config: Settings, groups: Collection[str]) -> dict[str, Any]:
     """The fields of some groups that decide a measurement: all but those that say where the data lie."""
     fields = {name: value for name, value in config.to_dict().items() if name in groups}
     if "data" in fields:

@@ -64,7 +64,7 @@ def error_budget(
         result: What was measured; examples whose solve failed are not counted.
         noise: Of the dequantization.
     """
-    count = min(experiment.config.likelihood.budget_examples, len(result.nats))
+    count = min(experiment.settings.likelihood.budget_examples, len(result.nats))
     batch = next(examples(experiment, source, batch_size=count, limit=count))
     key = jax.random.fold_in(root_key(experiment, Purpose.BUDGET), 0)
     unit = 1.0
@@ -111,7 +111,7 @@ def _probe_error(
 
     Several probes tell their own; a single one is drawn twice on a few images.
     """
-    good, settings = result.success, experiment.config.likelihood
+    good, settings = result.success, experiment.settings.likelihood
     if settings.num_probes != 1:
         return float(np.sqrt(np.sum(result.probe_std_error[good] ** 2)) / good.sum())
     draw = flow_draw(experiment, FlowProtocol.of(experiment, num_probes=2), noise)

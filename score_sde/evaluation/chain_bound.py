@@ -117,7 +117,7 @@ def _batches(
     experiment: Experiment, params: Params, source: Source, process: Chain, kept: Partial, progress: Progress
 ) -> Iterator[_Sums]:
     """What is kept of one batch after another; what fills up the last does not count."""
-    settings, quantization = experiment.config.likelihood, experiment.quantization
+    settings, quantization = experiment.settings.likelihood, experiment.quantization
     num_terms = settings.chain_terms or None
 
     @jit

@@ -48,7 +48,7 @@ def dataset_latent_bound(
     Raises:
         UserError: If the model has no latent variables.
     """
-    settings, model, noise = experiment.config.likelihood, experiment.latent, BinNoise()
+    settings, model, noise = experiment.settings.likelihood, experiment.latent, BinNoise()
     if model is None:
         raise UserError(
             "The model is a score network, and this bound that of an encoder; expected config.model.name=vae."

@@ -37,7 +37,7 @@ def latent_codes(experiment: Experiment, params: Params, levels: np.ndarray) -> 
     Raises:
         UserError: If a solve is given up.
     """
-    settings, sde = experiment.config.likelihood, experiment.sde
+    settings, sde = experiment.settings.likelihood, experiment.sde
     accuracy = {"t_end": settings.t_min, "tolerance": settings.tolerance}
 
     @jit

@@ -56,7 +56,7 @@ class FlowProtocol:
     @classmethod
     def of(cls, experiment: Experiment, **changes: Any) -> "FlowProtocol":
         """That of the configuration, but for what is changed."""
-        return build(cls, dict(experiment.config.likelihood), **changes)
+        return build(cls, dict(experiment.settings.likelihood), **changes)
 
     def __str__(self) -> str:
         """What a reader of the number must know."""
@@ -106,7 +106,7 @@ def flow_draw(
     sde, shared = experiment.sde, {"num_probes": protocol.num_probes or None, "probe_kind": protocol.probe_kind}
     if protocol.num_steps:
         points = {"num_steps": protocol.num_steps, "t_end": protocol.t_min}
-        times = make_grid(experiment.config, sde, grid=protocol.grid, **points)
+        times = make_grid(experiment.settings, sde, grid=protocol.grid, **points)
         for _ in range(protocol.refinements):
             times = refined(times, sde)
         shared |= {"order": protocol.order, "fresh_probes": protocol.fresh_probes}
@@ -169,7 +169,7 @@ def dataset_likelihood(
         One entry per example. Several draws are averaged, which estimates the variational bound with less noise, or,
         with ``likelihood.importance_weighted``, their weights are, which bounds the likelihood more closely.
     """
-    settings, noise = experiment.config.likelihood, noise or BinNoise()
+    settings, noise = experiment.settings.likelihood, noise or BinNoise()
     draw, root = flow_draw(experiment, FlowProtocol.of(experiment), noise), root_key(experiment, Purpose.LIKELIHOOD)
 
     def measure(batch: Examples) -> tuple[Array, ...]:
@@ -218,7 +218,7 @@ def dataset_bound(
 
     ``partial`` and ``identity`` are as in :func:`dataset_likelihood`.
     """
-    settings, quantization, noise = experiment.config.likelihood, experiment.quantization, noise or BinNoise()
+    settings, quantization, noise = experiment.settings.likelihood, experiment.quantization, noise or BinNoise()
 
     @jit
     def draw(params: Params, noise_params: Params, key: PRNGKey, levels: Array) -> Bound:
@@ -249,6 +249,6 @@ def identity_of(experiment: Experiment, params: Params, noise: BinNoise, source:
     batch.
     """
     groups = ("seed", "sde", "parameterization", "model", "data", "likelihood")
-    size = shared_size(experiment.mesh, experiment.config.likelihood.batch_size)
+    size = shared_size(experiment.mesh, experiment.settings.likelihood.batch_size)
     known = [fingerprint(params), noise.name, fingerprint(noise.params), contents_of(source), size]
-    return json.dumps([decisive_fields(experiment.config, groups), *known])
+    return json.dumps([decisive_fields(experiment.settings, groups), *known])

@@ -42,7 +42,7 @@ class LossEvaluator:
         """The loss of every example."""
         values, experiment = [], self._experiment
         params = everywhere(experiment.mesh, params)
-        for batch in examples(experiment, self._source, batch_size=experiment.config.likelihood.batch_size):
+        for batch in examples(experiment, self._source, batch_size=experiment.settings.likelihood.batch_size):
             key = jax.random.fold_in(root_key(experiment, Purpose.LOSS), batch.number)
             values.append(gathered(self._losses(params, key, batch.data))[batch.mask])
         return np.concatenate(values)

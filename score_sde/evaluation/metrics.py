@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from score_sde.config import ConfigDict
 from score_sde.data import Source, SourceInfo, fingerprint
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, sample_seed
 from score_sde.evaluation.partial import Partial
 from score_sde.evaluation.samples import compiled_sampler, draw_in_parts
 from score_sde.experiment import Experiment
-from score_sde.fields import DEFAULTS
+from score_sde.fields import DEFAULTS, Settings
 from score_sde.metrics import (
     NOT_STATED,
     PIXELS,
@@ -60,7 +59,7 @@ class SampleFeatures(NamedTuple):
     seconds: float
 
 
-def extractor_of(config: ConfigDict, info: SourceInfo) -> Extractor:
+def extractor_of(config: Settings, info: SourceInfo) -> Extractor:
     """The extractor that the configuration names, for data of this shape; of points these are their own features.
 
     Raises:
@@ -85,7 +84,7 @@ def extractor_of(config: ConfigDict, info: SourceInfo) -> Extractor:
     return Points(num_features=int(np.prod(info.shape)))
 
 
-def metrics_of(config: ConfigDict, info: SourceInfo) -> tuple[str, ...]:
+def metrics_of(config: Settings, info: SourceInfo) -> tuple[str, ...]:
     """The metrics that the configuration names, or the usual ones of images and of points."""
     usual = POINT_METRICS if info.num_grey_levels is None else IMAGE_METRICS
     return tuple(config.evaluation.metrics) or usual
@@ -146,7 +145,7 @@ class SampleEvaluator:
     def __init__(self, experiment: Experiment, extractor: Extractor) -> None:
         """Fix the run and the extractor."""
         self._experiment, self._extractor = experiment, extractor
-        self._total: int = experiment.config.evaluation.num_samples
+        self._total: int = experiment.settings.evaluation.num_samples
         self._draw = compiled_sampler(experiment)
 
     def __call__(
@@ -245,5 +244,5 @@ def measure(
         shape=experiment.event_shape,
         num_levels=experiment.quantization.num_grey_levels,
         metrics=metrics,
-        sample_seed=sample_seed(experiment.config),
+        sample_seed=sample_seed(experiment.settings),
     )

@@ -42,7 +42,7 @@ def noise_level_report(
     The mean loss does not depend on the law of the times, its variance does: a ratio of 9 says that a batch with
     importance-sampled times does as well as nine with uniform ones.
     """
-    settings = experiment.config.likelihood
+    settings = experiment.settings.likelihood
     make_loss = functools.partial(
         score_matching_loss,
         experiment.sde,

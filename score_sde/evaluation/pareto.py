@@ -63,7 +63,7 @@ def settings_of(experiment: Experiment) -> tuple[list[Setting], list[Setting]]:
     Raises:
         UserError: For a solver that a chain has no drift for.
     """
-    fields, sampling = experiment.config.pareto, experiment.config.sampling
+    fields, sampling = experiment.settings.pareto, experiment.settings.sampling
     solvers = {name: make_predictor(name, sampling) for name in fields.solvers}
     for name, solver in solvers.items():
         if isinstance(experiment.process, Chain) and follows_drift(solver):
@@ -130,26 +130,26 @@ class _Drawer:
 
     def __init__(self, experiment: Experiment, params: Params, name: str, longest: int) -> None:
         self._experiment, self._params, self._longest = experiment, params, longest
-        solver = make_predictor(name, experiment.config.sampling)
+        solver = make_predictor(name, experiment.settings.sampling)
 
         def draw(params: Params, key: PRNGKey, first: Array, times: Array, num_steps: Array) -> Solution:
             sampler = experiment.fixed_steps(solver, times, num_steps=num_steps)
             samples = sampler(params, key, (self._batch_size, *experiment.event_shape), first)
             return samples._replace(y=jax.lax.with_sharding_constraint(samples.y, batch_sharding(experiment.mesh)))
 
-        wanted = min(experiment.config.sampling.batch_size, experiment.config.pareto.num_samples)
+        wanted = min(experiment.settings.sampling.batch_size, experiment.settings.pareto.num_samples)
         self._batch_size = shared_size(experiment.mesh, wanted)
         self._draw = jit(draw)
-        self._run(make_times(experiment.config, experiment.sde, experiment.process, grid="uniform", num_steps=2), 0)
+        self._run(make_times(experiment.settings, experiment.sde, experiment.process, grid="uniform", num_steps=2), 0)
 
     def __call__(self, setting: Setting) -> tuple[np.ndarray, int, float]:
         """Samples, evaluations for each and seconds for all."""
-        experiment, total = self._experiment, self._experiment.config.pareto.num_samples
+        experiment, total = self._experiment, self._experiment.settings.pareto.num_samples
         times = make_times(
-            experiment.config, experiment.sde, experiment.process, grid=setting.grid, num_steps=setting.num_steps
+            experiment.settings, experiment.sde, experiment.process, grid=setting.grid, num_steps=setting.num_steps
         )
         start = time.perf_counter()
-        begin = experiment.config.sampling.first
+        begin = experiment.settings.sampling.first
         batches = [self._run(times, first) for first in range(begin, begin + total, self._batch_size)]
         x = np.concatenate([gathered(batch.y) for batch in batches])[:total]
         return x, int(batches[0].num_evals[0]), time.perf_counter() - start

@@ -57,7 +57,7 @@ def draw_samples(
     kept = draw_in_parts(
         experiment,
         lambda *where: draw(params, *where),
-        experiment.config.sampling.num_samples,
+        experiment.settings.sampling.num_samples,
         finish=lambda x: [finish(x)],
         kept=Partial(partial, identity),
         progress=progress,
@@ -80,7 +80,7 @@ def draw_in_parts(
     Raises:
         UserError: If a sample is not finite, or an adaptive solver gave one up.
     """
-    settings = experiment.config.sampling
+    settings = experiment.settings.sampling
     size = shared_size(experiment.mesh, min(settings.batch_size, total))
     key = root_key(experiment, Purpose.SAMPLES)
     for number, start in enumerate(range(0, total, size)):
@@ -97,7 +97,7 @@ def draw_in_parts(
 
 def identity_of_samples(experiment: Experiment, params: Params) -> str:
     """What samples are: settings, seed, parameters, and the size of batches, on which some correctors depend."""
-    config, quantization = experiment.config, experiment.quantization
+    config, quantization = experiment.settings, experiment.quantization
     groups = ("sde", "parameterization", "model", "sampling")
     known = [sample_seed(config), fingerprint(params), shared_size(experiment.mesh, config.sampling.batch_size)]
     data = [experiment.event_shape, quantization.num_grey_levels, quantization.centered]
@@ -130,7 +130,7 @@ def draw_trajectory(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Samples on their way at ``frames`` times from the prior to the data, and these times."""
     run, chosen = trajectory_program(steps, (count, *experiment.event_shape), frames)
-    path = gathered(run(params, root_key(experiment, Purpose.SAMPLES), experiment.config.sampling.first))
+    path = gathered(run(params, root_key(experiment, Purpose.SAMPLES), experiment.settings.sampling.first))
     return path, np.asarray(steps.times, np.float64)[chosen]
 
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from score_sde.checkpointing import Checkpoints
-from score_sde.config import ConfigDict
 from score_sde.errors import UserError
 from score_sde.evaluation.record import read_results
+from score_sde.fields import Settings
 from score_sde.files import read_json_lines
 
 
-def chosen_steps(config: ConfigDict, workdir: Path, newest: int, *, results: Sequence[Path] = ()) -> list[int]:
+def chosen_steps(config: Settings, workdir: Path, newest: int, *, results: Sequence[Path] = ()) -> list[int]:
     """The steps that ``config.evaluation.checkpoints`` names, ascending.
 
     Args:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from score_sde.fields.conditions import When, given, unless
+from score_sde.fields.group import Group
 from score_sde.fields.lines import choice, flag, integer, real
 
 SCORE = unless("model.name", "vae")  # a vae has no score
@@ -17,7 +18,7 @@ _MAX_DEVICES = 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Top:
+class Top(Group):
     """What every mode reads."""
 
     seed: int = integer(42, 0, 2**32 - 1, "root of every random number: initialization, training, sampling, likelihood")
@@ -31,7 +32,7 @@ class Top:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mesh:
+class Mesh(Group):
     """The devices of a run, a grid of data times fsdp that share every batch."""
 
     data: int = integer(0, 0, _MAX_DEVICES, "devices that each hold the whole state; 0 for as many as there are")
@@ -39,7 +40,7 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Diffusion:
+class Diffusion(Group):
     """How data are diffused."""
 
     when: ClassVar[When] = SCORE
@@ -60,7 +61,7 @@ class Diffusion:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parameterization:
+class Parameterization(Group):
     """What the network says of the diffusion."""
 
     when: ClassVar[When] = SCORE

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from score_sde.fields.conditions import When, given, unless
 from score_sde.fields.diffusion import CHAIN, MAX_LEVELS, SCORE
+from score_sde.fields.group import Group
 from score_sde.fields.kinds import Choice, Integer
 from score_sde.fields.lines import choice, flag, integer, path, real, several, text
 from score_sde.fields.training import MAX_BATCH
@@ -50,7 +51,7 @@ _ADAPTS = given("sampling.predictor", *ADAPTIVE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Group):
     """How samples are drawn."""
 
     when: ClassVar[When] = SCORE
@@ -101,7 +102,7 @@ class Sampling:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pareto:
+class Pareto(Group):
     """--mode=pareto: every solver on every grid at every number of evaluations."""
 
     solvers: tuple[str, ...] = several(
@@ -123,7 +124,7 @@ class Pareto:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Group):
     """--mode=plan."""
 
     chip: str = choice(
@@ -141,7 +142,7 @@ _PROBES = unless("likelihood.num_probes", 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Likelihood:
+class Likelihood(Group):
     """How the held-out likelihood and its bounds are measured."""
 
     t_min: float = real(1e-5, *_TIME, "time at which the data enter the flow", SCORE)
@@ -188,7 +189,7 @@ _OWN_REFERENCE = _COMPARED & given("evaluation.reference", "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Group):
     """What --mode=eval measures of which checkpoints, and of what --mode=stats takes the statistics."""
 
     checkpoints: str = text(

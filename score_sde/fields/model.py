@@ -3,6 +3,7 @@
 import dataclasses
 
 from score_sde.fields.conditions import given, unless
+from score_sde.fields.group import Group
 from score_sde.fields.kinds import Integer, Real
 from score_sde.fields.lines import choice, flag, integer, path, real, several
 
@@ -19,7 +20,7 @@ _NCSN = given("model.name", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Group):
     """The network. Each takes the fields that it knows; ddpm fixes its blocks and pyramids."""
 
     name: str = choice(
@@ -102,7 +103,7 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(Group):
     """The data."""
 
     name: str = choice(

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from score_sde.errors import nearest, refuse
 from score_sde.fields.conditions import When
 from score_sde.fields.diffusion import Diffusion, Mesh, Parameterization, Top
+from score_sde.fields.group import Group
 from score_sde.fields.kinds import Kind
 from score_sde.fields.measuring import Evaluation, Likelihood, Pareto, Plan, Sampling
 from score_sde.fields.model import Data, Model
@@ -72,9 +73,18 @@ class Settings(Top):
             return dataclasses.replace(self, **changes)
         return dataclasses.replace(self, **{group: dataclasses.replace(getattr(self, group), **changes)})
 
+    def with_fields(self, values: Mapping[str, Any]) -> "Settings":
+        """These settings with other values of some fields under their dotted names, as a record may hold them.
+
+        Raises:
+            UserError: As :meth:`of`.
+        """
+        known = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return Settings.of(nested({**leaves(self), **known}))
+
     def to_dict(self) -> dict[str, Any]:
         """A nested dictionary of plain values, for records."""
-        return dataclasses.asdict(self)
+        return {name: dict(value) if isinstance(value, Group) else value for name, value in self.items()}
 
 
 #: The groups under their names in a configuration; the fields of the first one stand at its top.
@@ -114,6 +124,19 @@ def leaves(config: Nested, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = list(value) if isinstance(value, list) else value
     return flat
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`leaves`: a nested dictionary of values under dotted names.
+
+    >>> nested({"a.b": 1, "c": (2,)})
+    {'a': {'b': 1}, 'c': (2,)}
+    """
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        group, _, last = name.rpartition(".")
+        (tree.setdefault(group, {}) if group else tree)[last] = value
+    return tree
 
 
 def wrong_names(given: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from score_sde.fields.conditions import given, unless
 from score_sde.fields.diffusion import SCORE
+from score_sde.fields.group import Group
 from score_sde.fields.kinds import Real
 from score_sde.fields.lines import choice, flag, integer, real, several
 
@@ -16,7 +17,7 @@ _NO_BOUND = unless("objective.kind", "bound")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(Group):
     """What is minimized."""
 
     kind: str = choice(
@@ -46,7 +47,7 @@ class Objective:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Optim:
+class Optim(Group):
     """Adam, and the averages of the parameters."""
 
     # Adam moves every parameter by about lr at a step, and parameters are of size 1.
@@ -74,7 +75,7 @@ class Optim:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Loop:
+class Loop(Group):
     """What the loops of networks and of dequantizers have in common."""
 
     num_steps: int = integer(1_300_000, 1, MAX_STEPS, "steps of training")

@@ -6,7 +6,7 @@ demo = train, then sample, likelihood and report
 import logging
 from pathlib import Path
 
-from score_sde.config import ConfigDict
+from score_sde.fields import Settings
 from score_sde.modes.dequantization import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
@@ -21,7 +21,7 @@ from score_sde.modes.workdir import build_experiment
 log = logging.getLogger(__name__)
 
 
-def run_demo(config: ConfigDict, workdir: Path, command: str) -> None:
+def run_demo(config: Settings, workdir: Path, command: str) -> None:
     """Train, sample, measure and summarize."""
     build_experiment(config, "demo")  # what is wrong with any part is said before the first
     for mode in (run_train, run_sample, run_likelihood, run_report):

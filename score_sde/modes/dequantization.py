@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
-from score_sde.config import ConfigDict
 from score_sde.evaluation.base import mean_and_std_error, with_error
 from score_sde.evaluation.loss import LossEvaluator
+from score_sde.fields import Settings
 from score_sde.files import atomic_write_json
 from score_sde.likelihood.dequantization import UniformDequantizer
 from score_sde.modes.dequantizer import held_out_losses, load_dequantizer, named, train_dequantizer
@@ -16,7 +16,7 @@ from score_sde.report.measured import loss_curve
 log = logging.getLogger(__name__)
 
 
-def run_train_dequantizer(config: ConfigDict, workdir: Path, command: str) -> None:
+def run_train_dequantizer(config: Settings, workdir: Path, command: str) -> None:
     """Train a dequantizer, or go on, and measure the bound with it and with uniform noise: ``dequantizer.json``.
 
     Raises:

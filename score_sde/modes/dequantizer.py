@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import optax
 from jaxtyping import Array
 
 from score_sde.cautions import run_cautions
 from score_sde.checkpointing import Checkpoints, edited_record, newest_config
-from score_sde.config import ConfigDict, changed_fields, leaves
+from score_sde.config import changed_fields, leaves
 from score_sde.data import fingerprint as contents_of
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
@@ -29,12 +28,13 @@ from score_sde.evaluation.likelihood import BinNoise
 from score_sde.evaluation.loss import Losses, LossEvaluator
 from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
+from score_sde.fields import Settings
 from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
 from score_sde.likelihood import dequantization_loss
 from score_sde.modes.workdir import has_checkpoint, load_splits
 from score_sde.state import TrainState, state_of
 from score_sde.training.loop import Task, run
-from score_sde.training.optim import make_optimizer
+from score_sde.training.optim import Optimizer, make_optimizer
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Dequantizer, Loss, Params, PRNGKey, Times
 
@@ -62,7 +62,7 @@ class TrainedDequantizer(NamedTuple):
 
 def dequantizer_loss(experiment: Experiment, dequantizer: Dequantizer, model_params: Params) -> Loss:
     """The loss of a dequantizer against a model that stays as it is, as ``config.dequantizer`` has it."""
-    settings = experiment.config.dequantizer
+    settings = experiment.settings.dequantizer
     options = {"t_min": settings.t_min, "offset": settings.offset, "dropout": bool(settings.dropout)}
     score_fn = experiment.score_fn(model_params)
     return dequantization_loss(experiment.quantization, dequantizer, experiment.sde, score_fn, **options)
@@ -85,7 +85,7 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
         UserError: If the configuration names no dequantizer, or ``workdir/dequantizer`` holds one that was trained with
             another configuration or against another step of the model; and as the training loop does.
     """
-    config, dequantizer, directory = experiment.config, named(experiment), _directory(workdir)
+    config, dequantizer, directory = experiment.settings, named(experiment), _directory(workdir)
     frozen = everywhere(experiment.mesh, model.ema_params)
 
     def step(model_params: Params) -> TrainStep:
@@ -103,7 +103,7 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
     evaluate = LossEvaluator(experiment, sources["test"], held_out_losses(experiment, dequantizer))
     task = Task(
         mesh=experiment.mesh,
-        config=config,
+        run=config,
         group="dequantizer",
         source=sources["train"],
         init_state=lambda: _init_state(experiment, dequantizer),
@@ -137,11 +137,11 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
     recorded = newest_config(directory)
     if recorded is None or not (directory / "checkpoints").is_dir():
         raise _untrained(workdir)
-    _check_same(recorded, experiment.config, directory)
+    _check_same(recorded, experiment.settings, directory)
     like = jax.eval_shape(lambda: _init_state(experiment, dequantizer))
     whole = with_sharding(like, state_sharding(experiment.mesh, like, fsdp=False))
     restored = Checkpoints(directory).restore_newest(
-        whole, check=lambda path, saved: _check_same(saved, experiment.config, path)
+        whole, check=lambda path, saved: _check_same(saved, experiment.settings, path)
     )
     if restored is None:
         raise _untrained(workdir)
@@ -155,7 +155,7 @@ def load_noise(experiment: Experiment, workdir: Path) -> BinNoise:
     Raises:
         UserError: If it is variational and no dequantiser was trained in ``workdir``.
     """
-    if experiment.config.likelihood.dequantization == "uniform":
+    if experiment.settings.likelihood.dequantization == "uniform":
         return BinNoise()
     trained = load_dequantizer(experiment, workdir)
     return BinNoise(dequantizer=trained.dequantizer, params=trained.params, name=f"variational (step {trained.step})")
@@ -178,20 +178,20 @@ def _directory(workdir: Path) -> Path:
     return workdir / "dequantizer"
 
 
-def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """That of the model, with a learning rate and a warm-up of its own."""
-    fields = {name: value for name, value in config.optim.items() if not name.startswith("ema")}
-    fields |= {"lr": config.dequantizer.lr, "warmup": config.dequantizer.warmup}
-    return make_optimizer(num_steps=config.dequantizer.num_steps, **fields)
+def _optimizer(settings: Settings) -> Optimizer:
+    """The optimizer of the model, with a learning rate and a warm-up of its own."""
+    own = settings.dequantizer
+    optim = dataclasses.replace(settings.optim, lr=own.lr, warmup=own.warmup, ema_widths=())
+    return make_optimizer(optim, num_steps=own.num_steps)
 
 
 def _init_state(experiment: Experiment, dequantizer: Dequantizer) -> TrainState:
-    seed = experiment.config.seed
+    seed = experiment.settings.seed
     params = dequantizer.init(jax.random.split(jax.random.key(seed))[0], (1, *experiment.event_shape))
-    return state_of(params, _optimizer(experiment.config), seed)
+    return state_of(params, _optimizer(experiment.settings), seed)
 
 
-def _claim(config: ConfigDict, directory: Path, model: dict[str, Any]) -> dict[str, Any]:
+def _claim(config: Settings, directory: Path, model: dict[str, Any]) -> dict[str, Any]:
     """Record configuration, model and data in a new directory, or check that they are those recorded there.
 
     Of parameters and data the fingerprints are recorded, which earlier versions did not do. What is recorded is
@@ -211,7 +211,7 @@ def _claim(config: ConfigDict, directory: Path, model: dict[str, Any]) -> dict[s
     return records
 
 
-def _check_same(recorded: Mapping[str, Any], config: ConfigDict, directory: Path) -> None:
+def _check_same(recorded: Mapping[str, Any], config: Settings, directory: Path) -> None:
     # A cosine schedule depends on the length of the run, which is then part of what is trained.
     free = [name for name in _FREE if name != "dequantizer.num_steps" or config.optim.schedule == "constant"]
     if changed := changed_fields(recorded, config, groups=_TRAINED, free=free):

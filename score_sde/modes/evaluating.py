@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from score_sde.checkpointing import Checkpoints
-from score_sde.config import ConfigDict
 from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import shared_size
@@ -30,6 +29,7 @@ from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.record import EvaluationRecord
 from score_sde.evaluation.selection import chosen_steps
 from score_sde.experiment import Experiment
+from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, one_at_a_time
 from score_sde.metrics import ReferenceStatistics
 from score_sde.metrics.extractors import Extractor
@@ -84,7 +84,7 @@ class _Evaluation:
 
     def identity(self) -> str:
         """A digest of all that decides the numbers besides the checkpoint."""
-        config, mesh = self.experiment.config, self.experiment.mesh
+        config, mesh = self.experiment.settings, self.experiment.mesh
         fields = decisive_fields(config, _RELATED)
         if self.samples is None:
             del fields["sampling"]
@@ -120,7 +120,7 @@ class _Evaluation:
 
     def _likelihood(self, step: int, params: Params, noise: BinNoise) -> dict[str, Any]:
         experiment = self.experiment
-        wanted = experiment.config.likelihood.num_examples or len(self.source)
+        wanted = experiment.settings.likelihood.num_examples or len(self.source)
         with ProgressBar(total=min(wanted, len(self.source)), description=f"likelihood at {step}") as bar:
             result = dataset_likelihood(
                 experiment,
@@ -144,7 +144,7 @@ class _Evaluation:
         return {name: mean, f"{name}_std_error": error, **counts, "likelihood_seconds": result.seconds}
 
     def _metrics(self, step: int, params: Params, digest: str, samples: _Samples) -> dict[str, Any]:
-        total = self.experiment.config.evaluation.num_samples
+        total = self.experiment.settings.evaluation.num_samples
         with ProgressBar(total=total, description=f"samples at {step}") as bar:
             kept = self._partial("samples", f"{self.identity()} {digest}")
             found = samples.evaluate(params, progress=bar.advance, **kept)
@@ -157,7 +157,7 @@ class _Evaluation:
 
 
 @one_at_a_time("eval")
-def run_eval(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
+def run_eval(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Measure checkpoints and tell the best: ``evaluation.json``, ``metrics.json``, ``eval.json``.
 
     The loss of the averaged parameters on the test split always, their likelihood with
@@ -202,7 +202,7 @@ def run_eval(config: ConfigDict, workdir: Path, command: str, *, out: Path | Non
 
 def _prepare(experiment: Experiment, workdir: Path, place: Path, command: str) -> _Evaluation:
     """Load and check everything that is needed before anything is measured."""
-    config, noise, samples = experiment.config, None, None
+    config, noise, samples = experiment.settings, None, None
     if config.evaluation.likelihood:
         check_limit(config)
         noise = load_noise(experiment, workdir)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from score_sde.chains import Chain
-from score_sde.config import ConfigDict
 from score_sde.data import Source
 from score_sde.diffusions import CONTINUOUS, DIFFUSIONS
 from score_sde.errors import UserError, plural
@@ -28,6 +27,7 @@ from score_sde.evaluation.noise_levels import noise_level_report
 from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.experiment import Experiment
+from score_sde.fields import Settings
 from score_sde.files import atomic_savez, atomic_write_json, one_at_a_time
 from score_sde.modes.dequantizer import load_noise
 from score_sde.modes.workdir import (
@@ -66,7 +66,7 @@ class _Measurement(NamedTuple):
     @property
     def total(self) -> int:
         """How many examples are measured."""
-        return min(self.experiment.config.likelihood.num_examples or len(self.source), len(self.source))
+        return min(self.experiment.settings.likelihood.num_examples or len(self.source), len(self.source))
 
     def partial(self, name: str) -> dict[str, Any]:
         """From where a measurement goes on after an interruption."""
@@ -74,7 +74,7 @@ class _Measurement(NamedTuple):
 
 
 @one_at_a_time("likelihood")
-def run_likelihood(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
+def run_likelihood(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Measure the held-out likelihood beside its bounds and the best Gaussian mixture: ``likelihood.json``.
 
     Raises:
@@ -116,7 +116,7 @@ def _write(run: _Measurement) -> None:
         discard(partial_file(place, name, run.identity))
 
 
-def check_limit(config: ConfigDict) -> None:
+def check_limit(config: Settings) -> None:
     """Refuse networks that do not know the SDE whose flow is asked for, at all of its times.
 
     Raises:
@@ -137,7 +137,7 @@ def check_limit(config: ConfigDict) -> None:
         )
 
 
-def _has_flow(config: ConfigDict) -> bool:
+def _has_flow(config: Settings) -> bool:
     try:
         check_limit(config)
     except UserError as error:
@@ -176,7 +176,7 @@ def _measure_chain(run: _Measurement) -> None:
 
 def _measure_latent(run: _Measurement) -> None:
     """The bounds of a variational autoencoder and the Gaussian mixture."""
-    experiment, report, settings = run.experiment, run.report, run.experiment.config.likelihood
+    experiment, report, settings = run.experiment, run.report, run.experiment.settings.likelihood
     with ProgressBar(total=run.total, description="bound of the autoencoder") as bar:
         bound = dataset_latent_bound(
             experiment, run.state.ema_params, run.source, progress=bar.advance, **run.partial("likelihood")
@@ -197,7 +197,7 @@ def _measure_latent(run: _Measurement) -> None:
 def _measure_flow(run: _Measurement) -> None:
     """The likelihood of the flow, its budget, the bound, the noise levels and the Gaussian mixture."""
     experiment, source, report, columns = run.experiment, run.source, run.report, run.columns
-    settings, params, noise = experiment.config.likelihood, run.state.ema_params, run.noise
+    settings, params, noise = experiment.settings.likelihood, run.state.ema_params, run.noise
     with ProgressBar(total=run.total, description="likelihood") as bar:
         result = dataset_likelihood(
             experiment, params, source, noise=noise, progress=bar.advance, **run.partial("likelihood")
@@ -240,7 +240,7 @@ def _protocol(experiment: Experiment, noise: BinNoise, total: int) -> str:
 
 def _data(experiment: Experiment, noise: BinNoise, total: int) -> str:
     """The data, how many there are and their noise."""
-    settings, levels = experiment.config.likelihood, experiment.quantization.num_grey_levels
+    settings, levels = experiment.settings.likelihood, experiment.quantization.num_grey_levels
     data = "continuous data"
     if levels is not None:
         draws = settings.num_dequantizations
@@ -281,7 +281,7 @@ def _add_baseline(run: _Measurement, count: int) -> None:
     if experiment.quantization.num_grey_levels is None or int(np.prod(experiment.event_shape)) > _BASELINE_DIM:
         return
     log.info("Gaussian mixture: fitted to the training images, for comparison.")
-    train_source = load_split(experiment.config, "train")
+    train_source = load_split(experiment.settings, "train")
     mixture = gaussian_mixture_bits_per_dim(
         train_source.gather(np.arange(len(train_source))),
         run.source.gather(np.arange(count)),

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from score_sde.config import ConfigDict
+from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, atomic_write_text, check_writable
 from score_sde.modes.workdir import data_info, machine, summarize
 from score_sde.plan.estimate import advice_for, make_plan
@@ -13,7 +13,7 @@ from score_sde.training.writers import compiling
 log = logging.getLogger(__name__)
 
 
-def run_plan(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
+def run_plan(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Memory, time, scaling and advice for a training run: ``plan.json``, ``plan.md``. Nothing is trained."""
     place, info = out or workdir, data_info(config)
     check_writable(place, make=False)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.checkpointing import Check, Checkpoints, edited_record, newest_config
-from score_sde.config import ConfigDict, changed_fields, check_fields, default_config, leaves
+from score_sde.config import changed_fields, leaves
 from score_sde.data import DataRecord
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.errors import UserError
+from score_sde.fields import DEFAULTS, Settings
 from score_sde.files import Unreadable, atomic_write_json, check_writable, read_json, reason_of
 
 #: Groups of fields that decide what the parameters of a run mean.
@@ -32,7 +33,7 @@ _FREE = (
 _PATHS = ("npz", "folder", "arrayrecord")  # kinds of data whose names are those of their places
 
 
-def claim(config: ConfigDict, workdir: Path, data: DataRecord) -> dict[str, Any]:
+def claim(config: Settings, workdir: Path, data: DataRecord) -> dict[str, Any]:
     """Record configuration and data in a new working directory, or check that they are those recorded there.
 
     A run that has more steps than the configuration asks for keeps the number that it was trained for.
@@ -77,7 +78,7 @@ def recorded_data(workdir: Path) -> DataRecord | None:
         raise Unreadable(path, reason_of(error), remedy) from error
 
 
-def as_recorded(config: ConfigDict, workdir: Path, mode: str) -> ConfigDict:
+def as_recorded(config: Settings, workdir: Path, mode: str) -> Settings:
     """A configuration for a run as a mode reads it: the fields of training that it does not read are the run's own.
 
     Where there is no run, the configuration is that which is given.
@@ -90,17 +91,11 @@ def as_recorded(config: ConfigDict, workdir: Path, mode: str) -> ConfigDict:
         return config
     check_same(config, recorded, workdir, mode)
     unread, found = set(TRAINED) - {"seed", *READS.get(mode, MEANING)}, leaves(recorded)
-    config = config.copy_and_resolve_references()
-    for name, default in leaves(default_config()).items():
-        if name.split(".")[0] in unread:
-            value = found.get(name, default)
-            with config.ignore_type():  # check_fields says more about a wrong type
-                config.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
-    check_fields(config)
-    return config
+    own = {name: found.get(name, default) for name, default in leaves(DEFAULTS).items() if name.split(".")[0] in unread}
+    return config.with_fields(own)
 
 
-def check_same(config: ConfigDict, recorded: Mapping[str, Any], workdir: Path, mode: str) -> None:
+def check_same(config: Settings, recorded: Mapping[str, Any], workdir: Path, mode: str) -> None:
     """Refuse a configuration that differs from a run's in what a mode reads.
 
     Raises:

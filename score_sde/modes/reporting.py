@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from score_sde.config import ConfigDict
+from score_sde.fields import Settings
 from score_sde.modes.workdir import summarize
 from score_sde.report.page import write_report
 
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def run_report(
-    config: ConfigDict | None,
+    config: Settings | None,
     workdir: Path,
     command: str,
     *,

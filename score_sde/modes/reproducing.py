@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.checkpointing import newest_config
-from score_sde.config import ConfigDict, from_file, with_overrides
+from score_sde.config import from_file, with_overrides
 from score_sde.data import fingerprint as contents_of
 from score_sde.errors import UserError
 from score_sde.evaluation.base import decisive_fields, fingerprint
 from score_sde.evaluation.record import read_results
+from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, atomic_write_text, check_writable, one_at_a_time, read_json
 from score_sde.modes.dequantization import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
@@ -29,7 +30,7 @@ from score_sde.reproduction.rows import Row, select
 log = logging.getLogger(__name__)
 
 #: From a configuration file and overrides ``NAME=VALUE`` to a configuration; the user's own overrides come last.
-Configure = Callable[[Path, list[str]], ConfigDict]
+Configure = Callable[[Path, list[str]], Settings]
 
 # The field of likelihood.json, and that of its standard error.
 _LIKELIHOODS = {"nll": ("bits_per_dim", "std_error"), "bound": ("bound_bits_per_dim", "bound_std_error")}
@@ -38,7 +39,7 @@ _METRICS = {"is": "inception_score"}
 
 @one_at_a_time("reproduce")
 def run_reproduce(
-    config: ConfigDict, workdir: Path, command: str, *, row: str, configure: Configure, checkpoint: Path | None = None
+    config: Settings, workdir: Path, command: str, *, row: str, configure: Configure, checkpoint: Path | None = None
 ) -> int:
     """Measure rows again and compare: ``reproduction.json``, ``reproduction.md``.
 
@@ -79,7 +80,7 @@ def run_reproduce(
     return 0 if all(result["passed"] for result in results) else 1
 
 
-def _configured(row: Row, workdir: Path, configure: Configure) -> ConfigDict:
+def _configured(row: Row, workdir: Path, configure: Configure) -> Settings:
     """The configuration of a row, of the working directory or of the package."""
     settings = list(row.settings)
     if "evaluation.extractor=inception-2015" in settings:
@@ -87,13 +88,13 @@ def _configured(row: Row, workdir: Path, configure: Configure) -> ConfigDict:
     return configure(config_file(f"configs/{row.config}.py"), settings)
 
 
-def _check_inputs(rows: list[Row], configs: dict[str, ConfigDict], place: Path) -> None:
+def _check_inputs(rows: list[Row], configs: dict[str, Settings], place: Path) -> None:
     lines = [f"{row.name} lacks {what}" for row in rows for what in missing_inputs(row, configs[row.name], place)]
     if lines:
         raise UserError("Inputs are missing, and nothing was run:\n  " + "\n  ".join(lines))
 
 
-def _measured(row: Row, config: ConfigDict, workdir: Path, place: Path, command: str) -> Result:
+def _measured(row: Row, config: Settings, workdir: Path, place: Path, command: str) -> Result:
     """Make the model a run, unless it is one, and measure it."""
     run, start = workdir / row.run, time.perf_counter()
     own = with_overrides(from_file(config_file(f"configs/{row.config}.py")), row.settings)
@@ -129,7 +130,7 @@ def _of_samples(row: Row) -> bool:
     return row.what.startswith("fid") or row.what in _METRICS
 
 
-def _samples_of(row: Row, config: ConfigDict, run: Path, command: str) -> tuple[float, float | None]:
+def _samples_of(row: Row, config: Settings, run: Path, command: str) -> tuple[float, float | None]:
     run_eval(config, run, command)  # measures nothing that rows of the same samples have measured before
     entries = read_results(run / "evaluation.json")["checkpoints"]
     found = next(entry for entry in entries if entry["step"] == newest_step(run))
@@ -142,13 +143,13 @@ def _samples_of(row: Row, config: ConfigDict, run: Path, command: str) -> tuple[
     return result["value"], result["std_error"]
 
 
-def _flow_of(row: Row, config: ConfigDict, run: Path, command: str) -> tuple[float, float | None]:
+def _flow_of(row: Row, config: Settings, run: Path, command: str) -> tuple[float, float | None]:
     """Bits per dimension; rows of one protocol share a measurement, which is kept beside the run."""
     what, _, variational = row.what.partition("_")
     kept = run / f"{'variational' if variational else 'uniform'}.json"
     experiment = experiment_of(config, run, "likelihood")
     model = fingerprint(trained_state(experiment, run).ema_params)
-    fields = decisive_fields(experiment.config, ("seed", "model", "data", "likelihood", "dequantizer"))
+    fields = decisive_fields(experiment.settings, ("seed", "model", "data", "likelihood", "dequantizer"))
     identity = json.dumps([fields, model, contents_of(load_split(config, "test"))])
     report = read_results(kept)
     if report.get("identity") != identity:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from score_sde.config import ConfigDict
 from score_sde.data import fingerprint
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import sample_seed
@@ -21,6 +20,7 @@ from score_sde.evaluation.problems import CASES
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples
 from score_sde.experiment import Experiment, make_predictor
+from score_sde.fields import Settings
 from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text, check_writable, jsonable, one_at_a_time
 from score_sde.metrics import moments
 from score_sde.modes.likelihood import check_limit
@@ -34,9 +34,10 @@ from score_sde.modes.workdir import (
     trained_model,
 )
 from score_sde.report.charts import save_charts
+from score_sde.report.conformance_page import conformance_markdown
 from score_sde.report.measured import pareto_chart
+from score_sde.report.pareto import pareto_markdown
 from score_sde.report.plots import image_grid, scatter, trajectory_strip
-from score_sde.report.tables import conformance_markdown, pareto_markdown
 from score_sde.solvers import DETERMINISTIC
 from score_sde.training.writers import ProgressBar, compiling
 
@@ -46,7 +47,7 @@ _PARETO_DATA = 50_000  # training examples whose moments the samples are compare
 
 
 @one_at_a_time("sample")
-def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
+def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Draw samples and a strip from noise to data: ``samples.png``, ``samples.npz``, ``trajectory.png``."""
     place = out or workdir
     experiment = experiment_of(config, workdir, "sample")
@@ -105,7 +106,7 @@ def run_sample(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
 def _points_at_hand(experiment: Experiment) -> np.ndarray | None:
     """Some points to show beside samples; ``None`` where the data are not at hand."""
     try:
-        source = load_split(experiment.config, "test")
+        source = load_split(experiment.settings, "test")
     except UserError as error:
         log.info("The data are not at hand, and samples.png shows the samples alone (%s).", error)
         return None
@@ -114,7 +115,7 @@ def _points_at_hand(experiment: Experiment) -> np.ndarray | None:
 
 
 @one_at_a_time("pareto")
-def run_pareto(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
+def run_pareto(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Quality against cost of many samplers, and the one to take: ``pareto.md``, ``pareto.json``, ``pareto.png``."""
     place = out or workdir
     experiment = experiment_of(config, workdir, "pareto")
@@ -127,9 +128,7 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
     ordered = [*references, *settings]
     total = sum(s.num_steps * make_predictor(s.solver, config.sampling).num_evals + 1 for s in ordered)
     compiling("the samplers, one after another")
-    identity = json.dumps(
-        [identity_of_samples(experiment, state.ema_params), config.pareto.to_dict(), fingerprint(source)]
-    )
+    identity = json.dumps([identity_of_samples(experiment, state.ema_params), dict(config.pareto), fingerprint(source)])
     partial = partial_file(place, "pareto", identity)
     with ProgressBar(total=total, description="pareto", unit="evaluation") as bar:
         kept = Partial(partial, identity)
@@ -161,7 +160,7 @@ def run_pareto(config: ConfigDict, workdir: Path, command: str, *, out: Path | N
 
 
 @one_at_a_time("latents")
-def run_latents(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
+def run_latents(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Encode held-out data, decode their codes and what lies between: ``latents.npz``, ``interpolation.png``."""
     place = out or workdir
     experiment = experiment_of(config, workdir, "latents")
@@ -203,7 +202,7 @@ def run_latents(config: ConfigDict, workdir: Path, command: str, *, out: Path | 
 
 
 @one_at_a_time("conformance")
-def run_conformance(config: ConfigDict, workdir: Path, command: str) -> None:
+def run_conformance(config: Settings, workdir: Path, command: str) -> None:
     """Errors and orders of the samplers where the answer is known: ``conformance.md``, ``conformance.json``."""
     del config  # the problems are fixed, so that figures can be compared
     check_writable(workdir)

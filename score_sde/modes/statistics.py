@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from score_sde.config import ConfigDict, check_fields
 from score_sde.data import SourceInfo, fingerprint, tell
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.metrics import data_statistics, extractor_of
+from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable, only_writer
 from score_sde.metrics import ReferenceStatistics, read_statistics, write_statistics
 from score_sde.metrics.extractors import Extractor
@@ -20,16 +20,15 @@ log = logging.getLogger(__name__)
 FILE = "statistics.npz"
 
 
-def run_stats(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
+def run_stats(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Statistics of a split of the data, for the metrics of samples: ``statistics.npz``, ``statistics.json``."""
-    check_fields(config)
     measured_split(config, workdir, config.evaluation.reference_split)  # says if these are not the data of the run
     info = data_info(config)
     compute_statistics(config, out or workdir, command, extractor_of(config, info))
     summarize(workdir, out or workdir)
 
 
-def compute_statistics(config: ConfigDict, workdir: Path, command: str, extractor: Extractor) -> ReferenceStatistics:
+def compute_statistics(config: Settings, workdir: Path, command: str, extractor: Extractor) -> ReferenceStatistics:
     """Compute and write them."""
     settings = config.evaluation
     source = load_split(config, settings.reference_split)
@@ -84,7 +83,7 @@ def compute_statistics(config: ConfigDict, workdir: Path, command: str, extracto
 
 
 def load_reference(
-    config: ConfigDict, places: Sequence[Path], command: str, info: SourceInfo, extractor: Extractor
+    config: Settings, places: Sequence[Path], command: str, info: SourceInfo, extractor: Extractor
 ) -> ReferenceStatistics:
     """The statistics that samples are compared with: those of a file, or of the data, which are computed once.
 
@@ -111,7 +110,7 @@ def load_reference(
     return compute_statistics(config, places[0], command, extractor)
 
 
-def _changes(found: ReferenceStatistics, config: ConfigDict, info: SourceInfo, extractor: Extractor) -> list[str]:
+def _changes(found: ReferenceStatistics, config: Settings, info: SourceInfo, extractor: Extractor) -> list[str]:
     settings = config.evaluation
     source = load_split(config, settings.reference_split)
     count = min(settings.reference_examples or len(source), len(source))

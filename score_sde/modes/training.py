@@ -13,7 +13,6 @@ import numpy as np
 from score_sde.agreement import agreed_on
 from score_sde.cautions import cautions
 from score_sde.checkpointing import Check, Checkpoints, CheckpointWriter
-from score_sde.config import ConfigDict
 from score_sde.data import DataRecord, Source, tell
 from score_sde.errors import UserError
 from score_sde.evaluation.base import fingerprint
@@ -21,6 +20,7 @@ from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.progress import sketch
 from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
+from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable, one_at_a_time, only_writer, read_json
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
 from score_sde.modes.record import claim, of_this_run
@@ -43,7 +43,7 @@ from score_sde.typing import Params
 log = logging.getLogger(__name__)
 
 
-def run_train(config: ConfigDict, workdir: Path, command: str) -> None:
+def run_train(config: Settings, workdir: Path, command: str) -> None:
     """Train, or go on training, and draw the loss curve."""
 
     def prepare() -> tuple[tuple[Experiment, dict[str, Source], DataRecord], dict[str, Any]]:
@@ -92,11 +92,11 @@ def train(
         records: What the directory holds of the run, which is written again where it is lost; see
             :class:`score_sde.training.loop.Task`.
     """
-    config = experiment.config
+    config = experiment.settings
     sources = load_splits(config) if sources is None else sources
     task = Task(
         mesh=experiment.mesh,
-        config=config,
+        run=config,
         group="training",
         source=sources["train"],
         init_state=experiment.init_state,
@@ -131,7 +131,7 @@ def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:
     return draw
 
 
-def run_import(config: ConfigDict, workdir: Path, command: str, checkpoint: Path) -> None:
+def run_import(config: Settings, workdir: Path, command: str, checkpoint: Path) -> None:
     """Make a published checkpoint a run that can be sampled, measured and trained further.
 
     The optimiser starts afresh, and the data from their beginning.
@@ -170,11 +170,11 @@ def _is_import_of(state: TrainState, workdir: Path) -> bool:
 
 
 @one_at_a_time("export")
-def run_export(config: ConfigDict, workdir: Path, command: str, *, out: Path | None = None) -> None:
+def run_export(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Write parameters and an average of them to ``model.safetensors``, which ``--mode=import`` reads."""
     experiment = experiment_of(config, workdir, "export")
     state, average = trained_model(experiment, workdir)
-    path, width, step = (out or workdir) / "model.safetensors", experiment.config.ema_width, int(state.step)
+    path, width, step = (out or workdir) / "model.safetensors", experiment.settings.ema_width, int(state.step)
     which = {"ema_width": width, "ema_step": average.get("ema_step", step)}
     export_checkpoint(path, state.params, state.ema_params, step, **which)
     kind = f"the power-function average of width {width:g}" if width else "the average that was trained along"

@@ -10,7 +10,6 @@ from typing import Any
 
 from score_sde.agreement import agreed_on
 from score_sde.checkpointing import Checkpoints, DamagedSnapshot, Snapshots, newest_config
-from score_sde.config import ConfigDict
 from score_sde.data import Source, SourceInfo, load_source, source_info
 from score_sde.data import fingerprint as contents_of
 from score_sde.data.base import SPLITS
@@ -18,6 +17,8 @@ from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import fingerprint
 from score_sde.experiment import Experiment
+from score_sde.fields import Settings
+from score_sde.fields.settings import Nested
 from score_sde.machine import describe_machine
 from score_sde.modes.record import as_recorded, check_same, of_this_run, recorded_data
 from score_sde.report.summary import write_summary
@@ -32,13 +33,14 @@ _ROUGH = 0.05  # error of a reconstructed profile that a user must hear of
 log = logging.getLogger(__name__)
 
 
-def build_experiment(config: ConfigDict, mode: str | None = None) -> Experiment:
+def build_experiment(config: Nested, mode: str | None = None) -> Experiment:
     """The experiment of a configuration, for the data that it names and for a mode, or for all of them."""
-    info = data_info(config)
-    return Experiment.from_config(config, info.shape, info.num_grey_levels, purposes=purposes_of(mode, config))
+    settings = Settings.of(config)
+    info = data_info(settings)
+    return Experiment.from_config(settings, info.shape, info.num_grey_levels, purposes=purposes_of(mode, settings))
 
 
-def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
+def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
     """The experiment of a run for a mode that needs its model.
 
     Modes that need no data take shape and grey levels from the record of the run, if it has one.
@@ -61,7 +63,7 @@ def experiment_of(config: ConfigDict, workdir: Path, mode: str) -> Experiment:
 
 
 @contextlib.contextmanager
-def _perhaps_moved(config: ConfigDict, workdir: Path) -> Iterator[None]:
+def _perhaps_moved(config: Settings, workdir: Path) -> Iterator[None]:
     """A block that needs the data of a run at hand; where there are none, it says how to name their new place."""
     kind, colon, _ = config.data.name.partition(":")
     try:
@@ -75,7 +77,7 @@ def _perhaps_moved(config: ConfigDict, workdir: Path) -> Iterator[None]:
         ) from error
 
 
-def measured_split(config: ConfigDict, workdir: Path, split: str) -> Source:
+def measured_split(config: Settings, workdir: Path, split: str) -> Source:
     """One split of the data that the configuration names; a warning tells if the run was not trained on these data."""
 
     def prepare() -> tuple[tuple[Source, str], dict[str, str]]:
@@ -95,7 +97,7 @@ def measured_split(config: ConfigDict, workdir: Path, split: str) -> Source:
     return source
 
 
-def data_info(config: ConfigDict) -> SourceInfo:
+def data_info(config: Settings) -> SourceInfo:
     """Shape and grey levels of the data; with ``config.data.shape`` the images need not be at hand.
 
     Raises:
@@ -107,12 +109,12 @@ def data_info(config: ConfigDict) -> SourceInfo:
     return SourceInfo(config.data.name, shape, 256, None)
 
 
-def load_split(config: ConfigDict, split: str) -> Source:
+def load_split(config: Settings, split: str) -> Source:
     """One split of the data that the configuration names."""
     return load_source(config.data.name, split, data_dir=config.data.data_dir or None, shape=tuple(config.data.shape))
 
 
-def load_splits(config: ConfigDict) -> dict[str, Source]:
+def load_splits(config: Settings) -> dict[str, Source]:
     """Both splits of the data that the configuration names."""
     return {split: load_split(config, split) for split in SPLITS}
 
@@ -130,7 +132,7 @@ def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
 def trained_model(experiment: Experiment, workdir: Path) -> tuple[TrainState, dict[str, int]]:
     """The same state, and what records say of an average of ``config.ema_width`` beside the step: ``ema_step``."""
     if (recorded := newest_config(workdir)) is not None:
-        check_same(experiment.config, recorded, workdir, "sample")
+        check_same(experiment.settings, recorded, workdir, "sample")
     if recorded is None or not (workdir / "checkpoints").is_dir():
         raise UserError(f"There is no trained model in {workdir}; train one there first with --mode=train.")
     like = experiment.abstract_state()
@@ -141,14 +143,14 @@ def trained_model(experiment: Experiment, workdir: Path) -> tuple[TrainState, di
     if restored is None:
         raise UserError(f"There is no checkpoint in {workdir}/checkpoints yet; train first with --mode=train.")
     state = restored.state
-    if not experiment.config.ema_width:
+    if not experiment.settings.ema_width:
         return state, {}
     average, last = _power_average(experiment, workdir, like.ema_params)
     if last != int(state.step):
         log.warning(
             "The average of config.ema_width=%g is of step %d, the last snapshot, and the newest checkpoint is of step "
             "%d: the results are of the model at step %d.",
-            *(experiment.config.ema_width, last, int(state.step), last),
+            *(experiment.settings.ema_width, last, int(state.step), last),
         )
     return dataclasses.replace(state, ema_params=average), {"ema_step": last}
 
@@ -162,7 +164,7 @@ def _power_average(experiment: Experiment, workdir: Path, like: Params) -> tuple
     found = snapshots.names
     while True:
         steps, widths = zip(*found, strict=True) if found else ((), ())
-        target = {"target_width": experiment.config.ema_width, "target_time": max(steps, default=0)}
+        target = {"target_width": experiment.settings.ema_width, "target_time": max(steps, default=0)}
         weights = reconstruction_weights(steps, widths, **target)
         try:
             average = reconstruct((w, snapshots.load(*name, like)) for w, name in zip(weights, found, strict=True))

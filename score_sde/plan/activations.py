@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from score_sde.config import ConfigDict
+from score_sde.fields import Settings
 from score_sde.plan.program import line_through, undivided
 from score_sde.typing import Batch, Params, Scalar
 
@@ -19,7 +19,7 @@ class Activations(NamedTuple):
     rematerialised: float  # with ``model.remat=True``; the same for networks that have no such option
 
 
-def activations(config: ConfigDict, shape: tuple[int, ...], levels: int | None) -> Activations:
+def activations(config: Settings, shape: tuple[int, ...], levels: int | None) -> Activations:
     """What a training step keeps of every example with and without rematerialisation; nothing is compiled.
 
     Args:

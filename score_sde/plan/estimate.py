@@ -7,11 +7,11 @@ import os
 import jax
 from jax.sharding import Mesh
 
-from score_sde.config import ConfigDict
 from score_sde.data import SourceInfo
 from score_sde.distributed import check_batch, make_mesh, platform_of
 from score_sde.errors import UserError, plural
 from score_sde.experiment import Experiment
+from score_sde.fields import Settings
 from score_sde.plan.activations import Activations, activations
 from score_sde.plan.advice import Situation, advise
 from score_sde.plan.chips import Chip, find_chip
@@ -93,7 +93,7 @@ class Plan:
         return scaling(self.chip, self.time.alone, gradients=gradients, parameters=size, fsdp=self.fsdp)
 
 
-def make_plan(config: ConfigDict, info: SourceInfo) -> Plan:
+def make_plan(config: Settings, info: SourceInfo) -> Plan:
     """Compile the training step for two sizes of the batch and find out what it needs.
 
     Args:
@@ -185,7 +185,7 @@ def compiled_sizes(per_device: int, accumulate: int) -> tuple[int, int]:
     return parts // 2 * accumulate, parts * accumulate
 
 
-def advice_for(plan: Plan, config: ConfigDict) -> list[str]:
+def advice_for(plan: Plan, config: Settings) -> list[str]:
     """What to change, if anything."""
     situation = Situation(
         memory=plan.memory,
@@ -205,13 +205,13 @@ def advice_for(plan: Plan, config: ConfigDict) -> list[str]:
     return advise(situation)
 
 
-def _mesh_of(config: ConfigDict) -> tuple[Mesh, int]:
+def _mesh_of(config: Settings) -> tuple[Mesh, int]:
     if config.plan.topology:
         return described_mesh(find_chip(config.plan.chip), config.plan.topology, fsdp=config.mesh.fsdp)
     return make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp), 1
 
 
-def _expect_devices(config: ConfigDict) -> None:
+def _expect_devices(config: Settings) -> None:
     """Make as many devices of this CPU as the mesh asks for, unless JAX has counted them already."""
     wanted = max(config.mesh.data, 1) * max(config.mesh.fsdp, 1)
     try:

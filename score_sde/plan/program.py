@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from score_sde.config import ConfigDict
 from score_sde.distributed import (
     AXES,
     batch_sharding,
@@ -22,6 +21,7 @@ from score_sde.distributed import (
 )
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
+from score_sde.fields import Settings
 from score_sde.plan.chips import Chip
 from score_sde.plan.collectives import Collective, collectives
 
@@ -141,7 +141,7 @@ def read(compiled: jax.stages.Compiled, per_device: int, devices: int, turns: in
     )
 
 
-def count_flops(config: ConfigDict, shape: tuple[int, ...], levels: int | None, per_part: int) -> Line:
+def count_flops(config: Settings, shape: tuple[int, ...], levels: int | None, per_part: int) -> Line:
     """Floating-point operations of a training step, counted in the program before it is optimised.
 
     The count is that of the model and its gradient as they are written, with what ``model.remat`` computes again, and
@@ -163,10 +163,9 @@ def count_flops(config: ConfigDict, shape: tuple[int, ...], levels: int | None, 
     return line_through(count(max(per_part // 2, 1)), count(per_part))
 
 
-def undivided(config: ConfigDict, shape: tuple[int, ...], levels: int | None, **changes: Any) -> Experiment:
+def undivided(config: Settings, shape: tuple[int, ...], levels: int | None, **changes: Any) -> Experiment:
     """The run on one device and in one part, for parts are a loop, whose body counts once; with changed fields."""
-    whole = config.copy_and_resolve_references()
-    whole.update_from_flattened_dict({"training.accumulate": 1, **changes})
+    whole = config.with_fields({"training.accumulate": 1, **changes})
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
     return Experiment.from_config(whole, shape, levels, mesh=mesh, purposes=("train",))
 
@@ -238,4 +237,4 @@ def described_mesh(chip: Chip, topology: str, *, fsdp: int) -> tuple[Mesh, int]:
 
 def loop_factor(experiment: Experiment) -> int:
     """How many times a step runs through the loop over parts of its batch, which the compiler counts once."""
-    return 1 if loops_are_slow(experiment.mesh) else experiment.config.training.accumulate
+    return 1 if loops_are_slow(experiment.mesh) else experiment.settings.training.accumulate

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from score_sde.config import ConfigDict
 from score_sde.data import load_source
 from score_sde.errors import UserError
+from score_sde.fields import Settings
 from score_sde.interop.sniff import file_kind
 from score_sde.reproduction.rows import Checkpoint, Row
 
@@ -67,7 +67,7 @@ def find_checkpoint(checkpoint: Checkpoint, place: Path) -> Path | None:
     return None
 
 
-def missing_inputs(row: Row, config: ConfigDict, place: Path) -> list[str]:
+def missing_inputs(row: Row, config: Settings, place: Path) -> list[str]:
     """What a row lacks: of each input what it is, the usual name of the file and where it must lie.
 
     Args:

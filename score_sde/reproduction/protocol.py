@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from score_sde.config import ConfigDict, changed_fields
+from score_sde.config import changed_fields
+from score_sde.fields import Settings
 from score_sde.reproduction.rows import QUANTITIES, Row
 
 _MODEL = ("ema_width", "sde", "parameterization", "model", "data")
@@ -33,13 +34,13 @@ def _groups(row: Row) -> tuple[str, ...]:
     return groups + _TRAINED if row.checkpoint is None else groups
 
 
-def overridden(row: Row, own: ConfigDict, used: ConfigDict) -> list[str]:
+def overridden(row: Row, own: Settings, used: Settings) -> list[str]:
     """The fields that decide the number of a row and differ from the row's own, as ``name: own -> used``."""
     free = _FREE | ({"likelihood.bound_times"} if row.what.startswith("nll") else set())
     return changed_fields(own.to_dict(), used, groups=_groups(row), free=free)
 
 
-def protocol(row: Row, own: ConfigDict, used: ConfigDict) -> str:
+def protocol(row: Row, own: Settings, used: Settings) -> str:
     """How a row was measured, in one line: its own settings, but those that were used where they differ.
 
     >>> from score_sde.config import from_file, with_overrides

@@ -15,10 +15,11 @@ from jaxtyping import Array
 
 from score_sde.checkpointing import Check, CheckpointWriter, NotFinite, SnapshotWriter, double_precision
 from score_sde.cluster import is_main
-from score_sde.config import ConfigDict
 from score_sde.data import Feed, Source, TrainIterator, fingerprint, make_train_iterator
 from score_sde.distributed import check_batch, global_batch, jit_step, loops_are_slow, state_sharding, with_sharding
 from score_sde.errors import Preempted, UserError
+from score_sde.fields import Settings
+from score_sde.fields.training import Loop
 from score_sde.files import atomic_write_json
 from score_sde.state import TrainState
 from score_sde.training.ema import power_averages
@@ -38,8 +39,8 @@ class Task:
 
     Attributes:
         mesh: The devices.
-        config: The configuration of the run.
-        group: Which group of it says how long and in what batches, how often to log, to evaluate and to save.
+        run: All settings of the run.
+        group: Which group of them says how long and in what batches, how often to log, to evaluate and to save.
         source: The training split.
         init_state: The state at step 0.
         step: The training step, given the constants.
@@ -54,7 +55,7 @@ class Task:
     """
 
     mesh: Mesh
-    config: ConfigDict
+    run: Settings
     group: str
     source: Source
     init_state: Callable[[], TrainState]
@@ -70,9 +71,9 @@ class Task:
     records: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def settings(self) -> ConfigDict:
-        """The group of the configuration."""
-        return self.config[self.group]
+    def settings(self) -> Loop:
+        """The group of the settings."""
+        return self.run[self.group]
 
 
 def run(task: Task, workdir: Path) -> TrainState:
@@ -88,7 +89,7 @@ def run(task: Task, workdir: Path) -> TrainState:
         Preempted: If SIGTERM or SIGINT came before the end.
         KeyboardInterrupt: If either came before the first step was done, or SIGINT came twice.
     """
-    config, settings, mesh = task.config, task.settings, task.mesh
+    settings, mesh = task.settings, task.mesh
     per_dispatch, every = settings.steps_per_dispatch, task.snapshot_every
     check_batch(mesh, settings.batch_size, parts=settings.accumulate)
     sharding = state_sharding(mesh, jax.eval_shape(task.init_state))
@@ -132,7 +133,7 @@ def run(task: Task, workdir: Path) -> TrainState:
                     columns = _finite(window, done)
                     _keep_records(task, workdir)
                     writer.flush()
-                    saved.save(state, feed.get_state(), config.to_dict(), window=columns, loss=loss)
+                    saved.save(state, feed.get_state(), task.run.to_dict(), window=columns, loss=loss)
                 if ending and not last:
                     raise _preempted(preemption, done)
     _say_trained(task, start, began)
@@ -191,11 +192,11 @@ def _iterator(task: Task) -> TrainIterator:
     return make_train_iterator(
         task.source,
         batch_size=task.settings.batch_size,
-        seed=task.config.seed,
+        seed=task.run.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        random_flip=task.config.data.random_flip,
-        workers=task.config.data.workers,
+        random_flip=task.run.data.random_flip,
+        workers=task.run.data.workers,
         contents=fingerprint(task.source),
     )
 
@@ -206,7 +207,7 @@ def _feed(task: Task, iterator: TrainIterator) -> Feed:
     def place(batch: np.ndarray) -> Array:
         return global_batch(task.mesh, batch, leading=int(per_dispatch > 1))
 
-    return Feed(iterator, place, per_dispatch=per_dispatch, prefetch=task.config.data.prefetch)
+    return Feed(iterator, place, per_dispatch=per_dispatch, prefetch=task.run.data.prefetch)
 
 
 def _start(

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from score_sde.config import ConfigDict, build
+from score_sde.config import build
 from score_sde.errors import UserError
+from score_sde.fields import Settings
 from score_sde.objectives import (
     CRITERIA,
     TIME_SAMPLERS,
@@ -89,7 +90,7 @@ OBJECTIVES: Mapping[str, Kind] = MappingProxyType(
 
 
 def make_loss(
-    config: ConfigDict,
+    config: Settings,
     process: Process,
     trainees: Trainees,
     parameterization: Parameterization,

@@ -20,7 +20,7 @@ SHORT = {"training.eval_every": 100, "training.log_every": 10}
 
 
 def _config(num_steps=10, **changes):
-    return _experiment(num_steps, **SHORT, **changes).config
+    return _experiment(num_steps, **SHORT, **changes).settings
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from score_sde.config import check_fields, default_config, from_file, leaves, with_overrides
+from score_sde.config import default_config, from_file, leaves, with_overrides
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
 from score_sde.fields import FIELDS, GROUPS, Settings
@@ -117,7 +117,7 @@ def columns(values_of):
 def test_a_value_in_a_configuration_is_sane_or_refused_by_name(values_of, capsys):
     cases = refusals = 0
     for values in columns(values_of):
-        refused, message = outcome(lambda values=values: check_fields(with_values(values)))
+        refused, message = outcome(lambda values=values: Settings.of(with_values(values)))
         assert refused <= set(values), message
         assert not {
             name: value for name, value in values.items() if name not in refused and not sane(as_kept(name, value))
@@ -172,7 +172,7 @@ def test_a_misspelt_name_of_any_field_is_answered_with_the_right_one():
 
 def test_a_configuration_with_the_values_at_the_bounds_comes_back_from_its_record(tmp_path):
     for values in columns(good_values):
-        config = with_overrides(default_config(), [])
+        config = default_config()
         config.update_from_flattened_dict(values)
         path = tmp_path / "config.json"
         path.write_text(json.dumps(config.to_dict()))
@@ -181,7 +181,7 @@ def test_a_configuration_with_the_values_at_the_bounds_comes_back_from_its_recor
 
 def test_settings_hold_the_values_of_a_configuration_with_the_types_that_their_lines_say():
     for values in columns(good_values):
-        config = with_overrides(default_config(), [])
+        config = default_config()
         config.update_from_flattened_dict(values)
         settings = Settings.of(config)
         found = leaves(settings.to_dict())

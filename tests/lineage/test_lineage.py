@@ -62,7 +62,7 @@ def measure(experiment, state, workdir, monkeypatch, source=None):
     if source is not None:
         monkeypatch.setattr(likelihood_mode, "load_split", lambda config, split: source)
         monkeypatch.setattr(likelihood_mode, "measured_split", lambda config, workdir, split: source)
-    likelihood_mode.run_likelihood(experiment.config, workdir, "test")
+    likelihood_mode.run_likelihood(experiment.settings, workdir, "test")
     return json.loads((workdir / "likelihood.json").read_text())
 
 
@@ -115,9 +115,7 @@ def test_a_reversal_with_fixed_variances_samples_like_the_ancestral_solver(large
 
 def test_thresholding_reaches_the_learned_reversal():
     plain = toy(*BOUND, "parameterization.variances=learned")
-    config = plain.config.copy_and_resolve_references()
-    config.sampling.thresholding = "static"
-    clipped = dataclasses.replace(plain, config=config)
+    clipped = plain.with_sampling(thresholding="static")
     params, t = state_of(plain).params, jnp.full(8, 0.9)
     x = 3.0 * jax.random.normal(jax.random.key(1), (8, 2))
     m, s = (c[:, None] for c in plain.process.marginal(t))
@@ -234,9 +232,7 @@ def test_the_loss_of_a_vae_is_its_negative_bound_and_its_samples_are_those_of_it
     np.testing.assert_allclose(experiment.loss(params, jax.random.key(2), x, train=False), expected, rtol=1e-6)
     drawn = draw_samples(experiment, params)
     assert drawn.num_evals == 1.0
-    config = experiment.config.copy_and_resolve_references()
-    config.sampling.batch_size = 10  # the last of the batches is cut
-    again = draw_samples(dataclasses.replace(experiment, config=config), params)
+    again = draw_samples(experiment.with_sampling(batch_size=10), params)  # the last of the batches is cut
     np.testing.assert_allclose(drawn.x, again.x, rtol=1e-5, atol=1e-6)
     later = sample_from_prior(jax.random.key(4), model, params, 5, first=3)
     np.testing.assert_allclose(later[0], sample_from_prior(jax.random.key(4), model, params, 5)[3], rtol=1e-5)
@@ -315,7 +311,7 @@ def test_a_configuration_of_the_lineage_builds_and_its_training_step_traces(file
     batch = jax.ShapeDtypeStruct((64, *experiment.event_shape), np.uint8)
     _, metrics = jax.eval_shape(experiment.train_step, state, batch)
     assert metrics["loss"].shape == ()
-    if experiment.config.objective.times == "levels":  # the grid visits every level, once
+    if experiment.settings.objective.times == "levels":  # the grid visits every level, once
         np.testing.assert_allclose(experiment.times, experiment.process.times[::-1], atol=1e-6)
 
 

@@ -60,7 +60,7 @@ def _save_model(workdir, step):
     state = jax.jit(experiment.init_state, compiler_options=UNOPTIMISED)()
     with CheckpointWriter(workdir) as checkpoints:
         checkpoints.save(dataclasses.replace(state, step=jnp.asarray(step, jnp.int32)), {}, {})
-    (workdir / "config.json").write_text(json.dumps(experiment.config.to_dict()))
+    (workdir / "config.json").write_text(json.dumps(experiment.settings.to_dict()))
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import pytest
 
 from score_sde.checkpointing import Checkpoints, newest_config
 from score_sde.cli import main
-from score_sde.config import from_record
+from score_sde.config import leaves
 from score_sde.errors import UserError
+from score_sde.fields import DEFAULTS
 from score_sde.modes import training
 from score_sde.modes.dequantizer import _check_same
 from tests.modes.test_record import TINY
@@ -83,4 +84,4 @@ def test_a_dequantizer_with_an_edited_record_is_not_to_be_removed(edited):
     record = dict(config, seed=config["seed"] + 1)
     (edited / "config.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="remove it, and the configuration is taken from the checkpoints"):
-        _check_same(record, from_record(config, ""), edited)
+        _check_same(record, DEFAULTS.with_fields(leaves(config)), edited)

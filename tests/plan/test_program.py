@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from score_sde.config import default_config
 from score_sde.distributed import AXES, state_sharding
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
+from score_sde.fields import DEFAULTS
 from score_sde.plan import estimate
 from score_sde.plan.activations import activations
 from score_sde.plan.collectives import collectives
@@ -30,13 +30,9 @@ from score_sde.plan.program import (
 
 
 def _config(**changes):
-    config = default_config()
     small = {"model.features": 8, "model.channel_multipliers": (1, 1), "model.num_blocks": 1}
     small |= {"model.attention_resolutions": (), "model.dropout": 0.0, "training.batch_size": 8}
-    for name, value in {**small, **changes}.items():
-        group, _, field = name.partition(".")
-        config[group][field] = value
-    return config
+    return DEFAULTS.with_fields({**small, **changes})
 
 
 def _mesh(data, fsdp):

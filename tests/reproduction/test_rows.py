@@ -64,12 +64,12 @@ def test_a_row_builds_with_its_settings(name):
     row = ROWS[name]
     experiment = _built(row.config, row.settings)
     if row.what.startswith(("nll", "bound")):
-        check_limit(experiment.config)
+        check_limit(experiment.settings)
         assert experiment.process is experiment.sde  # and not a chain, whose bound is another number
     if row.what.startswith(("fid", "is")):
-        assert experiment.config.evaluation.num_samples >= 1000
+        assert experiment.settings.evaluation.num_samples >= 1000
         wanted = {"fid": "frechet", "is": "inception_score"}[row.what.split("_")[0]]
-        assert wanted in experiment.config.evaluation.metrics
+        assert wanted in experiment.settings.evaluation.metrics
     if row.what == "fid_ode" or (row.name.startswith("score_flow/") and row.what == "fid"):
         assert experiment.sampler.name == "adaptive" and experiment.sampler.num_evals is None
 

@@ -13,6 +13,7 @@ from score_sde.config import default_config
 from score_sde.distributed import make_mesh
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
+from score_sde.fields.training import Optim
 from score_sde.training.ema import (
     exponent_to_width,
     power_averages,
@@ -88,7 +89,7 @@ def test_the_averages_of_constant_parameters_are_theirs_to_the_last_bit():
 
 def _regression(widths, *, steps=2000, every=25):
     """A small network fitted to noisy data by Adam; parameters and averages after every ``every`` steps."""
-    tx = make_optimizer(lr=3e-3, warmup=100, ema_widths=widths)
+    tx = make_optimizer(Optim(lr=3e-3, warmup=100, ema_widths=widths))
 
     def loss(params, key):
         x_key, noise_key = jax.random.split(key)
@@ -157,14 +158,14 @@ def test_without_widths_the_state_of_the_optimiser_is_that_of_adam():
     params = {"a": jnp.zeros(3)}
     clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda count: 1e-3)).init(params)
     assert jax.tree.structure(make_optimizer().init(params)) == jax.tree.structure(clipped)
-    tracked = make_optimizer(ema_widths=TRACKED).init(params)
+    tracked = make_optimizer(Optim(ema_widths=TRACKED)).init(params)
     assert len(jax.tree.leaves(tracked)) == len(jax.tree.leaves(clipped)) + 1 + len(TRACKED)
 
 
 @pytest.mark.parametrize("grad_clip", [0.0, 1.0])
 def test_averages_are_found_in_chained_wrapped_and_abstract_states(grad_clip):
     params = {"a": jnp.ones((2, 3)), "b": jnp.zeros(4)}
-    tx = optax.MultiSteps(make_optimizer(warmup=0, grad_clip=grad_clip, ema_widths=TRACKED), every_k_schedule=2)
+    tx = optax.MultiSteps(make_optimizer(Optim(warmup=0, grad_clip=grad_clip, ema_widths=TRACKED)), every_k_schedule=2)
     state = tx.init(params)
     for _ in range(4):
         _, state = tx.update(params, state, params)

@@ -227,7 +227,7 @@ def _measured(workdir, **changes):
 @pytest.fixture
 def recorded(uninterrupted, tmp_path):
     workdir = shutil.copytree(uninterrupted, tmp_path / "run")
-    claim(_experiment(**SNAPSHOTS).config, workdir, DataRecord("toy:gaussians", (2,), None, None, {}))
+    claim(_experiment(**SNAPSHOTS).settings, workdir, DataRecord("toy:gaussians", (2,), None, None, {}))
     return workdir
 
 

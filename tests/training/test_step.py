@@ -11,6 +11,7 @@ from score_sde.config import default_config
 from score_sde.distributed import AXES, batch_sharding, check_batch, jit_step, loops_are_slow, make_mesh, replicated
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
+from score_sde.fields.training import Optim
 from score_sde.state import TrainState
 from score_sde.training.optim import make_optimizer
 from score_sde.training.step import ema_rate_at, make_train_step, part_of, repeat_step, update_ema
@@ -90,7 +91,7 @@ def test_one_and_two_devices_train_alike(experiment, initial):
     for count in (1, 2):
         mesh = Mesh(np.array(jax.devices()[:count]).reshape(count, 1), AXES, axis_types=(AxisType.Auto,) * 2)
         state = jax.device_put(_fresh(initial), replicated(mesh))
-        step = Experiment.from_config(experiment.config, (2,), None, mesh=mesh).train_step
+        step = Experiment.from_config(experiment.settings, (2,), None, mesh=mesh).train_step
         state, losses = _run(jit_step(step, mesh, replicated(mesh)), state, _batches(5))
         assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == count
         results.append((state, losses))
@@ -123,12 +124,9 @@ def test_a_mesh_that_the_devices_do_not_fill_is_refused(shape):
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_the_parts_of_a_gradient_make_that_of_the_batch(experiment, initial, accumulate):
-    config = default_config()
-    config.update(experiment.config.to_dict())
-    config.model.dropout = 0.0
-    whole = Experiment.from_config(config, (2,), None)
-    config.training.accumulate = accumulate
-    parts = Experiment.from_config(config, (2,), None)
+    settings = experiment.settings.with_("model", dropout=0.0)
+    whole = Experiment.from_config(settings, (2,), None)
+    parts = Experiment.from_config(settings.with_("training", accumulate=accumulate), (2,), None)
     (a, losses_a), (b, losses_b) = (_run(jax.jit(e.train_step), _fresh(initial), _batches(3)) for e in (whole, parts))
     np.testing.assert_allclose(losses_b, losses_a, rtol=1e-6)
     _assert_close(b, a, rtol=1e-4, atol=1e-6)
@@ -231,9 +229,9 @@ def test_the_rate_of_the_average_warms_up_from_a_tenth():
     assert ema_rate_at(jnp.asarray(0), 0.999, warmup=False) == 0.999
 
 
-def _update_sizes(count, gradient=1.0, **kwargs):
+def _update_sizes(count, gradient=1.0, num_steps=1000, **kwargs):
     """Sizes of the updates under a constant gradient: Adam's are then the learning rate of each step."""
-    tx = make_optimizer(eps=1e-12, **kwargs)
+    tx = make_optimizer(Optim(eps=1e-12, **kwargs), num_steps=num_steps)
     params = jnp.zeros(1)
     update = jax.jit(tx.update)
     state, sizes = tx.init(params), []
@@ -261,7 +259,7 @@ def test_clipping_caps_the_global_norm_and_keeps_the_direction():
     grads, params = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}, {"a": jnp.zeros(1), "b": jnp.zeros(1)}
 
     def seen(grad_clip, scale=1.0):
-        tx = make_optimizer(grad_clip=grad_clip, beta1=0.0)
+        tx = make_optimizer(Optim(grad_clip=grad_clip, beta1=0.0))
         _, state = tx.update(jax.tree.map(lambda g: scale * g, grads), tx.init(params), params)
         moments = [s.mu for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")]
         return [float(moments[0]["a"][0]), float(moments[0]["b"][0])]
@@ -273,7 +271,7 @@ def test_clipping_caps_the_global_norm_and_keeps_the_direction():
 
 
 def test_weight_decay_pulls_parameters_to_zero_apart_from_the_gradient():
-    tx = make_optimizer(lr=0.1, warmup=0, weight_decay=0.5)
+    tx = make_optimizer(Optim(lr=0.1, warmup=0, weight_decay=0.5))
     params = jnp.array([2.0])
     updates, _ = tx.update(jnp.zeros(1), tx.init(params), params)
     np.testing.assert_allclose(updates, [-0.1 * 0.5 * 2.0], rtol=1e-6)
