@@ -93,7 +93,7 @@ def _comparable(path):
 
 @pytest.mark.slow
 def test_a_run_in_a_bucket_that_is_stopped_and_goes_on_leaves_the_files_of_one_on_a_disk(bucket, tmp_path, monkeypatch):
-    """Train, stop, go on, sample, measure and report; but for the clock, every file has the same bytes."""
+    """Train, stop, go on, sample, measure, export and report; but for the clock, every file has the same bytes."""
     write, there = MetricWriter.write, bucket / "runs" / "run"
 
     def stop(self, step, *rest, **keywords):
@@ -106,7 +106,7 @@ def test_a_run_in_a_bucket_that_is_stopped_and_goes_on_leaves_the_files_of_one_o
     monkeypatch.setattr(MetricWriter, "write", write)
     assert Checkpoints(there).steps == [7] and len((there / "metrics.jsonl").read_bytes().splitlines()) == 7
     here = tmp_path / "run"
-    for mode in ("train", "sample", "likelihood", "report"):
+    for mode in ("train", "sample", "likelihood", "export", "report"):
         assert (_main(there, mode), _main(here, mode)) == (0, 0), mode
     assert bits(_state(there)) == bits(_state(here))
     objects = tmp_path / "objects" / "bucket" / "runs" / "run"

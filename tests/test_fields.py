@@ -149,6 +149,27 @@ def test_the_default_of_a_component_is_read_from_the_line_of_its_field(group):
     assert seen >= 4
 
 
+#: Arguments that mean a field wherever a function has them.
+ARGUMENTS = {"likelihood": ("num_probes", "probe_kind", "fresh_probes"), "sampling": ("max_steps", "rho", "denoising")}
+ARGUMENTS |= {"sde": ("sigma_min", "sigma_max"), "optim": ("lr", "beta1", "beta2", "eps", "weight_decay", "grad_clip")}
+ARGUMENTS |= {"objective": ("reduce_mean",), "data": ("prefetch",), "evaluation": ("keep_features",)}
+
+
+def test_the_default_of_an_argument_is_read_from_the_line_of_its_field():
+    meant, seen = {name: group for group, names in ARGUMENTS.items() for name in names}, set()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                args = node.args
+                pairs = [*zip(args.args[::-1], args.defaults[::-1], strict=False)]
+                pairs += zip(args.kwonlyargs, args.kw_defaults, strict=True)
+                given = {arg.arg: value for arg, value in pairs if value is not None and arg.arg in meant}
+                literals = {name for name, value in given.items() if isinstance(value, ast.Constant)}
+                assert not {name for name in literals if given[name].value is not None}, (file, node.name)
+                seen |= set(given)
+    assert seen == set(meant)
+
+
 def test_the_reference_of_the_fields_is_up_to_date():
     written = (PACKAGE.parent / "docs" / "fields.md").read_text()
     assert written == page(), "write it again with python -m score_sde.fields.reference > docs/fields.md"

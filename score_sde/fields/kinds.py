@@ -44,9 +44,9 @@ class Kind(abc.ABC):
     def accepts(self, value: Any) -> bool:
         """Whether the field may have this value."""
 
-    @abc.abstractmethod
     def parse(self, text: str) -> Any:
         """The value that a user wrote; text that is none comes back as it is, for :meth:`accepts` to refuse."""
+        return text
 
     def typed(self, value: Any) -> Any:
         """A value that the field may have, as the type of its line says."""
@@ -189,10 +189,6 @@ class Choice(Kind):
         begun = [value.removeprefix(prefix) for prefix in self.prefixes if value.startswith(prefix)]
         return value in self.names or any(rest and is_path(rest) for rest in begun)
 
-    def parse(self, text: str) -> Any:
-        """The text itself."""
-        return text
-
     def hint(self, value: Any) -> str:
         """The nearest name."""
         known = [*filter(None, self.names), *self.prefixes]
@@ -220,10 +216,6 @@ class Text(Kind):
         """Whether it has the form, and is not too long."""
         return type(value) is str and len(value) <= MAX_TEXT and re.fullmatch(self.pattern, value) is not None
 
-    def parse(self, text: str) -> Any:
-        """The text itself."""
-        return text
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Path(Kind):
@@ -237,10 +229,6 @@ class Path(Kind):
     def accepts(self, value: Any) -> bool:
         """Whether a file could have this path."""
         return type(value) is str and is_path(value)
-
-    def parse(self, text: str) -> Any:
-        """The text itself."""
-        return text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -34,10 +34,9 @@ from score_sde.modes.workdir import (
     trained_model,
 )
 from score_sde.report.charts import save_charts
-from score_sde.report.conformance_page import conformance_markdown
 from score_sde.report.measured import pareto_chart
-from score_sde.report.pareto import pareto_markdown
 from score_sde.report.plots import image_grid, scatter, trajectory_strip
+from score_sde.report.tables import conformance_markdown, pareto_markdown
 from score_sde.solvers import DETERMINISTIC
 from score_sde.training.writers import ProgressBar, compiling
 

@@ -6,6 +6,7 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from score_sde.errors import plural
 from score_sde.report.figures import clean
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ def _environment(markdown: bool) -> "Environment":
         """A value as text that the file can hold; markup is made by the templates alone."""
         if value is None or hasattr(value, "__html__"):
             return value or ""
-        return as_markdown(str(value)) if markdown else clean(str(value))
+        return do_mark_safe(as_markdown(str(value))) if markdown else clean(str(value))
 
     environment = Environment(
         loader=PackageLoader("score_sde.report"),
-        autoescape=not markdown,
+        autoescape=True,
         finalize=shown,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -45,6 +46,7 @@ def _environment(markdown: bool) -> "Environment":
     environment.filters["code"] = lambda text: do_mark_safe(code(str(text)))
     environment.filters["plain"] = lambda text: do_mark_safe(clean(str(text)))  # for what stands between fences
     environment.filters["fence"] = lambda text: fence(str(text), 3)
+    environment.filters["count"] = lambda number, noun: f"{number} {plural(number, noun)}"
     environment.filters["kind"] = lambda block: type(block).__name__
     return environment
 

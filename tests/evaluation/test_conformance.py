@@ -11,7 +11,7 @@ from score_sde.evaluation import conformance
 from score_sde.evaluation.conformance import flow_rows, noisy_rows, relative_errors, sampled_variances
 from score_sde.evaluation.problems import CASES as ALL_CASES
 from score_sde.evaluation.problems import CorrelatedGaussian, RotatedMixtures
-from score_sde.report.conformance_page import conformance_markdown
+from score_sde.report.tables import conformance_markdown
 from score_sde.sampling import integrate, log_snr_times, sample_keys
 from score_sde.solvers import DETERMINISTIC, AnnealedLangevin, EulerMaruyama
 from tests.laws import ORDERS
