@@ -1,4 +1,4 @@
-"""Score-based generative modelling with stochastic differential equations, in JAX.
+"""Score-based generative modeling with stochastic differential equations, in JAX.
 
 The public names below are loaded on first use, so that ``import score_sde`` and ``--help`` cost nothing.
 """

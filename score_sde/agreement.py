@@ -32,7 +32,7 @@ _NUMERICS = (  # flags of JAX that change results
     "jax_numpy_dtype_promotion",
 )
 
-_PATIENCE = 1800.0  # seconds for others to read data, of which one may find more in its cache than another
+_PATIENCE = 1800.0  # seconds to wait for others to read data: the caches of some may hold less
 _NUMBERS = itertools.count()  # a key is set once
 
 FoundT = TypeVar("FoundT")
@@ -40,7 +40,7 @@ FoundT = TypeVar("FoundT")
 
 @runtime_checkable
 class Store(Protocol):
-    """The calls of a key-value store that an agreement needs; JAX's distributed client has them."""
+    """The key-value store that an agreement needs; JAX's distributed client is one."""
 
     def key_value_set(self, key: str, value: str) -> None:
         """Set a key that is not set yet."""
@@ -80,10 +80,10 @@ def agreed(
 
 
 def agreed_on(topic: str, prepare: Callable[[], tuple[FoundT, Mapping[str, Any]]]) -> FoundT:
-    """:func:`agree` on something else than settings; a program of one process agrees with itself.
+    """:func:`agree` on something other than settings; a program of one process agrees with itself.
 
     Args:
-        topic: What it is on. All processes ask in the same order.
+        topic: The subject of the agreement. All processes ask in the same order.
         prepare: As :func:`agree`.
 
     Raises:
@@ -103,12 +103,12 @@ def agree_on_directory(
 ) -> None:
     """Refuse a directory that lies on different disks for different processes, under one name.
 
-    Process 0 puts a file into the directory, or into the nearest one above that exists. The others look for this file,
-    and process 0 removes it.
+    Process 0 puts a file into the directory, or into its nearest existing parent. The others look for this file, and
+    process 0 removes it.
 
     Args:
         directory: The directory that all processes will write to.
-        store: As :func:`agree`; and so are the next three.
+        store: As :func:`agree`, like the next three.
         process_id: Which of them this is.
         num_processes: How many there are.
         timeout: Seconds to wait for the others.
@@ -140,7 +140,7 @@ def agree_on_directory(
 
 
 def _probe(directory: Path) -> Path | None:
-    """A new file in a directory, or in the nearest one above it that is there; None if it cannot be written."""
+    """A new file in a directory, or in its nearest existing parent; None if it cannot be written."""
     try:
         there = next(folder for folder in (directory, *directory.parents) if folder.is_dir())
         file = there / f".{uuid.uuid4().hex}.{os.getpid()}.tmp"
@@ -183,11 +183,11 @@ def agree(
         process_id: Which of them this is, from 0.
         num_processes: How many there are.
         timeout: Seconds to wait for the others.
-        topic: The name of this agreement, which its keys in the store begin with.
+        topic: The name of this agreement, with which its keys in the store begin.
 
     Raises:
         UserError: In every process, if settings differ, or another process fails to prepare or does not come.
-        Exception: What ``prepare`` raises, in the process where it does.
+        Exception: Any exception of ``prepare``, in the process that raised it.
     """
     said, failure, found = {}, None, None
     try:

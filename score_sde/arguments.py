@@ -1,4 +1,4 @@
-"""What the functions and classes of the core are given, checked as far as it can be read.
+"""Checks of the arguments that the functions and classes of the core receive.
 
 Shapes and types are known under a trace too. Values are looked at only where they are not traced
 (:func:`~score_sde.typing.holds`), so that no check stands in the way of ``jit``, ``vmap`` or ``grad``.
@@ -18,10 +18,10 @@ from score_sde.typing import Batch, ScoreFn, Times, holds, is_known, time_dtype
 
 
 class Checked:
-    """Base of the classes that refuse numbers which make no such object, where one is constructed."""
+    """Base of the classes that validate their numbers at construction."""
 
     def __post_init__(self) -> None:
-        """Refuse the numbers that :meth:`problems` tells of.
+        """Refuse numbers with :meth:`problems`.
 
         Raises:
             UserError: If there are any.
@@ -29,12 +29,12 @@ class Checked:
         refuse(self.problems())
 
     def problems(self) -> Iterator[str]:
-        """Sentences about numbers that make no such object; traced ones cannot be read, and pass."""
+        """Sentences about invalid numbers; traced ones cannot be read, and pass."""
         return iter(())
 
 
 def not_whole(name: str, value: Any, least: int, most: int | None = None) -> Iterator[str]:
-    """The sentence about what is no whole number within bounds.
+    """The sentence about a value that is not a whole number within bounds.
 
     >>> list(not_whole("order", 2.0, 1, 3)), list(not_whole("order", 2, 1, 3))
     (['order is 2.0; expected a whole number from 1 to 3.'], [])
@@ -48,7 +48,7 @@ def not_whole(name: str, value: Any, least: int, most: int | None = None) -> Ite
 
 
 def not_fulfilled(name: str, value: Any, condition: Callable[[np.ndarray], Any], expected: str) -> Iterator[str]:
-    """The sentence about a number that does not fulfill a condition.
+    """The sentence about a number that violates a condition.
 
     >>> list(not_fulfilled("snr", -1.0, lambda snr: snr >= 0.0, "0 or more"))
     ['snr is -1.0; expected 0 or more.']
@@ -58,7 +58,7 @@ def not_fulfilled(name: str, value: Any, condition: Callable[[np.ndarray], Any],
 
 
 def not_inner_time(name: str, t: Any) -> Iterator[str]:
-    """The sentence about a time at which data have no noise, or after which there is no time left.
+    """The sentence about a time that does not lie strictly between 0 and 1.
 
     >>> list(not_inner_time("t_min", 1.0))
     ['t_min is 1.0; expected a time between 0 and 1, where data have some noise.']
@@ -69,10 +69,10 @@ def not_inner_time(name: str, t: Any) -> Iterator[str]:
 
 
 def check_floats(x: Any, noun: str = "samples", advice: str = "") -> None:
-    """Refuse what is no batch of floating-point numbers.
+    """Refuse anything but a batch of floating-point numbers.
 
     Raises:
-        UserError: If it is no array, has no axis, or holds whole numbers.
+        UserError: If ``x`` is not an array, has no axis, or holds whole numbers.
     """
     if not isinstance(x, (np.ndarray, jax.Array)):
         raise UserError(f"The {noun} are of type {type(x).__name__}; expected an array of shape (batch, *event).")
@@ -83,10 +83,10 @@ def check_floats(x: Any, noun: str = "samples", advice: str = "") -> None:
 
 
 def as_data(x: Any) -> Array:
-    """Data whose density is asked for, in single precision at least.
+    """The data whose density is requested, in single precision at least.
 
     Raises:
-        UserError: If they are whole numbers or no array, or if there are none.
+        UserError: If they are whole numbers, empty, or not an array.
     """
     if isinstance(x, (np.ndarray, jax.Array)) and (x.ndim == 0 or x.size == 0):
         raise UserError(f"The data have shape {x.shape}; expected one example at least, of shape (batch, *event).")
@@ -97,7 +97,7 @@ def as_data(x: Any) -> Array:
 
 
 def _axes_of_keys(keys: Any) -> tuple[int, ...] | None:
-    """The shape of an array of keys, typed or raw; ``None`` for what is no key."""
+    """The shape of an array of keys, typed or raw; ``None`` for anything else."""
     if not isinstance(keys, (np.ndarray, jax.Array)):
         return None
     if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
@@ -106,10 +106,10 @@ def _axes_of_keys(keys: Any) -> tuple[int, ...] | None:
 
 
 def check_samples(keys: Any, x: Any) -> None:
-    """Refuse samples that are no floating-point numbers, or that have not one key each.
+    """Check that samples are floating-point numbers with one key each.
 
     Raises:
-        UserError: If so.
+        UserError: If they are not.
     """
     check_floats(x)
     if (axes := _axes_of_keys(keys)) != x.shape[:1]:
@@ -121,10 +121,10 @@ def check_samples(keys: Any, x: Any) -> None:
 
 
 def check_key(key: Any) -> None:
-    """Refuse what is not one key.
+    """Refuse anything but a single key.
 
     Raises:
-        UserError: If it is none, or an array of several.
+        UserError: If it is not a key, or an array of several.
     """
     if (axes := _axes_of_keys(key)) != ():
         given = f"an array of keys of shape {axes}" if axes is not None else f"a {type(key).__name__}"
@@ -135,16 +135,16 @@ def score_at(score_fn: ScoreFn, x: Batch, t: Times) -> Batch:
     """The score of every example at its own time: where the scores of a user enter the core.
 
     Raises:
-        UserError: If the score has not the shape of the samples, beside which it would be broadcast.
+        UserError: If the score does not have the shape of the samples, and would be broadcast.
     """
     return of_shape(score_fn(x, t), x.shape, "score")
 
 
 def of_shape(values: Any, shape: tuple[int, ...], noun: str) -> Any:
-    """Values as they are, if they have the shape that is expected, into which others would be broadcast.
+    """Values, unchanged, of an expected shape; others would be broadcast.
 
     Raises:
-        UserError: If they have another one.
+        UserError: If they have another shape.
     """
     if jnp.shape(values) != shape:
         raise UserError(f"The {noun} of a batch has shape {jnp.shape(values)}; expected {shape}.")

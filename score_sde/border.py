@@ -1,6 +1,6 @@
 """Exceptions at the border of the program: one rule turns each into a message and an exit code.
 
-Errors that the user can mend become a sentence: the package's own :class:`~score_sde.errors.UserError`, and exceptions
+Errors that the user can fix become a sentence: the package's own :class:`~score_sde.errors.UserError`, and exceptions
 of other libraries when the machine lacks memory, space, permission, devices or packages. Every other exception is a
 bug in the program. The message calls it one, and names the file that holds the traceback. With
 ``SCORE_SDE_TRACEBACK=1`` these exceptions are raised unchanged, for debuggers and tests.
@@ -64,7 +64,7 @@ def ended(
     Args:
         error: The exception that has reached the border.
         name: The name of the program.
-        doing: What the program was doing.
+        doing: The activity that failed, in words.
         directory: The traceback of a bug goes there, if the directory exists and can be written.
 
     Raises:
@@ -206,7 +206,7 @@ def _fault(error: BaseException, doing: str, directory: Path | None) -> Ending:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says.
+    """The first line of an exception's message.
 
     >>> first_line(ValueError("a disk is full"))
     'a disk is full'
@@ -228,7 +228,7 @@ def _kept(text: str, directory: Path | None) -> Path | None:
     name = f"traceback-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.txt"
     data = text.encode("utf-8", errors="backslashreplace")
     if directory is not None:
-        with contextlib.suppress(Exception):  # of a bucket anything
+        with contextlib.suppress(Exception):  # a bucket may raise anything
             (directory / name).write_bytes(data)
             return directory / name
     with contextlib.suppress(OSError, ValueError):
@@ -270,7 +270,7 @@ def guard(main: Callable[[], int]) -> int:
     except SystemExit as request:  # of --help and --version
         code = request.code if isinstance(request.code, int) else FAULT if request.code else 0
     if threading.excepthook is _thread_failed:
-        threading.excepthook = lambda _: None  # at the end of the program, threads find closed what they used
+        threading.excepthook = lambda _: None  # at the end of the program, threads find their resources closed
     try:
         sys.stdout.flush()
     except OSError:
@@ -280,7 +280,7 @@ def guard(main: Callable[[], int]) -> int:
 
 
 class _Warnings:
-    """Shows a warning in one line, without the line of a library's source that it comes from."""
+    """Shows a warning in one line, without the source line of the library."""
 
     def __init__(self) -> None:
         self._cache = False

@@ -1,6 +1,6 @@
-"""What the user's own numbers mean for a run: sentences that are said before training starts.
+"""Warnings about a run's configuration and data, given before training starts.
 
-None of them stops a run. Each names the fields, says what will happen, and what to set instead.
+None of them stops a run. Each names the fields, the consequence, and better values.
 """
 
 import math
@@ -20,25 +20,25 @@ from score_sde.training.ema import reconstruction_error, reconstruction_weights
 
 _EXAMPLES = 10_000  # whose mean and deviation are taken
 _NUMBERS = 2**25  # in these examples
-_LEFT = 0.1  # share of the initialization in an average that is worth a word
+_LEFT = 0.1  # share of the initialization in an average that deserves a warning
 _ROUGH = 0.05  # error of a reconstructed average
 _MANY = 400  # snapshots, which reconstruct every width well
 
 
 class DataScale(NamedTuple):
-    """Where the training data lie, in the scale that the network sees."""
+    """Location and spread of the training data, in the scale that the network sees."""
 
     mean: Float64[np.ndarray, " dimensions"]
     std: Float64[np.ndarray, " dimensions"]
 
     @property
     def size(self) -> float:
-        """Root mean square of the dimension where it is largest."""
+        """The largest root mean square of a dimension."""
         return float(np.sqrt(self.mean**2 + self.std**2).max())
 
     @property
     def overall_std(self) -> float:
-        """Standard deviation of a value about the mean of its dimension, over all dimensions."""
+        """Standard deviation of values about the mean of their dimension, over all dimensions."""
         return float(np.sqrt(np.mean(self.std**2)))
 
 
@@ -69,7 +69,7 @@ def cautions(config: Settings, source: Source) -> Iterator[str]:
 
 
 def run_cautions(config: Settings, group: str = "training") -> Iterator[str]:
-    """Sentences about lengths of time in a configuration that do not fit the length of the run.
+    """Sentences about intervals in a configuration that do not fit the length of the run.
 
     Args:
         config: The configuration.
@@ -108,12 +108,12 @@ def network_cautions(config: Settings, event_shape: tuple[int, ...]) -> Iterator
 
 
 def data_cautions(config: Settings, scale: DataScale, *, continuous: bool) -> Iterator[str]:
-    """Sentences about data that are far from the scale that the configuration assumes.
+    """Sentences about data far from the scale that the configuration assumes.
 
     Args:
         config: The configuration.
-        scale: Where the data lie.
-        continuous: Whether they are any numbers; images of grey levels always lie in their range.
+        scale: Location and spread of the data.
+        continuous: Whether the data are arbitrary numbers; images of grey levels always lie in their range.
     """
     diffusion = DIFFUSIONS[config.sde.name]
     if not np.isfinite(scale.mean).all() or not np.isfinite(scale.std).all():
@@ -152,7 +152,7 @@ def _scales_input(config: Settings) -> bool:
 
 
 def _spreads(scale: DataScale, smallest: float, where: str) -> Iterator[str]:
-    """Sentences about dimensions that vary too little, where the smallest noise has a standard deviation."""
+    """Sentences about dimensions that vary too little for the standard deviation of the smallest noise."""
     constant = scale.std < 1e-12 * np.maximum(1.0, np.abs(scale.mean))
     if constant.all():
         yield "The training examples are all alike: nothing can be learned but this one."

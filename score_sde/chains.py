@@ -1,9 +1,8 @@
-r"""Discrete forward chains, of which the SDEs are the limits: DDPM and NCSN, their schedules and how to choose them.
+r"""Discrete forward chains, whose limits are the SDEs: DDPM and NCSN, their schedules and how to choose them.
 
-A chain is a :class:`~score_sde.processes.Process` whose marginals are tables over its levels, of the type of the time
-they are asked at, so whatever needs
-marginals alone (losses, ancestral sampling, DDIM, exponential integrators, correctors) takes a chain for an SDE. Times
-between levels belong to the nearest one.
+A chain is a :class:`~score_sde.processes.Process` whose marginals are tables over its levels, with the dtype of the
+requested time. Code that needs marginals alone (losses, ancestral sampling, DDIM, exponential integrators, correctors)
+therefore accepts a chain in place of an SDE. Times between levels belong to the nearest one.
 """
 
 import abc
@@ -27,7 +26,7 @@ _SDE = DEFAULTS.sde
 
 
 class Chain(Process):
-    """The contract of a chain: how many levels, and where in time they are."""
+    """The contract of a chain: the number of its levels, and their times."""
 
     @property
     @abc.abstractmethod
@@ -58,7 +57,7 @@ class DDPM(Chain):
     betas: Levels
 
     def problems(self) -> Iterator[str]:
-        """Variances that no step can have."""
+        """Sentences about invalid variances."""
         if not holds(lambda betas: betas.size > 0, self.betas):
             yield "There are no betas; expected at least one."
         elif not holds(lambda betas: (betas > 0.0) & (betas < 1.0), self.betas):
@@ -100,7 +99,7 @@ class DDPM(Chain):
         return log_alpha - jnp.log(-jnp.expm1(log_alpha))
 
     def transition(self, s: Time, t: Time) -> Transition:
-        """Any number of steps at once: ``(sqrt(a_t / a_s), sqrt(1 - a_t / a_s))``; of one, with its own beta."""
+        """Any number of steps at once: ``(sqrt(a_t / a_s), sqrt(1 - a_t / a_s))``; a single one with its own beta."""
         end, start = self._log_alpha(t), self._log_alpha(s)
         log_ratio = ((end.value - start.value) + (end.rest - start.rest)).astype(t.dtype)
         return Transition(jnp.exp(0.5 * log_ratio), jnp.sqrt(-jnp.expm1(log_ratio)))
@@ -125,7 +124,7 @@ class NCSN(Chain):
     sigmas: Levels
 
     def problems(self) -> Iterator[str]:
-        """Noise levels that are none, or that do not ascend."""
+        """Sentences about noise levels that are invalid or do not ascend."""
         yield from _no_ascent("sigmas", self.sigmas)
 
     @property
@@ -171,7 +170,7 @@ class Tabulated(Chain):
     prior_std: Number = 1.0  # pyright: ignore[reportIncompatibleMethodOverride] -- a field for a property
 
     def problems(self) -> Iterator[str]:
-        """Marginals that are none, or whose noise does not ascend in proportion to the data that is left."""
+        """Sentences about invalid marginals, or noise that does not ascend in proportion to the remaining data."""
         if not holds(lambda means, stds: means.shape == stds.shape, self.mean_coeffs, self.stds):
             yield f"There are {self.mean_coeffs.size} mean_coeffs and {self.stds.size} stds; expected as many."
         elif not holds(_positive, self.mean_coeffs):
@@ -207,7 +206,7 @@ def _positive(values: np.ndarray) -> Any:
 
 
 def _no_ascent(name: str, levels: Any) -> Iterator[str]:
-    """The sentence about noise levels that are none, or that do not ascend."""
+    """The sentence about noise levels that are invalid or do not ascend."""
     if not holds(lambda levels: levels.size > 0, levels):
         yield f"There are no {name}; expected at least one level."
     elif not holds(_positive, levels):
@@ -220,10 +219,10 @@ def _no_ascent(name: str, levels: Any) -> Iterator[str]:
 
 
 def _check_schedule(n: int, **bounds: Number) -> None:
-    """Refuse a schedule of no levels, and bounds that are no positive numbers.
+    """Refuse a schedule without levels, and bounds that are not positive.
 
     Raises:
-        UserError: With all that is wrong.
+        UserError: With every problem.
     """
     problems = [] if holds(lambda n: n >= 1, n) else [f"n is {n}; expected at least one level."]
     wrong = {name: value for name, value in bounds.items() if not holds(_positive, value)}
@@ -237,7 +236,7 @@ def _check_sigmas(n: int, sigma_min: Number, sigma_max: Number) -> None:
 
 
 class _Sum(NamedTuple):
-    """A sum in two numbers, the second being what the first has lost by rounding."""
+    """A sum in two numbers: the rounded sum and its rounding error."""
 
     value: Array
     rest: Array
@@ -248,7 +247,7 @@ def _running_sums(terms: Levels) -> _Sum:
 
     def add(a: _Sum, b: _Sum) -> _Sum:
         value = a.value + b.value
-        part = value - a.value  # Knuth's two-sum: what is lost by rounding, exactly
+        part = value - a.value  # Knuth's two-sum: the exact rounding error
         lost = (a.value - (value - part)) + (b.value - part)
         rest = lost + (a.rest + b.rest)
         total = value + rest
@@ -333,7 +332,7 @@ def largest_distance(data: np.ndarray, *, block: int = 1024) -> float:
 
     Args:
         data: Examples, scaled as the network will see them, shape ``(n, *event)``.
-        block: How many rows of distances are held at once.
+        block: Number of rows of distances held at once.
     """
     flat = np.asarray(data, np.float64).reshape(len(data), -1)
     squares = np.sum(flat**2, axis=1)
@@ -365,7 +364,7 @@ def noise_ratio(dim: int, overlap: float = 0.567) -> float:
 
 
 def num_noise_levels(dim: int, sigma_min: float = _SDE.sigma_min, sigma_max: float = _SDE.sigma_max) -> int:
-    """How many geometric levels :func:`noise_ratio` asks for.
+    """The number of geometric levels with the ratio :func:`noise_ratio`.
 
     >>> num_noise_levels(3 * 32 * 32, 0.01, 50.0)  # CIFAR-10
     232
@@ -376,7 +375,7 @@ def num_noise_levels(dim: int, sigma_min: float = _SDE.sigma_min, sigma_max: flo
 def langevin_step(ratio: float, num_steps: int, sigma_min: float = _SDE.sigma_min) -> float:
     r"""The step size ``e`` of annealed Langevin dynamics in NCSNv2 (technique 4): ``e s_i^2 / s_1^2`` at level ``i``.
 
-    After ``T`` steps at a level the variance should be the level's. With ``q = 1 - e / s_1^2`` the ratio of the two is
+    After ``T`` steps at a level the variance should equal the level's. With ``q = 1 - e / s_1^2`` their ratio is
     ``q^{2T} (r^2 - c) + c``, ``c = 2 e / (s_1^2 (1 - q^2))`` (Song & Ermon 2020, proposition 3); ``e`` brings it
     closest to 1. As :class:`~score_sde.solvers.AnnealedLangevin` counts, ``snr = sqrt(e / 2) / s_1``.
 
@@ -384,7 +383,7 @@ def langevin_step(ratio: float, num_steps: int, sigma_min: float = _SDE.sigma_mi
     '6.2e-06'
 
     Args:
-        ratio: Of neighboring levels.
+        ratio: Ratio of neighboring levels.
         num_steps: Langevin steps ``T`` per level.
         sigma_min: Smallest noise ``s_1``.
     """

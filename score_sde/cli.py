@@ -68,8 +68,8 @@ log = logging.getLogger(__name__)
 def main(argv: list[str]) -> int:
     """Run one mode and return the exit code.
 
-    It is 0, 1 for a result that is not reproduced or a bug in the program, 2 for an error of the user's, 130 after
-    an interruption, 143 after SIGTERM.
+    The exit code is 0 on success, 1 for a result that is not reproduced or a bug in the program, 2 for an error of the
+    user, 130 after an interruption, 143 after SIGTERM.
     """
     options, code, joined = None, FAULT, False
     try:
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
 
 
 def _given(options: argparse.Namespace) -> "Path | ConfigDict | None":
-    """What is to be overridden: the file that is given, else the configuration of the run in the working directory."""
+    """The configuration to override: the given file, else the one of the run in the working directory."""
     if options.config is not None or options.mode in WITHOUT_CONFIG:
         return None if options.config is None else config_file(options.config)
     from score_sde.checkpointing import newest_config
@@ -126,7 +126,7 @@ def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) 
         from score_sde.config import leaves
 
         config = load_config(_given(options), overrides)
-        # The configuration counts, not the file that it is from.
+        # The configuration counts, not its file.
         flags = {name: value for name, value in vars(options).items() if name not in ("config", *cluster.FLAGS)}
         places = {name: whole(value) for name in PATHS if (value := flags.get(name)) is not None}
         return config, {**{f"--{name}": value for name, value in (flags | places).items()}, **leaves(config)}
@@ -142,7 +142,7 @@ def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) 
 
 
 def _say_what_is_unread(config: Settings, mode: str, overrides: list[str]) -> None:
-    """Warn of fields that somebody has set and that have no effect beside the others."""
+    """Warn of fields that were set but have no effect beside the others."""
     from score_sde.unread import unread
     from score_sde.validation import purposes_of
 
@@ -152,8 +152,8 @@ def _say_what_is_unread(config: Settings, mode: str, overrides: list[str]) -> No
 
 
 def run_script(name: str, action: Callable[[], object]) -> int:
-    """Run a script of experiments and return its exit code, which is as :func:`main`'s."""
-    _log_messages(force=True)  # over the handler that absl has put there
+    """Run a script of experiments and return its exit code, as :func:`main` does."""
+    _log_messages(force=True)  # over the handler of absl
     try:
         action()
     except (Exception, KeyboardInterrupt) as error:
@@ -162,7 +162,7 @@ def run_script(name: str, action: Callable[[], object]) -> int:
 
 
 def _log_messages(*, force: bool = False) -> None:
-    """Tell on standard error what this package says, and of libraries errors only."""
+    """Log the messages of this package, and only the errors of libraries, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     if not os.environ.get(RAISE):  # an exception that a library logs before it raises it is told once, at the border
         handler.addFilter(lambda record: record.exc_info is None or record.name.startswith("score_sde"))
@@ -173,7 +173,7 @@ def _log_messages(*, force: bool = False) -> None:
 
 
 def _extra(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    """What a mode takes besides configuration, directory and command."""
+    """The arguments of a mode besides configuration, directory and command."""
     extra: dict[str, Any] = {} if options.checkpoint is None else {"checkpoint": Path(options.checkpoint)}
     if options.mode == "reproduce":
         extra["row"] = options.row
@@ -194,8 +194,7 @@ def load_config(given: "Path | ConfigDict | None", overrides: list[str]) -> Sett
         overrides: Arguments ``--config.a.b=value``.
 
     Raises:
-        UserError: If the file is missing or no configuration, or a field does not exist or has a value that it may not
-            have.
+        UserError: If the file is missing or not a configuration, or a field does not exist or has an invalid value.
     """
     from score_sde.config import default_config, from_file, with_overrides
 
@@ -204,7 +203,7 @@ def load_config(given: "Path | ConfigDict | None", overrides: list[str]) -> Sett
 
 
 class _Once(argparse.Action):
-    """Store a value, and refuse a second one that differs: one of the two would be dropped in silence."""
+    """Store a value, and refuse a second, different one, which would silently drop the first."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         """Store."""
@@ -215,7 +214,7 @@ class _Once(argparse.Action):
 
 
 class _Help(argparse.Action):
-    """Print all flags and modes, or what is known of a field, and end."""
+    """Print all flags and modes, or the description of a field, and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         """Print."""

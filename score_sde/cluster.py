@@ -1,4 +1,4 @@
-"""Many processes as one run: joining them, what only one of them does, and ending together.
+"""Many processes as one run: joining, work for one process alone, and ending together.
 
 JAX answers mistakes of a launch from C++ by ending the process: a peer that never comes, two processes with one number,
 a port in use. Neither an exception nor an exit code of ours is left. Where flags say who is who, the processes
@@ -21,7 +21,7 @@ from score_sde.errors import UserError, plural
 # JAX ends the others when one process has not been heard of for so long. A machine that is moved to other hardware is
 # silent for some seconds; a scheduler that has given notice waits for two minutes.
 HEARTBEAT_SECONDS = 60
-# How long a process that failed waits for the others to fail in the same way before it ends alone.
+# The time for which a failed process waits for the others to fail in the same way before it ends alone.
 PATIENCE_SECONDS = 10
 RETRY_SECONDS = 0.2
 LONGEST_SECONDS, MOST_PROCESSES = 7 * 86400, 100_000  # more is a slip, and more than sockets and JAX can count
@@ -58,7 +58,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def requested(options: argparse.Namespace) -> dict[str, Any] | None:
-    """The arguments of :func:`join` that parsed flags ask for, or None for a process on its own.
+    """The arguments of :func:`join` that parsed flags request, or None for a process on its own.
 
     Raises:
         UserError: If the flags contradict each other, are incomplete or out of range.
@@ -98,13 +98,13 @@ def connect(
 ) -> None:
     """Connect this process with the others of a cluster; call it before anything else touches a device.
 
-    With all of the first three, the processes call the roll at the coordinator's address. With none, JAX finds the
-    cluster by what SLURM, Open MPI, Kubernetes or a TPU tells the process.
+    With all of the first three arguments, the processes call the roll at the coordinator's address. With none, JAX
+    finds the cluster in the environment that SLURM, Open MPI, Kubernetes or a TPU sets for the process.
 
     Args:
         coordinator: ``HOST:PORT``, a free port on the machine of process 0.
-        num_processes: How many processes there are.
-        process_id: Which of them this is, from 0.
+        num_processes: Number of processes.
+        process_id: Index of this process, from 0.
         timeout: Seconds to wait for the others.
         heeds_sigterm: Whether the program asks ``multihost_utils.reached_preemption_sync_point``. JAX then takes
             SIGTERM for it; a program that does not ask would never end.
@@ -205,7 +205,7 @@ def _disconnect() -> None:
 
     try:
         jax.distributed.shutdown()
-    except RuntimeError as error:  # this process is done, whatever became of the others
+    except RuntimeError as error:  # this process is done, whatever happened to the others
         _logger.warning("The other processes ended without this one: %s", str(error).partition("\n")[0])
 
 
@@ -262,7 +262,7 @@ def _call_roll(member: Member, timeout: float) -> None:
 
 
 def _answer(member: Member, deadline: float, timeout: float) -> None:
-    """Tell process 0 that this process is there, as often as it takes, and wait for what it says."""
+    """Report this process to process 0, as often as necessary, and wait for its verdict."""
     reason = "it was not tried"
     while (left := deadline - time.monotonic()) > 0:
         try:
@@ -315,7 +315,7 @@ def _ask(member: Member, deadline: float, timeout: float) -> None:
 def _collect(
     member: Member, listener: socket.socket, present: dict[int, socket.socket], deadline: float, timeout: float
 ) -> str | None:
-    """Fill ``present`` with the other processes; what is wrong with the launch, or None."""
+    """Fill ``present`` with the other processes, and return the problem of the launch, or None."""
     while True:
         _drop_those_who_left(present)
         if len(present) == member.num_processes - 1:
@@ -335,7 +335,7 @@ def _collect(
             connection.close()  # a health check or a port scan
             continue
         count, index = greeting
-        _drop_those_who_left(present)  # while nobody came
+        _drop_those_who_left(present)  # while nobody connected
         if count == member.num_processes and index not in present:
             present[index] = connection
             continue
@@ -347,8 +347,8 @@ def _collect(
 
 
 def _read_greeting(connection: socket.socket) -> tuple[int, int] | None:
-    """The number of processes and the index that a process says, or None for a stranger."""
-    connection.settimeout(2.0)  # what a stranger who says nothing may cost
+    """The number of processes and the index that a process reports, or None for a stranger."""
+    connection.settimeout(2.0)  # the longest wait for a silent stranger
     try:
         with connection.makefile("rb") as stream:
             words = stream.readline(64).split()

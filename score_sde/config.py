@@ -1,4 +1,4 @@
-"""Configurations: files and overrides in. What comes out becomes :class:`~score_sde.fields.Settings`.
+"""Configurations from files and overrides, turned into :class:`~score_sde.fields.Settings`.
 
 Only modules that write configurations see a ConfigDict. A configuration file defines ``get_config()``; it starts from
 :func:`default_config` and overrides what differs. The fields are described in ``fields/``.
@@ -44,7 +44,7 @@ def from_file(path: Path) -> ConfigDict:
             spec.loader.exec_module(module)
             config = module.get_config()
             if isinstance(config, ConfigDict):
-                leaves(config)  # which a configuration that holds itself does not have
+                leaves(config)  # fails for a configuration that contains itself
                 return config if type(config) is ConfigDict else config.as_configdict()
     except UserError:
         raise
@@ -72,11 +72,11 @@ def _importable(module: ModuleType, folder: Path) -> Iterator[None]:
 
 
 def from_record(recorded: Mapping[str, Any], where: str) -> ConfigDict:
-    """The configuration in a record. One that is older than a field stands for what is now its default.
+    """The configuration in a record. A field newer than the record has its present default.
 
     Args:
         recorded: The record, as JSON holds it.
-        where: What errors call it.
+        where: Name of the record in errors.
 
     Raises:
         UserError: If it has fields that do not exist, or values of a wrong kind.
@@ -92,19 +92,19 @@ def from_record(recorded: Mapping[str, Any], where: str) -> ConfigDict:
 
 
 def _from_json(name: str, value: Any) -> Any:
-    """The value of a field as it was before JSON, which knows no tuples and writes 1.0 as 1."""
+    """The value of a field as it was before JSON, which has no tuples and writes 1.0 as 1."""
     if isinstance(FIELDS[name], Several) and isinstance(value, list):
         return tuple(value)
     return float(value) if isinstance(FIELDS[name], Real) and FIELDS[name].accepts(value) else value
 
 
 def with_overrides(config: ConfigDict, overrides: Sequence[str]) -> Settings:
-    """The settings of a configuration with arguments ``--config.a.b=VALUE``, each read as its field is described.
+    """The settings of a configuration with arguments ``--config.a.b=VALUE``, each parsed by the type of its field.
 
     Of several for one field the last counts.
 
     Raises:
-        UserError: With everything that is wrong.
+        UserError: With every problem.
     """
     known, values = leaves(config), {}
     problems = wrong_names(known)
@@ -146,12 +146,11 @@ def changed_fields(
 ) -> list[str]:
     """Lines ``name: old -> new`` for the fields of some groups that differ from a recorded configuration.
 
-    A record that is older than a field stands for what is now its default. A field that neither of them reads may
-    differ.
+    A field newer than the record has its present default. A field that neither of them reads may differ.
 
     Args:
-        recorded: The configuration as it was written.
-        config: The one of now, or another record.
+        recorded: The recorded configuration.
+        config: The present one, or another record.
         groups: The groups to look at, or single fields at the top.
         free: Names of fields that may differ.
     """
@@ -167,6 +166,6 @@ def changed_fields(
 
 
 def build(cls: Any, fields: Mapping[str, Any] | ConfigDict, **overrides: Any) -> Any:
-    """Construct a dataclass from those of its fields that the mapping holds."""
+    """Construct a dataclass from a mapping of some of its fields."""
     names = {field.name for field in dataclasses.fields(cls)}
     return cls(**{name: value for name, value in fields.items() if name in names} | overrides)

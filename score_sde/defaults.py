@@ -19,7 +19,7 @@ else:
 
 
 def default_config() -> ConfigDict:
-    """Every field there is, with its default; the defaults are those of the continuous VP DDPM++ of Song et al."""
+    """Every field with its default; the defaults describe the continuous VP DDPM++ of Song et al."""
     config = ConfigDict()
     for group in filter(None, GROUPS):
         config[group] = ConfigDict()

@@ -1,4 +1,4 @@
-"""The diffusions of configurations: an SDE for each name, and the chains of which it is the limit."""
+"""The diffusions of configurations: for each name an SDE, and the chains that converge to it."""
 
 import dataclasses
 import re
@@ -19,11 +19,11 @@ CONTINUOUS = "continuous"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Diffusion:
-    """An SDE and what goes with it.
+    """An SDE and its chains.
 
     Attributes:
         sde: The SDE.
-        chain: From a schedule, the number of levels and the SDE to a chain of which it is the limit.
+        chain: From a schedule, the number of levels and the SDE to a chain that converges to the SDE.
         schedules: The names of these chains.
         own: The schedule whose chain visits the SDE's own marginals.
         keeps_data: Whether data stay as they are while noise is added, from ``sigma_min`` on; else they shrink, and a
@@ -70,7 +70,7 @@ def make_sde(config: Settings) -> SDE:
     """The forward process that the configuration names.
 
     Raises:
-        UserError: For numbers that make no such process, by the names of their fields.
+        UserError: For numbers that the process does not allow, by the names of their fields.
     """
     try:
         return build(DIFFUSIONS[config.sde.name].sde, config.sde)
@@ -82,7 +82,7 @@ def make_process(config: Settings, sde: SDE) -> Process:
     """The SDE, or the chain of ``parameterization.num_scales`` levels that ``sde.schedule`` names.
 
     Raises:
-        UserError: For a schedule that the SDE is not the limit of.
+        UserError: For a schedule whose chain does not converge to the SDE.
     """
     name, diffusion = config.sde.schedule, DIFFUSIONS[config.sde.name]
     if not on_chain(config):

@@ -15,8 +15,8 @@ from score_sde.errors import UserError, plural
 AXES = ("data", "fsdp")
 MIN_SPLIT = 4096  # numbers in the smallest array that is worth a message of its own
 
-# What XLA gives to the YNN library by default, less the convolutions, which are slow there, and the reductions, which
-# are wrong: two expm1 or log1p of different arguments come out as one in a sum over 4096 rows or more
+# The operations that XLA gives to the YNN library by default, except convolutions, which are slow there, and
+# reductions, which are wrong: two expm1 or log1p of different arguments come out as one in a sum over 4096 rows or more
 # (jaxlib 0.10.2).
 CPU_OPTIONS: dict[str, bool | int | str] = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
@@ -81,9 +81,9 @@ def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
 
 
 def state_sharding(mesh: Mesh | AbstractMesh, state: Any, *, fsdp: bool = True) -> Any:
-    """Where the arrays of a training state, or their shapes, live: split along ``fsdp`` if they are large.
+    """The sharding of a training state's arrays, or their shapes: split along ``fsdp`` if they are large.
 
-    The rule looks at shapes only, so that parameters, their averages and the moments of the optimiser, which have the
+    The rule looks at shapes only, so that parameters, their averages and the moments of the optimizer, which have the
     same shapes, are split alike: the longest axis that ``fsdp`` divides, of arrays with at least ``MIN_SPLIT`` numbers.
     With ``fsdp=False`` nothing is split.
 
@@ -105,7 +105,7 @@ def state_sharding(mesh: Mesh | AbstractMesh, state: Any, *, fsdp: bool = True) 
 
 
 def with_sharding(state: Any, sharding: Any) -> Any:
-    """Shapes and types of a state with the places where its arrays shall live, for a restore or a compilation."""
+    """Shapes and types of a state with the shardings of its arrays, for a restore or a compilation."""
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, sharding
     )
@@ -157,7 +157,7 @@ def loops_are_slow(mesh: Mesh | None = None) -> bool:
 
 
 def platform_of(mesh: Mesh) -> str:
-    """The kind of its devices, which need not be at hand: a mesh of a described TPU is one too.
+    """The kind of the mesh's devices, which need not be at hand: a mesh of a described TPU is valid too.
 
     >>> platform_of(make_mesh()) == jax.default_backend()
     True
@@ -194,8 +194,8 @@ def jit_step(
 ) -> Callable[..., Any]:
     """Compile a training step over the mesh: the state, placed by ``sharding``, is donated; the batch is split.
 
-    ``constants`` are what the step takes after state and batch, the same at every call and on every device. They are
-    arguments of the program, not literals in it.
+    ``constants`` are the arguments of the step after state and batch, the same at every call and on every device. They
+    are arguments of the program, not literals in it.
     """
     same = replicated(mesh)
     compiled = jit(

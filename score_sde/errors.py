@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: what was given, what was expected, what to do."""
+"""Errors that the user can fix: each names the given value, the expected one, and the remedy."""
 
 import difflib
 from collections.abc import Iterable
@@ -25,20 +25,20 @@ def refuse(problems: Iterable[str]) -> None:
 
 
 class Preempted(Exception):
-    """The run was asked to end, and everything it needs to go on is saved.
+    """The run was asked to end, and has saved everything it needs to continue.
 
     Attributes:
         code: The exit code of the command line: 0, or 130 after an interruption (SIGINT).
     """
 
     def __init__(self, message: str, *, code: int = 0) -> None:
-        """Say what is saved."""
+        """Create the exception with a message about the saved state."""
         super().__init__(message)
         self.code = code
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came where nothing can be saved that is not; the command line exits with 143."""
+    """SIGTERM came where there is nothing left to save; the command line exits with 143."""
 
 
 def plural(number: Any, one: str, many: str = "") -> str:

@@ -1,4 +1,4 @@
-"""The border where a configuration becomes typed objects; below it nothing knows of configurations."""
+"""The boundary where a configuration becomes typed objects; the code below it knows no configurations."""
 
 import dataclasses
 import functools
@@ -38,15 +38,15 @@ from score_sde.variational import LearnedReversal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """All the objects of a run: what is diffused, how it is modelled, trained and sampled."""
+    """All the objects of a run: the data, the process, the network, and how they are trained and sampled."""
 
     settings: Settings
     mesh: Mesh  # the devices
     event_shape: tuple[int, ...]
     quantization: Quantization
     sde: SDE
-    process: Process  # what is trained and sampled: the SDE, or a chain of which it is the limit
-    network: Network  # what the score is made of
+    process: Process  # trained and sampled: the SDE, or a chain that converges to it
+    network: Network  # computes the score
     reversal_network: Network  # the same network, with a second output: the variances of a chain's steps
     latent: LatentVariableModel | None  # a variational autoencoder, which has neither; else None
     parameterization: Parameterization
@@ -73,10 +73,10 @@ class Experiment:
             event_shape: Shape of one example.
             num_grey_levels: Number of grey levels; ``None`` for continuous data.
             mesh: The devices.
-            purposes: What it is built for; fields that these do not read are not looked at.
+            purposes: The uses of the run; fields that they do not read are not checked.
 
         Raises:
-            UserError: With all that is wrong: unknown fields and names, values out of range or at odds with others.
+            UserError: With every problem: unknown fields and names, values out of range or at odds with others.
         """
         settings = Settings.of(config)
         if mesh is None:
@@ -158,7 +158,7 @@ class Experiment:
     def times(self) -> Grid:
         """The times of ``config.sampling``."""
         sampling = self.settings.sampling
-        with jax.ensure_compile_time_eval():  # they are kept, and so must be numbers even where a program asks first
+        with jax.ensure_compile_time_eval():  # they are cached, so must be concrete even under a trace
             return make_times(self.settings, self.sde, self.process, grid=sampling.grid, num_steps=sampling.num_steps)
 
     @functools.cached_property
@@ -179,7 +179,7 @@ class Experiment:
         return jax.jit(lambda p: state_of(p, self.tx, self.settings.seed))(params)
 
     def abstract_state(self) -> TrainState:
-        """Shapes and types of the state and where it lives, without computing or allocating anything."""
+        """Shapes, types and shardings of the state, without computing or allocating anything."""
         shapes = jax.eval_shape(self.init_state)
         return with_sharding(shapes, state_sharding(self.mesh, shapes))
 
@@ -193,14 +193,14 @@ class Experiment:
 
     @property
     def learns_variances(self) -> bool:
-        """Whether the network says the variances of the steps down a chain."""
+        """Whether the network predicts the variances of the steps down a chain."""
         return VARIANCES[self.settings.parameterization.variances] is None
 
     def reversal(self, params: Params) -> LearnedReversal:
         """The steps down the chain as Gaussians, with the variances that the network was trained for.
 
         Raises:
-            UserError: If it was not trained on a chain.
+            UserError: If the network was not trained on a chain.
         """
         chain = self.process
         if not isinstance(chain, Chain):
@@ -228,7 +228,7 @@ class Experiment:
         """0 for a solver of the probability flow, else ``sampling.noise_scale``.
 
         Raises:
-            UserError: If the solver adds another noise whatever the noise scale.
+            UserError: If the solver adds a fixed noise regardless of the noise scale.
         """
         wanted = None if follows_of(method) == "flow" else self.settings.sampling.noise_scale
         return noise_scale_of(method, wanted, name="config.sampling.noise_scale")
@@ -237,7 +237,7 @@ class Experiment:
 def _problems(
     config: Settings, event_shape: tuple[int, ...], num_grey_levels: int | None, purposes: Collection[Purpose]
 ) -> list[str]:
-    """All that is wrong with fields that are right one by one, some of which only building tells."""
+    """Every problem with fields that are valid one by one; some of them appear only in building."""
     found = list(problems_of(config, event_shape, purposes))
     found += thresholding_problems(config, num_grey_levels, purposes)
 
@@ -268,7 +268,7 @@ def _problems(
 
 
 def _pair_problems(config: Settings, process: Process, times: Grid) -> Iterator[str]:
-    """What keeps the predictor from following the process along the grid."""
+    """The reasons why the predictor cannot follow the process along the grid."""
     sampling = config.sampling
     if NETWORKS[config.model.name].is_latent:
         return
@@ -287,7 +287,7 @@ def _pair_problems(config: Settings, process: Process, times: Grid) -> Iterator[
 
 
 def make_times(config: Settings, sde: SDE, process: Process, *, grid: str, num_steps: int) -> Grid:
-    """A grid of times for sampling, or, of a chain, the levels nearest to one."""
+    """A grid of times for sampling; for a chain, the levels nearest to one."""
     times = make_grid(config, sde, grid=grid, num_steps=num_steps, t_end=config.sampling.t_min)
     return levels_of(process, times) if isinstance(process, Chain) else times
 
@@ -299,7 +299,7 @@ def make_grid(config: Settings, sde: SDE, *, grid: str, num_steps: int, t_end: f
 
 
 def make_predictor(name: str, sampling: Sampling) -> Any:
-    """The predictor of a name, with its numbers from the configuration: a solver, or an adaptive method."""
+    """The named predictor with its numbers from the configuration: a solver, or an adaptive method."""
     predictor = METHODS[name]
     return build(predictor, sampling) if isinstance(predictor, type) else predictor()
 

@@ -1,4 +1,4 @@
-"""Random numbers of which each example of a batch has its own, so that no example depends on its neighbors."""
+"""Random numbers drawn separately for each example of a batch, so that no example depends on its neighbors."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def sample_keys(key: PRNGKey, first: Array | int, count: int) -> SampleKeys:
     """One key per sample index, ``first`` to ``first + count - 1``.
 
     Raises:
-        UserError: If the key is not one, or if the indices are no whole numbers from 0 to ``2^32 - 1``.
+        UserError: If the key is not a single key, or the indices are not whole numbers from 0 to ``2^32 - 1``.
     """
     check_key(key)
     refuse([*not_whole("first", first, 0, 2**32 - 1), *not_whole("count", count, 0)])
@@ -24,10 +24,10 @@ def sample_keys(key: PRNGKey, first: Array | int, count: int) -> SampleKeys:
 
 
 def example_keys(key: PRNGKey, x: Array) -> SampleKeys:
-    """One key per example of a batch: those of the first samples.
+    """One key per example of a batch: the keys of the first samples.
 
     Raises:
-        UserError: If the key is none, or an array of several.
+        UserError: If the key is not a key, or an array of several.
     """
     return sample_keys(key, 0, x.shape[0])
 

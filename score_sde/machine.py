@@ -1,4 +1,4 @@
-"""The machine a result was measured on, in figures and in words."""
+"""The machine on which a result was measured, in figures and in words."""
 
 import collections
 import os
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def describe_machine() -> dict[str, Any]:
-    """What a reader needs to judge a time: platform, processor, number of CPUs, versions, and the devices JAX uses.
+    """The context of a measured time: platform, processor, number of CPUs, versions, and the devices JAX uses.
 
     Returns:
-        A dictionary that JSON can hold. ``cpu_count`` counts the CPUs this process may run on, not those of the host.
+        A dictionary that JSON can hold. ``cpu_count`` counts the CPUs available to this process, not all of the host.
     """
     import jax
 
@@ -28,7 +28,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def hardware_line(machine: Any) -> str:
-    """What :func:`describe_machine` found, in words; empty if it was not recorded.
+    """The result of :func:`describe_machine` in words; empty if it was not recorded.
 
     >>> hardware_line({"device_count": 8, "device_kind": "TPU v5e", "cpu_count": 2, "cpu": "Some CPU", "jax": "0.10.2"})
     '8 x TPU v5e; 2 CPUs of Some CPU; JAX 0.10.2, Python ?'
@@ -41,7 +41,7 @@ def hardware_line(machine: Any) -> str:
 
 
 def memory_bytes() -> int:
-    """The memory that this process may use: that of the machine, or of its container if that is less.
+    """The memory available to this process: the machine's, or its container's if that is less.
 
     >>> memory_bytes() > 2**26
     True

@@ -1,4 +1,4 @@
-r"""What the network predicts, and how its output becomes a score.
+r"""The prediction targets of networks, and the conversion of their outputs to scores.
 
 With ``x_t = m x_0 + s z`` the posterior means of noise, data and velocity and the score determine one another
 (Tweedie's formula; Salimans & Ho 2022, arXiv 2202.00512, for ``v``):
@@ -48,13 +48,13 @@ CONDITIONS: Mapping[str, Callable[[Process, Times, Number], Times]] = MappingPro
 )
 
 
-#: Those of them that are the number of a level, and whether it is rounded, so that no time between two is known.
+#: The conditions that are level numbers, and whether they are rounded, so that times between two levels are unknown.
 LEVEL_CONDITIONS: Mapping[str, bool] = MappingProxyType({"level": False, "descending_level": True})
 
 
 @component
 class Parameterization(abc.ABC):
-    """From network output to noise, and so to score; each member writes :meth:`noise`.
+    """From network output to noise, and so to score; each subclass defines :meth:`noise`.
 
     Attributes:
         data_std: Standard deviation of the data, used to scale inputs.
@@ -63,7 +63,7 @@ class Parameterization(abc.ABC):
         num_scales: Number of noise levels of a network that is conditioned on levels.
     """
 
-    fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # fields that the member does not leave open
+    fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # fields that the subclass fixes
 
     data_std: Number = DEFAULTS.parameterization.data_std
     scale_input: bool = static(default=DEFAULTS.parameterization.scale_input)
@@ -72,10 +72,10 @@ class Parameterization(abc.ABC):
 
     @abc.abstractmethod
     def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
-        """The predicted noise ``E[z | x_t]`` that the network output stands for."""
+        """The predicted noise ``E[z | x_t]`` that the network output represents."""
 
     def inputs(self, process: Process, x: Batch, t: Times) -> tuple[Batch, Times]:
-        """The network's two arguments: (scaled) noisy data and noise condition."""
+        """The two arguments of the network: (scaled) noisy data and noise condition."""
         mean_coeff, std = process.marginal(t)
         if self.scale_input:
             x = x / expand_like(jnp.sqrt((mean_coeff * self.data_std) ** 2 + std**2), x)
@@ -102,7 +102,7 @@ class ScorePrediction(Parameterization):
     scale_by_sigma: bool = static(default=DEFAULTS.parameterization.scale_by_sigma)
 
     def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
-        """Minus the output, times ``s`` if it is the score itself."""
+        """Minus the output, times ``s`` if the output is the score itself."""
         return -output if self.scale_by_sigma else -expand_like(process.marginal(t).std, x) * output
 
 
@@ -238,7 +238,7 @@ def thresholded(
     return score_in_range
 
 
-#: The quantile of each way of thresholding, of the one that is configured.
+#: The quantile of each kind of thresholding, as a function of the configured quantile.
 THRESHOLDS: Mapping[str, Callable[[float], float | None]] = MappingProxyType(
     {"static": lambda quantile: None, "dynamic": lambda quantile: quantile}
 )

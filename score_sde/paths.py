@@ -13,7 +13,7 @@ from score_sde.fields.settings import leaves
 
 #: Fields of a configuration that name a place in the file system.
 PLACES = tuple(name for name, kind in FIELDS.items() if isinstance(kind, Place))
-#: What ``data.name`` says before a path.
+#: The prefix of a path in ``data.name``.
 DATA = ("npz:", "folder:", "arrayrecord:")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
@@ -21,15 +21,15 @@ _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
 
 def typed(text: str, name: str, *, bucket: bool = False) -> str:
-    """The path that was meant: ``~``, ``$VARIABLE`` and ``file://`` are replaced, which a shell does not do everywhere.
+    """The intended path: ``~``, ``$VARIABLE`` and ``file://`` are replaced, since a shell does so only in places.
 
     Args:
-        text: The path as it was typed.
+        text: The path as typed.
         name: The flag or field, for errors.
-        bucket: Whether it may be in a bucket, which must then be at hand.
+        bucket: Whether the path may be in a bucket, which must then be accessible.
 
     Raises:
-        UserError: If it is empty, names an unknown home, a variable that is not set, or a bucket where none is taken.
+        UserError: If it is empty, or names an unknown home, an unset variable, or a bucket where none is accepted.
 
     >>> typed("file:///data/my%20run", "--workdir"), typed("runs/a b/", "--workdir")
     ('/data/my run', 'runs/a b/')
@@ -64,7 +64,7 @@ def place(text: str) -> Path:
 
 
 def whole(text: str) -> str:
-    """The same for all directories that a program may be started in.
+    """The path made absolute, so that it does not depend on the working directory.
 
     >>> whole("gs://bucket/runs/a")
     'gs://bucket/runs/a'
@@ -107,7 +107,7 @@ def _with_variables(text: str, name: str) -> str:
 
 
 def typed_fields(config: Settings) -> Settings:
-    """The configuration with the paths that were meant in place of those that were typed.
+    """The configuration with :func:`typed` paths replaced by the intended ones.
 
     Raises:
         UserError: As :func:`typed`.
@@ -121,18 +121,18 @@ def typed_fields(config: Settings) -> Settings:
 
 
 def shipped() -> Path:
-    """The folder of the configurations that come with the package: in it when installed, beside it in a repository."""
+    """The folder of the shipped configurations: inside the package when installed, beside it in a repository."""
     inside = Path(__file__).parent / "configs"
     return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
 
 
 def config_file(text: str) -> Path:
-    """The file that ``--config`` means: one that is there, else a configuration that comes with the package.
+    """The file that ``--config`` names: an existing file, else a configuration that comes with the package.
 
-    Those may be named with the folder ``configs/`` or without it, with ``.py`` or without it.
+    Shipped configurations may be named with or without the folder ``configs/``, and with or without ``.py``.
 
     Raises:
-        UserError: If there is neither; with the nearest name of either.
+        UserError: If there is neither; with the nearest name of either kind.
 
     >>> config_file("vp/toy_mlp").name, config_file("configs/vp/toy_mlp.py").name
     ('toy_mlp.py', 'toy_mlp.py')

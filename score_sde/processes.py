@@ -1,12 +1,12 @@
-r"""Forward processes: what data become as noise is added, in continuous time or in steps.
+r"""Forward processes, which turn data into noise, in continuous time or in steps.
 
-All that most of the package needs to know of a process is its marginal given the data, a Gaussian at every time
+Most of the package needs only three properties of a process: its marginal given the data, a Gaussian at every time
 ``t in [0, 1]``,
 
     p(x_t | x_0) = N(m(t) x_0, s(t)^2 I),
 
-its prior at ``t = 1``, and how it goes from one time to another. SDEs (:mod:`score_sde.sdes`) and the discrete chains
-that they are limits of (:mod:`score_sde.chains`) are its two kinds.
+its prior at ``t = 1``, and its transitions between times. There are two kinds: SDEs (:mod:`score_sde.sdes`), and the
+discrete chains that converge to them (:mod:`score_sde.chains`).
 """
 
 import abc
@@ -36,9 +36,10 @@ class Transition(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """Where ``x_s`` was, given ``x_t`` and the data: ``N((x_t + step_std^2 score) / mean_coeff, std^2 I)``.
+    """The law of ``x_s`` given ``x_t`` and the data: ``N((x_t + step_std^2 score) / mean_coeff, std^2 I)``.
 
-    The score is that of ``p(x_t | x_0)``, ``-z / s(t)``; ``mean_coeff`` and ``step_std`` are those of the transition.
+    Here ``score = -z / s(t)`` is the score of ``p(x_t | x_0)``; ``mean_coeff`` and ``step_std`` belong to the
+    transition.
     """
 
     mean_coeff: Time
@@ -47,7 +48,7 @@ class Posterior(NamedTuple):
 
 
 class Process(Checked, abc.ABC):
-    """The contract of a forward process: its marginal and its prior to write, the rest follows."""
+    """The contract of a forward process. Subclasses define the marginal and the prior; the rest follows."""
 
     @abc.abstractmethod
     def marginal(self, t: Time) -> Marginal:
@@ -88,7 +89,7 @@ class Process(Checked, abc.ABC):
         return jnp.asarray(self.prior_std, noise.dtype) * noise
 
     def prior_logp(self, x: Batch) -> Times:
-        """Log-density of the prior in nats per example, the pair of :meth:`prior_sample`."""
+        """Log-density of the prior in nats per example, the counterpart of :meth:`prior_sample`."""
         dim, variance = x[0].size, jnp.asarray(self.prior_std, x.dtype) ** 2
         square = event_sum(x**2) / variance
         return -0.5 * (dim * jnp.log(2.0 * jnp.pi * variance) + square)
@@ -112,26 +113,26 @@ class Process(Checked, abc.ABC):
         return Posterior(mean_coeff, step_std, step_std * self.marginal(s).std / self.marginal(t).std)
 
     def discrete_step(self, s: Time, t: Time) -> Transition:
-        """One step of the discrete forward chain that goes with the process; of a chain, its own."""
+        """One step of the discrete forward chain that belongs to the process; a chain takes its own."""
         return self.transition(s, t)
 
     def reverse(self, score_fn: ScoreFn, *, noise_scale: Number | None = None) -> "ReverseProcess":
         """The time reversal with noise scale ``eta``; its marginals are the same for every ``eta``.
 
-        With ``None`` it is the solver that chooses ``eta``; see :class:`ReverseProcess`.
+        With ``None`` the solver chooses ``eta``; see :class:`ReverseProcess`.
         """
         return ReverseProcess(forward=self, score_fn=score_fn, stated_noise_scale=noise_scale)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReverseProcess:
-    """The time reversal of a process under a score function: what a solver follows from ``t = 1`` to 0.
+    """The time reversal of a process under a score function, which solvers follow from ``t = 1`` to 0.
 
     Attributes:
         forward: The forward process.
         score_fn: The score of its marginals.
-        stated_noise_scale: The noise scale that was asked for. ``None`` leaves the choice to the solver where one is
-            put to work (:func:`score_sde.sampling.integrate`), and is 1, the reverse SDE, where it is read directly.
+        stated_noise_scale: The requested noise scale. ``None`` leaves the choice to the solver in
+            :func:`score_sde.sampling.integrate`, and means 1, the reverse SDE, where it is read directly.
     """
 
     forward: Process
@@ -147,7 +148,7 @@ class ReverseProcess:
         """The score at one time shared by the whole batch.
 
         Raises:
-            UserError: If it has not the shape of ``x``.
+            UserError: If it does not have the shape of ``x``.
         """
         return score_at(self.score_fn, x, jnp.full(x.shape[:1], t))
 

@@ -1,4 +1,4 @@
-"""The pieces from which the published configurations are put together; see the files in configs/.
+"""The building blocks of the published configurations; see the files in configs/.
 
 A configuration is a data set, a diffusion process and a network, in this order::
 
@@ -6,10 +6,11 @@ A configuration is a data set, a diffusion process and a network, in this order:
     published.ve(config, sigma_max=50.0)
     published.ncsnpp(config)
 
-The first kind of function returns a configuration, the others change one. What none of them sets keeps its default in
-:func:`score_sde.config.default_config`. The networks and numbers are those of Song et al. 2021 (arXiv 2011.13456), of
-Ho et al. 2020 (arXiv 2006.11239) for DDPM, of Song & Ermon 2020 (arXiv 2006.09011) for NCSN and NCSNv2, and of Song
-et al. 2021 (arXiv 2101.09258) for :func:`score_flow`. Numbers of steps are rounded: 1.3 million, not 1,300,001.
+The first kind of function returns a configuration, the others change one. Fields that none of them sets keep their
+defaults in :func:`score_sde.config.default_config`. The networks and numbers come from Song et al. 2021 (arXiv
+2011.13456), from Ho et al. 2020 (arXiv 2006.11239) for DDPM, from Song & Ermon 2020 (arXiv 2006.09011) for NCSN and
+NCSNv2, and from Song et al. 2021 (arXiv 2101.09258) for :func:`score_flow`. Numbers of steps are rounded: 1.3 million,
+not 1,300,001.
 """
 
 from score_sde.config import ConfigDict, default_config
@@ -54,7 +55,7 @@ def large_images(name: str, size: int) -> ConfigDict:
 
 
 def _use_folder(config: ConfigDict, name: str, size: int) -> None:
-    """Colour images that the user has prepared; the stated shape lets the configuration build without them."""
+    """Color images prepared by the user; the stated shape lets the configuration build without them."""
     config.data.name = f"folder:data/{name}"
     config.data.shape = (size, size, 3)
 
@@ -112,7 +113,7 @@ def ve(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: flo
 
 
 def ve_levels(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: float = 0.16) -> None:
-    """As :func:`ve`, but trained on a geometric sequence of noise levels, of which the network sees the number."""
+    """As :func:`ve`, but trained on a geometric sequence of noise levels, whose index the network sees."""
     ve(config, sigma_max=sigma_max, num_scales=num_scales, snr=snr)
     config.sde.schedule = "geometric"
     config.parameterization.num_scales = num_scales
@@ -190,7 +191,7 @@ def ncsnpp_1024(config: ConfigDict) -> None:
 
 
 def ncsn(config: ConfigDict, *, sigma_max: float, num_scales: int, snr: float, num_corrections: int) -> None:
-    """NCSN on geometric noise levels: the score itself, a normalisation per level, and no averaged parameters.
+    """NCSN on geometric noise levels: the score itself, a normalization per level, and no averaged parameters.
 
     Sampling is annealed Langevin dynamics.
 

@@ -1,9 +1,8 @@
-r"""Discrete images as continuous data, and the one place that knows bits per dimension.
+r"""Discrete images as continuous data, and bits per dimension.
 
 An image with ``K`` grey levels ``k in {0, ..., K - 1}`` is dequantized to ``(k + u) / K`` with uniform noise ``u`` in
 ``[0, 1)`` (Uria et al. 2013; Theis et al. 2016, arXiv 1511.01844) and scaled to ``[-1, 1]`` (centered) or ``[0, 1]``.
-By Jensen's inequality the negative continuous log-likelihood then bounds that of the discrete image, in bits per
-dimension
+By Jensen's inequality the negative continuous log-likelihood then bounds the discrete image's, in bits per dimension
 
     -log p(x) / (d log 2) + log2(K / width),
 
@@ -22,7 +21,7 @@ from score_sde.arguments import Checked, not_whole
 from score_sde.errors import UserError, refuse
 from score_sde.typing import Batch, PRNGKey, Times, component, holds, static
 
-_MANY = 64  # values, of which by chance none lies in the darker half
+_MANY = 64  # values: chance does not put so many into the brighter half
 
 
 @component
@@ -38,7 +37,7 @@ class Quantization(Checked):
     centered: bool = static(default=True)
 
     def problems(self) -> Iterator[str]:
-        """A number of levels that is no partition."""
+        """The sentence about an invalid number of levels."""
         if self.num_grey_levels is not None and list(not_whole("num_grey_levels", self.num_grey_levels, 2)):
             yield f"num_grey_levels is {self.num_grey_levels}, which is no partition; expected 2 or more, or None."
 
@@ -82,7 +81,7 @@ class Quantization(Checked):
         return self._scale((levels.astype(u.dtype) + u) / self.num_grey_levels)
 
     def check(self, x: Array) -> None:
-        """Refuse what is no dequantized image of this kind, for whose likelihood there would be no bound.
+        """Refuse data that are not dequantized images of this kind, whose likelihood would have no bound.
 
         Raises:
             UserError: If ``x`` are integers, lie outside the declared interval, or have no noise in their bins.
@@ -139,7 +138,7 @@ class Quantization(Checked):
         return levels if self.num_grey_levels is None else self._scale((levels + 0.5) / self.num_grey_levels)
 
     def quantize(self, x: Array | np.ndarray) -> np.ndarray:
-        """The levels whose bins the values fall into, clipped to the valid ones; continuous data pass unchanged.
+        """The levels of the bins that contain the values, clipped to valid ones; continuous data pass unchanged.
 
         Up to 256 levels come as bytes, the type of images everywhere.
         """

@@ -1,8 +1,8 @@
 """The samplers of trained models, each ``(params, key, shape, first) -> Solution``, and the registry of their methods.
 
-Beside :class:`~score_sde.sampling.FixedSteps` these are :class:`Adaptive`, with as many steps as the error asks for,
-and :class:`Decoder`, of a latent variable model. A *method* is what moves samples: a solver, which steps along a grid,
-or one of the two that choose their own steps. It says itself what it follows (:mod:`score_sde.solvers.pairing`).
+Besides :class:`~score_sde.sampling.FixedSteps` there are :class:`Adaptive`, with as many steps as the error requires,
+and :class:`Decoder`, for latent variable models. A *method* moves samples: it is a solver, which steps along a grid,
+or one of the two that choose their own steps. It declares the process it follows (:mod:`score_sde.solvers.pairing`).
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ class AdaptiveSDE:
 
 AdaptiveMethod: TypeAlias = AdaptiveODE | AdaptiveSDE
 
-#: What moves samples, by the names of configurations.
+#: Methods by their names in configurations.
 METHODS: Mapping[str, Callable[..., Solver | AdaptiveMethod]] = MappingProxyType(
     {**PREDICTORS, "adaptive": AdaptiveODE, "adaptive_sde": AdaptiveSDE}
 )
@@ -75,7 +75,7 @@ METHODS: Mapping[str, Callable[..., Solver | AdaptiveMethod]] = MappingProxyType
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # compared and hashed by identity, as functions are
 class Adaptive:
-    """A sampler that chooses its steps by their error, and stops at ``t_min``; all else as of ``FixedSteps``."""
+    """A sampler that chooses its steps by their error, and stops at ``t_min``; otherwise as ``FixedSteps``."""
 
     score_of: Callable[[Params], ScoreFn]
     process: SDE
@@ -99,7 +99,7 @@ class Adaptive:
         return Solution(x, num_evals + DENOISING_EVALS[self.denoising], success)
 
     def along(self, times: Grid) -> FixedSteps:
-        """The same process in steps along a grid, for pictures of the way."""
+        """The same process in steps along a grid, for pictures of the path."""
         return FixedSteps(
             score_of=self.score_of,
             process=self.process,
@@ -113,7 +113,7 @@ class Adaptive:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # compared and hashed by identity, as functions are
 class Decoder:
-    """The sampler of a latent variable model, which decodes draws of its prior.
+    """The sampler of a latent variable model, which decodes draws from its prior.
 
     Attributes:
         latent: The model.
@@ -134,7 +134,7 @@ class Decoder:
         return Solution(x, jnp.ones(shape[:1], int), jnp.ones(shape[:1], bool))
 
     def along(self, times: Grid) -> None:
-        """There is no way from noise to data, only one step."""
+        """None: a decoder has no path from noise to data, only one step."""
         del times
 
 

@@ -1,4 +1,4 @@
-"""Drawing samples: time grids, the one scan over solver steps, and samplers made of them.
+"""Drawing samples: time grids, the scan over solver steps, and samplers made of them.
 
 Sample ``i`` depends on the root key and on ``i`` alone (key = root, sample index, step), so it is the same for every
 batch size and every number of devices.
@@ -38,7 +38,7 @@ _SOLVER = 1
 
 
 class Samples(NamedTuple):
-    """A batch of samples and what they cost."""
+    """A batch of samples and its cost."""
 
     x: Batch
     num_evals: Int[Array, ""]  # score evaluations per sample
@@ -65,7 +65,7 @@ def uniform_times(num_steps: int, t_end: Number = DEFAULTS.sampling.t_min) -> Gr
     [1.0, 0.75, 0.5]
 
     Raises:
-        UserError: If there is no step, or ``t_end`` is no time before 1. So do the other grids.
+        UserError: If there is no step, or ``t_end`` is not a time before 1. The other grids raise it too.
     """
     _check_grid(num_steps, t_end)
     return jnp.linspace(1.0, t_end, num_steps + 1)
@@ -126,7 +126,7 @@ def levels_of(chain: Chain, times: Grid) -> Float[Array, " levels"]:
 
 
 def solver_keys(keys: SampleKeys) -> SampleKeys:
-    """The keys of a solver's noise, of which each step takes its own; independent of those of the prior."""
+    """The keys of a solver's noise, from which each step derives its own; independent of the prior's keys."""
     return fold_in(keys, _SOLVER)
 
 
@@ -151,19 +151,19 @@ def integrate(
     Args:
         keys: One key per sample.
         solver: A stochastic or deterministic step.
-        process: What is integrated. If it was made without a noise scale, it has the one that the solver follows.
+        process: The process to integrate. Without a noise scale of its own, it has the one that the solver follows.
         x: Starting points at ``times[0]``.
         times: Decreasing grid.
-        num_steps: How many of its steps to take; all unless given. It may vary under one compiled program, so grids
-            padded to one length are swept without compiling anew.
+        num_steps: Number of steps to take; all by default. It may vary under one compiled program, so that grids
+            padded to one length are swept without recompilation.
 
     Returns:
         The state at ``times[num_steps]``.
 
     Raises:
-        UserError: If there is not one key per sample, if samples or scores are no floating-point numbers of one shape,
-            if the solver would drop noise of the process or add noise that it has not, if it cannot go along the grid,
-            if the times do not decrease, or if the grid has fewer steps; see :mod:`score_sde.solvers.pairing`.
+        UserError: If there is not one key per sample, if samples or scores are not floating-point numbers of one shape,
+            if the solver would drop noise of the process or add noise that it lacks, if it cannot follow the grid, if
+            the times do not decrease, or if the grid has fewer steps; see :mod:`score_sde.solvers.pairing`.
     """
     step = _stepper(keys, solver, process, x, times, num_steps)
     return jax.lax.fori_loop(0, times.shape[0] - 1 if num_steps is None else num_steps, step, solver.init(x))
@@ -183,11 +183,11 @@ def trajectory(
     Args:
         keys: One key per sample.
         solver: A stochastic or deterministic step.
-        process: What is integrated.
+        process: The process to integrate.
         x: Starting points at ``times[0]``.
         times: Decreasing grid.
-        frames: The indices of the times to keep, in any order; all of them unless given. Memory is needed for these
-            alone, however many steps there are.
+        frames: The indices of the times to keep, in any order; all by default. Only these need memory, however many
+            steps there are.
 
     Raises:
         UserError: If a frame is not an index into the times, and as :func:`integrate`.
@@ -198,7 +198,7 @@ def trajectory(
     if wanted.ndim != 1 or wanted.size == 0 or wanted.min() < 0 or wanted.max() > steps:
         raise UserError(f"The frames are {list(np.ravel(wanted))}; expected indices from 0 to {steps}, one at least.")
     kept, place = np.unique(wanted, return_inverse=True)
-    # The row behind the last is for the samples that nobody wants.
+    # The row behind the last is for samples that are not kept.
     rows = np.full(steps + 1, len(kept))
     rows[kept] = np.arange(len(kept))
     row_of = jnp.asarray(rows)
@@ -240,9 +240,9 @@ class FixedSteps:
     Attributes are arguments of :func:`make_sampler`, and
 
     Attributes:
-        score_of: From parameters to the score that is followed.
+        score_of: From parameters to the score to follow.
         law_of: From parameters to the law of a step down a chain, where the network has learned the variances.
-        name: What reports call it.
+        name: Name of the sampler in reports.
 
     Raises:
         UserError: If the solver cannot follow the process along the grid, or not with this noise.
@@ -327,23 +327,23 @@ def make_sampler(
 
     Args:
         network: The score network.
-        parameterization: What its output means.
+        parameterization: The meaning of its output.
         process: The forward process.
         solver: The reverse step.
         times: Decreasing grid from 1 to a small positive time.
-        num_steps: How many of its steps to take, as in :func:`integrate`.
-        noise_scale: 1 for the reverse SDE, 0 for the probability flow; ``None`` for what the solver follows. It may
-            vary under one compiled program.
+        num_steps: Number of steps to take, as in :func:`integrate`.
+        noise_scale: 1 for the reverse SDE, 0 for the probability flow; ``None`` for the solver's own. It may vary under
+            one compiled program.
         denoising: How the noise left at the last time is removed: ``"tweedie"`` returns the posterior mean of the
             data (one more evaluation), ``"mean"`` the sample before the last noise was added (the choice of Song et
             al.), ``"none"`` the noisy sample.
-        modify_score: From the network's score to the one that is followed, such as
+        modify_score: From the network's score to the one to follow, such as
             :func:`score_sde.parameterization.thresholded`.
-        dtype: Type of the samples; by default that of JAX, float32 unless ``jax_enable_x64`` is set.
+        dtype: Type of the samples; by default JAX's own, float32 unless ``jax_enable_x64`` is set.
 
     Raises:
-        UserError: If the solver would drop noise of the process or add noise that it has not, or cannot go along the
-            grid; see :mod:`score_sde.solvers.pairing`. If ``denoising`` is none of the three.
+        UserError: If the solver would drop noise of the process or add noise that it lacks, or cannot follow the grid;
+            see :mod:`score_sde.solvers.pairing`. If ``denoising`` is none of the three.
 
     >>> from score_sde import VP, solvers
     >>> from score_sde.parameterization import NoisePrediction

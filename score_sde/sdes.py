@@ -31,7 +31,7 @@ from score_sde.typing import Batch, Number, ScoreFn, Time, component, expand_lik
 
 
 class SDE(Process):
-    """The contract of a linear SDE: four things to write (the marginal and the prior too), the rest follows."""
+    """The contract of a linear SDE: drift, diffusion, marginal and prior to define; the rest follows."""
 
     @abc.abstractmethod
     def drift_coeff(self, t: Time) -> Time:
@@ -50,13 +50,13 @@ class SDE(Process):
         return Transition(1.0 + self.drift_coeff(t) * (t - s), self.diffusion(t) * jnp.sqrt(t - s))
 
     def discretize(self, n: int) -> Chain:
-        """The chain of ``n`` levels of which the SDE is the limit; by default the one that visits its marginals."""
+        """The chain of ``n`` levels that converges to the SDE; by default the one that visits its marginals."""
         refuse(not_whole("n", n, 1))
         mean_coeffs, stds = self.marginal((1.0 + jnp.arange(n)) / n)
         return Tabulated(mean_coeffs=mean_coeffs, stds=stds, prior_std=self.prior_std)
 
     def reverse(self, score_fn: ScoreFn, *, noise_scale: Number | None = None) -> "ReverseSDE":
-        """The time reversal with noise scale ``eta``, by default the one that the solver chooses."""
+        """The time reversal with noise scale ``eta``, by default the solver's choice."""
         return ReverseSDE(forward=self, score_fn=score_fn, stated_noise_scale=noise_scale)
 
     def probability_flow(self, score_fn: ScoreFn) -> "ReverseSDE":
@@ -65,7 +65,7 @@ class SDE(Process):
 
 
 def _precision() -> "np.finfo[Any]":
-    """The limits of the floating-point numbers that JAX computes with unless told otherwise."""
+    """The limits of JAX's default floating-point numbers."""
     return np.finfo(jax.dtypes.canonicalize_dtype(float))
 
 
@@ -74,9 +74,8 @@ class VE(SDE):
     r"""Variance exploding: ``dx = g(t) dw``, ``sigma(t) = sigma_min (sigma_max / sigma_min)^t``.
 
     ``g = sigma sqrt(2 log(sigma_max / sigma_min))`` (Song et al. 2021, eq. 30). By the convention of the original the
-    marginal std is ``sigma(t)``, not ``sqrt(sigma(t)^2 - sigma(0)^2)``: data count as smoothed
-    by ``sigma_min`` already.
-    The prior is ``N(0, sigma_max^2 I)``.
+    marginal std is ``sigma(t)``, not ``sqrt(sigma(t)^2 - sigma(0)^2)``: data count as smoothed by ``sigma_min``
+    already. The prior is ``N(0, sigma_max^2 I)``.
 
     >>> round(float(VE(sigma_max=50.0).marginal(jnp.array(0.5)).std), 6)
     0.707107
@@ -86,7 +85,7 @@ class VE(SDE):
     sigma_max: Number = DEFAULTS.sde.sigma_max
 
     def problems(self) -> Iterator[str]:
-        """Noise whose square is no number of the precision in use, and noise that does not grow."""
+        """Sentences about noise whose square is out of range in the current precision, or that does not grow."""
         low, high = float(np.sqrt(_precision().tiny)), float(np.sqrt(_precision().max))
         for name in ("sigma_min", "sigma_max"):
             value = getattr(self, name)
@@ -150,7 +149,7 @@ class VP(SDE):
     beta_max: Number = DEFAULTS.sde.beta_max
 
     def problems(self) -> Iterator[str]:
-        """Rates that are none or fall, and noise that leaves nothing of the data: the weight ``exp(-B(1) / 2)``."""
+        """Sentences about invalid or falling rates, and noise that erases the data: the weight ``exp(-B(1) / 2)``."""
         first, last, most = self.beta_min, self.beta_max, -4.0 * float(np.log(_precision().tiny))
         for name, value in {"beta_min": first, "beta_max": last}.items():
             if not holds(lambda rate: rate >= 0.0, value):
@@ -234,7 +233,7 @@ class VP(SDE):
 class SubVP(VP):
     r"""Sub-variance preserving: the drift of :class:`VP` with ``g^2 = beta(t) (1 - exp(-2 B(t)))``.
 
-    Its marginal std ``1 - exp(-B)`` never exceeds that of the VP SDE (Song et al. 2021, eqs. 28 and 29).
+    Its marginal std ``1 - exp(-B)`` never exceeds the VP SDE's (Song et al. 2021, eqs. 28 and 29).
 
     >>> float(SubVP().marginal(jnp.array(1.0)).std) <= float(VP().marginal(jnp.array(1.0)).std)
     True
@@ -281,7 +280,7 @@ class SubVP(VP):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReverseSDE(ReverseProcess):
-    """The reverse SDE, and with ``noise_scale = 0`` the probability flow: what an SDE solver integrates."""
+    """The reverse SDE, or with ``noise_scale = 0`` the probability flow, which SDE solvers integrate."""
 
     forward: SDE
 

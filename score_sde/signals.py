@@ -1,8 +1,8 @@
-"""SIGINT and SIGTERM: the program ends, in a line, or saves first what it has and then ends.
+"""SIGINT and SIGTERM: the program ends with one line, after saving its state where it has any.
 
-Python runs handlers of signals in its main thread, between two of its own instructions. Compiling a network is a single
-one, for minutes. And it drops an exception that a handler raises while a finalizer or a callback runs. A thread
-therefore watches for signals as well, and ends the process if the main thread does not.
+Python runs signal handlers in its main thread, between two bytecode instructions, and compiling a network is a single
+instruction that takes minutes. Python also drops an exception that a handler raises while a finalizer or a callback
+runs. A thread therefore watches for signals as well, and ends the process if the main thread does not.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ from types import FrameType
 from score_sde.errors import Terminated
 from score_sde.startup import GOES_ON, SIGNALS
 
-PATIENCE_SECONDS = 1.0  # within which the main thread must hear of a signal, and after which it is looked at again
+PATIENCE_SECONDS = 1.0  # time for the main thread to notice a signal, and between two looks at it
 
-_saves_first = threading.Event()  # the main thread has something to save, and asks by itself whether it is to end
+_saves_first = threading.Event()  # the main thread has something to save, and polls for the request to end
 
 
 class _Mark:
-    """What an exception for a signal carries, to be told when it is gone."""
+    """An object that an exception for a signal carries, to tell when the exception is gone."""
 
 
-_on_its_way: weakref.WeakSet[_Mark] = weakref.WeakSet()  # the marks of exceptions that are alive
+_on_its_way: weakref.WeakSet[_Mark] = weakref.WeakSet()  # the marks of live exceptions
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def heeded(*, keep: Collection[int] = ()) -> Iterator[None]:
     was started to ignore (``nohup``) stay ignored.
 
     Args:
-        keep: Signals that somebody else looks after.
+        keep: Signals that other code handles.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -64,7 +64,7 @@ def heeded(*, keep: Collection[int] = ()) -> Iterator[None]:
 
 @contextlib.contextmanager
 def saved_first() -> Iterator[None]:
-    """A block that asks by itself whether to end, and saves what it has before it does."""
+    """A block that polls for the request to end, and saves its state first."""
     _saves_first.set()
     try:
         yield

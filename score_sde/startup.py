@@ -1,6 +1,6 @@
-"""What a process needs before anything heavy is loaded: signals, standard streams, the allocator, a cache of programs.
+"""Setup of a process before any heavy import: signals, standard streams, the allocator, a cache of programs.
 
-The standard library alone is imported here, and little of it: what has not been installed yet cannot help.
+Only the standard library is imported here, and little of it: the setup must be in place early.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def begin() -> None:
-    """Set up the process of the command line. It comes first, so that signals end all later statements well."""
+    """Set up the process of the command line. It comes first, so that signals end all later statements cleanly."""
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup and background jobs mean it
             signal.signal(number, _end_early)
@@ -34,10 +34,10 @@ def prepare_process() -> None:
 
 
 def quiet_compiler() -> None:
-    """Keep what XLA writes about itself off standard error; to be called before JAX is loaded.
+    """Keep XLA's messages about itself off standard error; to be called before JAX is loaded.
 
-    It calls alarms what is none: that a program takes long to compile, that one from the cache was compiled on a like
-    processor. What fails is raised as an exception. Set ``TF_CPP_MIN_LOG_LEVEL`` yourself to see more.
+    XLA raises false alarms: that a program takes long to compile, or that a cached one was compiled on a similar
+    processor. Failures are raised as exceptions. Set ``TF_CPP_MIN_LOG_LEVEL`` yourself to see more.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -55,7 +55,7 @@ def hand_over_signals(*, keep: frozenset[signal.Signals] = frozenset()) -> None:
 
 
 def _end_early(number: int, frame: FrameType | None) -> None:
-    """End at once and with one line: nothing has been begun, and the traceback of an import would help nobody."""
+    """End at once with one line: nothing has begun, and the traceback of an import would help nobody."""
     with contextlib.suppress(OSError):
         os.write(2, f"score_sde: {SIGNALS[signal.Signals(number)]} before anything was begun.\n".encode())
     os._exit(128 + number)
@@ -79,7 +79,7 @@ def _tune_allocator() -> None:
 def _mend_streams() -> None:
     """Open closed standard streams on the null device, and let the others write characters that they cannot encode.
 
-    Otherwise the next file that is opened would become standard error, and C libraries would write into it.
+    Otherwise the next file to be opened would become standard error, and C libraries would write into it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

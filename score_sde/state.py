@@ -1,4 +1,4 @@
-"""The training state: everything a run needs to go on, and all that a checkpoint of it holds."""
+"""The training state: everything a run needs to continue, and the content of its checkpoints."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from score_sde.typing import Network, Params, component
 
 @component
 class TrainState:
-    """Step count, parameters and their moving average, optimiser state, and the root key.
+    """Step count, parameters and their moving average, optimizer state, and the root key.
 
     No key travels with the steps: step ``n`` draws from ``fold_in(key, n)``, so a resumed run repeats nothing and
     skips nothing. The fields are annotated loosely, because a state may also hold shapes or shardings of its arrays.

@@ -1,4 +1,4 @@
-r"""Which times a loss is evaluated at, and how each is weighted.
+r"""The times at which a loss is evaluated, and their weights.
 
 A time sampler returns times and weights such that ``mean(weight * f(t))`` estimates the average of ``f`` over uniform
 time in ``[t0, t1]``. A weighting is the ``lambda(t)`` of the denoising score matching loss
@@ -34,13 +34,13 @@ def likelihood_weighting(process: Process, t: Time) -> Time:
 
 
 class _Between(Checked):
-    """Base of the time samplers: times between two, which are refused where they are no times of training."""
+    """Base of the time samplers: times between two bounds, which are checked."""
 
     t0: Number
     t1: Number
 
     def problems(self) -> Iterator[str]:
-        """Sentences about numbers between which there is no time."""
+        """Sentences about bounds with no times between them."""
         yield from not_fulfilled("t0", self.t0, lambda t0: (t0 >= 0.0) & (t0 < 1.0), "a time from 0 to below 1")
         yield from not_fulfilled("t1", self.t1, lambda t1: (t1 > 0.0) & (t1 <= 1.0), "a time above 0, up to 1")
         if not holds(lambda t0, t1: t0 < t1, self.t0, self.t1):
@@ -88,7 +88,7 @@ class LowDiscrepancyTimes(_Between):
 class LevelTimes(_Between):
     """Independent draws from ``num_levels`` equidistant times, the noise levels of a discrete chain.
 
-    From ``t0 = 1 / N`` they are the times of :class:`~score_sde.chains.DDPM`, from ``t0 = 0`` those of
+    From ``t0 = 1 / N`` they are the times of :class:`~score_sde.chains.DDPM`, from ``t0 = 0`` the times of
     :class:`~score_sde.chains.NCSN`.
 
     >>> sorted({round(float(t), 2) for t in LevelTimes(t0=0.2, num_levels=5).sample(jax.random.key(0), 100).t})
@@ -100,7 +100,7 @@ class LevelTimes(_Between):
     num_levels: Number = 1000
 
     def problems(self) -> Iterator[str]:
-        """Sentences about numbers that make no levels."""
+        """Sentences about invalid levels."""
         yield from super().problems()
         yield from not_whole("num_levels", self.num_levels, 2)
 
@@ -115,8 +115,8 @@ class ImportanceTimes(_Between):
     r"""Times with density proportional to ``g(t)^2 / s(t)^2``, which tames the variance of likelihood weighting.
 
     Song et al. 2021b (arXiv 2101.09258, section 5). Because ``m' = f m`` and ``(s^2)' = 2 f s^2 + g^2``, for every
-    linear SDE ``d/dt log(m^2 / s^2) = -g^2 / s^2``: the times are those whose log-SNR is uniform. So the distribution
-    function, its normalizer and its inverse are :meth:`~score_sde.processes.Process.log_snr` and its inverse, exactly,
+    linear SDE ``d/dt log(m^2 / s^2) = -g^2 / s^2``, so the log-SNR of the times is uniform. The distribution function,
+    its normalizer and its inverse are therefore :meth:`~score_sde.processes.Process.log_snr` and its inverse, exactly,
     for any SDE; a new one needs no quadrature. Under the VE SDE the times are uniform.
 
     With likelihood weighting the factor of the squared error in noise space becomes the constant

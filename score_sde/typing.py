@@ -1,4 +1,4 @@
-"""The whole vocabulary: the array types and the protocols that every extension implements.
+"""The vocabulary of the package: the array types, and the protocols that extensions implement.
 
 Conventions, fixed once for the whole package:
 
@@ -26,7 +26,7 @@ Scalar: TypeAlias = Float[Array, ""]
 Time: TypeAlias = Float[Array, "..."]  # a scalar time or a vector of them; coefficients act elementwise
 PRNGKey: TypeAlias = Key[Array, ""]
 SampleKeys: TypeAlias = Key[Array, " batch"]  # one key per sample, so that sample i ignores its neighbors
-Number: TypeAlias = Any  # a float, or the scalar array that stands for it under a transformation
+Number: TypeAlias = Any  # a float, or the scalar array in its place under a transformation
 Params: TypeAlias = Any  # a pytree of arrays
 Metrics: TypeAlias = dict[str, Array]
 
@@ -38,8 +38,8 @@ def component(cls: type[_T]) -> type[_T]:
     """Make a class a frozen, keyword-only dataclass that is a pytree: numbers are leaves, structure is static.
 
     A field declared with :func:`static` belongs to the structure. Because numbers are leaves, a new beta or
-    signal-to-noise ratio passes through a compiled function without retracing it. What is put together from leaves,
-    such as a gradient, is not constructed, and no ``__post_init__`` sees it.
+    signal-to-noise ratio passes through a compiled function without retracing it. Objects rebuilt from leaves, such as
+    gradients, are not constructed, and no ``__post_init__`` sees them.
 
     >>> @component
     ... class Scale:
@@ -75,7 +75,7 @@ def static(**kwargs: Any) -> Any:
 
 
 def is_known(*values: Any) -> bool:
-    """Whether numbers can be read: none of them is traced, nor stands for one.
+    """Whether numbers can be read: none of them is traced or a placeholder.
 
     >>> is_known(1.0, np.ones(3)), jax.jit(lambda x: is_known(x))(1.0).item()
     (True, False)
@@ -85,7 +85,7 @@ def is_known(*values: Any) -> bool:
 
 
 def holds(condition: Callable[..., Any], *values: Any) -> bool:
-    """Whether numbers fulfill a condition, all of them where they are arrays; numbers that cannot be read pass.
+    """Whether numbers satisfy a condition, elementwise for arrays; numbers that cannot be read pass.
 
     >>> holds(np.less, 1.0, 2.0), holds(np.less, np.array([1.0, 3.0]), 2.0), holds(np.less, float("nan"), 2.0)
     (True, False, False)
@@ -94,7 +94,7 @@ def holds(condition: Callable[..., Any], *values: Any) -> bool:
 
 
 def time_dtype(x: Array) -> Any:
-    """The type of the times and coefficients that belong to an array: its own, but at least float32."""
+    """The type of the times and coefficients for an array: its own, but at least float32."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
@@ -133,7 +133,7 @@ class ScoreFn(Protocol):
 
 @runtime_checkable
 class Network(Protocol):
-    """A score network as two pure functions; the library behind them is invisible."""
+    """A score network as two pure functions, independent of the library behind them."""
 
     def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
         """Parameters for inputs of ``shape`` (batch axis included)."""
@@ -148,7 +148,7 @@ class Network(Protocol):
 
 @runtime_checkable
 class Dequantizer(Protocol):
-    """A density ``q(u | levels)`` of where in its bin a pixel lies, as two pure functions."""
+    """A density ``q(u | levels)`` of the position of a pixel in its bin, as two pure functions."""
 
     def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
         """Parameters for levels of ``shape`` (batch axis included)."""
@@ -182,7 +182,7 @@ class TimeSampler(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """The loss of every example, so that a caller may mask, average or bound it, in two steps.
+    """The loss of every example, in two steps; a caller may mask, average or bound it.
 
     Attributes:
         draw: Everything random in the losses of ``(key, batch)``, a pytree whose arrays begin with the axis of the

@@ -1,6 +1,6 @@
-"""Fields that a configuration sets and nothing reads, because another of its fields chooses what does not have them.
+"""Fields that a configuration sets but nothing reads, because another field selects a component without them.
 
-Where a field is read is part of its description in ``fields/``.
+The description of a field in ``fields/`` says where it is read.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -12,7 +12,7 @@ from score_sde.fields.conditions import Clause, told, word
 from score_sde.fields.settings import Nested, leaves
 from score_sde.validation import Purpose
 
-#: The groups of which a purpose reads every field for which the conditions hold.
+#: The groups that each purpose reads: every field whose conditions hold.
 _GROUPS: Mapping[Purpose, tuple[str, ...]] = {
     "train": ("sde", "parameterization", "model", "objective", "optim"),
     "sample": ("sampling",),
@@ -23,14 +23,14 @@ _GROUPS: Mapping[Purpose, tuple[str, ...]] = {
 
 
 def unread(config: Nested, purposes: Collection[Purpose], typed: Collection[str] = ()) -> Iterator[str]:
-    """Sentences about fields with another value than the default that have no effect on what is going to be done.
+    """Sentences about fields with non-default values that have no effect on the given purposes.
 
-    A field may be without effect beside the others of its configuration, whoever has set it. What a mode takes from
-    another group is told of what is typed for this mode alone, for a configuration is meant for all modes.
+    A field may have no effect beside the others of its configuration, whoever has set it. Fields of groups that a mode
+    does not read are reported only if they were typed for this mode, since a configuration serves all modes.
 
     Args:
-        config: A configuration without mistakes.
-        purposes: What it is used for.
+        config: A valid configuration.
+        purposes: The uses of the configuration.
         typed: The fields that the command line sets.
 
     >>> from score_sde.fields import Settings

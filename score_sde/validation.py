@@ -1,6 +1,6 @@
-"""Which values of a configuration go together; what each may be on its own is in ``fields/``.
+"""Checks of the combinations of fields; the range of each field alone is in ``fields/``.
 
-Every check yields the sentences of all that is wrong, and only of what the purposes read.
+Every check yields one sentence per problem, and only about fields that the purposes read.
 """
 
 import math
@@ -21,7 +21,7 @@ from score_sde.solvers import CORRECTORS, Solver, follows_of
 from score_sde.solvers.pairing import follows_drift
 from score_sde.training.objective import OBJECTIVES, VARIANCES
 
-#: What a configuration is built for.
+#: The uses of a configuration.
 Purpose = Literal["train", "sample", "pareto", "likelihood", "evaluate", "dequantize"]
 PURPOSES: frozenset[Purpose] = frozenset(get_args(Purpose))
 
@@ -38,7 +38,7 @@ _MAX_PAIRS = 2e8  # pairs of a time and a level, which are compared to find the 
 
 
 def purposes_of(mode: str | None, config: Settings) -> frozenset[Purpose]:
-    """What a mode builds a configuration for; all purposes where no mode is named.
+    """The purposes for which a mode builds a configuration; all of them if no mode is named.
 
     >>> from score_sde.config import default_config
     >>> sorted(purposes_of("eval", default_config())), sorted(purposes_of("export", default_config()))
@@ -59,7 +59,7 @@ def problems_of(config: Settings, event_shape: tuple[int, ...], purposes: Collec
     Args:
         config: A configuration whose fields have been checked one by one.
         event_shape: Shape of one example.
-        purposes: What it is going to be used for; fields that these do not read are not looked at.
+        purposes: The uses of the configuration; fields that they do not read are not checked.
     """
     wanted = set(purposes)
     yield from _objective(config)
@@ -148,7 +148,7 @@ _SIZES = {False: ("features", "channel_multipliers", "num_blocks"), True: ("chan
 
 
 def _trained(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
-    """What an old run may have been trained with, and no new one should be."""
+    """Sentences about values that new runs may not train with, though old runs may have."""
     model, parameterization, family = config.model, config.parameterization, NETWORKS[config.model.name]
     if model.num_classes:
         yield (
@@ -298,7 +298,7 @@ def _solver(config: Settings) -> Iterator[str]:
 def thresholding_problems(
     config: Settings, num_grey_levels: int | None, purposes: Collection[Purpose]
 ) -> Iterator[str]:
-    """The sentence about thresholding of data that are no images, if it is going to be asked for."""
+    """The sentence about thresholding of data that are not images, if it is requested."""
     draws = {"sample", "pareto"} & {*purposes} or ("train" in purposes and config.training.sample_every)
     if draws and num_grey_levels is None and config.sampling.thresholding in THRESHOLDS:
         yield "Thresholding clips to the range of images; set config.sampling.thresholding=none."
