@@ -104,7 +104,7 @@ def _mixed(params: Params) -> Array:
         bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
         place = jnp.arange(leaf.size, dtype=jnp.uint32).reshape(leaf.shape)
         mixed = bits ^ (place * jnp.uint32(0x9E3779B9))
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the finaliser of MurmurHash3 (Appleby)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the finalizer of MurmurHash3 (Appleby)
             mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
         # A sum of integers that wraps is the same in any order.
         total = total * jnp.uint32(2654435761) + jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)

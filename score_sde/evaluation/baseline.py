@@ -1,9 +1,9 @@
-"""The likelihood to beat: the best Gaussian mixture on the same dequantised data under the same protocol.
+"""The likelihood to beat: the best Gaussian mixture on the same dequantized data under the same protocol.
 
 A neural likelihood means little beside no other. A Gaussian mixture is fitted in seconds, its density is exact, and on
 small images it is a strong opponent. It is given every chance: the covariance type, the number of components and the
-regularisation are chosen on a part of the training set, every training image appears with several draws of the
-dequantisation noise, and the winner is fitted again on the whole training set.
+regularization are chosen on a part of the training set, every training image appears with several draws of the
+dequantization noise, and the winner is fitted again on the whole training set.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ COMPONENTS = {  # the fewer parameters a component has, the more components the 
 }
 REGULARIZATIONS = (0.1, 0.3, 1.0, 3.0, 10.0)  # in units of the variance of the noise inside a bin
 VALIDATION_FRACTION = 0.2
-HOPELESS = 0.15  # bits/dim behind the best beyond which a covariance type's regularisation is not tuned
+HOPELESS = 0.15  # bits/dim behind the best beyond which a covariance type's regularization is not tuned
 FINALISTS = 3  # settings that are judged again with more noise draws
-DRAWS = 4  # dequantisation noises per image for the finalists, the final fit and the evaluation
+DRAWS = 4  # dequantization noises per image for the finalists, the final fit and the evaluation
 RESTARTS = 2  # of the final fit; the one with the best training likelihood counts
 PATIENCE = 0.02  # bits/dim: once more components look worse by this, the scan over their number stops
 MAX_ITERATIONS = 60
@@ -95,7 +95,7 @@ def gaussian_mixture_bits_per_dim(
         train: Integer levels ``(n, height, width, channels)``, or continuous vectors ``(n, d)``.
         test: The same for the held-out examples; they take no part in any choice.
         quantization: Grey levels and scaling, as for the model that is compared.
-        seed: Of the dequantisation noise, the validation split and the initialisation.
+        seed: Of the dequantization noise, the validation split and the initialization.
 
     Returns:
         The mean over test examples with its standard error, and which mixture it was. Continuous data are measured in
@@ -131,14 +131,14 @@ def _choose(data: _Data, rng: np.random.Generator, seed: int) -> _Setting:
     def judge(setting: _Setting, draws: int) -> float:
         try:
             value = float(_bits_per_dim(_fit(fit, setting, rng, draws=draws, seed=seed), held, rng).mean())
-        except ValueError:  # a covariance that is not positive definite: regularised too little
+        except ValueError:  # a covariance that is not positive definite: regularized too little
             return math.inf
         return value if math.isfinite(value) else math.inf
 
     scores = _scan_components(judge, len(fit.examples))
     ranking = sorted(scores, key=scores.__getitem__)
     factors: dict[str, float] = {}
-    for setting in ranking:  # best first, so the regularisation of a covariance type is tuned on its best setting
+    for setting in ranking:  # best first, so the regularization of a covariance type is tuned on its best setting
         if setting.covariance in factors or scores[setting] > scores[ranking[0]] + HOPELESS:
             continue
         tried = {factor: judge(setting._replace(regularization=factor), 1) for factor in REGULARIZATIONS}
@@ -178,7 +178,7 @@ def _fit(
         random_state=seed,
     )
     with warnings.catch_warnings():
-        # An early stop is a form of regularisation here, and the validation set judges the outcome.
+        # An early stop is a form of regularization here, and the validation set judges the outcome.
         warnings.simplefilter("ignore", ConvergenceWarning)
         drawn = data.draw(rng, draws)
         return mixture.fit(drawn.reshape(-1, drawn.shape[-1]))

@@ -30,7 +30,7 @@ class LatentCodes(NamedTuple):
 
 
 def latent_codes(experiment: Experiment, params: Params, levels: np.ndarray) -> LatentCodes:
-    """Carry data along the probability flow to noise and back, and interpolate between neighbours.
+    """Carry data along the probability flow to noise and back, and interpolate between neighbors.
 
     Tolerances are those of the likelihood, for a code is where a likelihood ends.
 

@@ -99,7 +99,7 @@ def data_statistics(
     keep_features: int = DEFAULTS.evaluation.keep_features,
     progress: Progress = lambda n: None,
 ) -> tuple[ReferenceStatistics, str]:
-    """Statistics of the examples as they are stored, neither mirrored nor dequantised, each exactly once.
+    """Statistics of the examples as they are stored, neither mirrored nor dequantized, each exactly once.
 
     Args:
         source: The data.

@@ -64,7 +64,7 @@ class CorrelatedGaussian(Problem):
     """``N(0, C)`` in 16 dimensions with ``C_ij = 0.25 * 0.8^|i - j|``."""
 
     def __init__(self) -> None:
-        """Diagonalise the covariance."""
+        """Diagonalize the covariance."""
         index = np.arange(16)
         self.variances, self.basis = np.linalg.eigh(0.25 * 0.8 ** np.abs(index[:, None] - index[None]))
 

@@ -9,7 +9,7 @@ from score_sde.evaluation.base import Purpose, root_key
 from score_sde.experiment import Experiment
 from score_sde.typing import Params
 
-NUM_STEPS = 24  # of a probability-flow solver of order 2: enough to see what is learnt, cheap beside the training
+NUM_STEPS = 24  # of a probability-flow solver of order 2: enough to see what is learned, cheap beside the training
 
 
 def sketch(experiment: Experiment, count: int) -> Callable[[Params], np.ndarray]:

@@ -78,7 +78,7 @@ class EvaluationRecord:
         """Whether a checkpoint of that step and with those parameters was measured.
 
         If one of the step with other parameters was, the model has been trained anew since, and whatever has not been
-        recognised yet is forgotten.
+        recognized yet is forgotten.
         """
         if step not in self.entries:
             return False

@@ -150,7 +150,7 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
 
 
 def load_noise(experiment: Experiment, workdir: Path) -> BinNoise:
-    """The noise of dequantisation that the configuration asks for.
+    """The noise of dequantization that the configuration asks for.
 
     Raises:
         UserError: If it is variational and no dequantiser was trained in ``workdir``.

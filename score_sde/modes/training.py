@@ -134,7 +134,7 @@ def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:
 def run_import(config: Settings, workdir: Path, command: str, checkpoint: Path) -> None:
     """Make a published checkpoint a run that can be sampled, measured and trained further.
 
-    The optimiser starts afresh, and the data from their beginning.
+    The optimizer starts afresh, and the data from their beginning.
 
     Raises:
         UserError: If there is another run in ``workdir`` already, or the checkpoint is none of this configuration's

@@ -1,4 +1,4 @@
-"""What the forward pass of a loss keeps for its backward pass: the memory that rematerialisation trades for time."""
+"""What the forward pass of a loss keeps for its backward pass: the memory that rematerialization trades for time."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ class Activations(NamedTuple):
 
 
 def activations(config: Settings, shape: tuple[int, ...], levels: int | None) -> Activations:
-    """What a training step keeps of every example with and without rematerialisation; nothing is compiled.
+    """What a training step keeps of every example with and without rematerialization; nothing is compiled.
 
     Args:
         config: The configuration.

@@ -142,10 +142,10 @@ def read(compiled: jax.stages.Compiled, per_device: int, devices: int, turns: in
 
 
 def count_flops(config: Settings, shape: tuple[int, ...], levels: int | None, per_part: int) -> Line:
-    """Floating-point operations of a training step, counted in the program before it is optimised.
+    """Floating-point operations of a training step, counted in the program before it is optimized.
 
     The count is that of the model and its gradient as they are written, with what ``model.remat`` computes again, and
-    does not depend on the device. It is exactly linear: the optimiser, and so much per example. Two sizes of the batch
+    does not depend on the device. It is exactly linear: the optimizer, and so much per example. Two sizes of the batch
     give the line.
 
     Args:
@@ -171,7 +171,7 @@ def undivided(config: Settings, shape: tuple[int, ...], levels: int | None, **ch
 
 
 def flops_of(function: Any, *arguments: Any) -> float:
-    """Floating-point operations of a jitted function, before it is optimised.
+    """Floating-point operations of a jitted function, before it is optimized.
 
     >>> import jax.numpy as jnp
     >>> square = jax.ShapeDtypeStruct((8, 8), jnp.float32)

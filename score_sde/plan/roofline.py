@@ -122,7 +122,7 @@ def sharded_seconds(chip: Chip, *, gradients: float, parameters: float, count: i
     """Time of what training communicates in a step over ``count`` chips in groups of ``fsdp`` that split the state.
 
     A group gathers the parameters and reduces the gradient to its parts; these are reduced between the groups. Groups
-    are neighbours, in one domain where they fit. With groups of one that is an all-reduce of the gradient.
+    are neighbors, in one domain where they fit. With groups of one that is an all-reduce of the gradient.
 
     >>> from score_sde.plan.chips import CHIPS
     >>> alike = {"gradients": 1e9, "parameters": 1e9}

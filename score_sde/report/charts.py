@@ -1,4 +1,4 @@
-"""Charts of numbers on matplotlib's axes: as PNG files that modes leave, and as SVG in the colors of a page."""
+"""Charts of numbers on matplotlib axes: as PNG files of the modes, and as SVG in the colors of a page."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-MAX_POINTS = 240  # of a curve; longer ones are drawn as means of buckets with their extremes
+MAX_POINTS = 240  # of a curve; a longer one is drawn as bucket means with their extremes
 _TINY, _HUGE = 1e-150, 1e150  # magnitudes that an axis shows; their ratios and differences are numbers too
 _MAX_NAME = 36  # characters of a name inside a chart
 
@@ -48,14 +48,14 @@ class Chart(NamedTuple):
     """A chart, to be drawn on a page or in a picture.
 
     Attributes:
-        title: What it is about.
-        label: The same and what it shows, in words.
-        draw: Draws it on axes.
-        drawn: What it draws.
-        unit: The unit of what is drawn.
-        keys: What each color stands for: its name in ``COLORS``, or ``dashed``, and words.
+        title: The subject.
+        label: The subject and a description of the drawing.
+        draw: A function that draws it on axes.
+        drawn: The objects to draw.
+        unit: Unit of the drawn values.
+        keys: The legend: a name in ``COLORS``, or ``dashed``, and its meaning.
         note: A remark below.
-        height: How high it is, in points; a bar as wide as the page is lower than anything else.
+        height: Height in points; a bar as wide as the page is lower than any other chart.
     """
 
     title: str
@@ -69,7 +69,7 @@ class Chart(NamedTuple):
 
     @property
     def svg(self) -> str:
-        """Its markup."""
+        """The markup of the chart."""
         return svg(self.draw, self.drawn, self.label, self.height)
 
 
@@ -96,9 +96,9 @@ def save_charts(path: Path, *charts: Chart | None) -> Path | None:
 
 
 def curve_of(label: str, points: Iterable[Sequence[Any]], *, mark: str = "line", tone: int = 0) -> Curve:
-    """A curve from ``(x, y)`` or ``(x, y, standard error)``, with a 95 % band; points that are not finite are left out.
+    """A curve from ``(x, y)`` or ``(x, y, standard error)``, with a 95 % band; non-finite points are left out.
 
-    A long curve becomes the means of equal numbers of neighbors, with the smallest and the largest of each as a band.
+    A long curve becomes means over buckets of neighboring points, with the extremes of each bucket as a band.
     """
     rows = [(finite(p[0]), finite(p[1]), finite(p[2]) if len(p) > 2 else None) for p in points]
     kept = [(_kept(x), _kept(y), abs(error or 0.0)) for x, y, error in rows if x is not None and y is not None]
@@ -131,15 +131,15 @@ def line_chart(
     """Curves over one axis, with a legend if there are several; None if there are no points.
 
     Args:
-        curves: What to draw; those without points are left out.
-        title: What the chart is about.
-        x_label: What runs along it.
-        y_label: The unit of what is drawn.
-        log_x: Whether the axis is to be logarithmic, if the values allow it.
-        log_y: Likewise.
+        curves: The curves; empty ones are left out.
+        title: The subject of the chart.
+        x_label: Label of the x axis.
+        y_label: Unit of the y axis.
+        log_x: Whether the x axis is logarithmic, if the values allow it.
+        log_y: Whether the y axis is logarithmic, if the values allow it.
         levels: Values to mark.
         note: A remark below.
-        zero: Whether the axis upwards is to begin at zero.
+        zero: Whether the y axis begins at zero.
     """
     curves = tuple(curve for curve in curves if curve.x)
     if not curves:
@@ -156,8 +156,8 @@ def line_chart(
 def histogram(
     values: np.ndarray, *, title: str, x_label: str, mean: float, interval: tuple[float, float], marks: dict[str, float]
 ) -> Chart:
-    """The distribution of finite values, with their mean, its interval, and other values by name."""
-    # Two bars per square root of the values: for some hundreds as many as the eye can use.
+    """A histogram of finite values, with their mean, its interval, and named reference values."""
+    # Bars: twice the square root of the number of values. For a few hundred values the eye can use no more.
     bars = np.histogram(values, bins=int(np.clip(2 * math.sqrt(len(values)), 5, 60)))
     counts, edges = (tuple(each.tolist()) for each in bars)
     drawn = (counts, edges, x_label, _kept(mean), tuple(map(_kept, interval)), tuple(map(_kept, marks.values())))
@@ -169,7 +169,7 @@ def histogram(
 
 
 def intervals(rows: Sequence[tuple[str, Estimate, int]], *, title: str, unit: str) -> Chart | None:
-    """Estimates with their 95 % intervals below one another: name, estimate, color of each; None if there are none."""
+    """Estimates with their 95 % intervals, one per row ``(name, estimate, color)``; None if there are none."""
     rows = [row for row in rows if math.isfinite(row[1].value)]
     if not rows:
         return None
@@ -179,7 +179,7 @@ def intervals(rows: Sequence[tuple[str, Estimate, int]], *, title: str, unit: st
 
 
 def stacked(parts: Sequence[tuple[str, float]], *, title: str, unit: str, note: str) -> Chart | None:
-    """Parts of a whole, none negative, as one bar, with a legend that gives each its size; None if all are nothing."""
+    """Nonnegative parts of a whole as one bar, with a legend of their sizes; None if all are zero."""
     total = math.fsum(size for _, size in parts)
     if not total > 0.0 or not math.isfinite(total):
         return None
@@ -248,7 +248,7 @@ def _draw_intervals(axes: "Axes", rows: Sequence[tuple[str, Estimate, int]], uni
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.grid(True, axis="x", color=GRID)
-    place = axes.get_yaxis_transform()  # a share of the width, and the number of a row
+    place = axes.get_yaxis_transform()  # x: share of the width; y: number of the row
     for index, ((name, found, tone), pair) in enumerate(zip(rows, ends, strict=True)):
         style = {"color": TONES[tone % len(TONES)], "linewidth": 1.8}
         axes.plot(pair, (index + 0.7,) * 2, marker="|", markersize=10.0, markeredgewidth=1.8, **style)
@@ -272,16 +272,16 @@ def _draw_stacked(axes: "Axes", shares: Sequence[float]) -> None:
 def _scale(
     axis: "Axis", values: Sequence[float], *, log: bool = False, tight: bool = False, floor: float | None = None
 ) -> tuple[float, float]:
-    """Give an axis limits for values, with a little room at both ends unless it is tight, and round numbers to mark.
+    """Set the limits and ticks of an axis: round numbers, and a margin at both ends unless it is tight.
 
-    Values that are all the same get an axis too, and those whose differences no double can hold are cut off.
+    Equal values get an axis too. Values whose differences overflow a double are clipped.
 
     Args:
         axis: The x or the y axis of any figure.
-        values: What it must hold.
-        log: Whether it is to be logarithmic, which is refused where a value is not positive.
-        tight: Whether it ends at the least and the greatest of the values.
-        floor: Where a linear axis begins.
+        values: The values to show.
+        log: Whether the axis is logarithmic; ignored if a value is not positive.
+        tight: Whether the axis ends at the smallest and the largest value.
+        floor: Start of a linear axis.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -311,5 +311,5 @@ def _scale(
 
 
 def _kept(value: float) -> float:
-    """A value that an axis can hold."""
+    """A value clipped to the range of an axis."""
     return min(max(value, -_HUGE), _HUGE) if abs(value) > _TINY else 0.0

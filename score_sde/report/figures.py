@@ -1,4 +1,4 @@
-"""Numbers as people read them: as many digits as the error leaves meaning, never an exponent where none is needed."""
+"""Numbers for people: as many digits as the error justifies, and no needless exponents."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ DASH, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
 
 class Estimate(NamedTuple):
-    """A number with what is known of its error."""
+    """A number with its standard error and 95 % interval, where known."""
 
     value: float
     std_error: float | None = None
@@ -18,7 +18,7 @@ class Estimate(NamedTuple):
 
 
 def clean(text: str) -> str:
-    r"""Text as every file can hold it: lone surrogates, which JSON can hold, and control characters are replaced.
+    r"""Text that any file can hold: lone surrogates (which JSON allows) and control characters are replaced.
 
     >>> clean("a\x00b"), clean("\ud800")
     ('a\ufffdb', '?')
@@ -28,7 +28,7 @@ def clean(text: str) -> str:
 
 
 def dig(value: Any, *keys: str) -> Any:
-    """What lies under nested keys of what was JSON, or None where there is nothing.
+    """The value under nested keys of parsed JSON, or None.
 
     >>> dig({"a": {"b": 1}}, "a", "b"), dig({"a": 2}, "a", "b"), dig([], "a")
     (1, None, None)
@@ -39,7 +39,7 @@ def dig(value: Any, *keys: str) -> Any:
 
 
 def real(value: Any) -> float | None:
-    """A number of what was JSON, perhaps not finite; None for anything else."""
+    """A number from parsed JSON, perhaps not finite; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -49,13 +49,13 @@ def real(value: Any) -> float | None:
 
 
 def finite(value: Any) -> float | None:
-    """A finite number of what was JSON, or None."""
+    """A finite number from parsed JSON, or None."""
     found = real(value)
     return found if found is not None and math.isfinite(found) else None
 
 
 def estimate(value: Any, std_error: Any = None, interval: Any = None) -> Estimate | None:
-    """A number with its error, from what was JSON; None if there is no number."""
+    """A number with its error, from parsed JSON; None if there is no number."""
     found = real(value)
     ends = [finite(end) for end in interval] if isinstance(interval, list | tuple) else []
     low, high = ends if len(ends) == 2 else (None, None)
@@ -64,7 +64,7 @@ def estimate(value: Any, std_error: Any = None, interval: Any = None) -> Estimat
 
 
 def series(records: Iterable[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
-    """Steps and values of one metric in lines of metrics; values may be NaN.
+    """Steps and values of one metric from metrics records; values may be NaN.
 
     >>> series([{"step": 1, "loss": 0.5}, {"step": 2}], "loss")
     [(1.0, 0.5)]
@@ -74,7 +74,7 @@ def series(records: Iterable[Mapping[str, Any]], name: str) -> list[tuple[float,
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A number with so many significant digits; whole numbers whole, powers of ten only for the very small and large.
+    """A number to ``digits`` significant digits; integers in full, powers of ten for extreme magnitudes only.
 
     >>> number(3000), number(0.08395520), number(1.98e-05), number(-2.5), number(float("nan")), number("x")
     ('3,000', '0.08396', '1.98 × 10⁻⁵', '−2.5', 'not a number', '–')
@@ -96,7 +96,7 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def tick_label(value: float) -> str:
-    """A round number, short.
+    """A short label for a round number.
 
     >>> [tick_label(value) for value in (0.0, 0.05, 1500.0, 200000.0, 1.3e6, 1e-5)]
     ['0', '0.05', '1.5k', '200k', '1.3M', '10⁻⁵']
@@ -108,14 +108,14 @@ def tick_label(value: float) -> str:
 
 
 def fixed(value: float, decimals: int, *, sign: bool = False) -> str:
-    """A number with so many decimals."""
+    """A number with a fixed number of decimals."""
     if not math.isfinite(value):
         return number(value)
     return format(value, f"{'+' if sign else ''},.{decimals}f").replace("-", MINUS)
 
 
 def decimals_for(error: float | None) -> int | None:
-    """Decimals that show two digits of an error, or None if there is no telling.
+    """Decimals that show two digits of an error; None for a missing or zero error.
 
     >>> decimals_for(0.0151), decimals_for(12.0), decimals_for(None), decimals_for(0.0)
     (3, 0, None, None)
@@ -157,7 +157,7 @@ def span(found: Estimate) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them.
+    """Seconds in a readable form.
 
     >>> duration(9.38), duration(130.0), duration(3725.0), duration(200000.0)
     ('9.4 s', '2 min 10 s', '1 h 02 min', '2 d 7 h')
@@ -172,7 +172,7 @@ def duration(seconds: float) -> str:
 
 
 def num_bytes(count: int) -> str:
-    """A number of bytes for people.
+    """A number of bytes in a readable form.
 
     >>> num_bytes(500), num_bytes(4096), num_bytes(3 * 2**20)
     ('500 B', '4.0 KiB', '3.0 MiB')

@@ -1,4 +1,4 @@
-"""Charts of what modes have found, from their results: the same on the page of a run and in its pictures."""
+"""Charts of the results of the modes: the same on the page of a run and in its pictures."""
 
 import itertools
 import logging
@@ -22,7 +22,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def loss_chart(records: Sequence[Report]) -> Chart | None:
-    """The losses of training and of held-out data, from the lines of a ``metrics.jsonl``."""
+    """Training and held-out loss, from the records of a ``metrics.jsonl``."""
     training, held_out, errors = (series(records, name) for name in ("loss", "eval_loss", "eval_loss_std_error"))
     dropped = sum(finite(value) is None for _, value in (*training, *held_out))
     rows = [(step, value, dict(errors).get(step)) for step, value in held_out]
@@ -36,7 +36,7 @@ def loss_chart(records: Sequence[Report]) -> Chart | None:
 
 
 def loss_curve(metrics_path: Path, path: Path) -> Path | None:
-    """Draw the losses in a ``metrics.jsonl``; where there are none nothing is drawn, and that is said.
+    """Draw the losses in a ``metrics.jsonl``; without any, nothing is drawn and a message says so.
 
     Raises:
         UserError: If the picture cannot be written.
@@ -48,7 +48,7 @@ def loss_curve(metrics_path: Path, path: Path) -> Path | None:
 
 
 def _histogram(report: Report, arrays: Arrays) -> list[Chart | None]:
-    """The distribution of the likelihood over images, with its mean and a baseline's."""
+    """The distribution of the likelihood over images, with its mean and the mean of a baseline."""
     discrete = "bits_per_dim" in report
     values = arrays.get("bits_per_dim" if discrete else "nats")
     if values is None or values.dtype.kind not in "fiu" or values.ndim != 1:
@@ -71,14 +71,14 @@ def _histogram(report: Report, arrays: Arrays) -> list[Chart | None]:
 
 
 def _bounds(report: Report, arrays: Arrays) -> list[Chart | None]:
-    """Likelihood and bounds of one model: the gap between them tells how consistent its score is."""
+    """Likelihood and bounds of one model: their gap shows how consistent its score is."""
     found = comparable(quantities_of("likelihood.json", report))
     rows = [(each.label, each.found, int(each.key == "baseline")) for each in found]
     return [intervals(rows, title="Likelihood and bounds", unit=bits_unit(report))] if len(rows) > 1 else []
 
 
 def _noise_levels(report: Report, arrays: Arrays) -> list[Chart | None]:
-    """Where the bits are spent, and how much one draw of the loss varies there."""
+    """Bits by noise level, and the spread of one draw of the loss there."""
     levels = report.get("noise_levels")
     edges, bits, *stds = (_numbers(dig(levels, name)) for name in ("log_snr", "bits", "importance_std", "uniform_std"))
     if len(edges) != len(bits) + 1 or not bits:
@@ -100,7 +100,7 @@ def _noise_levels(report: Report, arrays: Arrays) -> list[Chart | None]:
 
 
 def _chain(report: Report, arrays: Arrays) -> list[Chart | None]:
-    """What each step of a chain costs, and how well data are known after how many bits (Ho et al. 2020, figure 5)."""
+    """Bits per step of a chain, and its rate-distortion curve (Ho et al. 2020, figure 5)."""
     rate, distortion, bits = (arrays.get(f"chain_{name}") for name in ("rate", "distortion", "level_bits"))
     if rate is None or distortion is None or rate.shape != distortion.shape or rate.ndim != 1 or rate.dtype.kind != "f":
         return []
@@ -116,7 +116,7 @@ def _chain(report: Report, arrays: Arrays) -> list[Chart | None]:
 
 
 def budget_chart(report: Report) -> Chart | None:
-    """The parts of the error, each as long as it is large."""
+    """The parts of the error as one bar, lengths in proportion."""
     budget = report.get("budget")
     images, probes = finite(dig(budget, "images")), finite(dig(budget, "probes"))
     if images is None or probes is None:
@@ -135,7 +135,7 @@ def budget_chart(report: Report) -> Chart | None:
 
 
 def pareto_chart(report: Report) -> Chart | None:
-    """Distance against evaluations: a line per solver on its best grid, and the best of the references."""
+    """Distance against evaluations: one line per solver on its best grid, and the best reference."""
     points, references = (found if isinstance(found := report.get(n), list) else [] for n in ("points", "references"))
     lines: dict[str, dict[float, float]] = {}
     for point in points:
@@ -159,7 +159,7 @@ def pareto_chart(report: Report) -> Chart | None:
 
 
 def scaling_chart(report: Report) -> Chart | None:
-    """How efficient more devices are, with communication hidden and not."""
+    """Scaling efficiency against devices, with communication hidden and exposed."""
     scaling = report.get("scaling")
     curves = [
         curve_of(
@@ -175,7 +175,7 @@ def scaling_chart(report: Report) -> Chart | None:
     return line_chart(curves, title="Efficiency on more devices", x_label="devices", log_x=True, zero=True)
 
 
-#: The pictures of a likelihood: what they show, and the charts in them.
+#: The pictures of a likelihood: a description and the charts of each.
 LIKELIHOOD: dict[str, tuple[str, Callable[[Report, Arrays], list[Chart | None]]]] = {
     "likelihood.png": ("Held-out images", _histogram),
     "bounds.png": ("Likelihood and bounds", _bounds),
@@ -185,16 +185,16 @@ LIKELIHOOD: dict[str, tuple[str, Callable[[Report, Arrays], list[Chart | None]]]
 
 
 def draw_likelihood(place: Path, report: Report, arrays: Arrays) -> None:
-    """Draw the pictures of a likelihood that was measured.
+    """Draw the pictures of a measured likelihood.
 
     Raises:
-        UserError: If one cannot be written.
+        UserError: If a picture cannot be written.
     """
     for name, (_, charts) in LIKELIHOOD.items():
         save_charts(place / name, *charts(jsonable(report), arrays))
 
 
 def _numbers(values: Any) -> list[float]:
-    """A list of finite numbers, or an empty one if it is anything else."""
+    """A list of finite numbers; anything else gives an empty list."""
     found = [finite(value) for value in values] if isinstance(values, list) else []
     return [value for value in found if value is not None] if None not in found else []

@@ -1,7 +1,7 @@
-"""Pictures of a run, from numpy arrays to PNG files; every function replaces its file at once and returns the path.
+"""Pictures of a run, from NumPy arrays to PNG files; every function replaces its file atomically and returns the path.
 
-Images are drawn by integer upscaling, pixel for pixel: what looks blurred is blurred. Figures are matplotlib objects
-on the Agg canvas, without pyplot, so nothing here needs a display or leaves global state behind.
+Images are upscaled by integer factors, pixel for pixel, so blur in a picture is blur in the image. Figures are
+matplotlib objects on the Agg canvas, without pyplot: they need no display and leave no global state.
 """
 
 import math
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GRID_TILE, STRIP_TILE = 40, 64  # smallest side of an image in a grid and in a strip, in screen pixels
 GAP = 2  # white pixels between images
-MAX_POINTS = 5000  # of a scatter plot; more hide each other
+MAX_POINTS = 5000  # of a scatter plot; more would hide each other
 BLUE, GREY = "#2b6cb0", "#4a5568"
 DPI = 130
 
@@ -33,7 +33,7 @@ def image_grid(levels: np.ndarray, path: Path, *, num_grey_levels: int, columns:
         levels: Grey levels of shape ``(n, height, width, channels)`` with 1 or 3 channels.
         path: The PNG to write.
         num_grey_levels: Number of grey levels; 0 is drawn black and ``num_grey_levels - 1`` white.
-        columns: Images per row; by default as many as make the grid about square.
+        columns: Images per row; by default the grid is about square.
 
     Raises:
         UserError: If the file cannot be written.
@@ -52,8 +52,8 @@ def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, 
             coordinates are drawn.
         times: The time of each frame: ``(frames,)``.
         path: The PNG to write.
-        quantization: The interval that data are scaled to. A frame that leaves it, as noise does, is scaled down to
-            its own bulk, so that noise of any standard deviation can be seen.
+        quantization: The interval of the scaled data. A frame that exceeds it, as noise does, is scaled down to its
+            bulk, so that noise of any standard deviation is visible.
 
     Raises:
         UserError: If the file cannot be written.
@@ -65,7 +65,7 @@ def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, 
 
 
 def scatter(samples: np.ndarray, data: np.ndarray | None, path: Path) -> Path:
-    """Data and samples side by side on equal axes; both ``(n, d)``, of which the first two coordinates are drawn.
+    """Data and samples side by side on equal axes; both ``(n, d)``, drawn by their first two coordinates.
 
     Without data, samples alone.
 
@@ -138,13 +138,13 @@ def _time_label(time: float) -> str:
 
 
 def _plane(points: np.ndarray) -> np.ndarray:
-    """The first two coordinates of ``(n, d)``; a lone coordinate gets a zero beside it."""
+    """The first two coordinates of ``(n, d)``; a single coordinate is paired with zero."""
     flat = np.asarray(points, np.float64).reshape(len(points), -1)
     return np.pad(flat, ((0, 0), (0, 1)))[:, :2] if flat.shape[1] == 1 else flat[:, :2]
 
 
 def _radius(values: np.ndarray, quantile: float) -> float:
-    """The magnitude below which this fraction of the values lies; outliers do not move it."""
+    """A quantile of the magnitudes of the values, robust to outliers."""
     return max(float(np.quantile(np.abs(values), quantile)), 1e-6)
 
 

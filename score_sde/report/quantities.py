@@ -1,4 +1,4 @@
-"""The one presenter: every number of a run with its error, for the log, ``summary.md`` and ``report.html``."""
+"""The quantities of a run: every number with its error, for the log, ``summary.md`` and ``report.html``."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -19,9 +19,9 @@ from score_sde.report.figures import (
 from score_sde.report.results import RESULTS, Field, counted
 from score_sde.report.run import Run, complete_config, parameter_count
 
-#: Fields of a metric's protocol that may differ between two models that are compared.
+#: Fields of a metric's protocol that may differ between compared models.
 FREE = ("seed",)
-_BASELINE = "baseline"  # the key of a number that is not of the model
+_BASELINE = "baseline"  # the key of the baseline's number
 _NAMES = {
     "frechet": "Fréchet distance",
     "frechet_infinity": "Fréchet distance, endless samples",
@@ -36,16 +36,16 @@ class Quantity:
     """One number of a run.
 
     Attributes:
-        file: Where it was found.
+        file: The file of results that holds it.
         label: Its name.
         found: The number.
         unit: Its unit, or nothing.
-        how: What it was measured on, and how, in words.
-        style: How it is written: see :class:`score_sde.report.results.Field`.
-        key: What it is the same as in other runs, if runs are judged by it.
-        interval_of: What its interval is for, where that is not the number itself.
-        protocol: What must agree for a comparison; empty if nothing is known that could differ.
-        column: The column of ``likelihood.npz`` that holds it image by image, or nothing.
+        how: The data and the method of the measurement, in words.
+        style: The format: see :class:`score_sde.report.results.Field`.
+        key: The name of the same quantity in other runs, if runs are judged by it.
+        interval_of: The subject of the interval, where it is not the number itself.
+        protocol: Settings that must agree for a comparison; empty if none are known.
+        column: The column of ``likelihood.npz`` with its value per image, or nothing.
     """
 
     file: str
@@ -69,7 +69,7 @@ class Quantity:
 
     @property
     def text(self) -> str:
-        """The same with its unit."""
+        """The number with its error and unit."""
         return f"{self.value} {self.unit}".rstrip()
 
     @property
@@ -79,29 +79,29 @@ class Quantity:
 
     @property
     def line(self) -> str:
-        """The number in a line of the log."""
+        """The line of the log."""
         line = f"{self.label} {self.text}" + (f" ({self.interval})" if self.interval else "")
         return line.replace("±", "+-").replace(MINUS, "-")
 
 
 def quantities(run: Run) -> list[Quantity]:
-    """All numbers of a run that have been measured, the most telling first."""
+    """All measured quantities of a run, the most important first."""
     law = loss_law(run)
     return [each for name in RESULTS for each in quantities_of(name, run.report(name), law)]
 
 
 def judged(found: Iterable[Quantity]) -> list[Quantity]:
-    """Those that runs are judged by."""
+    """The quantities by which runs are judged."""
     return [each for each in found if each.key not in ("", _BASELINE)]
 
 
 def comparable(found: Iterable[Quantity]) -> list[Quantity]:
-    """Negative log-likelihoods, bounds on them, and the baseline to hold them against."""
+    """Negative log-likelihoods, their bounds, and the baseline."""
     return [each for each in found if each.file == "likelihood.json" and each.key]
 
 
 def quantities_of(name: str, report: Mapping[str, Any], law: Mapping[str, Any] | None = None) -> list[Quantity]:
-    """The numbers that a file of results holds; ``law`` is what its losses are of, if that is known."""
+    """The quantities in a file of results; ``law`` identifies the process and objective of its losses, if known."""
     found = [_quantity(name, field, report, law or {}) for field in RESULTS[name][1] if field.label]
     shown = [each for each in found if each is not None]
     metrics = report.get("metrics") if name == "metrics.json" else None
@@ -129,7 +129,7 @@ def _quantity(name: str, field: Field, report: Mapping[str, Any], law: Mapping[s
 
 
 def estimate_at(report: Mapping[str, Any], field: Field) -> Estimate | None:
-    """A number of a file with its error; None if it is not there."""
+    """A number of a file with its error; None if it is missing."""
     paths = (field.path, field.error, field.interval)
     value, error, interval = (dig(report, *path.split(".")) if path else None for path in paths)
     if isinstance(value, dict):
@@ -138,14 +138,14 @@ def estimate_at(report: Mapping[str, Any], field: Field) -> Estimate | None:
 
 
 def estimate_of(entry: Any) -> Estimate | None:
-    """A number of JSON with its error: a bare number, or an object with ``value``, ``std_error`` and ``interval``."""
+    """A number in JSON with its error: a bare number, or an object of ``value``, ``std_error`` and ``interval``."""
     if not isinstance(entry, dict):
         return estimate(entry)
     return estimate(entry.get("value"), entry.get("std_error"), entry.get("interval"))
 
 
 def metric_quantities(metrics: Mapping[str, Any]) -> list[Quantity]:
-    """The numbers of metrics, by name, and those that are corrected for bias; entries without a value are left out."""
+    """The quantities of metrics by name, plain and bias-corrected; entries without a value are left out."""
     found = []
     for name, entry in metrics.items():
         result = estimate_of(entry)
@@ -164,14 +164,14 @@ def metric_quantities(metrics: Mapping[str, Any]) -> list[Quantity]:
             protocol=protocol,
         )
         found.append(plain)
-        if corrected is not None:  # an interval stands beside the estimate that it belongs to
+        if corrected is not None:  # the interval belongs to one of the two estimates
             own = {"key": f"{plain.key}.corrected", "label": f"{plain.label}, corrected for bias"}
             found.append(dataclasses.replace(plain, found=result._replace(value=corrected), **own))
     return found
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """What the run is, and how long and how fast it was trained."""
+    """Facts about the run: its size and progress, the time and speed of training, and the hardware."""
     count, step, batch = parameter_count(run), run.newest("step"), run.setting("training.batch_size")
     rates = sorted(value for _, value in run.timings.rates["images_per_second"])
     rows = [
@@ -186,19 +186,19 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 
 def loss_law(run: Run) -> dict[str, Any]:
-    """What a loss is of: losses of two processes, or of two objectives, are of two things; empty if it is unknown."""
+    """The process and objective that define a loss; losses compare only if these agree. Empty if unknown."""
     if run.config is None:
         return {}
     return {name: value for name, value in complete_config(run).items() if name.split(".")[0] in ("sde", "objective")}
 
 
 def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The fields in which two protocols differ, and which must agree.
+    """The fields in which two protocols differ although they must agree.
 
     >>> unlike({"metric": "kid", "seed": 0, "num_samples": 100}, {"metric": "kid", "seed": 1, "num_samples": 50})
     ['num_samples (100 and 50)']
 
-    Of a protocol in words only the parts that differ are told.
+    For a protocol in words, only the differing parts are named.
 
     >>> unlike({"measured": "flow, 48 steps, 17 levels"}, {"measured": "flow, tolerance 0.1, 17 levels"})
     ['measured (48 steps and tolerance 0.1)']
@@ -232,6 +232,6 @@ def _protocol_line(protocol: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A digest by its start, anything else as it is."""
+    """The start of a digest; any other value unchanged."""
     text = str(value)
     return text[:8] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text

@@ -1,4 +1,4 @@
-"""Text from templates: HTML, in which every value is escaped, and Markdown, in which no value has a meaning."""
+"""Text from templates: HTML and Markdown, with every value escaped."""
 
 import functools
 import html
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def render(name: str, **values: Any) -> str:
-    """The text of a template of ``templates/`` with values in it."""
+    """A template of ``templates/`` filled with values."""
     return _environment(name.endswith(".md")).get_template(name).render(**values)
 
 
 def asset(name: str) -> str:
-    """The text of a file beside the templates."""
+    """The text of a file in the folder of the templates."""
     return (resources.files("score_sde.report") / "templates" / name).read_text(encoding="utf-8").strip()
 
 
@@ -29,7 +29,7 @@ def _environment(markdown: bool) -> "Environment":
     from jinja2.filters import do_mark_safe
 
     def shown(value: Any) -> Any:
-        """A value as text that the file can hold; markup is made by the templates alone."""
+        """A value as clean text; only templates make markup."""
         if value is None or hasattr(value, "__html__"):
             return value or ""
         return do_mark_safe(as_markdown(str(value))) if markdown else clean(str(value))
@@ -44,7 +44,7 @@ def _environment(markdown: bool) -> "Environment":
         keep_trailing_newline=True,
     )
     environment.filters["code"] = lambda text: do_mark_safe(code(str(text)))
-    environment.filters["plain"] = lambda text: do_mark_safe(clean(str(text)))  # for what stands between fences
+    environment.filters["plain"] = lambda text: do_mark_safe(clean(str(text)))  # for text between fences
     environment.filters["fence"] = lambda text: fence(str(text), 3)
     environment.filters["count"] = lambda number, noun: f"{number} {plural(number, noun)}"
     environment.filters["kind"] = lambda block: type(block).__name__
@@ -52,7 +52,7 @@ def _environment(markdown: bool) -> "Environment":
 
 
 def as_markdown(text: str) -> str:
-    r"""Text from a file as Markdown that shows it: no HTML, no links, no code, no column, and all on one line.
+    r"""Text escaped for Markdown: no HTML, links, code or table columns, and all on one line.
 
     >>> print(as_markdown("<b>[x](y)` & a_b\n*c* | d"))
     &lt;b&gt;\[x\](y)\` &amp; a_b \*c\* \| d
@@ -61,7 +61,7 @@ def as_markdown(text: str) -> str:
 
 
 def code(text: str) -> str:
-    r"""Text as a code span in a table, whose fence is longer than any in the text.
+    r"""Text as a code span in a table, with a fence longer than any run of backticks in the text.
 
     >>> print(code("a = 1"), code("a`b | c"))
     `a = 1` `` a`b \| c ``
@@ -71,5 +71,5 @@ def code(text: str) -> str:
 
 
 def fence(text: str, shortest: int) -> str:
-    """Backticks around a text, more than any run of them in it."""
+    """A fence for a text: more backticks than any run of them in it."""
     return "`" * max(shortest, *(len(run) + 1 for run in re.findall("`+", text)), 0)

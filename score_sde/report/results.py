@@ -1,4 +1,4 @@
-"""What every file of results holds: the one description from which pages, pictures, log and checks are made."""
+"""The schema of every file of results, from which pages, pictures, log and checks are made."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -6,28 +6,28 @@ from typing import Any, NamedTuple
 from score_sde.errors import plural
 from score_sde.report.figures import DASH, dig, finite, num_bytes, number
 
-#: What is known of a field: words, or how they follow from the file.
+#: A description of a field: text, or a function of the file.
 Words = str | Callable[[Mapping[str, Any]], str]
-_SHOWN = 40  # characters of a value that is told
+_SHOWN = 40  # characters of a value in a message
 
 
 class Field(NamedTuple):
     """A number in a file of results.
 
     Attributes:
-        path: Where it stands, by names from the outside in; ``*`` is any name and ``[]`` any entry of a list.
-        label: Its name on a page; nothing for a number that is checked, and told in the words of others or drawn.
+        path: Its place, names from the outside in; ``*`` is any name and ``[]`` any entry of a list.
+        label: Its name on a page; empty for a number that is only checked, drawn, or told with another.
         unit: Its unit.
-        error: Where its standard error stands, or nothing.
-        interval: Where its 95 % interval stands, or nothing.
-        how: What it was measured on, and how.
-        key: What it is the same as in other runs, if runs are judged by it.
-        same: What must agree before two are compared.
-        column: The column of ``likelihood.npz`` that holds it image by image.
+        error: The place of its standard error, or nothing.
+        interval: The place of its 95 % interval, or nothing.
+        how: The data and the method of the measurement.
+        key: The name of the same quantity in other runs, if runs are judged by it.
+        same: Settings that must agree for a comparison.
+        column: The column of ``likelihood.npz`` with its value per image.
         style: ``number``, ``shift`` (with its sign), ``duration`` or ``bytes``.
         when: Whether it is shown.
         negative: Whether its negative is shown.
-        needed: Whether a finite number must stand there.
+        needed: Whether a finite number is required.
     """
 
     path: str
@@ -51,7 +51,7 @@ def bits_unit(report: Mapping[str, Any]) -> str:
 
 
 def counted(report: Mapping[str, Any], path: str, noun: str) -> str:
-    """So many of something.
+    """A count with its noun.
 
     >>> counted({"a": {"b": 1}}, "a.b", "image"), counted({}, "a.b", "image")
     ('1 image', '– images')
@@ -61,12 +61,12 @@ def counted(report: Mapping[str, Any], path: str, noun: str) -> str:
 
 
 def _listed(*parts: str) -> str:
-    """What is known, part by part."""
+    """The known parts, joined."""
     return "; ".join(part for part in parts if part and not part.startswith(DASH))
 
 
 def _nll(report: Mapping[str, Any]) -> str:
-    """What the likelihood is; of an autoencoder it is a bound."""
+    """The name of the likelihood; for an autoencoder it is a bound."""
     bound = report.get("quantity")
     return "Negative log-likelihood" if bound is None else f"Upper bound on the negative log-likelihood: {bound}"
 
@@ -129,11 +129,11 @@ _POINT = ("num_evals", "distance", "std_error")
 
 
 def _fields(prefix: str, *names: str) -> tuple[Field, ...]:
-    """Fields that are checked."""
+    """Fields that are checked only."""
     return tuple(Field(f"{prefix}{name}") for name in names)
 
 
-#: Of every file the mode that writes it, and its fields; the most telling come first.
+#: The fields of every file and the mode that writes it; the most important come first.
 RESULTS: dict[str, tuple[str, tuple[Field, ...]]] = {
     "likelihood.json": ("likelihood", (
         Field("bits_per_dim", _nll, "bits/dim", "std_error", "interval", _protocol, "nll", _MEASURED, "bits_per_dim",
@@ -231,12 +231,12 @@ RESULTS: dict[str, tuple[str, tuple[Field, ...]]] = {
     )),
     "import.json": ("import", ()),
 }  # fmt: skip
-#: The mode that writes each file of JSON.
+#: The mode that writes each JSON file.
 MODES = {name: mode for name, (mode, _) in RESULTS.items() if name != "metrics.jsonl"}
 
 
 def forms(name: str) -> dict[str, str]:
-    """What belongs at each place of a file of results.
+    """The expected type at each place of a file of results.
 
     >>> forms("eval.json")
     {'step': 'a number', 'ema_step': 'a number', 'loss': 'a finite number', 'std_error': 'a number'}
@@ -255,7 +255,7 @@ def forms(name: str) -> dict[str, str]:
 
 
 def misshapen(reports: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
-    """What a page cannot show because it is not of its form, one sentence a file, and which mode writes it again.
+    """Malformed results: one sentence per file, with the mode that writes it again.
 
     >>> misshapen({"eval.json": {"loss": "oops", "step": 3}})
     ["eval.json has 'oops' as loss, where a number belongs; remove it and run --mode=eval again."]
@@ -275,7 +275,7 @@ def misshapen(reports: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
 
 
 def places(value: Any, path: str, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that a path leads to, with its place in words.
+    """Every value that matches a path, with its place in words.
 
     >>> list(places({"a": [{"x": 1}, {"y": 2}, {"x": 3}]}, "a.[].x"))
     [('a.x', 1), ('a.x', 3)]
@@ -295,7 +295,7 @@ _NAMES = {"an interval": "a list", "a finite number": "a number"}
 
 
 def _is(form: str, value: Any) -> bool:
-    """Whether a value is of a form. Nothing is, but where a finite number belongs; a number may come with its error."""
+    """Whether a value has a form. None passes unless a finite number is required; a number may carry its error."""
     if value is None:
         return form != "a finite number"
     if form in ("a list", "an interval"):
@@ -306,17 +306,17 @@ def _is(form: str, value: Any) -> bool:
 
 
 def of_several_models(reports: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
-    """Which results are of one step and of different parameters, so that they cannot be of one run.
+    """Results of one step with different parameters, which cannot belong to one run.
 
     >>> found = of_several_models({"a": {"step": 3, "parameters": "x"}, "b": {"step": 3, "parameters": "y"}})
     >>> found[0].split(";")[0]
     'a and b are of different models of step 3'
     """
-    found: dict[int, dict[str, str]] = {}  # of each step, a file for every fingerprint
+    found: dict[int, dict[str, str]] = {}  # by step: one file for every fingerprint
     for name, report in reports.items():
         listed = (report or {}).get("checkpoints")
         for entry in (report or {}, *(listed if isinstance(listed, list) else ())):
-            # Power-function averages of one step are many.
+            # One step has many power-function averages.
             if not isinstance(entry, Mapping) or "ema_step" in entry:
                 continue
             step, parameters = entry.get("step"), entry.get("parameters")
@@ -331,7 +331,7 @@ def of_several_models(reports: Mapping[str, Mapping[str, Any] | None]) -> list[s
 
 
 def outdated(reports: Mapping[str, Mapping[str, Any] | None], newest: int) -> list[str]:
-    """Which results are of an earlier step than a run has reached, and how to have them of the newest.
+    """Results of an earlier step than the newest of a run, and the mode that updates each.
 
     >>> outdated({"eval.json": {"step": 10}, "sampling.json": {"step": 20}}, 20)
     ['eval.json is of step 10, and the run is at step 20; --mode=eval measures that.']
@@ -345,7 +345,7 @@ def outdated(reports: Mapping[str, Mapping[str, Any] | None], newest: int) -> li
 
 
 def _newest_of(report: Mapping[str, Any]) -> Any:
-    """The step that a result is of, or the newest of several that it is the best of."""
+    """The step of a result; for the best of several checkpoints, the newest of them."""
     several = report.get("best_of")
     steps = [step for step in several if isinstance(step, int)] if isinstance(several, list) else []
     return max(steps, default=report.get("step"))

@@ -1,4 +1,4 @@
-"""What a working directory holds, read so that nothing in it can stop the page: what is unreadable is named on it."""
+"""The contents of a working directory for its page. Unreadable files are named on the page and never stop it."""
 
 import base64
 import dataclasses
@@ -21,7 +21,7 @@ from score_sde.report.figures import dig, number, series
 from score_sde.report.results import MODES, misshapen, of_several_models, outdated
 from score_sde.report.timings import Timings, read_timings
 
-#: Picture, what it shows, and the mode that draws it.
+#: Each picture: file, description, and the mode that draws it.
 PICTURES = (
     ("samples.png", "Samples", "sample"),
     ("trajectory.png", "From noise to data", "sample"),
@@ -32,7 +32,7 @@ PICTURES = (
     ("interpolation.png", "Between held-out images, along the probability flow", "latents"),
     ("pareto.png", "Quality of samplers against their cost", "pareto"),
 )
-#: File or directory, what it holds, and the mode that writes it.
+#: Each file or directory: name, contents, and the mode that writes it.
 ARTEFACTS = (
     ("config.json", "the configuration", "train"),
     ("checkpoints", "checkpoints: parameters, their average, optimizer, data position", "train"),
@@ -56,15 +56,15 @@ ARTEFACTS = (
     ("plan.md", "what training needs and how fast a chip would be", "plan"),
     ("report.html", "all of this as one page", "report"),
 )
-#: Pages about the rest, which name neither themselves nor each other's size: a page of the same run is the same page.
+#: Pages about the other files. They list neither themselves nor each other's size, so that equal runs give equal pages.
 PAGES = ("report.html", "summary.md")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PROGRESS = ("progress/step_*.png", "samples/step_*.png", "samples_*.png")
-_MAX_FRAMES = 24  # pictures of samples through training that a page holds
+_MAX_FRAMES = 24  # pictures of samples during training on a page
 
 
 class Image(NamedTuple):
-    """A PNG as the page holds it."""
+    """A PNG embedded in the page."""
 
     uri: str
     width: int
@@ -72,11 +72,11 @@ class Image(NamedTuple):
 
 
 class Command(NamedTuple):
-    """How a result was made.
+    """The origin of a result.
 
     Attributes:
-        mode: By which mode.
-        how: When, of which step and on which machine.
+        mode: The mode.
+        how: Date, step and machine.
         command: The command line.
     """
 
@@ -87,17 +87,17 @@ class Command(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What was read from a working directory.
+    """The contents of a working directory.
 
     Attributes:
         path: The directory.
-        results: Where results are looked for before; ``None`` for nowhere else.
+        results: A directory that is searched for results first; ``None`` for none.
         name: Its name.
-        config: The configuration, of the checkpoints where there is no ``config.json``; ``None`` if neither tells it.
+        config: The configuration, from ``config.json`` or else a checkpoint; ``None`` if neither has it.
         records: The lines of ``metrics.jsonl``.
         reports: The other JSON objects, by file name.
         timings: Rates and times of training, from the event files.
-        problems: What could not be read, in words.
+        problems: Sentences about unreadable files.
     """
 
     path: Path
@@ -110,29 +110,29 @@ class Run:
     problems: list[str]
 
     def find(self, name: str) -> Path:
-        """Where a file of the run lies, or would lie: with the other results, else in its directory."""
+        """The path of a file of the run, existing or not: with the other results, else in its directory."""
         return found_in(self.path, self.results, name)
 
     def report(self, name: str) -> dict[str, Any]:
-        """A file of results; empty if it is not there. Of ``metrics.jsonl`` it is the newest value of everything."""
+        """A file of results; empty if missing. For ``metrics.jsonl``, the newest value of every metric."""
         if name == "metrics.jsonl":
             return {key: value for record in self.records for key, value in record.items()}
         return self.reports.get(name, {})
 
     @property
     def hardware(self) -> str:
-        """The machine of the first result that names one, in words."""
+        """A description of the machine of the first result that names one."""
         return next((line for each in self.reports.values() if (line := hardware_line(each.get("hardware")))), "")
 
     @property
     def subtitle(self) -> str:
-        """What was trained on what, and how far."""
+        """The model, its data and the number of trained steps."""
         names = [self.setting(f"{group}.name") for group in ("data", "sde", "model")]
         step = self.newest("step")
         return " · ".join([*(str(name) for name in names if name), *([] if step is None else [f"step {number(step)}"])])
 
     def commands(self) -> list[Command]:
-        """How every result was made, each command once."""
+        """The origins of all results, each command once."""
         found = {}
         for name, report in self.reports.items():
             if "command" in report:
@@ -156,14 +156,14 @@ class Run:
         return dig(self.config, *name.split("."))
 
     def picture(self, name: str) -> Image | None:
-        """A PNG of the directory, ready for the page; None if it is missing or damaged, which is then a problem."""
+        """A PNG of the directory, ready for the page; None if missing or damaged (damage is noted as a problem)."""
         try:
             if (data := read_bytes(self.find(name))) is None:
                 return None
         except Unreadable as error:
             self.note_problem(_problem(error))
             return None
-        # A picture that was cut short has no end chunk.
+        # A truncated PNG has no end chunk.
         if data[:8] != _PNG or data[12:16] != b"IHDR" or b"IEND" not in data[-12:]:
             self.note_problem(f"{name} is no whole PNG; run the mode that draws it again.")
             return None
@@ -171,7 +171,7 @@ class Run:
         return Image("data:image/png;base64," + base64.b64encode(data).decode(), width, height)
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of an ``.npz`` file; empty if there are none that can be read."""
+        """The arrays of an ``.npz`` file; empty if none can be read."""
         try:
             return read_arrays(self.find(name)) or {}
         except Unreadable as error:
@@ -179,7 +179,7 @@ class Run:
             return {}
 
     def progress(self) -> list[tuple[int, str]]:
-        """Steps and file names of pictures of samples through training, evenly thinned to what a page holds."""
+        """Steps and file names of pictures of samples during training, thinned evenly to the limit of a page."""
         for pattern in _PROGRESS:
             found = [
                 (int(digits[0]), path.relative_to(self.path).as_posix())
@@ -193,13 +193,13 @@ class Run:
         return []
 
     def note_problem(self, text: str) -> None:
-        """Remember what could not be read, once."""
+        """Record a problem, once."""
         if text not in self.problems:
             self.problems.append(text)
 
 
 def read_run(workdir: Path, *, results: Path | None = None) -> Run:
-    """Read a working directory, and results of its run that lie elsewhere; what cannot be read is named in it."""
+    """Read a working directory, and results of its run in another; unreadable files are named in ``problems``."""
     problems: list[str] = []
     config = _read_object(workdir, problems, newest_config)
     found = {name: _read_object(found_in(workdir, results, name), problems) for name in MODES}
@@ -220,10 +220,10 @@ def read_run(workdir: Path, *, results: Path | None = None) -> Run:
 
 
 def check_run(workdir: Path) -> None:
-    """Refuse a directory with nothing of a run in it.
+    """Refuse a directory without a run.
 
     Raises:
-        UserError: If it is missing, or there is nothing of a run in it.
+        UserError: If the directory is missing or holds nothing of a run.
     """
     if not workdir.is_dir():
         raise UserError(f"There is no directory {workdir} to report on; give the --workdir of a run.")
@@ -236,12 +236,12 @@ def check_run(workdir: Path) -> None:
 
 
 def found_in(workdir: Path, results: Path | None, name: str) -> Path:
-    """Where a file of a run lies, or would lie: with its other results, else in its directory."""
+    """The path of a file of a run, existing or not: with its other results, else in its directory."""
     return results / name if results is not None and (results / name).exists() else workdir / name
 
 
 def parameter_count(run: Run) -> int | None:
-    """The number of parameters, from the plan or from the newest checkpoint's list of arrays; None if unknown."""
+    """The number of parameters, from the plan or the array list of the newest checkpoint; None if unknown."""
     planned = run.report("plan.json").get("parameters")
     newest = max(
         (run.path / "checkpoints").glob("[0-9]*"), key=lambda path: int(re.sub(r"\D", "", path.name)), default=None
@@ -261,7 +261,7 @@ def flat_config(run: Run) -> dict[str, Any]:
 
 
 def grouped(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Fields under dotted names by their groups; those without one are general.
+    """Fields under dotted names by group; fields without a group are ``general``.
 
     >>> grouped({"seed": 1, "a.b": 2, "a.c": 3})
     {'general': {'seed': 1}, 'a': {'b': 2, 'c': 3}}
@@ -275,12 +275,12 @@ def grouped(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def default_fields() -> dict[str, Any]:
-    """Today's defaults under dotted names, as JSON gives them back."""
+    """The current defaults under dotted names, after a round trip through JSON."""
     return json.loads(json.dumps(leaves(default_config())))
 
 
 def complete_config(run: Run) -> dict[str, Any]:
-    """The same as JSON gives them back, with today's defaults for fields that the record is older than."""
+    """The configuration after a round trip through JSON, with current defaults for fields newer than the record."""
     return default_fields() | json.loads(json.dumps(flat_config(run)))
 
 
@@ -301,7 +301,7 @@ def _read_object(
 
 
 def _read_records(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The lines of a metrics file; how many are none, as the last is after a crash, is a problem too."""
+    """The records of a metrics file; malformed lines, such as the last one after a crash, are counted as a problem."""
     try:
         records = read_json_lines(path)
     except Unreadable as error:

@@ -1,4 +1,4 @@
-"""One page per run, ``summary.md``: what was run, on what, with which results, and where everything lies."""
+"""One page per run, ``summary.md``: settings, hardware, results and files."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from score_sde.report.quantities import facts, quantities
 from score_sde.report.rendering import render
 from score_sde.report.run import ARTEFACTS, PICTURES, Run, flat_config, grouped, read_run
 
-#: What a page names if it is missing, the file that holds it, and the mode that makes it.
+#: Results that a page names if missing: a description, the file, and the mode that makes it.
 _EXPECTED = (
     ("Training loss", "metrics.jsonl", "train"),
     ("Held-out likelihood", "likelihood.json", "likelihood"),
@@ -19,17 +19,17 @@ _EXPECTED = (
 
 
 def write_summary(workdir: Path, results: Path | None = None) -> Path:
-    """Write ``summary.md`` from whatever the run has produced so far; what is missing is named with how to make it.
+    """Write ``summary.md`` from the results of the run so far; missing results are named with the mode that makes them.
 
     Args:
-        workdir: Where the run lives. Everything in it is optional.
-        results: Where the page goes, and results from there with it; ``workdir`` unless given.
+        workdir: The directory of the run. Every file in it is optional.
+        results: The directory of the page, whose results it includes; by default ``workdir``.
 
     Returns:
         The path of the page.
 
     Raises:
-        UserError: If the page cannot be written. What cannot be read is named on it.
+        UserError: If the page cannot be written. Unreadable files are named on it.
     """
     place = results or workdir
     run = read_run(workdir, results=place)
@@ -53,7 +53,7 @@ def write_summary(workdir: Path, results: Path | None = None) -> Path:
 
 
 def _link(run: Run, place: Path, name: str) -> str | None:
-    """The target of a link from a page to a file of the run; ``None`` if it is not there."""
+    """The target of a link from a page to a file of the run; ``None`` if the file is missing."""
     path = run.find(name)
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""A chart as SVG inside a page: drawn by matplotlib, in the colors and the font of the page and under its policy."""
+"""Charts as inline SVG, drawn by matplotlib in the colors and font of the page and within its security policy."""
 
 import functools
 import io
@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 
 from score_sde.report.figures import clean, tick_label
 
-#: The light colors of ``page.css``; the page replaces them by its variables, so that they follow its scheme.
+#: The light colors of ``page.css``; the page replaces them by its variables, so that charts follow its color scheme.
 COLORS = {
     **{"#2456c5": "tone0", "#c2570c": "tone1", "#0b7a55": "tone2", "#8b2fa0": "tone3", "#0e7490": "tone4"},
     **{"#6b7280": "tone5", "#1d1f24": "ink", "#5c616b": "quiet", "#e3e1dc": "line", "#ecebe7": "grid"},
 }
 *TONES, INK, QUIET, LINE, GRID = COLORS
-WIDTH, FONT = 420.0, 12.0  # of a chart, and of the words in it
-#: Words stay words, in the font of the page; nothing depends on the clock or on chance, and no corner is left out.
+WIDTH, FONT = 420.0, 12.0  # width of a chart and size of its text
+#: Text stays text in the font of the page, output is deterministic, and paths are not simplified.
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "score_sde",
@@ -27,13 +27,13 @@ _STYLE: dict[Any, Any] = {
 
 @functools.lru_cache(maxsize=256)
 def svg(draw: Callable[..., None], drawn: tuple[Any, ...], label: str, height: float) -> str:
-    """The markup of a chart; charts of equal content are drawn once."""
+    """The markup of a chart; charts with equal content are drawn once."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     file = io.BytesIO()
     with rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # the font that measures words need not hold all of them
+        warnings.filterwarnings("ignore", "Glyph")  # the font that measures text may lack some characters
         figure = Figure(figsize=(WIDTH / 72.0, height / 72.0))
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -53,13 +53,13 @@ def svg(draw: Callable[..., None], drawn: tuple[Any, ...], label: str, height: f
 
 
 def _inline(text: bytes, attributes: Mapping[str, str]) -> str:
-    """An SVG of matplotlib's as part of a page: without styles, which its policy forbids, and without any id."""
+    """An SVG of matplotlib made inline: without styles, which the policy forbids, and without ids."""
     root = ElementTree.fromstring(text)
     for each in root.iter():
         each.tag = each.tag.rpartition("}")[2]
         styled = (part.partition(":") for part in each.attrib.pop("style", "").split(";") if part.strip())
         each.attrib |= {name.strip(): value.strip() for name, _, value in styled if not name.strip().startswith("font")}
-        each.attrib.pop("clip-path", None)  # limits hold all values
+        each.attrib.pop("clip-path", None)  # the limits include all values
         for name in ("fill", "stroke"):
             if (color := COLORS.get(each.get(name, ""))) is not None:
                 each.set(name, f"var(--{color})")

@@ -1,4 +1,4 @@
-"""The tables of samplers, measured on a run and on problems with a known answer, as pages in Markdown."""
+"""Tables of samplers in Markdown, measured on a run and on problems with known solutions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from score_sde.report.rendering import render
 
 
 def pareto_markdown(points: Sequence[Point], references: Sequence[Point], provenance: dict[str, Any]) -> str:
-    """The recommended setting, the front, and every setting that was measured."""
+    """The recommended setting, the Pareto front, and every measured setting."""
     return render(
         "pareto.md",
         reference=min(references, key=lambda point: point.distance),
@@ -24,6 +24,6 @@ def pareto_markdown(points: Sequence[Point], references: Sequence[Point], proven
 def conformance_markdown(
     flow: Sequence[FlowRow], noisy: Sequence[NoisyRow], corrector: Sequence[CorrectorRow], provenance: dict[str, Any]
 ) -> str:
-    """All tables, with what each measures."""
+    """All tables, each with a description of its measurement."""
     problems = {row.problem: [each for each in flow if each.problem == row.problem] for row in flow}
     return render("conformance.md", problems=problems, noisy=noisy, corrector=corrector, how=provenance)

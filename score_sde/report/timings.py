@@ -1,4 +1,4 @@
-"""How long training took and how fast it was, from TensorBoard's event files: ``metrics.jsonl`` holds no clock."""
+"""Duration and speed of training, from TensorBoard event files: ``metrics.jsonl`` holds no clock times."""
 
 import struct
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from score_sde.files import Unreadable, read_bytes
 if TYPE_CHECKING:
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 
-_MAX_BYTES = 1 << 30  # of event files that are read
+_MAX_BYTES = 1 << 30  # of event files read at most
 
 
 class Timings(NamedTuple):
     """Clock times of training.
 
     Attributes:
-        seconds: From the first event to the last of every file, added up: without the time between two sessions, and
-            without compiling before the first line.
-        rates: ``(step, value)`` by name, for what is measured by the clock.
+        seconds: Time from the first to the last event of every file, summed; excludes pauses between restarts and
+            compilation before the first line.
+        rates: ``(step, value)`` by name, for clock-based scalars.
     """
 
     seconds: float
@@ -27,11 +27,11 @@ class Timings(NamedTuple):
 
 
 def read_timings(directory: Path, names: tuple[str, ...] = ("images_per_second", "data_wait_fraction")) -> Timings:
-    """The timings in a directory of event files; none if it is missing or damaged.
+    """The timings in a directory of event files; empty if it is missing or damaged.
 
     Args:
-        directory: Where the event files lie.
-        names: Scalars to read. Of a step that was trained twice, after a crash, the later value counts.
+        directory: The directory of the event files.
+        names: Scalars to read. If a step was trained twice, after a crash, the later value counts.
     """
     seconds, rates = 0.0, {name: {} for name in names}
     for path in sorted(directory.glob("events.*")) if directory.is_dir() else ():
@@ -46,7 +46,7 @@ def read_timings(directory: Path, names: tuple[str, ...] = ("images_per_second",
 
 
 def _events(path: Path) -> "Iterator[Event]":
-    """The events of a file of records: a length, its checksum, the event, and its checksum."""
+    """The events of a record file: each a length, its checksum, the event, and its checksum."""
     from google.protobuf.message import DecodeError
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 
@@ -57,7 +57,7 @@ def _events(path: Path) -> "Iterator[Event]":
     start = 0
     while start + 12 <= len(data):
         (length,) = struct.unpack_from("<Q", data, start)
-        if start + 16 + length > len(data):  # the last record, cut short
+        if start + 16 + length > len(data):  # the last record is truncated
             return
         try:
             yield Event.FromString(data[start + 12 : start + 12 + length])

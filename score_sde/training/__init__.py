@@ -1,1 +1,1 @@
-"""Training: the state, the step, the optimiser, the loop, and the evaluation of what was trained."""
+"""Training: the state, the step, the optimizer, the loop, and the evaluation of what was trained."""

@@ -68,7 +68,7 @@ def track_power_averages(widths: Sequence[float]) -> optax.GradientTransformatio
     """Averages of the parameters beside training; comes last in a chain and passes the updates through.
 
     With ``rate = 1 - (1 - 1/t)^(gamma + 1)`` an average moves by ``rate (params - average)`` at step ``t``, which
-    counts from 1: the first step forgets the initial parameters. The averages are part of the optimiser's state, so
+    counts from 1: the first step forgets the initial parameters. The averages are part of the optimizer's state, so
     they are placed and saved with it; :func:`power_averages` finds them. They have the types of the parameters; in
     float32 an average does not see a number move by less than ``6e-8 t / (gamma + 1)`` of its size.
 
@@ -121,7 +121,7 @@ def _moved(average: Params, params: Params, rate: Any) -> Params:
 
 
 def power_averages(opt_state: Any) -> dict[float, Params]:
-    """The averages that a state of an optimiser holds, by relative width; none if it does not track any.
+    """The averages that a state of an optimizer holds, by relative width; none if it does not track any.
 
     The state may be chained or wrapped, and may hold shapes or shardings in place of arrays.
 

@@ -217,7 +217,7 @@ def _start(
     like = with_sharding(jax.eval_shape(task.init_state), sharding)
     restored = checkpoints.restore_newest(like, check=task.check)
     if restored is None:
-        # Drawing the weights runs once: on a CPU, optimising that program takes four times longer than running it.
+        # Drawing the weights runs once: on a CPU, optimizing that program takes four times longer than running it.
         options = {"xla_backend_optimization_level": 0} if loops_are_slow(task.mesh) else {}
         return jax.jit(task.init_state, out_shardings=sharding, compiler_options=options)(), 0, []
     if restored.iterator:  # an imported checkpoint has none: its data start from the beginning
