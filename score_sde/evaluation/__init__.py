@@ -1,5 +1,5 @@
-"""What a trained model is worth: its loss, the likelihood of a data set, its samples.
+"""Evaluation of a trained model: loss, likelihood of a data set, samples.
 
-Every function takes the parameters to be judged (usually the moving average) and covers all examples it is given: the
-last batch is padded and masked, never dropped.
+Every function takes the parameters to evaluate (usually the moving average) and covers all given examples: the last
+batch is padded and masked, never dropped.
 """

@@ -1,4 +1,4 @@
-"""What every measurement needs: a stream of random numbers of its own, and a mean with its standard error."""
+"""Tools of every measurement: a separate stream of random numbers, and the mean with its standard error."""
 
 import enum
 import math
@@ -17,11 +17,11 @@ from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.typing import Params, PRNGKey
 
-Progress = Callable[[int], Any]  # told how many more examples are done
+Progress = Callable[[int], Any]  # called with the number of newly finished examples
 
 
 class Purpose(enum.IntEnum):
-    """What a key is for; ``create_state`` splits the same root into numbers 0 and 1."""
+    """The purpose of a key; numbers 0 and 1 are taken by ``create_state``, which splits the same root."""
 
     LOSS = 2
     LIKELIHOOD = 3
@@ -34,13 +34,13 @@ class Purpose(enum.IntEnum):
 
 
 def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:
-    """The root of the random numbers of one kind of measurement: of the run's seed, or of the samples' own."""
+    """The root key of one kind of measurement, from the seed of the run or of the samples."""
     seed = sample_seed(experiment.settings) if purpose is Purpose.SAMPLES else experiment.settings.seed
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 
 def sample_seed(config: Settings) -> int:
-    """The seed of the samples: ``sampling.seed``, unless that is -1 for the run's own."""
+    """The seed of the samples: ``sampling.seed``, or the seed of the run if it is -1."""
     return config.seed if config.sampling.seed < 0 else config.sampling.seed
 
 
@@ -48,12 +48,12 @@ class Examples(NamedTuple):
     """A batch of examples, split over the devices."""
 
     number: int  # of the batch
-    data: Array  # ``(batch, *event)``, as the source stores it
-    mask: np.ndarray  # False for rows that only fill up the last batch
+    data: Array  # ``(batch, *event)``, as stored by the source
+    mask: np.ndarray  # False for padding rows of the last batch
 
 
 def examples(experiment: Experiment, source: Source, *, batch_size: int, limit: int = 0) -> Iterator[Examples]:
-    """One pass over a source, or its first ``limit`` examples, in batches that the devices share evenly.
+    """One pass over a source, or its first ``limit`` examples, in batches that divide evenly over the devices.
 
     The batch size is rounded up to a multiple of the number of devices.
     """
@@ -64,7 +64,7 @@ def examples(experiment: Experiment, source: Source, *, batch_size: int, limit: 
 
 
 def decisive_fields(config: Settings, groups: Collection[str]) -> dict[str, Any]:
-    """The fields of some groups that decide a measurement: all but those that say where the data lie."""
+    """The fields of some groups that decide a measurement: all but the paths of the data."""
     fields = {name: value for name, value in config.to_dict().items() if name in groups}
     if "data" in fields:
         fields["data"] = {name: value for name, value in fields["data"].items() if name not in PLACE_FIELDS}
@@ -72,7 +72,7 @@ def decisive_fields(config: Settings, groups: Collection[str]) -> dict[str, Any]
 
 
 def mean_and_std_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error; the latter is nan for a single value.
+    """The mean and its standard error (nan for a single value).
 
     >>> mean_and_std_error(np.array([1.0, 3.0]))
     (2.0, 1.0)
@@ -106,13 +106,13 @@ def _mixed(params: Params) -> Array:
         mixed = bits ^ (place * jnp.uint32(0x9E3779B9))
         for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the finalizer of MurmurHash3 (Appleby)
             mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
-        # A sum of integers that wraps is the same in any order.
+        # A wrapping sum of integers does not depend on the order.
         total = total * jnp.uint32(2654435761) + jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
     return total
 
 
 def fingerprint(params: Params) -> str:
-    """Eight hexadecimal digits that tell parameters from others, however they are spread over devices.
+    """Eight hexadecimal digits that identify parameters, independent of their sharding.
 
     >>> fingerprint({"a": jnp.arange(3.0)}) == fingerprint({"a": jnp.arange(3.0) + 1e-6})
     False

@@ -1,9 +1,9 @@
-"""The likelihood to beat: the best Gaussian mixture on the same dequantized data under the same protocol.
+"""The likelihood baseline: the best Gaussian mixture on the same dequantized data under the same protocol.
 
-A neural likelihood means little beside no other. A Gaussian mixture is fitted in seconds, its density is exact, and on
-small images it is a strong opponent. It is given every chance: the covariance type, the number of components and the
-regularization are chosen on a part of the training set, every training image appears with several draws of the
-dequantization noise, and the winner is fitted again on the whole training set.
+A neural likelihood means little without a baseline. A Gaussian mixture fits in seconds, its density is exact, and on
+small images it is strong. It gets every advantage: covariance type, number of components and regularization are chosen
+on a part of the training set, every training image appears with several draws of the dequantization noise, and the
+winner is refitted on the whole training set.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from score_sde.quantization import Quantization
 
-COMPONENTS = {  # the fewer parameters a component has, the more components the data can support
+COMPONENTS = {  # the data support more components if each has fewer parameters
     "diag": (1, 2, 5, 10, 20, 40, 60, 80, 120),
     "full": (1, 2, 5, 10, 20, 40),
     "tied": (1, 2, 5, 10, 20, 40),
@@ -28,16 +28,16 @@ COMPONENTS = {  # the fewer parameters a component has, the more components the 
 REGULARIZATIONS = (0.1, 0.3, 1.0, 3.0, 10.0)  # in units of the variance of the noise inside a bin
 VALIDATION_FRACTION = 0.2
 HOPELESS = 0.15  # bits/dim behind the best beyond which a covariance type's regularization is not tuned
-FINALISTS = 3  # settings that are judged again with more noise draws
+FINALISTS = 3  # settings judged again with more noise draws
 DRAWS = 4  # dequantization noises per image for the finalists, the final fit and the evaluation
-RESTARTS = 2  # of the final fit; the one with the best training likelihood counts
-PATIENCE = 0.02  # bits/dim: once more components look worse by this, the scan over their number stops
+RESTARTS = 2  # of the final fit; the best training likelihood counts
+PATIENCE = 0.02  # bits/dim: the scan over the number of components stops when more of them are worse by this
 MAX_ITERATIONS = 60
-MAX_TRAIN_EXAMPLES = 20_000  # more change the fit of so few parameters little, and cost time in proportion
+MAX_TRAIN_EXAMPLES = 20_000  # more hardly change the fit of so few parameters, and cost time in proportion
 
 
 class GaussianMixtureBaseline(NamedTuple):
-    """What the best Gaussian mixture reaches.
+    """The result of the best Gaussian mixture.
 
     Attributes:
         bits_per_dim: Mean negative log-likelihood on the test set in bits per dimension, as for discrete images.
@@ -45,7 +45,7 @@ class GaussianMixtureBaseline(NamedTuple):
         num_components: Of the chosen mixture.
         covariance: Its covariance type: ``full``, ``tied`` or ``diag``.
         seconds: Time of search, fit and evaluation.
-        num_train: Training examples that were used.
+        num_train: Number of training examples.
     """
 
     bits_per_dim: float
@@ -64,7 +64,7 @@ class _Setting(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    """One split with the means to dequantise it: flat examples ``(n, d)``."""
+    """One split and its dequantization: flat examples ``(n, d)``."""
 
     examples: np.ndarray
     quantization: "Quantization"
@@ -78,7 +78,7 @@ class _Data:
         return (self.quantization.width / levels) ** 2 / 12.0
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """``count`` independent dequantisations: ``(count, n, d)``; one of continuous data, which need none."""
+        """``count`` independent dequantizations: ``(count, n, d)``; just one for continuous data, which need none."""
         levels, x = self.quantization.num_grey_levels, self.examples.astype(np.float64)
         if levels is None:
             return x[None]
@@ -93,13 +93,13 @@ def gaussian_mixture_bits_per_dim(
 
     Args:
         train: Integer levels ``(n, height, width, channels)``, or continuous vectors ``(n, d)``.
-        test: The same for the held-out examples; they take no part in any choice.
-        quantization: Grey levels and scaling, as for the model that is compared.
-        seed: Of the dequantization noise, the validation split and the initialization.
+        test: Held-out examples of the same form; they take no part in any choice.
+        quantization: Gray levels and scaling, as for the compared model.
+        seed: Seed of the dequantization noise, the validation split and the initialization.
 
     Returns:
-        The mean over test examples with its standard error, and which mixture it was. Continuous data are measured in
-        bits of their density.
+        The mean over test examples with its standard error, and the chosen mixture. For continuous data, bits of their
+        density.
     """
     from threadpoolctl import threadpool_limits
 
@@ -107,7 +107,7 @@ def gaussian_mixture_bits_per_dim(
     rng = np.random.default_rng(seed)
     examples = train.reshape(len(train), -1)[rng.permutation(len(train))[:MAX_TRAIN_EXAMPLES]]
     train_data = _Data(examples, quantization)
-    # Matrices this small gain nothing from threads, and on busy cores the threads' waiting costs tenfold.
+    # Matrices this small gain nothing from threads, and on busy cores waiting for threads costs tenfold.
     with threadpool_limits(limits=1):
         setting = _choose(train_data, rng, seed)
         mixture = _fit(train_data, setting, rng, draws=DRAWS, seed=seed, restarts=RESTARTS)
@@ -131,14 +131,14 @@ def _choose(data: _Data, rng: np.random.Generator, seed: int) -> _Setting:
     def judge(setting: _Setting, draws: int) -> float:
         try:
             value = float(_bits_per_dim(_fit(fit, setting, rng, draws=draws, seed=seed), held, rng).mean())
-        except ValueError:  # a covariance that is not positive definite: regularized too little
+        except ValueError:  # covariance not positive definite: too little regularization
             return math.inf
         return value if math.isfinite(value) else math.inf
 
     scores = _scan_components(judge, len(fit.examples))
     ranking = sorted(scores, key=scores.__getitem__)
     factors: dict[str, float] = {}
-    for setting in ranking:  # best first, so the regularization of a covariance type is tuned on its best setting
+    for setting in ranking:  # best first: regularization is tuned on the best setting of each covariance type
         if setting.covariance in factors or scores[setting] > scores[ranking[0]] + HOPELESS:
             continue
         tried = {factor: judge(setting._replace(regularization=factor), 1) for factor in REGULARIZATIONS}
@@ -148,7 +148,7 @@ def _choose(data: _Data, rng: np.random.Generator, seed: int) -> _Setting:
 
 
 def _scan_components(judge: Callable[[_Setting, int], float], num_examples: int) -> dict[_Setting, float]:
-    """Validation bits/dim of every covariance type with more and more components, until more of them hurt."""
+    """Validation bits/dim of every covariance type for increasing numbers of components, until more of them hurt."""
     scores: dict[_Setting, float] = {}
     for covariance, counts in COMPONENTS.items():
         best = math.inf

@@ -1,12 +1,12 @@
-r"""The error budget of a likelihood: how far the number may be off, and by which cause.
+r"""The error budget of a likelihood: the sources of its error and their sizes.
 
     NLL = value +- images +- probes +- solver,      truncation and prior beside it.
 
-*Images* is the standard error over the images, which holds what their noise and probes add already. *Probes* is what
-the trace estimator alone does to the mean. *Solver* is what a ten times tighter tolerance, or half the step, changes.
-*Truncation* is what the Gaussian decoder at ``t_min`` changes: without it the number is of the density at ``t_min``,
-with it a bound on ``-log p_0``. *Prior* is ``KL(p(x_1 | x) || prior)``: what the last of the information in the data
-would cost. Solver and truncation are differences on the first images, with everything else the same.
+*Images* is the standard error over the images, including their noise and probes. *Probes* is the part due to the trace
+estimator alone. *Solver* is the change under a ten times tighter tolerance, or half the step. *Truncation* is the
+change under the Gaussian decoder at ``t_min``: without the decoder, the number is for the density at ``t_min``; with
+it, a bound on ``-log p_0``. *Prior* is ``KL(p(x_1 | x) || prior)``: the cost of the information left in the data at
+``t = 1``. Solver and truncation are differences on the first images, with everything else the same.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from score_sde.typing import Params
 
 
 class Difference(NamedTuple):
-    """The mean of a difference and its standard error."""
+    """A mean difference and its standard error."""
 
     mean: float
     std_error: float
@@ -35,14 +35,14 @@ class ErrorBudget(NamedTuple):
     """Parts of the error of a mean negative log-likelihood, in the unit of the mean."""
 
     images: float  # standard error over the images
-    probes: float  # standard error that the probes add to the mean; part of it
-    solver: Difference  # what a finer solution would add
-    truncation: Difference  # what the decoder would add
+    probes: float  # standard error due to the probes; included in ``images``
+    solver: Difference  # change under a finer solution
+    truncation: Difference  # change under the decoder
     prior: float  # information left in the data at t = 1
-    num_examples: int  # of which solver, truncation and prior were measured
+    num_examples: int  # examples for solver, truncation and prior
 
     def interval(self, value: float) -> tuple[float, float]:
-        """A 95 % interval for the mean over images, which the error of the solver widens.
+        """A 95 % interval for the mean over images, widened by the solver error.
 
         >>> budget = ErrorBudget(0.01, 0.0, Difference(0.0, 0.0), Difference(0.0, 0.0), 0.0, 1)
         >>> [round(end, 4) for end in budget.interval(2.0)]
@@ -61,8 +61,8 @@ def error_budget(
         experiment: The run.
         params: Its parameters.
         source: The data.
-        result: What was measured; examples whose solve failed are not counted.
-        noise: Of the dequantization.
+        result: The measured likelihood; failed solves are not counted.
+        noise: The dequantization noise.
     """
     count = min(experiment.settings.likelihood.budget_examples, len(result.nats))
     batch = next(examples(experiment, source, batch_size=count, limit=count))
@@ -72,7 +72,7 @@ def error_budget(
         unit = 1.0 / (float(np.prod(experiment.event_shape)) * np.log(2.0))
 
     def measured(key: Any = key, **changes: Any) -> Draw:
-        # One probe for the whole solve: a difference of two solutions is then of the solutions alone.
+        # One probe for the whole solve: two solutions then differ by their solver error alone.
         protocol = FlowProtocol.of(experiment, **{"fresh_probes": False, **changes})
         return _counted(flow_draw(experiment, protocol, noise)(params, noise.params, key, batch.data), batch)
 
@@ -93,12 +93,12 @@ def error_budget(
 
 
 def _counted(tree: Any, batch: Examples) -> Any:
-    """What belongs to an example, and not to a row that only fills up the batch."""
+    """The rows of examples, without the padding of the batch."""
     return jax.tree.map(lambda column: column[batch.mask], gathered(tree))
 
 
 def difference(first: Draw, second: Draw) -> Difference:
-    """What the second adds to the negative log-likelihood of the first, over the examples that both could solve."""
+    """The mean change in negative log-likelihood from first to second, over examples solved by both."""
     good = np.asarray(first.success & second.success)
     values = np.asarray(first.logp - second.logp, np.float64)[good]
     return Difference(*mean_and_std_error(values)) if len(values) else Difference(float("nan"), float("nan"))
@@ -107,9 +107,9 @@ def difference(first: Draw, second: Draw) -> Difference:
 def _probe_error(
     experiment: Experiment, params: Params, batch: Examples, result: DatasetLikelihood, noise: BinNoise
 ) -> float:
-    """The standard error of the mean over all images that is due to the probes, in nats.
+    """The standard error of the mean over all images due to the probes, in nats.
 
-    Several probes tell their own; a single one is drawn twice on a few images.
+    With several probes it follows from their spread; a single probe is drawn twice on a few images.
     """
     good, settings = result.success, experiment.settings.likelihood
     if settings.num_probes != 1:
@@ -117,6 +117,6 @@ def _probe_error(
     draw = flow_draw(experiment, FlowProtocol.of(experiment, num_probes=2), noise)
     key = jax.random.fold_in(root_key(experiment, Purpose.BUDGET), 1)
     pair = _counted(draw(params, noise.params, key, batch.data), batch)
-    # The error of the mean of two, per image; of a single one it is sqrt(2) times that.
+    # Per image, the error of the mean of two probes; the error of a single probe is sqrt(2) times larger.
     variance = 2.0 * float(np.mean(pair.probe_std_error[pair.success] ** 2))
     return float(np.sqrt(variance / (good.sum() * settings.num_dequantizations)))

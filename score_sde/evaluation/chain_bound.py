@@ -24,18 +24,18 @@ from score_sde.typing import Params, PRNGKey
 from score_sde.variational import learned_variance_bound
 from score_sde.variational.ancestral_bound import ChainBound, ChainModel, DecoderVariance, StepVariance, chain_bounds
 
-#: The models that one score network stands for, of which the tightest is reported.
+#: The models of one score network; the tightest bound is reported.
 MODELS = tuple(ChainModel(v, d) for v in get_args(StepVariance) for d in get_args(DecoderVariance))
 
-#: The one model of a network that says its variances.
+#: The one model of a network with learned variances.
 LEARNED = (("learned", "learned"),)
 
 
 class DatasetChainBound(NamedTuple):
     """Bounds on the negative log-likelihoods of a data set, their terms, and the cost of a progressive code.
 
-    Everything is in bits per dimension, of the discrete images or of continuous data, except where noted. What is per
-    level follows the reversal, from the prior to the data.
+    All values are in bits per dimension, of discrete images or of continuous data, except where noted. Levels are
+    ordered along the reversal, from the prior to the data.
     """
 
     bits_per_dim: np.ndarray  # per example: the sum of the next three
@@ -45,7 +45,7 @@ class DatasetChainBound(NamedTuple):
     std_error: np.ndarray  # per example, over the draws; nan where every level is drawn once
     times: np.ndarray  # of the levels
     level_bits: np.ndarray  # mean L_{t-1} of the step down from each level but the last
-    rate: np.ndarray  # mean bits that it takes to send x_t of each level
+    rate: np.ndarray  # mean bits to send x_t, by level
     distortion: np.ndarray  # root mean squared error of E[x_0 | x_t], images counted from 0 to 255
     model: tuple[str, str]  # variances of the steps and the decoder
     alternatives: dict[tuple[str, str], float]  # mean bits per dimension of all models
@@ -63,11 +63,11 @@ def dataset_chain_bound(
 ) -> DatasetChainBound:
     """The bound on every example (or on the first ``likelihood.num_examples``), at all levels of the chain.
 
-    Grey levels enter at the middle of their bins. Variances of the steps and of the decoder are the learned ones, if
-    there are any. Else they are those with the least mean bound on these examples; the bounds of all choices are in
+    Gray levels enter at the middle of their bins. Learned variances of the steps and the decoder are used if there are
+    any; otherwise the choice with the smallest mean bound on these examples. The bounds of all choices are in
     ``alternatives`` (Ho et al. 2020 report ``("fixed_large", "posterior")``; see
-    :func:`score_sde.likelihood.chain_bound`). Every level is visited once, or as
-    many of them as ``likelihood.chain_terms``, drawn per example. ``partial`` and ``identity`` are as in
+    :func:`score_sde.likelihood.chain_bound`). Every level is visited once, or ``likelihood.chain_terms`` levels are
+    drawn per example. ``partial`` and ``identity`` are as in
     :func:`~score_sde.evaluation.likelihood.dataset_likelihood`.
 
     Raises:
@@ -105,7 +105,7 @@ def dataset_chain_bound(
 
 
 class _Sums(NamedTuple):
-    """Of one batch, for every model: five numbers per example, and sums over the examples of what is per level."""
+    """For one batch and every model: five numbers per example, and sums over examples of the values per level."""
 
     examples: Array | np.ndarray
     divergences: Array | np.ndarray
@@ -116,7 +116,7 @@ class _Sums(NamedTuple):
 def _batches(
     experiment: Experiment, params: Params, source: Source, process: Chain, kept: Partial, progress: Progress
 ) -> Iterator[_Sums]:
-    """What is kept of one batch after another; what fills up the last does not count."""
+    """The sums of each batch in turn, without the padding of the last."""
     settings, quantization = experiment.settings.likelihood, experiment.quantization
     num_terms = settings.chain_terms or None
 
@@ -146,7 +146,7 @@ def _batches(
 
 
 def _summed(bound: ChainBound, mask: Array) -> _Sums:
-    """Summed over examples before anything leaves the device: a thousand levels of many images are large."""
+    """Sum over examples on the device: a thousand levels of many images would be a large transfer."""
     total = jnp.sum(bound.divergences, axis=1)
     examples = jnp.stack([bound.value, bound.prior, total, bound.decoder, bound.std_error])
     sums = (jnp.sum(jnp.where(mask[:, None], v, 0.0), 0) for v in (bound.divergences, bound.rate, bound.squared_error))

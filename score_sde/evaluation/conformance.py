@@ -1,4 +1,4 @@
-r"""The samplers on problems with a known answer: errors at few evaluations, measured orders, the corrector's bias."""
+r"""The samplers on problems with known solutions: errors at few evaluations, measured orders, bias of correctors."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,9 +24,9 @@ from score_sde.solvers import (
 )
 
 GAUSSIAN = CorrelatedGaussian()
-#: The densities whose probability flow is followed.
+#: The densities for the probability flow.
 PROBLEMS: dict[str, Problem] = {"Gaussian": GAUSSIAN, "mixtures": RotatedMixtures()}
-#: Grids that a solver in time, and one in the noise level, is best on.
+#: The best grids for a solver in time and for one in the noise level.
 GRID_OF = {"euler": "log_snr", "heun": "log_snr", "edm_heun": "edm"}
 #: Solvers of the reverse SDE at full noise.
 NOISY = {name: DDIM(eta=1.0) if name == "ddim" else make() for name, make in STOCHASTIC.items() if name != "none"}
@@ -46,7 +46,7 @@ class FlowRow(NamedTuple):
 
 
 class NoisyRow(NamedTuple):
-    """One solver of the reverse SDE on one process: how far the variances of its samples are off."""
+    """One solver of the reverse SDE on one process: errors of the sample variances."""
 
     sde: str
     solver: str
@@ -55,12 +55,12 @@ class NoisyRow(NamedTuple):
 
 
 class CorrectorRow(NamedTuple):
-    """Predictor-corrector sampling on one process: relative bias of the total variance of its samples."""
+    """Predictor-corrector sampling on one process: relative bias of the total sample variance."""
 
     sde: str
     snr: float
-    annealed: float  # with annealed Langevin, exactly
-    langevin: float  # with Langevin of norms over the batch, by Monte Carlo
+    annealed: float  # annealed Langevin, exact
+    langevin: float  # Langevin with norms over the batch, by Monte Carlo
     langevin_std_error: float
     predictor: float  # without a corrector
 
@@ -110,14 +110,14 @@ def _order(errors: Mapping[int, float], steps: tuple[int, int]) -> float:
 
 
 def sampled_variances(case: Case, parts: Sequence[Solver], times: Array) -> Array:
-    """The variances of the samples along the axes of the Gaussian, exactly: nothing is drawn.
+    """The exact variances of the samples along the axes of the Gaussian; nothing is drawn.
 
-    A score that is linear makes the last sample a linear function of the first one and of all noise that was added, of
-    whatever memory the solver keeps. The coefficients are one gradient, and the variance is the sum of their squares.
+    For a linear score the last sample is a linear function of the first one and of all added noise, whatever memory
+    the solver keeps. The coefficients are one gradient, and the variance is the sum of their squares.
 
     Args:
         case: The process.
-        parts: A predictor, and correctors that follow it at every time; each adds noise of a fixed standard deviation.
+        parts: A predictor and the correctors that follow it at every time; each adds noise of fixed standard deviation.
         times: The grid; samples start from the exact marginal at its first time.
     """
     process = case.sde.reverse(lambda y, t: GAUSSIAN.score_in_frame(y, *case.sde.marginal(t)))
@@ -128,7 +128,7 @@ def sampled_variances(case: Case, parts: Sequence[Solver], times: Array) -> Arra
             t, s, noise = step
             for index, solver in enumerate(parts):
                 after = solver.step(key, process, state, t if index == 0 else s, s)
-                # Its own noise tells its standard deviation; then the noise that the gradient is taken for goes in.
+                # The solver's own noise gives its standard deviation; then the noise to differentiate replaces it.
                 std = jax.lax.stop_gradient((after.x - after.x_mean) / sample_noise(key, after.x))
                 state = after._replace(x=after.x_mean + std * noise[index])
             return state, None
@@ -157,7 +157,7 @@ def noisy_rows(
 
 
 def _variance_error(case: Case, solver: Solver, num_steps: int) -> float:
-    """The largest relative error of a variance of the samples, on the log-SNR grid."""
+    """The largest relative error of a sample variance, on the log-SNR grid."""
     times = GRIDS["log_snr"](case.sde, num_steps, case.t_end)
     exact = GAUSSIAN.marginal_variances(case.sde, times[-1])
     return float(jnp.abs(sampled_variances(case, [solver], times) / exact - 1.0).max())
@@ -166,7 +166,7 @@ def _variance_error(case: Case, solver: Solver, num_steps: int) -> float:
 def corrector_rows(
     snrs: Iterable[float] = SNRS, *, cases: Sequence[Case] = CASES, num_steps: int = 500, num_samples: int = 20_000
 ) -> Iterator[CorrectorRow]:
-    """What a correction after every step of reverse diffusion does to the total variance, one row at a time."""
+    """The effect of a correction after every reverse-diffusion step on the total variance, one row at a time."""
     for case in cases:
         with jax.enable_x64(True):
             times = GRIDS["log_snr"](case.sde, num_steps, case.t_end)
@@ -181,7 +181,7 @@ def corrector_rows(
 
 
 def _sampled_squares(case: Case, snr: float, times: Array, count: int) -> Array:
-    """Squared norms of samples drawn with Langevin corrections, whose step depends on the noise of the batch."""
+    """Squared norms of samples drawn with Langevin corrections, whose step size depends on the noise of the batch."""
     keys = sample_keys(jax.random.key(1), 0, count)
     solver = PredictorCorrector(predictor=ReverseDiffusion(), corrector=Langevin(snr=snr))
     process = case.sde.reverse(lambda y, t: GAUSSIAN.score_in_frame(y, *case.sde.marginal(t)))

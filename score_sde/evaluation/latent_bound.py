@@ -1,4 +1,4 @@
-"""The bounds of a variational autoencoder on a data set: the evidence lower bound, and that of many weights."""
+"""The bounds of a variational autoencoder on a data set: the evidence and the importance-weighted lower bound."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +23,8 @@ from score_sde.typing import Params, PRNGKey, Times
 class DatasetLatentBound(NamedTuple):
     """Bounds on the log-likelihoods of a data set, one entry per example."""
 
-    nats: np.ndarray  # of ``likelihood.num_weights`` importance weights
-    bits_per_dim: np.ndarray  # of the same; nan for continuous data
+    nats: np.ndarray  # with ``likelihood.num_weights`` importance weights
+    bits_per_dim: np.ndarray  # of the same bound; nan for continuous data
     elbo_nats: np.ndarray  # of the evidence lower bound
     elbo_bits_per_dim: np.ndarray
     seconds: float
@@ -41,9 +41,9 @@ def dataset_latent_bound(
 ) -> DatasetLatentBound:
     """The bounds on every example (or on the first ``likelihood.num_examples``), uniformly dequantized.
 
-    The bounds of several draws of dequantization noise are averaged, or, with ``likelihood.importance_weighted``, their
-    weights are, as :func:`~score_sde.evaluation.likelihood.dataset_likelihood` has it; ``partial`` and ``identity`` are
-    as there.
+    Over several draws of dequantization noise, the bounds are averaged or, with ``likelihood.importance_weighted``,
+    their weights. See :func:`~score_sde.evaluation.likelihood.dataset_likelihood`, also for ``partial`` and
+    ``identity``.
 
     Raises:
         UserError: If the model has no latent variables.

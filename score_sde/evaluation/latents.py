@@ -1,4 +1,4 @@
-"""Latent codes of data under a trained model: there, back, and between."""
+"""Latent codes of data under a trained model: encoding, decoding and interpolation."""
 
 import time
 from typing import Any, NamedTuple
@@ -15,24 +15,24 @@ from score_sde.experiment import Experiment
 from score_sde.likelihood.latents import decode, encode, interpolate
 from score_sde.typing import Params, PRNGKey
 
-_ROWS, _COLUMNS = 8, 10  # pairs of examples that are interpolated, and points on the way
+_ROWS, _COLUMNS = 8, 10  # interpolated pairs of examples, and points of each
 
 
 class LatentCodes(NamedTuple):
-    """Codes of data, what they decode to, and what lies between the first ones."""
+    """Codes of data, their reconstructions, and interpolations between the first ones."""
 
     codes: np.ndarray
-    decoded: np.ndarray  # rounded to grey levels, as the data
+    decoded: np.ndarray  # rounded to gray levels, as the data
     between: np.ndarray  # (points, pairs, *event), rounded
-    round_trip_rms: float  # of what was encoded less what was decoded, in the scale of the model
-    num_evals: float  # mean, of one way
+    round_trip_rms: float  # of encoded minus decoded data, in the scale of the model
+    num_evals: float  # mean, one way
     seconds: float
 
 
 def latent_codes(experiment: Experiment, params: Params, levels: np.ndarray) -> LatentCodes:
-    """Carry data along the probability flow to noise and back, and interpolate between neighbors.
+    """Carry data along the probability flow to noise and back, and interpolate between neighboring codes.
 
-    Tolerances are those of the likelihood, for a code is where a likelihood ends.
+    The tolerances are the likelihood's: a code is the endpoint of its solve.
 
     Raises:
         UserError: If a solve is given up.
@@ -47,7 +47,7 @@ def latent_codes(experiment: Experiment, params: Params, levels: np.ndarray) -> 
         return x, codes, decode(sde, experiment.score_fn(params), codes.y, **accuracy)
 
     start = time.perf_counter()
-    # Repeating the last one fills the rows up, so that the devices share them evenly.
+    # Repeating the last one pads the rows, so that they divide evenly over the devices.
     rows = np.minimum(np.arange(shared_size(experiment.mesh, len(levels))), len(levels) - 1)
     found = there_and_back(params, root_key(experiment, Purpose.LATENTS), spread(experiment.mesh, levels[rows]))
     x, codes, back = jax.tree.map(lambda leaf: leaf[: len(levels)], gathered(found))

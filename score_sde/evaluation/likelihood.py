@@ -1,4 +1,4 @@
-"""The probability-flow likelihood of a data set, and the bound on that of the reverse SDE."""
+"""The probability-flow likelihood of a data set, and the bound on the likelihood of the reverse SDE."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlowProtocol:
-    """How the likelihood of one draw is computed; the fields are those of ``config.likelihood``."""
+    """The protocol of the likelihood of one draw; the fields are those of ``config.likelihood``."""
 
     t_min: float
     tolerance: float
@@ -51,15 +51,15 @@ class FlowProtocol:
     probe_kind: Any
     fresh_probes: bool
     decoder: bool
-    refinements: int = 0  # tighter tolerances, by ten, or halved steps
+    refinements: int = 0  # times that tolerances are divided by ten, or steps halved
 
     @classmethod
     def of(cls, experiment: Experiment, **changes: Any) -> "FlowProtocol":
-        """That of the configuration, but for what is changed."""
+        """The protocol of the configuration, with changed fields."""
         return build(cls, dict(experiment.settings.likelihood), **changes)
 
     def __str__(self) -> str:
-        """What a reader of the number must know."""
+        """The protocol in words."""
         trace = f"{self.num_probes} {self.probe_kind} probe(s)" if self.num_probes else "exact trace"
         solver = f"tolerance {self.tolerance:g}"
         if self.num_steps:
@@ -72,7 +72,7 @@ class FlowProtocol:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BinNoise:
-    """Where the noise of dequantization comes from."""
+    """The source of dequantization noise."""
 
     dequantizer: Dequantizer = dataclasses.field(default_factory=UniformDequantizer)
     params: Params = dataclasses.field(default_factory=dict)
@@ -82,7 +82,7 @@ class BinNoise:
 class Draw(NamedTuple):
     """One draw of dequantization noise and probes, per example."""
 
-    logp: Times  # nats: of the scaled data, less the log-density of the noise
+    logp: Times  # nats: log-density of the scaled data minus that of the noise
     num_evals: Array
     success: Array
     probe_std_error: Times
@@ -136,7 +136,7 @@ def flow_draw(
 def dequantized(
     experiment: Experiment, noise: BinNoise, noise_params: Params, key: PRNGKey, levels: Array
 ) -> Dequantized:
-    """Scaled data with the log-density of their noise; continuous data as they are."""
+    """Scaled data with the log-density of their noise; continuous data unchanged."""
     quantization = experiment.quantization
     if quantization.num_grey_levels is None:
         return Dequantized(levels.astype(jnp.float32), jnp.zeros(levels.shape[0]))
@@ -159,15 +159,15 @@ def dataset_likelihood(
         experiment: The run.
         params: Its parameters.
         source: The data.
-        noise: Of the dequantization; uniform unless given.
-        progress: Told how many more examples are done.
-        partial: A file for what has been measured so far, from which an interrupted measurement goes on. It stays,
-            for :func:`~score_sde.evaluation.partial.discard`.
-        identity: What the measurement is of; a file of another one is passed over.
+        noise: The dequantization noise; uniform unless given.
+        progress: Called with the number of newly finished examples.
+        partial: A file for partial results, from which an interrupted measurement resumes. It stays until
+            :func:`~score_sde.evaluation.partial.discard`.
+        identity: The identity of the measurement; a file of another one is ignored.
 
     Returns:
-        One entry per example. Several draws are averaged, which estimates the variational bound with less noise, or,
-        with ``likelihood.importance_weighted``, their weights are, which bounds the likelihood more closely.
+        One entry per example. Several draws are averaged, which estimates the variational bound with less noise. With
+        ``likelihood.importance_weighted`` their weights are averaged, which gives a tighter bound on the likelihood.
     """
     settings, noise = experiment.settings.likelihood, noise or BinNoise()
     draw, root = flow_draw(experiment, FlowProtocol.of(experiment), noise), root_key(experiment, Purpose.LIKELIHOOD)
@@ -191,7 +191,7 @@ def _combined(draws: list[Draw], *, importance: bool) -> tuple[Array, ...]:
     logp, num_evals, success, error = (jnp.stack(column) for column in zip(*draws, strict=True))
     weights = jax.nn.softmax(logp, axis=0) if importance else jnp.full_like(logp, 1.0 / len(draws))
     value = importance_weighted(logp) if importance else jnp.mean(logp, axis=0)
-    # What an error of one draw does to the value is its weight.
+    # An error of one draw enters the value with its weight.
     error = jnp.sqrt(jnp.sum((weights * error) ** 2, axis=0))
     return value, jnp.sum(num_evals, axis=0), jnp.all(success, axis=0), error
 
@@ -201,7 +201,7 @@ class DatasetBound(NamedTuple):
 
     bits_per_dim: np.ndarray  # nan for continuous data
     nats: np.ndarray
-    std_error: np.ndarray  # nats, over the draws of times and noise
+    std_error: np.ndarray  # nats, over draws of times and noise
     seconds: float
 
 
@@ -243,10 +243,9 @@ def dataset_bound(
 
 
 def identity_of(experiment: Experiment, params: Params, noise: BinNoise, source: Source) -> str:
-    """What a measurement is of, so that one that was interrupted goes on with the same: settings, model, noise, data.
+    """The identity of a measurement, checked before an interrupted one resumes: settings, model, noise, data.
 
-    The mesh is not part of it, but the size of the batches that its devices share evenly: random numbers are those of a
-    batch.
+    It includes the batch size, rounded up for the mesh, since random numbers are drawn per batch, but not the mesh.
     """
     groups = ("seed", "sde", "parameterization", "model", "data", "likelihood")
     size = shared_size(experiment.mesh, experiment.settings.likelihood.batch_size)

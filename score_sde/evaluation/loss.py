@@ -12,11 +12,11 @@ from score_sde.evaluation.base import Purpose, examples, mean_and_std_error, roo
 from score_sde.experiment import Experiment
 from score_sde.typing import Params, PRNGKey, Times
 
-Losses = Callable[[Params, PRNGKey, Array], Times]  # of a batch of examples as the source stores them
+Losses = Callable[[Params, PRNGKey, Array], Times]  # for a batch of examples as stored by the source
 
 
 def model_losses(experiment: Experiment) -> Losses:
-    """The loss that the score network is trained on, without dropout."""
+    """The training loss of the score network, without dropout."""
 
     def losses(params: Params, key: PRNGKey, levels: Array) -> Times:
         prepare_key, loss_key = jax.random.split(key)
@@ -30,7 +30,7 @@ class LossEvaluator:
     """The loss of given parameters on a whole split, with the same times and noise at every call."""
 
     def __init__(self, experiment: Experiment, source: Source, losses: Losses | None = None) -> None:
-        """Fix the data and the loss, by default that of the model; it is compiled once, at the first call."""
+        """Fix the data and the loss (by default the model's), which is compiled once, at the first call."""
         self._experiment, self._source = experiment, source
         self._losses = jit(model_losses(experiment) if losses is None else losses)
 

@@ -1,4 +1,4 @@
-"""Features of samples and of data, batch by batch, and how far the ones are from the others."""
+"""Features of samples and of data, batch by batch, and the metrics between them."""
 
 import dataclasses
 import hashlib
@@ -29,12 +29,12 @@ from score_sde.typing import Params
 IMAGE_METRICS = ("frechet", "kid", "precision_recall")
 POINT_METRICS = ("sliced_wasserstein", "energy")
 MOMENTS_ONLY = ("frechet", "frechet_infinity", "inception_score")  # the others compare single examples
-_BATCH = 512  # data that are read at once
+_BATCH = 512  # examples read at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Points:
-    """Data that are no images, as their own features.
+    """The extractor for data other than images: each point is its own feature vector.
 
     >>> Points(num_features=2)(np.ones((3, 2))).features.shape
     (3, 2)
@@ -51,7 +51,7 @@ class Points:
 
 
 class SampleFeatures(NamedTuple):
-    """The features of samples and what these cost."""
+    """The features of samples and the cost of the samples."""
 
     features: np.ndarray  # ``(n, d)``
     logits: np.ndarray | None  # ``(n, k)``
@@ -60,7 +60,7 @@ class SampleFeatures(NamedTuple):
 
 
 def extractor_of(config: Settings, info: SourceInfo) -> Extractor:
-    """The extractor that the configuration names, for data of this shape; of points these are their own features.
+    """The configured extractor for data of this shape; points are their own features.
 
     Raises:
         UserError: For a name that is unknown or does not suit the data.
@@ -85,7 +85,7 @@ def extractor_of(config: Settings, info: SourceInfo) -> Extractor:
 
 
 def metrics_of(config: Settings, info: SourceInfo) -> tuple[str, ...]:
-    """The metrics that the configuration names, or the usual ones of images and of points."""
+    """The configured metrics, or the usual ones of images and of points."""
     usual = POINT_METRICS if info.num_grey_levels is None else IMAGE_METRICS
     return tuple(config.evaluation.metrics) or usual
 
@@ -99,18 +99,18 @@ def data_statistics(
     keep_features: int = DEFAULTS.evaluation.keep_features,
     progress: Progress = lambda n: None,
 ) -> tuple[ReferenceStatistics, str]:
-    """Statistics of the examples as they are stored, neither mirrored nor dequantized, each exactly once.
+    """Statistics of the stored examples, neither mirrored nor dequantized, each exactly once.
 
     Args:
         source: The data.
-        extractor: Of their features.
-        split: The name of the part that they are.
-        limit: First examples; 0 for all.
-        keep_features: Examples, drawn at random, whose features are kept beside the moments.
-        progress: Told how many more examples are done.
+        extractor: The feature extractor.
+        split: The name of the split.
+        limit: Number of leading examples; 0 for all.
+        keep_features: Number of randomly drawn examples whose features are kept beside the moments.
+        progress: Called with the number of newly finished examples.
 
     Returns:
-        The statistics, and the SHA-256 of the examples in their order.
+        The statistics, and the SHA-256 of the examples in order.
     """
     total = min(limit or len(source), len(source))
     chosen = np.zeros(total, bool)
@@ -156,16 +156,16 @@ class SampleEvaluator:
         identity: str = "",
         progress: Progress = lambda n: None,
     ) -> SampleFeatures:
-        """The features of ``evaluation.num_samples`` samples, rounded to grey levels as a user gets them.
+        """The features of ``evaluation.num_samples`` samples, rounded to gray levels as a user gets them.
 
-        Sample ``i`` is that of ``--mode=sample``.
+        Sample ``i`` equals sample ``i`` of ``--mode=sample``.
 
         Args:
             params: Parameters of the model.
-            partial: A file for the features so far, from which a measurement that was interrupted goes on, bit for bit.
-                It stays, for :func:`~score_sde.evaluation.partial.discard`.
-            identity: What the features are of; a file of others is passed over.
-            progress: Told how many more samples are done.
+            partial: A file for partial features, from which an interrupted measurement resumes, bit for bit. It stays
+                until :func:`~score_sde.evaluation.partial.discard`.
+            identity: The identity of the features; a file of other ones is ignored.
+            progress: Called with the number of newly finished samples.
 
         Raises:
             UserError: If a sample is not finite, or an adaptive solver gave one up.
@@ -184,7 +184,7 @@ class SampleEvaluator:
 
     def _features(self, x: np.ndarray) -> list[np.ndarray]:
         found = self._extractor(self._experiment.quantization.quantize(x))
-        # The file of what is done so far holds arrays only.
+        # The file of partial results holds arrays only.
         none = np.zeros((len(x), 0), np.float32)
         return [found.features, none if found.logits is None else found.logits]
 
@@ -192,10 +192,10 @@ class SampleEvaluator:
 def check_protocol(
     extractor: Extractor, reference: ReferenceStatistics, metrics: Sequence[str], info: SourceInfo
 ) -> None:
-    """Refuse, before hours of sampling, a reference that is unlike the samples or lacks what a metric needs.
+    """Refuse, before hours of sampling, a reference of another protocol or without the features that a metric needs.
 
     Raises:
-        UserError: With what differs.
+        UserError: Naming the differences.
     """
     given = {
         "extractor": (extractor.name, reference.extractor),

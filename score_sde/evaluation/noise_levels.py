@@ -1,4 +1,4 @@
-"""Where in the noise a model spends its bits, and what importance-sampled times save in training."""
+"""The bits of a model by noise level, and the gain from importance-sampled times in training."""
 
 import functools
 from typing import NamedTuple
@@ -21,16 +21,16 @@ _EXAMPLES = 256
 class NoiseLevelReport(NamedTuple):
     """The likelihood-weighted loss by noise level, as part of the bound: bits per dimension, or nats if continuous.
 
-    Levels are equally wide in log-SNR; entry ``i`` lies between edges ``i`` and ``i + 1``, from the data on.
+    Levels are equally wide in log-SNR; entry ``i`` lies between edges ``i`` and ``i + 1``, starting at the data.
     """
 
     log_snr: np.ndarray  # edges
     t: np.ndarray  # edges
-    bits: np.ndarray  # what each level adds to the bound: half the integral of g^2/s^2 E|n - z|^2
-    uniform_std: np.ndarray  # of the loss of one draw within each level, under uniform times
-    importance_std: np.ndarray  # and under times uniform in log-SNR
+    bits: np.ndarray  # part of the bound by level: half the integral of g^2/s^2 E|n - z|^2
+    uniform_std: np.ndarray  # of the single-draw loss within each level, under uniform times
+    importance_std: np.ndarray  # under times uniform in log-SNR
     total: float  # sum of the bits
-    variance_ratio: float  # variance of a draw under uniform times, over that under importance-sampled ones
+    variance_ratio: float  # single-draw variance, uniform over importance-sampled times
     num_examples: int
 
 
@@ -39,8 +39,8 @@ def noise_level_report(
 ) -> NoiseLevelReport:
     """The report for the first 256 examples (Song et al. 2021b, arXiv 2101.09258, section 5).
 
-    The mean loss does not depend on the law of the times, its variance does: a ratio of 9 says that a batch with
-    importance-sampled times does as well as nine with uniform ones.
+    The distribution of the times changes the variance of the loss, not its mean: a ratio of 9 means that one batch with
+    importance-sampled times is as good as nine with uniform times.
     """
     settings = experiment.settings.likelihood
     make_loss = functools.partial(
@@ -61,14 +61,14 @@ def noise_level_report(
 
     count = min(_EXAMPLES, settings.num_examples or len(source), len(source))
     key = root_key(experiment, Purpose.NOISE_LEVELS)
-    count = max(count // experiment.mesh.size, 1) * experiment.mesh.size  # the levels' statistics know no mask
+    count = max(count // experiment.mesh.size, 1) * experiment.mesh.size  # statistics by level take no mask
     batch = next(examples(experiment, source, batch_size=count, limit=count)).data
     levels = gathered(measure(params, {} if noise is None else noise.params, key, batch))
     unit = 1.0
     if experiment.quantization.num_grey_levels is not None:
         unit = 1.0 / (float(np.prod(experiment.event_shape)) * np.log(2.0))
     share, scale = np.asarray(levels.uniform.share, np.float64), unit * (1.0 - settings.t_min)
-    # Under importance sampling the draws within a level hardly vary in weight, so that its means are the better ones.
+    # Importance-sampled draws within a level have nearly equal weights, which makes their means more accurate.
     bits = scale * np.asarray(levels.importance.share * levels.importance.mean, np.float64)
     (_, uniform), (_, importance) = levels.uniform.total, levels.importance.total
     return NoiseLevelReport(

@@ -1,4 +1,4 @@
-"""Which sampler, grid and number of steps: quality of the samples of a trained model against what they cost."""
+"""The choice of sampler, grid and number of steps: sample quality of a trained model against cost."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ from score_sde.solvers.base import Solution
 from score_sde.solvers.pairing import follows_drift
 from score_sde.typing import Params, PRNGKey
 
-#: Solvers of the reverse SDE and of the probability flow that the others are measured against, at a thousand steps.
+#: Reference solvers of the reverse SDE and of the probability flow, at a thousand steps.
 REFERENCES = ("reverse_diffusion", "dpm_solver_2m")
 _REFERENCE_STEPS = 1000
 _RESAMPLES = 20
@@ -31,7 +31,7 @@ _RESAMPLES = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a user would set: predictor, grid, number of steps."""
+    """The settings of a user: predictor, grid, number of steps."""
 
     solver: str
     grid: str
@@ -54,14 +54,14 @@ class Point:
     num_evals: int  # evaluations of the score per sample
     distance: float  # Fréchet distance to the training data; infinite if a sample is not finite
     std_error: float  # over the samples, by bootstrap
-    seconds: float  # for all samples, without compiling
+    seconds: float  # for all samples, without compilation
 
 
 def settings_of(experiment: Experiment) -> tuple[list[Setting], list[Setting]]:
-    """The references, and every solver on every grid with as many steps as each number of evaluations pays for.
+    """The references, and every solver on every grid with the steps that each number of evaluations allows.
 
     Raises:
-        UserError: For a solver that a chain has no drift for.
+        UserError: For a solver that needs a drift on a chain, which has none.
     """
     fields, sampling = experiment.settings.pareto, experiment.settings.sampling
     solvers = {name: make_predictor(name, sampling) for name in fields.solvers}
@@ -96,10 +96,10 @@ def measure(
     Args:
         experiment: The run.
         params: Its parameters.
-        data: Moments of the training data, as :func:`as_seen`.
-        settings: Those to measure; all of a solver should follow one another.
-        kept: The points that were measured before, to which the others are added; none unless given.
-        progress: Told after each setting how many evaluations of the score it took.
+        data: Moments of the training data, after :func:`as_seen`.
+        settings: The settings to measure, grouped by solver.
+        kept: Points measured before, to which the others are added; none unless given.
+        progress: Called after each setting with its number of score evaluations.
     """
     longest = max(setting.num_steps for setting in settings)
     kept = Partial(None, "") if kept is None else kept
@@ -119,14 +119,14 @@ def measure(
 
 
 def as_seen(experiment: Experiment, x: np.ndarray) -> np.ndarray:
-    """Samples as a user gets them: rounded to grey levels, black 0 and white 1; vectors as they are."""
+    """Samples as a user gets them: rounded to gray levels, black 0 and white 1; vectors unchanged."""
     quantization = experiment.quantization
     levels = quantization.quantize(x)
     return levels if quantization.num_grey_levels is None else levels / (quantization.num_grey_levels - 1)
 
 
 class _Drawer:
-    """Draws all samples with one solver; the grid and the number of steps are arguments of one program."""
+    """Draws all samples with one solver; grid and number of steps are arguments of one program."""
 
     def __init__(self, experiment: Experiment, params: Params, name: str, longest: int) -> None:
         self._experiment, self._params, self._longest = experiment, params, longest
@@ -143,7 +143,7 @@ class _Drawer:
         self._run(make_times(experiment.settings, experiment.sde, experiment.process, grid="uniform", num_steps=2), 0)
 
     def __call__(self, setting: Setting) -> tuple[np.ndarray, int, float]:
-        """Samples, evaluations for each and seconds for all."""
+        """Samples, evaluations per sample and total seconds."""
         experiment, total = self._experiment, self._experiment.settings.pareto.num_samples
         times = make_times(
             experiment.settings, experiment.sde, experiment.process, grid=setting.grid, num_steps=setting.num_steps
@@ -170,7 +170,7 @@ def _distance(x: np.ndarray, data: Moments) -> tuple[float, float]:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both evaluations and distance, from the cheapest on."""
+    """The Pareto front of evaluations and distance, from the cheapest point on."""
     best, kept = float("inf"), []
     for point in sorted(points, key=lambda p: (p.num_evals, p.distance)):
         if point.distance < best:
@@ -180,6 +180,6 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def recommended(points: Sequence[Point], references: Sequence[Point], *, slack: float = 0.05) -> Point | None:
-    """The fewest evaluations whose distance is within ``slack`` of the better reference's, if any."""
+    """The cheapest point whose distance is within ``slack`` of the better reference, if any."""
     bound = (1.0 + slack) * min(point.distance for point in references)
     return next((point for point in front(points) if point.distance <= bound), None)

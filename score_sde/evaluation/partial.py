@@ -1,4 +1,4 @@
-"""Measurements that go on after an interruption."""
+"""Resumable measurements."""
 
 import json
 import logging
@@ -24,25 +24,25 @@ log = logging.getLogger(__name__)
 
 
 class Partial:
-    """What has been measured so far, batch by batch, and the files that keep it.
+    """The results of a measurement so far, batch by batch, and their files.
 
-    Every batch is a row of arrays, such as values, errors, evaluations and success, with an entry per example. The
-    entries lie in one file as records, one after another, and a batch is appended to it: what has been measured is
-    never written again, and need not fit into memory. A small file beside it says of what they are, and how many are
-    whole. In a bucket both are written as often as takes little of the time.
+    Every batch is a row of arrays, such as values, errors, evaluations and success, with an entry per example. Each
+    batch is appended to one file of records, so results are never rewritten and need not fit into memory. A small file
+    beside it holds the identity of the measurement and the number of complete records. In a bucket both are written
+    only as often as takes a small share of the time.
 
     Attributes:
-        batches: How many there are.
-        count: How many examples they hold.
-        seconds: How long they took.
+        batches: Number of batches.
+        count: Number of examples in them.
+        seconds: Time of their measurement.
     """
 
     def __init__(self, path: Path | None, identity: str) -> None:
-        """Go on with what the files hold, if it is of the same measurement.
+        """Resume from the files, if they belong to the same measurement.
 
         Args:
-            path: The file of records; ``None`` to keep what is measured in memory alone.
-            identity: What is measured. Files of another identity, and damaged ones, are passed over.
+            path: The file of records; ``None`` to keep results in memory only.
+            identity: The identity of the measurement. Files of another identity, and damaged ones, are ignored.
         """
         self.batches = self.count = 0
         self.seconds = 0.0
@@ -57,7 +57,7 @@ class Partial:
         try:
             if (found := read_json(_about(path))) is not None:
                 self._go_on(found, path)
-        # Whatever is wrong with what may have been damaged, the measurement can be made again.
+        # Whatever the damage, the measurement can be repeated.
         except Exception as error:
             reason = error.reason if isinstance(error, Unreadable) else reason_of(error)
             log.warning("%s cannot be read (%s); measuring from the beginning.", path, reason)
@@ -85,7 +85,7 @@ class Partial:
         log.info("Going on after %d %s, kept in %s.", batches, plural(batches, "batch", "batches"), path)
 
     def add(self, row: list[np.ndarray], seconds: float) -> None:
-        """Add a batch, and the seconds that it took.
+        """Add a batch and its time in seconds.
 
         Raises:
             UserError: If the files cannot be written.
@@ -107,9 +107,9 @@ class Partial:
     def _append(self, records: np.ndarray, path: Path) -> None:
         data = records.tobytes()
         with writing(path):
-            if not self.count:  # what is known of another measurement does not hold any more
+            if not self.count:  # the files of another measurement are no longer valid
                 _about(path).unlink(missing_ok=True)
-            # What lies behind the whole batches, a kill has cut short.
+            # Bytes after the complete batches are a batch cut short by a kill.
             with self._records(path).local.open("r+b" if self.count else "wb") as file:
                 file.seek(self.count * records.dtype.itemsize)
                 file.truncate()
@@ -136,7 +136,7 @@ class Partial:
         return known | {"check": _check(known)}
 
     def columns(self) -> list[np.ndarray]:
-        """The arrays of all batches; those in a file are read as they are used, and must be used before it is removed.
+        """The arrays of all batches. Arrays in a file are read lazily, so use them before the file is removed.
 
         Raises:
             ValueError: If there are no batches.
@@ -156,13 +156,13 @@ def measured_in_parts(
     kept: Partial,
     progress: Progress,
 ) -> list[np.ndarray]:
-    """Measure the batches that are not kept yet; the columns of all of them, without the rows that fill up the last.
+    """Measure the batches that are not kept yet, and return the columns of all, without the padding of the last.
 
     Args:
-        batches: All batches, in their order.
-        measure: From a batch to columns with an entry per row.
-        kept: What has been measured before; the rest is added.
-        progress: Told how many more examples are done.
+        batches: All batches, in order.
+        measure: Maps a batch to columns with an entry per row.
+        kept: Earlier results; new ones are added.
+        progress: Called with the number of newly finished examples.
     """
     for batch in batches:
         if batch.number >= kept.batches:
@@ -174,7 +174,7 @@ def measured_in_parts(
 
 
 def partial_file(directory: Path, name: str, identity: str) -> Path:
-    """The file for what has been measured so far; each measurement has its own, and one of other settings stays.
+    """The file of partial results; each measurement has its own, and files of other settings stay.
 
     >>> partial_file(Path("runs/a"), "samples", "seed 7").name
     'samples.d1ce346a5a03.partial'
@@ -183,7 +183,7 @@ def partial_file(directory: Path, name: str, identity: str) -> Path:
 
 
 def discard(path: Path) -> None:
-    """Remove the files of a measurement, when its results are written."""
+    """Remove the files of a measurement once its results are written."""
     if is_main():
         with writing(path):
             for file in (_about(path), path):
@@ -191,7 +191,7 @@ def discard(path: Path) -> None:
 
 
 def _tell_others(path: Path) -> None:
-    """Say what lies beside a file of :func:`partial_file` and is of other settings."""
+    """Report partial files of other settings beside a file of :func:`partial_file`."""
     if (named := _NAMED.fullmatch(path.name)) is None or not is_main():
         return
     for other in sorted(path.parent.glob("*.partial")):
@@ -200,7 +200,7 @@ def _tell_others(path: Path) -> None:
 
 
 def _remove_unnamed(path: Path) -> None:
-    """Remove what versions before this one have left of the same measurement: files without a digest in their name."""
+    """Remove the files of earlier versions for the same measurement, whose names have no digest."""
     if (named := _NAMED.fullmatch(path.name)) is None or not is_main():
         return
     for ending in ("", ".json", ".npz"):
@@ -211,7 +211,7 @@ def _remove_unnamed(path: Path) -> None:
 
 
 def _check(known: dict[str, Any]) -> int:
-    """A checksum of what the small file says."""
+    """A checksum of the contents of the small file."""
     return zlib.crc32(json.dumps(known, sort_keys=True).encode())
 
 

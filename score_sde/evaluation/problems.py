@@ -1,8 +1,8 @@
-r"""Densities whose score, marginals and probability flow are known in closed form, under any linear process.
+r"""Densities with score, marginals and probability flow in closed form, under any linear process.
 
-Both live in independent coordinates of a rotated frame. There the flow is known coordinate by coordinate: it scales a
-Gaussian coordinate by the ratio of the standard deviations, and it is the monotone map between the marginals of any
-other, ``F_s(x_s) = F_t(x_t)``, for in one dimension a flow cannot let points overtake one another.
+Both densities have independent coordinates in a rotated frame, where the flow acts on each coordinate alone. It scales
+a Gaussian coordinate by the ratio of the standard deviations. For any other coordinate it is the monotone map between
+the marginals, ``F_s(x_s) = F_t(x_t)``, since points of a one-dimensional flow cannot overtake one another.
 """
 
 import abc
@@ -19,7 +19,7 @@ from score_sde.typing import Batch, Scalar, ScoreFn, Times
 
 
 class Case(NamedTuple):
-    """A process and where on it sampling ends."""
+    """A process and the end time of sampling."""
 
     name: str
     sde: SDE
@@ -35,7 +35,7 @@ CASES = (
 
 
 class Problem(abc.ABC):
-    """Data whose coordinates are independent in the frame of ``basis``, whose columns are its axes."""
+    """Data with independent coordinates in the frame of ``basis``, whose columns are the axes."""
 
     basis: np.ndarray
 
@@ -45,10 +45,10 @@ class Problem(abc.ABC):
 
     @abc.abstractmethod
     def flow_in_frame(self, y: Batch, process: Process, t: Scalar, s: Scalar) -> Batch:
-        """Where the probability flow carries points from ``t`` to ``s``, in the frame."""
+        """The map of the probability flow from ``t`` to ``s``, in the frame."""
 
     def score(self, process: Process) -> ScoreFn:
-        """The score of the marginals of a process that starts from these data."""
+        """The score of the marginals of a process started at these data."""
 
         def score_fn(x: Batch, t: Times, /) -> Batch:
             return self.score_in_frame(x @ self.basis, *process.marginal(t)) @ self.basis.T
@@ -56,7 +56,7 @@ class Problem(abc.ABC):
         return score_fn
 
     def flow(self, process: Process, x: Batch, t: Scalar, s: Scalar) -> Batch:
-        """Where the probability flow carries points from time ``t`` to time ``s``."""
+        """The map of the probability flow from time ``t`` to time ``s``."""
         return self.flow_in_frame(x @ self.basis, process, t, s) @ self.basis.T
 
 
@@ -96,7 +96,7 @@ class RotatedMixtures(Problem):
         self.basis = np.linalg.qr(rng.randn(8, 8))[0]
 
     def score_in_frame(self, y: Batch, mean_coeff: Times, std: Times) -> Batch:
-        """The mean of the components' scores, weighed by their responsibilities."""
+        """The mean of the component scores, weighted by responsibilities."""
         m, s = mean_coeff[:, None, None], std[:, None, None]
         variances = m**2 * self.stds[None] ** 2 + s**2
         offsets = m * self.means[None] - y[..., None]
@@ -104,7 +104,7 @@ class RotatedMixtures(Problem):
         return jnp.sum(jax.nn.softmax(logits, axis=-1) * offsets / variances, axis=-1)
 
     def flow_in_frame(self, y: Batch, process: Process, t: Scalar, s: Scalar) -> Batch:
-        """By bisection on the distribution functions, of whichever tail is the smaller."""
+        """Bisection on the distribution functions, using the smaller tail."""
         below, above = self._tails(y, process, t)
         lower = below < above
 

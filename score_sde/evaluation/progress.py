@@ -1,4 +1,4 @@
-"""What a model in training makes of the same noise, step after step."""
+"""Samples of a model during training, always from the same noise."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,13 @@ from score_sde.evaluation.base import Purpose, root_key
 from score_sde.experiment import Experiment
 from score_sde.typing import Params
 
-NUM_STEPS = 24  # of a probability-flow solver of order 2: enough to see what is learned, cheap beside the training
+NUM_STEPS = 24  # of a second-order probability-flow solver: enough to see progress, cheap beside training
 
 
 def sketch(experiment: Experiment, count: int) -> Callable[[Params], np.ndarray]:
-    """A function from parameters to ``count`` samples as levels, always from the same noise and without any other.
+    """A function from parameters to ``count`` samples as levels, always from the same initial noise and no other.
 
-    It takes few steps of DPM-Solver++ (2M) whatever ``config.sampling`` says of the solver, and is compiled once.
+    It takes a few steps of DPM-Solver++ (2M), whatever solver ``config.sampling`` names, and is compiled once.
     """
     mesh, size = experiment.mesh, shared_size(experiment.mesh, count)
     steps = {"predictor": "dpm_solver_2m", "corrector": "none", "grid": "log_snr", "num_steps": NUM_STEPS}

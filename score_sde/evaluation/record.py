@@ -1,4 +1,4 @@
-"""What has been measured of the checkpoints of a run, kept in a file as it comes, and which of them is the best."""
+"""The measurements of the checkpoints of a run, written as they come, and the choice of the best checkpoint."""
 
 import logging
 import math
@@ -11,11 +11,11 @@ from score_sde.files import Unreadable, atomic_write_json, read_json
 
 log = logging.getLogger(__name__)
 
-HIGHER = ("precision", "recall", "density", "coverage", "inception_score")  # the more the better
+HIGHER = ("precision", "recall", "density", "coverage", "inception_score")  # higher is better
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What a file of results holds; nothing, and a warning, if it cannot be read, for it can be measured again."""
+    """The contents of a file of results; empty, with a warning, if unreadable, since it can be measured again."""
     try:
         return read_json(path) or {}
     except Unreadable as error:
@@ -24,16 +24,16 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def _entries(found: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """The entries of a file of results by their steps."""
+    """The entries of a file of results by step."""
     listed = found.get("checkpoints")
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     return {entry["step"]: entry for entry in entries if isinstance(entry.get("step"), int)}
 
 
 def best_of(entries: Mapping[int, Mapping[str, Any]], by: str) -> tuple[int, str]:
-    """The step of the best entry, and by what: the criterion given, else the first metric, else the loss.
+    """The step of the best entry and the criterion: the one given, else the first metric, else the loss.
 
-    What is no finite number is worse than anything else.
+    Values that are not finite numbers rank last.
 
     >>> best_of({1: {"loss": 2.0}, 2: {"loss": 1.0}}, "")
     (2, 'loss')
@@ -55,19 +55,19 @@ def best_of(entries: Mapping[int, Mapping[str, Any]], by: str) -> tuple[int, str
 
 
 class EvaluationRecord:
-    """The entries of the checkpoints that were measured in one way: ``evaluation.json``, ``metrics.json``."""
+    """The entries of checkpoints measured by one protocol: ``evaluation.json``, ``metrics.json``."""
 
     def __init__(self, path: Path, identity: str, *, best_by: str, provenance: Mapping[str, Any]) -> None:
-        """Go on with the entries that a file holds, if they were measured in the same way.
+        """Continue with the entries of a file, if they were measured by the same protocol.
 
         Args:
-            path: Of ``evaluation.json``; the metrics of the best go beside it.
-            identity: All that decides the numbers besides the checkpoint.
-            best_by: The criterion, or nothing for the first there is.
-            provenance: The command and the machine, which are written down.
+            path: The path of ``evaluation.json``; the metrics of the best go beside it.
+            identity: The protocol: everything that decides the numbers besides the checkpoint.
+            best_by: The criterion; empty for the first available.
+            provenance: The command and the machine, written to the files.
         """
         self._path, self._identity, self._best_by, self._provenance = path, identity, best_by, provenance
-        self._recognised: set[int] = set()  # steps whose entries are of the model as it is now
+        self._recognised: set[int] = set()  # steps whose entries belong to the current model
         found = read_results(path)
         if found and found.get("identity") != identity:
             log.info("%s was measured in another way; measuring again.", path)
@@ -75,10 +75,10 @@ class EvaluationRecord:
         self.entries = _entries(found)
 
     def has(self, step: int, parameters: str) -> bool:
-        """Whether a checkpoint of that step and with those parameters was measured.
+        """Whether a checkpoint of this step with these parameters was measured.
 
-        If one of the step with other parameters was, the model has been trained anew since, and whatever has not been
-        recognized yet is forgotten.
+        An entry of the step with other parameters means that the model was retrained since; all entries not yet
+        recognized are then dropped.
         """
         if step not in self.entries:
             return False
@@ -90,13 +90,13 @@ class EvaluationRecord:
         return False
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Take up an entry, in place of one of the same step, and write all down."""
+        """Add an entry, replacing one of the same step, and write all entries."""
         self.entries[entry["step"]] = entry
         self._recognised.add(entry["step"])
         self.write()
 
     def write(self) -> tuple[int, str]:
-        """Write all entries so far and the metrics of the best of them; which that is, and by what."""
+        """Write all entries so far and the metrics of the best; return its step and the criterion."""
         done = self.entries
         best, by = best_of(done, self._best_by)
         entries = [done[step] for step in sorted(done)]

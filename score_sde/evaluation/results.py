@@ -1,4 +1,4 @@
-"""The files of results in a working directory; those of other settings are kept when new ones come."""
+"""The files of results in a working directory. Results of other settings are kept when new ones come."""
 
 import hashlib
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 from score_sde.cluster import is_main
 from score_sde.files import Unreadable, read_json, read_json_lines, writing
 
-#: The files of a mode: its report, which says by its identity what was measured and how, and the others.
+#: The files of a mode: its report, whose identity names the measurement and its protocol, and the others.
 RESULTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "sample": ("sampling.json", "samples.npz", "samples.png", "trajectory.png"),
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def digest(identity: str) -> str:
-    """A short name for what was measured and how.
+    """A short digest of the identity of a measurement.
 
     >>> digest("a") == digest("a") != digest("b")
     True
@@ -38,10 +38,10 @@ def digest(identity: str) -> str:
 
 
 def keep_earlier(directory: Path, mode: str, identity: str) -> None:
-    """Make room for the results of a mode: those of the same identity are replaced, others move to ``earlier/MODE-N``.
+    """Move results of another identity to ``earlier/MODE-N``; results of the same identity will be replaced.
 
-    Results that move replace earlier ones of their own identity. To be called when all is measured, before the first
-    file is written. Of several processes the first one moves.
+    Moved results replace earlier ones of their own identity. Call it after the measurement, before the first file is
+    written. Of several processes, the first moves the files.
 
     Raises:
         UserError: If the directory cannot be written.
@@ -58,12 +58,12 @@ def keep_earlier(directory: Path, mode: str, identity: str) -> None:
     attic = directory / "earlier"
     same = (path for path in _places(attic, mode) if _replaces(found, path / report))
     place = next(same, None) or _next_place(attic, mode, report)
-    _move(directory, place, (*others, report))  # the report last: while it is there, not all has been moved
+    _move(directory, place, (*others, report))  # the report last: it marks an unfinished move
     log.info("The results of other settings, or of the model as it was, are kept in %s.", place)
 
 
 def keep_metrics(directory: Path) -> None:
-    """Move the metrics of a run that has no checkpoint to go on from to ``earlier/train-N``, and say so.
+    """Move the metrics of a run without a checkpoint to resume from to ``earlier/train-N``, and say so.
 
     Raises:
         UserError: If the metrics cannot be read, or the directory cannot be written.
@@ -89,14 +89,14 @@ def _move(directory: Path, place: Path, names: tuple[str, ...]) -> None:
 
 
 def _places(attic: Path, mode: str) -> list[Path]:
-    """The directories that hold earlier results of a mode, in their order."""
+    """The directories of earlier results of a mode, in order."""
     paths = list(attic.glob(f"{mode}-*")) if attic.is_dir() else []
     numbered = ((int(found[1]), path) for path in paths if (found := re.fullmatch(rf"{mode}-(\d{{1,9}})", path.name)))
     return [path for _, path in sorted(numbered)]
 
 
 def _next_place(attic: Path, mode: str, report: str) -> Path:
-    """The next directory of a mode, or the last if a kill has come before all was moved to it."""
+    """The next directory of a mode, or the last one if a kill interrupted the move to it."""
     if not (places := _places(attic, mode)):
         return attic / f"{mode}-1"
     unfinished = not (places[-1] / report).exists()
@@ -104,14 +104,14 @@ def _next_place(attic: Path, mode: str, report: str) -> Path:
 
 
 def _replaces(found: Mapping[str, Any], earlier: Path) -> bool:
-    """Whether a report measures all that an earlier one does, in the same way."""
+    """Whether a report covers everything in an earlier one, by the same protocol."""
     try:
         before = read_json(earlier) or {}
     except Unreadable:
         return False
     if not found.get("identity") or found["identity"] != before.get("identity"):
         return False
-    # An evaluation is of several checkpoints, which its identity does not tell.
+    # An evaluation covers several checkpoints, which its identity does not name.
     return _checkpoints(before) <= _checkpoints(found)
 
 

@@ -20,7 +20,7 @@ from score_sde.typing import Params, PRNGKey
 
 
 class DrawnSamples(NamedTuple):
-    """Samples, in the scale of the model or as they were kept, and what they cost."""
+    """Samples, in the scale of the model or as mapped by ``finish``, and their cost."""
 
     x: np.ndarray
     num_evals: float  # of the score, mean over the samples
@@ -39,16 +39,16 @@ def draw_samples(
 ) -> DrawnSamples:
     """``sampling.num_samples`` samples from ``sampling.first`` on, with the configured solver.
 
-    Sample ``i`` does not depend on the batch size, nor on how many there are.
+    Sample ``i`` depends neither on the batch size nor on the number of samples.
 
     Args:
         experiment: The run.
         params: Its parameters.
-        finish: What is kept of a batch of samples.
-        partial: A file for the samples so far, from which an interrupted call goes on to the same bits, and in which
-            they are when it returns: what is returned is read from there as it is used.
-        identity: What the samples are; a file of others is passed over.
-        progress: Told how many more samples are done.
+        finish: Maps a batch of samples to the array to keep.
+        partial: A file for the samples so far, from which an interrupted call resumes to the same bits. The returned
+            arrays are read from it lazily.
+        identity: The identity of the samples; a file of other ones is ignored.
+        progress: Called with the number of newly finished samples.
 
     Raises:
         UserError: If a sample is not finite, or an adaptive solver gave one up.
@@ -75,7 +75,7 @@ def draw_in_parts(
     kept: Partial,
     progress: Progress,
 ) -> Partial:
-    """Draw what is missing of the first ``total`` samples and keep what ``finish`` makes of each batch, and its costs.
+    """Draw the missing ones of the first ``total`` samples; keep ``finish`` of each batch and its cost.
 
     Raises:
         UserError: If a sample is not finite, or an adaptive solver gave one up.
@@ -96,7 +96,7 @@ def draw_in_parts(
 
 
 def identity_of_samples(experiment: Experiment, params: Params) -> str:
-    """What samples are: settings, seed, parameters, and the size of batches, on which some correctors depend."""
+    """The identity of samples: settings, seed, parameters, and batch size, on which some correctors depend."""
     config, quantization = experiment.settings, experiment.quantization
     groups = ("sde", "parameterization", "model", "sampling")
     known = [sample_seed(config), fingerprint(params), shared_size(experiment.mesh, config.sampling.batch_size)]
@@ -105,12 +105,12 @@ def identity_of_samples(experiment: Experiment, params: Params) -> str:
 
 
 def compiled_sampler(experiment: Experiment) -> Callable[..., Solution]:
-    """The configured sampler ``(params, key, shape, first) -> Solution``, whose samples are split over the devices."""
+    """The configured sampler ``(params, key, shape, first) -> Solution``, with samples sharded over the devices."""
     return jit(experiment.sampler, static_argnums=2, out_shardings=batch_sharding(experiment.mesh))
 
 
 def check_samples(x: np.ndarray, success: np.ndarray, max_steps: int) -> None:
-    """Refuse samples that are no numbers, and those that an adaptive solver has given up."""
+    """Refuse samples that are not finite or that an adaptive solver gave up."""
     infinite = int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())
     if infinite:
         raise UserError(
@@ -128,7 +128,7 @@ def check_samples(x: np.ndarray, success: np.ndarray, max_steps: int) -> None:
 def draw_trajectory(
     experiment: Experiment, params: Params, steps: FixedSteps, *, count: int, frames: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Samples on their way at ``frames`` times from the prior to the data, and these times."""
+    """Samples at ``frames`` times between the prior and the data, and these times."""
     run, chosen = trajectory_program(steps, (count, *experiment.event_shape), frames)
     path = gathered(run(params, root_key(experiment, Purpose.SAMPLES), experiment.settings.sampling.first))
     return path, np.asarray(steps.times, np.float64)[chosen]
@@ -137,9 +137,9 @@ def draw_trajectory(
 def trajectory_program(
     steps: FixedSteps, shape: tuple[int, ...], frames: int
 ) -> tuple[Callable[[Params, PRNGKey, Array | int], Array], np.ndarray]:
-    """The compiled program ``(params, key, first) -> path`` of :func:`draw_trajectory`, and which times it keeps."""
+    """The compiled program ``(params, key, first) -> path`` of :func:`draw_trajectory`, and the times of its frames."""
     times = np.asarray(steps.times, np.float64)
-    # Even in sqrt(t): most of what can be seen happens late, at small times.
+    # Uniform in sqrt(t): most visible change happens late, at small times.
     wanted = np.linspace(1.0, np.sqrt(times[-1]), frames) ** 2
     chosen = np.abs(times[None] - wanted[:, None]).argmin(axis=1)
     return jit(lambda params, key, first: steps.path(params, key, shape, first, frames=chosen)), chosen

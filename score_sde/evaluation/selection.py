@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are evaluated: the newest, the best, a range, or some by their steps."""
+"""The selection of checkpoints to evaluate: the newest, the best, a range, or a list of steps."""
 
 import math
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from score_sde.files import read_json_lines
 
 
 def chosen_steps(config: Settings, workdir: Path, newest: int, *, results: Sequence[Path] = ()) -> list[int]:
-    """The steps that ``config.evaluation.checkpoints`` names, ascending.
+    """The steps selected by ``config.evaluation.checkpoints``, ascending.
 
     Args:
-        config: Of the run.
-        workdir: With its checkpoints.
-        newest: The step of the newest of them.
-        results: Directories with an earlier evaluation, if it is not in ``workdir``; the first that has one counts.
+        config: The configuration of the run.
+        workdir: The directory with its checkpoints.
+        newest: The step of the newest checkpoint.
+        results: Directories to search for an earlier evaluation, if not in ``workdir``; the first one found counts.
 
     Raises:
-        UserError: If there are none of that name, or nothing tells the best.
+        UserError: If no checkpoint is selected, or no record tells the best.
     """
     wanted: str = config.evaluation.checkpoints.strip()
     if wanted == "newest":
@@ -44,12 +44,12 @@ def chosen_steps(config: Settings, workdir: Path, newest: int, *, results: Seque
 
 
 def parse_steps(wanted: str, there: Sequence[int]) -> list[int]:
-    """The steps that a range or a list names, of those that are there.
+    """The existing steps in a range or a list.
 
-    Both ends of a range belong to it, and may be left out. Every step of a list must be there.
+    A range includes both ends, either of which may be left out. Every step of a list must exist.
 
     Raises:
-        UserError: For text that is neither, and for steps of a list that are not there.
+        UserError: For text that is neither a range nor a list, and for missing steps of a list.
 
     >>> parse_steps("1000:2000", [500, 1000, 1500, 2000, 2500]), parse_steps("2000:", [500, 2000, 2500])
     ([1000, 1500, 2000], [2000, 2500])
@@ -77,7 +77,7 @@ def parse_steps(wanted: str, there: Sequence[int]) -> list[int]:
 
 
 def _best_before(workdir: Path, there: Sequence[int], results: Sequence[Path]) -> int:
-    """The best by an earlier evaluation, else by the loss that was logged in training."""
+    """The best step by an earlier evaluation, else by the loss logged in training."""
     evaluations = (read_results(place / "evaluation.json") for place in results)
     found = next((evaluation["best"] for evaluation in evaluations if "best" in evaluation), None)
     if isinstance(found, int) and found in there:
