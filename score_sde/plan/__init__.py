@@ -1,1 +1,1 @@
-"""What a training run will need and how fast it can go, from its compiled program and the data sheet of a chip."""
+"""Memory and speed of a training run, predicted from its compiled program and the data sheet of a chip."""

@@ -1,4 +1,4 @@
-"""What the forward pass of a loss keeps for its backward pass: the memory that rematerialization trades for time."""
+"""Activation memory: arrays kept from the forward pass for the backward pass, which rematerialization avoids."""
 
 import math
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from score_sde.typing import Batch, Params, Scalar
 
 
 class Activations(NamedTuple):
-    """Bytes per example, as JAX hands them to the compiler, which may keep less."""
+    """Bytes per example before compilation; the compiler may keep less."""
 
     stored: float  # with ``model.remat=False``
-    rematerialised: float  # with ``model.remat=True``; the same for networks that have no such option
+    rematerialised: float  # with ``model.remat=True``; the same for networks without this option
 
 
 def activations(config: Settings, shape: tuple[int, ...], levels: int | None) -> Activations:
-    """What a training step keeps of every example with and without rematerialization; nothing is compiled.
+    """Activation memory per example of a training step, with and without rematerialization; nothing is compiled.
 
     Args:
         config: The configuration.
-        shape: Of an example.
-        levels: Grey levels.
+        shape: Shape of an example.
+        levels: Number of gray levels.
     """
 
     def per_example(remat: bool) -> float:
@@ -46,12 +46,12 @@ def activations(config: Settings, shape: tuple[int, ...], levels: int | None) ->
 
 
 def kept_bytes(loss: Callable[..., Any], params: Any, *arguments: Any) -> int:
-    """Bytes of all arrays that the gradient of a loss by its parameters needs from the forward pass.
+    """Bytes of all arrays from the forward pass that the gradient with respect to the parameters needs.
 
     >>> x = jax.ShapeDtypeStruct((8,), jnp.float32)
     >>> kept_bytes(lambda p, x: jnp.sum(jnp.sin(p * x)), jax.ShapeDtypeStruct((), jnp.float32), x)  # x and cos(p x)
     64
     """
-    # They are the leaves of the function that is the backward pass.
+    # They are the leaves of the backward function.
     backward = jax.eval_shape(lambda params, *rest: jax.vjp(lambda p: loss(p, *rest), params)[1], params, *arguments)
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))

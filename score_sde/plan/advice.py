@@ -1,4 +1,4 @@
-"""Which settings to change, from what a step needs and what there is."""
+"""Advice on settings, from the needs of a step and the available hardware."""
 
 import math
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from score_sde.plan.chips import Chip
 from score_sde.plan.program import Line
 from score_sde.plan.roofline import Scaling, StepTime
 
-COMMUNICATION = 0.1  # share of a step in communication from which it is worth a word
-ROOM = 4  # times the configured batch that must fit before a larger one is suggested
+COMMUNICATION = 0.1  # share of communication in a step from which advice is given
+ROOM = 4  # a larger batch is suggested if so many times the configured one fit
 
 
 class Situation(NamedTuple):
-    """What advice is given on; bytes are those of one device."""
+    """The input to advice; bytes are per device."""
 
     memory: Line  # by examples per device
     usable: float
@@ -30,13 +30,13 @@ class Situation(NamedTuple):
 
 
 def advise(found: Situation) -> list[str]:
-    """Sentences that name a field and what it would do, the most needed first; one that says so if all is well."""
+    """Sentences that name a field and its effect, the most urgent first; a single reassuring one if all is well."""
     advice = [*_memory(found), *_speed(found), *_communication(found)]
     return advice or ["It fits, and nothing here would make it much faster."]
 
 
 def parts_that_fit(memory: Line, usable: float | int, per_device: int) -> int | None:
-    """The least number of parts, a divisor of the batch of a device, in which its gradient fits; ``None`` if none does.
+    """The smallest divisor of a device's batch such that the gradient fits in that many parts; ``None`` if none does.
 
     >>> parts_that_fit(Line(fixed=10.0, per_example=1.0), 18.0, 16), parts_that_fit(Line(10.0, 1.0), 9.0, 16)
     (2, None)
@@ -51,7 +51,7 @@ def _memory(found: Situation) -> list[str]:
     if found.memory.at(found.per_device) <= found.usable:
         return []
     advice = []
-    # Of a program that computes in parts already the line holds for all the examples of a device.
+    # If the program already computes in parts, the line still counts all examples of a device.
     whole = Line(found.memory.fixed, found.memory.per_example * found.accumulate)
     parts = parts_that_fit(whole, found.usable, found.per_device)
     if parts is not None:
@@ -74,7 +74,7 @@ def _memory(found: Situation) -> list[str]:
 
 
 def _groups(found: Situation) -> int:
-    """The next power of two from which the state takes at most a quarter of the memory."""
+    """The smallest power of two of devices that leaves the state at most a quarter of the memory."""
     ratio = found.state * found.fsdp / (found.usable / 4)
     return max(2 ** math.ceil(math.log2(max(ratio, 1.0))), 2 * found.fsdp)
 

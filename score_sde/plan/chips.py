@@ -1,7 +1,7 @@
-"""What chips can do, from their makers' public documentation.
+"""Specifications of chips, from their makers' public documentation.
 
-All numbers are of one chip, and of dense products: data sheets that count structured sparsity state twice as much. The
-links of a chip are counted in one direction, which is half of what data sheets call bidirectional.
+All numbers are for one chip and dense products; data sheets that count structured sparsity state twice as much. Link
+rates are one-directional, half of the bidirectional rates of data sheets.
 """
 
 import dataclasses
@@ -17,21 +17,21 @@ from score_sde.errors import UserError, unknown
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """The rates and sizes of one chip that the :mod:`roofline <score_sde.plan.roofline>` takes."""
+    """The rates and sizes of one chip for the :mod:`roofline <score_sde.plan.roofline>`."""
 
     name: str
-    platform: str  # tpu, cuda or cpu: what JAX compiles for
+    platform: str  # platform of JAX: tpu, cuda or cpu
     bfloat16: float  # FLOP/s of products of bfloat16 numbers
     float32: float  # FLOP/s of products of float32 numbers at JAX's default precision
     memory: float  # bytes
-    bandwidth: float  # bytes/s between it and the memory
-    links: float  # bytes/s that leave the chip over the links that join a domain
-    domain: int  # how many chips these links join
-    network: float | None  # bytes/s that leave the chip for other domains; None where its maker states none
+    bandwidth: float  # bytes/s to and from the memory
+    links: float  # bytes/s sent by the chip over the links of a domain
+    domain: int  # number of chips joined by these links
+    network: float | None  # bytes/s sent by the chip to other domains; None if not stated by its maker
     source: str
 
     def peak(self, dtype: str) -> float:
-        """FLOP/s of products of numbers of a type.
+        """FLOP/s of products in a number type.
 
         >>> CHIPS["a100"].peak("float32") / CHIPS["a100"].peak("bfloat16")
         0.5
@@ -39,7 +39,7 @@ class Chip:
         return self.bfloat16 if dtype == "bfloat16" else self.float32
 
     def share(self, parts: int) -> "Chip":
-        """One of several equal parts that the compiler takes for devices, such as the two cores of a TPU v4.
+        """One of several equal parts that the compiler treats as devices, such as the two cores of a TPU v4.
 
         >>> CHIPS["v4"].share(2).memory == CHIPS["v4"].memory / 2
         True
@@ -50,7 +50,7 @@ class Chip:
 
 
 def _tpu(name: str, *, flops: float, **rest: float | int | str | None) -> Chip:
-    # By default JAX has a TPU multiply float32 numbers rounded to bfloat16, in one pass.
+    # By default, float32 products on a TPU are rounded to bfloat16 and computed in one pass.
     return Chip(name=name, platform="tpu", bfloat16=flops, float32=flops, **rest)  # pyright: ignore[reportArgumentType]
 
 
@@ -133,10 +133,10 @@ NAMES = (*CHIPS, "cpu")
 
 
 def find_chip(name: str) -> Chip:
-    """The chip of a name; ``cpu`` is this machine, measured.
+    """Look up a chip by name; ``cpu`` measures this machine.
 
     Raises:
-        UserError: For another name, with the nearest one.
+        UserError: For an unknown name, with the nearest one.
 
     >>> find_chip("v5e").memory / 1e9
     16.0
@@ -147,16 +147,16 @@ def find_chip(name: str) -> Chip:
 
 
 def this_machine(*, size: int = 1024, repeats: int = 3) -> Chip:
-    """This machine's processors as one chip: the best of a few products of matrices and of a few sums of vectors.
+    """The processors of this machine as one chip: the best rates over a few matrix products and vector sums.
 
-    Its network is taken for 10 Gb/s, which is not measured.
+    The network is assumed to have 10 Gb/s and is not measured.
 
     Args:
         size: Rows of the matrices; the vectors have 16,000 times as many numbers.
-        repeats: How often each is timed.
+        repeats: Number of timings of each.
 
     Raises:
-        UserError: If the system does not say how much memory there is.
+        UserError: If the system does not report its memory.
     """
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         raise UserError("This system does not say how much memory it has; name another --config.plan.chip.")

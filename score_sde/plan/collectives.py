@@ -1,4 +1,4 @@
-"""What the devices of a compiled program tell each other, read from its text."""
+"""Communication between the devices of a compiled program, read from its text."""
 
 import math
 import re
@@ -15,23 +15,23 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
 class Collective(NamedTuple):
-    """Operations of one kind between devices, in one step."""
+    """The collective operations of one kind in one step."""
 
     operations: int
-    num_bytes: int  # of the whole arrays that are reduced, gathered or exchanged
-    sent: float  # bytes that leave a device for them, in rings
+    num_bytes: int  # of the whole arrays reduced, gathered or exchanged
+    sent: float  # bytes sent by a device for them, in rings
 
 
 def collectives(text: str, devices: int, *, turns: int = 1) -> dict[str, Collective]:
-    """Operations between devices in the text of a compiled program, by kind; those in a loop count at every turn.
+    """Collective operations in the text of a compiled program, by kind; those in a loop count once per iteration.
 
-    What leaves a device is counted in rings of ``n`` devices: ``2 (n - 1) / n`` of the bytes of a reduction, half of
-    that if it is scattered, and for a gathering.
+    Bytes sent by a device are counted for rings of ``n`` devices: ``2 (n - 1) / n`` of the bytes of an all-reduce, and
+    half as much for a reduce-scatter or an all-gather.
 
     Args:
-        text: Of the program.
-        devices: How many run it.
-        turns: How often a loop is run through where the text does not say; that for TPUs does not.
+        text: Text of the program.
+        devices: Number of devices that run it.
+        turns: Iterations of a loop where the text gives none, as on TPUs.
 
     >>> line = "  %r = f32[10]{0} all-reduce(%x), replica_groups={{0,1},{2,3}}, to_apply=%add"
     >>> collectives(line, 4)
@@ -45,12 +45,12 @@ def collectives(text: str, devices: int, *, turns: int = 1) -> dict[str, Collect
         result, kind, started = match.groups()
         size, count = _group_size(line, devices), times(computation)
         sizes = [_num_bytes(*shape) for shape in _SHAPE.findall(result)]
-        if started and kind == "all-gather":  # of a started one the result has the operands first
+        if started and kind == "all-gather":  # the result of a started one lists the operands first
             sizes = sizes[len(sizes) // 2 :]
         elif started and kind == "collective-permute":
             sizes = sizes[:1]
         num_bytes = sum(sizes) * (size if kind == "reduce-scatter" else 1)
-        if computation.startswith("all-reduce-scatter"):  # on TPUs a fusion of a reduction and a slice of it
+        if computation.startswith("all-reduce-scatter"):  # on TPUs, a fusion of a reduction and its slice
             kind = "reduce-scatter"
         share = {"all-reduce": 2.0 * ring(size), "collective-permute": 1.0}.get(kind, ring(size))
         old = found.get(kind, Collective(0, 0, 0.0))
@@ -77,7 +77,7 @@ def _group_size(line: str, devices: int) -> int:
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:
-    """Every instruction with the name of the computation that it is in."""
+    """Every instruction with the name of its computation."""
     computation = ""
     for line in text.splitlines():
         if match := re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line):
@@ -87,7 +87,7 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _times(text: str, turns: int) -> Callable[[str], int]:
-    """How many times a computation runs in a step, given the loops around it."""
+    """The number of runs of each computation in a step, given the loops around it."""
     callers: dict[str, tuple[str, int]] = {}
     for computation, line in _lines(text):
         trips = 1

@@ -31,32 +31,32 @@ from score_sde.plan.roofline import Scaling, StepTime, scaling, step_time
 
 log = logging.getLogger(__name__)
 
-CLEARLY = 1.25  # times the memory of the smaller of two batches that the larger one is to need
-MOST = 512  # examples per device that a program is compiled for to that end
-LARGEST = 128  # otherwise, where the configured batch of a device is larger
+CLEARLY = 1.25  # required ratio of memory between the larger and the smaller batch
+MOST = 512  # examples per device, at most, to reach that ratio
+LARGEST = 128  # examples per device otherwise, where the configured batch is larger
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run needs of every device, and how fast it can be; bytes and FLOPs are those of one device."""
+    """The needs and the speed of a run; bytes and FLOPs are per device."""
 
-    chip: Chip  # as one device, which is half of a chip where the compiler says so
+    chip: Chip  # one device, which is half a chip where the compiler splits chips in two
     devices: int
     fsdp: int
-    compiled_for: str  # the platform whose compiler was asked
-    dtype: str  # of products of matrices
+    compiled_for: str  # the platform of the compiler
+    dtype: str  # of matrix products
     parameters: int
-    batch_size: int  # of all devices
+    batch_size: int  # over all devices
     per_device: int
     accumulate: int
-    flops: Line  # of one device, by its examples
+    flops: Line  # per device, as a function of its examples
     state: int
     memory: Line
     traffic: Line
     activations: Activations
-    headroom: float  # share of the memory that is to stay free
-    program: Program  # that of the larger batch which was compiled
-    lowers: bool  # for the platform of the chip
+    headroom: float  # share of the memory to keep free
+    program: Program  # compiled for the larger of the two batches
+    lowers: bool  # whether the step lowers for the chip's platform
 
     @property
     def step_flops(self) -> float:
@@ -65,15 +65,15 @@ class Plan:
 
     @property
     def usable(self) -> float:
-        """Bytes of a device that may be filled."""
+        """Bytes of a device that may be used."""
         return (1.0 - self.headroom) * self.chip.memory
 
     @property
     def largest_batch(self) -> int:
-        """The most examples per device that fit, a multiple of ``training.accumulate``.
+        """The largest number of examples per device that fits, a multiple of ``training.accumulate``.
 
-        Where the batch made no difference to the memory, as for small networks in the tiles of a TPU, it is the largest
-        one that was compiled.
+        Where memory does not grow with the batch, as for small networks in the tiles of a TPU, it is the largest
+        compiled batch.
         """
         if self.memory.per_example <= 0.0:
             return self.program.examples if self.program.total <= self.usable else 0
@@ -87,21 +87,21 @@ class Plan:
 
     @property
     def scaling(self) -> list[Scaling]:
-        """What becomes of it on more devices, each with its batch."""
-        size = 4.0 * self.parameters  # gradients and parameters are float32 whatever the products are
-        gradients = size * self.accumulate  # that of every part is reduced
+        """Scaling to more devices, at a constant batch per device."""
+        size = 4.0 * self.parameters  # gradients and parameters are float32, whatever the type of products
+        gradients = size * self.accumulate  # the gradient of every part is reduced
         return scaling(self.chip, self.time.alone, gradients=gradients, parameters=size, fsdp=self.fsdp)
 
 
 def make_plan(config: Settings, info: SourceInfo) -> Plan:
-    """Compile the training step for two sizes of the batch and find out what it needs.
+    """Compile the training step for two batch sizes and derive its needs.
 
     Args:
-        config: The configuration; ``config.plan`` names the chip and, if a compiler for it is there, how many.
-        info: Shape and grey levels of the data.
+        config: The configuration; ``config.plan`` names the chip and, if its compiler is installed, the topology.
+        info: Shape and gray levels of the data.
 
     Raises:
-        UserError: For values out of range, a chip or topology that is not known, or a batch that cannot be split.
+        UserError: For values out of range, an unknown chip or topology, or a batch that cannot be split.
     """
     _expect_devices(config)
     mesh, parts = _mesh_of(config)
@@ -134,15 +134,15 @@ def make_plan(config: Settings, info: SourceInfo) -> Plan:
 
 
 def measure_two(experiment: Experiment, sizes: tuple[int, int], accumulate: int) -> tuple[Program, Program]:
-    """The training step for two sizes of the batch of a device, of which the larger one needs clearly more memory.
+    """Compile the training step for two batch sizes per device, the larger of which needs clearly more memory.
 
-    A compiler that knows the size of the memory refuses what does not fit; smaller batches are taken then. Where the
-    batch hardly matters yet (compilers for TPUs pad arrays), larger ones are, for there is no line through noise.
+    If the compiler refuses a program that does not fit into memory, smaller batches are used. If the batch hardly
+    changes the memory (compilers for TPUs pad arrays), larger ones are, since a line cannot be fitted to noise.
 
     Args:
         experiment: The run.
-        sizes: The two sizes to start from, the smaller one first.
-        accumulate: What they are to be multiples of.
+        sizes: The two initial sizes, the smaller one first.
+        accumulate: The sizes are multiples of this number.
 
     Raises:
         UserError: If not even the smallest batch fits.
@@ -176,7 +176,7 @@ def _measured(experiment: Experiment, size: int) -> Program | None:
 
 
 def compiled_sizes(per_device: int, accumulate: int) -> tuple[int, int]:
-    """Two numbers of examples per device to compile for: the configured one, if it is not large, and half of it.
+    """Two numbers of examples per device to compile for: the configured one, capped, and half of it.
 
     >>> compiled_sizes(64, 1), compiled_sizes(1, 1), compiled_sizes(1024, 4)
     ((32, 64), (1, 2), (64, 128))
@@ -186,7 +186,7 @@ def compiled_sizes(per_device: int, accumulate: int) -> tuple[int, int]:
 
 
 def advice_for(plan: Plan, config: Settings) -> list[str]:
-    """What to change, if anything."""
+    """Advice on a plan."""
     situation = Situation(
         memory=plan.memory,
         usable=plan.usable,
@@ -212,11 +212,11 @@ def _mesh_of(config: Settings) -> tuple[Mesh, int]:
 
 
 def _expect_devices(config: Settings) -> None:
-    """Make as many devices of this CPU as the mesh asks for, unless JAX has counted them already."""
+    """Split this CPU into as many devices as the mesh has, unless JAX is initialized already."""
     wanted = max(config.mesh.data, 1) * max(config.mesh.fsdp, 1)
     try:
         if config.plan.topology:
-            # With its compiler installed and no TPU at hand, JAX would look for one for minutes.
+            # With libtpu installed and no TPU at hand, JAX would search for one for minutes.
             jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS") or "cpu")
         elif wanted > 1:
             jax.config.update("jax_num_cpu_devices", wanted)

@@ -1,4 +1,4 @@
-"""A plan as a table for the log, a page to read and a record for programs."""
+"""A plan as a table for the log, a Markdown page and a JSON record."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ FOREIGN = (
 
 
 def assumptions(plan: Plan) -> list[str]:
-    """What the numbers rest on."""
+    """The assumptions behind the numbers."""
     own = plan.compiled_for.split(":")[0] in (plan.chip.name, plan.chip.platform)
     loop = []
     if plan.accumulate > 1 and ":" in plan.compiled_for:
@@ -35,7 +35,7 @@ def assumptions(plan: Plan) -> list[str]:
 
 
 def record(plan: Plan, advice: list[str], how: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan as JSON can hold it; bytes are of one device, FLOPs of one and of all."""
+    """The plan as JSON; bytes are per device, FLOPs both per device and in total."""
     program = dataclasses.asdict(plan.program)
     program["collectives"] = {kind: found._asdict() for kind, found in plan.program.collectives.items()}
     time = plan.time
@@ -75,7 +75,7 @@ def record(plan: Plan, advice: list[str], how: Mapping[str, Any]) -> dict[str, A
 
 
 def rows(plan: Plan) -> list[tuple[str, str]]:
-    """The short table: what, and how much."""
+    """The rows of the short table: name and value."""
     time = plan.time
     fits = "fits" if plan.memory.at(plan.per_device) <= plan.usable else "does not fit"
     return [
@@ -141,7 +141,7 @@ Compiled for {plan.compiled_for}; the step {"can" if plan.lowers else "cannot"} 
 
 
 def size(num_bytes: float | int) -> str:
-    """A number of bytes for people.
+    """A number of bytes in a readable form.
 
     >>> size(3 * 2**20), size(2**31)
     ('3.0 MiB', '2.00 GiB')

@@ -1,4 +1,4 @@
-"""A training step as the compiler leaves it: its operations, its memory, and what its devices tell each other."""
+"""Analysis of a compiled training step: operations, memory and communication."""
 
 import dataclasses
 import math
@@ -28,13 +28,13 @@ from score_sde.plan.collectives import Collective, collectives
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """What the compiler says of a program, for one of its devices.
+    """The compiler's analysis of a program, per device.
 
-    Bytes of the arguments, results and temporaries are those that are in memory at once; results that take the place of
-    arguments (``aliased``) count once.
+    Arguments, results and temporaries are in memory at the same time; results that reuse the memory of arguments
+    (``aliased``) count once.
     """
 
-    examples: int  # of the batch, per device
+    examples: int  # batch size per device
     traffic: float  # bytes to and from the memory; loops count once
     arguments: int
     results: int
@@ -44,12 +44,12 @@ class Program:
 
     @property
     def total(self) -> int:
-        """Bytes of memory at once."""
+        """Total bytes of memory."""
         return self.arguments + self.results - self.aliased + self.temporaries
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends in a step."""
+        """Bytes sent by a device in a step."""
         return sum(collective.sent for collective in self.collectives.values())
 
 
@@ -68,7 +68,7 @@ class Line(NamedTuple):
         return self.fixed + self.per_example * count
 
     def largest(self, bound: float | int) -> int:
-        """The most examples for which it stays within a bound; 0 if there are none.
+        """The largest number of examples within a bound; 0 if none.
 
         >>> Line(fixed=10.0, per_example=2.0).largest(20.9), Line(fixed=10.0, per_example=2.0).largest(9.0)
         (5, 0)
@@ -87,7 +87,7 @@ def line_through(first: tuple[int, float | int], second: tuple[int, float | int]
 
 
 def train_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
-    """The jitted training step, as the training loop compiles it, and the shapes of its arguments."""
+    """The jitted training step of the training loop, and the shapes of its arguments."""
     state = experiment.abstract_state()
     step = jit_step(experiment.train_step, experiment.mesh, state_sharding(experiment.mesh, state))
     dtype = np.float32 if experiment.quantization.num_grey_levels is None else np.uint8
@@ -96,7 +96,7 @@ def train_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[A
 
 
 def sample_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
-    """The jitted sampler of a run with a solver of fixed steps, and the shapes of its arguments.
+    """The jitted sampler of a run with a fixed-step solver, and the shapes of its arguments.
 
     Raises:
         UserError: If the number of its steps is not fixed.
@@ -117,17 +117,17 @@ def sample_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[
 
 
 def measure(experiment: Experiment, per_device: int) -> Program:
-    """Compile the training step for a number of examples per device and read what the compiler says of it."""
+    """Compile the training step for a number of examples per device, and read the compiler's analysis."""
     step, arguments = train_program(experiment, per_device * experiment.mesh.size)
     options: dict[str, Any] = dict(compiler_options(platform_of(experiment.mesh)))
     if platform_of(experiment.mesh) == "cpu":
-        # The program is not run, and the last stage of the compiler, which takes most of the time, changes no number.
+        # The program is not run. The last stage of the compiler takes most of the time and changes none of the numbers.
         options["xla_backend_optimization_level"] = 0
     return read(step.lower(*arguments).compile(options), per_device, experiment.mesh.size, loop_factor(experiment))
 
 
 def read(compiled: jax.stages.Compiled, per_device: int, devices: int, turns: int = 1) -> Program:
-    """The cost and memory analysis of a compiled program; ``turns`` is how often its loops are run through."""
+    """The cost and memory analysis of a compiled program; ``turns`` is the number of iterations of its loops."""
     memory: Any = compiled.memory_analysis()
     cost: Any = compiled.cost_analysis()
     return Program(
@@ -144,14 +144,14 @@ def read(compiled: jax.stages.Compiled, per_device: int, devices: int, turns: in
 def count_flops(config: Settings, shape: tuple[int, ...], levels: int | None, per_part: int) -> Line:
     """Floating-point operations of a training step, counted in the program before it is optimized.
 
-    The count is that of the model and its gradient as they are written, with what ``model.remat`` computes again, and
-    does not depend on the device. It is exactly linear: the optimizer, and so much per example. Two sizes of the batch
-    give the line.
+    The count covers the model and its gradient as written, including recomputation by ``model.remat``, and does not
+    depend on the device. It is exactly linear in the batch, with the optimizer as the constant, so two batch sizes give
+    the line.
 
     Args:
         config: The configuration.
-        shape: Of an example.
-        levels: Grey levels.
+        shape: Shape of an example.
+        levels: Number of gray levels.
         per_part: Examples of the larger batch, at least 2.
     """
     experiment = undivided(config, shape, levels, **{"training.batch_size": per_part})
@@ -164,7 +164,7 @@ def count_flops(config: Settings, shape: tuple[int, ...], levels: int | None, pe
 
 
 def undivided(config: Settings, shape: tuple[int, ...], levels: int | None, **changes: Any) -> Experiment:
-    """The run on one device and in one part, for parts are a loop, whose body counts once; with changed fields."""
+    """The run with changed fields, on one device and without accumulation, whose loop body would count only once."""
     whole = config.with_fields({"training.accumulate": 1, **changes})
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
     return Experiment.from_config(whole, shape, levels, mesh=mesh, purposes=("train",))
@@ -182,29 +182,29 @@ def flops_of(function: Any, *arguments: Any) -> float:
 
 
 def num_parameters(experiment: Experiment) -> int:
-    """The numbers that are trained."""
+    """The number of trained parameters."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(experiment.abstract_state().params))
 
 
 def state_bytes(experiment: Experiment) -> int:
-    """Bytes of the training state on one device: the parts of parameters, averages and moments that live there."""
+    """Bytes of the training state on one device: its shards of parameters, averages and moments."""
     leaves = jax.tree.leaves(experiment.abstract_state())
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def lowers_for(experiment: Experiment, batch_size: int, platform: str) -> bool:
-    """Whether the training step can be written for another platform (tpu, cuda), which need not be at hand."""
+    """Whether the training step lowers for another platform (tpu, cuda), which need not be available."""
     step, arguments = train_program(experiment, batch_size)
     lowered = step.trace(*arguments).lower(lowering_platforms=(platform,))
     return bool(lowered.as_text())
 
 
 def described_mesh(chip: Chip, topology: str, *, fsdp: int) -> tuple[Mesh, int]:
-    """A mesh of TPUs that are not at hand, for which programs can be compiled, and the devices of one chip.
+    """A mesh of TPUs for ahead-of-time compilation, without the hardware, and the number of devices per chip.
 
     Args:
-        chip: What kind.
-        topology: How many chips in each direction, such as ``2x2`` or, for v4 and v5p, ``2x2x1``.
+        chip: The kind of TPU.
+        topology: Number of chips in each direction, such as ``2x2`` or, for v4 and v5p, ``2x2x1``.
         fsdp: Devices along the second axis; 0 for all.
 
     Raises:
@@ -217,7 +217,7 @@ def described_mesh(chip: Chip, topology: str, *, fsdp: int) -> tuple[Mesh, int]:
         raise UserError(
             f"config.plan.topology is {topology} and config.plan.chip is {chip.name}; expected a TPU, or ''."
         )
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu waits for a cloud's metadata server
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu waits for a cloud metadata server
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip.name}:{topology}").devices
     except RuntimeError as error:
@@ -226,7 +226,7 @@ def described_mesh(chip: Chip, topology: str, *, fsdp: int) -> tuple[Mesh, int]:
             "pip install 'jax[tpu]'; topologies are such as 2x2 (v5e, v6e) and 2x2x1 (v4, v5p). With "
             "--config.plan.topology='' none is needed."
         ) from error
-    jax.config.update("jax_enable_compilation_cache", False)  # programs for devices that are not here cannot be kept
+    jax.config.update("jax_enable_compilation_cache", False)  # programs for absent devices cannot be cached
     groups = fsdp or len(found)
     if len(found) % groups:
         raise UserError(f"config.mesh.fsdp is {fsdp}; expected a number that divides the {len(found)} devices.")
@@ -236,5 +236,5 @@ def described_mesh(chip: Chip, topology: str, *, fsdp: int) -> tuple[Mesh, int]:
 
 
 def loop_factor(experiment: Experiment) -> int:
-    """How many times a step runs through the loop over parts of its batch, which the compiler counts once."""
+    """Iterations of the accumulation loop in a step; the compiler counts its body once."""
     return 1 if loops_are_slow(experiment.mesh) else experiment.settings.training.accumulate

@@ -1,10 +1,10 @@
-"""How long a step takes at the peak rates of a chip, and what many chips make of it.
+"""The time of a step at the peak rates of a chip, and its scaling to many chips.
 
-The model. A step computes for ``FLOPs / peak`` seconds, moves ``bytes / bandwidth`` seconds through the memory, and
-communicates. Computation and memory overlap, so that the longer one counts; communication overlaps wholly at best and
-not at all at worst, so both are said. All rates are peaks, which programs do not reach.
+A step computes for ``FLOPs / peak`` seconds, accesses memory for ``bytes / bandwidth`` seconds, and communicates.
+Computation and memory access overlap, so the longer one counts. Communication overlaps fully at best and not at all at
+worst; both times are reported. All rates are peaks, which programs do not reach.
 
-Every device keeps its batch as their number grows, so that only the communication does.
+The batch per device stays constant as devices are added, so only communication grows.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ CHIP_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 
 
 class StepTime(NamedTuple):
-    """Seconds at peak rates of one step of one device."""
+    """Seconds of one step on one device, at peak rates."""
 
     compute: float
     memory: float
@@ -23,7 +23,7 @@ class StepTime(NamedTuple):
 
     @property
     def alone(self) -> float:
-        """Without other devices.
+        """Time without other devices.
 
         >>> StepTime(3.0, 2.0, 1.0).alone
         3.0
@@ -32,7 +32,7 @@ class StepTime(NamedTuple):
 
     @property
     def overlapped(self) -> float:
-        """With communication behind the computation.
+        """Time with communication hidden behind computation.
 
         >>> StepTime(3.0, 2.0, 1.0).overlapped, StepTime(3.0, 2.0, 4.0).overlapped
         (3.0, 4.0)
@@ -41,7 +41,7 @@ class StepTime(NamedTuple):
 
     @property
     def serial(self) -> float:
-        """With communication after the computation.
+        """Time with communication after computation.
 
         >>> StepTime(3.0, 2.0, 1.0).serial
         4.0
@@ -50,7 +50,7 @@ class StepTime(NamedTuple):
 
     @property
     def bound(self) -> str:
-        """What takes longest.
+        """The bottleneck.
 
         >>> StepTime(3.0, 2.0, 1.0).bound, StepTime(1.0, 2.0, 1.0).bound
         ('compute', 'memory')
@@ -59,23 +59,23 @@ class StepTime(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """What becomes of a step on a number of chips, each with the batch it had alone."""
+    """A step on a number of chips, at a constant batch per chip."""
 
     chips: int
     communication: float  # seconds
-    efficiency_serial: float  # time of a chip alone over time among others, when communication is not hidden
-    efficiency_overlapped: float  # when it is, as far as it can be
+    efficiency_serial: float  # time of a chip alone over time among others, communication exposed
+    efficiency_overlapped: float  # the same, communication hidden as far as possible
 
 
 def step_time(chip: Chip, *, dtype: str, flops: float, traffic: float, sent: float = 0.0) -> StepTime:
     """The roofline of one device (Williams, Waterman and Patterson 2009).
 
     Args:
-        chip: What it runs on.
-        dtype: Of the numbers in products of matrices.
+        chip: The chip.
+        dtype: Number type of matrix products.
         flops: Operations of one step.
-        traffic: Bytes that a step moves to and from the memory.
-        sent: Bytes that it sends over the links of its domain.
+        traffic: Bytes moved to and from the memory in a step.
+        sent: Bytes sent over the links of the domain in a step.
 
     >>> from score_sde.plan.chips import CHIPS
     >>> step_time(CHIPS["v5e"], dtype="float32", flops=197e12, traffic=81.9e9)
@@ -85,7 +85,7 @@ def step_time(chip: Chip, *, dtype: str, flops: float, traffic: float, sent: flo
 
 
 def ring(size: int) -> float:
-    """The share of an array that a device sends when ``size`` of them gather or reduce it in a ring: ``(n - 1) / n``.
+    """The share of an array sent by each of ``size`` devices to gather or reduce it in a ring: ``(n - 1) / n``.
 
     >>> ring(1), ring(4)
     (0.0, 0.75)
@@ -94,10 +94,10 @@ def ring(size: int) -> float:
 
 
 def all_reduce_seconds(chip: Chip, num_bytes: float, count: int) -> float:
-    """Time of an all-reduce over ``count`` chips: reduce, then gather, in rings that use all links of a chip.
+    """Time of an all-reduce over ``count`` chips: reduce-scatter, then all-gather, in rings over all links of a chip.
 
-    Within a domain of ``d`` chips ``2 (d - 1) / d`` of the bytes leave every chip over its links. Between domains each
-    chip reduces the ``1 / d`` that it holds over the network.
+    Within a domain of ``d`` chips, every chip sends ``2 (d - 1) / d`` of the bytes over its links. Between domains,
+    each chip reduces its share ``1 / d`` over the network.
 
     >>> from score_sde.plan.chips import CHIPS
     >>> all_reduce_seconds(CHIPS["h100"], 450e9, 1), all_reduce_seconds(CHIPS["h100"], 450e9, 8)
@@ -114,15 +114,15 @@ def all_reduce_seconds(chip: Chip, num_bytes: float, count: int) -> float:
 
 
 def network_rate(chip: Chip) -> float:
-    """Bytes/s between domains, or not more than the links where none is stated."""
+    """Bytes/s between domains; the link rate, as an upper bound, where none is stated."""
     return chip.links if chip.network is None else chip.network
 
 
 def sharded_seconds(chip: Chip, *, gradients: float, parameters: float, count: int, fsdp: int) -> float:
-    """Time of what training communicates in a step over ``count`` chips in groups of ``fsdp`` that split the state.
+    """Communication time of a training step over ``count`` chips, with the state split over groups of ``fsdp``.
 
-    A group gathers the parameters and reduces the gradient to its parts; these are reduced between the groups. Groups
-    are neighbors, in one domain where they fit. With groups of one that is an all-reduce of the gradient.
+    A group gathers the parameters and reduce-scatters the gradient; its parts are reduced between groups. A group
+    consists of neighboring chips, in one domain where it fits. Groups of one chip all-reduce the gradient.
 
     >>> from score_sde.plan.chips import CHIPS
     >>> alike = {"gradients": 1e9, "parameters": 1e9}
@@ -147,15 +147,15 @@ def sharded_seconds(chip: Chip, *, gradients: float, parameters: float, count: i
 def scaling(
     chip: Chip, alone: float, *, gradients: float, parameters: float, fsdp: int, counts: tuple[int, ...] = CHIP_COUNTS
 ) -> list[Scaling]:
-    """Efficiency of training as the number of chips grows with the batch: ``t(1) / t(n)``.
+    """Weak-scaling efficiency of training, ``t(1) / t(n)``: the batch grows with the number of chips.
 
     Args:
-        chip: What it runs on.
-        alone: Seconds of a step of one chip alone.
+        chip: The chip.
+        alone: Seconds of a step on one chip alone.
         gradients: Bytes of the gradient.
         parameters: Bytes of the parameters.
-        fsdp: Chips that split the state.
-        counts: Numbers of chips; those that ``fsdp`` does not divide are left out.
+        fsdp: Number of chips that share one state.
+        counts: Numbers of chips; those not divisible by ``fsdp`` are left out.
 
     >>> from score_sde.plan.chips import CHIPS
     >>> found = scaling(CHIPS["v5e"], 1.0, gradients=1e11, parameters=1e11, fsdp=1, counts=(1, 2))

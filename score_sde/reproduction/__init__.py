@@ -1,1 +1,1 @@
-"""Published results as rows that can be measured again, and the comparison of what comes out with what was expected."""
+"""Reproduction of published results: rows to measure again, and the comparison with the expected values."""

@@ -1,4 +1,4 @@
-"""What a row needs before it can run, and whether what came out is what was expected."""
+"""The inputs of a row, and the check of its result against the expected value."""
 
 import dataclasses
 import math
@@ -12,31 +12,31 @@ from score_sde.fields import Settings
 from score_sde.interop.sniff import file_kind
 from score_sde.reproduction.rows import Checkpoint, Row
 
-#: How the file of Inception weights is usually called.
+#: The usual name of the file of Inception weights.
 INCEPTION = "pt_inception-2015-12-05-6726825d.pth"
 _NUMBERED = re.compile(r"checkpoint_(\d+)(\.pth)?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came out of a row."""
+    """The result of a row."""
 
     row: Row
-    protocol: str  # as it was used
-    overridden: list[str]  # fields that decide the number and are not the row's own
+    protocol: str  # the protocol used
+    overridden: list[str]  # decisive fields whose values are not the row's own
     measured: float
     std_error: float | None
     details: dict[str, Any]
 
     @property
     def passed(self) -> bool | None:
-        """Whether it is within the tolerance; no number never is. ``None`` if the protocol was not the row's own."""
+        """Whether the value is within tolerance; NaN never is. ``None`` if the protocol is not the row's own."""
         if self.overridden:
             return None
         return abs(self.measured - self.row.expected) <= self.row.tolerance
 
     def record(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """The result as JSON."""
         row = self.row
         fields = {name: getattr(row, name) for name in ("name", "what", "expected", "tolerance", "reason", "source")}
         measured = self.measured if math.isfinite(self.measured) else None
@@ -53,7 +53,7 @@ class Result:
 
 
 def find_checkpoint(checkpoint: Checkpoint, place: Path) -> Path | None:
-    """The file of a published checkpoint: the place itself, or the right one in a folder below it."""
+    """The file of a published checkpoint: ``place`` itself, or the right file in a folder below it."""
     if place.is_file():
         return place
     for folder in checkpoint.folders:
@@ -68,12 +68,12 @@ def find_checkpoint(checkpoint: Checkpoint, place: Path) -> Path | None:
 
 
 def missing_inputs(row: Row, config: Settings, place: Path) -> list[str]:
-    """What a row lacks: of each input what it is, the usual name of the file and where it must lie.
+    """The missing inputs of a row: for each a description, the usual file name and the expected place.
 
     Args:
         row: The row.
         config: Its configuration.
-        place: Where checkpoints are looked for: a file, or the directory above their folders.
+        place: The place of checkpoints: a file, or the directory above their folders.
     """
     lacking = []
     if row.checkpoint is not None:

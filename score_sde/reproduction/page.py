@@ -1,4 +1,4 @@
-"""What has been measured of the rows in one working directory: what is kept, a table of it, and the page."""
+"""The measured rows of one working directory: the record, a table, and the page."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 
 def merged(found: Mapping[str, Any], new: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a ``reproduction.json`` and new ones, which replace those that were measured by the same protocol.
+    """The rows of a ``reproduction.json`` and new ones, which replace rows measured by the same protocol.
 
-    Rows of an earlier version say how they were measured only where their file does.
+    Rows of an earlier version have their provenance only in the file as a whole.
     """
     listed = found.get("rows")
     before = [dict(row) for row in listed if _is_row(row)] if isinstance(listed, list) else []
@@ -42,7 +42,7 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Header and rows of what was expected beside what came out."""
+    """Header and rows of expected and measured values."""
     lines = [["row", "expected", "measured", "difference", "tolerance", ""]]
     for row in rows:
         error = row.get("std_error")
@@ -60,7 +60,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The page: the table, then of every row protocol, source, reason for the tolerance, and how it was measured."""
+    """The page: the table, then for every row its protocol, source, reason for the tolerance, and provenance."""
     header, *lines = table(rows)
     cells = [" | ".join(("", *line, "")).strip() for line in (header, ["---"] * len(header), *lines)]
     counts = f"{sum(row['passed'] is True for row in rows)} of {len(rows)} rows pass"

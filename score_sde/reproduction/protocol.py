@@ -1,4 +1,4 @@
-"""The protocol by which a row was measured, and in what it differs from the row's own."""
+"""The protocol of a measurement, and its differences from the row's own."""
 
 from collections.abc import Iterable
 
@@ -13,8 +13,8 @@ _OF_LOOPS = (
     *("keep_checkpoints", "keep_every", "keep_best"),
 )
 _DRAWS = ("seed", "sampling.seed", "sampling.first")
-# What decides where, how fast and by which draw a row is measured, and what is measured beside it: no tolerance is
-# less than the spread of draws.
+# Fields for the place, speed and random draw of a measurement, and for other measurements beside it. They may differ:
+# no tolerance is smaller than the spread over draws.
 _FREE = {
     *("data.data_dir", "data.shape", "data.workers", "data.prefetch", "optim.ema_widths", "optim.ema_snapshot_every"),
     *(f"{group}.{name}" for group in ("training", "dequantizer") for name in _OF_LOOPS),
@@ -26,7 +26,7 @@ _FREE = {
 
 
 def _groups(row: Row) -> tuple[str, ...]:
-    """The groups of fields that a row reads."""
+    """The groups of fields read by a row."""
     flow = row.what.startswith(("nll", "bound"))
     groups = (*_MODEL, *(("likelihood",) if flow else ("sampling", "evaluation")))
     if row.what.endswith("variational"):
@@ -35,13 +35,13 @@ def _groups(row: Row) -> tuple[str, ...]:
 
 
 def overridden(row: Row, own: Settings, used: Settings) -> list[str]:
-    """The fields that decide the number of a row and differ from the row's own, as ``name: own -> used``."""
+    """The decisive fields that differ from the row's own, as ``name: own -> used``."""
     free = _FREE | ({"likelihood.bound_times"} if row.what.startswith("nll") else set())
     return changed_fields(own.to_dict(), used, groups=_groups(row), free=free)
 
 
 def protocol(row: Row, own: Settings, used: Settings) -> str:
-    """How a row was measured, in one line: its own settings, but those that were used where they differ.
+    """The protocol of a measurement in one line: the row's settings, with the used values where they differ.
 
     >>> from score_sde.config import from_file, with_overrides
     >>> from score_sde.paths import config_file
@@ -63,7 +63,7 @@ def protocol(row: Row, own: Settings, used: Settings) -> str:
 
 
 def _assignments(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
-    """Name and new value of lines ``name: old -> new``."""
+    """Names and new values from lines ``name: old -> new``."""
     for line in lines:
         name, _, values = line.partition(": ")
         yield name, values.rpartition(" -> ")[2]

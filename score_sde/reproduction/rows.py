@@ -1,8 +1,8 @@
-"""The rows: published results, and short runs on the digits, each with its protocol and its tolerance.
+"""The rows: published results, and short runs on the digits, each with its protocol and tolerance.
 
-Likelihoods are in bits/dim on the test split. The tables are those of Song et al. 2021, *Score-Based Generative
-Modeling through Stochastic Differential Equations* (arXiv 2011.13456, tables 2 and 3), and of Song et al. 2021,
-*Maximum Likelihood Training of Score-Based Diffusion Models* (arXiv 2101.09258, the table of likelihoods and FID).
+Likelihoods are in bits/dim on the test split. The tables are from Song et al. 2021, *Score-Based Generative Modeling
+through Stochastic Differential Equations* (arXiv 2011.13456, tables 2 and 3), and Song et al. 2021, *Maximum Likelihood
+Training of Score-Based Diffusion Models* (arXiv 2101.09258, the table of likelihoods and FID).
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from score_sde.errors import UserError, nearest
 
-SNAPSHOT = 50_000  # steps between the published checkpoints, which are numbered from there
+SNAPSHOT = 50_000  # steps between published checkpoints, and the step of number 1
 STEPS = {False: 1_300_000, True: 950_000}  # of training: plain and deep networks
 
 
@@ -19,12 +19,12 @@ STEPS = {False: 1_300_000, True: 950_000}  # of training: plain and deep network
 class Checkpoint:
     """A published file: ``checkpoint_26.pth`` of PyTorch or ``checkpoint_26`` of Flax, in a folder of its model."""
 
-    folders: tuple[str, ...]  # names it may have
-    number: int | None  # None for the smallest in the folder, which was best by FID in training
+    folders: tuple[str, ...]  # possible names
+    number: int | None  # None for the smallest number in the folder, the best by FID in training
 
     @property
     def files(self) -> str:
-        """How the file is called."""
+        """The name of the file."""
         if self.number is None:
             return "the checkpoint_N.pth (PyTorch) or checkpoint_N (Flax) with the smallest N"
         return f"checkpoint_{self.number}.pth (PyTorch) or checkpoint_{self.number} (Flax)"
@@ -32,21 +32,21 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One number and what it takes to measure it again."""
+    """One number and the settings to measure it again."""
 
     name: str
     config: str  # below configs/, without its ending
-    checkpoint: Checkpoint | None  # None for a model that is trained first, as the configuration says
-    run: str  # directory of the run, which rows of the same model share
-    what: str  # of QUANTITIES
-    settings: tuple[str, ...]  # overrides of the configuration, as NAME=VALUE
+    checkpoint: Checkpoint | None  # None for a model trained first, as configured
+    run: str  # directory of the run, shared by rows of the same model
+    what: str  # a name in QUANTITIES
+    settings: tuple[str, ...]  # overrides of the configuration, NAME=VALUE
     expected: float
     tolerance: float
-    reason: str  # for the tolerance
+    reason: str  # reason for the tolerance
     source: str
 
 
-#: What can be measured, and how.
+#: The measurable quantities and their settings.
 QUANTITIES = {
     "nll": "bits/dim of the test split by the probability flow, uniform dequantisation",
     "bound": "upper bound on the bits/dim of the test split, uniform dequantisation",
@@ -139,9 +139,9 @@ _OBJECTIVES = {
     "LW+IS": ("_likelihood_iw", ("objective.weighting=likelihood", "objective.times=importance")),
 }
 
-# Means over the seeds 42, 1 and 2. Another processor rounds otherwise, which is as good as another seed: the standard
-# deviations over seeds, pooled over the SDEs (6 degrees of freedom), are 0.011 bits/dim and 3.5, and the tolerances the
-# 99 % prediction intervals for one more run, 3.71 sqrt(1 + 1/3) times as much.
+# Means over the seeds 42, 1 and 2. Another processor rounds differently, which acts like another seed. The standard
+# deviations over seeds, pooled over the SDEs (6 degrees of freedom), are 0.011 bits/dim and 3.5. The tolerances are the
+# 99 % prediction intervals for one more run, 3.71 sqrt(1 + 1/3) standard deviations.
 _DIGITS = """
 sde    nll    fid
 vp     2.361  64.0
@@ -198,7 +198,7 @@ def _tolerance(what: str, value: float) -> tuple[float, str]:
 
 
 def _score_sde() -> Iterator[Row]:
-    continuous = ("sde.schedule=continuous",)  # the flow that both ask for is that of the limit
+    continuous = ("sde.schedule=continuous",)  # both use the flow of the continuous limit
     for line in _parsed(_SCORE_SDE):
         config = line.pop("config")
         folder, _, rest = config.partition("/")
@@ -237,7 +237,7 @@ def _score_flow() -> Iterator[Row]:
             yield Row(
                 name=f"score_flow/{model}/{what}",
                 config=f"score_flow/{sde}/{data}_ddpmpp{deep}_continuous",
-                # Whether the table is of models that saw mirrored images is not said, and the folders tell both.
+                # The paper does not say whether these models saw mirrored images; the folders name both.
                 checkpoint=Checkpoint(folders=(model, f"{model}_flip"), number=STEPS[bool(deep)] // SNAPSHOT),
                 run=f"score_flow/{model}",
                 what=what,
@@ -273,7 +273,7 @@ ROWS = {row.name: row for rows in (_digits(), _score_sde(), _score_flow()) for r
 
 
 def select(pattern: str) -> list[Row]:
-    """The rows of a name, a pattern such as ``score_sde/*/nll``, or the beginning of names, such as ``digits/vp``.
+    """The rows that match a name, a pattern such as ``score_sde/*/nll``, or a prefix such as ``digits/vp``.
 
     Raises:
         UserError: If there is none, with the nearest name.
