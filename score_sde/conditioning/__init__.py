@@ -1,4 +1,4 @@
-"""Samples under conditions: what is known of a sample is held while the rest is drawn."""
+"""Conditional samples: known values of a sample are held while the rest is drawn."""
 
 from score_sde.conditioning.inpainting import Inpaint
 

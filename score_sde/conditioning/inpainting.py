@@ -4,11 +4,11 @@ After every step to time ``s`` the known values are set to ``m(s) known + s(s) z
 appendix I.2; for annealed Langevin dynamics Song & Ermon 2019, arXiv 1907.05600, algorithm 2). No training and no
 gradient is needed.
 
-It approximates. A step sees one noisy copy of the known values, and what it makes of the unknown ones is never weighed
-by the copies to come: with a predictor alone the law of the result is not ``p(unknown | known)``, however small the
-steps and exact the score. On a Gaussian of two values with correlation 0.8 and variance 1, one known to lie 0.97 above
-its mean, the other came out 0.48 above its own instead of 0.78, with variance 0.49 instead of 0.36 (400 steps).
-Corrector steps at every level are what mends it: 16 of :class:`~score_sde.solvers.AnnealedLangevin` after each of 100
+The method is approximate. A step sees one noisy copy of the known values, and its proposal for the unknown ones is
+never weighted by later copies: with a predictor alone the law of the result is not ``p(unknown | known)``, however
+small the steps and exact the score. On a Gaussian of two values with correlation 0.8 and variance 1, one known to lie
+0.97 above its mean, the other came out 0.48 above its own mean instead of 0.78, with variance 0.49 instead of 0.36 (400
+steps). Corrector steps at every level fix it: 16 of :class:`~score_sde.solvers.AnnealedLangevin` after each of 100
 predictor steps gave 0.77 and 0.37.
 """
 
@@ -26,21 +26,21 @@ from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers import PredictorCorrector, Solver, SolverState
 from score_sde.typing import Batch, SampleKeys, Scalar, component, holds
 
-#: Purposes of the keys derived from those of a step, out of the way of a solver's own.
+#: Purposes of the keys derived from a step's keys, distinct from a solver's own.
 _START, _STEP = 0x7FFFFFFE, 0x7FFFFFFF
 
 
 @component
 class Inpaint(Checked):
-    r"""A solver that holds known values; it takes any solver, and any process that the solver takes.
+    r"""A solver that holds known values. It wraps any solver, and accepts any process that the solver accepts.
 
-    Of a :class:`~score_sde.solvers.PredictorCorrector` the known values are replaced after the predictor and after
-    every correction. At ``t = 1`` they are replaced before the first step too, so that a prior that knows no data (VE)
-    does not matter. Noise is drawn sample by sample, from keys that the solver does not use: where nothing is known
-    the samples are those of the solver. (Two programs of the compiler may differ in rounding.)
+    With a :class:`~score_sde.solvers.PredictorCorrector` the known values are replaced after the predictor and after
+    every correction. At ``t = 1`` they are replaced before the first step too, so that a prior that ignores the data
+    (VE) does not matter. Noise is drawn sample by sample, from keys that the solver does not use: where nothing is
+    known the samples equal the solver's. (Two compiled programs may differ in rounding.)
 
-    At the end the known values have the noise of the last time; ``x_mean`` has the known values themselves, and so has
-    what :meth:`restore` returns.
+    At the end the known values have the noise of the last time; ``x_mean`` and the result of :meth:`restore` have the
+    known values themselves.
 
     Attributes:
         solver: The solver of the unknown values.
@@ -63,7 +63,7 @@ class Inpaint(Checked):
     mask: Batch | Bool[Array, "batch *event"] | Integer[Array, "batch *event"]
 
     def problems(self) -> Iterator[str]:
-        """A mask that is neither 0 nor 1, and known values that are no numbers."""
+        """Sentences about a mask with values other than 0 and 1, and known values that are not numbers."""
         mask = self.mask
         if not holds(lambda mask: (mask == 0) | (mask == 1), mask):
             wrong = next(value for value in np.asarray(mask).ravel().tolist() if value not in (0, 1))
@@ -73,11 +73,11 @@ class Inpaint(Checked):
 
     @property
     def num_evals(self) -> int:
-        """Those of the solver."""
+        """Evaluations of the solver."""
         return self.solver.num_evals
 
     def init(self, x: Batch) -> SolverState:
-        """The solver's.
+        """The state of the solver.
 
         Raises:
             UserError: If samples, known values and mask are not of one shape, or the known values are whole numbers.

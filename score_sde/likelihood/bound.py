@@ -8,7 +8,7 @@ Started at the prior, the reverse SDE of a score function down to ``t_min``, fol
     integral = 1/2 int_{t_min}^1 E[g^2 (|score - q|^2 - |q|^2) - 2 div(f x)] dt,
     offset = -E log N(x; E[x | x_t], (s/m)^2 I) - H(p(x_t | x))   at t = t_min.
 
-What has a closed form is not sampled: the prior term, the drift, ``-int d f dt = d log(m(t_min) / m(1))``, and
+Terms with a closed form are not sampled: the prior term, the drift, ``-int d f dt = d log(m(t_min) / m(1))``, and
 ``E|z|^2 = d``. In noise space, ``n = -s score``, nothing is divided by the small standard deviations near ``t = 0``,
 and the integral and the offset share their one unknown,
 
@@ -51,7 +51,7 @@ _OFFSET_DRAWS = 8
 
 
 class Bound(NamedTuple):
-    """Upper bounds on negative log-likelihoods in nats, and what they are made of, per example."""
+    """Upper bounds on negative log-likelihoods in nats, and their terms, per example."""
 
     value: Times  # prior + integral + offset
     std_error: Times  # standard error of the value over the draws of times, noise and probes
@@ -76,29 +76,29 @@ def nll_bound(
 ) -> Bound:
     """An unbiased estimate of the bound on ``-log p(x)`` (Song et al. 2021b, theorem 3), and its standard error.
 
-    Times are stratified, with two draws in each of ``num_times / 2`` strata: the difference of the two is an honest
-    measure of the error, which a single draw would not allow.
+    Times are stratified, with two draws in each of ``num_times / 2`` strata: their difference is an honest measure of
+    the error, which a single draw would not provide.
 
     Args:
         key: Draws times, noise and probes; example ``i`` uses ``fold_in(key, i)``.
         sde: The forward process.
         score_fn: The score of its marginals.
         x: Continuous data of shape ``(batch, *event)``.
-        t_min: Time of the decoder, below which the reverse SDE is not followed.
+        t_min: Time of the decoder, where the reverse SDE ends.
         num_times: Evaluations of the score per example, an even number; 8 more are for the offset.
         importance: Times uniform in log-SNR (:class:`~score_sde.objectives.ImportanceTimes`), else uniform times.
         form: ``"denoising"``, or ``"sliced"`` with the divergence of the score, which costs a derivative per probe.
         offset: Add the decoder. Without it the bound is on the mean of ``-log p`` at ``t_min`` over ``x_t | x``.
-        num_probes: Of the sliced form: Hutchinson probes per time, or ``None`` for the exact divergence.
-        probe_kind: Of the sliced form: ``"rademacher"`` or ``"gaussian"``.
+        num_probes: For the sliced form: Hutchinson probes per time, or ``None`` for the exact divergence.
+        probe_kind: For the sliced form: ``"rademacher"`` or ``"gaussian"``.
 
     Returns:
         The bound in nats with its standard error and its three terms, per example.
 
     Raises:
-        UserError: If ``t_min`` is no time between 0 and 1, if ``num_times`` is odd or less than 2, if the form is
-            unknown, if there are no probes, if the data are whole numbers or none, if the key is not one, or if the
-            scores have another shape than the data.
+        UserError: If ``t_min`` is not a time between 0 and 1, if ``num_times`` is odd or less than 2, if the form is
+            unknown, if there are no probes, if the data are whole numbers or empty, if the key is not a single key, or
+            if the scores differ in shape from the data.
 
     >>> from score_sde.sdes import VP
     >>> sde = VP()
@@ -130,7 +130,7 @@ def nll_bound(
     samples = jax.vmap(law.at)(_paired_quantiles(time_keys, num_times))
     t, weight = (part.astype(time_dtype(x)) for part in samples)
     rate = (sde.diffusion(t) / sde.marginal(t).std) ** 2
-    halves = scaled_errors(t, 0.5 * (1.0 - t_min) * (weight * rate), draw_keys)  # under importance a constant
+    halves = scaled_errors(t, 0.5 * (1.0 - t_min) * (weight * rate), draw_keys)  # constant under importance sampling
     prior, integral, extra = _closed_forms(sde, x, t_min)
     integral = integral + jnp.mean(halves, axis=0)
     variance = jnp.mean((halves[0::2] - halves[1::2]) ** 2, axis=0) / (2 * num_times)
@@ -153,10 +153,10 @@ def bound_draw(
     t_min: Number = DEFAULTS.likelihood.t_min,
     offset: bool = DEFAULTS.dequantizer.offset,
 ) -> Times:
-    """One draw of the bound per example, from one time each: what noise is trained on that a score model is to like.
+    """One draw of the bound per example, from one time each: the training loss of dequantization noise.
 
-    Unbiased for every example, and differentiable in ``x``. The times are uniform in log-SNR and spread evenly over the
-    batch, so that their mean varies less than that of independent draws.
+    The draw is unbiased for every example, and differentiable in ``x``. The times are uniform in log-SNR and spread
+    evenly over the batch, which makes their mean vary less than with independent draws.
 
     Args:
         key: Draws times and noise; the noise of example ``i`` uses ``fold_in(key, i)``.
@@ -170,8 +170,8 @@ def bound_draw(
         The bound in nats per example.
 
     Raises:
-        UserError: If ``t_min`` is no time between 0 and 1, if the data are whole numbers or none, if the key is not
-            one, or if the scores have another shape than the data.
+        UserError: If ``t_min`` is not a time between 0 and 1, if the data are whole numbers or empty, if the key is not
+            a single key, or if the scores differ in shape from the data.
 
     >>> from score_sde.sdes import VP
     >>> draws = bound_draw(jax.random.key(0), VP(), lambda x, t: -x, jnp.zeros((4000, 2)))
@@ -184,7 +184,7 @@ def bound_draw(
 
 
 def draw_one_time(key: PRNGKey, sde: SDE, x: Array, t_min: Number) -> OneTimeDraws:
-    """What is random in :func:`bound_draw`: the times, and the keys of the noise of the integral and the decoder."""
+    """The randomness of :func:`bound_draw`: the times, and the keys of the noise of the integral and the decoder."""
     check_key(key)
     times_key, noise_key = jax.random.split(key)
     keys = jax.vmap(jax.random.split, out_axes=1)(example_keys(noise_key, x))
@@ -192,7 +192,7 @@ def draw_one_time(key: PRNGKey, sde: SDE, x: Array, t_min: Number) -> OneTimeDra
 
 
 def one_time_bound(draws: OneTimeDraws, sde: SDE, score_fn: ScoreFn, x: Batch, *, t_min: Number, offset: bool) -> Times:
-    """The bound of :func:`bound_draw` from given draws, so that a batch may be split once they are made."""
+    """The bound of :func:`bound_draw` from given draws, so that a batch may be split after drawing."""
 
     def error(keys: SampleKeys, t: Times) -> Times:
         options: dict[str, Any] = {"form": "denoising", "num_probes": None, "probe_kind": "rademacher"}
@@ -210,7 +210,7 @@ def _even_law(sde: SDE, t_min: Number) -> ImportanceTimes:
 
 
 def _closed_forms(sde: SDE, x: Batch, t_min: Number) -> tuple[Times, Scalar, Scalar]:
-    """The prior term, and what the integral and the offset are without the error ``e`` of the noise."""
+    """The prior term, and the integral and the offset without the error ``e`` of the noise."""
     start, end = (sde.marginal(jnp.asarray(t, x.dtype)) for t in (t_min, 1.0))
     dim = x[0].size
     prior = 0.5 * dim * (end.std / sde.prior_std) ** 2 - sde.prior_logp(end.mean_coeff * x)
@@ -225,7 +225,7 @@ def noise_error(
     noise: Batch,
     probes: Float[Array, "batch probes *event"] | None = None,
 ) -> Times:
-    """``|n - z|^2 - |z|^2`` at ``x_t = m x + s z``, of which ``e(t)`` is the mean over the noise ``z``.
+    """``|n - z|^2 - |z|^2`` at ``x_t = m x + s z``; its mean over the noise ``z`` is ``e(t)``.
 
     Args:
         sde: The forward process.
@@ -272,8 +272,8 @@ def _draw_error(
     event, dim = x.shape[1:], x[0].size
     noise_keys, probe_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     noise = sample_noise(noise_keys, x)
-    # At high noise n is nearly z, so that the error is -|z|^2 in the one form and |z|^2 - 2d in the other: the share of
-    # noise in x_t times |z|^2 - d, whose mean is zero, takes most of the variance away.
+    # At high noise n is nearly z, so the error is -|z|^2 in one form and |z|^2 - 2d in the other. A control variate of
+    # mean zero, the share of noise in x_t times |z|^2 - d, removes most of the variance.
     mean_coeff, std = sde.marginal(t)
     control = std**2 / (mean_coeff**2 + std**2) * (event_sum(noise**2) - dim)
     if form == "denoising":

@@ -1,13 +1,13 @@
-r"""Noise for grey levels, and what it costs: uniform noise, and noise of a density that is learned.
+r"""Noise for grey levels and its cost in bits: uniform noise, and noise with a learned density.
 
-Noise ``u`` of a density ``q(u | k)`` in the bins of :class:`~score_sde.quantization.Quantization` costs what it tells
-(Ho et al. 2019, arXiv 1902.00275, eq. 11),
+Noise ``u`` of a density ``q(u | k)`` in the bins of :class:`~score_sde.quantization.Quantization` costs its information
+content (Ho et al. 2019, arXiv 1902.00275, eq. 11),
 
     log P(k) >= E_q[log p(x) + log |dx/du| - log q(u | k)],         log |dx/du| = -d log(K / width),
 
-with equality for the ``q`` proportional to the density of the model within the bins of ``k``: in bits per dimension
+with equality for ``q`` proportional to the model's density within the bins of ``k``. In bits per dimension it is
 ``-(log p(x) - log q(u | k)) / (d log 2) + log2(K / width)``. Uniform noise has ``log q = 0``. The mean of several
-weights ``p / q`` under the logarithm is closer still (:func:`~score_sde.variational.importance_weighted`).
+weights ``p / q`` under the logarithm is tighter still (:func:`~score_sde.variational.importance_weighted`).
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from score_sde.typing import Batch, Dequantizer, Loss, Number, Params, PRNGKey, 
 
 
 class Dequantized(NamedTuple):
-    """Scaled data and what their noise costs."""
+    """Scaled data and the cost of their noise."""
 
     x: Batch
     log_q: Times  # log q(u | levels) in nats per example; 0 for uniform noise
@@ -54,12 +54,12 @@ def dequantize_with(
     *,
     dropout_key: PRNGKey | None = None,
 ) -> Dequantized:
-    """Grey levels plus noise from a dequantizer, scaled, and the log-density of that noise, from one key per example.
+    """Grey levels plus noise from a dequantizer, scaled, and the log-density of the noise, from one key per example.
 
     ``bits_per_dim(logp(x) - log_q, dim)`` bounds the bits of the images from above.
 
     Raises:
-        UserError: As of :meth:`~score_sde.quantization.Quantization.place`.
+        UserError: As :meth:`~score_sde.quantization.Quantization.place`.
 
     >>> quantization, levels = Quantization(num_grey_levels=4), jnp.array([[0, 1, 2, 3]])
     >>> keys = jax.random.split(jax.random.key(0), 1)
@@ -83,14 +83,14 @@ def dequantization_loss(
 ) -> Loss:
     """The bound in bits per dimension of every image, as a function of the parameters of its dequantizer.
 
-    Song et al. 2021b (arXiv 2101.09258): what the images cost under a model, from one time per image
-    (:func:`~score_sde.likelihood.bound_draw`), and what their noise tells.
+    Song et al. 2021b (arXiv 2101.09258): the cost of the images under a model, from one time per image
+    (:func:`~score_sde.likelihood.bound_draw`), less the information in their noise.
 
     Args:
         quantization: The grey levels.
-        dequantizer: The noise that is trained.
+        dequantizer: The dequantizer to train.
         sde: The forward process.
-        score_fn: The score of its marginals, which stays as it is.
+        score_fn: The score of its marginals, held fixed.
         t_min: Time of the decoder.
         offset: Add the decoder, for one more evaluation of the score.
         dropout: Whether the dequantizer has dropout in training.

@@ -24,7 +24,7 @@ def draw_probes(key: PRNGKey, num_probes: int | None, event_shape: tuple[int, ..
     """Probes for one example: random ones, or the standard basis for the exact trace (``num_probes=None``).
 
     Raises:
-        UserError: For a number of probes that is no whole number from 1, and for an unknown kind.
+        UserError: For a number of probes that is not a whole number from 1, and for an unknown kind.
     """
     check_probes(num_probes, kind)
     if num_probes is None:
@@ -37,10 +37,10 @@ def draw_probes(key: PRNGKey, num_probes: int | None, event_shape: tuple[int, ..
 
 
 def check_probes(num_probes: Any, kind: Any) -> None:
-    """Refuse numbers and kinds of probes that are none, whether they play a part or not.
+    """Refuse invalid numbers and kinds of probes, whether they are used or not.
 
     Raises:
-        UserError: For a number of probes that is no whole number from 1, and for an unknown kind.
+        UserError: For a number of probes that is not a whole number from 1, and for an unknown kind.
     """
     if num_probes is not None and list(not_whole("num_probes", num_probes, 1)):
         raise UserError(f"num_probes is {num_probes}; expected 1 or more, or None for the exact trace.")

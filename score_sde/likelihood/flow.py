@@ -5,8 +5,8 @@ al. 2018; Song et al. 2021, eq. 39) gives
 
     log p_{t0}(x(t0)) = log p_{t1}(x(t1)) + int_{t0}^{t1} div h(x(t), t) dt,
 
-where ``p_{t1}`` is replaced by the prior. The data enter at ``t0`` as they are, so the value is the log-density of the
-model at ``t0``.
+where ``p_{t1}`` is replaced by the prior. The data enter unchanged at ``t0``, so the value is the model's log-density
+at ``t0``.
 """
 
 from collections.abc import Callable
@@ -77,8 +77,8 @@ def log_likelihood(
         Log-density in nats, latent code, number of evaluations, success and probe standard error, per example.
 
     Raises:
-        UserError: Unless ``0 < t0 < t1 <= 1``. If the data are whole numbers or none, if the key is not one, if the
-            scores have another shape than the data, or if there are no probes or no steps.
+        UserError: Unless ``0 < t0 < t1 <= 1``. If the data are whole numbers or empty, if the key is not a single key,
+            if the scores differ in shape from the data, or if there are no probes or no steps.
 
     >>> from score_sde.sdes import VP
     >>> sde, s = VP(), 0.5
@@ -118,7 +118,7 @@ def finish(
     exact: bool,
     terminal_logp: TerminalLogp | None,
 ) -> Likelihood:
-    """Terminal density plus change of volume, which is the sum of the quadratic forms if exact, and their mean else."""
+    """Terminal density plus change of volume: the sum of the quadratic forms if exact, else their mean."""
     change, error = _trace_and_error(forms, exact=exact)
     logp = (sde.prior_logp if terminal_logp is None else terminal_logp)(latents) + change
     return Likelihood(logp, latents, num_evals, success, error)
@@ -133,18 +133,18 @@ def bits_per_dim(
     quantization: Quantization,
     **options: Any,
 ) -> tuple[Times, Likelihood]:
-    """Bits per dimension of dequantized images, and the likelihood that they come from.
+    """Bits per dimension of dequantized images, and the underlying likelihood.
 
     Args:
-        key: As of :func:`log_likelihood`.
+        key: As in :func:`log_likelihood`.
         sde: The forward process.
         score_fn: The score of its marginals.
         x: Images with noise in their bins, such as ``quantization.dequantize(key, levels)``; not under a trace.
         quantization: Number of grey levels and scale of the images.
-        **options: As of :func:`log_likelihood`.
+        **options: As in :func:`log_likelihood`.
 
     Raises:
-        UserError: If ``x`` are no images of that scale, or without noise, whose likelihood has no bound; see
+        UserError: If ``x`` are not images of this scale, or lack noise, so that their likelihood has no bound; see
             :meth:`Quantization.check`.
 
     >>> from score_sde.sdes import VP
@@ -160,7 +160,7 @@ def bits_per_dim(
 
 
 def decoder_term(key: PRNGKey, sde: SDE, score_fn: ScoreFn, x: Batch, t_min: Number) -> tuple[Batch, Times]:
-    r"""Data with the noise of ``t_min``, and what makes their log-likelihood there a bound on that of the data.
+    r"""Data with the noise of ``t_min``, and the term that turns their log-likelihood there into a bound for the data.
 
     With the Gaussian decoder ``N(x; E[x | x_t], (s/m)^2 I)`` at ``t = t_min`` (Song et al. 2021b, arXiv 2101.09258,
     appendix B.4) and ``n = -s score(x_t)``,
@@ -175,11 +175,11 @@ def decoder_term(key: PRNGKey, sde: SDE, score_fn: ScoreFn, x: Batch, t_min: Num
         t_min: Time of the decoder.
 
     Returns:
-        ``x_t``, and the term to be added to ``-log p_t(x_t)``, in nats per example.
+        ``x_t``, and the term to add to ``-log p_t(x_t)``, in nats per example.
 
     Raises:
-        UserError: If ``t_min`` is no time between 0 and 1, if the data are whole numbers or none, if the key is not
-            one, or if the scores have another shape than the data.
+        UserError: If ``t_min`` is not a time between 0 and 1, if the data are whole numbers or empty, if the key is not
+            a single key, or if the scores differ in shape from the data.
 
     >>> from score_sde.sdes import VP
     >>> xt, term = decoder_term(jax.random.key(0), VP(), lambda x, t: -x, jnp.zeros((1, 2)), 1e-5)
@@ -218,11 +218,11 @@ def transport(
 ) -> Solution:
     """Carry samples along the probability flow from ``t0`` to ``t1``: encode if ``t1 > t0``, decode otherwise.
 
-    Tolerances, ``max_steps`` and ``joint`` are those of :func:`score_sde.solvers.adaptive.solve_ode`.
+    Tolerances, ``max_steps`` and ``joint`` are as in :func:`score_sde.solvers.adaptive.solve_ode`.
 
     Raises:
-        UserError: If ``t0`` or ``t1`` is no time from 0 to 1, if samples or scores are no floating-point numbers of one
-            shape, or if there are no steps.
+        UserError: If ``t0`` or ``t1`` is not a time from 0 to 1, if samples or scores are not floating-point numbers of
+            one shape, or if there are no steps.
     """
     for name, t in {"t0": t0, "t1": t1}.items():
         refuse(not_fulfilled(name, t, lambda t: (t >= 0.0) & (t <= 1.0), "a time from 0, the data, to 1, the prior"))
@@ -237,7 +237,7 @@ def _solve(
 ) -> Any:
     """Integrate in ``u = sqrt(t)``, ``dt = 2 u du``.
 
-    Near the data the drift of the VP flow grows like ``1 / sqrt(t)``, which a solver in ``t`` meets with many tiny
+    Near the data the drift of the VP flow grows like ``1 / sqrt(t)``, for which a solver in ``t`` needs many tiny
     steps; in ``u`` it is smooth. For the other processes the change is harmless.
     """
     from score_sde.solvers.adaptive import solve_ode  # keeps diffrax out of `import score_sde`

@@ -2,15 +2,15 @@ r"""The probability-flow likelihood on a fixed grid: a fresh probe at every time
 
 With ``y = x / m``, ``l = log(s / m)`` and the noise ``n = -s score`` the probability flow of every process is
 ``dy = e^l n dl``. Along the grid ``n`` is a polynomial through its newest values, whose integral against ``e^l`` is
-exact (an exponential Adams method): it predicts the next sample, and with the noise found there corrects it. One
-evaluation a time. In the same variable
+exact (an exponential Adams method): it predicts the next sample, and with the noise found there corrects it, at one
+evaluation per time. In the same variable
 
     log p_s(x_s) = log p_t(x_t) + d log(m_t / m_s) + int_{l_s}^{l_t} tr(e^l dn/dy) dl,
 
 whose integrand goes from 0 at the data to ``d`` at the prior and is flat at both ends.
 
-The sample does not depend on the probes of the trace. So each time may have probes of its own, whose errors average
-out along the path, where one that is frozen for a whole solve keeps its error: on the correlated Gaussian of
+The sample does not depend on the probes of the trace, so each time may have fresh probes. Their errors average out
+along the path, whereas a probe frozen for a whole solve keeps its error: on the correlated Gaussian of
 ``experiments/likelihood/README.md`` the probe error is 4.5 times smaller at 72 evaluations.
 """
 
@@ -30,7 +30,7 @@ from score_sde.solvers.pairing import check_times
 from score_sde.typing import Batch, PRNGKey, SampleKeys, Scalar, ScoreFn, holds, time_dtype
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)  # exact to rounding for a step times a polynomial
-_CUBIC = 4  # points of the interpolant whose integral is the quadrature of the divergence
+_CUBIC = 4  # points of the interpolant in the quadrature of the divergence
 
 
 def log_likelihood_on_grid(
@@ -55,19 +55,19 @@ def log_likelihood_on_grid(
         x: Continuous data of shape ``(batch, *event)``.
         times: Grid from 1 down to the time at which the data enter, such as
             :func:`score_sde.sampling.log_snr_times`; one evaluation for each.
-        order: Values of the noise that the predictor interpolates, 1 to 5. The corrector makes it one more.
+        order: Number of noise values that the predictor interpolates, 1 to 5. The corrector adds one.
         num_probes: Hutchinson probes per example and time, or ``None`` for the exact trace.
         probe_kind: ``"rademacher"`` or ``"gaussian"``.
-        fresh_probes: New probes at every time; else the same at all.
+        fresh_probes: Whether to draw new probes at every time; else all times share them.
         terminal_logp: Log-density at ``times[0]``; the prior of the SDE unless given.
 
     Returns:
-        As of :func:`score_sde.likelihood.log_likelihood`; ``success`` says that the result is finite.
+        As :func:`score_sde.likelihood.log_likelihood`; ``success`` says that the result is finite.
 
     Raises:
         UserError: If there are fewer than two times, if they do not decrease from 1 (or, with ``terminal_logp``, any
-            time) to above 0, if the order is none of 1 to 5, if the data are whole numbers or none, if the key is not
-            one, or if the scores have another shape than the data.
+            time) to above 0, if the order is not 1 to 5, if the data are whole numbers or empty, if the key is not a
+            single key, or if the scores differ in shape from the data.
 
     >>> from score_sde.sampling import log_snr_times
     >>> from score_sde.sdes import VP
@@ -110,10 +110,10 @@ def sample_with_log_density(
         score_fn: The score of its marginals.
         start: Draws from the prior, such as :func:`score_sde.sampling.prior_samples`.
         times: Grid from 1 down to the time of the samples.
-        order: As in :func:`log_likelihood_on_grid`, and the rest too.
+        order: As in :func:`log_likelihood_on_grid`, like the rest.
         num_probes: Hutchinson probes per sample and time, or ``None`` for the exact trace.
         probe_kind: ``"rademacher"`` or ``"gaussian"``.
-        fresh_probes: New probes at every time; else the same at all.
+        fresh_probes: Whether to draw new probes at every time; else all times share them.
 
     Returns:
         A :class:`Likelihood` whose ``latents`` are the samples at ``times[-1]`` and ``logp`` their log-densities there.
@@ -127,7 +127,7 @@ def sample_with_log_density(
     x, forms = _carry(keys, sde, score_fn, start, times, order=order, **options)
     done = jnp.isfinite(forms).all(axis=1) & jnp.isfinite(x.reshape(x.shape[0], -1)).all(axis=1)
     logp = sde.prior_logp(start)
-    # The path is that of the likelihood run backwards, and so is the change of the log-density.
+    # Path and change of the log-density are the likelihood's, run backwards.
     moved = finish(
         sde,
         x,
@@ -141,10 +141,10 @@ def sample_with_log_density(
 
 
 def _check_grid(sde: SDE, times: Float[Array, " points"], order: int, *, from_prior: bool) -> None:
-    """Refuse a grid along which there is no likelihood, as far as it can be read.
+    """Refuse a grid that is invalid for likelihoods, as far as it can be read.
 
     Raises:
-        UserError: With all that is wrong.
+        UserError: With every problem.
     """
     if times.shape[0] < 2 or list(not_whole("order", order, 1, 5)):
         raise UserError(f"There are {times.shape[0]} times and the order is {order}; expected 2 or more, and 1 to 5.")
@@ -172,7 +172,7 @@ def _carry(
     probe_kind: ProbeKind,
     fresh_probes: bool,
 ) -> tuple[Batch, Float[Array, "batch probes"]]:
-    """Samples at the last time, and the change of volume on the way: per probe, or per axis for the exact trace."""
+    """Samples at the last time, and the change of volume along the path: per probe, or per axis for the exact trace."""
     event, dim, times = x.shape[1:], x[0].size, times.astype(time_dtype(x))
     place = -0.5 * sde.log_snr(times)
     mean_coeff = sde.marginal(times).mean_coeff
@@ -211,9 +211,9 @@ def _carry(
 
 
 def _adams_weights(place: Float[Array, " points"], order: int) -> tuple[Array, Array]:
-    """What the newest ``order`` values of the noise count in each step, and these with the value at its end in front.
+    """The weights of the newest ``order`` noise values in each step, without and with the value at its end in front.
 
-    The first steps have fewer values, and the weights of those that are missing are zero.
+    The first steps have fewer values; the weights of missing ones are zero.
     """
     steps = place.shape[0] - 1
     predict, correct = [], []
@@ -228,7 +228,7 @@ def _adams_weights(place: Float[Array, " points"], order: int) -> tuple[Array, A
             rows.append(jnp.pad(weights, (0, width - weights.shape[0])))
     if steps > order:
         later = jnp.arange(order, steps)
-        nodes = place[later[:, None] + 1 - jnp.arange(order + 1)[None]]  # that at the end, and the past, newest first
+        nodes = place[later[:, None] + 1 - jnp.arange(order + 1)[None]]  # the end, and the past, newest first
         weigh = jax.vmap(lambda n, a, b: _interpolation_weights(n, a, b, exponential=True))
         predict.extend(weigh(nodes[:, 1:], place[later], place[later + 1]))
         correct.extend(weigh(nodes, place[later], place[later + 1]))
@@ -246,7 +246,7 @@ def _quadrature_weights(place: Float[Array, " points"]) -> Float[Array, " points
 
 
 def _interpolation_weights(nodes: Array, start: Scalar, end: Scalar, *, exponential: bool) -> Array:
-    """The integral from ``start`` to ``end`` of each Lagrange polynomial of the nodes, times ``e^l`` if asked for."""
+    """The integral from ``start`` to ``end`` of each Lagrange polynomial of the nodes, times ``e^l`` if exponential."""
     count = nodes.shape[0]
     points = start + (end - start) * jnp.asarray((1.0 + _NODES) / 2.0, nodes.dtype)
     density = jnp.asarray(0.5 * _WEIGHTS, nodes.dtype) * (end - start)
@@ -260,7 +260,7 @@ def _interpolation_weights(nodes: Array, start: Scalar, end: Scalar, *, exponent
 
 
 def refined(times: Float[Array, " points"], sde: SDE) -> Float[Array, " twice"]:
-    """The grid with a time put into the middle of each step, in log-SNR: what an error is measured against.
+    """The grid with a time added in the middle of each step, in log-SNR: the reference for measuring an error.
 
     >>> from score_sde.sdes import VE
     >>> [round(float(t), 3) for t in refined(jnp.array([1.0, 0.5, 0.0]), VE())]

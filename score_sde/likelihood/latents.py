@@ -25,7 +25,7 @@ def encode(
         score_fn: The score of its marginals.
         x: Data of shape ``(batch, *event)``.
         t_end: Time at which the data enter the flow.
-        tolerance: Of the adaptive solver, relative and absolute.
+        tolerance: Relative and absolute tolerance of the adaptive solver.
 
     >>> import jax
     >>> from score_sde.sdes import VP
@@ -46,7 +46,7 @@ def decode(
     t_end: Number = DEFAULTS.likelihood.t_min,
     tolerance: Number = DEFAULTS.likelihood.tolerance,
 ) -> Solution:
-    """The data of latent codes, the inverse of :func:`encode`; arguments as there."""
+    """The data of latent codes, the inverse of :func:`encode`, with the same arguments."""
     return transport(sde, score_fn, latents, t0=1.0, t1=t_end, rtol=tolerance, atol=tolerance)
 
 

@@ -1,4 +1,4 @@
-"""Training objectives: denoising score matching, its training times and weightings, and the family that it is of."""
+"""Training objectives: denoising score matching, its training times and weightings, and the score matching family."""
 
 from score_sde.objectives.criteria import (
     CRITERIA,

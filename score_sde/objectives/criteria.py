@@ -1,9 +1,9 @@
-r"""Training by any member of the score matching family, as losses that the training loop takes.
+r"""Training by any member of the score matching family, as losses for the training loop.
 
-A criterion is a loss of :mod:`score_sde.objectives.family` with the random numbers that it needs. It trains a network
-on data as they are (:func:`static_score_matching_loss`), or at every noise level of a process in place of denoising
-(:func:`criterion_loss`; Song et al. 2021, section 3.3, name it beside eq. 7). The second gives the same kind of network
-as :func:`~score_sde.objectives.score_matching_loss`, for the same samplers and likelihoods.
+A criterion is a loss of :mod:`score_sde.objectives.family` with its random numbers. It trains a network on unperturbed
+data (:func:`static_score_matching_loss`), or at every noise level of a process in place of denoising
+(:func:`criterion_loss`; mentioned by Song et al. 2021, section 3.3, beside eq. 7). The second yields the same kind of
+network as :func:`~score_sde.objectives.score_matching_loss`, for the same samplers and likelihoods.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,7 +46,7 @@ class Criterion(Protocol):
     """A loss of a score function per example, and its random numbers."""
 
     def draw(self, key: PRNGKey, x: Batch) -> Any:
-        """What :meth:`losses` needs to be random: a pytree whose arrays begin with the axis of the batch."""
+        """The randomness of :meth:`losses`: a pytree whose arrays begin with the axis of the batch."""
         ...
 
     def losses(self, score: StaticScore, x: Batch, draws: Any) -> Times:
@@ -96,8 +96,8 @@ class Sliced:
 
     Attributes:
         num_projections: Directions per example.
-        projections: Their law: ``"rademacher"``, ``"gaussian"`` or ``"sphere"``.
-        variance_reduced: Take ``1/2 |s|^2`` for ``1/2 (v^T s)^2``.
+        projections: Distribution of the directions: ``"rademacher"``, ``"gaussian"`` or ``"sphere"``.
+        variance_reduced: Use ``1/2 |s|^2`` in place of ``1/2 (v^T s)^2``.
     """
 
     num_projections: int = static(default=DEFAULTS.objective.num_projections)
@@ -118,7 +118,7 @@ class Denoising:
     """One noise level: :func:`~score_sde.objectives.denoising_score_matching`.
 
     Attributes:
-        std: The level; the score that is learnt is that of data with this much noise.
+        std: The noise level; the learned score belongs to data with this much noise.
     """
 
     std: Number = 0.1
@@ -147,23 +147,23 @@ CRITERIA: Mapping[str, Callable[..., Criterion]] = MappingProxyType(
 def static_score(
     network: Network, params: Params, *, condition: Number = 0.0, key: PRNGKey | None = None
 ) -> StaticScore:
-    """The output of a network at one noise condition, taken for a score without time; a key switches dropout on."""
+    """The output of a network at one noise condition, as a score without time; a key switches dropout on."""
     return lambda x: network.apply(params, x, jnp.full(x.shape[:1], condition, x.dtype), key=key)
 
 
 def static_score_matching_loss(network: Network, criterion: Criterion, *, condition: Number = 0.0) -> Loss:
     """Train a network as the score of the data, without a process: :func:`static_score` under a criterion.
 
-    Its samples are those of :func:`score_sde.solvers.langevin_monte_carlo`. No solver of a process can use it; see
+    Sample from it with :func:`score_sde.solvers.langevin_monte_carlo`. No solver of a process can use it; see
     :func:`criterion_loss`.
 
     Args:
-        network: The network to be trained.
-        criterion: How.
+        network: The network to train.
+        criterion: The criterion.
         condition: The constant noise condition.
 
     Returns:
-        The loss; it draws what the criterion draws.
+        The loss; its draws are the criterion's.
     """
 
     def draw(key: PRNGKey, batch: Batch) -> tuple[Any, PRNGKey]:
@@ -189,21 +189,21 @@ def criterion_loss(
     r"""A criterion at every noise level: ``E_t E_{x_t} [ lambda(t) l(score(., t), x_t) ]``.
 
     For :class:`Implicit` and :class:`Sliced` it has the gradient of :func:`~score_sde.objectives.score_matching_loss`
-    in expectation without looking at the noise that was added. Its values are less by a constant: with the weighting
-    ``lambda = s^2`` by 1 per dimension (``reduce_mean``), by ``d / 2`` without. It is dearer by the Jacobian-vector
-    products.
+    in expectation, without using the added noise. Its values are smaller by a constant: with the weighting
+    ``lambda = s^2`` by 1 per dimension (``reduce_mean``), by ``d / 2`` without. The Jacobian-vector products make it
+    more expensive.
 
     Args:
         process: The forward process.
-        network: The network to be trained.
-        parameterization: What its output means.
+        network: The network to train.
+        parameterization: The meaning of its output.
         criterion: :class:`Implicit` or :class:`Sliced`.
         times: Draws the training times.
         weighting: ``lambda(t)``.
-        reduce_mean: Per dimension and doubled, or as it is: the two conventions of ``score_matching_loss``.
+        reduce_mean: Per dimension and doubled, or unchanged: the two conventions of ``score_matching_loss``.
 
     Returns:
-        The loss. Times and noise are those that ``score_matching_loss`` draws from the same key.
+        The loss. It draws the same times and noise from a key as ``score_matching_loss``.
     """
 
     def draw(key: PRNGKey, batch: Batch) -> tuple[Any, PRNGKey]:

@@ -5,10 +5,10 @@ r"""Score matching without noise levels: four losses that a score function ``s(x
     sliced     v^T grad s v + 1/2 (v^T s)^2                 (Song et al. 2019, arXiv 1905.07088, section 3)
     denoising  1/2 |s(x + sigma z) + z / sigma|^2           (Vincent 2011; Song & Ermon 2019, eq. 2)
 
-In expectation they differ by what does not depend on ``s``: implicit is explicit minus half the Fisher information
-``E|grad log p|^2``, sliced is implicit, and denoising is explicit for ``p`` convolved with the noise, plus
-``d / (2 sigma^2)`` minus half the Fisher information of that. All are summed over the event and per example. The score
-acts on a batch and must treat its examples one by one.
+In expectation they differ by constants in ``s``: implicit is explicit minus half the Fisher information
+``E|grad log p|^2``, sliced equals implicit, and denoising is explicit for ``p`` convolved with the noise, plus
+``d / (2 sigma^2)`` minus half the Fisher information of this convolution. All are summed over the event, per example.
+The score acts on a batch and must treat its examples independently.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ ProjectionKind = Literal["rademacher", "gaussian", "sphere"]
 def explicit_score_matching(score: StaticScore, x: Batch, target: StaticScore) -> Times:
     """Half the squared distance to a known score, ``1/2 |s - target|^2``.
 
-    Hyvarinen 2005, section 2. It measures a score where the density is known.
+    Hyvarinen 2005, section 2. It evaluates a score where the density is known.
 
     >>> explicit_score_matching(lambda x: -x, jnp.array([[3.0, 4.0]]), lambda x: jnp.zeros_like(x)).tolist()
     [12.5]
@@ -41,7 +41,7 @@ def implicit_score_matching(score: StaticScore, x: Batch) -> Times:
     """``tr grad s + 1/2 |s|^2`` with the exact trace (Hyvarinen 2005, theorem 1).
 
     The trace takes one Jacobian-vector product for each of the ``d`` coordinates, all at once: time and memory grow
-    like ``d`` evaluations of the score. :func:`sliced_score_matching` takes as many as it is given directions.
+    like ``d`` evaluations of the score. :func:`sliced_score_matching` takes one for each direction.
 
     >>> implicit_score_matching(lambda x: -x, jnp.array([[3.0, 4.0]])).tolist()  # -2 + 25 / 2
     [10.5]
@@ -93,8 +93,8 @@ def denoising_score_matching(score: StaticScore, x: Batch, noise: Batch, std: Nu
 def draw_projections(key: PRNGKey, num_projections: int, x: Batch, kind: ProjectionKind = "rademacher") -> Projections:
     """Random directions of mean zero and unit covariance, independent between examples.
 
-    Signs (``"rademacher"``) have the least variance of the three; ``"sphere"`` is uniform on that of radius
-    ``sqrt(d)``, and ``"gaussian"`` standard normal.
+    Signs (``"rademacher"``) have the least variance of the three; ``"sphere"`` is uniform on the sphere of radius
+    ``sqrt(d)``, and ``"gaussian"`` is standard normal.
 
     Raises:
         UserError: For an unknown kind, and for less than one projection.

@@ -48,12 +48,12 @@ def score_matching_loss(
 
     Args:
         process: The forward process.
-        network: The network to be trained.
-        parameterization: What its output means.
+        network: The network to train.
+        parameterization: The meaning of its output.
         times: Draws the training times.
         weighting: ``lambda(t)``; see :mod:`score_sde.times`.
-        reduce_mean: ``True`` averages the squared error over the event, ``False`` takes half its sum; both are the
-            conventions of Song et al. (the VP and VE configurations differ in it).
+        reduce_mean: ``True`` averages the squared error over the event, ``False`` takes half its sum; both are
+            conventions of Song et al., for VP and VE configurations.
 
     Returns:
         The loss; it draws times, noisy data and their noise.
@@ -75,9 +75,9 @@ def score_matching_loss(
 
 
 class LevelLosses(NamedTuple):
-    """What a law of training times does to the loss at each noise level; overall the mean is ``sum(share * mean)``."""
+    """The loss at each noise level under a law of training times; its overall mean is ``sum(share * mean)``."""
 
-    share: Float[Array, " levels"]  # of the draws that fall on the level
+    share: Float[Array, " levels"]  # fraction of the draws on the level
     mean: Float[Array, " levels"]
     std: Float[Array, " levels"]
 
@@ -109,10 +109,10 @@ def loss_by_noise_level(
     t1: Number = 1.0,
     num_levels: int = 20,
 ) -> NoiseLevels:
-    """How the weighted loss is distributed over noise levels under uniform and under importance-sampled times.
+    """The distribution of the weighted loss over noise levels, under uniform and under importance-sampled times.
 
-    Both have the same overall mean; the ratio of their squared overall standard deviations is what importance
-    sampling saves (Song et al. 2021b, arXiv 2101.09258, section 5).
+    Both have the same overall mean; the ratio of their squared overall standard deviations is the gain of importance
+    sampling (Song et al. 2021b, arXiv 2101.09258, section 5).
 
     Args:
         params: Parameters of the network.

@@ -1,6 +1,6 @@
 """Solvers of the reverse-time SDE and of the probability-flow ODE.
 
-:func:`~score_sde.solvers.adaptive.solve_ode`, the adaptive one, is imported from its own module: it needs diffrax.
+The adaptive :func:`~score_sde.solvers.adaptive.solve_ode` is imported from its own module, because it needs diffrax.
 """
 
 from collections.abc import Callable, Mapping

@@ -29,10 +29,10 @@ def solve_ode(
 ) -> Solution:
     """Integrate ``dy/dt = vector_field(t, y, args)`` from ``t0`` to ``t1`` for each example.
 
-    Step sizes are controlled example by example (Tsitouras 5/4, PI control), so that a result does not depend on the
-    rest of the batch, or jointly: all examples then take the same steps, as small as the one with the largest error
-    needs. ``t1 < t0`` integrates backwards. Nothing is raised for an example that needs more than ``max_steps``
-    steps: its ``success`` is ``False``.
+    Step sizes are controlled per example (Tsitouras 5/4, PI control), so that a result does not depend on the rest of
+    the batch, or jointly: all examples then take the same steps, as small as the largest error requires. ``t1 < t0``
+    integrates backwards. An example that needs more than ``max_steps`` steps raises nothing; its ``success`` is
+    ``False``.
 
     Args:
         vector_field: Acts on one example.
@@ -43,7 +43,7 @@ def solve_ode(
         rtol: Relative tolerance.
         atol: Absolute tolerance.
         max_steps: Upper bound on accepted and rejected steps.
-        joint: The same steps for the whole batch. If it is split over devices and hosts, for all of them.
+        joint: The same steps for the whole batch, across all devices and hosts.
 
     Returns:
         The solution at ``t1``. Each attempted step costs six evaluations of the vector field, the start one more.
@@ -89,8 +89,8 @@ def solve_ode(
 def brownian_increment(keys: SampleKeys, x: Batch, t: Scalar, s: Scalar) -> Batch:
     """``W_s - W_t`` for ``0 <= s <= t <= 1`` of one Brownian path per key, run from 1 to 0 and of the shape of ``x``.
 
-    A path is a function of its key: whatever times are asked for, and in whatever order, the answers are of one path
-    (a virtual Brownian tree; Li et al. 2020, arXiv 2001.01328).
+    A path is a function of its key: queries at any times, in any order, return values of the same path (a virtual
+    Brownian tree; Li et al. 2020, arXiv 2001.01328).
     """
 
     def one(key: PRNGKey, example: Array) -> Array:

@@ -21,7 +21,7 @@ class _Loop(NamedTuple):
     x: Batch
     previous: Batch  # the last accepted Euler-Maruyama step, against which relative errors are taken
     t: Scalar
-    step: Scalar  # the size wanted next
+    step: Scalar  # the size of the next step
     error: Scalar
     attempts: Int[Array, ""]
 
@@ -37,7 +37,7 @@ def solve_sde(
     max_steps: int = DEFAULTS.sampling.max_steps,
     joint: bool = False,
 ) -> Solution:
-    r"""Integrate the reverse SDE from ``t = 1`` to ``t1`` with as many steps as its error asks for.
+    r"""Integrate the reverse SDE from ``t = 1`` to ``t1`` with as many steps as the error requires.
 
     Each attempt takes an Euler-Maruyama step ``x'`` of size ``h`` and a second one ``x~`` with drift and diffusion at
     its end, with the same noise; their mean ``x''`` (stochastic improved Euler) is the new sample if
@@ -45,12 +45,12 @@ def solve_sde(
         E = sqrt(mean(((x' - x'') / max(atol, rtol max(|x'|, |x'_previous|)))^2)) <= 1,
 
     and then ``h <- 0.9 h E^{-0.9}`` either way. Unlike in the paper, the path of the noise is fixed, and a rejected
-    step is tried again on the first part of the same path. New noise, as in the paper, favours noise that moves the
-    sample little: in four dimensions the variance of the samples then was a third off, whatever the tolerance.
+    step is tried again on the first part of the same path. New noise, as in the paper, favors noise that moves the
+    sample little: in four dimensions the variance of the samples was then off by a third at every tolerance.
 
     Args:
         keys: One key per sample.
-        process: What is integrated.
+        process: The process to integrate.
         x: Starting points at ``t = 1``.
         t1: End.
         rtol: Relative tolerance; the paper uses 0.01 to 0.1.
@@ -63,8 +63,8 @@ def solve_sde(
         The solution at ``t1``. Each attempt costs two evaluations.
 
     Raises:
-        UserError: If there is not one key per sample, if samples or scores are no floating-point numbers of one shape,
-            if the process is a chain, if ``t1`` is no time between 0 and 1, or if there is no step to take.
+        UserError: If there is not one key per sample, if samples or scores are not floating-point numbers of one shape,
+            if the process is a chain, if ``t1`` is not a time between 0 and 1, or if there is no step to take.
     """
     check_samples(keys, x)
     refuse([*not_inner_time("t1", t1), *not_whole("max_steps", max_steps, 1)])
@@ -80,7 +80,7 @@ def solve_sde(
         one, first, zero = (jnp.asarray(value, x.dtype) for value in (1.0, _FIRST_STEP, 0.0))
         end = jax.lax.while_loop(going, attempt, _Loop(x, x, one, first, zero, jnp.asarray(0)))
         batch = x.shape[:1]
-        # Where the error is no number neither is the sample, for whoever looks at it.
+        # Where the error is NaN, the sample becomes NaN too, for all to see.
         y = jnp.where(jnp.isfinite(end.error), end.x, jnp.nan)
         return Solution(y, jnp.full(batch, 2 * end.attempts), jnp.full(batch, end.t <= t1))
 

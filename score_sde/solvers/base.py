@@ -2,8 +2,8 @@
 
     x ~ prior --> solver.init --> [ solver.step(keys, process, state, t, s) for each pair of times ] --> state.x
 
-A solver receives the *process*, which holds the score function, so that it may evaluate it as often and wherever it
-likes. The loop over times belongs to :func:`score_sde.sampling.integrate`, the only loop over solver steps.
+A solver receives the *process*, which holds the score function, and may evaluate it as often and wherever it likes. The
+loop over times belongs to :func:`score_sde.sampling.integrate`, the only loop over solver steps.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -20,19 +20,19 @@ from score_sde.typing import Batch, SampleKeys, Scalar, event_sum
 
 
 class SolverState(NamedTuple):
-    """What the next step needs: the sample, the same before the last noise was added, and a multistep solver's past."""
+    """The input of the next step: the sample, with and without the last noise, and a multistep solver's past."""
 
     x: Batch
     x_mean: Batch
     memory: Any = ()
 
     def moved(self, x: Batch, x_mean: Batch) -> "SolverState":
-        """The state after a step that keeps no past, with whatever another solver remembers left in place."""
+        """The state after a step without a past of its own; another solver's past stays in place."""
         return SolverState(x, x_mean, self.memory)
 
 
 class Solution(NamedTuple):
-    """Where an adaptive solver has arrived and what it cost, one entry per example."""
+    """The result of an adaptive solver and its cost, one entry per example."""
 
     y: Any
     num_evals: Int[Array, " batch"]
@@ -43,8 +43,8 @@ class Solution(NamedTuple):
 class Solver(Protocol):
     """A predictor, a corrector, a composition of them, or an ODE step.
 
-    It may have an attribute ``follows`` that says which reverse process it is for, and without one it is believed to
-    heed ``process.noise_scale``; see :mod:`score_sde.solvers.pairing`.
+    It may have an attribute ``follows`` that names its reverse process. Without one it is assumed to respect
+    ``process.noise_scale``; see :mod:`score_sde.solvers.pairing`.
     """
 
     @property
@@ -72,7 +72,7 @@ class StatelessSolver(Checked):
 
 
 def largest_rms(error: Any) -> Scalar:
-    """The root mean square over each example of a batch, and of these the largest: a norm for joint step sizes.
+    """The largest root mean square of an example in a batch: a norm for joint step sizes.
 
     >>> float(largest_rms(jnp.array([[1.0, 1.0], [3.0, 4.0]])) ** 2)
     12.5
@@ -83,10 +83,10 @@ def largest_rms(error: Any) -> Scalar:
 
 
 def continuous(process: ReverseProcess) -> ReverseSDE:
-    """The process as one with a drift, which a solver in continuous time integrates.
+    """The process, checked to have a drift for a solver in continuous time.
 
     Raises:
-        UserError: If it is the reversal of a chain, which has none.
+        UserError: If it is the reversal of a chain, which has no drift.
     """
     check_drift(process.forward)
     assert isinstance(process, ReverseSDE)

@@ -18,8 +18,8 @@ from score_sde.typing import Batch, SampleKeys, Scalar, component, static
 class PredictorCorrector(Checked):
     """One predictor step from ``t`` to ``s``, then ``num_corrections`` corrector steps at ``s``.
 
-    This is algorithm 1 of Song et al. 2021; their code corrects before it predicts, which is ``corrector_first``. With
-    no corrections the solver is its predictor.
+    This is algorithm 1 of Song et al. 2021; their code corrects before it predicts, as with ``corrector_first``.
+    Without corrections the solver is its predictor.
     """
 
     predictor: Solver
@@ -28,7 +28,7 @@ class PredictorCorrector(Checked):
     corrector_first: bool = static(default=DEFAULTS.sampling.corrector_first)
 
     def problems(self) -> Iterator[str]:
-        """A number of corrections that is none, and a predictor that would not notice them, or be misled by them."""
+        """Sentences about an invalid number of corrections, and predictors that would ignore or be misled by them."""
         yield from not_whole("num_corrections", self.num_corrections, 0)
         if self.num_corrections and getattr(self.predictor, "keeps_past", False):
             yield (
@@ -38,17 +38,17 @@ class PredictorCorrector(Checked):
 
     @property
     def follows(self) -> Follows | None:
-        """What the predictor follows; corrections of one that stays where it is lead the sample on alone."""
+        """The predictor's process; if the predictor does not move the sample, the corrections alone do."""
         predictor = follows_of(self.predictor)
         return "own" if predictor == "still" and self.num_corrections else predictor
 
     @property
     def num_evals(self) -> int:
-        """Those of the predictor and of all corrections."""
+        """Evaluations of the predictor and of all corrections."""
         return self.predictor.num_evals + self.num_corrections * self.corrector.num_evals
 
     def init(self, x: Batch) -> SolverState:
-        """The predictor's."""
+        """The state of the predictor."""
         return self.predictor.init(x)
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:

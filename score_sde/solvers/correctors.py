@@ -25,7 +25,7 @@ def _norms(x: Batch) -> Times:
 
 @component
 class Langevin(StatelessSolver):
-    r"""Unadjusted Langevin dynamics with a step set by the signal-to-noise ratio (Song et al. 2021, algorithm 4).
+    r"""Unadjusted Langevin dynamics, its step set by the signal-to-noise ratio (Song et al. 2021, algorithm 4).
 
     ``x <- x + h score + sqrt(2 h) z`` with ``h = 2 a (snr |z| / |score|)^2``. The factor ``a`` is 1: the original's
     ``1 - beta_i`` for the VP SDE tends to 1 with the number of steps, and the step should not depend on that number.
@@ -33,8 +33,8 @@ class Langevin(StatelessSolver):
     Attributes:
         snr: Signal-to-noise ratio ``r``.
         per_sample: ``False`` takes both norms as means over the batch, as the original does; ``True`` takes them
-            sample by sample, so that a sample does not depend on its neighbors. The step then depends on the
-            sample, which leaves the marginal a little; the fewer the dimensions, the more.
+            sample by sample, so that a sample does not depend on its neighbors. The step then depends on the sample,
+            which perturbs the marginal slightly, more so in few dimensions.
     """
 
     snr: Number = DEFAULTS.sampling.snr
@@ -43,11 +43,11 @@ class Langevin(StatelessSolver):
     follows: ClassVar[Follows] = "still"
 
     def problems(self) -> Iterator[str]:
-        """A ratio that is none."""
+        """The sentence about an invalid ratio."""
         yield from _no_ratio(self.snr)
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
-        """One correction at time ``s``, where a predictor has left the sample; ``t`` plays no part."""
+        """One correction at time ``s``, where a predictor has left the sample; ``t`` is unused."""
         del t
         score = process.score(state.x, s)
         noise = sample_noise(keys, state.x)
@@ -64,8 +64,8 @@ class AnnealedLangevin(StatelessSolver):
     r"""Langevin dynamics with a step set by the noise level (Song & Ermon 2019, arXiv 1907.05600, algorithm 1).
 
     ``x <- x + h score + sqrt(2 h) z`` with ``h = 2 (snr s(t))^2``. Their step ``alpha_i = lr s_i^2 / s_L^2``, with
-    ``x + alpha/2 score + sqrt(alpha) z``, is this one for ``snr = sqrt(lr) / (2 s_L)``; that of NCSNv2 for
-    ``snr = sqrt(lr / 2) / s_L``, where the step is ``x + alpha score + sqrt(2 alpha) z``.
+    ``x + alpha/2 score + sqrt(alpha) z``, is this one for ``snr = sqrt(lr) / (2 s_L)``. The step of NCSNv2,
+    ``x + alpha score + sqrt(2 alpha) z``, is this one for ``snr = sqrt(lr / 2) / s_L``.
 
     Attributes:
         snr: Signal-to-noise ratio ``r``.
@@ -76,11 +76,11 @@ class AnnealedLangevin(StatelessSolver):
     follows: ClassVar[Follows] = "still"
 
     def problems(self) -> Iterator[str]:
-        """A ratio that is none."""
+        """The sentence about an invalid ratio."""
         yield from _no_ratio(self.snr)
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
-        """One correction at time ``s``, where a predictor has left the sample; ``t`` plays no part."""
+        """One correction at time ``s``, where a predictor has left the sample; ``t`` is unused."""
         del t
         step = jnp.full(state.x.shape[:1], 2.0 * (self.snr * process.forward.marginal(s).std) ** 2)
         return _langevin(state, process.score(state.x, s), sample_noise(keys, state.x), step)

@@ -1,12 +1,12 @@
 r"""Exponential integrators in the log signal-to-noise ratio: few evaluations, for any process.
 
-With ``l = log(m / s)`` and the denoised sample ``D``, the probability flow is solved exactly but for ``D``
+With ``l = log(m / s)`` and the denoised sample ``D``, the probability flow is solved exactly except for ``D``
 (Lu et al. 2022, arXiv 2211.01095, proposition 4.1):
 
     x_s = s(s)/s(t) x_t + s(s) int_{l_t}^{l_s} e^l D(l) dl,
 
-and a method is a polynomial for ``D`` through past and present values. Nothing here asks for the drift, so VE, VP,
-sub-VP and chains are all alike.
+and a method is a polynomial for ``D`` through past and present values. No method needs the drift, so VE, VP, sub-VP
+and chains are treated alike.
 """
 
 import math
@@ -28,13 +28,13 @@ Orders = Float[Array, " order"]
 
 
 class Past(NamedTuple):
-    """What a multistep method remembers, the newest first."""
+    """The memory of a multistep method, the newest first."""
 
     denoised: History
-    half_log_snr: Orders  # where the denoised samples belong
+    half_log_snr: Orders  # places of the denoised samples
     x: Batch  # the sample at the newest of these
     time: Scalar  # and its time
-    length: Int[Array, ""]  # how many of them there are yet
+    length: Int[Array, ""]  # number of entries so far
 
 
 def _half_log_snr(process: Process, t: Scalar) -> Scalar:
@@ -107,7 +107,7 @@ class DPMSolverMultistep(StatelessSolver):
     keeps_past: ClassVar[bool] = True
 
     def problems(self) -> Iterator[str]:
-        """An order of which there is no such method."""
+        """The sentence about an order without such a method."""
         yield from not_whole("order", self.order, 1, 3)
 
     def init(self, x: Batch) -> SolverState:
@@ -129,7 +129,7 @@ class DPMSolverMultistep(StatelessSolver):
         return SolverState(x_mean + noise, x_mean, past)
 
     def _weights(self, past: Past, h: Scalar, total: Scalar) -> Orders:
-        """What each denoised sample counts, by the number of them that there are."""
+        """The weight of each denoised sample, by their number."""
         gain = -jnp.expm1(-total)
         places = past.half_log_snr
         choices = [jnp.stack([gain, *[jnp.zeros_like(h)] * (self.order - 1)])]
@@ -148,10 +148,10 @@ class DPMSolverMultistep(StatelessSolver):
 
 
 def _corrected_start(process: Process, past: Past, x: Batch, denoised: Batch, t: Scalar) -> Batch:
-    """The end ``x`` of the very first step, corrected by the denoised sample there; all later ones as they are.
+    """The end ``x`` of the very first step, corrected by the denoised sample there; all later ones unchanged.
 
-    The first step is of order 1, too little for a method of order 3. The mean of ``D`` at both its ends makes it one of
-    order 2, and costs nothing.
+    The first step is of order 1, too low for a method of order 3. The mean of ``D`` at both ends raises it to order 2
+    at no cost.
     """
     middle = 0.5 * (past.denoised[0] + denoised)
     return jnp.where(past.length == 1, _first_order(process, past.x, middle, past.time, t), x)
@@ -193,7 +193,7 @@ class UniPC(StatelessSolver):
     solution is ``order + 1``.
 
     Attributes:
-        order: Of the predictor, 1 to 3.
+        order: Order of the predictor, 1 to 3.
     """
 
     order: int = static(default=2)
@@ -201,7 +201,7 @@ class UniPC(StatelessSolver):
     keeps_past: ClassVar[bool] = True
 
     def problems(self) -> Iterator[str]:
-        """An order of which there is no such method."""
+        """The sentence about an order without such a method."""
         yield from not_whole("order", self.order, 1, 3)
 
     def init(self, x: Batch) -> SolverState:
@@ -229,12 +229,12 @@ class UniPC(StatelessSolver):
         return std_s / std_t * past.x + mean_s * _combine(_of_order(past, weights), history)
 
     def _weights(self, past: Past, h: Scalar, order: int, corrects: bool) -> Array:
-        """What each remembered denoised sample, and behind them the new one, counts in a step of one order.
+        """The weights of the remembered denoised samples, and after them of the new one, in a step of one order.
 
         The nodes are at ``r = (l - l_t) / h``: ``order - 1`` of the past, and 1 for the new one. The weights ``w`` of
         the differences from the newest sample integrate as many powers as there are nodes:
         ``sum_i w_i r_i^k = int_0^h e^{u - h} (u / h)^k du`` from ``k = 1``. For a single node at low order the original
-        puts half the integral of ``k = 0`` in place of that of ``k = 1``.
+        replaces the integral of ``k = 1`` by half the integral of ``k = 0``.
         """
         ratios = [(past.half_log_snr[i] - past.half_log_snr[0]) / h for i in range(1, order)]
         nodes = [*ratios, jnp.ones_like(h)] if corrects else ratios

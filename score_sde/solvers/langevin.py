@@ -2,11 +2,11 @@ r"""Langevin Monte Carlo: samples of one density from its score, without time or
 
     x <- x + e/2 score(x) + sqrt(e) z
 
-(Grenander & Miller 1994; Song & Ermon 2019, arXiv 1907.05600, eq. 4), as it is or followed by a test that makes it
-exact. Of a Gaussian of variance ``v`` the plain chain has the stationary variance ``v / (1 - e / (4 v))``, for its step
-is ``x <- (1 - e / (2 v)) x + sqrt(e) z``; it diverges from ``e = 4 v`` on. Modes far apart are not visited as often as
-they should be: annealed Langevin dynamics, :class:`~score_sde.solvers.AnnealedLangevin` after
-:class:`~score_sde.solvers.NoPredictor`, is for those.
+(Grenander & Miller 1994; Song & Ermon 2019, arXiv 1907.05600, eq. 4), plain or followed by a test that makes it exact.
+For a Gaussian of variance ``v`` the plain chain has the stationary variance ``v / (1 - e / (4 v))``, because its step
+is ``x <- (1 - e / (2 v)) x + sqrt(e) z``; it diverges from ``e = 4 v`` on. Distant modes are not visited as often as
+they should be; for them use annealed Langevin dynamics, :class:`~score_sde.solvers.AnnealedLangevin` after
+:class:`~score_sde.solvers.NoPredictor`.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ _NOISE, _UNIFORM = 0, 1  # purposes of the keys of a step
 
 
 class Adjusted(NamedTuple):
-    """Where a Metropolis-adjusted chain has arrived, and how often it moved."""
+    """The states of Metropolis-adjusted chains, and their acceptance rates."""
 
     x: Batch
     acceptance: Times  # the fraction of proposals that each chain accepted
@@ -47,16 +47,16 @@ def langevin_monte_carlo(
         keys: One key per chain, so that chain ``i`` ignores its neighbors.
         score: ``grad log p`` of a batch, such as ``lambda x: process.score(x, t)``.
         x: Starting points.
-        step_size: ``e``; smaller means less bias and slower mixing. It and ``num_steps`` may vary under one compiled
-            program.
+        step_size: ``e``; smaller means less bias and slower mixing. Both this and ``num_steps`` may vary under one
+            compiled program.
         num_steps: Number of steps, each with one evaluation.
 
     Returns:
         The last states.
 
     Raises:
-        UserError: If there is not one key per chain, if states or scores are no floating-point numbers of one shape,
-            or if the size of a step or the number of steps is none.
+        UserError: If there is not one key per chain, if states or scores are not floating-point numbers of one shape,
+            or if the step size or the number of steps is invalid.
 
     >>> keys = jax.random.split(jax.random.key(0), 20_000)
     >>> x = langevin_monte_carlo(keys, lambda x: -x, jnp.zeros((20_000, 1)), step_size=1.0, num_steps=20)
@@ -90,15 +90,15 @@ def metropolis_langevin(
         keys: One key per chain.
         log_density: ``log p`` of every example, up to a constant; differentiable.
         x: Starting points.
-        step_size: ``e``. It and ``num_steps`` may vary under one compiled program.
+        step_size: ``e``. Both this and ``num_steps`` may vary under one compiled program.
         num_steps: Number of proposals, each with one evaluation of ``log p`` and its gradient.
 
     Returns:
         The last states, and the fraction of accepted proposals of every chain.
 
     Raises:
-        UserError: If there is not one key per chain, if the states are no floating-point numbers, if there is not one
-            density per chain, or if the size of a step or the number of steps is none.
+        UserError: If there is not one key per chain, if the states are not floating-point numbers, if there is not one
+            density per chain, or if the step size or the number of steps is invalid.
     """
     _check(keys, x, step_size, num_steps)
 
@@ -115,7 +115,7 @@ def metropolis_langevin(
         push = 0.5 * jnp.sqrt(step_size) * (place.score + proposal.score)
         log_ratio = proposal.logp - place.logp - event_sum((noise + 0.5 * push) * push)
         uniform = jax.vmap(lambda key: jax.random.uniform(key, (), place.logp.dtype))(fold_in(step_keys, _UNIFORM))
-        accept = jnp.log(uniform) < log_ratio  # a ratio that is not a number is refused
+        accept = jnp.log(uniform) < log_ratio  # a NaN ratio is rejected
         moved = jax.tree.map(lambda new, old: jax.vmap(jnp.where)(accept, new, old), proposal, place)
         return moved, count + accept
 

@@ -56,11 +56,11 @@ class EDMHeun(StatelessSolver):
     denoised sample stands still. With ``churn`` each step first adds noise, up to the ratio ``r (1 + churn)``.
 
     Attributes:
-        churn: Relative increase of the noise level before each step: the paper's ``S_churn / N``, at most 0.41; 1
-            would double the noise, and is the most.
+        churn: Relative increase of the noise level before each step: the paper's ``S_churn / N``, there at most 0.41.
+            The maximum, 1, doubles the noise.
         churn_min: Least ratio at which noise is added, the paper's ``S_min``.
         churn_max: Greatest ratio at which noise is added, ``S_max``.
-        noise: Std of that noise, ``S_noise``.
+        noise: Std of the added noise, ``S_noise``.
     """
 
     churn: Number = DEFAULTS.sampling.churn
@@ -71,7 +71,7 @@ class EDMHeun(StatelessSolver):
     follows: ClassVar[Follows] = "own"
 
     def problems(self) -> Iterator[str]:
-        """Noise that no step can add."""
+        """Sentences about noise that no step can add."""
         yield from not_fulfilled("churn", self.churn, lambda churn: (churn >= 0.0) & (churn <= 1.0), "0 to 1")
         for name in ("churn_min", "churn_max"):
             yield from not_fulfilled(name, getattr(self, name), lambda ratio: ratio >= 0.0, "a ratio, 0 or more")

@@ -1,19 +1,19 @@
-"""Which reverse process a solver can follow: the noise is the solver's to say, and a pair that is wrong is refused.
+"""The reverse process that each solver can follow. The solver declares its noise, and a wrong pair is refused.
 
-A step that adds no noise is right on the probability flow alone (``noise_scale=0``), a step that always adds all of it
-on the reverse SDE alone (``noise_scale=1``): on any other process the drift that it follows belongs to noise that never
-comes. So every solver of the package has an attribute ``follows``:
+A step without noise is correct only on the probability flow (``noise_scale=0``), and a step that always adds the full
+noise only on the reverse SDE (``noise_scale=1``): on any other process the drift assumes a noise that is never added.
+Every solver of the package therefore has an attribute ``follows``:
 
 * ``"flow"``: the probability flow, such as :class:`~score_sde.solvers.Heun`.
 * ``"sde"``: the reverse SDE with its full noise, such as :class:`~score_sde.solvers.Ancestral`.
-* ``"any"``: the process with the noise scale that it has, such as :class:`~score_sde.solvers.EulerMaruyama`.
+* ``"any"``: the process with its own noise scale, such as :class:`~score_sde.solvers.EulerMaruyama`.
 * ``"own"``: the marginals, with noise of its own; the noise scale of the process plays no part, as in
   :class:`~score_sde.solvers.DDIM` with its ``eta``.
 * ``"still"``: nothing. The sample stays at its time: correctors, and :class:`~score_sde.solvers.NoPredictor`.
 
-A solver without the attribute is that of the solver inside it (``predictor`` or ``solver``), if there is one. Otherwise
-it is believed to heed the noise scale, and gets the probability flow unless a noise scale is given: there a step
-without noise is right, and so is one with the noise ``process.diffusion``, which is none.
+A solver without the attribute inherits it from the solver inside it (``predictor`` or ``solver``), if there is one.
+Otherwise it is assumed to respect the noise scale, and gets the probability flow unless a noise scale is given: there a
+step without noise is correct, and so is one with the noise ``process.diffusion``, which is zero.
 """
 
 from collections.abc import Iterator
@@ -40,10 +40,10 @@ _WORDS = {
 
 
 def follows_of(solver: Any) -> Follows | None:
-    """What a solver says that it follows, or the solver inside it; ``None`` if neither says.
+    """The attribute ``follows`` of a solver, or of the solver inside it; ``None`` if neither has it.
 
     Raises:
-        UserError: If it says something else.
+        UserError: If the attribute has an unknown value.
 
     >>> from score_sde.solvers import Heun, Langevin, NoPredictor, PredictorCorrector
     >>> follows_of(Heun()), follows_of(PredictorCorrector(predictor=NoPredictor(), corrector=Langevin()))
@@ -67,17 +67,17 @@ def follows_chain(solver: Any) -> bool:
 
 
 def noise_scale_of(solver: Any, noise_scale: Number | None = None, *, name: str = "noise_scale") -> Number:
-    """The noise scale of the process that a solver is to follow: as given, or else the solver's own.
+    """The noise scale of the process for a solver: the given one, or else the solver's own.
 
     Args:
         solver: The solver.
-        noise_scale: The wanted noise scale. A traced one cannot be read: a solver that takes one value only then
-            follows the process with that value.
-        name: What the number is called in the message.
+        noise_scale: The requested noise scale. A traced one cannot be read; a solver that accepts a single value then
+            follows the process with this value.
+        name: Name of the number in the message.
 
     Raises:
-        UserError: If the solver would drop noise of the process, or add noise that it has not, or if the noise scale
-            is negative or no number.
+        UserError: If the solver would drop noise of the process, or add noise that it lacks, or if the noise scale is
+            negative or not a number.
 
     >>> from score_sde.solvers import Ancestral, EulerMaruyama, Heun
     >>> [noise_scale_of(solver) for solver in (Heun(), Ancestral(), EulerMaruyama())]
@@ -110,8 +110,8 @@ def check_pair(
     """Refuse a process that a solver cannot follow along a grid, as far as both can be read.
 
     Raises:
-        UserError: If the solver follows a drift and the process is a chain, if the times are no grid, if the solver
-            stays where it is in time and the grid does not, or if a step of the grid is too long for it.
+        UserError: If the solver follows a drift and the process is a chain, if the times are not a grid, if the solver
+            stays at its time but the grid does not, or if a step of the grid is too long for it.
     """
     still = follows_of(solver) == "still"
     check_times(process, times, num_steps, still=still)
@@ -137,17 +137,17 @@ def check_times(
     *,
     still: bool = False,
 ) -> None:
-    """Refuse times that a process cannot be followed along, as far as they can be read.
+    """Refuse times along which a process cannot be followed, as far as they can be read.
 
     Args:
-        process: What is sampled.
-        times: The grid; behind the steps that are taken it may be padded with anything.
-        num_steps: How many of its steps are taken; all unless given.
+        process: The process to sample.
+        times: The grid; after its last used step it may be padded with anything.
+        num_steps: Number of steps to take; all by default.
         still: Whether the sample stays at its time, so that the times may repeat.
 
     Raises:
-        UserError: If there are no steps or fewer than wanted, or if the times do not decrease strictly within the time
-            of the process.
+        UserError: If there are no steps or fewer than requested, or if the times do not decrease strictly within the
+            time of the process.
     """
     longest = times.shape[0] - 1
     if longest < 1:
@@ -174,16 +174,16 @@ def check_times(
 
 
 def _noisy_at_zero(process: Process) -> bool:
-    """Whether data count as noisy, as those of the VE SDE do; taken to be so where it cannot be read."""
+    """Whether data count as noisy, as for the VE SDE; true where it cannot be read."""
     with jax.ensure_compile_time_eval():
         std = process.marginal(jnp.zeros(())).std
     return not is_known(std) or bool(np.all(np.asarray(std) > 0.0))
 
 
 def too_long(process: Process, times: Float[Array, " points"]) -> tuple[float, float] | None:
-    """The ends of the first step of a grid that is too long to be one of the process's own chain, if it can be read.
+    """The ends of the first step of a grid that is too long for the process's own chain, if it can be read.
 
-    Such a step has no coefficients, as one of the VP SDE with ``beta(t) (t - s) > 1``.
+    Such a step has no coefficients; an example is a step of the VP SDE with ``beta(t) (t - s) > 1``.
     """
     with jax.ensure_compile_time_eval():  # under a trace too, where nothing in it is traced
         finite = jnp.isfinite(jnp.stack(process.discrete_step(times[1:], times[:-1]))).all(axis=0)
@@ -194,7 +194,7 @@ def too_long(process: Process, times: Float[Array, " points"]) -> tuple[float, f
 
 
 def check_discrete_steps(process: Process, times: Float[Array, " points"]) -> None:
-    """Refuse a grid of which a step is :func:`too_long`.
+    """Refuse a grid with a step that is :func:`too_long`.
 
     Raises:
         UserError: If there is one.
@@ -215,5 +215,5 @@ def _parts(solver: Any) -> Iterator[Any]:
 
 
 def _names(solver: Any) -> str:
-    """The solver, and what it is made of."""
+    """The names of the solver and its parts."""
     return " of ".join(type(part).__name__ for part in _parts(solver))

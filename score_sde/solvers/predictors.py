@@ -1,7 +1,7 @@
 r"""Predictors: one step back in time, with noise.
 
-Each returns ``x`` and ``x_mean``, the sample before the last noise; with ``noise_scale = 0`` the first two are
-discretizations of the probability flow. The last three need the marginals of the process alone, so they follow chains
+Each returns ``x`` and ``x_mean``, the sample before the last noise. With ``noise_scale = 0`` the first two are
+discretizations of the probability flow. The last three need only the marginals of the process, so they follow chains
 too.
 """
 
@@ -90,14 +90,14 @@ class DDIM(StatelessSolver):
     eta: Number = DEFAULTS.sampling.eta
 
     def problems(self) -> Iterator[str]:
-        """More noise than a step has room for."""
+        """The sentence about more noise than a step can add."""
         bounds = "0, no noise, to 1, the noise of ancestral sampling"
         yield from not_fulfilled("eta", self.eta, lambda eta: (eta >= 0.0) & (eta <= 1.0), bounds)
 
     follows: ClassVar[Follows] = "own"
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
-        """From the marginal at ``t`` to that at ``s``."""
+        """From the marginal at ``t`` to the marginal at ``s``."""
         (mean_t, std_t), (mean_s, std_s) = process.forward.marginal(t), process.forward.marginal(s)
         score = process.score(state.x, t)
         noise_std = self.eta * process.forward.posterior(s, t).std
@@ -109,12 +109,12 @@ class DDIM(StatelessSolver):
 
 @component
 class NoPredictor(StatelessSolver):
-    """Moves the time and not the sample: correctors then follow the noise levels alone, as in NCSN."""
+    """Moves the time but not the sample: correctors then follow the noise levels alone, as in NCSN."""
 
     follows: ClassVar[Follows] = "still"
     num_evals = 0
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
-        """The state as it is."""
+        """The unchanged state."""
         del keys, process, t, s
         return state

@@ -1,4 +1,4 @@
-r"""Ancestral sampling by a reversal that is given as Gaussians, such as one with learned variances."""
+r"""Ancestral sampling by a Gaussian reversal, such as one with learned variances."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,13 +20,13 @@ StepLaw: TypeAlias = Callable[[Batch, Times, Times], tuple[Batch, Batch]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GaussianReversal(StatelessSolver):
-    r"""``x_s ~ N(mean, exp(2 log_std))`` as a law says that knows ``x_t`` (Nichol & Dhariwal 2021, eq. 15).
+    r"""``x_s ~ N(mean, exp(2 log_std))``, where a law gives both from ``x_t`` (Nichol & Dhariwal 2021, eq. 15).
 
     With the posterior's mean at the denoised sample and its std, or the transition's, it is
     :class:`~score_sde.solvers.Ancestral` with small or large noise. The score of the process plays no part.
 
     Attributes:
-        law: Such as :meth:`score_sde.variational.LearnedReversal.step`.
+        law: The law of a step, such as :meth:`score_sde.variational.LearnedReversal.step`.
     """
 
     law: StepLaw
@@ -42,7 +42,7 @@ class GaussianReversal(StatelessSolver):
 
 
 def with_step_law(solver: Solver, law: StepLaw) -> Solver:
-    """The solver, whose ancestral steps with the posterior's variance are draws of the law instead."""
+    """The solver, with its ancestral steps of posterior variance replaced by draws from the law."""
     if isinstance(solver, PredictorCorrector):
         return dataclasses.replace(solver, predictor=with_step_law(solver.predictor, law))
     return GaussianReversal(law=law) if isinstance(solver, Ancestral) and not solver.large else solver

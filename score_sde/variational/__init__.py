@@ -1,4 +1,4 @@
-"""Variational bounds of models with latent variables and the losses that train them: autoencoders, and chains."""
+"""Variational bounds of latent variable models, and their training losses: autoencoders and chains."""
 
 from score_sde.variational.ancestral_bound import ChainBound, ChainModel, chain_bound, chain_bounds, prior_divergence
 from score_sde.variational.autoencoder import (

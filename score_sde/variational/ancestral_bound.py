@@ -53,13 +53,13 @@ _PerModel: TypeAlias = Float[Array, "models batch"]
 
 
 class ChainBound(NamedTuple):
-    """Upper bounds on negative log-likelihoods in nats, their terms, and what a code of the data would cost.
+    """Upper bounds on negative log-likelihoods in nats, their terms, and the cost of a code of the data.
 
-    All are per example, and what is per level follows the reversal, from the prior to the data.
+    All are per example; entries per level are in the order of the reversal, from the prior to the data.
     """
 
     value: Times  # prior + sum of divergences + decoder
-    std_error: Times  # of the value over the draws of noise and levels; nan with one draw
+    std_error: Times  # standard error of the value over the draws of noise and levels; nan with one draw
     prior: Times  # L_T
     divergences: Float[Array, "batch steps"]  # L_{t-1} of the step down from each level but the last
     decoder: Times  # L_0
@@ -67,33 +67,33 @@ class ChainBound(NamedTuple):
 
     @property
     def rate(self) -> Float[Array, "batch levels"]:
-        """Nats that it takes to send ``x_t`` of every level: ``L_T`` and the divergences above (Ho et al., sec. 4.3).
+        """Nats to send ``x_t`` at every level: ``L_T`` and the divergences above it (Ho et al., sec. 4.3).
 
-        The distortion that is left then is the root of the mean ``squared_error``.
+        The remaining distortion is the root of the mean ``squared_error``.
         """
         return self.prior[:, None] + jnp.pad(jnp.cumsum(self.divergences, axis=1), ((0, 0), (1, 0)))
 
 
 class ChainModel(NamedTuple):
-    """What an ancestral sampler adds to a score function to make a density; see :func:`chain_bound`."""
+    """The choices of an ancestral sampler that turn a score function into a density; see :func:`chain_bound`."""
 
     variance: StepVariance = "fixed_small"
     decoder: DecoderVariance = "marginal"
 
 
 class _Steps(NamedTuple):
-    """Of the step down from every level but the last: the factor of the error, and the divergence without one."""
+    """For the step down from every level but the last: the factor of the error, and the divergence without error."""
 
     factor: Float[Array, " steps"]
     excess: Float[Array, " steps"]  # per dimension
 
 
 class _Plan(NamedTuple):
-    """Which levels are visited, row by row; the last rows are the decoder's. Weighted sums over rows are means."""
+    """The visited levels, row by row; the last rows belong to the decoder. Weighted sums over rows are means."""
 
     level: Int[Array, "rows batch"]
     weight: _Rows
-    group: int  # rows in a group of independent draws, of which the standard error is taken
+    group: int  # rows in a group of independent draws, for the standard error
 
 
 def chain_bound(
@@ -113,26 +113,26 @@ def chain_bound(
 
     The decoder is the Gaussian around ``E[x_0 | x_t]`` at the last level: its density for continuous data, and for
     grey levels the probability of the bin, so that nothing is dequantized. With ``decoder="marginal"`` its std is
-    ``s / m`` of the last level, ``sqrt(b_1 / (1 - b_1))`` of a DDPM chain: that of ``x_0`` given ``x_t`` if all ``x_0``
-    were equally likely. With ``"posterior"`` it is the std of the posterior of the last level given the one above: the
-    choice of Ho et al.'s code for both variances, narrower, and right for nearly deterministic data. Of finely spaced
-    levels, as NCSN's are, it is far too narrow.
+    ``s / m`` of the last level, ``sqrt(b_1 / (1 - b_1))`` of a DDPM chain: the std of ``x_0`` given ``x_t`` if all
+    ``x_0`` were equally likely. With ``"posterior"`` it is the std of the posterior of the last level given the one
+    above: the choice of Ho et al.'s code for both variances, narrower, and right for nearly deterministic data. For
+    finely spaced levels, such as NCSN's, it is far too narrow.
 
     Args:
         key: Draws noise and levels; example ``i`` uses ``fold_in(key, i)``.
         process: The chain; also an SDE, whose marginals at ``times`` are one.
         score_fn: The score of its marginals.
-        x: Data as the network sees them, of shape ``(batch, *event)``; of grey levels any point inside each bin,
-            such as ``quantization.midpoints``.
+        x: Data as the network sees them, of shape ``(batch, *event)``; for grey levels any point inside each bin, such
+            as ``quantization.midpoints``.
         quantization: The grey levels; by default the data are continuous, and the bound is one on a density.
-        times: The levels to visit, decreasing, as of :func:`score_sde.sampling.levels_of`; all unless given. The
-            prior stands for the first and the decoder for the step after the last, where there must be noise.
-        variance: Of the steps: the posterior's, ``"fixed_small"``, which is right for data that are known, or the
+        times: The levels to visit, decreasing, as from :func:`score_sde.sampling.levels_of`; all by default. The prior
+            replaces the first and the decoder the step after the last, where there must be noise.
+        variance: Variance of the steps: the posterior's, ``"fixed_small"``, right for known data, or the
             transition's ``G^2``, ``"fixed_large"``, right for data N(0, I); see :class:`score_sde.solvers.Ancestral`.
         decoder: Std of the decoder, ``"marginal"`` or ``"posterior"``.
         num_terms: Draw this many of the steps per example, an even number, with probabilities in proportion to their
-            change of log-SNR, two in each of as many strata. The divergences and errors are then weighted, and right
-            in the mean only. ``None`` for all steps.
+            change of log-SNR, two per stratum. The divergences and errors are then weighted, and correct only in the
+            mean. ``None`` for all steps.
         draws: Draws of the noise at every level, or only for the decoder where steps are drawn.
 
     Returns:
@@ -140,8 +140,8 @@ def chain_bound(
 
     Raises:
         UserError: For an SDE without times, fewer than two levels, levels that do not decrease to one with noise, an
-            odd number of terms, no draws, an unknown variance, data that are whole numbers or none, more keys than one,
-            or scores of another shape than the data.
+            odd number of terms, no draws, an unknown variance, data that are whole numbers or empty, more keys than
+            one, or scores that differ in shape from the data.
 
     >>> from score_sde.chains import DDPM, linear_betas
     >>> from score_sde.variational import chain_bound
@@ -170,9 +170,9 @@ def chain_bounds(
 ) -> list[ChainBound]:
     """The bounds of several models with one score function, which is evaluated once for all of them.
 
-    Which variances are right depends on the data: large ones where a step leaves the data as uncertain as they were,
-    small ones where they are known. Of coarse grey levels DDPM's large variances cost some tenths of a nat per
-    dimension, of continuous data its small ones do. Arguments, and errors raised, as of :func:`chain_bound`.
+    The right variances depend on the data: large ones where a step leaves the data as uncertain as before, small ones
+    where they are known. On coarse grey levels DDPM's large variances cost some tenths of a nat per dimension; on
+    continuous data its small ones do. Arguments and errors as in :func:`chain_bound`.
 
     >>> from score_sde.chains import DDPM, linear_betas
     >>> from score_sde.variational import ChainModel, chain_bounds
@@ -225,7 +225,7 @@ def _assemble(
     errors: _Rows,
     decoder_nats: Float[Array, "draws batch"],
 ) -> ChainBound:
-    """The bound of one model, from the errors of all rows and the decoder's nats of the last."""
+    """The bound of one model, from the errors of all rows and the decoder's nats of the last rows."""
     dim, draws, (batch, last) = x[0].size, decoder_nats.shape[0], (x.shape[0], steps.factor.shape[0])
     weighted = plan.weight * errors
     examples = jnp.broadcast_to(jnp.arange(batch)[None], plan.level.shape)
@@ -347,6 +347,6 @@ def _residual(process: Process, score_fn: ScoreFn, x: Batch, t: Times, noise: Ba
 
 
 def _sum_variance(parts: _Rows, group: int) -> Times:
-    """An estimate of the variance of a sum over rows, of which ``group`` successive ones are alike."""
+    """An estimate of the variance of a sum over rows, in groups of ``group`` successive rows that are alike."""
     groups = parts.reshape(-1, group, parts.shape[1])
     return group * jnp.sum(jnp.var(groups, axis=1, ddof=1), axis=0)

@@ -1,18 +1,18 @@
 r"""Models with one layer of latent variables: the evidence lower bound, its importance-weighted form, and their loss.
 
-A standard normal ``z`` is decoded to ``p(x | z)`` and an encoder ``q(z | x)`` guesses it back, both Gaussians with
-diagonal covariances (Kingma & Welling 2013, arXiv 1312.6114, section 3),
+A standard normal ``z`` is decoded to ``p(x | z)`` and an encoder ``q(z | x)`` infers it, both Gaussians with diagonal
+covariances (Kingma & Welling 2013, arXiv 1312.6114, section 3),
 
     log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || N(0, I)),                              z = mean + std e,
     log p(x) >= E log (1/K) sum_k w_k,      w_k = p(x | z_k) N(z_k; 0, I) / q(z_k | x),
 
-the second of which tightens with ``K`` (Burda et al. 2016, arXiv 1509.00519, eq. 8 and theorem 1). The divergence of
-the first has a closed form and is not sampled (the first term of eq. 10 of the former). Everything is in nats per
-example of continuous data, so that :meth:`~score_sde.quantization.Quantization.bits_per_dim` takes it as it is for
-dequantized images.
+The second tightens with ``K`` (Burda et al. 2016, arXiv 1509.00519, eq. 8 and theorem 1). The divergence of the first
+has a closed form and is not sampled (the first term of eq. 10 of Kingma & Welling). Everything is in nats per example
+of continuous data, so that :meth:`~score_sde.quantization.Quantization.bits_per_dim` applies directly to dequantized
+images.
 
-Draw ``k`` of example ``i`` is that of ``fold_in(fold_in(key, i), k)``: an example ignores its neighbors, and more
-draws go on where fewer end.
+Draw ``k`` of example ``i`` uses ``fold_in(fold_in(key, i), k)``: an example ignores its neighbors, and more draws
+extend fewer.
 
 A chain has many such layers, and an encoder with nothing to learn: :mod:`score_sde.variational.paths`.
 """
@@ -32,7 +32,7 @@ from score_sde.variational.gaussian import Gaussian
 
 @runtime_checkable
 class LatentVariableModel(Protocol):
-    """An encoder and a decoder as pure functions; the library behind them is invisible."""
+    """An encoder and a decoder as pure functions, independent of the library behind them."""
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -94,7 +94,7 @@ def importance_bound(
         x: Continuous data of shape ``(batch, *event)``.
         num_samples: The number ``K`` of weights. In the mean the bound rises with it; one gives the evidence lower
             bound, with the divergence sampled.
-        chunk: How many of the samples are in memory at once; the result does not depend on it.
+        chunk: Number of samples in memory at once; the result does not depend on it.
 
     Returns:
         ``log (1/K) sum_k w_k`` in nats per example.
@@ -110,8 +110,8 @@ def importance_bound(
 def importance_weighted(log_weights: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
     """``log (1/K) sum_j w_j`` over an axis of ``K`` draws, from ``log w_j = log p(x_j) - log q(u_j | k)`` in nats.
 
-    Its mean bounds ``log P(k)``, less ``log |dx/du|``, from below, rises with ``K`` and reaches it in the limit (Burda
-    et al. 2016, arXiv 1509.00519, theorem 1). With ``K = 1`` it is the variational bound.
+    Its mean is a lower bound on ``log P(k)``, less ``log |dx/du|``; it rises with ``K`` and is tight in the limit
+    (Burda et al. 2016, arXiv 1509.00519, theorem 1). With ``K = 1`` it is the variational bound.
 
     >>> round(float(importance_weighted(jnp.log(jnp.array([1.0, 3.0])))), 4)  # log 2
     0.6931
@@ -125,7 +125,7 @@ def vae_loss(model: LatentVariableModel, *, num_samples: int | None = None) -> L
     Args:
         model: Encoder and decoder.
         num_samples: ``None`` for the evidence lower bound, a variational autoencoder; ``K`` for the bound of ``K``
-            weights, an importance-weighted one (Burda et al. 2016), all of whose samples are in memory at once.
+            weights, an importance-weighted one (Burda et al. 2016), with all samples in memory at once.
 
     Returns:
         The loss; it draws a key per example, and has no dropout.
@@ -166,7 +166,7 @@ def sample_from_prior(
         model: Encoder and decoder.
         params: Their parameters.
         n: Number of samples.
-        first: Index of the first of them.
+        first: Index of the first sample.
         noise: Draw from ``p(x | z)``, a sample of the model; else take its mean, which looks better.
     """
     keys = sample_keys(key, first, n)

@@ -1,8 +1,8 @@
 r"""The probability of a grey level under a Gaussian: the discretized decoder of denoising diffusion models.
 
 Level ``k`` of ``K`` stands for the bin ``[k / K, (k + 1) / K)``, scaled as in
-:class:`~score_sde.quantization.Quantization`; the first and the last bin are open, so that the
-probabilities sum to one (Ho et al. 2020, arXiv 2006.11239, eq. 13),
+:class:`~score_sde.quantization.Quantization`. The first and the last bin are unbounded, so that the probabilities sum
+to one (Ho et al. 2020, arXiv 2006.11239, eq. 13),
 
     P(k) = Phi((upper - mean) / std) - Phi((lower - mean) / std).
 """
@@ -27,8 +27,8 @@ def log_bin_probability(x: Batch, shift: Batch, std: Number, quantization: Quant
     The mean is given by its distance from ``x``, which keeps its digits where it is much smaller than ``x``.
 
     Args:
-        x: Scaled values, each anywhere in its bin but at its edges, such as the midpoint.
-        shift: Mean less ``x``, of the same shape.
+        x: Scaled values, each strictly inside its bin, such as at the midpoint.
+        shift: Mean minus ``x``, of the same shape.
         std: Standard deviation of the Gaussian.
         quantization: The grey levels and their scale.
 
@@ -54,7 +54,7 @@ def log_bin_probability(x: Batch, shift: Batch, std: Number, quantization: Quant
 def decoder_log_probability(
     decoder: Gaussian, x: Batch, quantization: Quantization, shift: Batch | None = None
 ) -> Times:
-    """The log-density of the data, or the log-probability of their grey levels; the shift is the mean less ``x``."""
+    """The log-density of the data, or the log-probability of their grey levels; the shift is the mean minus ``x``."""
     shift = decoder.mean - x if shift is None else shift
     if quantization.num_grey_levels is None:
         return Gaussian(shift, decoder.log_std).log_density(jnp.zeros_like(x))

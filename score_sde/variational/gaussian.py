@@ -1,4 +1,4 @@
-"""Gaussians of independent dimensions, with the closed forms that variational bounds are made of."""
+"""Gaussians of independent dimensions, with the closed forms for variational bounds."""
 
 import math
 from typing import NamedTuple
@@ -31,8 +31,8 @@ class Gaussian(NamedTuple):
     def divergence(self, other: "Gaussian") -> Times:
         """``KL(self || other)`` in nats per example.
 
-        Of a single dimension ``(r - 1 - log r + (difference of the means / other std)^2) / 2`` with the ratio ``r`` of
-        the variances; against N(0, I) this is minus the first term of eq. 10 of Kingma & Welling 2013.
+        For a single dimension it is ``(r - 1 - log r + (difference of the means / other std)^2) / 2`` with the ratio
+        ``r`` of the variances; against N(0, I) this is minus the first term of eq. 10 of Kingma & Welling 2013.
         """
         log_ratio = 2.0 * (self.log_std - other.log_std)
         offset = (self.mean - other.mean) * jnp.exp(-other.log_std)
@@ -40,5 +40,5 @@ class Gaussian(NamedTuple):
 
 
 def isotropic(mean: Batch, std: Scalar) -> Gaussian:
-    """The Gaussian of one standard deviation for all dimensions of all examples."""
+    """The Gaussian with one standard deviation for all dimensions of all examples."""
     return Gaussian(mean, jnp.full_like(mean, jnp.log(std)))

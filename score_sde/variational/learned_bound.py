@@ -46,19 +46,20 @@ def learned_variance_bound(
 ) -> ChainBound:
     """The variational bound of a chain whose variances are learned, term by term, from one draw at every level.
 
-    With the fraction 0 or 1 everywhere it is :func:`~score_sde.variational.chain_bound` with small variances and the
-    posterior's decoder or large ones and the marginal's. Differentiable in what the prediction depends on.
+    With a fraction of 0 everywhere it is :func:`~score_sde.variational.chain_bound` with small variances and the
+    posterior's decoder; with 1, the one with large variances and the marginal's decoder. It is differentiable in the
+    parameters of the prediction.
 
     Args:
         key: Draws the noise; example ``i`` uses ``fold_in(key, i)``.
         chain: The chain.
         predict: Noise and fraction of every step; at the first level the fraction is the decoder's.
-        x: Data; of grey levels any point inside each bin.
+        x: Data; for grey levels any point inside each bin.
         quantization: The grey levels; by default the data are continuous.
 
     Returns:
         The bound on ``-log P(x)`` in nats and its terms, per example, from the prior to the data. The standard error
-        is nan, for there is one draw.
+        is nan, because there is one draw.
 
     Raises:
         UserError: If the chain has fewer than two levels.
@@ -103,17 +104,17 @@ def vlb_loss(
 ) -> Loss:
     r"""The variational bound with learned variances in nats per dimension, from one level drawn for each example.
 
-    A level is drawn evenly and its term counts ``T`` times, so that the mean is that of the sum over all ``T``: the
+    A level is drawn uniformly and its term weighted by ``T``, so that the mean equals the sum over all ``T``: the
     ``L_vlb`` of Ho et al. 2020 (arXiv 2006.11239, eq. 5) and Nichol & Dhariwal 2021, with ``L_T``.
 
     Args:
         chain: The chain.
-        network: A network with two outputs for every value, such as of :func:`~score_sde.variational.with_variances`.
-        parameterization: What the first half of its output means.
-        quantization: The grey levels, whose bins the decoder integrates over. The batch may lie anywhere in the bins;
-            the bound that is measured afterwards has it in their middle.
+        network: A network with two outputs for every value, as from :func:`~score_sde.variational.with_variances`.
+        parameterization: The meaning of the first half of its output.
+        quantization: The grey levels, over whose bins the decoder integrates. The batch may lie anywhere in the bins;
+            the bound measured afterwards has it in their middle.
         levels: Draws the level of every example, as uniform numbers in ``[0, 1)``; by default spread over the batch.
-        hybrid: With a number ``h`` the loss is ``mean (n - z)^2 + h L_vlb``, of whose second term the variances learn
+        hybrid: With a number ``h`` the loss is ``mean (n - z)^2 + h L_vlb``, whose second term trains the variances
             only (Nichol & Dhariwal 2021, eq. 16, ``h = 0.001``).
 
     Returns:
@@ -165,7 +166,7 @@ def _level_terms(
     excess = fraction * expand_like(drop, x)
     factor = expand_like((transition.std / (transition.mean_coeff * below)) ** 2, x)
     divergence = 0.5 * event_sum(jnp.expm1(-excess) + excess + factor * jnp.exp(-excess) * residual**2)
-    # What is not chosen is kept finite, for the gradient passes through it.
+    # Terms that are not selected stay finite, because the gradient passes through them.
     decodes = expand_like((level == last).astype(x.dtype), x) > 0.0
     shift = jnp.where(decodes, -expand_like(std / mean_coeff, x) * residual, 0.0)
     decoder = Gaussian(x + shift, decoder_log_std(chain, jnp.where(decodes, fraction, 0.0)))

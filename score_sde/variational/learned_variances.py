@@ -1,13 +1,13 @@
-r"""Variances of a chain's steps that a network learns, value by value.
+r"""Variances of a chain's steps, learned by a network value by value.
 
-A step learns its variance between that of the posterior and that of the transition (Nichol & Dhariwal 2021, arXiv
-2102.09672, eq. 15),
+A step learns its variance between the posterior's and the transition's (Nichol & Dhariwal 2021, arXiv 2102.09672,
+eq. 15),
 
     log v = (1 - w) log(G^2 s(s)^2 / s(t)^2) + w log G^2,
 
-and the decoder its own between the two of :data:`~score_sde.variational.ancestral_bound.DecoderVariance`. So the
-network has two outputs for every value, the noise and the fraction ``w``. Fixed variances are learned ones that say the
-same everywhere.
+and the decoder its own between the two of :data:`~score_sde.variational.ancestral_bound.DecoderVariance`. The network
+therefore has two outputs for every value, the noise and the fraction ``w``. Fixed variances are the special case of a
+constant fraction.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from score_sde.variational.gaussian import Gaussian
 
 
 class NoiseAndFraction(NamedTuple):
-    """What a network says of a step: ``E[z | x_t]``, and where its log-variance lies between least and greatest."""
+    """A network's prediction for a step: ``E[z | x_t]``, and the position of its log-variance between its bounds."""
 
     noise: Batch
     fraction: Batch  # 0 for the posterior's variance, 1 for the transition's; of the shape of the noise
@@ -36,9 +36,9 @@ PredictFn = Callable[[Batch, Times], NoiseAndFraction]
 
 
 def with_variances(network: Network) -> Network:
-    """A network with two outputs for every value, made of one with one: it is given its input twice.
+    """A network with two outputs for every value, made from a network with one by passing the input twice.
 
-    The copies lie side by side along the last axis, so that any network of the registry will do.
+    The copies lie side by side along the last axis, so that any network of the registry works.
 
     >>> class Identity:
     ...     def init(self, key, shape): return {}
@@ -50,7 +50,7 @@ def with_variances(network: Network) -> Network:
 
 
 def with_fraction(network: Network, fraction: float) -> Network:
-    """A network with a second output for every value that is the same everywhere: variances that are not learned.
+    """A network with a constant second output for every value: variances that are not learned.
 
     >>> class Identity:
     ...     def init(self, key, shape): return {}
@@ -79,12 +79,12 @@ def make_predict_fn(
 ) -> PredictFn:
     """Noise and fraction of a network with two outputs for every value.
 
-    The first half of the last axis is read as the parameterization says, the second is ``2 w - 1``: a network that
+    The parameterization interprets the first half of the last axis; the second is ``2 w - 1``, so that a network that
     starts at zero starts between the two variances. The fraction is not confined to ``[0, 1]``, as in the original.
 
     Args:
-        network: Such as of :func:`with_variances`.
-        parameterization: What the first half means.
+        network: A network with two outputs, as from :func:`with_variances`.
+        parameterization: The meaning of the first half.
         chain: The chain.
         params: Parameters of the network.
         key: Switches dropout on.
@@ -116,7 +116,7 @@ class LearnedReversal:
 
     Attributes:
         chain: The chain.
-        predict: Noise and fraction at ``(x_t, t)``, such as of :func:`make_predict_fn`.
+        predict: Noise and fraction at ``(x_t, t)``, as from :func:`make_predict_fn`.
     """
 
     chain: Chain
@@ -168,7 +168,7 @@ def _same(x: Batch) -> Batch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Adapted:
-    """A network between a change of its input and one of its output, with its own parameters."""
+    """A network with transformed input and output, and unchanged parameters."""
 
     network: Network
     before: Callable[[Batch], Batch] = _same
@@ -181,6 +181,6 @@ class _Adapted:
     def apply(
         self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
     ) -> Float[Array, "batch *changed"]:
-        """The changed output; a network without classes need not know the word."""
+        """The transformed output; a network without classes need not accept ``label``."""
         given = {} if label is None else {"label": label}
         return self.after(self.network.apply(params, self.before(x), condition, key=key, **given))

@@ -38,17 +38,16 @@ def hierarchical_elbo(
 ) -> Times:
     """One draw of the evidence lower bound of a chain with any Gaussian reversal, from whole paths.
 
-    It asks nothing of the reversal but densities. For a :class:`~score_sde.variational.LearnedReversal` its mean is
-    minus the :func:`~score_sde.variational.learned_variance_bound`; where reversal and prior are exact it does not vary
-    at all.
+    The reversal needs only densities. For a :class:`~score_sde.variational.LearnedReversal` the mean is minus the
+    :func:`~score_sde.variational.learned_variance_bound`; with exact reversal and prior the draw does not vary.
 
     Args:
         key: Draws the paths; example ``i`` uses ``fold_in(key, i)``.
         chain: The encoder.
         reversal: The decoder.
-        x: Data; of grey levels any point inside each bin.
-        quantization: The grey levels, to which the decoder gives the probability of the bin; else its density.
-        num_samples: Average the weights of so many paths under the logarithm, which tightens the bound.
+        x: Data; for grey levels any point inside each bin.
+        quantization: The grey levels, for which the decoder gives the probability of the bin; else its density.
+        num_samples: Number of paths whose weights are averaged under the logarithm, which tightens the bound.
 
     Returns:
         The bound on ``log P(x)`` in nats per example.
@@ -80,7 +79,7 @@ def hierarchical_elbo(
 
 
 def forward_path(chain: Chain, x: Batch, noise: _Path) -> _Path:
-    """The levels ``x_1 ... x_T`` of data that are diffused with the given noise, from the data up."""
+    """The levels ``x_1 ... x_T`` of data diffused with the given noise, from the data up."""
     times = level_times(chain, x)
     first = chain.marginal(times[0])
 
@@ -104,8 +103,8 @@ def path_log_weight(
         chain: The forward process ``q``.
         reversal: The model ``p``.
         x: The data ``x_0``.
-        path: The levels, as of :func:`forward_path`.
-        quantization: As of :func:`hierarchical_elbo`.
+        path: The levels, as from :func:`forward_path`.
+        quantization: As in :func:`hierarchical_elbo`.
     """
 
     def gained(row: tuple[Array, Array, Batch, Batch]) -> Times:
