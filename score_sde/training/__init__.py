@@ -1,1 +1,1 @@
-"""Training: the state, the step, the optimizer, the loop, and the evaluation of what was trained."""
+"""Training: the objective, the step, the optimizer, parameter averages, the loop, and its logs."""

@@ -1,15 +1,15 @@
 """Moving averages whose length is chosen after training (Karras et al. 2024, arXiv 2312.02696, section 3).
 
-At step ``t`` an average of exponent ``gamma`` weighs the parameters of step ``tau`` by a power of it,
+At step ``t`` an average of exponent ``gamma`` weights the parameters of step ``tau`` by a power of ``tau``,
 
     p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1),    0 < tau <= t,
 
-so that it always covers the same share of the run. The standard deviation of that density, divided by ``t``, is the
-relative width of the average; a rate of 0.9999 has a width of about 0.10 after 100 000 steps. Training tracks a few
+so that it always covers the same share of the run. The standard deviation of this density, divided by ``t``, is the
+relative width of the average; a rate of 0.9999 has a width of about 0.10 after 100,000 steps. Training tracks a few
 widths and keeps snapshots of them; any other width, at any step, is then a weighted sum of the snapshots.
 
-A trajectory that is constant during each step has exactly the average that the recursion of
-:func:`track_power_averages` computes, so the integrals below are those of the sums.
+The recursion of :func:`track_power_averages` is exact for a trajectory that is constant during each step, so the
+integrals below equal the sums.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from score_sde.errors import UserError
 from score_sde.typing import Number, Params, component, static
 
 MAX_WIDTH = 0.28  # a plain mean has 0.289
-MAX_WIDTHS = 4  # each costs as much memory as the parameters; two are enough for all others
+MAX_WIDTHS = 4  # each takes the memory of the parameters; two suffice to reconstruct all others
 
 
 @component
@@ -65,12 +65,12 @@ def exponent_to_width(exponent: float) -> float:
 
 
 def track_power_averages(widths: Sequence[float]) -> optax.GradientTransformation:
-    """Averages of the parameters beside training; comes last in a chain and passes the updates through.
+    """Track averages of the parameters; comes last in a chain and passes the updates through.
 
     With ``rate = 1 - (1 - 1/t)^(gamma + 1)`` an average moves by ``rate (params - average)`` at step ``t``, which
-    counts from 1: the first step forgets the initial parameters. The averages are part of the optimizer's state, so
-    they are placed and saved with it; :func:`power_averages` finds them. They have the types of the parameters; in
-    float32 an average does not see a number move by less than ``6e-8 t / (gamma + 1)`` of its size.
+    counts from 1: the first step forgets the initial parameters. The averages are part of the optimizer state, so they
+    are sharded and saved with it; :func:`power_averages` finds them. They have the types of the parameters; in float32
+    an average misses relative changes of a number below ``6e-8 t / (gamma + 1)``.
 
     Args:
         widths: Relative widths, each once.
@@ -111,17 +111,17 @@ def track_power_averages(widths: Sequence[float]) -> optax.GradientTransformatio
 
 
 def _rate(count: Any, exponent: float) -> Any:
-    # As it is written the formula is 1.5 % off in float32 after a million steps.
+    # Evaluated as written, the formula is 1.5 % off in float32 after a million steps.
     return -jnp.expm1((exponent + 1.0) * jnp.log1p(-1.0 / count.astype(float)))
 
 
 def _moved(average: Params, params: Params, rate: Any) -> Params:
-    # This keeps constants, unlike rate * params + (1 - rate) * average, whose factors do not add up to 1 in float32.
+    # This form preserves constants. In rate * params + (1 - rate) * average the factors do not sum to 1 in float32.
     return jax.tree.map(lambda a, p: a + rate.astype(a.dtype) * (p - a), average, params)
 
 
 def power_averages(opt_state: Any) -> dict[float, Params]:
-    """The averages that a state of an optimizer holds, by relative width; none if it does not track any.
+    """The averages in an optimizer state, by relative width; empty if it tracks none.
 
     The state may be chained or wrapped, and may hold shapes or shardings in place of arrays.
 
@@ -136,19 +136,19 @@ def power_averages(opt_state: Any) -> dict[float, Params]:
 def reconstruction_weights(
     times: Iterable[Number], widths: Iterable[Number], *, target_width: float, target_time: Number
 ) -> Float64[np.ndarray, " snapshots"]:
-    """Weights of the snapshots whose sum comes closest to an average of another width.
+    """Weights of the snapshots that best approximate an average of another width.
 
-    They minimise ``int (sum_i w_i p_i - p)^2 dtau`` over the densities ``p_i`` of the snapshots and ``p`` of the target
-    (appendix C of Karras et al.), here with ``sum_i w_i = 1``, so that what does not change in training comes out as
-    it is. With snapshots of widths 0.05 and 0.10 at 30 evenly spaced steps the density is off by 1.3 % for a width of
-    0.03, by 0.1 to 0.8 % from 0.075 to 0.2, and by 4 % for 0.25, see :func:`reconstruction_error`; the averages
+    They minimize ``int (sum_i w_i p_i - p)^2 dtau`` for the densities ``p_i`` of the snapshots and ``p`` of the target
+    (appendix C of Karras et al.), here subject to ``sum_i w_i = 1``, which preserves parameters that do not change in
+    training. With snapshots of widths 0.05 and 0.10 at 30 evenly spaced steps the density is off by 1.3 % for a width
+    of 0.03, by 0.1 to 0.8 % from 0.075 to 0.2, and by 4 % for 0.25, see :func:`reconstruction_error`; the averages
     themselves are closer.
 
     Args:
-        times: The step of every snapshot; a step with several widths comes several times.
+        times: The step of every snapshot, repeated for each of its widths.
         widths: The relative width of every snapshot.
-        target_width: The relative width wanted, in (0, 0.28].
-        target_time: The step it is wanted at, from the first snapshot to the last.
+        target_width: The target relative width, in (0, 0.28].
+        target_time: The target step, between the first snapshot and the last.
 
     Returns:
         The weights, in the order of the snapshots. Some are negative.
@@ -170,7 +170,7 @@ def reconstruction_weights(
         )
     exponent = width_to_exponent(target_width)
     gram = _inner(times[:, None], exponents[:, None], times, exponents)
-    # Scaled to densities of norm 1. With two widths at 200 steps the condition number is then 2e7, and 2e8 without.
+    # Densities are scaled to norm 1. With two widths at 200 steps the condition number is then 2e7, otherwise 2e8.
     norms = np.sqrt(np.diag(gram))
     aims = np.stack([_inner(times, exponents, float(target_time), exponent) / norms, 1.0 / norms], axis=1)
     free, multiplier = np.linalg.lstsq(gram / np.outer(norms, norms), aims, rcond=None)[0].T / norms
@@ -185,7 +185,7 @@ def reconstruction_error(
     target_width: float,
     target_time: Number,
 ) -> float:
-    """How far the density of a weighted sum is from that of the target, relative to the norm of the latter.
+    """The distance between the densities of a weighted sum and of the target, relative to the norm of the target.
 
     >>> round(reconstruction_error(np.ones(1), [1000], [0.10], target_width=0.05, target_time=1000), 2)
     0.47
@@ -199,9 +199,9 @@ def reconstruction_error(
 
 
 def reconstruct(snapshots: Iterable[tuple[Number, Params]]) -> Params:
-    """The sum of ``weight * tree``, in float64 on the host, as NumPy arrays of the snapshots' types.
+    """The sum of ``weight * tree``, computed in float64 on the host, as NumPy arrays with the types of the snapshots.
 
-    Trees are taken one at a time, so that a generator may read them from disk.
+    Trees are consumed one at a time, so that a generator may read them from disk.
 
     Raises:
         UserError: If there are no snapshots, or if they are of different networks.
@@ -218,7 +218,7 @@ def reconstruct(snapshots: Iterable[tuple[Number, Params]]) -> Params:
         elif shapes != first:
             raise UserError("The snapshots differ in structure, shapes or types; expected those of one run.")
         _add(totals, float(weight), tree)
-        del tree  # before the next one is read
+        del tree  # free it before the next one is read
     if first is None:
         raise _no_snapshots()
     leaves, structure = jax.tree.flatten(first)

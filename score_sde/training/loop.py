@@ -1,4 +1,4 @@
-"""The training loop: straight-line, resumable bit for bit."""
+"""The training loop, resumable bit for bit."""
 
 import contextlib
 import dataclasses
@@ -35,23 +35,23 @@ Watch = Callable[[int, Params], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """Something to train on the training split.
+    """A training task on the training split.
 
     Attributes:
         mesh: The devices.
         run: All settings of the run.
-        group: Which group of them says how long and in what batches, how often to log, to evaluate and to save.
+        group: The settings group of the loop: number of steps, batch size, intervals of logs, evaluations and saves.
         source: The training split.
         init_state: The state at step 0.
         step: The training step, given the constants.
-        constants: Arrays that stay as they are, such as the parameters of another network, on every device.
+        constants: Constant arrays, such as the parameters of another network, replicated on every device.
         evaluate: Mean loss and standard error of the averaged parameters on held-out data.
         snapshot_every: Steps between snapshots of the power-function averages; 0 for none.
-        watch: Is shown the averaged parameters every ``watch_every`` steps, if these are not 0, and after the last.
-        advice: What to change when a loss stops being finite.
-        check: Refuses a checkpoint that was saved under another configuration, see :meth:`.Checkpoints.restore_newest`.
-        cautions: Sentences that are said before the first step.
-        records: What the directory holds beside all that training writes, as JSON by the names of the files.
+        watch: Called with the averaged parameters every ``watch_every`` steps and after the last; never if this is 0.
+        advice: Advice for a loss that is no longer finite.
+        check: Refuses a checkpoint of another configuration, see :meth:`.Checkpoints.restore_newest`.
+        cautions: Warnings to log before the first step.
+        records: Further files of the directory, as JSON values by file name.
     """
 
     mesh: Mesh
@@ -72,19 +72,19 @@ class Task:
 
     @property
     def settings(self) -> Loop:
-        """The group of the settings."""
+        """The settings group of the loop."""
         return self.run[self.group]
 
 
 def run(task: Task, workdir: Path) -> TrainState:
-    """Train to ``num_steps``, going on from the newest checkpoint in ``workdir`` if there is one.
+    """Train to ``num_steps``, resuming from the newest checkpoint in ``workdir`` if there is one.
 
-    Batch ``n`` and every random number of step ``n`` depend on the seed and on ``n`` alone, so that an interrupted and
-    an uninterrupted run end in the same bits. On SIGTERM, and on a first SIGINT, the state is saved after the step
-    under way.
+    Batch ``n`` and all random numbers of step ``n`` depend only on the seed and ``n``, so an interrupted and an
+    uninterrupted run end in the same bits. On SIGTERM, and on a first SIGINT, the state is saved after the current
+    step.
 
     Raises:
-        UserError: If a loss, a gradient or an array of the state stops being finite (naming the step; the last
+        UserError: If a loss, a gradient or an array of the state is no longer finite (naming the step; the last
             checkpoint stays), if the batch does not divide over the devices, or if the directory cannot be written.
         Preempted: If SIGTERM or SIGINT came before the end.
         KeyboardInterrupt: If either came before the first step was done, or SIGINT came twice.
@@ -141,7 +141,7 @@ def run(task: Task, workdir: Path) -> TrainState:
 
 
 def _keep_records(task: Task, workdir: Path) -> None:
-    """Write again what the directory has lost of its records, so that what is saved there stays a run."""
+    """Rewrite missing records, so that the directory stays a complete run."""
     lost = [name for name in task.records if not (workdir / name).exists()]
     if not lost or not is_main():
         return
@@ -155,14 +155,14 @@ def _keep_records(task: Task, workdir: Path) -> None:
 
 
 def _announce(task: Task) -> None:
-    """Say what is ahead."""
+    """Log the work ahead."""
     for sentence in task.cautions():
         log.warning("%s", sentence)
     compiling("the training step")
 
 
 def _say_trained(task: Task, start: int, began: float) -> None:
-    """Say how far training has come since a time of the clock, or that it had come as far before."""
+    """Log the progress of training since a clock time, or that it was complete before."""
     steps = task.settings.num_steps
     if start < steps:
         log.info("Trained to step %d in %.0f s.", steps, time.perf_counter() - began)
@@ -177,7 +177,7 @@ def _preempted(preemption: Preemption, step: int) -> Preempted:
 
 
 def _steps(task: Task, count: int) -> Callable[..., tuple[TrainState, Metrics]]:
-    """What one call of the compiled program does: ``count`` steps."""
+    """The program of ``count`` steps per call."""
 
     def steps(state: TrainState, batch: Array, *constants: Params) -> tuple[TrainState, Metrics]:
         step_fn = task.step(*constants)
@@ -213,14 +213,14 @@ def _feed(task: Task, iterator: TrainIterator) -> Feed:
 def _start(
     task: Task, checkpoints: CheckpointWriter, iterator: TrainIterator, sharding: Any
 ) -> tuple[TrainState, int, list[dict[str, Any]]]:
-    """The newest checkpoint, with the data stream set to its place, or a fresh state; and what is not logged yet."""
+    """The newest checkpoint with the data stream at its position, or a fresh state; and the metrics not yet logged."""
     like = with_sharding(jax.eval_shape(task.init_state), sharding)
     restored = checkpoints.restore_newest(like, check=task.check)
     if restored is None:
-        # Drawing the weights runs once: on a CPU, optimizing that program takes four times longer than running it.
+        # The initialization runs once: on a CPU, optimizing its program takes four times longer than running it.
         options = {"xla_backend_optimization_level": 0} if loops_are_slow(task.mesh) else {}
         return jax.jit(task.init_state, out_shardings=sharding, compiler_options=options)(), 0, []
-    if restored.iterator:  # an imported checkpoint has none: its data start from the beginning
+    if restored.iterator:  # imported checkpoints have none: data start from the beginning
         iterator.set_state(restored.iterator)
     step = int(restored.state.step)
     log.info("Going on from step %d.", step)
@@ -264,7 +264,7 @@ def _check_finite(label: str, value: float, step: int) -> None:
 
 @contextlib.contextmanager
 def _advised(saved: CheckpointWriter, advice: str) -> Iterator[None]:
-    """Say of a training that stops being finite what there is to go back to, and what to change."""
+    """Add the last good checkpoint and the advice to the error of a run that is no longer finite."""
     try:
         yield
     except NotFinite as error:

@@ -1,9 +1,9 @@
-r"""From the names of an objective and of the variances to a loss: denoising, its relatives, and the variational bound.
+r"""Losses from the names of an objective and of the variances: denoising, its relatives, and the variational bound.
 
-Systems of different papers are points of this product. Denoising on a chain is Ho et al. 2020 (``L_simple``) or NCSN,
-in continuous time the Score SDE, with likelihood weighting ScoreFlow; the bound of a chain with learned variances is
-Sohl-Dickstein et al. 2015 and Nichol & Dhariwal 2021, and the bound of a chain of one Gaussian layer a variational
-autoencoder.
+The systems of several papers are combinations of these. Denoising on a chain is Ho et al. 2020 (``L_simple``) or NCSN;
+in continuous time it is the Score SDE, and with likelihood weighting ScoreFlow. The bound of a chain with learned
+variances is Sohl-Dickstein et al. 2015 and Nichol & Dhariwal 2021; the bound of a chain of one Gaussian layer is a
+variational autoencoder.
 """
 
 import dataclasses
@@ -27,18 +27,18 @@ from score_sde.quantization import Quantization
 from score_sde.typing import Batch, Labels, Loss, Network, Params, PRNGKey, Times
 from score_sde.variational import LatentVariableModel, first_half, vae_loss, vlb_loss, with_fraction, with_variances
 
-#: What ``config.parameterization.variances`` may be, with the fraction of eq. 15 of Nichol & Dhariwal 2021 that it is.
+#: The choices of ``config.parameterization.variances``, with the fraction in eq. 15 of Nichol & Dhariwal 2021.
 VARIANCES = {"small": 0.0, "large": 1.0, "learned": None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trainees:
-    """The network that is trained, as each of its users sees it; all have the same parameters.
+    """The views of one trained network: score network, reverse step, latent variable model.
 
     Attributes:
-        score: What the score is made of.
-        reversal: Noise and fraction side by side, for :func:`~score_sde.variational.make_predict_fn`.
-        latent: The encoder and decoder of a variational autoencoder, which has no score; else ``None``.
+        score: The network of the score.
+        reversal: The network of noise and variance fraction, for :func:`~score_sde.variational.make_predict_fn`.
+        latent: Encoder and decoder of a variational autoencoder, which has no score; else ``None``.
     """
 
     score: Network
@@ -47,7 +47,7 @@ class Trainees:
 
     @classmethod
     def of_score(cls, network: Network, variances: str) -> "Trainees":
-        """Those of a network for one output per value, with variances of :data:`VARIANCES`."""
+        """The views of a network with one output per value, and variances from :data:`VARIANCES`."""
         fraction = VARIANCES[variances]
         if fraction is not None:
             return cls(score=network, reversal=with_fraction(network, fraction))
@@ -56,17 +56,17 @@ class Trainees:
 
     @classmethod
     def of_latent(cls, latent: LatentVariableModel) -> "Trainees":
-        """Those of a variational autoencoder."""
+        """The views of a variational autoencoder."""
         network = _WithoutScore(latent=latent)
         return cls(score=network, reversal=network, latent=latent)
 
 
 class Kind(NamedTuple):
-    """A kind of objective: its loss, the fields that it takes beside those of all, and what it trains."""
+    """A kind of objective: its loss, its own configuration fields, and its trainee."""
 
     loss: Callable[..., Loss]
     fields: tuple[str, ...] = ()
-    of_bound: bool = False  # of a chain, with its variances; else a score at times that are drawn
+    of_bound: bool = False  # the bound of a chain with its variances; else a score at random times
 
 
 def _criterion(name: str, *fields: str) -> Kind:
@@ -96,12 +96,12 @@ def make_loss(
     parameterization: Parameterization,
     quantization: Quantization,
 ) -> Loss:
-    """The loss that ``config.objective`` describes; of a variational autoencoder its own bound."""
+    """The loss of ``config.objective``; for a variational autoencoder, its bound."""
     objective = config.objective
     if trainees.latent is not None:
         return vae_loss(trainees.latent)
     kind = OBJECTIVES[objective.kind]
-    own = {field: objective[field] or None for field in kind.fields}  # 0 stands for none of it
+    own = {field: objective[field] or None for field in kind.fields}  # 0 means none
     if kind.of_bound:
         return kind.loss(process, trainees.reversal, parameterization, quantization=quantization, **own)
     fields = {"t0": objective.t_min, "num_levels": config.parameterization.num_scales, "sde": process}
@@ -115,18 +115,18 @@ def make_loss(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _WithoutScore:
-    """The parameters of a variational autoencoder where a network is expected."""
+    """A stand-in network with the parameters of a variational autoencoder."""
 
     latent: LatentVariableModel
 
     def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
-        """Those of encoder and decoder."""
+        """The parameters of encoder and decoder."""
         return self.latent.init(key, shape)
 
     def apply(
         self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
     ) -> Batch:
-        """There is no score."""
+        """Refused: there is no score."""
         raise UserError(
             "A variational autoencoder (config.model.name=vae) has no score, which this measurement needs; expected "
             "--mode=train, sample or likelihood, or a score network such as config.model.name=ncsnpp."

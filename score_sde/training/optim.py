@@ -12,12 +12,12 @@ Optimizer: TypeAlias = optax.GradientTransformation
 
 
 def make_optimizer(optim: Optim = DEFAULTS.optim, *, num_steps: int = DEFAULTS.training.num_steps) -> Optimizer:
-    """Adam whose learning rate rises linearly from 0 over ``warmup`` steps, then stays or falls as a cosine.
+    """Adam with a learning rate that rises linearly from 0 over ``warmup`` steps, then stays or decays as a cosine.
 
-    The first update has rate 0 with a warm-up, as in the original.
+    With a warm-up the first update has rate 0, as in the original.
 
     Args:
-        optim: The numbers of Adam, of its schedule and of averages to track, see :mod:`score_sde.fields.training`.
+        optim: Hyperparameters of Adam, its schedule and the tracked averages, see :mod:`score_sde.fields.training`.
         num_steps: Length of the run, for the cosine.
     """
     lr, warmup = optim.lr, optim.warmup

@@ -1,4 +1,4 @@
-"""The wish that a run end soon: of a scheduler, told by SIGTERM, or of the user, told by SIGINT (Ctrl-C)."""
+"""Requests to end a run: SIGTERM from a scheduler, or SIGINT (Ctrl-C) from the user."""
 
 import contextlib
 import itertools
@@ -12,19 +12,19 @@ import jax
 
 from score_sde.signals import raised, saved_first, say
 
-_QUESTIONS = itertools.count(1)  # of this process, in all its loops
+_QUESTIONS = itertools.count(1)  # the count of questions of this process, in all its loops
 _HEEDED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Preemption:
-    """Whether the run was asked to end; use it as a context manager, around the loop that asks.
+    """Tells a loop whether the run was asked to end; use it as a context manager around the loop.
 
-    Before the first question, while programs are compiled, there is nothing to save, and a signal ends the run at once.
-    So does a second SIGINT. Among several processes one that is asked tells the others, and all of them hear of it at
-    the same step.
+    Before the first question, while programs compile, there is nothing to save, and a signal ends the run at once. So
+    does a second SIGINT. A process that receives a signal tells the others, and all of them learn of it at the same
+    step.
 
     Attributes:
-        interrupted: Whether it was SIGINT.
+        interrupted: Whether the signal was SIGINT.
 
     >>> with Preemption() as preemption:
     ...     before = preemption.requested()
@@ -34,17 +34,17 @@ class Preemption:
     """
 
     def __init__(self) -> None:
-        """Nothing was asked yet."""
+        """Start without a request."""
         self.interrupted = False
         self._asked, self._begun = False, False
         self._saving = contextlib.ExitStack()
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        # Python takes signals in its main thread only.
+        # Python handles signals in its main thread only.
         if threading.current_thread() is threading.main_thread():
             for number in _HEEDED:
-                # JAX has a handler of its own for SIGTERM where there are several processes; nohup ignores SIGINT.
+                # With several processes JAX has its own handler of SIGTERM; nohup ignores SIGINT.
                 theirs = number == signal.SIGTERM and jax.process_count() > 1
                 if not theirs and signal.getsignal(number) != signal.SIG_IGN:
                     self._former[number] = signal.signal(number, self._ask)
@@ -58,7 +58,7 @@ class Preemption:
         self._saving.close()
 
     def requested(self) -> bool:
-        """Whether to end now; all processes ask after the same steps."""
+        """Whether to end now; all processes must ask after the same steps."""
         if not self._begun:
             self._begun = True
             self._saving.enter_context(saved_first())
@@ -66,8 +66,8 @@ class Preemption:
             return self._asked
         from jax.experimental import multihost_utils
 
-        # They end when their count equals the one agreed on, which is the next: numbers of steps, which do not begin
-        # at 1 in a run that goes on and may be several at a time, would pass it by.
+        # JAX ends all processes when their count equals the agreed one, which is the next count. Step numbers would
+        # skip it: they do not begin at 1 in a resumed run, and may advance by several at a time.
         return multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -77,5 +77,5 @@ class Preemption:
         if number == signal.SIGINT:
             self.interrupted = True
             say("interrupted; the step under way is saved first. A second time ends at once.")
-            if jax.process_count() > 1:  # the way to tell the others
+            if jax.process_count() > 1:  # tells the others
                 os.kill(os.getpid(), signal.SIGTERM)

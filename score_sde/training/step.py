@@ -18,7 +18,7 @@ Prepare = Callable[[PRNGKey, Array], Batch]
 
 @runtime_checkable
 class TrainStep(Protocol):
-    """From state and a batch of raw data to the next state and the metrics of the step."""
+    """Maps the state and a batch of raw data to the next state and the metrics of the step."""
 
     def __call__(self, state: TrainState, batch: Array, /) -> tuple[TrainState, Metrics]:
         """One step, or several for a stack of batches."""
@@ -50,13 +50,13 @@ def make_train_step(
     Args:
         loss: The loss of every example; its mean is minimized.
         tx: The optimizer.
-        prepare: Turns the raw batch into continuous data, such as :meth:`Quantization.dequantize`.
+        prepare: Maps the raw batch to continuous data, for example :meth:`Quantization.dequantize`.
         ema_rate: Rate of the moving average of the parameters.
         ema_warmup: See :func:`ema_rate_at`.
-        accumulate: In how many parts the gradient is computed; random numbers are drawn for the whole batch, so that
-            the parts change nothing but dropout.
-        mesh: The devices, where a state may be split: every device then computes with whole parameters, and keeps its
-            part of their gradient.
+        accumulate: Number of parts for gradient accumulation. Random numbers are drawn for the whole batch, so the
+            parts change only dropout.
+        mesh: The devices, if the state may be sharded: every device then computes with whole parameters and keeps its
+            shard of the gradient.
     """
     unroll = loops_are_slow(mesh)
 
@@ -109,7 +109,7 @@ def make_train_step(
 def part_of(batch: Any, index: Int[Array, ""] | int, count: int) -> Any:
     """Every ``count``-th example from ``index`` on, of all arrays of a tree.
 
-    Neighbors go to different parts, so that a batch that is split over devices has its parts split over them alike.
+    Neighboring examples go to different parts, so the parts of a sharded batch are sharded alike.
 
     >>> part_of(jnp.arange(6), 1, 3).tolist()
     [1, 4]
@@ -120,7 +120,7 @@ def part_of(batch: Any, index: Int[Array, ""] | int, count: int) -> Any:
 def repeat_step(step: TrainStep, *, unroll: bool) -> TrainStep:
     """Several steps per dispatch: scan ``step`` over a leading axis of the batch; metrics are stacked.
 
-    ``unroll`` writes the steps out one after another; see :func:`~score_sde.distributed.loops_are_slow`.
+    ``unroll`` unrolls the scan; see :func:`~score_sde.distributed.loops_are_slow`.
     """
 
     def steps(state: TrainState, batches: Array) -> tuple[TrainState, Metrics]:

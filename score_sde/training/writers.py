@@ -1,7 +1,7 @@
-"""What a run says while it trains: a metrics file, TensorBoard events, and a progress bar.
+"""The output of a training run: a metrics file, TensorBoard events, and a progress bar.
 
-``metrics.jsonl`` is part of the result: a run that was interrupted and resumed leaves the same bytes as one that was
-not. It therefore holds nothing that depends on the clock; timings go to TensorBoard alone.
+``metrics.jsonl`` is part of the result: a resumed run leaves the same bytes as an uninterrupted one. It therefore
+holds nothing that depends on the clock; timings go only to TensorBoard.
 """
 
 import json
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_WORK = 0.1  # seconds from which a part of the work is more than looking up what was done before
+_WORK = 0.1  # seconds; faster parts of the work only look up earlier results
 
 
 class MetricWriter:
     """Appends metrics to ``workdir/metrics.jsonl`` and to TensorBoard files in ``workdir/tensorboard``.
 
-    Of several processes of one run only the first writes anything.
+    Of several processes of one run, only the first writes.
 
-    A line reaches the operating system before :meth:`write` returns, so a killed process loses none, and a full disk is
-    met here and not by a thread that nobody hears. To a bucket both files are written whole, as often as takes little
-    of the time, and by :meth:`flush`, before a checkpoint is saved. Numbers are written as the shortest decimals that
-    read back to the same bits.
+    A line reaches the operating system before :meth:`write` returns, so a killed process loses none, and a full disk
+    raises here rather than in a background thread. In a bucket both files are written as a whole, as often as takes a
+    small share of the time, and by :meth:`flush`, before a checkpoint is saved. Numbers are written as the shortest
+    decimals that read back to the same bits.
     """
 
     def __init__(self, workdir: Path) -> None:
-        """Write below ``workdir``; what is there already is kept, see :meth:`truncate`."""
+        """Write below ``workdir``; existing lines are kept, see :meth:`truncate`."""
         self._path = workdir / "metrics.jsonl"
         self._events_dir = workdir / "tensorboard"
         self._metrics: Growing | None = None  # opened with the first line
@@ -53,7 +53,7 @@ class MetricWriter:
         *,
         timings: Mapping[str, SupportsFloat] | None = None,
     ) -> None:
-        """Record the metrics of a step, and timings (such as steps per second), which go to TensorBoard alone.
+        """Record the metrics of a step, and timings (such as steps per second), which go only to TensorBoard.
 
         Raises:
             UserError: If the files cannot be written.
@@ -72,7 +72,7 @@ class MetricWriter:
         self.flush(now=False)
 
     def flush(self, *, now: bool = True) -> None:
-        """Write to a bucket what it lacks: now, or when it is time.
+        """Write new data to a bucket: now, or when due.
 
         Raises:
             UserError: If it cannot be written.
@@ -82,10 +82,10 @@ class MetricWriter:
                 file.publish(now=now)
 
     def truncate(self, step: int) -> None:
-        """Forget what was written after ``step``, and a last line that a crash cut short.
+        """Remove the lines after ``step``, and a last line truncated by a crash.
 
-        Call it before going on from the checkpoint of ``step``: the lines that follow are then written again, with
-        the same bytes. TensorBoard is told to hide what it recorded after ``step``.
+        Call it before resuming from the checkpoint of ``step``; the following lines are then written again with the
+        same bytes. TensorBoard hides its records after ``step``.
 
         Raises:
             UserError: If the file cannot be read or written.
@@ -104,11 +104,11 @@ class MetricWriter:
                 temporary.write_bytes(kept)
 
     def _new_events(self) -> Growing:
-        """Begin another file of events, under the name by which TensorBoard knows them."""
+        """Start a new event file, with a name that TensorBoard recognizes."""
         from tensorboardX.proto import event_pb2
 
         self._events_dir.mkdir(parents=True, exist_ok=True)
-        # Two files of the same second are told apart by their numbers.
+        # A number distinguishes files of the same second.
         number = len(list(self._events_dir.glob("events.*")))
         events = Growing(
             self._events_dir / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{number:04d}"
@@ -123,7 +123,7 @@ class MetricWriter:
 
 
 def _summary(values: Mapping[str, float]) -> Any:
-    """Numbers by their names as TensorBoard has them; those that are not finite cannot be drawn, and are left out."""
+    """Named numbers as a TensorBoard summary; non-finite ones cannot be drawn and are left out."""
     from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 
     finite = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -131,7 +131,7 @@ def _summary(values: Mapping[str, float]) -> Any:
 
 
 def _record(**fields: Any) -> bytes:
-    """An event of TensorBoard as a record of its file: a length, its checksum, the event, and its checksum."""
+    """A TensorBoard event as a record of its file: a length, its checksum, the event, and its checksum."""
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
     from tensorboardX.record_writer import masked_crc32c
 
@@ -141,15 +141,15 @@ def _record(**fields: Any) -> bytes:
 
 
 def compiling(what: str) -> None:
-    """Say that a program is compiled now, for this may take long, and nothing else is seen of it."""
+    """Log that a program compiles now, which may take long without any other output."""
     log.info("Compiling %s; the first time this takes a minute or more.", what)
 
 
 class ProgressBar:
     """A bar on a terminal; elsewhere, a line in the log every ``interval`` seconds at most.
 
-    Both show how far the work is, the loss if there is one, the rate, and the time that is left. These two leave out
-    the first part of the work that takes any time, of which compiling is a part.
+    Both show the progress, the loss if there is one, the rate and the remaining time. Rate and remaining time exclude
+    the first real part of the work, which includes compilation.
     """
 
     def __init__(
@@ -164,11 +164,11 @@ class ProgressBar:
         """A bar from ``initial`` to ``total``.
 
         Args:
-            total: Where the work ends.
-            initial: Where it starts, as after a resume.
-            description: What the work is.
-            unit: What is counted; by default ``step`` for training and ``example`` for the rest.
-            interval: Seconds between lines in the log where there is no terminal.
+            total: The end of the work.
+            initial: The start, for example after a resume.
+            description: Name of the work.
+            unit: Unit of the count; by default ``step`` for training and ``example`` for the rest.
+            interval: Seconds between log lines where there is no terminal.
         """
         self._total, self._done, self._description = total, initial, description
         self._unit = unit or ("step" if description == "training" else "example")
@@ -178,7 +178,7 @@ class ProgressBar:
         self._bar = self._open_bar() if sys.stderr.isatty() and is_main() else None
 
     def update(self, step: int, loss: SupportsFloat | None = None) -> None:
-        """The work has reached ``step``."""
+        """Set the progress to ``step``."""
         advanced, self._done, now = step - self._done, step, time.monotonic()
         if self._bar is not None:
             if loss is not None:
@@ -190,7 +190,7 @@ class ProgressBar:
             self._log(now, loss)
 
     def advance(self, count: int) -> None:
-        """``count`` more are done."""
+        """Advance by ``count``."""
         self.update(self._done + count)
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ class ProgressBar:
         )
 
     def _begin(self, now: float, loss: SupportsFloat | None) -> None:
-        """Start the clock after the first part of the work that was not done before, in no time."""
+        """Start the clock after the first part of the work that takes real time."""
         self._begun = now - self._last_time >= _WORK or now - self._opened >= self._interval
         if self._begun and self._bar is not None:
             self._bar.reset()
@@ -230,7 +230,7 @@ class ProgressBar:
         self._last_time, self._last_done = now, self._done
 
     def _log(self, now: float, loss: SupportsFloat | None) -> None:
-        # The rate of the last interval, not of the whole, which pauses would spoil for long.
+        # The rate of the last interval; an overall rate would long remember a pause.
         rate = max(self._done - self._last_done, 1e-9) / (now - self._last_time)
         left = _duration((self._total - self._done) / rate)
         log.info("%s, %.3g %ss/s, %s left", self._state(loss), rate, self._unit, left)
