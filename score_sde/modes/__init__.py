@@ -1,4 +1,4 @@
-"""What the program does: one function per mode, each leaving its results as files in the working directory.
+"""The modes of the program: one function per mode, each writing its results to the working directory.
 
 demo = train, then sample, likelihood and report
 """
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def run_demo(config: Settings, workdir: Path, command: str) -> None:
     """Train, sample, measure and summarize."""
-    build_experiment(config, "demo")  # what is wrong with any part is said before the first
+    build_experiment(config, "demo")  # errors of any part are raised before the first
     for mode in (run_train, run_sample, run_likelihood, run_report):
         mode(config, workdir, command)
     log.info("The same in Markdown: %s.", workdir / "summary.md")

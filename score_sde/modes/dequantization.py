@@ -1,4 +1,4 @@
-"""Training of a dequantizer for a trained model, and what it is worth beside uniform noise."""
+"""Training of a dequantizer for a trained model, and its gain over uniform noise."""
 
 import logging
 from pathlib import Path
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 def run_train_dequantizer(config: Settings, workdir: Path, command: str) -> None:
-    """Train a dequantizer, or go on, and measure the bound with it and with uniform noise: ``dequantizer.json``.
+    """Train a dequantizer, or resume, and measure the bound with it and with uniform noise: ``dequantizer.json``.
 
     Raises:
-        UserError: If the configuration names no dequantizer, there is no trained model, or the model is that of a
-            chain whose limit is another SDE.
+        UserError: If the configuration names no dequantizer, there is no trained model, or the model was trained on a
+            chain with another SDE as its limit.
     """
     experiment = experiment_of(config, workdir, "train_dequantizer")
     dequantizer = named(experiment)
@@ -35,7 +35,7 @@ def run_train_dequantizer(config: Settings, workdir: Path, command: str) -> None
     bits = evaluate.per_example((trained.params, model.ema_params))
     evaluate = LossEvaluator(experiment, source, held_out_losses(experiment, UniformDequantizer()))
     uniform = evaluate.per_example(({}, model.ema_params))
-    # Times and noise of the diffusion are the same in both, so that most of their error drops out of the difference.
+    # Both use the same diffusion times and noise, so most of their error cancels in the difference.
     gain, gain_error = mean_and_std_error(uniform - bits)
     report = {
         "bits_per_dim": float(bits.mean()),

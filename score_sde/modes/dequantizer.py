@@ -1,11 +1,11 @@
-"""Training of a dequantizer against a score model that stays as it is (Song et al. 2021b, arXiv 2101.09258).
+"""Training of a dequantizer against a fixed score model (Song et al. 2021b, arXiv 2101.09258).
 
-The loss is the variational bound in bits per dimension: what the images cost under the model, and what their
-noise tells,
+The loss is the variational bound in bits per dimension: the cost of the images under the model plus the log-density of
+their noise,
 
     (E[bound(x(u)) + log q(u | k)]) / (d log 2) + log2(K / width).
 
-Everything is in ``workdir/dequantizer``: checkpoints, metrics, the configuration and the step of the model.
+All files are in ``workdir/dequantizer``: checkpoints, metrics, the configuration and the step of the model.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ from score_sde.training.optim import Optimizer, make_optimizer
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Dequantizer, Loss, Params, PRNGKey, Times
 
-#: What decides how a dequantizer turns out, besides the model, whose own record is compared when it is loaded.
+#: Fields that decide the trained dequantizer, besides the model, whose own record is checked when it is loaded.
 _TRAINED = ("seed", "data", "optim", "dequantizer")
 _FREE = (
     *(f"data.{name}" for name in PLACE_FIELDS),
@@ -56,12 +56,12 @@ class TrainedDequantizer(NamedTuple):
 
     dequantizer: Dequantizer
     params: Params
-    step: int  # of its own training
-    model_step: int  # of the model that it was trained against
+    step: int  # of the dequantizer's training
+    model_step: int  # of the model used in its training
 
 
 def dequantizer_loss(experiment: Experiment, dequantizer: Dequantizer, model_params: Params) -> Loss:
-    """The loss of a dequantizer against a model that stays as it is, as ``config.dequantizer`` has it."""
+    """The loss of a dequantizer against a fixed model, configured by ``config.dequantizer``."""
     settings = experiment.settings.dequantizer
     options = {"t_min": settings.t_min, "offset": settings.offset, "dropout": bool(settings.dropout)}
     score_fn = experiment.score_fn(model_params)
@@ -69,7 +69,7 @@ def dequantizer_loss(experiment: Experiment, dequantizer: Dequantizer, model_par
 
 
 def held_out_losses(experiment: Experiment, dequantizer: Dequantizer) -> Losses:
-    """The same loss of ``(params, model_params)``, without dropout, for a :class:`LossEvaluator`."""
+    """The same loss without dropout, as a function of ``(params, model_params)``, for a :class:`LossEvaluator`."""
 
     def losses(params: tuple[Params, Params], key: PRNGKey, levels: Array) -> Times:
         own, model_params = params
@@ -82,8 +82,8 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
     """Train to ``dequantizer.num_steps`` against the averaged parameters of a model; see :func:`.loop.run`.
 
     Raises:
-        UserError: If the configuration names no dequantizer, or ``workdir/dequantizer`` holds one that was trained with
-            another configuration or against another step of the model; and as the training loop does.
+        UserError: If the configuration names no dequantizer, or ``workdir/dequantizer`` holds one trained with another
+            configuration or against another step of the model; also as in the training loop.
     """
     config, dequantizer, directory = experiment.settings, named(experiment), _directory(workdir)
     frozen = everywhere(experiment.mesh, model.ema_params)
@@ -125,9 +125,9 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
 
 
 def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantizer:
-    """The newest dequantizer that was trained in a working directory, with averaged parameters.
+    """The newest dequantizer of a working directory, with averaged parameters.
 
-    It may be used with a later state of the model than that which it was trained against: the bound stays a bound.
+    It may be used with a later state of the model than in its training: the bound stays a bound.
 
     Raises:
         UserError: If the configuration names no dequantizer, none was trained, or it was trained with another
@@ -150,10 +150,10 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
 
 
 def load_noise(experiment: Experiment, workdir: Path) -> BinNoise:
-    """The noise of dequantization that the configuration asks for.
+    """The configured dequantization noise.
 
     Raises:
-        UserError: If it is variational and no dequantiser was trained in ``workdir``.
+        UserError: If it is variational and no dequantizer was trained in ``workdir``.
     """
     if experiment.settings.likelihood.dequantization == "uniform":
         return BinNoise()
@@ -162,10 +162,10 @@ def load_noise(experiment: Experiment, workdir: Path) -> BinNoise:
 
 
 def named(experiment: Experiment) -> Dequantizer:
-    """The dequantizer of the configuration.
+    """The configured dequantizer.
 
     Raises:
-        UserError: If it names none.
+        UserError: If the configuration names none.
     """
     if experiment.dequantizer is None:
         raise UserError(
@@ -179,7 +179,7 @@ def _directory(workdir: Path) -> Path:
 
 
 def _optimizer(settings: Settings) -> Optimizer:
-    """The optimizer of the model, with a learning rate and a warm-up of its own."""
+    """The optimizer of the model, with a separate learning rate and warm-up."""
     own = settings.dequantizer
     optim = dataclasses.replace(settings.optim, lr=own.lr, warmup=own.warmup, ema_widths=())
     return make_optimizer(optim, num_steps=own.num_steps)
@@ -192,10 +192,10 @@ def _init_state(experiment: Experiment, dequantizer: Dequantizer) -> TrainState:
 
 
 def _claim(config: Settings, directory: Path, model: dict[str, Any]) -> dict[str, Any]:
-    """Record configuration, model and data in a new directory, or check that they are those recorded there.
+    """Record configuration, model and data in a new directory, or check them against an existing record.
 
-    Of parameters and data the fingerprints are recorded, which earlier versions did not do. What is recorded is
-    returned by the names of the files.
+    Parameters and data are recorded by their fingerprints, which earlier versions lack. Returns the records by file
+    name.
     """
     recorded = newest_config(directory)
     if recorded is not None:
@@ -203,7 +203,7 @@ def _claim(config: Settings, directory: Path, model: dict[str, Any]) -> dict[str
         _check_same_model(_model(directory), model, directory)
     fields = config.to_dict()
     if recorded is not None and max(Checkpoints(directory).steps, default=0) > config.dequantizer.num_steps:
-        # It keeps the number of steps that it was trained for.
+        # The record keeps the larger number of trained steps.
         fields["dequantizer"]["num_steps"] = leaves(recorded).get("dequantizer.num_steps")
     records = {_MODEL: model, "config.json": fields}
     for name, record in records.items():
@@ -212,7 +212,7 @@ def _claim(config: Settings, directory: Path, model: dict[str, Any]) -> dict[str
 
 
 def _check_same(recorded: Mapping[str, Any], config: Settings, directory: Path) -> None:
-    # A cosine schedule depends on the length of the run, which is then part of what is trained.
+    # A cosine schedule depends on the length of the run, which then decides the result.
     free = [name for name in _FREE if name != "dequantizer.num_steps" or config.optim.schedule == "constant"]
     if changed := changed_fields(recorded, config, groups=_TRAINED, free=free):
         home = directory.parents[1] if directory.parent.name == "checkpoints" else directory
@@ -240,7 +240,7 @@ def _check_same_model(recorded: dict[str, Any], model: dict[str, Any], directory
 
 
 def _model(directory: Path) -> dict[str, Any]:
-    """What is recorded of the model and the data of a dequantizer."""
+    """The recorded model and data of a dequantizer."""
     path, remedy = directory / _MODEL, f"it names the model of the dequantizer; remove {directory} to train another"
     found = read_json(path, remedy=remedy) or {}
     if not isinstance(found.get("step"), int):

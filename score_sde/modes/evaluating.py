@@ -1,4 +1,4 @@
-"""The evaluation of checkpoints: loss, bits per dimension and the metrics of samples, and which is the best."""
+"""The evaluation of checkpoints: loss, bits per dimension, sample metrics, and the choice of the best."""
 
 import dataclasses
 import hashlib
@@ -52,16 +52,16 @@ from score_sde.typing import Params
 
 log = logging.getLogger(__name__)
 
-#: Groups of fields that decide what is measured of a checkpoint.
+#: Groups of fields that decide the measurements of a checkpoint.
 _RELATED = ("seed", "ema_width", "sde", "parameterization", "model", "data", "objective", "sampling", "likelihood")
-#: Files of what has been measured so far of one checkpoint.
+#: Files of partial results of one checkpoint.
 _PARTIALS = {"likelihood": "evaluation.likelihood", "samples": "evaluation"}
 _UNITS = ("bits_per_dim", "nats_per_example")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Samples:
-    """What samples are measured with."""
+    """The tools of the sample metrics."""
 
     evaluate: SampleEvaluator
     extractor: Extractor
@@ -71,19 +71,19 @@ class _Samples:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Evaluation:
-    """What is measured of every checkpoint; programs are compiled once for all of them."""
+    """The measurements of every checkpoint; programs are compiled once for all of them."""
 
     experiment: Experiment
     place: Path  # of the results
     source: Source
     contents: str  # the fingerprint of the source
     loss: LossEvaluator
-    noise: BinNoise | None  # None where no likelihood is asked for
+    noise: BinNoise | None  # None without likelihood
     samples: _Samples | None
-    begun: list[Path] = dataclasses.field(default_factory=list)  # files of what has been measured of the checkpoint
+    begun: list[Path] = dataclasses.field(default_factory=list)  # partial results of the checkpoint
 
     def identity(self) -> str:
-        """A digest of all that decides the numbers besides the checkpoint."""
+        """A digest of everything that decides the numbers besides the checkpoint."""
         config, mesh = self.experiment.settings, self.experiment.mesh
         fields = decisive_fields(config, _RELATED)
         if self.samples is None:
@@ -99,7 +99,7 @@ class _Evaluation:
         return hashlib.sha256(json.dumps([fields, protocol, noise, batches, self.contents]).encode()).hexdigest()
 
     def measure(self, step: int, params: Params, digest: str) -> dict[str, Any]:
-        """The entry of one checkpoint; ``digest`` is their fingerprint."""
+        """The entry of one checkpoint; ``digest`` is the fingerprint of ``params``."""
         loss, error = self.loss(params)
         entry: dict[str, Any] = {"step": step, "parameters": digest, "loss": loss, "loss_std_error": error}
         if self.noise is not None:
@@ -109,12 +109,12 @@ class _Evaluation:
         return entry
 
     def _partial(self, name: str, identity: str) -> dict[str, Any]:
-        """From where a measurement goes on after an interruption."""
+        """Arguments that let an interrupted measurement resume."""
         self.begun.append(path := partial_file(self.place, _PARTIALS[name], identity))
         return {"partial": path, "identity": identity}
 
     def discard(self) -> None:
-        """Remove the files of what has been measured so far, when the entry of the checkpoint is written."""
+        """Remove the partial results once the entry of the checkpoint is written."""
         while self.begun:
             discard(self.begun.pop())
 
@@ -158,11 +158,11 @@ class _Evaluation:
 
 @one_at_a_time("eval")
 def run_eval(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
-    """Measure checkpoints and tell the best: ``evaluation.json``, ``metrics.json``, ``eval.json``.
+    """Measure checkpoints and name the best: ``evaluation.json``, ``metrics.json``, ``eval.json``.
 
-    The loss of the averaged parameters on the test split always, their likelihood with
-    ``config.evaluation.likelihood``, and metrics of samples with ``config.evaluation.num_samples``. What was measured
-    in the same way before is not measured again.
+    The loss of the averaged parameters on the test split is always measured, their likelihood with
+    ``config.evaluation.likelihood``, and sample metrics with ``config.evaluation.num_samples``. Earlier measurements by
+    the same protocol are reused.
 
     Raises:
         UserError: If there is no trained model or no such checkpoint, or for a reference of another protocol.
@@ -201,7 +201,7 @@ def run_eval(config: Settings, workdir: Path, command: str, *, out: Path | None 
 
 
 def _prepare(experiment: Experiment, workdir: Path, place: Path, command: str) -> _Evaluation:
-    """Load and check everything that is needed before anything is measured."""
+    """Load and check all inputs before the first measurement."""
     config, noise, samples = experiment.settings, None, None
     if config.evaluation.likelihood:
         check_limit(config)
@@ -232,7 +232,7 @@ def _prepare(experiment: Experiment, workdir: Path, place: Path, command: str) -
 
 
 def _check_best_by(name: str, evaluation: _Evaluation) -> None:
-    """Refuse a criterion that is not going to be measured."""
+    """Refuse a criterion that will not be measured."""
     known = ["loss"]
     if evaluation.noise is not None:
         known.append(_UNITS[evaluation.experiment.quantization.num_grey_levels is None])
@@ -246,7 +246,7 @@ def _check_best_by(name: str, evaluation: _Evaluation) -> None:
 
 
 def _state_of(workdir: Path, step: int, like: TrainState, *, strict: bool) -> TrainState | None:
-    """The state of a step, as arrays that live where those of ``like`` do; ``None`` if it is damaged."""
+    """The state of a step, with the shardings of ``like``; ``None`` if it is damaged."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     try:
         restored = Checkpoints(workdir).restore_newest(shapes, among=[step], check=of_this_run(workdir))

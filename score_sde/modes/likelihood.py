@@ -46,39 +46,39 @@ from score_sde.training.writers import ProgressBar, compiling
 
 log = logging.getLogger(__name__)
 
-#: Files of what has been measured so far.
+#: Files of partial results.
 _PARTIALS = {"likelihood": "likelihood", "chain": "likelihood.chain", "bound": "likelihood.bound"}
 _BASELINE_DIM = 256  # covariances of larger images take minutes to fit
 
 
 class _Measurement(NamedTuple):
-    """What is measured, where it goes, and what has been found so far."""
+    """The subject of the measurement, the place of its results, and the report so far."""
 
     experiment: Experiment
     state: TrainState
     source: Source
     noise: BinNoise
-    place: Path  # where the results go
+    place: Path  # directory of the results
     identity: str
     report: dict[str, Any]
     columns: dict[str, np.ndarray]
 
     @property
     def total(self) -> int:
-        """How many examples are measured."""
+        """The number of measured examples."""
         return min(self.experiment.settings.likelihood.num_examples or len(self.source), len(self.source))
 
     def partial(self, name: str) -> dict[str, Any]:
-        """From where a measurement goes on after an interruption."""
+        """Arguments that let an interrupted measurement resume."""
         return {"partial": partial_file(self.place, _PARTIALS[name], self.identity), "identity": self.identity}
 
 
 @one_at_a_time("likelihood")
 def run_likelihood(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
-    """Measure the held-out likelihood beside its bounds and the best Gaussian mixture: ``likelihood.json``.
+    """Measure the held-out likelihood, its bounds and the best Gaussian mixture: ``likelihood.json``.
 
     Raises:
-        UserError: If no likelihood is defined for what the network was trained on, or the solver failed on all images.
+        UserError: If no likelihood is defined for the network's training, or the solver failed on all images.
     """
     place = out or workdir
     experiment = experiment_of(config, workdir, "likelihood")
@@ -106,7 +106,7 @@ def run_likelihood(config: Settings, workdir: Path, command: str, *, out: Path |
 
 
 def _write(run: _Measurement) -> None:
-    """Write what was found; the results of other settings are kept."""
+    """Write the results; results of other settings are kept."""
     place, report = run.place, run.report
     keep_earlier(place, "likelihood", report["identity"])
     draw_likelihood(place, report, run.columns)
@@ -117,11 +117,11 @@ def _write(run: _Measurement) -> None:
 
 
 def check_limit(config: Settings) -> None:
-    """Refuse networks that do not know the SDE whose flow is asked for, at all of its times.
+    """Refuse a network that was not trained for the requested SDE at all of its times.
 
     Raises:
-        UserError: If the network was trained on a chain that is not the SDE's own, or tells times apart by the number
-            of the nearest level.
+        UserError: If the network was trained on a chain of another SDE, or is conditioned on the index of the nearest
+            level.
     """
     own = DIFFUSIONS[config.sde.name].own
     if config.sde.schedule not in (CONTINUOUS, own):
@@ -234,12 +234,12 @@ def _measure_flow(run: _Measurement) -> None:
 
 
 def _protocol(experiment: Experiment, noise: BinNoise, total: int) -> str:
-    """All that a reader must know to compare the number with another."""
+    """The protocol in words: everything needed to compare the number with another."""
     return f"{FlowProtocol.of(experiment)}, {_data(experiment, noise, total)}"
 
 
 def _data(experiment: Experiment, noise: BinNoise, total: int) -> str:
-    """The data, how many there are and their noise."""
+    """The data, their number and their dequantization."""
     settings, levels = experiment.settings.likelihood, experiment.quantization.num_grey_levels
     data = "continuous data"
     if levels is not None:
@@ -250,7 +250,7 @@ def _data(experiment: Experiment, noise: BinNoise, total: int) -> str:
 
 
 def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLikelihood) -> None:
-    """Means over the examples that the solver could do; how many it could not is told, and they are not averaged in."""
+    """Add means over the solved examples, and the number of failed ones, which the means exclude."""
     good = result.success
     if not good.any():
         all_of = plural(len(good), "the one example", f"all {len(good)} examples")
@@ -276,7 +276,7 @@ def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLik
 
 
 def _add_baseline(run: _Measurement, count: int) -> None:
-    """The bits per dimension of a Gaussian mixture on the same images; large ones would take minutes to fit."""
+    """Add the bits per dimension of a Gaussian mixture on the same images, unless large ones would take minutes."""
     experiment = run.experiment
     if experiment.quantization.num_grey_levels is None or int(np.prod(experiment.event_shape)) > _BASELINE_DIM:
         return
@@ -298,7 +298,7 @@ def _value(report: dict[str, Any]) -> tuple[float, float]:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    """What is said at the end."""
+    """The final lines of the log."""
     lines = [f"{each.line}." for each in comparable(quantities_of("likelihood.json", report))]
     if "nats_per_example" in report:
         lines.append(

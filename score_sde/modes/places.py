@@ -1,4 +1,4 @@
-"""Where results may go: neither where training removes them nor among the results of another run."""
+"""Checks of the directory for results: not where training removes files, nor among the results of another run."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from score_sde.checkpointing import Checkpoints
 from score_sde.errors import UserError
 from score_sde.files import Bucket
 
-#: Folders of a run in which its modes make, move and remove what they like.
+#: Folders of a run whose files its modes create, move and remove.
 OWN = ("checkpoints", "averages", "damaged_checkpoints", "dequantizer", "earlier", "progress", "tensorboard")
 
 
@@ -19,18 +19,18 @@ def is_run(directory: Path) -> bool:
 
 
 def check_places(workdir: Path, out: Path | None) -> None:
-    """Refuse a place for results where they would be lost or taken for the results of something else.
+    """Refuse a directory where results would be lost or mistaken for other results.
 
     Args:
         workdir: The directory of the run.
-        out: Where results go; ``workdir`` unless given.
+        out: The directory of the results; ``workdir`` unless given.
 
     Raises:
-        UserError: If results would go into a folder that a run keeps to itself, or into the directory of another run.
+        UserError: If results would go into a private folder of a run, or into the directory of another run.
     """
     flag, place = ("--workdir", workdir) if out is None else ("--out", out)
     home, inside = _real(workdir), _real(place)
-    own = {_real(home / name): home / name for name in OWN}  # a link may lead to another disk
+    own = {_real(home / name): home / name for name in OWN}  # a link may point to another disk
     for folder in (inside, *inside.parents, *place.absolute().parents):
         found = own.get(folder, folder)
         if folder in own or (folder.name in OWN and is_run(folder.parent)):

@@ -1,4 +1,4 @@
-"""What a run will need and how fast it can be, before it is started."""
+"""Memory and speed of a run, predicted before its start."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The record of a run: the configuration and the data that it was trained with, ``config.json`` and ``data.json``."""
+"""The record of a run: the configuration and data of its training, ``config.json`` and ``data.json``."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,11 +12,11 @@ from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS, Settings
 from score_sde.files import Unreadable, atomic_write_json, check_writable, read_json, reason_of
 
-#: Groups of fields that decide what the parameters of a run mean.
+#: Groups of fields that decide the meaning of the parameters of a run.
 MEANING = ("sde", "parameterization", "model", "data")
-#: Groups of fields that decide what is trained; they may not change under an existing run.
+#: Groups of fields that decide the training; they may not change under an existing run.
 TRAINED = ("seed", *MEANING, "objective", "optim", "training")
-#: What modes read of these. Every other mode reads ``MEANING`` alone, and takes the rest from the record of the run.
+#: Groups of fields by mode. Other modes read only ``MEANING``, and take the rest from the record of the run.
 READS = {
     **dict.fromkeys(("train", "import"), TRAINED),
     "train_dequantizer": ("seed", *MEANING, "optim"),
@@ -26,20 +26,20 @@ _FREE = (
     "training.num_steps",
     *(f"training.{name}" for name in ("accumulate", "eval_every", "sample_every")),
     *(f"training.keep_{what}" for what in ("checkpoints", "every", "best")),
-    # Data are known by what they hold, not by where they lie.
+    # Data are identified by content, not by path.
     *(f"data.{name}" for name in PLACE_FIELDS),
     "optim.ema_snapshot_every",
 )
-_PATHS = ("npz", "folder", "arrayrecord")  # kinds of data whose names are those of their places
+_PATHS = ("npz", "folder", "arrayrecord")  # kinds of data named by their path
 
 
 def claim(config: Settings, workdir: Path, data: DataRecord) -> dict[str, Any]:
-    """Record configuration and data in a new working directory, or check that they are those recorded there.
+    """Record configuration and data in a new working directory, or check them against an existing record.
 
-    A run that has more steps than the configuration asks for keeps the number that it was trained for.
+    If a run has more steps than the configuration, its record keeps the larger number.
 
     Returns:
-        What is recorded, by the names of the files.
+        The records by file name.
 
     Raises:
         UserError: If the run was trained with other settings or on other data, or the directory cannot be written.
@@ -60,12 +60,12 @@ def claim(config: Settings, workdir: Path, data: DataRecord) -> dict[str, Any]:
 
 
 def newest_step(workdir: Path) -> int:
-    """How far a run has been trained, by its newest complete checkpoint; 0 without any."""
+    """The step of the newest complete checkpoint of a run; 0 without any."""
     return max(Checkpoints(workdir).steps, default=0)
 
 
 def recorded_data(workdir: Path) -> DataRecord | None:
-    """What a run keeps of its data; ``None`` where there is no run, or one of a version that kept nothing.
+    """The record of a run's data; ``None`` without a run, or for a run of a version without such records.
 
     Raises:
         UserError: If the record is damaged.
@@ -79,12 +79,12 @@ def recorded_data(workdir: Path) -> DataRecord | None:
 
 
 def as_recorded(config: Settings, workdir: Path, mode: str) -> Settings:
-    """A configuration for a run as a mode reads it: the fields of training that it does not read are the run's own.
+    """The configuration of a mode on a run: training fields that the mode does not read come from the run.
 
-    Where there is no run, the configuration is that which is given.
+    Without a run, the given configuration is returned.
 
     Raises:
-        UserError: If a field that the mode reads differs from the run's, with every such field.
+        UserError: If fields that the mode reads differ from the run's; the message names all of them.
     """
     recorded = newest_config(workdir)
     if recorded is None:
@@ -96,10 +96,10 @@ def as_recorded(config: Settings, workdir: Path, mode: str) -> Settings:
 
 
 def check_same(config: Settings, recorded: Mapping[str, Any], workdir: Path, mode: str) -> None:
-    """Refuse a configuration that differs from a run's in what a mode reads.
+    """Refuse a configuration that differs from a run's in fields that a mode reads.
 
     Raises:
-        UserError: With every field that differs.
+        UserError: Naming every differing field.
     """
     groups = READS.get(mode, MEANING)
     free = _free(groups, config.optim.schedule)
@@ -110,7 +110,7 @@ def check_same(config: Settings, recorded: Mapping[str, Any], workdir: Path, mod
 
 
 def of_this_run(workdir: Path) -> Check:
-    """A check of the checkpoints of a run: that they were saved under the configuration that it has recorded."""
+    """A check that checkpoints of a run were saved under its recorded configuration."""
     recorded = newest_config(workdir)
 
     def check(path: Path, saved: Mapping[str, Any]) -> None:
@@ -129,12 +129,12 @@ def _free(groups: Collection[str], schedule: str) -> set[str]:
     """Fields of some groups that may differ from the record of a run."""
     if groups != TRAINED:
         return {*_FREE, "data.random_flip"}
-    # Another schedule than a constant one depends on the length of the run.
+    # Schedules other than the constant one depend on the length of the run.
     return set(_FREE) - (set() if schedule == "constant" else {"training.num_steps"})
 
 
 def _check_same_data(recorded: Mapping[str, Any], known: DataRecord | None, data: DataRecord, workdir: Path) -> None:
-    """Refuse other data than a run's; of a run that has no record of them, data of another name."""
+    """Refuse data other than the run's; if the run has no record of its data, refuse data of another name."""
     advice = "Give the data that the run was trained on, wherever they lie (config.data.name, config.data.data_dir)"
     if known is not None:
         changed = known.differences(data)

@@ -1,4 +1,4 @@
-"""One page to look at and to send: the run of a working directory, alone or beside others."""
+"""The HTML report of a run, alone or beside others, as one self-contained page."""
 
 import logging
 from pathlib import Path
@@ -18,17 +18,17 @@ def run_report(
     compare: tuple[Path, ...] = (),
     out: Path | None = None,
 ) -> None:
-    """Write ``report.html``, which holds everything it shows.
+    """Write ``report.html``, a self-contained page.
 
     Args:
-        config: Not used: the page is about the ``config.json`` of the working directory.
-        workdir: Where the run lives.
-        command: Not used: the page names the commands that made what it shows.
-        out: Where the page goes, and results from there with it; ``workdir`` unless given.
-        compare: Working directories of other runs, to be shown beside it.
+        config: Not used: the page shows the ``config.json`` of the working directory.
+        workdir: The directory of the run.
+        command: Not used: the page shows the commands of its results.
+        out: The directory of the page, whose results it includes; ``workdir`` unless given.
+        compare: Working directories of other runs to compare with.
 
     Raises:
-        UserError: If a directory is missing or has nothing of a run in it, or the page cannot be written.
+        UserError: If a directory is missing or holds nothing of a run, or the page cannot be written.
     """
     del config, command
     path = write_report(workdir, compare, out)

@@ -1,4 +1,4 @@
-"""Published results measured again, from a checkpoint to a verdict."""
+"""Reproduction of published results, from a checkpoint to a verdict."""
 
 import json
 import logging
@@ -29,10 +29,10 @@ from score_sde.reproduction.rows import Row, select
 
 log = logging.getLogger(__name__)
 
-#: From a configuration file and overrides ``NAME=VALUE`` to a configuration; the user's own overrides come last.
+#: Maps a configuration file and overrides ``NAME=VALUE`` to a configuration; the user's own overrides come last.
 Configure = Callable[[Path, list[str]], Settings]
 
-# The field of likelihood.json, and that of its standard error.
+# The fields of the value and of its standard error in likelihood.json.
 _LIKELIHOODS = {"nll": ("bits_per_dim", "std_error"), "bound": ("bound_bits_per_dim", "bound_std_error")}
 _METRICS = {"is": "inception_score"}
 
@@ -41,26 +41,26 @@ _METRICS = {"is": "inception_score"}
 def run_reproduce(
     config: Settings, workdir: Path, command: str, *, row: str, configure: Configure, checkpoint: Path | None = None
 ) -> int:
-    """Measure rows again and compare: ``reproduction.json``, ``reproduction.md``.
+    """Measure rows and compare with the expected values: ``reproduction.json``, ``reproduction.md``.
 
     Args:
-        config: Not used: each row has a configuration of its own.
-        workdir: Where the runs of the rows live.
+        config: Not used: each row has its own configuration.
+        workdir: The directory of the runs of the rows.
         command: The command, for the record.
-        row: A row's name, or a pattern of several.
+        row: The name of a row, or a pattern for several.
         configure: Loads configurations.
         checkpoint: The published checkpoint, or the directory above the folders of several; ``workdir/checkpoints``
             unless given.
 
-    Rows that were measured in ``workdir`` before stay in both files, unless one is measured again by the same protocol.
-    Where a field that decides the number is not the row's own, there is no verdict.
+    Rows measured in ``workdir`` before stay in both files, unless measured again by the same protocol. If a decisive
+    field is overridden, the row gets no verdict.
 
     Returns:
-        0 if all rows are within their tolerances, else 1, which a row without a verdict is not.
+        0 if all rows are within tolerance, else 1; a row without a verdict counts as not within tolerance.
 
     Raises:
-        UserError: If there is no such row, if inputs are missing (all are named, before anything is run), or if the run
-            of a row was trained with other settings or imported from another file.
+        UserError: If there is no such row, if inputs are missing (all are named, before any work), or if the run of a
+            row was trained with other settings or imported from another file.
     """
     del config
     rows = select(row)
@@ -81,7 +81,7 @@ def run_reproduce(
 
 
 def _configured(row: Row, workdir: Path, configure: Configure) -> Settings:
-    """The configuration of a row, of the working directory or of the package."""
+    """The configuration of a row, from the working directory or the package."""
     settings = list(row.settings)
     if "evaluation.extractor=inception-2015" in settings:
         settings.append(f"evaluation.weights={workdir / INCEPTION}")
@@ -95,7 +95,7 @@ def _check_inputs(rows: list[Row], configs: dict[str, Settings], place: Path) ->
 
 
 def _measured(row: Row, config: Settings, workdir: Path, place: Path, command: str) -> Result:
-    """Make the model a run, unless it is one, and measure it."""
+    """Train or import the model of a row, unless done before, and measure it."""
     run, start = workdir / row.run, time.perf_counter()
     own = with_overrides(from_file(config_file(f"configs/{row.config}.py")), row.settings)
     how, changed = protocol(row, own, config), overridden(row, own, config)
@@ -105,7 +105,7 @@ def _measured(row: Row, config: Settings, workdir: Path, place: Path, command: s
     details: dict[str, Any] = {"run": str(run)}
     if row.checkpoint is None:
         if (recorded := newest_config(run)) is not None:
-            check_same(config, recorded, run, "train")  # whose number it would be otherwise
+            check_same(config, recorded, run, "train")  # otherwise the number would be of that run
         if newest_step(run) < config.training.num_steps:
             run_train(config, run, command)
         if (step := newest_step(run)) > config.training.num_steps:
@@ -117,9 +117,9 @@ def _measured(row: Row, config: Settings, workdir: Path, place: Path, command: s
         source = find_checkpoint(row.checkpoint, place)
         assert source is not None  # checked before
         details["checkpoint"] = str(source)
-        run_import(config, run, command, source)  # which looks whether a run that is there is of this file
+        run_import(config, run, command, source)  # also checks that an existing run is of this file
     value, error = _samples_of(row, config, run, command) if _of_samples(row) else _flow_of(row, config, run, command)
-    if value is None:  # JSON's word for what is no finite number
+    if value is None:  # null in JSON: not a finite number
         raise UserError(f"{row.name}: what was measured in {run} is no finite number; see the files there.")
     log.info("%s: %.4f, expected %.2f ± %.2f", row.name, value, row.expected, row.tolerance)
     details["seconds"] = time.perf_counter() - start
@@ -131,7 +131,7 @@ def _of_samples(row: Row) -> bool:
 
 
 def _samples_of(row: Row, config: Settings, run: Path, command: str) -> tuple[float, float | None]:
-    run_eval(config, run, command)  # measures nothing that rows of the same samples have measured before
+    run_eval(config, run, command)  # reuses measurements of rows with the same samples
     entries = read_results(run / "evaluation.json")["checkpoints"]
     found = next(entry for entry in entries if entry["step"] == newest_step(run))
     metric = _METRICS.get(row.what, "frechet")
@@ -144,7 +144,7 @@ def _samples_of(row: Row, config: Settings, run: Path, command: str) -> tuple[fl
 
 
 def _flow_of(row: Row, config: Settings, run: Path, command: str) -> tuple[float, float | None]:
-    """Bits per dimension; rows of one protocol share a measurement, which is kept beside the run."""
+    """Bits per dimension; rows of one protocol share a measurement, kept beside the run."""
     what, _, variational = row.what.partition("_")
     kept = run / f"{'variational' if variational else 'uniform'}.json"
     experiment = experiment_of(config, run, "likelihood")

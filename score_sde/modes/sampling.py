@@ -1,4 +1,4 @@
-"""Drawing samples from a trained model, and measuring the samplers."""
+"""Sampling from a trained model, and measurements of the samplers."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ from score_sde.training.writers import ProgressBar, compiling
 
 log = logging.getLogger(__name__)
 
-_PARETO_DATA = 50_000  # training examples whose moments the samples are compared with
+_PARETO_DATA = 50_000  # training examples for the reference moments
 
 
 @one_at_a_time("sample")
@@ -71,7 +71,7 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
         strip = draw_trajectory(experiment, state.ema_params, steps, count=count, frames=10)
     keep_earlier(place, "sample", digest(identity))
     grey = {} if num_grey_levels is None else {"num_levels": np.asarray(num_grey_levels)}
-    atomic_savez(place / "samples.npz", samples=levels, **grey)  # data that npz:samples.npz reads
+    atomic_savez(place / "samples.npz", samples=levels, **grey)  # readable as data by npz:samples.npz
     if strip is not None:
         trajectory_strip(*strip, place / "trajectory.png", quantization=experiment.quantization)
     if num_grey_levels is None:
@@ -103,7 +103,7 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
 
 
 def _points_at_hand(experiment: Experiment) -> np.ndarray | None:
-    """Some points to show beside samples; ``None`` where the data are not at hand."""
+    """Some points to show beside samples; ``None`` if the data are not available."""
     try:
         source = load_split(experiment.settings, "test")
     except UserError as error:
@@ -115,7 +115,7 @@ def _points_at_hand(experiment: Experiment) -> np.ndarray | None:
 
 @one_at_a_time("pareto")
 def run_pareto(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
-    """Quality against cost of many samplers, and the one to take: ``pareto.md``, ``pareto.json``, ``pareto.png``."""
+    """Quality against cost of many samplers, and a recommendation: ``pareto.md``, ``pareto.json``, ``pareto.png``."""
     place = out or workdir
     experiment = experiment_of(config, workdir, "pareto")
     references, settings = settings_of(experiment)
@@ -160,7 +160,7 @@ def run_pareto(config: Settings, workdir: Path, command: str, *, out: Path | Non
 
 @one_at_a_time("latents")
 def run_latents(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
-    """Encode held-out data, decode their codes and what lies between: ``latents.npz``, ``interpolation.png``."""
+    """Encode held-out data, decode and interpolate their codes: ``latents.npz``, ``interpolation.png``."""
     place = out or workdir
     experiment = experiment_of(config, workdir, "latents")
     check_limit(config)
@@ -202,8 +202,8 @@ def run_latents(config: Settings, workdir: Path, command: str, *, out: Path | No
 
 @one_at_a_time("conformance")
 def run_conformance(config: Settings, workdir: Path, command: str) -> None:
-    """Errors and orders of the samplers where the answer is known: ``conformance.md``, ``conformance.json``."""
-    del config  # the problems are fixed, so that figures can be compared
+    """Errors and orders of the samplers on problems with known solutions: ``conformance.md``, ``conformance.json``."""
+    del config  # the problems are fixed, so that results are comparable
     check_writable(workdir)
     tables = {"flow": flow_rows(), "noisy": noisy_rows(), "corrector": corrector_rows()}
     rows: dict[str, list[Any]] = {name: [] for name in tables}

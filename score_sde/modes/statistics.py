@@ -1,4 +1,4 @@
-"""Reference statistics of a data set: what samples are compared with."""
+"""Reference statistics of a data set, for comparison with samples."""
 
 import logging
 import time
@@ -21,15 +21,15 @@ FILE = "statistics.npz"
 
 
 def run_stats(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
-    """Statistics of a split of the data, for the metrics of samples: ``statistics.npz``, ``statistics.json``."""
-    measured_split(config, workdir, config.evaluation.reference_split)  # says if these are not the data of the run
+    """Statistics of a split of the data, for sample metrics: ``statistics.npz``, ``statistics.json``."""
+    measured_split(config, workdir, config.evaluation.reference_split)  # warns if these are not the data of the run
     info = data_info(config)
     compute_statistics(config, out or workdir, command, extractor_of(config, info))
     summarize(workdir, out or workdir)
 
 
 def compute_statistics(config: Settings, workdir: Path, command: str, extractor: Extractor) -> ReferenceStatistics:
-    """Compute and write them."""
+    """Compute and write the statistics."""
     settings = config.evaluation
     source = load_split(config, settings.reference_split)
     total = min(settings.reference_examples or len(source), len(source))
@@ -64,7 +64,7 @@ def compute_statistics(config: Settings, workdir: Path, command: str, extractor:
             "seconds": time.perf_counter() - start,
             **machine(command),
         }
-        # The arrays come last: while they are missing, both files are written again.
+        # The arrays are written last: while they are missing, both files are written again.
         atomic_write_json(workdir / "statistics.json", report)
         write_statistics(workdir / FILE, statistics)
     log.info(
@@ -85,16 +85,16 @@ def compute_statistics(config: Settings, workdir: Path, command: str, extractor:
 def load_reference(
     config: Settings, places: Sequence[Path], command: str, info: SourceInfo, extractor: Extractor
 ) -> ReferenceStatistics:
-    """The statistics that samples are compared with: those of a file, or of the data, which are computed once.
+    """The reference statistics for samples: from a file, or from the data, computed once.
 
-    They are looked for in several places, and computed to the first.
+    They are searched in several places; if computed, they are written to the first.
 
     Raises:
-        UserError: If the file that ``config.evaluation.reference`` names cannot be read or is of another extractor.
+        UserError: If the file ``config.evaluation.reference`` cannot be read or is of another extractor.
     """
     settings = config.evaluation
     if settings.reference:
-        # Files of other systems do not name their extractor; the user answers for it by naming this one.
+        # Files of other systems do not name their extractor; by configuring it, the user vouches for the match.
         return read_statistics(Path(settings.reference), extractor=extractor.name)
     for path in (place / FILE for place in places):
         if not path.is_file():
@@ -114,7 +114,7 @@ def _changes(found: ReferenceStatistics, config: Settings, info: SourceInfo, ext
     settings = config.evaluation
     source = load_split(config, settings.reference_split)
     count = min(settings.reference_examples or len(source), len(source))
-    # Files of an earlier version know the data by their name alone.
+    # Files of an earlier version identify the data by name only.
     ours = (info.name, None) if found.contents is None else (found.source, fingerprint(source))
     kept = 0 if found.features_subset is None else len(found.features_subset)
     pairs = {

@@ -1,4 +1,4 @@
-"""Training, and what makes a run of a file or a file of a run."""
+"""Training, and import and export of models."""
 
 import dataclasses
 import logging
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 def run_train(config: Settings, workdir: Path, command: str) -> None:
-    """Train, or go on training, and draw the loss curve."""
+    """Train, or resume training, and draw the loss curve."""
 
     def prepare() -> tuple[tuple[Experiment, dict[str, Source], DataRecord], dict[str, Any]]:
         experiment, sources = build_experiment(config, "train"), load_splits(config)
@@ -85,12 +85,11 @@ def train(
     Args:
         experiment: The run.
         workdir: Its directory.
-        watch: Is shown the averaged parameters as ``training.sample_every`` says.
-        sources: The splits of the data by their names, which are loaded unless they are given.
-        check: Refuses a checkpoint that was saved under another configuration.
-        cautions: Sentences that are said before the first step; where no step is left, they are not asked for.
-        records: What the directory holds of the run, which is written again where it is lost; see
-            :class:`score_sde.training.loop.Task`.
+        watch: Called with the averaged parameters every ``training.sample_every`` steps.
+        sources: The splits of the data by name; loaded unless given.
+        check: Refuses a checkpoint of another configuration.
+        cautions: Returns warnings to log before the first step; not called if no step is left.
+        records: The records of the run, rewritten if lost; see :class:`score_sde.training.loop.Task`.
     """
     config = experiment.settings
     sources = load_splits(config) if sources is None else sources
@@ -116,7 +115,7 @@ def train(
 
 
 def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:
-    """Draws what the model makes of the same noise: ``progress/step_00000500.png``."""
+    """Draws samples of the model from the same noise every time: ``progress/step_00000500.png``."""
     num_grey_levels = experiment.quantization.num_grey_levels
     samples = sketch(experiment, 36 if num_grey_levels is not None else 1000)
 
@@ -125,20 +124,20 @@ def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:
         picture = directory / f"step_{step:08d}.png"
         if num_grey_levels is not None:
             image_grid(found, picture, num_grey_levels=num_grey_levels)
-        elif np.isfinite(found).all():  # a model that has just begun may send points anywhere
+        elif np.isfinite(found).all():  # early in training a model may send points anywhere
             scatter(found, source.gather(np.arange(min(len(found), len(source)))), picture)
 
     return draw
 
 
 def run_import(config: Settings, workdir: Path, command: str, checkpoint: Path) -> None:
-    """Make a published checkpoint a run that can be sampled, measured and trained further.
+    """Turn a published checkpoint into a run that can be sampled, measured and trained further.
 
-    The optimizer starts afresh, and the data from their beginning.
+    The optimizer starts fresh, and the data stream from its beginning.
 
     Raises:
-        UserError: If there is another run in ``workdir`` already, or the checkpoint is none of this configuration's
-            network; nothing is written then. An import that was interrupted leaves no run, and is simply given again.
+        UserError: If ``workdir`` already holds another run, or the checkpoint does not fit the configured network;
+            nothing is written then. An interrupted import leaves no run, and can simply be repeated.
     """
     experiment = build_experiment(config, "import")
     imported = import_checkpoint(checkpoint, experiment.network, experiment.event_shape)
@@ -155,7 +154,7 @@ def run_import(config: Settings, workdir: Path, command: str, checkpoint: Path) 
     with only_writer(workdir, "train", doing=f"importing a checkpoint to {workdir}"):
         claim(config, workdir, DataRecord.of(data_info(config), {}))
         atomic_write_json(workdir / "import.json", {"checkpoint": str(checkpoint), **provenance(state, command)})
-        with CheckpointWriter(workdir) as checkpoints:  # the last, by which a run is known
+        with CheckpointWriter(workdir) as checkpoints:  # written last: it marks the directory as a run
             checkpoints.save(state, {}, config.to_dict())
     summarize(workdir, workdir)
     count = sum(leaf.size for leaf in jax.tree.leaves(imported.params))
@@ -163,7 +162,7 @@ def run_import(config: Settings, workdir: Path, command: str, checkpoint: Path) 
 
 
 def _is_import_of(state: TrainState, workdir: Path) -> bool:
-    """Whether the run in a directory is this state, imported and not trained since."""
+    """Whether the run in a directory is an untrained import of this state."""
     found = read_json(workdir / "import.json") or {}
     same = (found.get("step"), found.get("parameters")) == (int(state.step), fingerprint(state.ema_params))
     return same and Checkpoints(workdir).steps == [int(state.step)]
@@ -171,7 +170,7 @@ def _is_import_of(state: TrainState, workdir: Path) -> bool:
 
 @one_at_a_time("export")
 def run_export(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
-    """Write parameters and an average of them to ``model.safetensors``, which ``--mode=import`` reads."""
+    """Write the parameters and an average of them to ``model.safetensors``, which ``--mode=import`` reads."""
     experiment = experiment_of(config, workdir, "export")
     state, average = trained_model(experiment, workdir)
     path, width, step = (out or workdir) / "model.safetensors", experiment.settings.ema_width, int(state.step)

@@ -1,4 +1,4 @@
-"""A working directory: the run that lives there, and what goes with every result that is written to it."""
+"""A working directory: its run, and the provenance of every result written to it."""
 
 import contextlib
 import dataclasses
@@ -27,14 +27,14 @@ from score_sde.training.ema import reconstruct, reconstruction_error, reconstruc
 from score_sde.typing import Params
 from score_sde.validation import purposes_of
 
-_WITHOUT_DATA = ("sample", "export")  # modes that need a model and no data
-_ROUGH = 0.05  # error of a reconstructed profile that a user must hear of
+_WITHOUT_DATA = ("sample", "export")  # modes that need a model but no data
+_ROUGH = 0.05  # error of a reconstructed profile that triggers a warning
 
 log = logging.getLogger(__name__)
 
 
 def build_experiment(config: Nested, mode: str | None = None) -> Experiment:
-    """The experiment of a configuration, for the data that it names and for a mode, or for all of them."""
+    """The experiment of a configuration and its data, for one mode or for all."""
     settings = Settings.of(config)
     info = data_info(settings)
     return Experiment.from_config(settings, info.shape, info.num_grey_levels, purposes=purposes_of(mode, settings))
@@ -43,10 +43,11 @@ def build_experiment(config: Nested, mode: str | None = None) -> Experiment:
 def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
     """The experiment of a run for a mode that needs its model.
 
-    Modes that need no data take shape and grey levels from the record of the run, if it has one.
+    Modes that need no data take shape and gray levels from the record of the run, if it has one.
 
     Raises:
-        UserError: If the configuration differs from the run's in what the mode reads, or the data have another shape.
+        UserError: If the configuration differs from the run's in fields that the mode reads, or the data have another
+            shape.
     """
     config, known = as_recorded(config, workdir, mode), recorded_data(workdir)
     if known is not None and mode in _WITHOUT_DATA:
@@ -64,7 +65,7 @@ def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
 
 @contextlib.contextmanager
 def _perhaps_moved(config: Settings, workdir: Path) -> Iterator[None]:
-    """A block that needs the data of a run at hand; where there are none, it says how to name their new place."""
+    """A block that needs the data of a run; if they are missing, the error says how to name their new place."""
     kind, colon, _ = config.data.name.partition(":")
     try:
         yield
@@ -78,7 +79,7 @@ def _perhaps_moved(config: Settings, workdir: Path) -> Iterator[None]:
 
 
 def measured_split(config: Settings, workdir: Path, split: str) -> Source:
-    """One split of the data that the configuration names; a warning tells if the run was not trained on these data."""
+    """One split of the configured data, with a warning if the run was trained on other data."""
 
     def prepare() -> tuple[tuple[Source, str], dict[str, str]]:
         with _perhaps_moved(config, workdir):
@@ -98,10 +99,10 @@ def measured_split(config: Settings, workdir: Path, split: str) -> Source:
 
 
 def data_info(config: Settings) -> SourceInfo:
-    """Shape and grey levels of the data; with ``config.data.shape`` the images need not be at hand.
+    """Shape and gray levels of the data; with ``config.data.shape`` the images need not be available.
 
     Raises:
-        UserError: If that shape is not one of 8-bit images, or not that of the data.
+        UserError: If this shape is not a shape of 8-bit images, or differs from the shape of the data.
     """
     shape = tuple(config.data.shape)
     if not shape:
@@ -110,27 +111,27 @@ def data_info(config: Settings) -> SourceInfo:
 
 
 def load_split(config: Settings, split: str) -> Source:
-    """One split of the data that the configuration names."""
+    """One split of the configured data."""
     return load_source(config.data.name, split, data_dir=config.data.data_dir or None, shape=tuple(config.data.shape))
 
 
 def load_splits(config: Settings) -> dict[str, Source]:
-    """Both splits of the data that the configuration names."""
+    """Both splits of the configured data."""
     return {split: load_split(config, split) for split in SPLITS}
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Whether there is anything to restore."""
+    """Whether there is a checkpoint to restore."""
     return bool(Checkpoints(workdir).steps)
 
 
 def trained_state(experiment: Experiment, workdir: Path) -> TrainState:
-    """The state of the newest good checkpoint; every device has the averaged parameters as a whole."""
+    """The state of the newest good checkpoint, with averaged parameters replicated on every device."""
     return trained_model(experiment, workdir)[0]
 
 
 def trained_model(experiment: Experiment, workdir: Path) -> tuple[TrainState, dict[str, int]]:
-    """The same state, and what records say of an average of ``config.ema_width`` beside the step: ``ema_step``."""
+    """The state of the newest good checkpoint, and for an average of ``config.ema_width`` its record ``ema_step``."""
     if (recorded := newest_config(workdir)) is not None:
         check_same(experiment.settings, recorded, workdir, "sample")
     if recorded is None or not (workdir / "checkpoints").is_dir():
@@ -156,9 +157,9 @@ def trained_model(experiment: Experiment, workdir: Path) -> tuple[TrainState, di
 
 
 def _power_average(experiment: Experiment, workdir: Path, like: Params) -> tuple[Params, int]:
-    """The average of width ``config.ema_width`` at the last snapshot, put together from all of them; and its step.
+    """The average of width ``config.ema_width`` at the last snapshot, reconstructed from all snapshots; and its step.
 
-    The weights are the best for the snapshots that there are, so those that are damaged are left out.
+    Damaged snapshots are left out; the weights are optimal for the remaining ones.
     """
     snapshots = Snapshots(workdir)
     found = snapshots.names
@@ -182,13 +183,13 @@ def _power_average(experiment: Experiment, workdir: Path, like: Params) -> tuple
 
 
 def summarize(workdir: Path, place: Path) -> None:
-    """Write the page of a run beside the results that were added; where there is no run, there is no page."""
+    """Write the page of a run beside new results; without a run there is no page."""
     if (workdir / "config.json").exists() or has_checkpoint(workdir):
         write_summary(workdir, place)
 
 
 def provenance(state: TrainState, command: str) -> dict[str, Any]:
-    """What a result was computed from, how, when and where."""
+    """The provenance of a result: model, command, date and hardware."""
     return {"step": int(state.step), "parameters": fingerprint(state.ema_params), **machine(command)}
 
 
