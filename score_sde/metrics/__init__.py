@@ -1,7 +1,7 @@
-"""How far samples are from data: metrics with their errors, intervals and protocols.
+"""Distances between samples and data: metrics with their errors, intervals and protocols.
 
-:func:`measure_features` measures the features of an extractor and :func:`measure_pixels` the images themselves; the
-functions they are made of take plain NumPy arrays. Everything is computed on the host in double precision.
+:func:`measure_features` measures the features of an extractor and :func:`measure_pixels` the images themselves; their
+building blocks take plain NumPy arrays. Everything is computed on the host in double precision.
 """
 
 from score_sde.metrics.frechet import FrechetTarget, Moments, MomentsAccumulator, frechet_distance, moments

@@ -1,4 +1,4 @@
-"""What every metric asks of the arrays it is given."""
+"""Checks of the arrays that metrics receive."""
 
 import numpy as np
 
@@ -6,15 +6,15 @@ from score_sde.errors import UserError
 
 
 def finite_rows(x: np.ndarray, what: str) -> np.ndarray:
-    """The array as ``(n, d)``, events flattened, once it is known to hold numbers.
+    """The array as ``(n, d)``, events flattened, checked to hold finite numbers.
 
     Args:
         x: ``(n, ...)``.
-        what: What it holds, for the message.
+        what: Content of the array, for the message.
 
     Raises:
-        UserError: For an array of no examples or no axis of them, and for NaN or infinity, with how many examples have
-            one.
+        UserError: For an array without examples or without an axis of them, and for NaN or infinity, with the number of
+            affected examples.
 
     >>> finite_rows(np.zeros((2, 3, 4)), "samples").shape
     (2, 12)

@@ -7,12 +7,12 @@ import numpy as np
 
 from score_sde.errors import UserError
 
-#: Rows that are made double precision, or multiplied, at once.
+#: Rows converted to double precision, or multiplied, at once.
 _ROWS = 4096
 
 
 class Moments(NamedTuple):
-    """Mean and unbiased covariance of a set of vectors, and the number of these; 0 where a file does not state it."""
+    """Mean and unbiased covariance of a set of vectors, and their number; 0 where a file does not state it."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -20,7 +20,7 @@ class Moments(NamedTuple):
 
 
 class MomentsAccumulator:
-    """Moments of a stream, in double precision whatever the batches are in.
+    """Moments of a stream, in double precision whatever the type of the batches.
 
     Batches and accumulators are joined by the formula of Chan, Golub & LeVeque (1979, eq. 2.1),
     ``S = S_a + S_b + (n_a n_b / n) (m_b - m_a)(m_b - m_a)^T``, which subtracts no large numbers, so every host may
@@ -36,16 +36,16 @@ class MomentsAccumulator:
     """
 
     def __init__(self) -> None:
-        """Nothing so far."""
+        """Start empty."""
         self._num_examples = 0
         self._mean = np.zeros(0)
         self._scatter = np.zeros((0, 0))
 
     def add(self, batch: np.ndarray) -> None:
-        """Take in examples ``(n, ...)``; events are flattened.
+        """Add examples ``(n, ...)``; events are flattened.
 
         Raises:
-            UserError: If their dimension is not that of the examples before.
+            UserError: If their dimension differs from the earlier examples'.
         """
         for first in range(0, len(batch), _ROWS):
             rows = np.asarray(batch[first : first + _ROWS], np.float64)
@@ -55,7 +55,7 @@ class MomentsAccumulator:
             self._join(len(rows), mean, centered.T @ centered)
 
     def merge(self, other: "MomentsAccumulator") -> None:
-        """Take in all that another accumulator has taken in.
+        """Add all examples of another accumulator.
 
         Raises:
             UserError: If the dimensions differ.
@@ -63,10 +63,10 @@ class MomentsAccumulator:
         self._join(other._num_examples, other._mean, other._scatter)
 
     def moments(self) -> Moments:
-        """Mean and unbiased covariance of everything so far.
+        """Mean and unbiased covariance of all examples so far.
 
         Raises:
-            UserError: If that is nothing.
+            UserError: If there are none.
         """
         if self._num_examples == 0:
             raise UserError("Moments of no examples were asked for; expected at least one; add a batch first.")
@@ -100,9 +100,9 @@ def moments(x: np.ndarray) -> Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     r"""``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^{1/2} C_b C_a^{1/2})^{1/2})`` (Dowson & Landau 1982, eq. 4).
 
-    Square roots are taken through eigenvalues of symmetric matrices, and eigenvalues that are rounding count as zero.
-    So covariances may be singular, as those of fewer examples than dimensions are, and the result is real. The
-    distance is squared, as is the custom. It costs two eigendecompositions, some seconds each in 2048 dimensions.
+    Square roots are taken through eigenvalues of symmetric matrices, and eigenvalues within rounding count as zero.
+    Covariances may therefore be singular, as with fewer examples than dimensions, and the result is real. The distance
+    is squared, by convention. It costs two eigendecompositions, some seconds each in 2048 dimensions.
 
     Raises:
         UserError: If the dimensions differ.
@@ -142,12 +142,12 @@ class FrechetTarget:
         return float(gap @ gap + traces - 2.0 * np.sqrt(values[values > _floor(values)]).sum())
 
     def influence(self, features: np.ndarray, sample: Moments) -> np.ndarray:
-        r"""What each of the examples ``(n, d)``, whose moments are ``sample``, does to the distance, to first order.
+        r"""The first-order influence on the distance of each of the examples ``(n, d)`` with moments ``sample``.
 
         The derivative of the distance in the covariance ``C`` is ``I - T``, with
         ``T = R^{1/2} (R^{1/2} C R^{1/2})^{-1/2} R^{1/2}`` the optimal map from the sample's Gaussian to the reference's
-        (Rippl, Munk & Sturm 2016, thm. 2.1). So example ``x`` has the influence
-        ``2 (m - m_r)·(x - m) + (x - m)^T (I - T) (x - m)`` less its mean.
+        (Rippl, Munk & Sturm 2016, thm. 2.1). Example ``x`` therefore has the influence
+        ``2 (m - m_r)·(x - m) + (x - m)^T (I - T) (x - m)`` minus its mean.
 
         Returns:
             Influences of mean zero, of shape ``(n,)``; their standard deviation over ``sqrt(n)`` is the standard error
@@ -179,7 +179,7 @@ class FrechetTarget:
 def distances_without(
     features: np.ndarray, groups: np.ndarray, sample: Moments, distance: Callable[[Moments], float]
 ) -> Iterator[float]:
-    """The distance of the examples without each group in turn, from the moments of all and those of the group.
+    """The distance of the examples without each group in turn, from the moments of all and of the group.
 
     Args:
         features: ``(n, d)``.
@@ -198,7 +198,7 @@ def distances_without(
 
 
 def _floor(values: np.ndarray) -> float:
-    """What an eigenvalue must exceed not to be rounding."""
+    """The threshold below which an eigenvalue counts as rounding."""
     return float(max(values.max(initial=0.0), 0.0) * values.size * np.finfo(np.float64).eps)
 
 

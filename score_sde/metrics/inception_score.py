@@ -1,4 +1,4 @@
-r"""The inception score (Salimans et al. 2016): how sure a classifier is of a sample, how varied it finds them all."""
+r"""The inception score (Salimans et al. 2016): a classifier's confidence in each sample, and the variety of all."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ class InceptionScore(NamedTuple):
     """Mean and standard deviation over splits, and the interval of the mean."""
 
     mean: float
-    std: float  # over splits, as is reported; not an error of the mean
+    std: float  # over splits, as usually reported; not an error of the mean
     std_error: float  # of the mean, over fresh samples
     low: float
     high: float
@@ -28,13 +28,13 @@ def inception_score(
 ) -> InceptionScore:
     r"""``exp(E KL(p(y|x) || p(y)))`` in each split of ``(n, k)`` logits; mean and population std over the splits.
 
-    Splits are ``i n // num_splits`` to ``(i + 1) n // num_splits`` in all protocols; they differ in the order. The
-    code of Salimans et al. takes samples as they come (``shuffle_seed=None``, right if classes are mixed),
-    torch-fidelity permutes them by NumPy's ``RandomState(2020)`` first (``shuffle_seed=2020``), TF-GAN takes all as
-    one split. Smaller splits score lower, so compare scores of one ``num_splits`` and one n only.
+    Splits are ``i n // num_splits`` to ``(i + 1) n // num_splits`` in all protocols; these differ in the order. The
+    code of Salimans et al. keeps the order of the samples (``shuffle_seed=None``, correct if classes are mixed),
+    torch-fidelity first permutes them by NumPy's ``RandomState(2020)`` (``shuffle_seed=2020``), and TF-GAN takes all as
+    one split. Smaller splits score lower, so compare only scores of equal ``num_splits`` and n.
 
-    The interval is for the mean at these n and splits. To first order a sample changes the logarithm by its divergence
-    ``KL(p(y|x) || p(y))`` less their mean, which gives the error of the logarithm.
+    The interval is for the mean at this n and number of splits. To first order a sample changes the logarithm by its
+    divergence ``KL(p(y|x) || p(y))`` minus their mean, which gives the error of the logarithm.
 
     Raises:
         UserError: For logits that are not finite, and fewer than two samples in a split.

@@ -1,17 +1,17 @@
-r"""Intervals for metrics, each by the construct whose coverage is honest for it.
+r"""Intervals for metrics, each by a method with honest coverage.
 
 ============================  ==================================================================================
 Fréchet distance              standard error from the influence function, bias by the delete-a-group jackknife
 Inception score               delta method on the logarithm, in closed form (``inception_score.py``)
 kernel and energy distance    variance of a U-statistic, in closed form (``pairs.py``)
 precision, density            means over examples: Wilson's interval, the normal one
-recall, coverage              delete-a-group jackknife: resampled copies would be each other's nearest neighbours
+recall, coverage              delete-a-group jackknife: resampled copies would be each other's nearest neighbors
 sliced Wasserstein            delete-a-group jackknife
 smooth functions of means     :func:`bootstrap_interval`
 ============================  ==================================================================================
 
-A bootstrap of the Fréchet distance is not among them: resampled sets repeat examples, and their distances are biased
-upwards by as much again as the distance itself, so that its percentiles lie above the truth.
+There is no bootstrap of the Fréchet distance: resampled sets repeat examples, which biases their distances upwards by
+as much as the distance itself is biased, so the percentiles lie above the truth.
 """
 
 import math
@@ -36,28 +36,28 @@ class Estimate(NamedTuple):
 
 
 class FrechetEstimate(NamedTuple):
-    """A Fréchet distance as computed from n examples, and what it says about the distribution they come from."""
+    """A Fréchet distance computed from n examples, and an estimate for the distribution behind them."""
 
     distance: float  # of the examples, biased upwards by about bias
-    std_error: float  # of the distance (and of the corrected one) over fresh examples, the reference held
-    bias: float  # what the distance of n examples exceeds that of their distribution by, estimated
+    std_error: float  # of the distance, plain or corrected, over fresh examples, the reference held
+    bias: float  # estimated excess of the distance of n examples over the distribution's
     low: float  # of the interval for the distance of the distribution
     high: float
 
     @property
     def corrected(self) -> float:
-        """The distance of the distribution, estimated; it may be negative, as unbiased estimates of zero are."""
+        """The estimated distance of the distribution; it may be negative, like any unbiased estimate of zero."""
         return self.distance - self.bias
 
 
 class Extrapolation(NamedTuple):
-    """A line through distances at several sizes, taken to infinitely many examples."""
+    """A line through distances at several sizes, extrapolated to infinitely many examples."""
 
     value: float  # the intercept
     std_error: float  # of sampling and fit together
     slope: float  # the distance of n examples exceeds the intercept by slope / n
     sizes: tuple[float, ...]
-    distances: tuple[float, ...]  # at those sizes, each a mean over parts without common examples
+    distances: tuple[float, ...]  # at these sizes, each a mean over disjoint parts
 
 
 def normal_interval(value: float, std_error: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -75,7 +75,7 @@ def normal_interval(value: float, std_error: float, confidence: float = 0.95) ->
 
 
 def quantile(confidence: float) -> float:
-    """How many standard errors a two-sided interval of this confidence extends to each side.
+    """The half-width of a two-sided interval of this confidence, in standard errors.
 
     Raises:
         UserError: For a confidence outside (0, 1).
@@ -99,12 +99,12 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
 def frechet_interval(
     features: np.ndarray, reference: Moments, *, confidence: float = 0.95, num_groups: int = 10, seed: int = 0
 ) -> FrechetEstimate:
-    r"""The Fréchet distance of examples ``(n, d)`` to a reference that is held, with an interval for n to infinity.
+    r"""The Fréchet distance of examples ``(n, d)`` to a fixed reference, with an interval for n to infinity.
 
-    The standard error is that of the influence function (:meth:`FrechetTarget.influence`), the bias that of the
-    delete-a-group jackknife, ``(G - 1) (mean_g F_{-g} - F)`` (Quenouille 1956), over random groups. On Gaussians
-    its intervals covered 95 to 99 % where 95 % were asked with n from 5 d to 100 d, distance zero included, and 88 %
-    with n = 2 d; below, the bias is underestimated.
+    The standard error comes from the influence function (:meth:`FrechetTarget.influence`), the bias from the
+    delete-a-group jackknife, ``(G - 1) (mean_g F_{-g} - F)`` (Quenouille 1956), over random groups. On Gaussians its
+    nominal 95 % intervals covered 95 to 99 % with n from 5 d to 100 d, distance zero included, and 88 % with n = 2 d;
+    below, the bias is underestimated.
 
     It costs two eigendecompositions and ``num_groups + 1`` sets of eigenvalues. Two groups halve the set, which leaves
     more of the bias (its part of order 1/n^2 is then doubled).
@@ -133,12 +133,12 @@ def extrapolated_frechet(
 ) -> Extrapolation:
     r"""The Fréchet distance of infinitely many examples, FID-infinity (Chong & Forsyth 2020, §3).
 
-    The distances of n, n/2, … examples are fitted by ``value + slope / n``. Each is a mean over all the parts of a
-    random partition: their deviations of first order then average to that of the whole set, so they do not disturb the
-    slope. The standard error holds the sampling error of the whole set (influence function), the residuals of the line,
-    and the difference between the intercepts of a line and a parabola, which says how far 1/n is from being the whole
-    law. It costs ``max_parts (max_parts + 1) / 2`` sets of eigenvalues and two eigendecompositions.
-    :func:`frechet_interval` extrapolates from sizes near n instead, and leaves less bias where n is not many times d.
+    The distances of n, n/2, … examples are fitted by ``value + slope / n``. Each is a mean over all parts of a random
+    partition: their first-order deviations then average to the whole set's, so they do not disturb the slope. The
+    standard error combines the sampling error of the whole set (influence function), the residuals of the line, and the
+    difference between the intercepts of a line and a parabola, which measures the deviation from the 1/n law. It costs
+    ``max_parts (max_parts + 1) / 2`` sets of eigenvalues and two eigendecompositions.
+    :func:`frechet_interval` extrapolates from sizes near n instead, and leaves less bias unless n is many times d.
 
     Raises:
         UserError: If the dimensions differ, for features that are not finite, fewer than three parts, and parts of
@@ -163,7 +163,7 @@ def extrapolated_frechet(
     distances = np.array(
         [np.mean([target.distance(moments(features[i])) for i in np.array_split(order, k)]) for k in parts]
     )
-    design = np.stack([np.ones(max_parts), parts], axis=1)  # 1/n in units of that of the whole set
+    design = np.stack([np.ones(max_parts), parts], axis=1)  # 1/n in units of the whole set's
     line, *_ = np.linalg.lstsq(design, distances)
     residual = np.sum((distances - design @ line) ** 2) / (max_parts - 2)
     of_fit = residual * np.linalg.inv(design.T @ design)[0, 0]
@@ -179,7 +179,7 @@ def extrapolated_frechet(
 
 
 def random_groups(num_examples: int, num_groups: int, seed: int) -> np.ndarray:
-    """A random group for each example, in groups of equal size but for one example.
+    """A random group for each example, in groups whose sizes differ by at most one.
 
     Raises:
         UserError: For fewer than two groups, and groups of fewer than two examples.
@@ -211,9 +211,9 @@ def bootstrap_interval(
 ) -> Estimate:
     """An interval by resampling the examples (first axis) of each set, with replacement (Efron 1987 for ``bca``).
 
-    It is right for smooth functions of means. It is wrong for the Fréchet distance, which resampling biases, and for
-    anything made of nearest neighbours or of pairs, because resampled sets repeat examples; see the module's table.
-    ``bca`` evaluates the statistic once more for each example; ``percentile`` saves that where there are many.
+    It is correct for smooth functions of means. It is wrong for the Fréchet distance, which resampling biases, and for
+    statistics of nearest neighbors or pairs, because resampled sets repeat examples; see the module's table. ``bca``
+    evaluates the statistic once more for each example; ``percentile`` saves this cost for large sets.
 
     Raises:
         UserError: For a set of fewer than two examples.

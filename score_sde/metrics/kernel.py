@@ -11,7 +11,7 @@ from score_sde.metrics.pairs import Kernel, mean_discrepancy
 
 
 class KernelDistance(NamedTuple):
-    """One distance, estimated twice: from all pairs, and as a mean over random subsets, as it is often reported."""
+    """One distance, estimated twice: from all pairs, and as a mean over random subsets, as often reported."""
 
     value: float  # from all pairs; unbiased, so it may be negative
     std_error: float  # of value, over fresh examples on both sides
@@ -52,10 +52,10 @@ def kernel_distance(
 ) -> KernelDistance:
     r"""KID of samples ``x`` and reference ``y``, features ``(n, d)`` and ``(m, d)``, in double precision.
 
-    ``value`` is the unbiased estimate over all pairs, whose error is the least, with an interval for the distance of
-    the two distributions. ``subset_mean`` and ``subset_std`` follow the protocol of torch-fidelity: subsets are drawn
-    without replacement within, first of ``x``, then of ``y``, by NumPy's ``RandomState``; its default seed is 2020.
-    Both estimate the same number; of size n or m they do not depend on it, as the estimates are unbiased.
+    ``value`` is the unbiased estimate over all pairs, which has the smallest error, with an interval for the distance
+    of the two distributions. ``subset_mean`` and ``subset_std`` follow the protocol of torch-fidelity: subsets are
+    drawn without replacement within, first of ``x``, then of ``y``, by NumPy's ``RandomState``; its default seed is
+    2020. Both estimate the same number. Their means do not depend on n or m, because the estimates are unbiased.
 
     Raises:
         UserError: For features that are not finite or of different dimensions, and subsets larger than a set.

@@ -17,14 +17,14 @@ from score_sde.metrics.pairs import row_blocks, squared_distances
 
 
 class PrecisionRecall(NamedTuple):
-    """Each with its standard error and interval over fresh samples, the reference held."""
+    """Precision and recall, with errors and intervals over fresh samples, the reference held."""
 
     precision: Estimate
     recall: Estimate
 
 
 class DensityCoverage(NamedTuple):
-    """Each with its standard error and interval over fresh samples, the reference held."""
+    """Density and coverage, with errors and intervals over fresh samples, the reference held."""
 
     density: Estimate
     coverage: Estimate
@@ -41,13 +41,13 @@ def precision_recall(
 ) -> PrecisionRecall:
     r"""Improved precision and recall of features ``(n, d)`` and ``(m, d)`` (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
-    A set's manifold is the union of balls round its examples that reach to their k-th nearest neighbours in the set.
+    A set's manifold is the union of balls around its examples that reach to their k-th nearest neighbors in the set.
     Precision is the share of samples in the reference's manifold, recall the share of references in the samples'.
-    Both grow with the number of examples, so compare results of one n, one m and one k only.
+    Both grow with the number of examples, so compare only results of equal n, m and k.
 
-    Precision is a mean over samples and has Wilson's interval. Recall has that of a delete-a-group jackknife, since its
-    balls depend on all samples; its error is measured to be 1.4 to 1.6 times the true one, on the safe side. Distances
-    are taken block by block: 10 000 by 10 000 takes 64 MiB at a time.
+    Precision is a mean over samples and has Wilson's interval. Recall has a delete-a-group jackknife interval, since
+    its balls depend on all samples; its error was measured at 1.4 to 1.6 times the true one, on the safe side.
+    Distances are computed block by block: 10 000 by 10 000 takes 64 MiB at a time.
 
     Raises:
         UserError: For features that are not finite or of different dimensions, and for no more than k examples.
@@ -88,9 +88,10 @@ def density_coverage(
 ) -> DensityCoverage:
     r"""Density and coverage of features ``(n, d)`` and ``(m, d)`` (Naeem et al. 2020, eq. 3 and 4).
 
-    Density is the mean number of the reference's balls a sample lies in, over k; coverage the share of the reference's
-    balls that hold a sample. Neither is stretched by outliers among the samples, as recall is. Density may exceed 1.
-    The error of density is that of a mean, that of coverage a jackknife's, 1.5 to 1.8 times the true one.
+    Density is the mean number of the reference's balls that contain a sample, divided by k; coverage is the share of
+    the reference's balls that contain a sample. Unlike recall, neither is inflated by outliers among the samples.
+    Density may exceed 1. The error of density is the standard error of a mean; the error of coverage comes from a
+    jackknife, and is 1.5 to 1.8 times the true one.
 
     Raises:
         UserError: For features that are not finite or of different dimensions, and for no more than k examples.
@@ -119,7 +120,7 @@ def density_coverage(
 
 
 def _centered(samples: np.ndarray, reference: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets in double precision, less the mean of the reference, so that distances keep their digits."""
+    """Both sets in double precision, minus the mean of the reference, so that distances keep their digits."""
     samples, reference = finite_rows(samples, "sample features"), finite_rows(reference, "reference features")
     same_dimension(samples, reference, "features")
     if not 1 <= k < min(len(samples), len(reference)):
@@ -132,14 +133,14 @@ def _centered(samples: np.ndarray, reference: np.ndarray, k: int) -> tuple[np.nd
 
 
 def _radii(x: np.ndarray, k: int) -> np.ndarray:
-    """The squared distance from each example to its k-th nearest neighbour."""
+    """The squared distance from each example to its k-th nearest neighbor."""
     return _radii_without(x, k, np.zeros(len(x), int))[-1]
 
 
 def _radii_without(x: np.ndarray, k: int, groups: np.ndarray) -> np.ndarray:
-    """Squared distances to the k-th nearest neighbour without each group, and last without none: ``(groups + 1, n)``.
+    """Squared distances to the k-th nearest neighbor without each group, and last with all: ``(groups + 1, n)``.
 
-    Members of a group that is left out have minus infinity, which no distance is within.
+    Members of an omitted group have minus infinity, which no distance is within.
     """
     num_groups = int(groups.max()) + 1
     near = np.full((len(x), num_groups, k), np.inf)  # the k nearest of each group
@@ -160,7 +161,7 @@ def _radii_without(x: np.ndarray, k: int, groups: np.ndarray) -> np.ndarray:
 
 
 def _share(shares: np.ndarray, confidence: float) -> Estimate:
-    """The last share, with the jackknife error of those before; the interval stays within 0 and 1."""
+    """The last share, with the jackknife error of the others; the interval stays within 0 and 1."""
     value, error = float(shares[-1]), jackknife_error(shares[:-1])
     low, high = normal_interval(value, error, confidence)
     return Estimate(value, error, max(low, 0.0), min(high, 1.0))

@@ -1,4 +1,4 @@
-r"""Sums over all pairs of two sets, block by block, and the distance made of them."""
+r"""Sums over all pairs of two sets, block by block, and the mean discrepancy."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ _BLOCK = 2**23
 class PairEstimate(NamedTuple):
     """An unbiased squared maximum mean discrepancy and its standard errors."""
 
-    value: float  # negative values happen, as they must if the mean is to be right
-    std_error: float  # over fresh examples on both sides, rather too large than too small
+    value: float  # may be negative, as an unbiased estimate must
+    std_error: float  # over fresh examples on both sides, on the safe side
     std_error_samples: float  # over fresh examples of the first set, the second held
 
 
@@ -36,7 +36,7 @@ def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """``|x_i - y_j|^2`` in double precision, ``(n, m)``, never negative.
 
-    It is computed from products, so it has lost the digits that ``|x|^2`` has more than the distance; centre the sets.
+    It is computed from products, which loses digits where ``|x|^2`` is larger than the distance; center the sets.
 
     >>> squared_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]]))
     array([[25.]])
@@ -51,12 +51,12 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def mean_discrepancy(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> PairEstimate:
     r"""The unbiased estimate of ``E k(x, x') + E k(y, y') - 2 E k(x, y)`` (Gretton et al. 2012, lemma 6).
 
-    Its variance is that of a two-sample U-statistic. The projections ``h(x) = E k(x, x') - E k(x, y)`` are estimated by
-    row means, whose own noise makes their variance too large by twice the second-order terms of the true variance.
-    ``std_error_samples`` takes those off once, and is right for equal distributions too, where first-order terms
-    vanish. ``std_error`` adds them instead: a low value comes with a low error, so intervals from the plain error
-    covered 85 to 100 % where 95 % were asked (150 and 120 Gaussians, 2 and 16 dimensions, shifts up to one standard
-    deviation), and those from this one 92 to 100 %.
+    It is a two-sample U-statistic. The projections ``h(x) = E k(x, x') - E k(x, y)`` are estimated by row means, whose
+    own noise makes their variance too large by twice the second-order terms of the true variance.
+    ``std_error_samples`` subtracts these once, and is correct for equal distributions too, where first-order terms
+    vanish. ``std_error`` adds them instead: a low value comes with a low error, so nominal 95 % intervals from the
+    plain error covered 85 to 100 % (150 and 120 Gaussians, 2 and 16 dimensions, shifts up to one standard deviation),
+    and intervals from this one 92 to 100 %.
 
     It costs ``(n^2 + m^2 + n m) d`` products.
 

@@ -17,7 +17,7 @@ class SlicedWasserstein(NamedTuple):
 
     value: float  # of the examples, biased upwards
     std_error: float  # over fresh samples, the reference and the directions held
-    corrected: float  # less its bias, estimated; negative values happen
+    corrected: float  # minus its estimated bias; may be negative
     low: float  # of the interval for the distance of the samples' distribution to the reference
     high: float
     distance: float  # the root of value, in units of the examples
@@ -45,7 +45,7 @@ def sliced_wasserstein(
     r"""``E_theta W_2^2(theta·x, theta·y)`` over random directions (Rabin et al. 2011; Bonneel et al. 2015, eq. 8).
 
     In one dimension the optimal plan pairs quantiles, so each term is an integral of squared differences of two step
-    functions, which is exact for sets of unequal sizes too. Error and bias are those of a delete-a-group jackknife over
+    functions, which is exact for sets of unequal sizes too. Error and bias come from a delete-a-group jackknife over
     samples ``x``. It costs ``num_groups`` sorted passes over ``(n + m) num_projections`` numbers.
 
     Raises:
@@ -82,9 +82,9 @@ def sliced_wasserstein(
 def energy_distance(x: np.ndarray, y: np.ndarray, *, confidence: float = 0.95) -> EnergyDistance:
     r"""``2 E|x - y| - E|x - x'| - E|y - y'|`` as an unbiased U-statistic (Székely & Rizzo 2013, eq. 2).
 
-    It is zero for equal distributions only, and its estimate is negative about as often as positive then. Pairs of an
+    It is zero only for equal distributions; its estimate is then negative about as often as positive. Pairs of an
     example with itself are left out; with them (a V-statistic) it would be biased upwards.
-    ``scipy.stats.energy_distance`` is the square root of the latter, in one dimension.
+    ``scipy.stats.energy_distance`` is the square root of the V-statistic, in one dimension.
 
     Raises:
         UserError: For values that are not finite, sets of different dimensions and fewer than two examples.

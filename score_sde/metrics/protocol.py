@@ -1,4 +1,4 @@
-"""What a metric's number depends on, the number with its error, and the comparison of like with like."""
+"""The protocol behind a metric's value, the value with its error, and comparisons under equal protocols."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MetricProtocol:
-    """Everything besides the model that decides a metric's value.
+    """Everything besides the model that determines a metric's value.
 
     Example:
         >>> MetricProtocol(metric="frechet", num_samples=5000, reference_count=50000, seed=0, extractor="inception",
@@ -53,22 +53,22 @@ class MetricProtocol:
 class MetricResult:
     """One metric of one model.
 
-    ``std_error`` is over fresh samples of the model with the reference held, which is what a comparison of two models
-    needs. ``interval`` is for what the metric estimates, named in ``details["interval_of"]``; that of a biased metric,
-    such as the Fréchet distance, need not hold ``value``.
+    ``std_error`` is over fresh samples of the model with the reference held, as comparisons of two models need.
+    ``interval`` is for the quantity named in ``details["interval_of"]``, which the metric estimates; for a biased
+    metric, such as the Fréchet distance, it need not contain ``value``.
     """
 
     value: float
     std_error: float | None
     interval: tuple[float, float] | None
     protocol: MetricProtocol
-    details: dict[str, Any] = dataclasses.field(default_factory=dict)  # what JSON can hold
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON values
 
     def to_json(self) -> str:
         """The result as text that :meth:`from_json` reads.
 
         Raises:
-            UserError: If a number is not finite, or something is not JSON's.
+            UserError: If a number is not finite, or a value is not JSON.
         """
         try:
             return json.dumps(dataclasses.asdict(self), allow_nan=False)
@@ -83,7 +83,7 @@ class MetricResult:
         """The result that :meth:`to_json` has written.
 
         Raises:
-            UserError: For text that is not such a result, with the fields that are missing or unknown.
+            UserError: For text that is not such a result, with the missing or unknown fields.
         """
         try:
             fields = parse_json(text)
@@ -102,7 +102,7 @@ class MetricResult:
 
 
 class Comparison(NamedTuple):
-    """How much more the first of two results is."""
+    """The excess of the first of two results over the second."""
 
     difference: float
     std_error: float | None  # None if either result has none
@@ -111,11 +111,11 @@ class Comparison(NamedTuple):
 def compare(a: MetricResult, b: MetricResult) -> Comparison:
     """The difference ``a - b`` and its standard error, for models whose samples are independent.
 
-    All of the protocol must agree but the seed: the number of samples too, since many metrics are biased by an amount
-    that depends on it, and the bias of equal numbers nearly cancels.
+    The protocols must agree except for the seed. The number of samples must agree too, since many metrics have a bias
+    that depends on it, which nearly cancels for equal numbers.
 
     Raises:
-        UserError: If the protocols are unlike, naming every field that differs.
+        UserError: If the protocols differ, naming every differing field.
     """
     unlike = [
         f"{field.name} ({getattr(a.protocol, field.name)} and {getattr(b.protocol, field.name)})"
@@ -144,5 +144,5 @@ def _fields(found: Any, kind: type) -> dict[str, Any]:
 
 
 def _short(digest: str) -> str:
-    """The start of a digest; other words whole."""
+    """The start of a digest; other words unchanged."""
     return digest[:8] if len(digest) == 64 else f"({digest})"

@@ -1,4 +1,4 @@
-"""Statistics of a reference set, and the files that hold them: ours and those of other systems."""
+"""Statistics of a reference set, and their files: our own and other systems'."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from score_sde.files import Unreadable, atomic_savez, parse_json, read_arrays, r
 from score_sde.metrics.checks import finite_rows
 from score_sde.metrics.frechet import Moments, moments
 
-#: What a file of another system does not say.
+#: Fields that a file of another system lacks.
 NOT_STATED = "not stated by the file"
 _FORMAT = "score_sde reference statistics 1"
 _NAMES = ("about", "mean", "covariance", "features", "pool_3", "mu", "sigma")
@@ -24,7 +24,7 @@ _ROUNDING = 1e-5  # of a covariance in single precision, with room to spare, rel
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReferenceStatistics:
-    """Moments of the features of a reference set, perhaps some of the features, and where they come from.
+    """Moments of the features of a reference set, optionally some of the features, and their provenance.
 
     Example:
         >>> features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
@@ -47,7 +47,7 @@ class ReferenceStatistics:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """A digest of the arrays and of what is said about them; equal references have equal ones."""
+        """A digest of the arrays and their description; equal references have equal digests."""
         digest = hashlib.sha256(json.dumps(self._about(), sort_keys=True).encode())
         for name, array in self._arrays().items():
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
@@ -93,13 +93,13 @@ def read_statistics(
 ) -> ReferenceStatistics:
     """Read statistics that this package, the original score_sde, EDM or pytorch-fid has written.
 
-    The original score_sde holds all features as ``pool_3``, EDM and pytorch-fid hold ``mu`` and ``sigma``. None of
-    them says which network they are from, so a name for it must be given; the other arguments say what else is known.
-    For our own files, which say it all, the arguments that are given must agree.
+    The original score_sde stores all features as ``pool_3``, EDM and pytorch-fid store ``mu`` and ``sigma``. None of
+    them names the network, so its name must be given; the other arguments supply other known facts. Our own files are
+    complete, and given arguments must agree with them.
 
     Raises:
-        UserError: For a file that is missing, damaged or of no known form; arrays that are not finite or whose shapes
-            disagree; no extractor for a file that does not name one; and arguments that a file contradicts.
+        UserError: For a file that is missing, damaged or of unknown form; arrays that are not finite or whose shapes
+            disagree; a missing extractor for a file that does not name one; and arguments that contradict a file.
     """
     arrays = _load(path)
     given: dict[str, Any] = {"extractor": extractor, "source": source, "split": split, "count": count, "shape": shape}
@@ -183,7 +183,7 @@ def _foreign(path: Path, arrays: Mapping[str, np.ndarray], count: int | None) ->
 
 
 def _double(array: np.ndarray) -> np.ndarray:
-    """In double precision; other things than numbers as they are, for the check to refuse."""
+    """In double precision; anything but numbers is returned unchanged, for the check to refuse."""
     return array.astype(np.float64) if array.dtype.kind in "fiu" else array
 
 
@@ -209,7 +209,7 @@ def _check(statistics: ReferenceStatistics, path: Path) -> None:
 
 
 def _check_covariance(covariance: np.ndarray, path: Path) -> None:
-    """Refuse what cannot be a covariance: one that is not symmetric, or has a negative eigenvalue, beyond rounding."""
+    """Refuse a matrix that cannot be a covariance: not symmetric, or with a negative eigenvalue, beyond rounding."""
     remedy = "expected a covariance; compute the statistics again"
     with np.errstate(over="ignore"):
         norm, turned = np.linalg.norm(covariance), np.linalg.norm(covariance - covariance.T)

@@ -16,7 +16,7 @@ from score_sde.metrics.pixels import energy_distance, sliced_wasserstein
 from score_sde.metrics.protocol import MetricProtocol, MetricResult
 from score_sde.metrics.reference import NOT_STATED, ReferenceStatistics
 
-#: The name of the extractor, and what stands for its digest, where images are compared as they are.
+#: The name of the extractor, and the placeholder of its digest, where images are compared directly.
 PIXELS = "pixels"
 
 
@@ -43,7 +43,7 @@ class _Inputs:
     def result(
         self, name: str, estimate: Estimate, interval_of: str, *, options: dict[str, Any] | None = None, **details: Any
     ) -> MetricResult:
-        """A result with what is common to all."""
+        """A result with the fields common to all."""
         options = options or {}
         protocol = dataclasses.replace(self.protocol, metric=name, options=tuple(sorted(options.items())))
         shared = {"interval_of": interval_of, "confidence": self.confidence, "warnings": list(self.warnings)}
@@ -74,16 +74,17 @@ def measure_features(
 
     Args:
         sample_features: ``(n, d)``.
-        sample_logits: ``(n, k)``, which the inception score needs and no other.
+        sample_logits: ``(n, k)``, needed only by the inception score.
         reference: Statistics of the reference set.
-        extractor: The name of what made the features.
+        extractor: Name of the extractor that made the features.
         extractor_sha256: The digest of its weights.
-        shape: Of a sample before the extractor, as (height, width, channels).
-        num_levels: Of a sample's channel.
-        metrics: Of ``METRICS``; ``precision_recall`` and ``density_coverage`` give two results each, by these names.
-        seed: Of the subsets and groups that metrics draw.
-        sample_seed: Of the samples, for the protocol; ``seed`` if None.
-        confidence: Of the intervals.
+        shape: Shape of a sample before the extractor, (height, width, channels).
+        num_levels: Number of levels of a sample's channel.
+        metrics: Names in ``METRICS``; ``precision_recall`` and ``density_coverage`` give two results each, named
+            after their parts.
+        seed: Seed of the subsets and groups that metrics draw.
+        sample_seed: Seed of the samples, for the protocol; ``seed`` if None.
+        confidence: Confidence of the intervals.
 
     Raises:
         UserError: For unknown metrics, features that are not finite or not the reference's, a reference of another
@@ -138,9 +139,9 @@ def measure_pixels(
     sample_seed: int | None = None,
     confidence: float = 0.95,
 ) -> dict[str, MetricResult]:
-    """Measure samples ``(n, ...)`` as they are, against a reference whose extractor is ``PIXELS``.
+    """Measure samples ``(n, ...)`` without an extractor, against a reference whose extractor is ``PIXELS``.
 
-    All metrics but the inception score can be asked for. Samples and reference must be on one scale.
+    All metrics except the inception score are available. Samples and reference must have the same scale.
 
     Raises:
         UserError: As :func:`measure_features`.
@@ -161,7 +162,7 @@ def measure_pixels(
 
 
 def _like(protocol: MetricProtocol, features: np.ndarray, reference: ReferenceStatistics) -> tuple[str, ...]:
-    """Refuse a reference that was not made as the samples' features were; warn of what a file does not say."""
+    """Refuse a reference made differently from the samples' features; warn of missing facts in its file."""
     digests = (protocol.extractor_sha256, reference.extractor_sha256)
     other_digest = digests[0] != digests[1] and NOT_STATED not in digests
     dimensions = (features.shape[1], reference.moments.mean.size)
@@ -325,7 +326,7 @@ def _energy(inputs: _Inputs) -> list[MetricResult]:
     ]
 
 
-#: What can be measured.
+#: The metrics by name.
 METRICS: dict[str, Callable[[_Inputs], list[MetricResult]]] = {
     "frechet": _frechet,
     "frechet_infinity": _frechet_infinity,

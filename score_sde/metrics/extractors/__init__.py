@@ -1,4 +1,4 @@
-"""Extractors: from images to features, between which distances are measured, and to logits of classes."""
+"""Extractors, which map images to features, for distances, and to logits of classes."""
 
 from score_sde.metrics.extractors.base import Extractor, Features
 from score_sde.metrics.extractors.registry import EXTRACTORS, make_extractor

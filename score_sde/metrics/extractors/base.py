@@ -1,4 +1,4 @@
-"""The contract of a feature extractor, and the extractor that all of them are instances of."""
+"""The contract of a feature extractor, and the one class that implements it."""
 
 import dataclasses
 import functools
@@ -14,18 +14,18 @@ from score_sde.distributed import jit
 from score_sde.errors import UserError
 from score_sde.typing import Params
 
-NO_WEIGHTS = hashlib.sha256(b"").hexdigest()  # the hash of an extractor that has none
+NO_WEIGHTS = hashlib.sha256(b"").hexdigest()  # the hash of an extractor without weights
 
 FeatureArray: TypeAlias = Float[Array, "batch features"]
 Forward: TypeAlias = Callable[[Params, Num[Array, "batch height width channels"]], tuple[FeatureArray, Array | None]]
 
 
 class Features(NamedTuple):
-    """What an extractor says of ``n`` images.
+    """The output of an extractor for ``n`` images.
 
     Attributes:
         features: float32 ``(n, d)``, for distances between sets.
-        logits: float32 ``(n, k)``, unnormalised log-probabilities of classes, or None where there are no classes.
+        logits: float32 ``(n, k)``, unnormalized log-probabilities of classes, or None where there are no classes.
     """
 
     features: np.ndarray
@@ -34,20 +34,20 @@ class Features(NamedTuple):
 
 @runtime_checkable
 class Extractor(Protocol):
-    """Features of images. Those of an image are the same in any batch, but for rounding.
+    """Features of images. An image has the same features in any batch, up to rounding.
 
-    A distance between sets of features means something only beside ``name`` and ``sha256``: equal ones stand for equal
-    resizing, scaling, network and weights.
+    A distance between sets of features is meaningful only with ``name`` and ``sha256``: if these agree, so do resizing,
+    scaling, network and weights.
     """
 
     @property
     def name(self) -> str:
-        """The network and how images are brought to its input, such as ``"inception-2015"``."""
+        """The network and its preprocessing of images, such as ``"inception-2015"``."""
         ...
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the bytes of the file of weights, in hexadecimal; that of no bytes where there are no weights."""
+        """SHA-256 of the bytes of the file of weights, in hexadecimal; without weights, the hash of no bytes."""
         ...
 
     @property
@@ -67,16 +67,16 @@ class Extractor(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ImageExtractor:
-    """An :class:`Extractor` made of a pure function, which is compiled once, for one size of batch.
+    """An :class:`Extractor` made of a pure function, which is compiled once, for one batch size.
 
-    A batch of any size is taken apart, and what is missing in its last part is filled up with black images.
+    A batch of any size is split, and its last part padded with black images.
 
     Attributes:
         forward: From parameters and a batch of images, as levels, to features and logits.
         params: A pytree of arrays.
-        shape: That of an image, ``(height, width, channels)``.
+        shape: Shape of an image, ``(height, width, channels)``.
         num_levels: The number of grey levels of an image.
-        batch_size: The number of images that are computed at once.
+        batch_size: The number of images processed at once.
 
     Example:
         >>> def mean(params, x):
@@ -108,7 +108,7 @@ class ImageExtractor:
         """The features of images.
 
         Raises:
-            UserError: If the images are not of the shape and levels that this extractor was made for.
+            UserError: If the images do not have the shape and levels of this extractor.
         """
         self._check(images)
         count, size = len(images), self.batch_size
@@ -137,7 +137,7 @@ class ImageExtractor:
 
 
 def check_images(name: str, shape: tuple[int, ...], num_levels: int | None) -> int:
-    """Refuse data that are no images of 8 bits at most, for the extractor of a name; returns the number of levels.
+    """Refuse data other than images of at most 8 bits, for the named extractor; returns the number of levels.
 
     Raises:
         UserError: If they are not.
@@ -155,7 +155,7 @@ def check_images(name: str, shape: tuple[int, ...], num_levels: int | None) -> i
 
 
 def check_colours(name: str, shape: tuple[int, ...], num_levels: int | None) -> None:
-    """Refuse what a network for photographs cannot take: anything but grey or RGB images of 256 levels.
+    """Refuse input that a network for photographs cannot take: anything but grey or RGB images of 256 levels.
 
     Raises:
         UserError: If they are not.

@@ -1,7 +1,7 @@
 """Small convolutional classifiers of the digits and of MNIST, whose weights come with the package.
 
-They were trained by ``experiments/metrics/train_classifier.py``. Their features suit these data sets, of which ImageNet
-knows nothing; distances between them compare runs of this program, not published results.
+They were trained by ``experiments/metrics/train_classifier.py``. Their features suit these data sets, which ImageNet
+does not contain; distances between them compare runs of this program, not published results.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ class Architecture(NamedTuple):
     """A classifier: 3x3 convolutions, means over blocks of pixels, a dense layer of features, and one of logits.
 
     Attributes:
-        shape: That of an image.
+        shape: Shape of an image.
         num_levels: The number of its grey levels.
-        convolutions: Channels and stride of each.
-        block: Side of the blocks of pixels that the last convolution's output is averaged over.
-        num_features: Features.
-        num_classes: Classes.
+        convolutions: Channels and stride of each convolution.
+        block: Side of the blocks of pixels over which the last convolution's output is averaged.
+        num_features: Number of features.
+        num_classes: Number of classes.
     """
 
     shape: tuple[int, int, int]
@@ -93,10 +93,10 @@ def make_classifier(
 
     Args:
         data: ``"digits"`` or ``"mnist"``.
-        shape: That of the images it shall take, if known.
-        num_levels: The number of grey levels of these.
+        shape: Shape of the input images, if known.
+        num_levels: The number of their grey levels.
         weights: A file of other weights for the same network.
-        batch_size: The number of images that are computed at once.
+        batch_size: The number of images processed at once.
 
     Raises:
         UserError: For another data set, for images unlike those of the data set, or weights of another network.

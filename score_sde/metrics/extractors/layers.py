@@ -1,8 +1,8 @@
-"""What the extractors' networks are made of, and how their weights are read and checked.
+"""The layers of the extractors' networks, and the reading and checking of their weights.
 
 A network is a function of a ``conv`` that it calls by name, so that one definition serves to compute (:class:`Folded`)
-and to say which tensors a file of its weights must have (:func:`declared_tensors`). Batch normalisation at inference is
-an affine map of channels, so it is folded into the convolution before it.
+and to list the tensors that a file of its weights must hold (:func:`declared_tensors`). Batch normalization at
+inference is an affine map of channels, so it is folded into the preceding convolution.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _LISTED = 5  # names in an error message
 
 @runtime_checkable
 class Conv(Protocol):
-    """A convolution without bias, then normalisation, under a name."""
+    """A convolution without bias, then normalization, under a name."""
 
     def __call__(
         self,
@@ -42,7 +42,7 @@ class Conv(Protocol):
         padding: str = "SAME",
         depthwise: bool = False,
     ) -> Images:
-        """Apply it, with so many channels of output; ``depthwise`` keeps the channels apart."""
+        """Apply it, with the given number of output channels; ``depthwise`` keeps the channels apart."""
         ...
 
 
@@ -73,7 +73,7 @@ def convolve(
 def convolve_each(
     x: Images, kernel: Float[Array, "height width 1 channels"], bias: Float[Array, " channels"], *, stride: int = 1
 ) -> Images:
-    """A convolution of every channel by itself, with bias; outside the image there are zeros, as with ``"SAME"``.
+    """A separate convolution of every channel, with bias and zero padding, as with ``"SAME"``.
 
     It is a sum of shifted images: the grouped convolutions of XLA take 20 to 250 times as long on a CPU.
 
@@ -96,7 +96,7 @@ def convolve_each(
 
 
 def max_pool(x: Images, *, stride: int, padding: str) -> Images:
-    """The largest number in every 3x3 window, without what lies outside the image."""
+    """The largest number in every 3x3 window, excluding the padding."""
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1), padding)
 
 
@@ -119,14 +119,14 @@ def _inside(size: int) -> np.ndarray:
 
 
 class Tensors(NamedTuple):
-    """How a file names the parts of a convolution and of its normalisation."""
+    """The names in a file of the parts of a convolution and of its normalization."""
 
     kernel: str
     norm: str
 
 
 def declared_tensors(network: Callable[..., Any], shape: tuple[int, ...], names: Callable[[str], Tensors]) -> Shapes:
-    """The tensors, in PyTorch's layout, that a ``network(conv, x)`` for images of a shape takes its weights from."""
+    """The tensors, in PyTorch's layout, with the weights of a ``network(conv, x)`` for images of a shape."""
     found: Shapes = {}
 
     def conv(
@@ -154,7 +154,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def fold(tensors: Mapping[str, np.ndarray], names: Tensors, *, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel (height, width, in, out) and bias of a convolution with the normalisation behind it, computed in float64.
+    """Kernel (height, width, in, out) and bias of a convolution and its normalization combined, computed in float64.
 
     With ``s = weight / sqrt(running_var + epsilon)`` the kernel is scaled by ``s``, and the bias is
     ``bias - s running_mean``.
@@ -171,7 +171,7 @@ def dense(x: Float[Array, "batch in"], kernel: Float[Array, "in out"]) -> Float[
 
 
 def to_rgb(x: Images) -> Images:
-    """Grey images as coloured ones of three equal channels; coloured ones as they are.
+    """Grey images as color images with three equal channels; color images unchanged.
 
     >>> to_rgb(jnp.ones((1, 2, 2, 1))).shape
     (1, 2, 2, 3)
@@ -195,7 +195,7 @@ class Folded(NamedTuple):
         padding: str = "SAME",
         depthwise: bool = False,
     ) -> Images:
-        """Apply the convolution of a name; the parameters know its channels and kernel."""
+        """Apply the named convolution; the parameters determine its channels and kernel."""
         kernel_array, bias = self.params[name]
         if depthwise:
             return convolve_each(x, kernel_array, bias, stride=stride)
@@ -211,13 +211,13 @@ def file_sha256(path: Path) -> str:
 def read_tensors(path: str | os.PathLike[str], expected: Shapes, *, network: str, hint: str) -> dict[str, np.ndarray]:
     """The tensors of a network from a file of PyTorch or safetensors.
 
-    Counters of training steps, which PyTorch keeps beside its normalisations, are left out.
+    Counters of training steps, which PyTorch keeps beside its normalizations, are left out.
 
     Args:
         path: The file.
         expected: The names and shapes of its tensors.
-        network: What the file should hold, for the error message.
-        hint: What to do if it holds something else.
+        network: The expected network, for the error message.
+        hint: The remedy if the file holds something else.
 
     Raises:
         UserError: If the file cannot be read, or holds other tensors than those expected.

@@ -56,9 +56,9 @@ def make_extractor(
 
     =================================  ==================================================================
     ``classifier-digits``, ``-mnist``  a small classifier of this data set; its weights come with the package
-    ``inception-2015``                 that of FID, as in the original; needs ``weights``
+    ``inception-2015``                 the network of FID, as in the original; needs ``weights``
     ``inception-2015-pytorch-resize``  the same with images resized as in pytorch-fid
-    ``efficientnet-lite0``             an ImageNet classifier; ``weights``, or those of an installed package
+    ``efficientnet-lite0``             an ImageNet classifier; ``weights`` given or from an installed package
     ``pixels``                         the pixels
     ``auto``                           see below
     =================================  ==================================================================
@@ -69,7 +69,7 @@ def make_extractor(
 
     Args:
         name: One of the above.
-        shape: That of an example of the data, ``(height, width, channels)``.
+        shape: Shape of an example of the data, ``(height, width, channels)``.
         num_levels: The number of its levels, as in :class:`score_sde.data.SourceInfo`.
         source: The name of the data set, for ``auto``.
         weights: A file of weights.

@@ -1,4 +1,4 @@
-"""Bilinear resizing as the programs do it whose distances are to be compared: they differ, and so do the distances."""
+"""Bilinear resizing exactly as in other programs, because different resizing gives different distances."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ from score_sde.metrics.extractors.layers import Images
 
 
 def resize_tensorflow1(x: Images, size: tuple[int, int]) -> Images:
-    """As ``tf.image.resize_bilinear`` of TensorFlow 1 with its defaults, which FID was defined with.
+    """As ``tf.image.resize_bilinear`` of TensorFlow 1 with its defaults, as in the definition of FID.
 
-    Pixel ``i`` of the output lies at ``i in / out`` of the input: the left edges of the images are laid upon each
-    other, not their areas, and the last ``in / out`` pixels repeat the edge. A smaller image is not smoothed first.
+    Pixel ``i`` of the output lies at ``i in / out`` of the input: the left edges of the images are aligned, not their
+    areas, and the last ``in / out`` pixels repeat the edge. An image is not smoothed before it is reduced.
 
     >>> resize_tensorflow1(jnp.arange(2.0).reshape(1, 1, 2, 1), (1, 4)).ravel().tolist()
     [0.0, 0.5, 1.0, 1.0]
@@ -20,7 +20,7 @@ def resize_tensorflow1(x: Images, size: tuple[int, int]) -> Images:
 
 
 def _interpolate(x: Images, size: int, *, axis: int) -> Images:
-    # In single precision, as TensorFlow computes the places.
+    # In single precision, as TensorFlow computes the positions.
     place = np.arange(size, dtype=np.float32) * np.float32(x.shape[axis] / size)
     low = place.astype(np.int32)
     high = np.minimum(low + 1, x.shape[axis] - 1)
@@ -30,9 +30,9 @@ def _interpolate(x: Images, size: int, *, axis: int) -> Images:
 
 
 def resize_half_pixel(x: Images, size: tuple[int, int], *, antialias: bool) -> Images:
-    """As ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``: centres of pixels at halves.
+    """As ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``: centers of pixels at halves.
 
-    ``antialias`` smooths an image that becomes smaller, as the argument of that name there does.
+    ``antialias`` smooths an image before it is reduced, like the argument of the same name in PyTorch.
 
     >>> resize_half_pixel(jnp.arange(2.0).reshape(1, 1, 2, 1), (1, 4), antialias=False).ravel().tolist()
     [0.0, 0.25, 0.75, 1.0]
