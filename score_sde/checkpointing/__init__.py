@@ -1,4 +1,4 @@
-"""Checkpoints: state, data iterator and configuration, written atomically; a damaged one falls back to its elder."""
+"""Checkpoints: state, data iterator and configuration, written atomically; damaged ones fall back to earlier ones."""
 
 from score_sde.checkpointing.run import (
     Check,

@@ -1,9 +1,9 @@
-"""What proves a checkpoint: a digest of every array, computed where the array lives, and one of everything else.
+"""Digests that prove a checkpoint intact: one of every array, computed on its devices, and one of everything else.
 
-The digest of an array is a pair of sums, modulo 2^32, of its words after a mixing that depends on their place. A sum of
-integers does not depend on its order, so an array has the same digest however it is split over devices and processes,
-and no process needs more of it than its own part. For a fixed place the mixing is one to one, so that an array that
-differs in one word never has the same digest; other damage escapes with a probability of about 2^-64.
+The digest of an array is a pair of sums, modulo 2^32, of its words after a mixing that depends on their position. A sum
+of integers does not depend on its order, so the digest is independent of the sharding, and no process needs more than
+its own shard. At a fixed position the mixing is one to one, so a change of a single word always changes the digest;
+other damage escapes with a probability of about 2^-64.
 """
 
 import functools
@@ -24,16 +24,16 @@ _KEYS = (0x9E3779B9, 0x7F4A7C15)
 
 
 class Examined(NamedTuple):
-    """What was found out about the arrays of a tree."""
+    """The findings about the arrays of a tree."""
 
-    digests: dict[str, str]  # dtype, shape and digest by the name of the array
-    not_finite: list[str]  # names of arrays with values that are infinite or not a number
+    digests: dict[str, str]  # dtype, shape and digest by name of the array
+    not_finite: list[str]  # names of arrays with infinite or NaN values
 
 
 def examine(tree: Any) -> Examined:
-    """Digests of all arrays of a tree and those that are not finite, in one pass over the arrays.
+    """The digests of all arrays of a tree, and the names of non-finite ones, in one pass over the arrays.
 
-    All processes that hold parts of the arrays call it together, and all get the same.
+    All processes that hold shards of the arrays call it together and get the same result.
 
     >>> examine({"a": jnp.float32([1.0, 2.0])}).digests["['a']"]
     'float32 (2,) 780b4bf6fa90426e'
@@ -51,17 +51,17 @@ def examine(tree: Any) -> Examined:
 
 
 def described(leaf: Any) -> str:
-    """The type and shape of an array, as they stand before its digest."""
+    """The type and shape of an array, the prefix of its digest."""
     return f"{leaf.dtype} {tuple(leaf.shape)}"
 
 
 def descriptions(tree: Any) -> dict[str, str]:
-    """Types and shapes of arrays, or of descriptions of arrays, under the names that :func:`examine` gives."""
+    """Types and shapes of arrays, or of array descriptions, under the names of :func:`examine`."""
     return {name: described(leaf) for name, leaf in _named(tree)}
 
 
 def json_digest(value: Any) -> str:
-    """A digest of what JSON can hold; what was written and read again has the same.
+    """A digest of a JSON value, invariant under writing and reading.
 
     >>> json_digest({"b": (1, 2.5), "a": None}) == json_digest(json.loads('{"a": null, "b": [1, 2.5]}'))
     True
@@ -74,7 +74,7 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _examiner(leaf: Any) -> Callable[[Any], tuple[Any, Any]]:
-    """The pass over one array: compiled for where it lives, or by NumPy where that is the memory of this process."""
+    """The pass over one array: compiled for its devices, or NumPy for an array in host memory."""
     leaf = jnp.asarray(leaf)
     if leaf.is_fully_addressable and all(device.platform == "cpu" for device in leaf.devices()):
         return _examine_on_host
@@ -83,7 +83,7 @@ def _examiner(leaf: Any) -> Callable[[Any], tuple[Any, Any]]:
 
 @functools.cache
 def _compiled(mesh: Any) -> Callable[[Any], tuple[Array, Array]]:
-    """The compiled pass over one array; its results are on every device of the mesh."""
+    """The compiled pass over one array, with results replicated over the mesh."""
     return jit(_examine_on_device) if mesh is None else jit(_examine_on_device, out_shardings=replicated(mesh))
 
 
@@ -108,18 +108,18 @@ def _examine_on_device(leaf: Array) -> tuple[Array, Array]:
         unsigned = jnp.dtype(f"uint{min(8 * leaf.dtype.itemsize, 32)}")
         words = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
     place = jnp.zeros(words.shape, jnp.uint32)
-    for axis, size in enumerate(words.shape):  # not by reshaping, which would move what is split over devices
+    for axis, size in enumerate(words.shape):  # without reshaping, which would move shards between devices
         place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
     return _digest(jnp, words, place), finite
 
 
 def _plain(leaf: Any) -> Any:
-    """An array of numbers: the data of a typed key."""
+    """An array of plain numbers: the key data of a typed key, any other array unchanged."""
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
 def _digest(xp: Any, words: Any, place: Any) -> Any:
-    """Two sums of words that are mixed with their places, by NumPy or JAX."""
+    """Two sums of words mixed with their positions, in NumPy or JAX."""
     sums = [xp.sum(_mix(words ^ _mix(place + xp.uint32(key))), dtype=xp.uint32) for key in _KEYS]
     return xp.stack(sums)
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: read without a trace, and written by the one program that trains."""
+"""The checkpoints of a run: reading leaves no trace, and only the training program writes."""
 
 import functools
 import logging
@@ -18,49 +18,49 @@ from score_sde.files import move, read_json
 from score_sde.state import TrainState
 
 Check = Callable[[Path, Mapping[str, Any]], None]
-_NONE = -1  # the step where there is none
+_NONE = -1  # stands for no step
 
 log = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     state: TrainState
     iterator: dict[str, Any]
-    window: dict[str, list[float]]  # metrics of the steps since the last line that was logged
+    window: dict[str, list[float]]  # metrics of the steps since the last logged line
     config: dict[str, Any]
-    x64: bool | None  # whether it was written with JAX_ENABLE_X64; an earlier version did not say
+    x64: bool | None  # whether written with JAX_ENABLE_X64; None from an earlier version
 
 
 class Checkpoints:
-    """The checkpoints in ``workdir/checkpoints``, to read: nothing is written, made or removed.
+    """Read-only access to the checkpoints in ``workdir/checkpoints``: nothing is written, created or removed.
 
-    So a run may be sampled and measured while it trains, and in a directory that is not writable.
+    A run may thus be sampled and measured while it trains, and in a read-only directory.
     """
 
     def __init__(self, workdir: Path) -> None:
-        """Look below ``workdir``, which need not hold any."""
+        """Look below ``workdir``, which may hold none."""
         self.directory = (workdir / "checkpoints").absolute()
 
     @property
     def steps(self) -> list[int]:
-        """Steps that have a complete checkpoint, ascending."""
+        """Steps with a complete checkpoint, ascending."""
         return steps_in(self.directory)
 
     def restore_newest(
         self, like: TrainState, *, among: Collection[int] | None = None, check: Check = lambda path, config: None
     ) -> Restored | None:
-        """The newest checkpoint that can be read and is what was written, or ``None`` if there is none at all.
+        """The newest intact checkpoint, or ``None`` if there are no checkpoints.
 
-        Damaged checkpoints are passed over, which one warning says.
+        Damaged checkpoints are skipped, with one warning.
 
         Args:
-            like: Arrays, or shapes with shardings, of the expected structure. How many devices the checkpoint was
-                written from does not matter.
+            like: Arrays, or shapes with shardings, of the expected structure. The number of devices at the time of
+                writing does not matter.
             among: The steps to choose from; all unless given.
-            check: Is shown the place of a checkpoint and the configuration that it was saved under, before its arrays
-                are read, and refuses one of another run.
+            check: Called with the path of a checkpoint and its configuration before the arrays are read; refuses a
+                checkpoint of another run.
 
         Raises:
             UserError: If there are checkpoints but none can be read, or ``check`` refuses one.
@@ -70,10 +70,10 @@ class Checkpoints:
         return restored
 
     def _report(self, restored: Restored | None, damaged: Mapping[int, str]) -> None:
-        """Say which checkpoints were passed over, if any.
+        """Warn about skipped checkpoints, if any.
 
         Raises:
-            UserError: If there is no other.
+            UserError: If no intact one is left.
         """
         if restored is None and damaged:
             raise UserError(
@@ -90,11 +90,11 @@ class Checkpoints:
     def _newest(
         self, like: TrainState, among: Collection[int] | None, check: Check
     ) -> tuple[Restored | None, dict[int, str]]:
-        """The newest good checkpoint, and what is wrong with those that are newer."""
+        """The newest good checkpoint, and the damage of newer ones by step."""
         tried: set[int] = set()
         damaged: dict[int, str] = {}
         while True:
-            # Listed anew each time: the run that is being read may remove old ones and write others.
+            # List again each time: a run in training may remove old checkpoints and write new ones.
             left = [step for step in self.steps if step not in tried and (among is None or step in among)]
             step = first_says(max(left, default=_NONE))
             if step == _NONE:
@@ -124,20 +124,20 @@ class Checkpoints:
 
 
 class CheckpointWriter(Checkpoints):
-    """The checkpoints of the run that is trained by this program; use it as a context manager.
+    """Read and write access to the checkpoints for the training program; use it as a context manager.
 
-    A checkpoint becomes visible under its step number only once it is complete, so a run that is killed while saving
-    leaves the previous one intact. What a kill leaves behind is removed when the directory is opened next.
+    A checkpoint appears under its step number only once complete, so a run killed while saving leaves the previous one
+    intact. Remains of a killed save are removed when the directory is next opened.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 3, keep_every: int = 0, keep_best: int = 0) -> None:
-        """Open, and create if need be, the checkpoints below ``workdir``.
+        """Open the checkpoints below ``workdir``, creating the directory if needed.
 
         Args:
             workdir: The directory of the run, the same for all processes.
-            keep: How many of the newest stay.
-            keep_every: Those at multiples of this step stay as well; 0 for none.
-            keep_best: How many of those with the lowest loss on held-out data stay as well.
+            keep: Number of newest checkpoints to keep.
+            keep_every: Keep checkpoints at multiples of this step as well; 0 for none.
+            keep_best: Number of checkpoints with the lowest held-out loss to keep as well.
         """
         super().__init__(workdir)
         self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
@@ -151,18 +151,18 @@ class CheckpointWriter(Checkpoints):
         self.close()
 
     def close(self) -> None:
-        """Wait for saves under way."""
+        """Wait for unfinished saves."""
         self._store.close()
 
     @property
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, or will have it when it is written, ascending."""
+        """Steps with a checkpoint, written or in progress, ascending."""
         return self._store.steps
 
     def restore_newest(
         self, like: TrainState, *, among: Collection[int] | None = None, check: Check = lambda path, config: None
     ) -> Restored | None:
-        """As of :class:`Checkpoints`; damaged ones are moved aside, for the run will come by their steps again."""
+        """As in :class:`Checkpoints`; damaged ones are moved aside, since the run will reach their steps again."""
         restored, damaged = self._newest(like, among, check)
         self._report(restored, damaged)
         if damaged:
@@ -182,10 +182,10 @@ class CheckpointWriter(Checkpoints):
 
         Args:
             state: The state of training.
-            iterator: The place in the data stream.
+            iterator: The position in the data stream.
             config: The configuration.
-            window: Metrics of the steps since the last line that was logged.
-            loss: The loss on held-out data, by which the best are told.
+            window: Metrics of the steps since the last logged line.
+            loss: The held-out loss, which ranks checkpoints.
 
         Raises:
             NotFinite: If the state is not finite; earlier checkpoints stay as they are.
@@ -199,12 +199,12 @@ class CheckpointWriter(Checkpoints):
         self._store.save(step, {"state": state}, values)
 
     def kept(self) -> str:
-        """A clause that says which checkpoint there is to go back to."""
+        """A clause that names the checkpoint to return to."""
         steps = self.steps
         return f"The checkpoint of step {steps[-1]} is kept" if steps else "No checkpoint had been written yet"
 
     def _kept(self, steps: Sequence[int]) -> set[int]:
-        """Which of some steps stay."""
+        """The steps to keep."""
         newest = sorted(steps)[-self._keep :]
         regular = [step for step in steps if self._keep_every and step % self._keep_every == 0]
         losses = {step: loss for step in steps if math.isfinite(loss := self._losses.get(step, math.nan))}
@@ -222,20 +222,20 @@ class CheckpointWriter(Checkpoints):
 
 
 def _loss_of(checkpoint: Path) -> float:
-    """The loss on held-out data that a checkpoint was saved with; nan for none."""
+    """The held-out loss of a checkpoint; nan if it has none."""
     loss = read_value(checkpoint, "loss")
     return float(loss) if isinstance(loss, int | float) else math.nan
 
 
 def double_precision() -> bool:
-    """Whether JAX computes in double precision where nothing else is said, as it does with ``JAX_ENABLE_X64``."""
+    """Whether JAX computes in double precision by default, as with ``JAX_ENABLE_X64``."""
     return jnp.result_type(float) == jnp.float64
 
 
 def newest_config(workdir: Path) -> dict[str, Any] | None:
-    """The configuration that a run was started with, or ``None`` if the directory holds no run.
+    """The configuration of a run, or ``None`` if the directory holds no run.
 
-    Where ``config.json`` is missing, the newest checkpoint that can be read tells its own.
+    If ``config.json`` is missing, it comes from the newest readable checkpoint.
 
     Raises:
         UserError: If ``config.json`` is damaged.
@@ -248,18 +248,18 @@ def newest_config(workdir: Path) -> dict[str, Any] | None:
 
 
 def saved_config(workdir: Path) -> dict[str, Any] | None:
-    """The configuration of the newest checkpoint that can be read, or ``None`` if no checkpoint tells one."""
+    """The configuration of the newest readable checkpoint, or ``None`` if no checkpoint has one."""
     checkpoints = Checkpoints(workdir)
     saved = (read_value(checkpoints.directory / str(step), "config") for step in reversed(checkpoints.steps))
     return next((config for config in saved if isinstance(config, dict) and config), None)
 
 
 def edited_record(workdir: Path, *, groups: Collection[str], free: Collection[str] = ()) -> str:
-    """What to do about a ``config.json`` that says otherwise than the checkpoints of the run; empty if it does not.
+    """Advice for a ``config.json`` that contradicts the checkpoints of the run; empty if they agree.
 
     Args:
         workdir: The directory of the run.
-        groups: The groups of fields to look at.
+        groups: The groups of fields to compare.
         free: Names of fields that may differ.
     """
     found, saved = read_json(workdir / "config.json"), saved_config(workdir)

@@ -1,4 +1,4 @@
-"""Snapshots of averages of the parameters, all of which are kept."""
+"""Snapshots of parameter averages, all of which are kept."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,33 +10,33 @@ from score_sde.typing import Params
 
 
 class DamagedSnapshot(UserError):
-    """An average of a step cannot be read, or is not what was written; the others are as good as ever.
+    """An average of a step is unreadable or altered; the others remain valid.
 
     Attributes:
         name: Its step and relative width.
     """
 
     def __init__(self, step: int, width: float, reason: str) -> None:
-        """Say which, and why."""
+        """Name the snapshot and the reason."""
         super().__init__(f"The snapshot {reason}.")
         self.name = (step, width)
 
 
 class Snapshots:
-    """The snapshots in ``workdir/averages``, to read: nothing is written, made or removed."""
+    """Read-only access to the snapshots in ``workdir/averages``: nothing is written, created or removed."""
 
     def __init__(self, workdir: Path) -> None:
-        """Look below ``workdir``, which need not hold any."""
+        """Look below ``workdir``, which may hold none."""
         self.directory = (workdir / "averages").absolute()
 
     @property
     def names(self) -> list[tuple[int, float]]:
-        """Step and relative width of every average there is."""
+        """Step and relative width of every average."""
         steps = steps_in(self.directory)
         return [(step, float(path.name)) for step in steps for path in sorted((self.directory / str(step)).glob("0.*"))]
 
     def load(self, step: int, width: float, like: Params) -> Params:
-        """One of them, as arrays like those given; all processes call it together.
+        """One average, with the structure and shardings of ``like``; all processes call it together.
 
         Raises:
             DamagedSnapshot: If it is damaged.
@@ -49,9 +49,9 @@ class Snapshots:
 
 
 class SnapshotWriter(Snapshots):
-    """The snapshots of the run that is trained by this program; use it as a context manager.
+    """Read and write access to the snapshots for the training program; use it as a context manager.
 
-    The directory is made with the first of them.
+    The directory is created with the first snapshot.
     """
 
     def __init__(self, workdir: Path) -> None:
@@ -76,13 +76,13 @@ class SnapshotWriter(Snapshots):
         """Write the averages of a step, by relative width, in the background.
 
         Raises:
-            NotFinite: If they are not finite.
+            NotFinite: If an average is not finite.
             UserError: If the directory cannot be written.
         """
         self._store.save(step, {str(width): tree for width, tree in averages.items()})
 
     def forget_after(self, step: int) -> None:
-        """Remove those of later steps, which a run that goes on from ``step`` will write again."""
+        """Remove snapshots of later steps, which a run resumed from ``step`` will write again."""
         if self.directory.is_dir():
             for later in [found for found in self._store.steps if found > step]:
                 self._store.delete(later)

@@ -1,7 +1,7 @@
-"""Checkpoints on disk: written whole or not at all, read without a trace. The only file that imports Orbax.
+"""Checkpoints on disk: written atomically, read without a trace. The only file that imports Orbax.
 
-A checkpoint is a directory named after its step. It holds trees of arrays and values that JSON can hold, and an item
-``digests`` with the digests of all of them, by which it proves itself when it is read.
+A checkpoint is a directory named after its step. It holds trees of arrays, JSON values, and an item ``digests`` with
+the digests of all of them, which are verified when it is read.
 """
 
 import asyncio
@@ -24,21 +24,21 @@ from score_sde.cluster import is_main
 from score_sde.errors import UserError
 from score_sde.files import Bucket, failures, fetched, reason_of
 
-#: What a checkpoint in a bucket holds once it is complete, as Orbax has it: there no name can come last.
+#: Orbax's mark of a complete checkpoint in a bucket, where a directory cannot be renamed as the last step.
 COMPLETE = "commit_success.txt"
 _DIGESTS = "digests"
 _USUAL_LOOP = asyncio.new_event_loop
-_LACKS = ("permission denied", "too many open files", "out of memory")  # of the reader, not of what is read
+_LACKS = ("permission denied", "too many open files", "out of memory")  # faults of the reader, not of the checkpoint
 _TRIES, _PAUSE = 20, 0.05  # seconds
-_FULL = ("RESOURCE_EXHAUSTED", "No space left on device")  # as tensorstore says it
+_FULL = ("RESOURCE_EXHAUSTED", "No space left on device")  # as reported by tensorstore
 
 
 class Damaged(Exception):
-    """A checkpoint cannot be read, or is not what was written; the text says why."""
+    """A checkpoint is unreadable or altered; the text says why."""
 
 
 class Contents(NamedTuple):
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     trees: dict[str, Any]
     values: dict[str, Any]
@@ -46,7 +46,7 @@ class Contents(NamedTuple):
 
 
 def steps_in(directory: Path) -> list[int]:
-    """Steps that have a complete checkpoint, ascending; on a disk a checkpoint gets its name once it is complete."""
+    """Steps with a complete checkpoint, ascending; on disk, a checkpoint gets its name once complete."""
     try:
         found = [path for path in numbered(directory) if not isinstance(path, Bucket) or (path / COMPLETE).is_file()]
     except (FileNotFoundError, NotADirectoryError):
@@ -58,7 +58,7 @@ def steps_in(directory: Path) -> list[int]:
 
 
 def numbered(directory: Path) -> list[Path]:
-    """What lies in a directory under the name of a step."""
+    """The entries of a directory that are named after a step."""
     return [path for path in directory.iterdir() if path.name.isascii() and path.name.isdigit()]
 
 
@@ -69,18 +69,18 @@ def read(
     *,
     check: Callable[[Mapping[str, Any]], None] = lambda values: None,
 ) -> Contents:
-    """Read a checkpoint, as arrays that are finite and whose digests are right; all processes call it together.
+    """Read a checkpoint and verify that its arrays are finite and match their digests; all processes call it together.
 
     Args:
-        path: Of the checkpoint.
-        like: For every tree, arrays or shapes with shardings of the expected structure. How many devices the checkpoint
-            was written from does not matter.
-        values: Names of other items, each anything that JSON can hold. One that an old checkpoint lacks is left out.
-        check: Is shown the other items before the arrays are read, and may refuse them.
+        path: The path of the checkpoint.
+        like: For every tree, arrays or shapes with shardings of the expected structure. The number of devices at the
+            time of writing does not matter.
+        values: Names of the other items, each a JSON value. Items that an old checkpoint lacks are left out.
+        check: Called with the other items before the arrays are read; may refuse them.
 
     Raises:
-        Damaged: If it cannot be read by all processes, or is not what was written.
-        UserError: If ``check`` says so, or the checkpoint holds other arrays than expected.
+        Damaged: If any process cannot read it, or it was altered.
+        UserError: If ``check`` raises it, or the checkpoint holds other arrays than expected.
     """
     found: dict[str, Any] = {}
     trees: dict[str, Any] = {}
@@ -103,34 +103,34 @@ def read(
 
 
 def read_value(path: Path, name: str) -> Any:
-    """One item of a checkpoint that JSON can hold, or ``None`` if it has none that can be read."""
+    """One JSON item of a checkpoint, or ``None`` if it is missing or unreadable."""
     try:
         return _value(path, name, _digests(path))
-    except Exception:  # whatever the damage is, it is told when the arrays are read
+    except Exception:  # any damage is reported when the arrays are read
         return None
 
 
 class Store:
-    """A directory that checkpoints are written to in the background; all processes of a run use it together.
+    """A directory of checkpoints, written in the background; all processes of a run use it together.
 
-    What a run that was killed left behind is removed when the directory is opened.
+    Remains of a killed run are removed when the directory is opened.
     """
 
     def __init__(
         self, directory: Path, *, kept: Callable[[Sequence[int]], Collection[int]] = lambda steps: steps
     ) -> None:
-        """Open, and create if need be, the directory.
+        """Open the directory, creating it if needed.
 
         Args:
-            directory: The same for all processes.
-            kept: Which of some steps stay when another one has been written.
+            directory: The directory, the same for all processes.
+            kept: Selects the steps to keep after another one has been written.
         """
         self.directory = directory
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Kept(kept),
             cleanup_tmp_directories=True,
             lightweight_initialize=True,
-            # Threads that wait for a directory that a full disk refuses would hold up the end of a program for 20 min.
+            # Otherwise, on a full disk, threads that wait for a directory would delay the end of a program by 20 min.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         if is_main():
@@ -142,7 +142,7 @@ class Store:
 
     @property
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, or will have it when it is written, ascending."""
+        """Steps with a checkpoint, written or in progress, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, trees: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> None:
@@ -173,11 +173,11 @@ class Store:
             self._manager.delete(step)
 
     def reload(self) -> None:
-        """Take notice of what was moved in or out."""
+        """List the directory again, after checkpoints were moved in or out."""
         self._manager.reload()
 
     def close(self) -> None:
-        """Wait for saves under way, and end the threads of the manager."""
+        """Wait for unfinished saves, and end the threads of the manager."""
         with self._loops, writing_checkpoints(self.directory):
             try:
                 self._manager.wait_until_finished()
@@ -186,7 +186,7 @@ class Store:
 
 
 def _remove_begun(directory: Path) -> None:
-    """Remove what a save that failed has begun; threads of the same program may still be writing there for a moment."""
+    """Remove the remains of a failed save; threads of the same program may still write there for a moment."""
     for begun in directory.glob("*.orbax-checkpoint-tmp*"):
         for _ in range(_TRIES):
             shutil.rmtree(begun, ignore_errors=True)
@@ -196,15 +196,15 @@ def _remove_begun(directory: Path) -> None:
 
 
 class NotFinite(UserError):
-    """A training has come to values that are infinite or not a number, and what has them is not saved."""
+    """Training reached infinite or NaN values, which are not saved."""
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager, without its own question whether a scheduler wants the run to end.
+    """Orbax's manager, without its own check for a scheduler's request to end the run.
 
-    JAX ends all processes when the number of a question is one more than the greatest that any of them has asked.
-    The loop asks after every step and counts; Orbax asks at every save, and says the step. A SIGTERM that came in
-    between was heeded as many questions later as the run had steps.
+    JAX ends all processes at the check whose number is one more than the largest number used by any of them so far. The
+    training loop checks after every step and counts its checks; Orbax checks at every save and passes the step. Mixing
+    the two would delay a SIGTERM by as many checks as the run has steps.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -212,7 +212,7 @@ class _Manager(ocp.CheckpointManager):
 
 
 class _Kept:
-    """Orbax's form of a rule for which steps are kept."""
+    """The rule for kept steps in the form of Orbax."""
 
     def __init__(self, kept: Callable[[Sequence[int]], Collection[int]]) -> None:
         self._kept = kept
@@ -224,7 +224,7 @@ class _Kept:
 
 
 def _digests(path: Path) -> dict[str, Any] | None:
-    """The digests of a checkpoint, themselves proven; ``None`` for one of a version that wrote none."""
+    """The verified digests of a checkpoint; ``None`` for a version that wrote none."""
     if not (path / _DIGESTS).is_dir():
         return None
     written = _read_json(path / _DIGESTS)
@@ -253,13 +253,13 @@ def _read_arrays(path: Path, like: Any) -> Any:
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):
-    """An event loop that waits, before it closes, for whatever was begun in it.
+    """An event loop that waits for all of its tasks before it closes.
 
-    When one array of a checkpoint cannot be read or written, Orbax leaves the others alone and closes their loop. They
-    end all the same, and tensorstore's threads print a traceback for each, as if the program had failed.
+    When one array of a checkpoint cannot be read or written, Orbax abandons the others and closes their loop. When they
+    finish nevertheless, threads of tensorstore print a traceback for each, as if the program had failed.
     """
 
-    wanted = 0  # how many blocks want such loops
+    wanted = 0  # number of blocks that want such loops
 
     def close(self) -> None:
         if not self.is_closed() and (begun := asyncio.all_tasks(self)):
@@ -269,7 +269,7 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 @contextlib.contextmanager
 def _patient_loops() -> Iterator[None]:
-    """Orbax asks asyncio for its loops; in this block, and until all others end, it gets patient ones."""
+    """A block in which asyncio, and thus Orbax, creates patient loops, until all overlapping blocks end."""
     _PatientLoop.wanted += 1
     asyncio.new_event_loop = _PatientLoop
     try:
@@ -281,7 +281,7 @@ def _patient_loops() -> Iterator[None]:
 
 
 def _check_described(path: Path, name: str, like: Any, written: Mapping[str, Any] | None) -> None:
-    """Refuse a checkpoint of other arrays than expected; that is no damage."""
+    """Refuse a checkpoint with other arrays than expected; this is not damage."""
     if written is None:
         return
     here = {array: text.rpartition(" ")[0] for array, text in written["trees"].get(name, {}).items()}
@@ -296,23 +296,23 @@ def _check_described(path: Path, name: str, like: Any, written: Mapping[str, Any
 
 
 def _differing(written: Mapping[str, str], found: Mapping[str, str]) -> str | None:
-    """The name of an array whose digest is not the one that was written."""
+    """The name of an array whose digest differs from the written one."""
     return next((name for name, digest in found.items() if written.get(name) != digest), None)
 
 
 @contextlib.contextmanager
 def _agreed(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while reading, in this process or in another one, into :class:`Damaged`.
+    """Turn any read error, in this process or another, into :class:`Damaged`.
 
     Raises:
-        UserError: If it is not the checkpoint that is at fault.
+        UserError: If the checkpoint is not at fault.
     """
     problem: Exception | None = None
     try:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # Orbax and tensorstore raise anything, a bare Exception too
+    except Exception as error:  # Orbax and tensorstore raise anything, even a bare Exception
         problem = error
     if not _all(problem is None):
         if reason := next((text for text in _LACKS if text in str(problem).lower()), None):
@@ -321,7 +321,7 @@ def _agreed(path: Path) -> Iterator[None]:
 
 
 def _all(good: bool) -> bool:
-    """Whether something is so in every process."""
+    """Whether a condition holds in every process."""
     if jax.process_count() == 1:
         return good
     from jax.experimental import multihost_utils
@@ -330,7 +330,7 @@ def _all(good: bool) -> bool:
 
 
 def first_says(number: int) -> int:
-    """A number that the first process knows, in every process."""
+    """Broadcast a number from the first process to all processes."""
     if jax.process_count() == 1:
         return number
     from jax.experimental import multihost_utils
@@ -340,7 +340,7 @@ def first_says(number: int) -> int:
 
 @contextlib.contextmanager
 def writing_checkpoints(path: Path) -> Iterator[None]:
-    """Turn a refusal to write into a :class:`UserError`."""
+    """Turn a failure to write into a :class:`UserError`."""
     try:
         yield
     except UserError:

@@ -1,7 +1,7 @@
 """Checkpoints in buckets.
 
-One process writes them to a local directory and uploads them, to whatever bucket; several processes write each its own
-part to ``gs://``, which Orbax does itself. Both mark a complete checkpoint in the same way, and reading fetches arrays.
+A single process writes them to a local directory and uploads them to any bucket. Several processes each write their own
+part to ``gs://``, through Orbax. Both mark a complete checkpoint in the same way; reading fetches the arrays first.
 """
 
 import tempfile
@@ -19,10 +19,10 @@ Kept = Callable[[Sequence[int]], Collection[int]]
 
 
 def store_in(directory: Path, *, kept: Kept = lambda steps: steps) -> "Store | Uploads":
-    """What writes checkpoints to a directory, or to a bucket; see :class:`.Store`.
+    """The store of checkpoints in a directory or a bucket; see :class:`.Store`.
 
     Raises:
-        UserError: If the directory cannot be written, or several processes have a bucket that only one can write to.
+        UserError: If the directory cannot be written, or several processes use a bucket that takes only one writer.
     """
     if not isinstance(directory, Bucket):
         return Store(directory, kept=kept)
@@ -36,14 +36,14 @@ def store_in(directory: Path, *, kept: Kept = lambda steps: steps) -> "Store | U
 
 
 class Uploads:
-    """A directory of checkpoints in a bucket, for a program of one process; each save is waited for.
+    """A directory of checkpoints in a bucket, for a program of one process; saves are synchronous.
 
-    The mark that a checkpoint is complete comes last and goes first. What a killed run left without it is removed when
-    the directory is opened.
+    The mark of a complete checkpoint is written last and removed first. Unmarked remains of a killed run are removed
+    when the directory is opened.
     """
 
     def __init__(self, directory: Bucket, *, kept: Kept) -> None:
-        """Open the directory; for the rest see :class:`.Store`."""
+        """Open the directory; see :class:`.Store`."""
         self.directory, self._kept = directory, kept
         with writing_checkpoints(directory):
             complete = steps_in(directory)
@@ -53,11 +53,11 @@ class Uploads:
 
     @property
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, ascending."""
+        """Steps with a checkpoint, ascending."""
         return steps_in(self.directory)
 
     def save(self, step: int, trees: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint with its digests, and remove those that need not be kept; see :meth:`.Store.save`."""
+        """Write a checkpoint with its digests, and remove those not to be kept; see :meth:`.Store.save`."""
         with tempfile.TemporaryDirectory() as folder:
             local = Store(Path(folder))
             try:
@@ -78,7 +78,7 @@ class Uploads:
             (self.directory / str(step)).rmtree(missing_ok=True)
 
     def reload(self) -> None:
-        """Nothing: the bucket is always listed anew."""
+        """Nothing to do: the bucket is listed at every call."""
 
     def close(self) -> None:
-        """Nothing: what was saved is there."""
+        """Nothing to do: saves are complete."""

@@ -1,4 +1,4 @@
-"""Small files: written whole or not at all, read without trust, in directories that have one writer at a time."""
+"""Small files: written atomically, read without trust, in directories with one writer at a time."""
 
 from score_sde.files.arrays import array_names, atomic_savez, read_arrays
 from score_sde.files.buckets import Bucket, check_bucket, failures, fetched

@@ -1,4 +1,4 @@
-"""Archives of arrays, ``.npz``, of which nothing is run and no claim is believed."""
+"""Archives of arrays, ``.npz``, read without executing code or trusting headers."""
 
 import contextlib
 import io
@@ -15,11 +15,11 @@ from score_sde.files.writing import atomic_path
 from score_sde.machine import memory_bytes
 
 _MAGIC = b"\x93NUMPY"
-_HEADER_BYTES = 1 << 14  # in which the header of an array must end; those of plain arrays have 128
+_HEADER_BYTES = 1 << 14  # bound on the header of an array; headers of plain arrays have 128
 
 
 def atomic_savez(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays as an ``.npz`` file, whole or not at all.
+    """Write arrays atomically to an ``.npz`` file.
 
     Raises:
         UserError: If the system refuses to write.
@@ -32,7 +32,7 @@ def array_names(path: Path, *, remedy: str = REMEDY) -> list[str] | None:
     """The names of the arrays in an ``.npz`` file, or ``None`` if there is no such file.
 
     Raises:
-        Unreadable: As :func:`read_arrays`, which is about what is in them.
+        Unreadable: As for :func:`read_arrays`, which also checks the contents of the arrays.
     """
     with reading(path, remedy):
         if not is_there(path):
@@ -44,17 +44,17 @@ def array_names(path: Path, *, remedy: str = REMEDY) -> list[str] | None:
 def read_arrays(
     path: Path, names: Collection[str] | None = None, *, remedy: str = REMEDY
 ) -> dict[str, np.ndarray] | None:
-    """The arrays of an ``.npz`` file, or ``None`` if there is no such file. Nothing in it is run.
+    """The arrays of an ``.npz`` file, or ``None`` if there is no such file. No code in it is executed.
 
     Args:
         path: The file.
-        names: The arrays that are wanted; others are not looked at, and those that are missing are left out.
-        remedy: What to do about a file that cannot be read.
+        names: The arrays to read; others are ignored, and missing ones are left out.
+        remedy: Advice for an unreadable file.
 
     Raises:
-        Unreadable: For a file that may not be read, is no intact archive, or holds something other than arrays of
-            numbers and text, or more than the memory of this machine. What a header claims is compared with what is
-            there before any memory is taken for it.
+        Unreadable: For a file without read permission, a damaged archive, contents other than arrays of numbers and
+            text, or more data than the memory of this machine. Header claims are checked against the file before any
+            memory is allocated.
 
     Example:
         >>> import tempfile
@@ -84,7 +84,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The members of an archive by the names of their arrays."""
+    """The members of an archive by array name."""
     members: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
@@ -97,19 +97,19 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 def _read_array(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> np.ndarray:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy warns of files that Python 2 has written, which it reads
+            warnings.simplefilter("ignore")  # NumPy warns about files written by Python 2, which it can read
             with archive.open(member) as stream:
                 _check_claim(stream.read(_HEADER_BYTES), member.file_size)
             with archive.open(member) as stream:
                 array = np.lib.format.read_array(stream, allow_pickle=False)
-                stream.read(1)  # at the end of a member its checksum is compared
+                stream.read(1)  # at the end of a member its checksum is verified
     except Exception as error:  # as in reading, which has the last word
         raise ValueError(f"{name!r}: {reason_of(error)}") from error
     return array
 
 
 def _check_claim(start: bytes, size: int) -> None:
-    """Refuse a member whose header claims anything else than the bytes that follow it."""
+    """Refuse a member whose header does not match the bytes that follow."""
     if not start.startswith(_MAGIC):
         raise ValueError("it is no array")
     stream = io.BytesIO(start)
@@ -119,7 +119,7 @@ def _check_claim(start: bytes, size: int) -> None:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, _, dtype = read(stream)
-    except Exception as error:  # numpy parses it as Python, which fails in many ways
+    except Exception as error:  # NumPy parses it as Python, which fails in many ways
         raise ValueError("its header is damaged") from error
     if dtype.hasobject:
         raise ValueError("it holds objects of Python, which may run code")

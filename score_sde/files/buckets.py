@@ -1,7 +1,7 @@
 """Directories in buckets, such as ``gs://bucket/runs/a``, under the calls of :mod:`pathlib`.
 
-An object appears whole when it has been written; it is neither appended to nor renamed. There are no directories: one
-is there while something lies below it, and none need be made.
+An object appears as a whole once it is written; it can be neither appended to nor renamed. Directories exist only while
+something lies below them, and need not be created.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from etils.epath import backend, gpath
 from score_sde.errors import UserError
 from score_sde.files.reading import reason_of
 
-#: The packages with fsspec's drivers, by the schemes that a working directory may have.
+#: The packages of fsspec's drivers, by the URL scheme of a working directory.
 DRIVERS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
 
 class Bucket(gpath.PosixGPath, pathlib.PosixPath):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
-    """A place in a bucket: a path of etils, which is a :class:`pathlib.Path` to whoever asks.
+    """A path in a bucket: an etils path that is also an instance of :class:`pathlib.Path`.
 
     >>> Bucket("gs://bucket/runs") / "a", isinstance(Bucket("s3://bucket"), pathlib.Path)
     (Bucket('gs://bucket/runs/a'), True)
@@ -32,7 +32,7 @@ class Bucket(gpath.PosixGPath, pathlib.PosixPath):  # pyright: ignore[reportInco
 
     @property
     def _backend(self) -> Any:
-        """The calls of fsspec, which see the bucket anew each time: others write there, too."""
+        """The calls of fsspec, without cached listings, since others write to the bucket too."""
         backend.fsspec_backend.fs(self).invalidate_cache()
         return backend.fsspec_backend
 
@@ -41,15 +41,15 @@ class Bucket(gpath.PosixGPath, pathlib.PosixPath):  # pyright: ignore[reportInco
         return self._backend.fs(self)
 
     def absolute(self) -> "Bucket":
-        """Itself."""
+        """The path itself."""
         return self
 
     def resolve(self, strict: bool = False) -> "Bucket":
-        """Itself."""
+        """The path itself."""
         return self
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Kind and size as of a file."""
+        """Kind and size, as for a file."""
         found = super().stat()
         kind = stat.S_IFDIR if found.is_directory else stat.S_IFREG
         return os.stat_result((kind, *5 * (0,), found.length or 0, *3 * (found.mtime,)))
@@ -59,31 +59,31 @@ class Bucket(gpath.PosixGPath, pathlib.PosixPath):  # pyright: ignore[reportInco
         return self._driver.isfile(str(self))
 
     def glob(self, pattern: str) -> Iterator["Bucket"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """What lies below under names of a pattern, which may have several parts."""
+        """The paths below that match a pattern, which may have several parts."""
         first, _, rest = pattern.partition("/")
         for path in sorted(self.iterdir()) if self.is_dir() else ():
             if fnmatch.fnmatchcase(path.name, first):
                 yield from path.glob(rest) if rest else (path,)
 
     def mkdir(self, mode: int | None = None, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: see the module."""
+        """Nothing to do: directories need not be created."""
 
     def replace(self, target: os.PathLike[str]) -> "Bucket":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Copy what lies here, an object or all that is below, to another place in the bucket, and remove it here."""
+        """Move this object, or all objects below, to another path in the bucket, by copy and removal."""
         for name, rest in self._objects():
             self._driver.mv(name, f"{target}{rest}")
         return type(self)(target)
 
     def create(self, data: bytes) -> None:
-        """Write an object that is not there yet.
+        """Write a new object.
 
         Raises:
-            FileExistsError: If it is there.
+            FileExistsError: If the object exists.
         """
         self._driver.pipe_file(str(self), data, mode="create")
 
     def upload(self, source: pathlib.Path, *, last: str | None = None) -> None:
-        """Write a local file as an object, or the files of a directory, of which one is the last to appear."""
+        """Upload a local file, or the files of a directory, with the file ``last`` as the final one."""
         files = sorted((path for path in source.rglob("*") if path.is_file()), key=lambda path: path.name == last)
         if not files:
             self._driver.put_file(str(source), str(self))
@@ -91,27 +91,27 @@ class Bucket(gpath.PosixGPath, pathlib.PosixPath):  # pyright: ignore[reportInco
             self._driver.put_file(str(path), str(self / path.relative_to(source).as_posix()))
 
     def download(self, target: pathlib.Path) -> None:
-        """Write what lies here, an object or all that is below, to the local disk."""
+        """Download this object, or all objects below, to the local disk."""
         for name, rest in self._objects():
             place = pathlib.Path(f"{target}{rest}")
             place.parent.mkdir(parents=True, exist_ok=True)
             self._driver.get_file(name, str(place))
 
     def _objects(self) -> list[tuple[str, str]]:
-        """The names of the objects here and below, for the driver, and what follows the name of this place."""
+        """The objects here and below: driver names, and names relative to this path."""
         here = self._driver._strip_protocol(str(self))
         return [(name, name.removeprefix(here)) for name in self._driver.find(str(self))]
 
 
 def check_bucket(text: str, name: str) -> None:
-    """Find out whether a bucket can be used.
+    """Check that a bucket can be used.
 
     Args:
-        text: The place in it.
-        name: The flag that names it, for errors.
+        text: The path in the bucket.
+        name: The name of its flag, for errors.
 
     Raises:
-        UserError: If its kind is not known, its driver is not installed, or it does not answer.
+        UserError: If the kind of bucket is unknown, its driver is not installed, or it does not respond.
     """
     scheme, _, inside = text.partition("://")
     if scheme not in DRIVERS or not inside.strip("/"):
@@ -125,7 +125,7 @@ def check_bucket(text: str, name: str) -> None:
     try:
         next(Bucket(text).iterdir(), None)
     except FileNotFoundError:
-        pass  # nothing is there yet
+        pass  # nothing exists there yet
     except Exception as error:
         raise UserError(
             f"{name} is '{text}', which cannot be reached ({reason_of(error)}); mend the name, or your credentials."
@@ -133,13 +133,13 @@ def check_bucket(text: str, name: str) -> None:
 
 
 def failures(path: pathlib.Path) -> tuple[type[Exception], ...]:
-    """What reading and writing may raise where it is refused: drivers of buckets have errors of their own."""
+    """The exceptions of refused reads and writes; bucket drivers have their own."""
     return (Exception,) if isinstance(path, Bucket) else (OSError,)
 
 
 @contextlib.contextmanager
 def fetched(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A directory or file on the local disk: itself, or what a bucket holds, for as long as the block takes."""
+    """A local directory or file: the path itself, or a copy from its bucket for the duration of the block."""
     if not isinstance(path, Bucket):
         yield path
         return

@@ -1,4 +1,4 @@
-"""Files that grow: appended to on a disk, and written whole to a bucket, whose objects cannot be."""
+"""Files that grow: appended to on disk, and rewritten in a bucket, whose objects cannot be appended to."""
 
 import shutil
 import tempfile
@@ -11,18 +11,18 @@ from score_sde.files.buckets import Bucket
 from score_sde.files.reading import REMEDY, is_there, reading
 from score_sde.files.writing import writing
 
-_SHARE = 0.05  # of the time, at most, for writing a growing file to a bucket again and again
+_SHARE = 0.05  # largest share of the time for rewriting a growing file in a bucket
 
 
 class Growing:
     """A file that grows.
 
     Attributes:
-        local: The file to read and to append to; of one in a bucket it is a copy on the local disk.
+        local: The file to read and to append to; for a bucket, a copy on the local disk.
     """
 
     def __init__(self, path: Path) -> None:
-        """Go on with what is there.
+        """Continue an existing file, if there is one.
 
         Raises:
             UserError: If it cannot be read.
@@ -38,20 +38,20 @@ class Growing:
                     path.download(self.local)
 
     def append(self, data: bytes) -> None:
-        """Append to the file, which need not be there yet.
+        """Append to the file, which need not exist yet.
 
         Raises:
             UserError: If it cannot be written.
         """
         with writing(self.local):
             self.local.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: what did not fit on the disk must not be tried again when the file is closed.
+            # Unbuffered: a write that a full disk refused must not be retried when the file is closed.
             with open(self.local, "ab", buffering=0) as file:
                 while data:
                     data = data[file.write(data) :]
 
     def publish(self, *, now: bool = True) -> bool:
-        """Write what has grown to its bucket: now, or when it is time; whether all of it is there."""
+        """Write new data to the bucket: now, or when due; returns whether the bucket is up to date."""
         if not isinstance(self.path, Bucket) or not is_main():
             return True
         if not now and time.monotonic() < self._due:

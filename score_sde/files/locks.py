@@ -1,10 +1,10 @@
-"""One writer at a time: locks on directories, whether these take files, and what a killed writer has left in them.
+"""One writer at a time: locks on directories, checks that they are writable, and removal of leftover temporary files.
 
-The operating system holds a lock for a process and lets go of it with the process, however that ends. Its file tells
-who holds it, and nothing else; a file that a killed process has left is taken over.
+The operating system releases a lock when its process ends, however it ends. The lock file only names the holder; a file
+left by a killed process is taken over.
 
-A bucket has no such locks. There the file itself is the lock: its driver makes it only where there is none, its holder
-renews it every minute, and one that was not renewed for five is taken over.
+A bucket has no such locks, so the file itself is the lock: the driver creates it only if it does not exist, its holder
+renews it every minute, and a lock not renewed for five minutes is taken over.
 """
 
 import contextlib
@@ -36,25 +36,25 @@ except ImportError:  # Windows has no such locks
 
 Mode = TypeVar("Mode", bound=Callable[..., Any])
 
-_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)(@(?P<host>.*))?\.tmp")  # as atomic_path names them
-_BLOCK = 4096  # bytes that a directory must take
+_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)(@(?P<host>.*))?\.tmp")  # names given by atomic_path
+_BLOCK = 4096  # bytes written to test a directory
 _DAY = 86_400.0  # seconds
-_RENEWED, _LAPSED = 60.0, 300.0  # seconds between renewals of a lock in a bucket, and until it is nobody's
+_RENEWED, _LAPSED = 60.0, 300.0  # seconds between renewals of a lock in a bucket, and until it lapses
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def only_writer(directory: Path, kind: str, *, doing: str) -> Iterator[None]:
-    """Be the only process that does one kind of work in a directory.
+    """Hold an exclusive lock on one kind of work in a directory.
 
-    Of several processes of one run the first holds the lock for all. Where the system has no locks (Windows, some
+    Of several processes of one run, the first holds the lock for all. Where the system has no locks (Windows, some
     network file systems), nothing is locked.
 
     Args:
-        directory: Where results are written; it must exist.
+        directory: The directory of the results; it must exist.
         kind: The kind of work; different kinds do not exclude each other.
-        doing: What the holder of the lock is doing, for the others: ``"training the run in runs/a"``.
+        doing: A description of the work, shown to other processes: ``"training the run in runs/a"``.
 
     Raises:
         UserError: If another process holds the lock, with its place, or if the directory cannot be written.
@@ -84,15 +84,14 @@ def only_writer(directory: Path, kind: str, *, doing: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)  # while the lock is held, so that it is no other's
+            path.unlink(missing_ok=True)  # while the lock is held, so that the file is still ours
         os.close(descriptor)
 
 
 def one_at_a_time(kind: str) -> Callable[[Mode], Mode]:
-    """A decorator for modes that write results to an existing ``workdir``, or to ``out``: one of each at a time.
+    """A decorator for modes that write results to an existing ``workdir``, or to ``out``: one of each kind at a time.
 
-    That the directory can be written is thereby found out before hours of work. Where there is none, the mode is left
-    to say what is missing.
+    It also detects a read-only directory before hours of work. If the directory is missing, the mode itself reports it.
     """
 
     def decorate(mode: Mode) -> Mode:
@@ -111,14 +110,14 @@ def one_at_a_time(kind: str) -> Callable[[Mode], Mode]:
 
 
 def check_writable(directory: Path, *, make: bool = True) -> None:
-    """Make a directory for results, and find out before they are computed whether it takes any.
+    """Create a directory for results, and check that it is writable before they are computed.
 
     Args:
         directory: The directory.
-        make: Whether to make it; else, where it is missing, the directory above it is tried, and nothing is left.
+        make: Whether to create it; else, if it is missing, the directory above is tested, and nothing is left behind.
 
     Raises:
-        UserError: If it cannot be made or written to.
+        UserError: If it cannot be created or written to.
     """
     if not is_main():
         return
@@ -147,7 +146,7 @@ def _locked(path: Path) -> int | None:
             if not _flock(descriptor):
                 os.close(descriptor)
                 return None
-            # Whoever held it before may have removed the file between our opening and our locking it.
+            # The previous holder may have removed the file between our opening and our locking it.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
         except OSError:
@@ -157,7 +156,7 @@ def _locked(path: Path) -> int | None:
 
 
 def _flock(descriptor: int) -> bool:
-    """Whether the lock of a file is ours now."""
+    """Try to lock a file; returns whether this succeeded."""
     if fcntl is None:
         return True
     try:
@@ -173,7 +172,7 @@ def _flock(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def _leased(path: Bucket, doing: str) -> Iterator[None]:
-    """Hold a lock in a bucket. Two that find one lapsed at the same moment may both take it; then one says so."""
+    """Hold a lock in a bucket. Two that find it lapsed at the same moment may both take it; one then reports so."""
     holder, done = _this(doing), threading.Event()
     with writing(path):
         if (lapsed := _lapsed(path)) is False:
@@ -191,13 +190,13 @@ def _leased(path: Bucket, doing: str) -> Iterator[None]:
     finally:
         done.set()
         renewing.join()
-        with contextlib.suppress(Exception):  # it lapses
+        with contextlib.suppress(Exception):  # otherwise it lapses
             if _is_of(path, holder):
                 path.unlink()
 
 
 def _lapsed(path: Bucket) -> bool | None:
-    """Whether a lock in a bucket is nobody's any more; ``None`` if there is none."""
+    """Whether a lock in a bucket has lapsed; ``None`` if there is none."""
     try:
         found = read_json(path)
     except Unreadable:
@@ -235,41 +234,40 @@ def _signed(holder: dict[str, Any]) -> bytes:
 
 
 def _this(doing: str) -> dict[str, Any]:
-    """Who we are, for the others."""
+    """A description of this process for the lock file."""
     since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return {"doing": doing, "process": os.getpid(), "host": socket.gethostname(), "since": since}
 
 
 def _held(path: Path) -> UserError:
-    """The error that says who holds a lock."""
+    """The error that names the holder of a lock."""
     lapses = f" If it was killed, its lock lapses within {_LAPSED / 60:.0f} minutes." * isinstance(path, Bucket)
     return UserError(f"{_holder(path)}; wait for it, end it, or give another --workdir.{lapses}")
 
 
 def _holder(path: Path) -> str:
-    """Who holds a lock, as the beginning of a sentence."""
+    """The holder of a lock, as the beginning of a sentence."""
     with contextlib.suppress(UserError):
         found = read_json(path) or {}
         if {"doing", "process", "host", "since"} <= found.keys():
             return f"Process {found['process']} on {found['host']} has been {found['doing']} since {found['since']}"
-    return f"Another process holds the lock {path}"  # it is about to write its name, or to end
+    return f"Another process holds the lock {path}"  # it is about to write its name or to end
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove temporary files that killed writers have left in a directory, or in one of its own, such as of pictures.
+    """Remove temporary files of killed writers from a directory and its own folders, such as the one of pictures.
 
-    Those of this process are among them: it has not begun to write, so another one of the same number has left them.
+    This includes files under the number of this process: it has not written yet, so an earlier one left them.
     """
     remove_abandoned((*directory.glob(".*.tmp"), *directory.glob("*/.*.tmp")), mine=True)
 
 
 def remove_abandoned(paths: Iterable[Path], *, mine: bool = False) -> None:
-    """Remove temporary files whose writers are gone: killed on this machine, or idle for a day on another.
+    """Remove temporary files of dead writers: processes that ended on this machine, or files idle for a day on another.
 
     Args:
-        paths: The files. None is touched that does not bear a process and perhaps a host in its name, as
-            :func:`.atomic_path` gives them.
-        mine: Whether files of this process are to go, too.
+        paths: The files. Only names with a process and perhaps a host, as given by :func:`.atomic_path`, are touched.
+        mine: Whether to remove files of this process too.
     """
     for path in paths:
         if (found := _TEMPORARY.fullmatch(path.name)) is None:
@@ -285,9 +283,9 @@ def remove_abandoned(paths: Iterable[Path], *, mine: bool = False) -> None:
 
 
 def _is_gone(process: int) -> bool:
-    """Whether no process of this machine has a number."""
+    """Whether no process of this machine has this number."""
     if os.name != "posix":
-        return False  # there, to ask is to kill
+        return False  # on Windows the question would kill the process
     try:
         os.kill(process, 0)
     except ProcessLookupError:

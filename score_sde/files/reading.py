@@ -1,7 +1,7 @@
-"""Small files are read without trust.
+"""Reading of small files, without trust.
 
-One rule holds for all readers. A file that is not there is ``None``. One that is there and cannot be read, for
-whatever reason, is an :class:`Unreadable`, which is the user's error unless the caller can do without the file.
+One rule holds for all readers. A missing file gives ``None``. A file that exists but cannot be read, for whatever
+reason, raises :class:`Unreadable`, which is the user's error unless the caller can do without the file.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ from typing import Any
 from score_sde.errors import UserError
 
 REMEDY = "remove it and run the mode that writes it again"
-_JSON_BYTES = 1 << 30  # of a file of JSON
+_JSON_BYTES = 1 << 30  # limit of a JSON file
 _JSON_DEPTH = 64
 
 
 class Unreadable(UserError):
-    """A file that is there and cannot be read.
+    """A file exists but cannot be read.
 
     Attributes:
         path: The file.
-        reason: Why it cannot be read, as part of a sentence.
+        reason: The reason, as part of a sentence.
     """
 
     def __init__(self, path: Path, reason: str, remedy: str = REMEDY) -> None:
-        """Say which file, why, and what to do."""
+        """Name the file, the reason and the remedy."""
         super().__init__(path, reason, remedy)
         self.path, self.reason, self._remedy = path, reason, remedy
 
@@ -38,10 +38,10 @@ class Unreadable(UserError):
 
 
 def read_bytes(path: Path, *, remedy: str = REMEDY, limit: int | None = None) -> bytes | None:
-    """What a file holds, or ``None`` if there is no such file.
+    """The contents of a file, or ``None`` if there is no such file.
 
     Raises:
-        Unreadable: For a file that may not be read, is no regular file, or has more bytes than a limit.
+        Unreadable: For a file without read permission, an irregular file, or more bytes than ``limit``.
     """
     with reading(path, remedy):
         if not is_there(path):
@@ -56,11 +56,11 @@ def read_json(path: Path, *, remedy: str = REMEDY) -> dict[str, Any] | None:
 
     Args:
         path: The file.
-        remedy: What to do about one that cannot be read.
+        remedy: Advice for an unreadable file.
 
     Raises:
-        Unreadable: For a file that may not be read, is no UTF-8 or no JSON, holds anything but an object or a number
-            that is not finite, or is nested deeper than any that this package writes.
+        Unreadable: For a file without read permission, invalid UTF-8 or JSON, a value other than an object, a number
+            that is not finite, or nesting deeper than in any file of this package.
     """
     content = read_bytes(path, remedy=remedy, limit=_JSON_BYTES)
     with reading(path, remedy):
@@ -71,8 +71,8 @@ def parse_json(text: str) -> dict[str, Any]:
     """The JSON object in a text.
 
     Raises:
-        ValueError: For what :func:`read_json` refuses, but
-        RecursionError: where it is nested too deeply.
+        ValueError: For contents that :func:`read_json` refuses.
+        RecursionError: If it is nested too deeply.
     """
     number = _finite_number
     found = json.loads(text, parse_constant=number, parse_float=number, parse_int=number)
@@ -80,7 +80,7 @@ def parse_json(text: str) -> dict[str, Any]:
         raise ValueError("it is JSON, but no object")
     _check_depth(found)
     if "\\u" in text:
-        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is not valid text
     return found
 
 
@@ -88,7 +88,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
     """The objects in a file of metrics, one a line; see :func:`parse_json_line`. ``None`` if there is no such file.
 
     Raises:
-        Unreadable: For a file that may not be read or is no file.
+        Unreadable: For a file without read permission, or anything but a regular file.
     """
     if (content := read_bytes(path, remedy="make it a readable file, or remove it")) is None:
         return None
@@ -97,9 +97,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]] | None:
 
 
 def parse_json_line(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics, or ``None`` for one that a crash cut short, or without an integer ``step``.
+    """A line of metrics, or ``None`` for a truncated line or one without an integer ``step``.
 
-    Numbers that are not finite are NaN, however they are written: as null, NaN, or with too great an exponent.
+    Non-finite numbers become NaN, however they are written: null, NaN, or an exponent too large.
 
     >>> parse_json_line(b'{"step": 3, "loss": 1e999}'), parse_json_line(b'{"step": null}'), parse_json_line(b'{"st')
     ({'step': 3, 'loss': nan}, None, None)
@@ -117,18 +117,18 @@ def parse_json_line(line: bytes) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def reading(path: Path, remedy: str) -> Iterator[None]:
-    """Turn whatever reading a file raises into an :class:`Unreadable`."""
+    """Turn any exception from reading a file into :class:`Unreadable`."""
     try:
         yield
     except UserError:
         raise
-    # A damaged file makes the parsers raise a dozen classes of errors, which differ between versions.
+    # Parsers raise a dozen classes of errors for damaged files, which differ between versions.
     except Exception as error:
         raise Unreadable(path, reason_of(error), remedy) from error
 
 
 def reason_of(error: Exception) -> str:
-    """Why something failed, as part of a sentence.
+    """The reason of a failure, as part of a sentence.
 
     >>> reason_of(PermissionError(13, "Permission denied")), reason_of(KeyError("x")), reason_of(MemoryError())
     ('permission denied', "KeyError: 'x'", 'it does not fit into memory')
@@ -146,12 +146,12 @@ def reason_of(error: Exception) -> str:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file; what is there and is no regular file is refused."""
+    """Whether a file exists; anything but a regular file is refused."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return False
-    if not stat.S_ISREG(mode):  # to open a pipe would wait for its writer
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
         raise ValueError("it is a directory" if stat.S_ISDIR(mode) else "it is no regular file")
     return True
 

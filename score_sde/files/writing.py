@@ -1,4 +1,4 @@
-"""Small files are written so that a crash leaves the old one or the new one, and never a part."""
+"""Atomic writing of small files: a crash leaves the old file or the new one, never a part."""
 
 import contextlib
 import errno
@@ -17,19 +17,19 @@ from score_sde.errors import UserError
 from score_sde.files.buckets import Bucket, failures
 from score_sde.files.reading import reason_of
 
-#: What to do where a directory takes no files.
+#: The remedy for a directory that cannot be written.
 ELSEWHERE = "give another --workdir, or --out=DIR for results of a run that is only read"
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place, flushed to disk, when the block ends without an error.
+    """A temporary file beside ``path`` that replaces it, flushed to disk, when the block ends without an error.
 
-    For a bucket it lies on the local disk, and is uploaded. Of several processes of one run only the first writes; what
-    the others put into their file is thrown away.
+    For a bucket it lies on the local disk and is uploaded. Of several processes of one run, only the first writes; the
+    files of the others are discarded.
 
     Raises:
-        UserError: If the system refuses to write, with what could not be written and what to do.
+        UserError: If the system refuses to write, naming the file and the remedy.
     """
     if not is_main() or isinstance(path, Bucket):
         with tempfile.TemporaryDirectory() as directory:
@@ -43,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch()
-            mode = temporary.stat().st_mode  # as the umask says; a library may make the file anew, for its owner alone
+            mode = temporary.stat().st_mode  # of the umask; a library may recreate the file with owner access only
             yield temporary
             temporary.chmod(mode)
             with temporary.open("rb+") as file:
@@ -55,7 +55,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def move(source: Path, target: Path) -> None:
-    """Move a directory to another place of the same disk or bucket; what lies there goes."""
+    """Move a directory within the same disk or bucket, replacing the target."""
     if isinstance(target, Bucket):
         target.rmtree(missing_ok=True)
         source.replace(target)
@@ -66,7 +66,7 @@ def move(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write ``path`` (disk full, read-only, no directory) into a :class:`UserError`."""
+    """Turn a system error on writing ``path`` (disk full, read-only, no directory) into a :class:`UserError`."""
     try:
         yield
     except UserError:
@@ -76,7 +76,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def refusal(what: str, directory: Path, error: Exception) -> UserError:
-    """The error that says that ``what`` cannot be written to a directory, why, and what to do."""
+    """The error for ``what`` that cannot be written to a directory, with the reason and the remedy."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if isinstance(directory, Bucket) and isinstance(error, FileNotFoundError):
         return UserError(f"Cannot write {what} (there is no such bucket); {ELSEWHERE}.")
@@ -85,7 +85,7 @@ def refusal(what: str, directory: Path, error: Exception) -> UserError:
 
 
 def _in_the_way(directory: Path) -> str:
-    """What stands where a directory is needed, in words, or nothing."""
+    """A description of a file in the place of a needed directory, or nothing."""
     if isinstance(directory, Bucket):
         return ""
     place = next(place for place in (directory, *directory.absolute().parents) if os.path.lexists(place))
@@ -95,7 +95,7 @@ def _in_the_way(directory: Path) -> str:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by a file with this text, in UTF-8; a crash leaves either the old file or the new one.
+    """Replace ``path`` atomically by a file with this text, in UTF-8.
 
     Raises:
         UserError: If the file cannot be written.
@@ -112,23 +112,23 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` as indented JSON; see :func:`jsonable`.
+    """Replace ``path`` atomically by ``value`` as indented JSON; see :func:`jsonable`.
 
     Raises:
         UserError: If the file cannot be written.
-        TypeError: If ``value`` holds something that JSON cannot.
+        TypeError: If ``value`` has no JSON form.
     """
     atomic_write_text(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
 
 
 def jsonable(value: Any) -> Any:
-    """A value as JSON can hold it: arrays as lists, paths as text, and ``None`` for numbers that are not finite.
+    """A value in JSON form: arrays as lists, paths as text, and ``None`` for numbers that are not finite.
 
     >>> import numpy as np
     >>> jsonable({"a": np.array([1.0, np.nan]), "b": (Path("x"), float("inf"))})
     {'a': [1.0, None], 'b': ['x', None]}
     """
-    if hasattr(value, "tolist"):  # numpy and JAX, scalars and arrays
+    if hasattr(value, "tolist"):  # NumPy and JAX scalars and arrays
         value = value.tolist()
     if isinstance(value, dict):
         return {key: jsonable(item) for key, item in value.items()}
