@@ -9,10 +9,10 @@ SPLITS = ("train", "test")
 
 
 class SourceInfo(NamedTuple):
-    """What the model must know about the data.
+    """The facts about the data that a model needs.
 
     Attributes:
-        name: the name the source was asked for by, such as ``"cifar10"``.
+        name: the requested name of the source, such as ``"cifar10"``.
         shape: the event shape; ``(height, width, channels)`` for images.
         num_grey_levels: the number of grey levels, on which bits per dimension depend; None for continuous data.
         num_classes: the number of classes when the source has labels.
@@ -28,10 +28,10 @@ class SourceInfo(NamedTuple):
 class Source(Protocol):
     """Random access to the examples of one split.
 
-    Images come as integer levels ``0 .. num_grey_levels - 1`` (uint8, NHWC), so that whoever dequantises them knows
-    what they were; continuous data come as float32 ``(n, dim)``, already at about unit scale. What was left out or
-    changed on the way may stand in a further attribute, ``notes``: a tuple of clauses such as "1 hidden file is
-    ignored", which :func:`~score_sde.data.description.describe` says.
+    Images come as integer levels ``0 .. num_grey_levels - 1`` (uint8, NHWC), so that a dequantizer knows the original
+    levels. Continuous data come as float32 ``(n, dim)``, at about unit scale. A further attribute, ``notes``, may list
+    omissions and changes: a tuple of clauses such as "1 hidden file is ignored", which
+    :func:`~score_sde.data.description.describe` reports.
     """
 
     @property
@@ -90,11 +90,11 @@ class ArraySource:
         return np.asarray(self._examples[indices])
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to another process: a memory-mapped file goes by its name, not by its contents."""
+        """The state for another process: a memory-mapped file is sent by its name, not by its contents."""
         return {name: _by_name(value) for name, value in vars(self).items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open what came by its name."""
+        """Open a file sent by its name."""
         vars(self).update({name: v.open() if isinstance(v, _MappedFile) else v for name, v in state.items()})
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
@@ -103,7 +103,7 @@ class ArraySource:
 
 
 class _MappedFile(NamedTuple):
-    """Where the memory map of a whole file comes from."""
+    """The origin of the memory map of a whole file."""
 
     filename: str
     dtype: np.dtype
@@ -115,6 +115,6 @@ class _MappedFile(NamedTuple):
 
 
 def _by_name(value: Any) -> Any:
-    """The place of a memory map; anything else, a part of a map included, as it is."""
+    """The origin of a memory map; anything else, a part of a map included, unchanged."""
     whole = isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap) and value.flags.c_contiguous
     return _MappedFile(str(value.filename), value.dtype, value.offset, value.shape) if whole else value

@@ -1,4 +1,4 @@
-"""Arrays kept beside the files that they were decoded from."""
+"""Decoded arrays, cached beside their source files."""
 
 import contextlib
 import uuid
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def read_cached(path: Path) -> np.ndarray | None:
-    """The array at ``path`` as a memory map, or None if it is missing or damaged; it can be made again."""
+    """The array at ``path`` as a memory map, or None if it is missing or damaged and must be made again."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception:  # a damaged header makes numpy raise almost anything

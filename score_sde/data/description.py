@@ -1,4 +1,4 @@
-"""What a data set holds, in words, and what was left out or changed on the way: said once, where a run begins."""
+"""A description of a data set in words, with omissions and changes, logged once at the start of a run."""
 
 import collections
 import hashlib
@@ -15,7 +15,7 @@ from score_sde.errors import plural
 log = logging.getLogger(__name__)
 
 _MOST_LISTED = 5
-_CHUNK = 4096  # examples that are looked at at once
+_CHUNK = 4096  # examples read at once
 _FAR = 10.0  # how far from 1 a scale may be
 
 
@@ -26,7 +26,7 @@ def tell(sources: Mapping[str, Source]) -> None:
 
 
 def describe(sources: Mapping[str, Source]) -> list[str]:
-    """Lines that say how many examples there are and of what kind, and what was left out or changed.
+    """Lines about the number and kind of examples, and about omissions and changes.
 
     Args:
         sources: The splits of one data set by their names.
@@ -66,7 +66,7 @@ def counted(number: int, one: str, many: str, rest: str) -> str:
 
 
 def suffixes(names: Iterable[str]) -> str:
-    """The suffixes of file names and how often they occur, the most frequent first.
+    """The suffixes of file names with their counts, the most frequent first.
 
     >>> suffixes(["a.txt", "b.TXT", "c.mp4", "README"])
     '.txt 2, .mp4 1, without suffix 1'
@@ -82,7 +82,7 @@ def _is_small(source: Source) -> bool:
 
 
 def _scale(name: str, source: Source) -> Iterator[str]:
-    """What the coordinates of continuous data range over, if that is far from what the defaults are made for."""
+    """The range of the coordinates of continuous data, if it is far from the range that the defaults assume."""
     if len(source) < 2:
         return
     values = source.gather(np.arange(len(source))).reshape(len(source), -1).astype(np.float64)
@@ -107,7 +107,7 @@ def _scale(name: str, source: Source) -> Iterator[str]:
 
 
 def _listed(coordinates: np.ndarray) -> str:
-    """Coordinates as the subject of a sentence about what they are.
+    """Coordinates as the subject of a sentence, with its verb.
 
     >>> _listed(np.array([1])), _listed(np.arange(7))
     ('coordinate 1 is', '7 coordinates (0, 1, 2, 3, 4, ...) are')
@@ -119,7 +119,7 @@ def _listed(coordinates: np.ndarray) -> str:
 
 
 def _shared(train: Source, test: Source) -> int:
-    """How many examples of the second source are in the first."""
+    """The number of examples of the second source that are in the first."""
     known = set(_digests(train))
     return sum(digest in known for digest in _digests(test))
 

@@ -1,4 +1,4 @@
-"""Batches on their way to the devices: read and placed ahead by a thread, with a state as exact as without it."""
+"""Batches on their way to the devices: a thread reads and places them ahead, without making the state less exact."""
 
 import math
 import time
@@ -14,8 +14,8 @@ from score_sde.data.pipeline import TrainIterator
 from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
 
-WAITING_SECONDS = 900.0  # for a batch, after which none is expected any more
-CLOSING_SECONDS = 5.0  # for a read under way, after which its processes are ended
+WAITING_SECONDS = 900.0  # the longest wait for a batch
+CLOSING_SECONDS = 5.0  # the longest wait for a read under way, before its processes are ended
 
 PlacedT = TypeVar("PlacedT", bound="_Shaped")
 
@@ -32,8 +32,8 @@ class Feed(Generic[PlacedT]):
     """An iterator over placed arrays that stays ahead of its consumer.
 
     One background thread reads batches, stacks them and puts them on the devices while the consumer computes.
-    :meth:`get_state` is the place of the consumer, not that of the thread, so that a checkpoint loses no batch and
-    repeats none. The iterator belongs to the feed from its construction on.
+    :meth:`get_state` is the position of the consumer, not of the thread, so that a checkpoint loses no batch and
+    repeats none. The iterator belongs to the feed from construction on.
 
     Example:
         >>> from score_sde.data import load_source, make_train_iterator
@@ -53,14 +53,14 @@ class Feed(Generic[PlacedT]):
         per_dispatch: int = 1,
         prefetch: int = DEFAULTS.data.prefetch,
     ) -> None:
-        """Wrap an iterator; nothing is read before the first array is asked for.
+        """Wrap an iterator; nothing is read before the first array is requested.
 
         Args:
             iterator: the batches of this process.
             place: puts a host array ``(rows, *event)``, or ``(per_dispatch, rows, *event)`` if several batches are
                 stacked, on the devices. It runs in the thread.
-            per_dispatch: how many batches make up one array; stacked along a new first axis if more than one.
-            prefetch: how many arrays to keep ready; 0 reads when asked, without a thread.
+            per_dispatch: number of batches in one array, stacked along a new first axis if more than one.
+            prefetch: number of arrays to keep ready; 0 reads on demand, without a thread.
         """
         self._iterator = iterator
         self._place = place
@@ -82,8 +82,8 @@ class Feed(Generic[PlacedT]):
 
         Raises:
             UserError: if there is none for a quarter of an hour.
-            Exception: whatever reading or placing raised, here and at every later call, since the place in the stream
-                is lost then; :meth:`set_state` mends it.
+            Exception: any exception from reading or placing, now and at every later call, since the position in the
+                stream is lost; :meth:`set_state` restores it.
         """
         start = time.perf_counter()
         if self._prefetch == 0:
@@ -107,7 +107,7 @@ class Feed(Generic[PlacedT]):
         return self._state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue where :meth:`get_state` was called; what was read ahead is dropped.
+        """Continue where :meth:`get_state` was called, dropping batches read ahead.
 
         Raises:
             UserError: as :meth:`TrainIterator.set_state`.
@@ -120,9 +120,9 @@ class Feed(Generic[PlacedT]):
         """Speed since the last call, or since the feed was made, by the wall clock: not reproducible.
 
         Returns:
-            ``images_per_second``: examples handed out per second; those of all processes, if ``place`` makes global
-            arrays. ``data_wait_fraction``: the share of the time that the consumer spent waiting for data, in
-            ``[0, 1]``: near 1, training is as slow as its data.
+            ``images_per_second``: examples handed out per second, by all processes if ``place`` makes global arrays.
+            ``data_wait_fraction``: the share of the time that the consumer spent waiting for data, in ``[0, 1]``: near
+            1, data limit the speed of training.
         """
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         rates = {"images_per_second": self._examples / elapsed, "data_wait_fraction": self._waited / elapsed}
@@ -130,7 +130,7 @@ class Feed(Generic[PlacedT]):
         return rates
 
     def close(self) -> None:
-        """End the thread, as soon as the read under way is done, and the iterator's worker processes.
+        """End the thread, after the read under way, and the iterator's worker processes.
 
         The feed may be used again: it then continues after the last array handed out.
         """
@@ -174,7 +174,7 @@ class Feed(Generic[PlacedT]):
         return next(self._iterator).data
 
     def _drop(self) -> None:
-        """Forget what was read ahead. A read under way is waited for, and ended if it takes long."""
+        """Drop batches read ahead. A read under way is waited for, and ended if it takes long."""
         for future in self._ahead:
             future.cancel()
         self._dropping = True

@@ -29,11 +29,10 @@ _LIKE_A_SPLIT = re.compile(
 def load_folder(path: str, split: str) -> ArraySource:
     """A split of a folder of images (png, jpg, jpeg, webp, bmp; subfolders included), decoded into memory.
 
-    With subfolders ``train/`` and ``test/`` (or ``Train/`` and ``TEST/``) those are the splits; otherwise about a tenth
-    of the files, chosen by a hash of the relative name, is the test split, so that adding files moves none of the
-    others. Images come as uint8 ``(n, height, width, channels)`` in the order of their names: 1 channel if all are
-    grey, else 3; upright, by their orientation tags. Hidden files and folders are left out, and links to folders are
-    not followed.
+    Subfolders ``train/`` and ``test/`` (or ``Train/`` and ``TEST/``) are the splits. Without them, about a tenth of the
+    files, chosen by a hash of the relative name, is the test split, so that adding files moves no others. Images come
+    as uint8 ``(n, height, width, channels)`` in the order of their names: 1 channel if all are grey, else 3; upright,
+    by their orientation tags. Hidden files and folders are left out, and links to folders are not followed.
 
     Raises:
         UserError: for a missing, unreadable or empty folder, an empty split, parts of a split under other names, images
@@ -69,7 +68,7 @@ def load_folder(path: str, split: str) -> ArraySource:
 
 
 class _Found(NamedTuple):
-    """What lies under a folder: images by relative name, and what is left out."""
+    """The content of a folder: images by relative name, and omissions."""
 
     images: list[str]
     others: list[str]
@@ -78,7 +77,7 @@ class _Found(NamedTuple):
 
 
 def _image_files(root: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """The relative names of the images of each split, sorted; and in words, what is left out."""
+    """The relative names of the images of each split, sorted; and the omissions, in words."""
     if not root.is_dir():
         raise UserError(f"folder:{root}: there is no such folder. Give the path of a folder of images.")
     present = _splits_of(root)
@@ -107,7 +106,7 @@ def _image_files(root: Path) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def _splits_of(root: Path) -> dict[str, str]:
-    """The subfolder of each split, whatever its case; none, or one for each."""
+    """The subfolder of each split, in any case; none, or one for each."""
     try:
         names = sorted(name for name in os.listdir(root) if (root / name).is_dir())
     except OSError as error:
@@ -128,7 +127,7 @@ def _splits_of(root: Path) -> dict[str, str]:
 
 
 def _check_no_split(root: Path, images: Sequence[str]) -> None:
-    """Refuse folders that somebody has split before: a split of all their images would train on those held out."""
+    """Refuse folders that are already split: a new split of all images would train on held-out ones."""
     parts = {part for name in images for part in name.split("/")[:-1] if _LIKE_A_SPLIT.fullmatch(part.lower())}
     if parts:
         words = " and ".join(shown(Path(part)) for part in sorted(parts))
@@ -141,7 +140,7 @@ def _check_no_split(root: Path, images: Sequence[str]) -> None:
 
 
 def _under(top: Path, *, prefix: str = "", without: Sequence[str] = ()) -> _Found:
-    """What lies under a folder, except for some of its subfolders, in an order that no file system changes."""
+    """The content of a folder, except for some of its subfolders, in an order independent of the file system."""
     images, others, hidden, links = [], [], 0, 0
     for folder, subfolders, files in os.walk(top, onerror=_refuse):
         if Path(folder) == top:
@@ -161,7 +160,7 @@ def _under(top: Path, *, prefix: str = "", without: Sequence[str] = ()) -> _Foun
 
 
 def _leads_nowhere(path: Path) -> bool:
-    """Whether it is a link to a folder, which may lead round in circles, or to nothing."""
+    """Whether the path is a link to a folder, which may be circular, or to nothing."""
     return path.is_symlink() and not path.is_file()
 
 
@@ -170,13 +169,13 @@ def _refuse(error: OSError) -> NoReturn:
 
 
 def _split_of(name: str) -> str:
-    # A name that is no text goes by its bytes, as the file system has them.
+    # A name that is not text is compared by its bytes in the file system.
     digest = hashlib.md5(os.fsencode(name), usedforsecurity=False).digest()
     return "test" if int.from_bytes(digest[:8], "big") % FOLDER_TEST_SHARE == 0 else "train"
 
 
 def shown(path: Path) -> str:
-    """The name of a file as text that can be printed, even if it is none."""
+    """The name of a file as printable text, even if it is not text."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""What tells data from others, wherever they lie: shape, grey levels, the sizes of the splits and their contents."""
+"""The identity of data, wherever they are stored: shape, grey levels, the sizes of the splits and their contents."""
 
 import hashlib
 import math
@@ -10,21 +10,21 @@ import numpy as np
 from score_sde.data.base import ArraySource, Source, SourceInfo
 from score_sde.errors import plural
 
-#: Fields of ``config.data`` that say where data lie and how they are read, not what they are.
+#: Fields of ``config.data`` about the location and reading of data, not their content.
 PLACE_FIELDS = ("name", "data_dir", "shape", "workers", "prefetch")
 
-IN_FULL = 2**28  # bytes of a split in memory that are all read
-SPREAD = 128  # examples that are read of any other split
+IN_FULL = 2**28  # largest number of bytes of a split in memory to read in full
+SPREAD = 128  # examples to read of any other split
 
-_CHUNK = 2**22  # bytes that are read at once
+_CHUNK = 2**22  # bytes read at once
 
 
 def fingerprint(source: Source) -> str:
     """A SHA-256 of a split's number of examples, their shape and type, and their contents; labels do not count.
 
     An array in memory of at most ``IN_FULL`` bytes is read in full. Of a larger one, and of examples that must be
-    decoded one by one, ``SPREAD`` examples are read at even distances, the first and the last among them: about a
-    second at most, at the price that a change of some others is not seen.
+    decoded one by one, ``SPREAD`` evenly spaced examples are read, including the first and the last. This takes about a
+    second at most, but misses changes in the other examples.
 
     Example:
         >>> info = SourceInfo("tiny", (2,), None, None)
@@ -42,21 +42,21 @@ def fingerprint(source: Source) -> str:
 
 
 class SplitRecord(NamedTuple):
-    """What is kept of a split: the number of its examples and their fingerprint."""
+    """The record of a split: the number of its examples and their fingerprint."""
 
     num_examples: int
     contents: str
 
 
 class DataRecord(NamedTuple):
-    """What a run keeps of its data.
+    """The record of a run's data.
 
     Attributes:
-        name: where they came from, for the reader.
-        shape: of an example.
+        name: the source of the data, for the reader.
+        shape: shape of an example.
         num_levels: the number of grey levels; None for continuous data.
         num_classes: the number of classes, for data with labels.
-        splits: the splits by their names; none for data that were not at hand.
+        splits: the splits by their names; none for data that were not available.
     """
 
     name: str
@@ -67,7 +67,7 @@ class DataRecord(NamedTuple):
 
     @classmethod
     def of(cls, info: SourceInfo, sources: Mapping[str, Source]) -> "DataRecord":
-        """What is known of data, with the splits that are at hand."""
+        """The record of data, with the available splits."""
         splits = {name: SplitRecord(len(source), fingerprint(source)) for name, source in sources.items()}
         return cls(*info, splits)
 
@@ -76,7 +76,7 @@ class DataRecord(NamedTuple):
         """Read :meth:`to_json` back.
 
         Raises:
-            KeyError, TypeError, ValueError: If it is not of that form.
+            KeyError, TypeError, ValueError: If the value does not have this form.
         """
         levels, classes = value["num_levels"], value["num_classes"]
         return cls(
@@ -95,7 +95,7 @@ class DataRecord(NamedTuple):
         return self._asdict() | {"splits": {name: split._asdict() for name, split in self.splits.items()}}
 
     def summary(self) -> dict[str, Any]:
-        """What there is to compare, in few words."""
+        """The compared facts, in short form."""
         splits = {
             f"the {name} split": f"{count} {plural(count, 'example')}, fingerprint {contents[:12]}"
             for name, (count, contents) in self.splits.items()
@@ -104,11 +104,11 @@ class DataRecord(NamedTuple):
 
     @property
     def info(self) -> SourceInfo:
-        """What a model must know about the data."""
+        """The facts about the data that a model needs."""
         return SourceInfo(self.name, self.shape, self.num_levels, self.num_classes)
 
     def differences(self, other: "DataRecord") -> list[str]:
-        """Lines ``what: ours -> theirs``; names and labels do not count, and neither do splits that one lacks.
+        """Lines ``what: ours -> theirs``; names and labels do not count, and neither do splits missing from one record.
 
         >>> ours, theirs = (DataRecord("x", (n,), None, None, {"train": SplitRecord(n, f"{n:064}")}) for n in (2, 3))
         >>> ours.differences(theirs)

@@ -1,8 +1,8 @@
-"""Encoded images: what is in one, and its pixels.
+"""Encoded images: their formats and pixels.
 
 An image comes upright, by its orientation tag. Palettes become colors, and gray levels of 1, 2 or 4 bits become 8-bit
-ones. A color profile is left aside: the numbers are those of the file. Of a camera's file of several pictures the
-first is read. What cannot be kept as it is, is refused: transparency, animation, more than 8 bits, other color spaces.
+ones. A color profile is ignored: the numbers in the file are used. Of a camera's file of several pictures the first is
+read. Images that would lose information are refused: transparency, animation, more than 8 bits, other color spaces.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from score_sde.files import reason_of
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # no others are tried, whatever a file says it is
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # no others are tried, whatever a file claims to be
 _GRAY_MODES = frozenset({"1", "L", "LA"})
 _COLOR_MODES = frozenset({"RGB", "RGBA", "P"})
 _ORIENTATION = 0x0112  # the tag of EXIF
@@ -30,10 +30,10 @@ class ImageFormat(NamedTuple):
     """Size and kind of an image.
 
     Attributes:
-        height: in pixels, of the image when it stands upright.
+        height: in pixels, of the upright image.
         width: in pixels, likewise.
         channels: 1 if it is gray, else 3.
-        turned: whether a tag says that it must be turned or mirrored to stand upright.
+        turned: whether its orientation tag requires turning or mirroring.
         profiled: whether it has a color profile other than sRGB.
     """
 
@@ -60,12 +60,12 @@ def image_format(file: Path | bytes, name: str) -> ImageFormat:
 
 
 def decode_image(file: Path | bytes, name: str, channels: int) -> np.ndarray:
-    """The pixels of an image that stands upright: uint8 ``(height, width, channels)``.
+    """The pixels of an image, upright: uint8 ``(height, width, channels)``.
 
     Args:
         file: the image's path, or the bytes of its file.
         name: what to call it in errors.
-        channels: 1 or 3; a gray image has three equal channels if 3 are asked for.
+        channels: 1 or 3; with 3, a gray image has three equal channels.
 
     Raises:
         UserError: as :func:`image_format`, and for transparent pixels.
@@ -103,7 +103,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 @contextlib.contextmanager
 def _opened(file: Path | bytes, name: str) -> "Iterator[PILImage]":
-    """An image whose pixels are not read yet; whatever Pillow raises over it becomes an error that names it."""
+    """An image whose pixels are not read yet; any exception of Pillow becomes an error that names the image."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -113,7 +113,7 @@ def _opened(file: Path | bytes, name: str) -> "Iterator[PILImage]":
         raise
     except UnidentifiedImageError as error:
         raise _unreadable(name, "it is no image of a known kind") from error
-    # Which of a dozen errors a damaged file raises depends on its format and on where the damage is.
+    # A damaged file may raise any of a dozen errors, by its format and the place of the damage.
     except Exception as error:
         raise _unreadable(name, reason_of(error)) from error
 
@@ -148,7 +148,7 @@ def _checked_format(image: "PILImage", name: str) -> ImageFormat:
 
 
 def _orientation(image: "PILImage") -> int:
-    # The tag of a PNG may also stand behind the pixels, where it is found when they are read.
+    # The tag of a PNG may also follow the pixels, and is then found when they are read.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
     found = image.getexif().get(_ORIENTATION, 1)

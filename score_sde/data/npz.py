@@ -56,7 +56,7 @@ def load_npz(path: str, split: str) -> ArraySource:
 
 
 def _keys(path: str, names: list[str], split: str) -> tuple[str, str, set[str]]:
-    """The names of the arrays that hold the examples and the labels of a split, and of all that are looked at."""
+    """The names of the arrays with the examples and the labels of a split, and of all arrays that are checked."""
     if set(names) >= set(SPLITS):
         return split, f"{split}_labels", {*SPLITS, *(f"{name}_labels" for name in SPLITS), "num_levels"}
     for key in ("images", "x", "samples"):
@@ -78,7 +78,7 @@ def _split_rows(path: str, num_examples: int, split: str) -> np.ndarray:
 
 
 def _describe(path: str, key: str, arrays: Mapping[str, np.ndarray], labels_key: str) -> SourceInfo:
-    """The info of the file, after a look at the dtype, shape and range of the array under ``key``."""
+    """The info of the file, after a check of the dtype, shape and range of the array under ``key``."""
     name, examples = f"npz:{path}", arrays[key]
     shapes = {split: arrays[split].shape for split in SPLITS if split in arrays}
     if len({shape[1:] for shape in shapes.values()}) > 1:
@@ -108,7 +108,7 @@ def _describe(path: str, key: str, arrays: Mapping[str, np.ndarray], labels_key:
 
 
 def _hint(examples: np.ndarray) -> str:
-    """What makes an array one that is taken."""
+    """The conversion that makes an array acceptable."""
     kind, ndim = examples.dtype.kind, examples.ndim
     if kind not in "biuf":
         return "Convert it to numbers."
@@ -132,7 +132,7 @@ def _hint(examples: np.ndarray) -> str:
 
 
 def _single_precision(name: str, key: str, examples: np.ndarray) -> np.ndarray:
-    """Continuous data as float32, which must hold them."""
+    """Continuous data as float32, within whose range they must lie."""
     with np.errstate(over="ignore", under="ignore"):
         single = examples.astype(np.float32)
     if not (finite := np.isfinite(single).all(axis=1)).all():

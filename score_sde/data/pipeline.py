@@ -2,9 +2,9 @@
 
 A stream iterates over *batch numbers*, and the content of a batch is a pure function of the seed and its number. Hence
 the whole state is one integer, a restored stream continues bit for bit, and batch ``b`` holds the same examples in
-the same order however many processes share it: process ``p`` takes the rows ``p * local ... (p + 1) * local`` of it,
-which is also the order in which per-process arrays join into a global one. Shuffling an index at a time through
-grain would cost about 40 microseconds per example; a whole permutation per epoch costs a hundredth of that.
+the same order however many processes share it: process ``p`` takes its rows ``p * local ... (p + 1) * local``, in the
+order in which per-process arrays join into a global one. Shuffling an index at a time through grain would cost about 40
+microseconds per example; a whole permutation per epoch costs a hundredth as much.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from score_sde.data.transforms import random_flip as flip_images
 from score_sde.data.workers import Workers
 from score_sde.errors import UserError
 
-_FLIP_STREAM = 1  # tells the coin tosses of the flips from anything else drawn from the same seed
+_FLIP_STREAM = 1  # separates the coin tosses of the flips from other draws with the same seed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,17 +52,17 @@ class EvalBatch:
 
 
 class TrainIterator:
-    """An infinite iterator over :class:`TrainBatch` whose place in the stream can be saved and restored.
+    """An infinite iterator over :class:`TrainBatch` whose position in the stream can be saved and restored.
 
-    Its place is the number of batches taken. The state is the same whoever reads the batches, and however far ahead.
+    The position is the number of batches taken. The state does not depend on who reads the batches, or how far ahead.
     """
 
     def __init__(self, open_at: Callable[[int], Iterator[TrainBatch]], stream: dict[str, Any]) -> None:
         """Wrap a stream.
 
         Args:
-            open_at: the batches from a number on; if what it returns has a ``close``, that ends its processes.
-            stream: whatever determines which stream it is.
+            open_at: returns the batches from a number on; a ``close`` method of the result ends its processes.
+            stream: the facts that identify the stream.
         """
         self._open_at = open_at
         self._stream = stream
@@ -90,17 +90,17 @@ class TrainIterator:
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The place in the stream, as a JSON-serialisable dictionary; the same on every process."""
+        """The position in the stream, as a JSON-serializable dictionary; the same on every process."""
         return {"grain": {"next_index": self._number}, "stream": dict(self._stream)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`get_state` was called; the numbers of processes and of workers may differ.
 
-        So may the name of the data, as long as they are the same. A state without a fingerprint is of an earlier
-        version, and only the number of its examples is compared.
+        So may the name of the data, if the data are the same. A state without a fingerprint comes from an earlier
+        version, and only the number of examples is compared.
 
         Raises:
-            UserError: if the state is not one of ours, or comes from a stream of other data, seed, batch size or
+            UserError: if the state is not one of ours, or comes from a stream with other data, seed, batch size or
                 augmentation, which could not be continued exactly.
         """
         saved, place = state.get("stream"), state.get("grain")
@@ -120,7 +120,7 @@ class TrainIterator:
         self._number = int(place["next_index"])
 
     def close(self) -> None:
-        """End the worker processes, if there are any; the next batch starts new ones and is the same as ever."""
+        """End the worker processes, if any; the next batch starts new ones and is unchanged."""
         if self._iterator is not None:
             getattr(self._iterator, "close", lambda: None)()
             self._iterator = None
@@ -140,24 +140,23 @@ def make_train_iterator(
     """An endless stream of batches; every epoch is a fresh permutation of the whole source.
 
     Batches run across the ends of epochs, so no example is ever dropped. Neither the order of the examples nor
-    their flips depend on ``process_count`` or even on ``batch_size``: both belong to the place in the stream.
+    their flips depend on ``process_count`` or even on ``batch_size``: both belong to the position in the stream.
 
     Args:
         source: the examples; it may hold fewer than one batch.
         batch_size: the global batch size, over all processes.
         seed: determines order and flips; 0 to 2**32 - 1.
-        process_index: which share of each batch to yield.
-        process_count: how many processes share each batch.
+        process_index: index of the share of each batch to yield.
+        process_count: number of processes that share each batch.
         random_flip: mirror each image with probability one half.
-        workers: how many processes read batches, each every ``workers``-th; 0 reads in this one. They pay where an
-            example must be decoded, and cost seconds to start. A source must then be picklable; one that lies in
-            memory is copied to each. The stream is the same for any number of them.
-        contents: the :func:`~score_sde.data.identity.fingerprint` of the source, which a state to be continued must
-            share.
+        workers: number of processes that read batches, each every ``workers``-th; 0 reads in this process. Workers help
+            where examples must be decoded, and cost seconds to start. The source must then be picklable; one in memory
+            is copied to each. The stream is the same for any number of workers.
+        contents: the :func:`~score_sde.data.identity.fingerprint` of the source, which a restored state must share.
 
     Raises:
         UserError: for a batch size below 1 or not divisible by ``process_count``, a process index or seed out of
-            range, fewer than 0 workers, or flips asked of data that are not images.
+            range, fewer than 0 workers, or flips of data that are not images.
 
     Example:
         >>> from score_sde.data.sources import load_source
@@ -201,7 +200,7 @@ def _open_stream(read: "_BatchReader", workers: int, number: int) -> Iterator[Tr
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _BatchReader:
-    """From a batch's number to the rows of it that belong to this process; picklable, for worker processes."""
+    """From a batch's number to this process's rows of it; picklable, for worker processes."""
 
     source: Source
     order: "_EpochOrder"
@@ -222,7 +221,7 @@ class _BatchReader:
 
 
 class _EpochOrder:
-    """The stream of example indices: position k is place ``k % n`` of the permutation of epoch ``k // n``."""
+    """The stream of example indices: position k is entry ``k % n`` of the permutation of epoch ``k // n``."""
 
     def __init__(self, num_examples: int, seed: int) -> None:
         self._num_examples = num_examples
@@ -265,9 +264,9 @@ def eval_batches(
     Args:
         source: the examples.
         batch_size: the global batch size, over all processes.
-        process_index: which share of each batch to yield.
-        process_count: how many processes share each batch.
-        limit: stop after that many examples; None for all.
+        process_index: index of the share of each batch to yield.
+        process_count: number of processes that share each batch.
+        limit: number of examples to stop after; None for all.
 
     Raises:
         UserError: for a batch size below 1 or not divisible by ``process_count``, a process index out of range, or
@@ -284,7 +283,7 @@ def eval_batches(
         raise UserError(f"The limit is {limit} examples, expected at least 1. Raise it, or omit it to use all.")
     total = len(source) if limit is None else min(limit, len(source))
 
-    # The checks above must run when the function is called, not when the first batch is asked for.
+    # The checks above must run when the function is called, not when the first batch is requested.
     def batches() -> Iterator[EvalBatch]:
         for start in range(0, total, batch_size):
             position = start + process_index * local + np.arange(local)

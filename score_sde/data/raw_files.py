@@ -1,7 +1,7 @@
 """The original files of MNIST, Fashion-MNIST and CIFAR-10: found, fetched, verified and parsed, stdlib only.
 
-What is verified is the *uncompressed* content, so that a file somebody has compressed anew, such as the one a Linux
-distribution packages, is accepted as readily as the published one, and nothing else is.
+The *uncompressed* content is verified, so that a recompressed file, such as the one a Linux distribution packages, is
+accepted like the published one, and nothing else is.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from score_sde.errors import UserError
 from score_sde.files import reason_of
 
 _TIMEOUT_SECONDS = 20
-_MOST_BYTES = 2**26  # of an uncompressed file; the largest published one has 47 million
+_MOST_BYTES = 2**26  # of an uncompressed file; the largest published file has 47 million bytes
 
 
 class RawFile(NamedTuple):
-    """A published file: where it is, what it weighs, and the digests of the file and of what is in it."""
+    """A published file: its address, its size, and the digests of the file and of its content."""
 
     name: str
     url: str
@@ -121,7 +121,7 @@ def parse_idx(content: bytes) -> np.ndarray:
 
 
 def _content(name: str, file: RawFile, data_dir: Path) -> bytes:
-    """The verified content of a raw file, from wherever it lies."""
+    """The verified content of a raw file, wherever it lies."""
     manual = data_dir / "downloads" / "manual"
     places = [folder / file.name for folder in (data_dir / name, data_dir, manual / name, manual)]
     found = [place for place in places if place.is_file()]
@@ -140,7 +140,7 @@ def _content(name: str, file: RawFile, data_dir: Path) -> bytes:
 
 
 def _verified(path: Path, file: RawFile) -> bytes | None:
-    """The uncompressed content of ``path``, or None if that is not the content of ``file``."""
+    """The uncompressed content of ``path``, or None if it differs from the content of ``file``."""
     try:
         content = _untar(path) if file.name.endswith(".tar.gz") else _unzip(path)
     except gzip.BadGzipFile:
@@ -149,7 +149,7 @@ def _verified(path: Path, file: RawFile) -> bytes | None:
         raise UserError(
             f"{path} cannot be read ({reason_of(error)}), expected a readable file. Check its permissions."
         ) from error
-    except Exception:  # any of a dozen classes, by where the damage is
+    except Exception:  # any of a dozen classes, by the place of the damage
         return None
     return content if hashlib.md5(content, usedforsecurity=False).hexdigest() == file.content_md5 else None
 
@@ -171,7 +171,7 @@ def _untar(path: Path) -> bytes:
 
 
 def _download(name: str, file: RawFile, folder: Path) -> bytes:
-    """Fetch a raw file into ``folder``; nothing is left there unless it is complete and right."""
+    """Fetch a raw file into ``folder``; nothing is left there unless it is complete and correct."""
     partial = folder / f"{file.name}.{uuid.uuid4().hex}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Encoded images in ArrayRecord files, read and decoded as they are asked for: ``arrayrecord:PATH``.
+"""Encoded images in ArrayRecord files, read and decoded on demand: ``arrayrecord:PATH``.
 
-Nothing but the position of the records is kept in memory, so that a data set may be of any size. Decoding costs about
+Only the positions of the records are kept in memory, so that a data set may have any size. Decoding costs about
 a fifth of a millisecond per image of 32x32 pixels; ``config.data.workers`` spreads it over processes.
 """
 
@@ -16,7 +16,7 @@ from score_sde.data.images import ImageFormat, decode_image, encode_png, image_f
 from score_sde.errors import UserError
 from score_sde.files import reason_of
 
-_PROBES = 32  # records whose size is compared when a source is opened; the others when they are read
+_PROBES = 32  # records whose size is compared when a source is opened; the others are checked when read
 
 
 @runtime_checkable
@@ -51,7 +51,7 @@ class RecordSource:
             records: the records of the split.
             image: the encoded image in a record.
             label: the class in a record, -1 for none; None for a source without labels.
-            notes: what was left out.
+            notes: omissions.
         """
         self.notes = notes
         self._info = info
@@ -72,7 +72,7 @@ class RecordSource:
         """The images at ``indices``: uint8 ``(n, height, width, channels)``.
 
         Raises:
-            UserError: for an image that is damaged or has another size or colour than the source.
+            UserError: for an image that is damaged, or differs from the source in size or color.
         """
         images = np.empty((len(indices), *self._info.shape), np.uint8)
         for row, (index, encoded) in enumerate(self._encoded(indices)):
@@ -99,14 +99,14 @@ class RecordSource:
 
     def _decode(self, index: int, encoded: bytes) -> np.ndarray:
         pixels = decode_image(encoded, self._name(index), self._info.shape[2])
-        # A grey image may stand among colour ones; a colour image among grey ones would lose its colours.
+        # A grey image may stand among color images; a color image among grey ones would lose its colors.
         if pixels.shape != self._info.shape or self._info.shape[2] == 1:
             found = image_format(encoded, self._name(index))
             self.check_format(index, found._replace(height=pixels.shape[0], width=pixels.shape[1]))
         return pixels
 
     def check_format(self, index: int, found: ImageFormat) -> None:
-        """Refuse a record whose image has another size than the source, or colours that the source lacks."""
+        """Refuse a record whose image has another size than the source, or colors that the source lacks."""
         height, width, channels = self._info.shape
         if (found.height, found.width) != (height, width) or found.channels > channels:
             raise UserError(
@@ -127,7 +127,7 @@ def load_array_records(path: str, split: str) -> RecordSource:
     """A split of a folder of ArrayRecord files whose records are encoded images (PNG, JPEG or WebP), one each.
 
     The split is ``PATH/train*.array_record*`` or ``PATH/test*.array_record*``, all files of it in the order of their
-    names. The first record says the size; there are 3 channels if any of the records that are looked at has colour.
+    names. The first record determines the size; there are 3 channels if any of the checked records has color.
     :func:`write_array_records` writes such files.
 
     Raises:
@@ -166,10 +166,10 @@ def open_records(
     num_classes: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> RecordSource:
-    """The source of records whose size is that of the first, after a look at some of the others.
+    """The source of records with the size of the first, after a check of some of the others.
 
     Raises:
-        UserError: if there is no record, or one looked at is no image, or of another size.
+        UserError: if there is no record, or a checked one is not an image, or has another size.
     """
     if not len(records):
         raise UserError(f"{name} holds no record, expected at least one image. Add data.")
@@ -190,7 +190,7 @@ def open_records(
 
 
 def _split_files(root: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
-    """The files of a split, in an order that no file system changes; and in words, what else there is."""
+    """The files of a split, in an order independent of the file system; and a description of other files."""
     if not root.is_dir():
         raise UserError(f"arrayrecord:{root}: there is no such folder. Give the path of a folder of ArrayRecord files.")
     pattern = f"{split}*.array_record*"

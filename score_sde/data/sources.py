@@ -1,4 +1,4 @@
-"""From a name to a data source; the registry of everything one can train on."""
+"""From a name to a data source: the registry of data sets."""
 
 import os
 from collections.abc import Callable
@@ -59,8 +59,8 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
     Args:
         name: one of the above.
         split: "train" or "test".
-        data_dir: where TFDS data sets and their original files are; the other sources ignore it.
-        shape: the shape that the examples must have, as 8-bit images; empty for any.
+        data_dir: the directory of TFDS data sets and their original files; the other sources ignore it.
+        shape: the required shape of the examples, as 8-bit images; empty for any.
 
     Raises:
         UserError: for an unknown name or split, or data that are missing, damaged or of an unusable kind.
@@ -82,7 +82,7 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
 
 
 def _load(name: str, split: str, data_dir: str | None) -> Source:
-    # The shell expands no tilde behind a colon, so it is done here.
+    # The shell expands no tilde after a colon, so it is expanded here.
     kind, _, rest = name.partition(":")
     if kind == "toy" and rest:
         return load_toy(rest, split)
@@ -98,11 +98,11 @@ def _load(name: str, split: str, data_dir: str | None) -> Source:
 
 
 def source_info(name: str, *, data_dir: str | None = None) -> SourceInfo:
-    """What :func:`load_source` would say of a data set, without loading it unless it is the user's own.
+    """The info that :func:`load_source` would give of a data set, without loading it unless it is the user's own.
 
     Args:
         name: as for :func:`load_source`.
-        data_dir: where the data set of ``tfds:NAME`` is.
+        data_dir: the directory of the data set of ``tfds:NAME``.
 
     Raises:
         UserError: for an unknown name, or user data that cannot be read.

@@ -20,22 +20,22 @@ from score_sde.data.records import RecordSource, open_records
 from score_sde.errors import UserError
 from score_sde.files import reason_of
 
-DECODED_LIMIT = 2**30  # bytes of a split that is decoded as a whole
+DECODED_LIMIT = 2**30  # largest number of bytes of a split to decode as a whole
 
 _DECODE_CHUNK = 1000
-_SPLITS = {"train": ("train",), "test": ("test", "validation")}  # the first that there is
+_SPLITS = {"train": ("train",), "test": ("test", "validation")}  # the first that exists
 
 
 def load_prepared(name: str, split: str, data_dir: str | None) -> Source:
     """A split of a prepared TFDS data set with images of one size: uint8 images and labels, in the order of TFDS.
 
-    The images are the feature ``image``, or the only one of that kind; the labels are the feature ``label``, if it is
-    a class. Where there is no test split, ``validation`` stands in. That, and what is left out, is in the notes.
+    The images are the feature ``image``, or the only image feature; the labels are the feature ``label``, if it is a
+    class. Without a test split, ``validation`` replaces it. The notes tell this, and omissions.
 
     Args:
-        name: as TFDS has it, with the configuration and version if need be: ``imagenet_resized/32x32``.
+        name: the name in TFDS, with configuration and version if necessary: ``imagenet_resized/32x32``.
         split: "train" or "test".
-        data_dir: where prepared data sets are; by default ``$TFDS_DATA_DIR``, or ``~/tensorflow_datasets``.
+        data_dir: the directory of prepared data sets; by default ``$TFDS_DATA_DIR``, or ``~/tensorflow_datasets``.
 
     Raises:
         UserError: when the data set is not prepared there, or not as array_record; when it has no such split, no 8-bit
@@ -50,7 +50,7 @@ def load_prepared(name: str, split: str, data_dir: str | None) -> Source:
 
 
 def prepared_info(name: str, data_dir: str | None) -> SourceInfo:
-    """What :func:`load_prepared` would say of a data set, without decoding it.
+    """The info that :func:`load_prepared` would give of a data set, without decoding it.
 
     Raises:
         UserError: as :func:`load_prepared`.
@@ -77,12 +77,12 @@ class PreparedSplit:
     """
 
     def __init__(self, version: Path, *splits: str, remedy: str) -> None:
-        """Open the first of the splits that there is.
+        """Open the first of the splits that exists.
 
         Args:
             version: the directory of the version.
             splits: names, in order of preference.
-            remedy: what to do about a directory that cannot be read.
+            remedy: advice for a directory that cannot be read.
 
         Raises:
             UserError: for a directory that cannot be read or is not in the array_record format, and for a split or an
@@ -105,12 +105,12 @@ class PreparedSplit:
         self._num_classes = label.num_classes if self._label else None
         others = set(features) - {self._image, self._label}
         self._notes = _notes(self.split, splits[0], set(builder.info.splits), others)
-        # Only the images that are wanted are decoded, and by us, who know what is wrong with one that does not fit.
+        # Only the requested images are decoded, and by this package, which can name the fault of one that does not fit.
         encoded = {k: tfds.decode.SkipDecoding() for k, v in features.items() if isinstance(v, tfds.features.Image)}
         self._records = self._reading(lambda: builder.as_data_source(self.split, decoders=encoded))
 
     def source(self, name: str) -> RecordSource:
-        """The records of the split, of the size of the first."""
+        """The records of the split, with the size of the first."""
         return self._reading(
             lambda: open_records(
                 name,
@@ -123,7 +123,7 @@ class PreparedSplit:
         )
 
     def _reading(self, read: Callable[[], Any]) -> Any:
-        """Turn what TFDS raises over a damaged directory into an error that says what to do."""
+        """Turn exceptions of TFDS over a damaged directory into an error with advice."""
         try:
             return read()
         except NotImplementedError as error:
@@ -140,7 +140,7 @@ class PreparedSplit:
 
 
 def _notes(split: str, wanted: str, splits: set[str], features: set[str]) -> tuple[str, ...]:
-    """What stands in for what, and what is left out, in words."""
+    """Substitutions and omissions, in words."""
     unused = splits - {next((name for name in names if name in splits), "") for names in _SPLITS.values()}
     listed = ((unused, "the split", "the splits"), (features, "the feature", "the features"))
     left_out = [
@@ -163,14 +163,14 @@ def decoded_source(
     """A split as one array, decoded the first time and kept beside the data set.
 
     Args:
-        info: what the split is known to hold.
+        info: the known content of the split.
         version: the directory of the data set.
         split: the name of the split in the data set.
-        prepared: opens the records, if need be.
-        notes: what was left out.
+        prepared: opens the records, if necessary.
+        notes: omissions.
 
     Raises:
-        UserError: as the records, and if they do not hold what ``info`` says.
+        UserError: as for the records, and if they disagree with ``info``.
     """
     paths = [version / "decoded" / f"{split}_{part}.npy" for part in ("images", "labels")]
     images, labels = (read_cached(path) for path in paths)
@@ -185,7 +185,7 @@ def decoded_source(
 
 
 def _fit(images: np.ndarray, labels: np.ndarray, info: SourceInfo) -> bool:
-    """Whether what was kept is of the kind that is kept."""
+    """Whether cached arrays have the expected form."""
     return images.dtype == np.uint8 and labels.ndim == 1 and images.shape == (len(labels), *info.shape)
 
 
@@ -226,7 +226,7 @@ def _how_to_prepare(name: str) -> str:
 
 
 def _image_feature(features: dict[str, Any], version: Path) -> str:
-    """The name of the feature that holds the images."""
+    """The name of the image feature."""
     import tensorflow_datasets as tfds
 
     names = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]

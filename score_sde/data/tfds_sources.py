@@ -27,16 +27,16 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 def load_tfds(name: str, split: str, data_dir: str | None) -> ArraySource:
-    """A split of a TFDS data set, prepared first if need be: uint8 images and labels, in the order of TFDS.
+    """A split of a TFDS data set, prepared first if necessary: uint8 images and labels, in the order of TFDS.
 
     Args:
         name: "mnist", "fashion_mnist" or "cifar10".
         split: "train" or "test".
-        data_dir: where prepared data sets and original files are; by default ``$TFDS_DATA_DIR``, or
+        data_dir: the directory of prepared data sets and original files; by default ``$TFDS_DATA_DIR``, or
             ``~/tensorflow_datasets``.
 
     Raises:
-        UserError: when the data set is neither prepared nor to be had, when it was prepared in a format that needs
+        UserError: when the data set is neither prepared nor obtainable, when it was prepared in a format that needs
             TensorFlow, or when ``data_dir`` is not writable.
     """
     root = data_root(data_dir)
@@ -62,7 +62,7 @@ def _prepare_locked(name: str, root: Path) -> Path:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock file for as long as the block runs; a process that dies lets go of it."""
+    """Hold a lock file while the block runs; a process that dies releases it."""
     with path.open("w") as handle:
         try:
             import fcntl

@@ -1,4 +1,4 @@
-"""Two-dimensional distributions whose shape the eye knows: continuous, drawn from a fixed seed per split.
+"""Two-dimensional distributions of familiar shape: continuous, drawn from a fixed seed per split.
 
 Each fills about ``[-1, 1]^2``, so it needs no scaling and its standard deviation per axis lies between 0.3 and 0.8.
 """

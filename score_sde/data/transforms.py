@@ -9,8 +9,8 @@ from score_sde.errors import UserError
 def random_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirror each image left to right with probability one half.
 
-    Exactly one uniform is drawn per image, in order, so that a generator advanced by ``k`` flips the images
-    ``k, k + 1, ...`` of a stream just as one that has seen all the images before them.
+    Exactly one uniform number is drawn per image, in order, so that a generator advanced by ``k`` flips the images
+    ``k, k + 1, ...`` of a stream exactly as one that has processed all earlier images.
 
     Args:
         images: ``(n, height, width, channels)``.
@@ -33,7 +33,7 @@ def random_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def check_images(batch: np.ndarray, info: SourceInfo) -> None:
-    """Refuse a batch that is not what ``info`` promises.
+    """Refuse a batch that disagrees with ``info``.
 
     Args:
         batch: ``(n, *info.shape)``: uint8 levels below ``info.num_grey_levels``, or finite float32 if that is None.

@@ -1,10 +1,9 @@
-"""Processes that read batches: started from any program, and never waited for when they have died.
+"""Processes that read batches: started from any program, and never waited for after they have died.
 
-Three things would make the training process wait without end, and none of them happens here. A process that starts
-runs the main module again, which starts a training of its own if it has no main guard, and fails if it came from
-standard input: here it does not run it. A process that dies before it has read what it was sent leaves its starter
-writing: here it is sent the name of a file of numbers. One that hangs keeps the thread that waits for it: closing ends
-it.
+Three situations would make the training process wait forever, and this module avoids them. A new process runs the main
+module again, which starts another training if it lacks a main guard, and fails if it came from standard input; here the
+main module is not run. A process that dies before it has read its input leaves its starter writing; here the input is
+the name of a file of numbers. A process that hangs blocks the thread that waits for it; closing ends it.
 """
 
 import contextlib
@@ -34,11 +33,11 @@ if TYPE_CHECKING:
 
 BatchT = TypeVar("BatchT")
 
-_NAME = "grain-process-prefetch"  # how grain calls its processes
-_MAIN = "init_main_"  # what the fields begin with that tell a process of the main module
+_NAME = "grain-process-prefetch"  # name of grain's processes
+_MAIN = "init_main_"  # prefix of the fields that tell a process of the main module
 _ATTEMPTS = 100
-_FILE = ".score_sde_batches_"  # what the name of a file for processes begins with
-_SENT = 2**14  # bytes that are sent to a process as they are; a pipe holds four times as many
+_FILE = ".score_sde_batches_"  # prefix of the names of files for processes
+_SENT = 2**14  # bytes sent to a process directly; a pipe holds four times as many
 
 
 class Workers(Generic[BatchT]):
@@ -48,9 +47,9 @@ class Workers(Generic[BatchT]):
         """Start nothing yet.
 
         Args:
-            read: Makes a batch of its number.
-            number: Of the first batch.
-            count: How many processes there are; each reads every ``count``-th batch.
+            read: Makes a batch from its number.
+            number: Number of the first batch.
+            count: Number of processes; each reads every ``count``-th batch.
 
         Raises:
             UserError: If the file through which a large ``read`` goes to the processes cannot be written.
@@ -82,7 +81,7 @@ class Workers(Generic[BatchT]):
 
         Raises:
             UserError: If a process died.
-            Exception: Whatever ``read`` raised.
+            Exception: Any exception of ``read``.
         """
         self._idle.clear()
         try:
@@ -90,7 +89,7 @@ class Workers(Generic[BatchT]):
             self._came()
             return batch
         except RuntimeError as error:
-            if "terminated unexpectedly" not in str(error):  # how grain puts it
+            if "terminated unexpectedly" not in str(error):  # grain's wording
                 raise
             raise UserError(
                 f"A process that reads data ended while it read batches ({error}), expected it to stay. If memory ran "
@@ -102,7 +101,7 @@ class Workers(Generic[BatchT]):
     def _came(self) -> None:
         """Remove the file once a batch has come from each process, which take turns.
 
-        They keep what they have mapped, and a kill from then on leaves nothing behind.
+        They keep their mappings, and a later kill leaves nothing behind.
         """
         self._unmapped -= 1
         if self._unmapped == 0:
@@ -122,9 +121,9 @@ class Workers(Generic[BatchT]):
 
 
 def _undisturbed(read: Callable[[int], BatchT], number: int) -> BatchT:
-    """Read a batch in a process that leaves signals to the one that trains, which saves first and then ends this one.
+    """Read a batch in a process that leaves signals to the trainer, which saves first and then ends this process.
 
-    A terminal sends Ctrl-C to all processes of a program, and some schedulers send SIGTERM so.
+    A terminal sends Ctrl-C to all processes of a program, and so do some schedulers with SIGTERM.
     """
     if multiprocessing.parent_process() is not None and threading.current_thread() is threading.main_thread():
         for ignored in (signal.SIGINT, signal.SIGTERM):
@@ -135,8 +134,8 @@ def _undisturbed(read: Callable[[int], BatchT], number: int) -> BatchT:
 class _MappedArrays(Generic[BatchT]):
     """A function whose arrays lie in a file, which processes map instead of receiving them.
 
-    The file holds numbers alone. What is rebuilt around them comes through the pipe of the process, like all that a
-    process is started with.
+    The file holds numbers alone. The objects around them come through the pipe of the process, like the rest of its
+    input.
     """
 
     def __init__(self, content: bytes, path: Path, ends: list[int]) -> None:
@@ -154,7 +153,7 @@ class _MappedArrays(Generic[BatchT]):
 
 
 def _sendable(read: Callable[[int], BatchT]) -> tuple[Callable[[int], BatchT], Path | None]:
-    """The function itself if its arrays are small, else one that finds them in a file, and the file."""
+    """The function itself if its arrays are small, else one that reads them from a file, and the file."""
     import cloudpickle  # as grain does, which needs it: it also sends what the main module defines
 
     arrays: list[pickle.PickleBuffer] = []
@@ -179,7 +178,7 @@ def _sendable(read: Callable[[int], BatchT]) -> tuple[Callable[[int], BatchT], P
 
 
 def _keep_main_here() -> None:
-    """Have grain's processes start without running the main module again: nothing of it is needed in them."""
+    """Make grain's processes start without running the main module again, because they need nothing from it."""
     prepare = multiprocessing.spawn.get_preparation_data
     if prepare.__module__ == __name__:  # it is done
         return
@@ -192,5 +191,5 @@ def _keep_main_here() -> None:
 
 
 def _processes() -> "dict[int | None, BaseProcess]":
-    """The processes of grain that are there, by their numbers."""
+    """The running processes of grain, by their numbers."""
     return {process.pid: process for process in multiprocessing.active_children() if process.name.startswith(_NAME)}

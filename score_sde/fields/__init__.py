@@ -1,8 +1,7 @@
-"""Every field of a configuration, described once: its default, its type, the values that mean anything, its meaning.
+"""Every field of a configuration, described once: its default, type, valid values and meaning.
 
-Each group is a frozen dataclass with a line per field. From these lines come the default configuration
-(``score_sde.defaults``), the reading of overrides, and every check of a single field with its message. Nothing here
-needs a library.
+Each group is a frozen dataclass with a line per field. The default configuration (``score_sde.defaults``), the parsing
+of overrides, and every check of a single field with its message follow from these lines. No library is needed.
 """
 
 from score_sde.fields.kinds import Kind

@@ -1,4 +1,4 @@
-"""When a field is read: conditions on other fields, as data that can be tested and told.
+"""Conditions on other fields under which a field is read, as data that can be tested and put into words.
 
 >>> fourier = given("model.embedding", "fourier") & unless("model.name", "vae")
 >>> print(fourier)
@@ -16,14 +16,14 @@ _SHOWN = 80  # characters of a value that a message repeats
 
 
 class Where(NamedTuple):
-    """The values of a field under which others are read: some, or all but some."""
+    """The values of a field under which others are read: a set, or all but a set."""
 
     field: str
     values: tuple[Any, ...]
     but: bool = False
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether the field has such a value."""
+        """Whether the field has one of the values."""
         return (values[self.field] in self.values) is not self.but
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class Where(NamedTuple):
         return f"config.{self.field} is {'not ' * self.but}{words}"
 
 
-Clause = tuple[Where, ...]  # of which one must hold
+Clause = tuple[Where, ...]  # alternatives, one of which must hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,17 +41,17 @@ class When:
     """Clauses that must all hold.
 
     Attributes:
-        clauses: The clauses, of which each is a choice; none for a field that is always read.
+        clauses: The clauses, each a set of alternatives; none for a field that is always read.
     """
 
     clauses: tuple[Clause, ...] = ()
 
     def __and__(self, other: "When") -> "When":
-        """That both hold."""
+        """The condition that both hold."""
         return When(self.clauses + other.clauses)
 
     def __or__(self, other: "When") -> "When":
-        """That one of them holds."""
+        """The condition that one of them holds."""
         return When(tuple(a + b for a in self.clauses for b in other.clauses))
 
     def __bool__(self) -> bool:
@@ -76,12 +76,12 @@ def told(clause: Clause) -> str:
 
 
 def given(field: str, *values: Any) -> When:
-    """That a field has one of some values."""
+    """The condition that a field has one of the values."""
     return When(((Where(field, values),),))
 
 
 def unless(field: str, *values: Any) -> When:
-    """That a field has none of some values."""
+    """The condition that a field has none of the values."""
     return When(((Where(field, values, but=True),),))
 
 
@@ -95,7 +95,7 @@ def word(value: Any) -> str:
 
 
 def shown(value: Any, depth: int = 0) -> str:
-    """A value as a message repeats it: as Python writes it, cut where it is long.
+    """A value as shown in a message: as Python writes it, shortened if it is long.
 
     >>> shown("x" * 200)[-20:], shown(10**5000)
     ('xxxxxxxxxxxxxxxxx...', 'a number of about 5000 digits')

@@ -1,4 +1,4 @@
-"""The fields of the devices, of the diffusion, and of what the network says of it."""
+"""The fields of the devices, of the diffusion, and of its parameterization by the network."""
 
 import dataclasses
 from typing import ClassVar
@@ -9,7 +9,7 @@ from score_sde.fields.lines import choice, flag, integer, real
 
 SCORE = unless("model.name", "vae")  # a vae has no score
 CHAIN = unless("sde.schedule", "continuous")
-BY_NUMBER = ("level", "descending_level")  # how a network is told the number of a level
+BY_NUMBER = ("level", "descending_level")  # noise conditions by level number
 _EDM, _NOT_EDM = given("parameterization.output", "edm"), unless("parameterization.output", "edm")
 _VP, _VE = given("sde.name", "vp", "subvp"), given("sde.name", "ve")
 
@@ -19,7 +19,7 @@ _MAX_DEVICES = 2**20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Top(Group):
-    """What every mode reads."""
+    """The fields that every mode reads."""
 
     seed: int = integer(42, 0, 2**32 - 1, "root of every random number: initialization, training, sampling, likelihood")
     ema_width: float = real(
@@ -41,12 +41,12 @@ class Mesh(Group):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Diffusion(Group):
-    """How data are diffused."""
+    """The forward diffusion of the data."""
 
     when: ClassVar[When] = SCORE
 
     name: str = choice("vp", ("vp", "subvp", "ve"), "the SDE")
-    # Of the data exp(-(beta_min + beta_max) / 4) is left at t = 1, which is no float32 from a sum of 349.3 on.
+    # At t = 1 the weight of the data is exp(-(beta_min + beta_max) / 4), which underflows float32 from a sum of 349.3.
     beta_min: float = real(0.1, 1e-6, 349.0, "rate at t = 0", _VP)
     beta_max: float = real(20.0, 1e-6, 349.0, "rate at t = 1; beyond, no float32 holds what data are left", _VP)
     sigma_min: float = real(0.01, 1e-6, 1e6, "noise at t = 0; values of size 1 have no digits below 1e-6", _VE)
@@ -62,7 +62,7 @@ class Diffusion(Group):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parameterization(Group):
-    """What the network says of the diffusion."""
+    """The network's prediction target and noise condition."""
 
     when: ClassVar[When] = SCORE
 

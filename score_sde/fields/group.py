@@ -1,4 +1,4 @@
-"""What a group of fields is: a frozen dataclass, and a mapping of its fields in the order of their names."""
+"""Groups of fields: a frozen dataclass that is also a mapping of its fields in the order of their names."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -26,5 +26,5 @@ class Group(Mapping[str, Any]):
         return iter(sorted(field.name for field in dataclasses.fields(self)))
 
     def __len__(self) -> int:
-        """How many fields there are."""
+        """The number of fields."""
         return len(dataclasses.fields(self))

@@ -1,7 +1,7 @@
-"""The kinds of fields: each knows its default, which values mean anything, and how a value is written as text.
+"""The kinds of fields: each has its default, its valid values, and the text form of a value.
 
-A kind is plain data and needs no library. :meth:`Kind.expected` is the phrase that every message about a wrong value
-ends in, so that no check has wording of its own.
+A kind is plain data and needs no library. :meth:`Kind.expected` is the phrase at the end of every message about a wrong
+value, so that no check has wording of its own.
 """
 
 import abc
@@ -20,14 +20,14 @@ _MAX_NAME = 255  # bytes in one part of a path
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind(abc.ABC):
-    """A field: the values that mean anything, the default among them, and what the field is for.
+    """A field: its valid values, its default, and its purpose.
 
     Attributes:
-        default: The value of a field that nobody sets.
-        meaning: What the field is for, in one phrase.
-        when: Where the field is read, beside the conditions of its group; ``None`` for these alone, and no clauses for
-            a field that is read whatever its group says.
-        instead: Groups whose modes take from there what the field says.
+        default: The value of a field that is not set.
+        meaning: The purpose of the field, in one phrase.
+        when: Conditions for reading the field, besides its group's; ``None`` for the group's alone, and no clauses for
+            a field that is read regardless of them.
+        instead: Groups whose modes replace the field by fields of their own.
     """
 
     default: Any = None
@@ -38,27 +38,27 @@ class Kind(abc.ABC):
     @property
     @abc.abstractmethod
     def expected(self) -> str:
-        """A phrase for all values that the field may have."""
+        """A phrase for all valid values."""
 
     @abc.abstractmethod
     def accepts(self, value: Any) -> bool:
-        """Whether the field may have this value."""
+        """Whether the value is valid."""
 
     def parse(self, text: str) -> Any:
-        """The value that a user wrote; text that is none comes back as it is, for :meth:`accepts` to refuse."""
+        """The value of a text; unparsable text is returned unchanged, for :meth:`accepts` to refuse."""
         return text
 
     def typed(self, value: Any) -> Any:
-        """A value that the field may have, as the type of its line says."""
+        """A valid value, in the type of its line."""
         return value
 
     def hint(self, value: Any) -> str:
-        """What may have been meant by a wrong value, as a clause, or nothing."""
+        """A clause about the likely intention behind a wrong value, or nothing."""
         del value
         return ""
 
     def problem(self, name: str, value: Any) -> str | None:
-        """The sentence about a value that the field may not have; ``None`` if it may."""
+        """The sentence about an invalid value; ``None`` for a valid one."""
         if self.accepts(value):
             return None
         return f"config.{name} is {shown(value)}; expected {self.expected}.{self.hint(value)}"
@@ -78,7 +78,7 @@ class Flag(Kind):
         return "True or False"
 
     def accepts(self, value: Any) -> bool:
-        """Only the two of them: 0 and 1 are numbers."""
+        """Only True and False: 0 and 1 are numbers."""
         return type(value) is bool
 
     def parse(self, text: str) -> Any:
@@ -91,10 +91,10 @@ class Integer(Kind):
     """A whole number between two bounds, both included.
 
     Attributes:
-        low: The smallest.
-        high: The largest that can mean anything; always far below the 2^63 of machine integers.
-        or_zero: Whether 0 is one too, which then switches something off.
-        even: Whether it must be even.
+        low: The smallest value.
+        high: The largest meaningful value; always far below the 2^63 of machine integers.
+        or_zero: Whether 0, which then switches something off, is valid too.
+        even: Whether the value must be even.
 
     >>> Integer(low=40, high=1000, or_zero=True).expected
     '0, or an integer from 40 to 1,000'
@@ -111,16 +111,16 @@ class Integer(Kind):
         return f"{'0, or ' * self.or_zero}an {'even ' * self.even}integer from {self.low:,} to {self.high:,}"
 
     def accepts(self, value: Any) -> bool:
-        """Whether it is an integer, no truth value, and within the bounds."""
+        """Whether it is an integer, not a truth value, and within the bounds."""
         if type(value) is not int:
             return False
         return (self.or_zero and value == 0) or (self.low <= value <= self.high and not (self.even and value % 2))
 
     def parse(self, text: str) -> Any:
-        """Decimal digits, with underscores between them if wanted."""
+        """Decimal digits, optionally with underscores between them."""
         try:
             return int(text) if text.isascii() else text
-        except ValueError:  # no number, or one of thousands of digits
+        except ValueError:  # not a number, or one of thousands of digits
             return text
 
 
@@ -129,9 +129,9 @@ class Real(Kind):
     """A number between two finite bounds; whole numbers are numbers too.
 
     Attributes:
-        low: The smallest.
-        high: The largest that can mean anything.
-        or_zero: Whether 0 is one too, which then switches something off.
+        low: The smallest value.
+        high: The largest meaningful value.
+        or_zero: Whether 0, which then switches something off, is valid too.
 
     >>> Real(low=0.0, high=1.0).accepts(1), Real(low=0.0, high=1.0).accepts(float("nan"))
     (True, False)
@@ -147,13 +147,13 @@ class Real(Kind):
         return f"{'0, or ' * self.or_zero}a number from {self.low:g} to {self.high:.10g}"
 
     def accepts(self, value: Any) -> bool:
-        """Whether it is a number, no truth value, and within the bounds."""
+        """Whether it is a number, not a truth value, and within the bounds."""
         if type(value) not in (int, float):
             return False
         return (self.or_zero and value == 0) or self.low <= value <= self.high
 
     def typed(self, value: Any) -> float:
-        """The number, a whole one too, in floating point."""
+        """The number in floating point, even a whole one."""
         return float(value)
 
     def parse(self, text: str) -> Any:
@@ -170,7 +170,7 @@ class Choice(Kind):
 
     Attributes:
         names: The names.
-        prefixes: Beginnings of further names, such as ``npz:``, whose rest the user may choose.
+        prefixes: Prefixes of further names, such as ``npz:``, whose rest is free.
     """
 
     names: tuple[str, ...]
@@ -183,7 +183,7 @@ class Choice(Kind):
         return f"one of {', '.join(named)}" if len(named) > 1 else named[0]
 
     def accepts(self, value: Any) -> bool:
-        """Whether it is a name, or what a prefix may go on with."""
+        """Whether it is a name, or a prefix with a valid rest."""
         if type(value) is not str:
             return False
         begun = [value.removeprefix(prefix) for prefix in self.prefixes if value.startswith(prefix)]
@@ -237,9 +237,9 @@ class Several(Kind):
 
     Attributes:
         of: The kind of its entries.
-        lengths: How many entries there may be: the least and the most.
-        distinct: Whether no two may be equal.
-        or_empty: Whether there may be none, even where the least number is above 0.
+        lengths: The least and the greatest number of entries.
+        distinct: Whether entries must differ.
+        or_empty: Whether an empty tuple is valid, even where the least number is above 0.
 
     >>> kind = Several(of=Integer(low=1, high=9), lengths=(1, 3))
     >>> kind.parse("(1, 2)"), kind.parse("1,2"), kind.accepts((1, True)), kind.accepts(())
@@ -253,7 +253,7 @@ class Several(Kind):
 
     @property
     def expected(self) -> str:
-        """How many of what."""
+        """The number and kind of entries."""
         least, most = self.lengths
         count = f"{least}" if least == most else f"{least} to {most}"
         words = f"a tuple of {count}{' different' * self.distinct} entries, each {self.of.expected}"
@@ -269,30 +269,30 @@ class Several(Kind):
         return self.lengths[0] <= len(value) <= self.lengths[1] and not repeated
 
     def typed(self, value: Any) -> tuple[Any, ...]:
-        """The entries as they are: whole numbers stay so in records."""
+        """The unchanged entries: whole numbers stay whole in records."""
         return tuple(value)
 
     def parse(self, text: str) -> Any:
-        """Entries between commas, with or without brackets around all and quotes around each."""
+        """Entries separated by commas, with or without brackets around all and quotes around each."""
         inner = text.strip()
         for opening, closing in ("()", "[]"):
             if inner.startswith(opening) and inner.endswith(closing):
                 inner = inner[1:-1].strip()
                 break
         parts = [part.strip() for part in inner.split(",")]
-        if parts[-1] == "":  # nothing at all, or a comma behind the last entry
+        if parts[-1] == "":  # empty, or a comma after the last entry
             parts.pop()
         return tuple(self.of.parse(_unquoted(part)) for part in parts)
 
     def hint(self, value: Any) -> str:
-        """What may have been meant by the first wrong entry."""
+        """The likely intention behind the first wrong entry."""
         if not isinstance(value, Sequence) or isinstance(value, str):
             return ""
         return next((self.of.hint(entry) for entry in value if not self.of.accepts(entry)), "")
 
 
 def is_path(text: str) -> bool:
-    """Whether a file could be called this: no control characters, no part and no whole too long, and encodable.
+    """Whether a text can name a file: no control characters, not too long in parts or as a whole, and encodable.
 
     >>> is_path("data/x.npz"), is_path("a" * 256), is_path("a" + chr(0))
     (True, False, False)

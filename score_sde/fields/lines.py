@@ -1,6 +1,6 @@
-"""The line of a field in its group: what it is worth by default, what it may be, what it means, and where it is read.
+"""The line of a field in its group: its default, valid values and meaning, and the condition under which it is read.
 
-Every function takes the default, what its kind needs, the meaning, where the field is read, and options of its class in
+Every function takes the default, the arguments of its kind, the meaning, the condition, and options of its class in
 ``kinds``: ``or_zero``, ``even``, ``distinct``, ``or_empty``, ``prefixes`` and ``instead``.
 """
 

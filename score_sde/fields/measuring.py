@@ -1,4 +1,4 @@
-"""The fields of what is done with a trained model: sampling, planning, likelihood, evaluation."""
+"""The fields of the uses of a trained model: sampling, planning, likelihood, evaluation."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ MIN_SAMPLES = 40  # the groups of an interval of a metric need two each
 MAX_EXAMPLES = 10**8
 _TIME = (1e-12, 0.5)  # a chain of two levels begins at 1/2
 _MAX_RATIO = 1e30  # of noise to signal: no limit
-# Of the error of one step, relative to the values: above 0.1 nothing is controlled, below 1e-12 no solver arrives.
+# Of the error of one step, relative to the values: above 0.1 nothing is controlled, below 1e-12 no solver finishes.
 _TOLERANCE = (1e-12, 0.1)
 
 _ALWAYS = When()
@@ -52,7 +52,7 @@ _ADAPTS = given("sampling.predictor", *ADAPTIVE)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling(Group):
-    """How samples are drawn."""
+    """Sampling from the trained model."""
 
     when: ClassVar[When] = SCORE
 
@@ -143,7 +143,7 @@ _PROBES = unless("likelihood.num_probes", 0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Likelihood(Group):
-    """How the held-out likelihood and its bounds are measured."""
+    """The held-out likelihood and its bounds."""
 
     t_min: float = real(1e-5, *_TIME, "time at which the data enter the flow", SCORE)
     decoder: bool = flag(False, "noise the data as at t_min and add a decoder: a bound on the data themselves", SCORE)
@@ -190,7 +190,7 @@ _OWN_REFERENCE = _COMPARED & given("evaluation.reference", "")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation(Group):
-    """What --mode=eval measures of which checkpoints, and of what --mode=stats takes the statistics."""
+    """The metrics and checkpoints of --mode=eval, and the data of --mode=stats."""
 
     checkpoints: str = text(
         "newest",

@@ -7,9 +7,9 @@ from score_sde.fields.group import Group
 from score_sde.fields.kinds import Integer, Real
 from score_sde.fields.lines import choice, flag, integer, path, real, several
 
-MAX_WIDTH = 2**16  # channels or units; two layers of so many have 4e9 weights between them
+MAX_WIDTH = 2**16  # channels or units; two such layers have 4e9 weights between them
 MAX_SIDE = 2**16  # pixels
-_MAX_LEVELS = 12  # an image of the largest side has 1 / 2^12 of it left: 16 pixels
+_MAX_LEVELS = 12  # an image of the largest side then has 16 pixels per side
 _ACTIVATIONS = ("elu", "relu", "lrelu", "swish")
 _WIDTH, _SIDE = Integer(low=1, high=MAX_WIDTH), Integer(low=1, high=MAX_SIDE)
 
@@ -21,7 +21,7 @@ _NCSN = given("model.name", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model(Group):
-    """The network. Each takes the fields that it knows; ddpm fixes its blocks and pyramids."""
+    """The network. Each takes its own fields; ddpm fixes its blocks and pyramids."""
 
     name: str = choice(
         "ncsnpp",
@@ -98,7 +98,7 @@ class Model(Group):
         when=_VAE,
     )
     variance: str = choice("pixel", ("pixel", "scalar"), "a variance of the decoder for every value, or one", _VAE)
-    # Data are about as wide as 1, so a floor of 1 already leaves nothing to learn.
+    # Data have a width of about 1, so a floor of 1 already leaves nothing to learn.
     min_std: float = real(1e-3, 1e-6, 1.0, "added to the decoder's standard deviations", _VAE)
 
 

@@ -1,4 +1,4 @@
-"""What is known of the fields as text: the help of the command line, and the page ``docs/fields.md``.
+"""The descriptions of the fields as text: the help of the command line, and the page ``docs/fields.md``.
 
 ``python -m score_sde.fields.reference > docs/fields.md`` writes the page.
 """
@@ -20,10 +20,10 @@ value than its default and is not read because of the others.
 
 
 def help_on(asked: str) -> str:
-    """What there is to know of a field, of the fields of a group, or of all fields with the same last word.
+    """The description of a field, of the fields of a group, or of all fields with the same last word.
 
     Raises:
-        UserError: For a name of none of them, with the nearest one.
+        UserError: For an unknown name, with the nearest one.
 
     >>> print(help_on("snr"))
     config.sampling.snr
@@ -54,7 +54,7 @@ def _facts(kind: Kind) -> Iterator[str]:
         yield f"not read by --mode={_MODES[group]}: config.{group} is"
 
 
-_MODES = {"pareto": "pareto", "evaluation": "eval"}  # that take what a field says from a group of their own
+_MODES = {"pareto": "pareto", "evaluation": "eval"}  # modes that take such fields from a group of their own
 
 
 def page() -> str:

@@ -21,13 +21,13 @@ class Nested(Protocol):
     """Groups of fields under their names: a dictionary, or a configuration of another library."""
 
     def items(self) -> Iterable[tuple[str, Any]]:
-        """Names and values, of which those of groups are nested in turn."""
+        """Names and values; groups are nested in turn."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(Top):
-    """Every field with its value: those of the first group at the top, the others in their groups.
+    """Every field with its value: the first group's at the top, the others in their groups.
 
     >>> settings = Settings().with_("sampling", num_steps=50).with_(seed=7)
     >>> settings.sampling.num_steps, settings.seed, settings.model.widths
@@ -56,7 +56,7 @@ class Settings(Top):
         """The settings in a nested configuration that has every field.
 
         Raises:
-            UserError: With all fields that are unknown, missing, or have a value that they may not have.
+            UserError: With all fields that are unknown, missing, or invalid.
         """
         given = leaves(config)
         refuse(wrong_names(given) + wrong_values(given))
@@ -68,13 +68,13 @@ class Settings(Top):
         return cls(**top, **{group: GROUPS[group](**fields) for group, fields in values.items()})
 
     def with_(self, group: str = "", **changes: Any) -> "Settings":
-        """These settings with other values of some fields of one group, by default of the first."""
+        """These settings with some fields of one group changed, by default of the first."""
         if not group:
             return dataclasses.replace(self, **changes)
         return dataclasses.replace(self, **{group: dataclasses.replace(getattr(self, group), **changes)})
 
     def with_fields(self, values: Mapping[str, Any]) -> "Settings":
-        """These settings with other values of some fields under their dotted names, as a record may hold them.
+        """These settings with some fields changed, given by their dotted names and in the types of a record.
 
         Raises:
             UserError: As :meth:`of`.
@@ -87,14 +87,14 @@ class Settings(Top):
         return {name: dict(value) if isinstance(value, Group) else value for name, value in self.items()}
 
 
-#: The groups under their names in a configuration; the fields of the first one stand at its top.
+#: The groups by their names in a configuration; the fields of the first one stand at its top.
 GROUPS: Mapping[str, Any] = MappingProxyType(
     {"": Top} | {one.name: one.default_factory for one in dataclasses.fields(Settings) if one.default is MISSING}
 )
 
 
 def _within(cls: Any, kind: Kind) -> Kind:
-    """A field with the conditions of its group, unless it is read whatever these say."""
+    """A field with the conditions of its group, unless it is read regardless of them."""
     own, group = kind.when, getattr(cls, "when", When())
     return dataclasses.replace(kind, when=group if own is None else group & own if own else own)
 
@@ -107,7 +107,7 @@ FIELDS: Mapping[str, Kind] = MappingProxyType(
         for one in dataclasses.fields(cls)
     }
 )
-#: Every field with its default; what has a field's meaning elsewhere takes its default from here.
+#: Every field with its default; arguments with a field's meaning take their defaults from here.
 DEFAULTS = Settings()
 
 
@@ -140,7 +140,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def wrong_names(given: Mapping[str, Any]) -> list[str]:
-    """Sentences about fields that do not exist, and one about those that are missing."""
+    """Sentences about unknown fields, and one about missing ones."""
     unknown = [f"Unknown config field '{name}'.{nearest(name, FIELDS)}" for name in given if name not in FIELDS]
     missing = ", ".join(sorted(set(FIELDS) - set(given)))
     lacking = f"The config lacks {missing}: start from score_sde.config.default_config()."
@@ -148,6 +148,6 @@ def wrong_names(given: Mapping[str, Any]) -> list[str]:
 
 
 def wrong_values(given: Mapping[str, Any]) -> list[str]:
-    """Sentences about values that a field may not have."""
+    """Sentences about invalid values."""
     described = {name: value for name, value in given.items() if name in FIELDS}
     return [problem for name, value in described.items() if (problem := FIELDS[name].problem(name, value)) is not None]

@@ -18,7 +18,7 @@ _NO_BOUND = unless("objective.kind", "bound")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective(Group):
-    """What is minimized."""
+    """The loss that training minimizes."""
 
     kind: str = choice(
         "denoising",
@@ -76,7 +76,7 @@ class Optim(Group):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loop(Group):
-    """What the loops of networks and of dequantizers have in common."""
+    """The common fields of the training loops of networks and of dequantizers."""
 
     num_steps: int = integer(1_300_000, 1, MAX_STEPS, "steps of training")
     batch_size: int = integer(128, 1, MAX_BATCH, "examples of a step, over all devices and hosts")
@@ -101,7 +101,7 @@ class Training(Loop):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dequantizer(Loop):
-    """What --mode=train_dequantizer trains when there is a model: noise that it likes, for a tighter likelihood."""
+    """--mode=train_dequantizer: dequantization noise trained on a finished model, for a tighter likelihood."""
 
     name: str = choice("none", ("none", "flowpp"), "none (uniform noise) or flowpp (a flow conditioned on the image)")
     filters: int = integer(96, 1, 2**14, "channels of the networks in its couplings, a multiple of heads")

@@ -1,8 +1,8 @@
 """The files of other programs: PyTorch, Flax and safetensors checkpoints, read as NumPy arrays.
 
-A checkpoint from elsewhere is untrusted input. The readers run nothing that a file asks for, allocate no more than a
-file can fill, and turn every file that they cannot read into a :class:`~score_sde.errors.UserError`. None of them needs
-PyTorch, Flax or JAX.
+A checkpoint from elsewhere is untrusted input. The readers execute nothing from a file, allocate no more than the file
+can fill, and turn every unreadable file into a :class:`~score_sde.errors.UserError`. None of them needs PyTorch, Flax
+or JAX.
 """
 
 from score_sde.interop.flax_files import read_flax

@@ -1,4 +1,4 @@
-"""A checkpoint of another implementation as a training state of ours, and ours as a file for others.
+"""Import of other implementations' checkpoints as parameters, and export of ours.
 
 The files are data: they are read without PyTorch, and nothing in them is executed.
 """
@@ -21,12 +21,12 @@ from score_sde.typing import Network, Params
 
 STEP = "score_sde_step"  # the only metadata of our safetensors files: the library would write several in any order
 
-_BESIDE = ("ema_width", "ema_step")  # arrays of our files that say which average they hold
+_BESIDE = ("ema_width", "ema_step")  # arrays of our files that identify the average
 _DIGITS = re.compile("[0-9]{1,19}")
 
 
 class Imported(NamedTuple):
-    """What is taken from a checkpoint."""
+    """The imported content of a checkpoint."""
 
     params: Params
     ema_params: Params
@@ -41,12 +41,12 @@ def import_checkpoint(path: Path, network: Network, event_shape: tuple[int, ...]
 
     Args:
         path: The file.
-        network: The network of the configuration that the checkpoint was trained with.
+        network: The network of the checkpoint's configuration.
         event_shape: Shape of one example.
 
     Raises:
-        UserError: If the file cannot be read, or holds the parameters of another network: the message names the first
-            one that does not fit.
+        UserError: If the file cannot be read, or holds the parameters of another network; the message names the first
+            parameter that does not fit.
     """
     kind = file_kind(path)
     shapes = expected_shapes(network, event_shape)
@@ -62,15 +62,15 @@ def export_checkpoint(
 ) -> None:
     """Write parameters and their moving average as safetensors, under ``params/`` and ``ema_params/``.
 
-    Which average it is, two numbers beside them tell: ``ema_width`` and ``ema_step``.
+    Two numbers beside them, ``ema_width`` and ``ema_step``, identify the average.
 
     Args:
         path: The file.
         params: The parameters.
         ema_params: Their average.
-        step: The step of the parameters, which is in the metadata.
-        ema_width: The relative width of a power-function average; 0 for the average that was trained along.
-        ema_step: The step of the average, if not that of the parameters.
+        step: The step of the parameters, stored in the metadata.
+        ema_width: The relative width of a power-function average; 0 for the average kept in training.
+        ema_step: The step of the average, if different from ``step``.
 
     Raises:
         UserError: If the file cannot be written.

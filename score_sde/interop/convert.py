@@ -1,7 +1,7 @@
 """Parameters of the original implementations under our names, in our layout.
 
-Ours are the names that Flax gives in the order of the calls, as theirs are; so between the Flax trees a few prefixes
-differ. The PyTorch port numbers its modules in one list, in the same order.
+Both sides have the names that Flax gives in the order of the calls, so the Flax trees differ in a few prefixes only.
+The PyTorch port numbers its modules in one list, in the same order.
 """
 
 import re
@@ -74,7 +74,7 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
 
 
 def from_flax_names(tree: Mapping[str, Any]) -> Named:
-    """A parameter tree of score_sde or score_flow under our paths; those of the NCSN family are ours already."""
+    """A parameter tree of score_sde or score_flow under our paths; paths of the NCSN family already agree."""
     rules = () if any("RefineBlock" in name for name in tree) else _FLAX_RULES
     named: Named = {}
     for path, value in flatten(tree).items():
@@ -107,13 +107,13 @@ def fit(named: Named, shapes: Shapes, source: str, *, where: str = "", old: bool
 
     Args:
         named: The parameters by path.
-        shapes: What is expected.
-        source: Where they are from, for errors.
-        where: What stands before the paths there, for errors.
-        old: Whether they may be of an old release of Flax, whose shapes begin with ones.
+        shapes: The expected shapes.
+        source: The origin of the parameters, for errors.
+        where: Prefix of the paths in the source, for errors.
+        old: Whether they may come from an old release of Flax, whose shapes begin with ones.
 
     Raises:
-        UserError: Naming the first parameter that is missing, superfluous, of another shape or not finite.
+        UserError: For a parameter that is missing, superfluous, of another shape or not finite; names the first.
     """
     advice = _ADVICE + (_NCSN_ADVICE if any("RefineBlock" in path for path in shapes) else "")
     plain = _without_leading_ones if old else tuple
@@ -159,7 +159,7 @@ def _has_embedding(shapes: Shapes) -> bool:
 
 
 def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    # Old Flax releases stored normalisations as (1, 1, 1, C), and 1x1 convolutions are our dense layers.
+    # Old Flax releases stored normalizations as (1, 1, 1, C), and 1x1 convolutions are our dense layers.
     while shape[:1] == (1,):
         shape = shape[1:]
     return shape
@@ -170,10 +170,10 @@ def _our_layout(value: np.ndarray) -> np.ndarray:
 
 
 def _unet_paths(state: Mapping[str, Any], shapes: Shapes) -> dict[str, str]:
-    """Our paths by PyTorch name, for the names that are known."""
+    """Our paths by PyTorch name, for known names."""
     ours = _unet_torch_names(shapes)
     split = {name: match.groups() for name in state if (match := re.fullmatch(r"all_modules\.(\d+)\.(.+)", name))}
-    # Modules without parameters have numbers too: count only those that the file holds.
+    # Modules without parameters have numbers too: count only the modules in the file.
     ranks = {number: rank for rank, number in enumerate(sorted({int(number) for number, _ in split.values()}))}
     keys = {name: f"{ranks[int(number)]}.{rest}" for name, (number, rest) in split.items()}
     return {name: ours[key] for name, key in keys.items() if key in ours}
@@ -198,7 +198,7 @@ def _torch_rest(unit: str, rest: str) -> list[str]:
     """The PyTorch names that a parameter can have inside its module."""
     leaf = "weight" if rest.endswith(("kernel", "scale")) else rest.rsplit("/", 1)[-1]
     if "/" not in rest:
-        # The bias of a filtered transposed convolution is a parameter of its own with us.
+        # Here the bias of a filtered transposed convolution is a separate parameter.
         return [f"Conv2d_0.{leaf}"] if unit.startswith("Upsample") else [leaf]
     module = rest.split("/")[0]
     if module.startswith("Pointwise"):

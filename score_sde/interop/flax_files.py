@@ -1,7 +1,7 @@
 """Flax checkpoints of the original JAX code: ``flax.training.checkpoints.save_checkpoint``, which is msgpack.
 
-Flax's own ``msgpack_restore`` trusts the file with the type of an array and with the length of a list, for which
-msgpack allocates before it reads; so the format, which is small, is decoded here with both checked.
+Flax's own ``msgpack_restore`` trusts the file about the type of an array and the length of a list, for which msgpack
+allocates before it reads. The format is small, so it is decoded here with both checked.
 """
 
 import math
@@ -16,7 +16,7 @@ from score_sde.errors import UserError
 from score_sde.interop.sniff import existing_file, reading
 
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3  # the extension types of flax.serialization
-_MAX_LIST = 4096  # lists become maps in a state dictionary; msgpack reserves room for what a list claims to hold
+_MAX_LIST = 4096  # lists become maps in a state dictionary; msgpack reserves room for a list's claimed length
 _MAX_DIMENSIONS = 64  # NumPy's
 _CHUNKED = "__msgpack_chunked_array__"
 _DTYPES = {
@@ -72,7 +72,7 @@ def _sizes(values: Any) -> tuple[int, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """The value with arrays put together that Flax cut because msgpack holds at most 2 GiB in one piece."""
+    """The value, with arrays joined that Flax split because msgpack holds at most 2 GiB in one piece."""
     if isinstance(value, dict):
         if _CHUNKED in value:
             return _joined(value)

@@ -1,9 +1,9 @@
 """The names of NCSN and NCSNv2 parameters: PyTorch state dictionaries against the tree of the Flax networks.
 
-They are the names of ``ermongroup/ncsn``, ``ermongroup/ncsnv2`` and ``score_sde_pytorch``, without the prefix
+The names come from ``ermongroup/ncsn``, ``ermongroup/ncsnv2`` and ``score_sde_pytorch``, without the prefix
 ``module.``. A convolution kernel is stored OIHW there and HWIO here; every other array is stored alike. The Flax
-networks are those with ``pytorch=True``, except that ``score_sde_pytorch`` pads its dilated convolutions too little and
-so computes something else.
+networks have ``pytorch=True``; they do not reproduce ``score_sde_pytorch``, whose dilated convolutions have too little
+padding.
 """
 
 import re
@@ -15,7 +15,7 @@ STAGES = ("1", "2", "3", "4", "5")
 DEEPEST_STAGES = ("1", "2", "3", "31", "4", "5")  # of the network for 256 pixels, where 31 comes after 3
 DEEPEST_REFINEMENTS = ("1", "2", "31", "3", "4", "5")  # refinements run the other way, so here 31 comes before 3
 
-# A name says in which part of the network, in which layer there, and which array of that layer.
+# A name consists of the part of the network, the layer in it, and the array of the layer.
 PLACE = re.compile(
     r"(?:(?P<outer>begin_conv|end_conv|normalizer)|res(?P<stage>\d+)\.(?P<half>[01])|refine(?P<refine>\d+))\.(?P<rest>.+)"
 )
@@ -38,12 +38,12 @@ LISTS = re.compile(r"(?P<block>msf|crp)\.(?P<kind>conv|norm)s\.(?P<index>[01])")
 
 
 def torch_to_flax(name: str, *, conditional: bool = False, deepest: bool = False) -> str | None:
-    """The path of a PyTorch parameter in the Flax tree, or ``None`` for a buffer that is no parameter.
+    """The path of a PyTorch parameter in the Flax tree, or ``None`` for a buffer.
 
     Args:
         name: A key of the state dictionary, without ``module.``.
         conditional: Whether the network is NCSN rather than NCSNv2: its blocks have other names.
-        deepest: Whether it is the network for 256 pixels, which has one stage more in the middle.
+        deepest: Whether it is the network for 256 pixels, which has one more stage in the middle.
 
     Raises:
         UserError: If no such network has a parameter of that name.
@@ -74,7 +74,7 @@ def torch_to_flax(name: str, *, conditional: bool = False, deepest: bool = False
 
 
 def flax_names(names: Iterable[str]) -> dict[str, str | None]:
-    """The paths of all keys of one state dictionary; which network it belongs to shows in its names.
+    """The paths of all keys of one state dictionary, whose names reveal the network.
 
     Args:
         names: Keys with or without the prefix ``module.``, which stays in the keys of the result.

@@ -1,9 +1,9 @@
 """A machine for the part of the pickle language that holds data.
 
-Python's own unpickler calls what a pickle tells it to call. Restricting the names that it may look up is not enough: a
-dozen bytes make it fill gigabytes (an index of its memo is an allocation), or crash the process (the hash of a tuple
-in a million tuples). Here the instructions come from :func:`pickletools.genops`, which only decodes them, and act on
-plain values. Names lead nowhere but into a table of the caller's, and memory stays proportional to the bytes read.
+Python's own unpickler calls any function that a pickle names. Restricting the names is not enough: a dozen bytes make
+it fill gigabytes (an index of its memo is an allocation), or crash the process (the hash of a tuple in a million
+tuples). Here the instructions come from :func:`pickletools.genops`, which only decodes them, and act on plain values.
+Names are looked up only in a table of the caller, and memory stays proportional to the bytes read.
 """
 
 import abc
@@ -22,18 +22,18 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _IGNORED = {"PROTO", "FRAME"}
-# Constructors may copy what they are given, and a pickle may give them the same again and again for a few bytes each.
+# Constructors may copy their arguments, and a pickle may pass the same one again and again for a few bytes each.
 _MAX_GROWTH = 16
 _KEYS = (str, int, float, bytes, type(None))
 
 
 class RefusedError(ValueError):
-    """A pickle that asks for more than data, or contradicts itself."""
+    """A pickle that needs more than data, or contradicts itself."""
 
 
 @runtime_checkable
 class ByteStream(Protocol):
-    """What is asked of a file."""
+    """The methods that a file needs."""
 
     def read(self, size: int, /) -> bytes:
         """At most ``size`` bytes."""
@@ -49,11 +49,11 @@ class ByteStream(Protocol):
 
 
 class Settable(abc.ABC):
-    """A value whose content arrives after it was made."""
+    """A value whose content arrives after its construction."""
 
     @abc.abstractmethod
     def set_state(self, state: Any) -> None:
-        """Take the content, after checking it."""
+        """Set the content, after checking it."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Machine:
     """Runs one pickle.
 
     Args:
-        stream: Where the pickle begins; it is left after the pickle's last byte. Its ``read`` must return no more than
-            there is, without allocating more.
-        names: What the names ``module.name`` in the pickle stand for; all others are refused. The values must not be
-            changeable by whoever gets hold of them.
-        persistent: Makes the objects that the pickle refers to without holding them.
+        stream: A stream at the start of the pickle; it is left after the pickle's last byte. Its ``read`` must return
+            no more than available, without allocating more.
+        names: The meanings of the names ``module.name`` in the pickle; all others are refused. The values must be
+            immutable.
+        persistent: Makes the external objects to which the pickle refers.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Machine:
         """The value of the pickle.
 
         Raises:
-            RefusedError: If it asks for more than data.
+            RefusedError: If it needs more than data.
             ValueError, LookupError, TypeError: If it is cut short or makes no sense.
         """
         for opcode, arg, position in pickletools.genops(self._stream):
@@ -216,7 +216,7 @@ class Machine:
         target.set_state(state)
 
     def _charge(self, values: Any) -> None:
-        """Count what is given away to be copied, against the bytes read so far."""
+        """Count values passed on to be copied, against the bytes read so far."""
         values = values if isinstance(values, tuple) else (values,)
         self._given += sum(len(value) for value in values if isinstance(value, str | bytes | list | tuple | dict))
         if self._given > _MAX_GROWTH * (self._position + 1):
@@ -254,7 +254,7 @@ def as_dict(pairs: Any) -> dict[Any, Any]:
     """A dictionary of pairs whose keys are plain; the hash of nested tuples could exhaust the stack of the process.
 
     Raises:
-        RefusedError: If a key is anything else, or ``pairs`` is no list of pairs.
+        RefusedError: If a key is not plain, or ``pairs`` is not a list of pairs.
     """
     if not isinstance(pairs, list | tuple):
         raise RefusedError(f"it makes a dictionary of a {type(pairs).__name__}")

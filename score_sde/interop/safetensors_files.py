@@ -1,4 +1,4 @@
-"""Files of named arrays that hold nothing else: https://github.com/huggingface/safetensors."""
+"""Files of named arrays and nothing else: https://github.com/huggingface/safetensors."""
 
 import os
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ def write_safetensors(
     """Write named arrays and a few words about them, whole or not at all.
 
     Raises:
-        UserError: If the format has no such type of array or name, or the file cannot be written; a file that was there
-            stays as it is.
+        UserError: If the format lacks the type of an array or allows no such name, or the file cannot be written; an
+            existing file then stays unchanged.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""What kind of checkpoint a file is, by its content; names and endings are not trusted."""
+"""The kind of a checkpoint file, by its content; names and suffixes are not trusted."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ Kind = Literal["torch-zip", "torch-legacy", "flax", "safetensors"]
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 _MAGIC_PICKLED = b"\x8a\x0a" + TORCH_MAGIC.to_bytes(10, "little")  # as the instruction LONG1
 _HEAD = 64
-# What reading a broken file may raise, in Python's own parsers as well as in ours.
+# Exceptions from reading a broken file, in Python's own parsers and in ours.
 BAD_FILE = (
     ArithmeticError,  # sizes that fit no machine integer
     AttributeError,
@@ -35,7 +35,7 @@ def file_kind(path: str | os.PathLike[str]) -> Kind:
     """The format of a checkpoint file, from its first bytes and, for an archive, from the names in it.
 
     Raises:
-        UserError: If there is no such file, it is a directory, or it is in none of the formats.
+        UserError: If there is no such file, it is a directory, or it has none of the formats.
     """
     path = existing_file(path)
     with reading(path, "a checkpoint"):
@@ -81,7 +81,7 @@ def _kind_of_directory(path: Path) -> str:
 
 @contextlib.contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn what a damaged or hostile file makes a parser raise into a :class:`UserError`."""
+    """Turn exceptions of parsers over damaged or hostile files into a :class:`UserError`."""
     try:
         yield
     except BAD_FILE as error:

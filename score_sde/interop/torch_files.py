@@ -1,4 +1,4 @@
-"""PyTorch checkpoints without PyTorch: what ``torch.save`` writes today (an archive) and wrote before version 1.6.
+"""PyTorch checkpoints without PyTorch: the present archive format of ``torch.save``, and the one before version 1.6.
 
 The pickle in them runs on :class:`~score_sde.interop.pickle_machine.Machine`, which executes nothing.
 """
@@ -24,10 +24,10 @@ _SCALARS = (bool, int, float, str, bytes, type(None), np.generic, np.dtype, np.n
 
 
 def read_torch(path: str | os.PathLike[str]) -> Any:
-    """What a file written by ``torch.save`` holds, with NumPy arrays for tensors, storages and parameters.
+    """The content of a file written by ``torch.save``, with NumPy arrays for tensors, storages and parameters.
 
-    Lists, tuples, numbers, text and ``None`` come back as they were; dictionaries of any kind as plain ones, in the
-    same order; a ``torch.Size`` as a tuple, a ``torch.device`` as its name, a dtype as NumPy's. Arrays are read-only,
+    Lists, tuples, numbers, text and ``None`` come back unchanged; dictionaries of any kind as plain ones, in the same
+    order; a ``torch.Size`` as a tuple, a ``torch.device`` as its name, a dtype as NumPy's. Arrays are read-only,
     and like the tensors they may share memory or have any strides.
 
     Raises:
@@ -72,14 +72,14 @@ def _checked_entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.Z
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
         raise RefusedError("its entries are compressed or encrypted, which PyTorch does not do")
-    # Entries that claim the same bytes would multiply them, so it is the sum that must fit.
+    # Entries that claim the same bytes would multiply them, so their sum must fit.
     if sum(max(entry.file_size, entry.compress_size) for entry in entries) > size:
         raise RefusedError("its entries claim more bytes than the file has")
     return {entry.filename: entry for entry in entries}
 
 
 class _Clipped:
-    """A file of which at most its own size is read at once, because a buffer is allocated as large as asked for."""
+    """A file with reads limited to its own size, because a buffer is allocated as large as requested."""
 
     def __init__(self, file: io.BufferedReader, size: int) -> None:
         self._file = file
@@ -98,7 +98,7 @@ class _Clipped:
 def _read_legacy(path: Path, size: int) -> Any:
     """Five pickles (magic number, version, machine, object, keys of storages), then length and bytes of each storage.
 
-    The object comes before its storages, so its pickle is run twice: to learn which storages there are, and with them.
+    The object comes before its storages, so its pickle is run twice: first to find the storages, then with them.
     """
     with path.open("rb") as file:
         stream = _Clipped(file, size)
@@ -147,8 +147,8 @@ def _read_storage(file: io.BufferedReader, reference: Reference, size: int) -> b
 class _Plain:
     """Turns the values of a pickle into plain ones, and refuses all others.
 
-    A list of lists of lists that are all the same one is small in a file and endless to walk, so the number of values
-    is bounded as it would be without sharing.
+    Nested lists that share one list are small in a file and endless to traverse, so the number of values is bounded as
+    if nothing were shared.
     """
 
     def __init__(self, limit: int) -> None:

@@ -1,6 +1,6 @@
-"""What stands for the functions and classes that PyTorch's and NumPy's pickles name: checked, and harmless.
+"""Checked, harmless stand-ins for the functions and classes that PyTorch's and NumPy's pickles name.
 
-Each takes whatever arguments a file gives it, and makes an array or raises. None allocates more than it is given.
+Each accepts any arguments from a file, and makes an array or raises. None allocates more than it receives.
 """
 
 import math
@@ -30,12 +30,12 @@ class StorageType:
 
 @dataclass(frozen=True)
 class Storage:
-    """The memory that tensors are views of.
+    """The memory behind tensors.
 
     Attributes:
         dtype: The type of its elements.
         size: Their number.
-        data: The memory in the byte order of this machine, for elements of a type; ``None`` while it is not known yet.
+        data: The memory in the byte order of this machine, for elements of a type; ``None`` while it is unknown.
         limit: The size in bytes that a view of it may have when all its elements are written out.
     """
 
@@ -61,7 +61,7 @@ class Storage:
 
 
 class Storages:
-    """The storages of a checkpoint, each read and, where need be, turned to this machine's byte order once."""
+    """The storages of a checkpoint, each read once and, if necessary, converted to this machine's byte order."""
 
     def __init__(self, read: Callable[[str], bytes], byteorder: str) -> None:
         """Storages whose bytes ``read`` returns, elements in the order ``"little"`` or ``"big"``."""
@@ -91,7 +91,7 @@ class Storages:
 
 
 class Reference(NamedTuple):
-    """How a pickle refers to a storage: by its type, key and number of elements."""
+    """A pickle's reference to a storage: its type, key and number of elements."""
 
     tag: str
     kind: StorageType
@@ -104,7 +104,7 @@ def reference_of(value: Any) -> Reference:
     """The reference in a pickle's persistent id.
 
     Raises:
-        RefusedError: If it is none, or of the sort that early versions of PyTorch wrote.
+        RefusedError: If it is not a reference, or has the form of early versions of PyTorch.
     """
     if not isinstance(value, tuple) or value[0] != "storage" or len(value) not in (5, 6):
         raise RefusedError("it refers to something that is no storage")
@@ -162,7 +162,7 @@ class NumpyType(Settable):
     dtype: np.dtype
 
     def set_state(self, state: Any) -> None:
-        """Take the byte order."""
+        """Set the byte order."""
         if not isinstance(state, tuple) or state[1] not in ("<", ">", "=", "|"):
             raise RefusedError("a NumPy type has a strange byte order")
         self.dtype = self.dtype.newbyteorder(state[1])
@@ -175,7 +175,7 @@ class NumpyArray(Settable):
     array: np.ndarray | None = None
 
     def set_state(self, state: Any) -> None:
-        """Take the shape, the type and the bytes."""
+        """Set the shape, the type and the bytes."""
         _, shape, kind, fortran, raw = state
         dtype, data = _numpy_data(kind, raw)
         sizes = _naturals(shape)
@@ -227,7 +227,7 @@ def _device(kind: Any, index: Any = None) -> str:
     return kind if index is None else f"{kind}:{index}"
 
 
-# The names that a checkpoint may use, and what stands for them.
+# The names that a checkpoint may use, and their stand-ins.
 
 _NDARRAY = Constructor("numpy.ndarray", lambda: None)
 _STORAGE_TYPES = {
@@ -250,7 +250,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray._reconstruct": _numpy_array,
     "numpy._core.multiarray._reconstruct": _numpy_array,
     "_codecs.encode": _encode,
-    "__builtin__.bytes": lambda: b"",  # how protocol 2 spells it when it is empty
+    "__builtin__.bytes": lambda: b"",  # the empty value in protocol 2
 }
 
 

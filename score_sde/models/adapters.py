@@ -13,9 +13,9 @@ from jaxtyping import Array
 from score_sde.fields import DEFAULTS
 from score_sde.typing import Batch, Labels, Params, PRNGKey, SampleKeys, Times, event_sum
 
-# The layers whose products are computed in the lower precision: nine tenths of the work. What flows between them,
+# The layers whose products are computed in the lower precision: nine tenths of the work. Activations between them,
 # normalizations, dense layers (noise embedding, attention, shortcuts) and softmax stay in float32: rounding the dense
-# layers too would raise the error by half, all activations would double it.
+# layers too would raise the error by half, and rounding all activations would double it.
 _PRODUCTS = nn.Conv
 
 
@@ -25,8 +25,8 @@ class LinenNetwork:
 
     Attributes:
         module: The module.
-        dtype: What convolutions multiply in, ``"float32"`` or ``"bfloat16"``; parameters and outputs
-            are float32 in any case.
+        dtype: Precision of the products in convolutions, ``"float32"`` or ``"bfloat16"``; parameters and outputs are
+            always float32.
     """
 
     module: nn.Module
@@ -58,7 +58,7 @@ class LinenNetwork:
         module = context.module
         if not isinstance(module, _PRODUCTS) or context.method_name != "__call__" or module.dtype is not None:
             return call(*args, **kwargs)
-        rounded = module.clone(dtype=self.dtype, parent=None, name=None)  # comes by here again, with its dtype set
+        rounded = module.clone(dtype=self.dtype, parent=None, name=None)  # passes here again, with its dtype set
         output = rounded.apply({"params": module.variables["params"]}, *args)
         assert isinstance(output, jax.Array)
         return output.astype(jnp.float32)
@@ -68,8 +68,8 @@ class LinenNetwork:
 class LinenDequantizer:
     """A Linen flow ``(noise, image, inverse, train) -> (u, log_det)`` as a :class:`~score_sde.typing.Dequantizer`.
 
-    The flow sees the levels at the middle of their bins, ``(k + 1/2) / K - 1/2`` in ``(-1/2, 1/2)``; the originals give
-    it ``k / 255 - 1/2``, which is the same but for a factor of 255/256.
+    The flow sees the levels at the middle of their bins, ``(k + 1/2) / K - 1/2`` in ``(-1/2, 1/2)``; the originals use
+    ``k / 255 - 1/2``, which is the same up to a factor of 255/256.
 
     Attributes:
         module: The flow.

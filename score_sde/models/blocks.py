@@ -1,7 +1,7 @@
 """The residual block of the U-Nets, and the optional pyramids beside their trunk (Song et al. 2021, appendix H).
 
-A pyramid is a policy that the U-Net calls once per level. It is no module of its own: the layers that it makes belong
-to the network, under the names that the published checkpoints give them.
+A pyramid is a policy that the U-Net calls once per level. It is not a module: its layers belong to the network, under
+their names in the published checkpoints.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Maps = Float[Array, "_ _ _ _"]  # feature maps of any size: it changes from leve
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions beside a skip connection, shifted by the noise embedding in between.
+    """Two normalized convolutions beside a skip connection, with a shift by the noise embedding in between.
 
     Attributes:
         features: Output channels.
@@ -77,7 +77,7 @@ class Combine(nn.Module):
 
     @nn.compact
     def __call__(self, image: Images, h: Float[Array, "batch height width maps"]) -> Maps:
-        """Feature maps that know the image."""
+        """Feature maps with the image mixed in."""
         projected = Pointwise(h.shape[-1])(image)
         return projected + h if self.method == "sum" else jnp.concatenate([projected, h], axis=-1)
 
@@ -116,7 +116,7 @@ class InputSkip:
 
 
 class InputResidual:
-    """A chain of halving convolutions of the input, to which every level is added."""
+    """A chain of halving convolutions of the input; every level is added to it."""
 
     def __init__(self, x: Images, kernel: Kernel | None, combine: str, skip_rescale: bool) -> None:
         """Start from the full image."""
@@ -135,7 +135,7 @@ class OutputPyramid:
     def __init__(
         self, channels: int, head: Callable[..., Maps], kernel: Kernel | None, init_scale: float, skip_rescale: bool
     ) -> None:
-        """Remember how to make a head: normalisation, activation and a 3x3 convolution ``head(h, features, scale)``."""
+        """Remember how to make a head: normalization, activation and a 3x3 convolution ``head(h, features, scale)``."""
         self.channels, self.head, self.kernel = channels, head, kernel
         self.init_scale, self.skip_rescale = init_scale, skip_rescale
         self.pyramid: Maps | None = None

@@ -1,8 +1,8 @@
 """A classifier of noisy images: the wide residual network WRN-28-10 (Zagoruyko & Komodakis 2016), told the noise level.
 
 The gradient of its log-probabilities with respect to the image, added to a score, samples from a class (Song et al.
-2021, section 5). Group instead of batch normalisation keeps the images of a batch apart. Modules are named as in the
-original, so that its checkpoints fit.
+2021, section 5). Group normalization in place of batch normalization keeps the images of a batch independent.
+Modules are named as in the original, so that its checkpoints fit.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ def standardise_images(x: Images) -> Images:
 
 
 def normalise_and_activate(x: Images, name: str) -> Images:
-    """Group normalisation with at most 32 groups of at least 4 channels, then ReLU."""
+    """Group normalization with at most 32 groups of at least 4 channels, then ReLU."""
     norm = nn.GroupNorm(min(x.shape[-1] // 4, 32), epsilon=1e-5, use_fast_variance=False, name=name)
     return nn.relu(norm(x))
 
@@ -43,7 +43,7 @@ def shortcut(x: Images, like: Maps) -> Maps:
 
 
 def conv3x3(features: int, name: str, stride: int = 1) -> nn.Conv:
-    """A 3x3 convolution without bias, initialised for ReLU (He et al. 2015) by fan-out."""
+    """A 3x3 convolution without bias, initialized for ReLU (He et al. 2015) by fan-out."""
     init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     return nn.Conv(features, (3, 3), (stride, stride), use_bias=False, kernel_init=init, name=name)
 
@@ -55,12 +55,12 @@ def uniform_by_classes(key: Array, shape: tuple[int, int], dtype: Any = jnp.floa
 
 
 class WideResnetBlock(nn.Module):
-    """Two normalised 3x3 convolutions beside a shortcut; the noise embedding is added between them.
+    """Two normalized 3x3 convolutions beside a shortcut; the noise embedding is added between them.
 
     Attributes:
         features: Output channels.
-        stride: Of the first convolution.
-        activate_before_shortcut: Let the shortcut, too, start from the normalised and activated input.
+        stride: Stride of the first convolution.
+        activate_before_shortcut: Start the shortcut, too, from the normalized and activated input.
     """
 
     features: int
@@ -80,7 +80,7 @@ class WideResnetBlock(nn.Module):
 
 
 class WideResnetGroup(nn.Module):
-    """Blocks of one width, of which the first may shrink the maps."""
+    """Blocks of one width; the first may shrink the maps."""
 
     num_blocks: int
     features: int

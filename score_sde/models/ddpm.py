@@ -4,9 +4,9 @@ from score_sde.models.ncsnpp import NCSNpp
 
 
 class DDPM(NCSNpp):
-    """The DDPM U-Net as Song et al. 2021 ship it; with ``attention_every_block`` it is that of Ho et al.
+    """The DDPM U-Net as Song et al. 2021 ship it; with ``attention_every_block``, the original of Ho et al.
 
-    Attributes: those of :class:`NCSNpp`, with other defaults.
+    Attributes: as in :class:`NCSNpp`, with other defaults.
     """
 
     num_blocks: int = 2

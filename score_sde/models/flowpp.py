@@ -1,4 +1,4 @@
-r"""The conditional flow of Flow++ (Ho et al. 2019, arXiv 1902.00275) that ScoreFlow dequantizes images with.
+r"""The conditional flow of Flow++ (Ho et al. 2019, arXiv 1902.00275), which dequantizes images in ScoreFlow.
 
 Standard normal noise ``e`` of the shape of an image ``k`` is carried to ``u`` in ``(0, 1)``, given ``k``, so that
 
@@ -32,7 +32,7 @@ Context = Float[Array, "batch height width features"]
 Half = Float[Array, "batch height half channels"]
 Halves = tuple[Half, Half]  # even and odd columns
 
-_SMALL = 0.01  # initial scale of what is added to a residual branch or moves a coupling: a standard deviation of 0.1
+_SMALL = 0.01  # initial scale of residual branches and of the moves of couplings: a standard deviation of 0.1
 _UNIFORM_GAIN = 1.7  # sigmoid(1.7 e) costs 0.010 nats against uniform noise, sigmoid(e) 0.19
 
 
@@ -69,7 +69,7 @@ class GatedConv(nn.Module):
 
     Attributes:
         dropout: Dropout rate before ``W2``.
-        pointwise: ``W2`` mixes channels only; else it is a 3x3 convolution as ``W1`` is.
+        pointwise: ``W2`` mixes channels only; else it is a 3x3 convolution like ``W1``.
     """
 
     dropout: float
@@ -77,7 +77,7 @@ class GatedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images, context: Context | None = None, train: bool = False) -> Images:
-        """Add what the block has to say, in the light of the context if there is one."""
+        """The input plus the gated branch, conditional on the context if there is one."""
         channels = x.shape[-1]
         h = conv3x3(channels)(concat_elu(x))
         if context is not None:
@@ -112,7 +112,7 @@ class GatedAttention(nn.Module):
 
 
 class ContextNet(nn.Module):
-    """What the flow knows of the image: a convolution and three gated blocks at half the width.
+    """The features of the image that condition the flow: a convolution and three gated blocks at half the width.
 
     Attributes:
         features: Number of channels.
@@ -160,7 +160,7 @@ def near_identity(key: Array, shape: tuple[int, int]) -> Float[Array, "channels 
 
 
 class ChannelMix(nn.Module):
-    """An invertible 1x1 convolution (Kingma & Dhariwal 2018); of one channel it is a factor."""
+    """An invertible 1x1 convolution (Kingma & Dhariwal 2018); with one channel, a factor."""
 
     @nn.compact
     def __call__(self, x: Images, inverse: bool = False) -> tuple[Images, Times]:
@@ -228,7 +228,7 @@ class Coupling(nn.Module):
     def __call__(
         self, halves: Halves, context: Context, inverse: bool = False, train: bool = False
     ) -> tuple[Halves, Times]:
-        """The first half as it is, the second one moved, and the log-determinant, of the inverse map if asked for."""
+        """The first half unchanged, the second half moved, and the log-determinant; of the inverse map on request."""
         kept, moved = halves
         network = CouplingNet(2 + 3 * self.components, self.filters, self.blocks, self.heads, self.dropout)
         raw = network(kept, context, train)
@@ -246,7 +246,7 @@ class FlowStep(nn.Module):
 
     Attributes:
         coupling: The coupling.
-        initial_gain: Where both :class:`ActNorm` start.
+        initial_gain: Initial gain of both :class:`ActNorm`.
     """
 
     coupling: Coupling
@@ -256,7 +256,7 @@ class FlowStep(nn.Module):
     def __call__(
         self, halves: Halves, context: Context, inverse: bool = False, train: bool = False
     ) -> tuple[Halves, Times]:
-        """The halves and the log-determinant, of the inverse map if asked for."""
+        """The halves and the log-determinant, of the inverse map on request."""
         stages = [[ActNorm(self.initial_gain) for _ in halves], [ChannelMix() for _ in halves]]
         log_det = jnp.zeros(halves[0].shape[0])
         if inverse:
@@ -275,7 +275,7 @@ class FlowStep(nn.Module):
 class FlowPP(nn.Module):
     """The whole flow from noise to ``u``, given the image; its inverse on request.
 
-    Its fields are those of ``config.dequantizer`` in ``docs/fields.md``.
+    Its fields are described under ``config.dequantizer`` in ``docs/fields.md``.
     """
 
     filters: int = DEFAULTS.dequantizer.filters
@@ -294,7 +294,7 @@ class FlowPP(nn.Module):
         inverse: bool = False,
         train: bool = False,
     ) -> tuple[Images, Times]:
-        """From noise to ``u`` with ``log |det du/de|``, or from ``u`` to noise with the log-determinant of that.
+        """From noise to ``u`` with ``log |det du/de|``, or from ``u`` to noise with the log-determinant of the inverse.
 
         Args:
             values: Noise, or ``u``; an even number of columns.

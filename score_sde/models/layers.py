@@ -1,6 +1,6 @@
 """Building blocks of the score networks, written so that XLA runs them fast on a CPU as well.
 
-Initialisation follows the DDPM family: variance scaling with fan average and a uniform distribution, where scale 0
+Initialization follows the DDPM family: variance scaling with fan average and a uniform distribution, where scale 0
 stands for 1e-10, so that residual branches and the last convolution start at (almost) zero.
 """
 
@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-NIN_INIT_SCALE = 0.1  # of the 1x1 layers that are neither output nor shortcut of a BigGAN block (Song et al. 2021)
+NIN_INIT_SCALE = 0.1  # of 1x1 layers other than output and shortcut of a BigGAN block (Song et al. 2021)
 
 
 def ddpm_init(scale: float = 1.0) -> nn.initializers.Initializer:
@@ -68,12 +68,12 @@ class GroupNorm(nn.Module):
     """Group normalization (Wu & He 2018) with at most 32 groups, in float32 or better whatever the type of the images.
 
     Pixels are summed per channel first and the small ``(batch, channels)`` sums grouped afterwards, which on a CPU is
-    two to three times faster than reshaping the images. The variance of a group is the mean of those of its channels,
-    each about its own mean, and the variance of these means: a difference of mean squares would lose what is small
-    beside the mean.
+    two to three times faster than reshaping the images. The variance of a group is the mean of its channels' variances,
+    each about its own mean, plus the variance of these means: a difference of mean squares would lose digits beside a
+    large mean.
 
     Attributes:
-        min_group_channels: Channels that a group has at least: 4 in DDPM++ and NCSN++, 1 in DDPM.
+        min_group_channels: Least number of channels in a group: 4 in DDPM++ and NCSN++, 1 in DDPM.
         epsilon: Added to the variance.
     """
 
@@ -82,7 +82,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
-        """Normalise over pixels and the channels of each group."""
+        """Normalize over pixels and the channels of each group."""
         batch, channels = x.shape[0], x.shape[-1]
         most = max(min(channels // self.min_group_channels, 32), 1)
         groups = max(n for n in range(1, most + 1) if channels % n == 0)
@@ -117,12 +117,12 @@ class Pointwise(nn.Module):
 
 
 def conv3x3(features: int, init_scale: float = 1.0, name: str | None = None) -> nn.Conv:
-    """A 3x3 convolution with the DDPM initialisation."""
+    """A 3x3 convolution with the DDPM initialization."""
     return nn.Conv(features, (3, 3), kernel_init=ddpm_init(init_scale), name=name)
 
 
 def residual_sum(x: Images, h: Images, rescale: bool) -> Images:
-    """``x + h``, divided by sqrt 2 with ``rescale`` so that the variance stays."""
+    """``x + h``, divided by sqrt 2 with ``rescale`` to preserve the variance."""
     return (x + h) / math.sqrt(2.0) if rescale else x + h
 
 
@@ -152,7 +152,7 @@ class AttentionBlock(nn.Module):
         return residual_sum(x, h, self.skip_rescale)
 
 
-#: How a network that embeds the noise may do so.
+#: The ways in which a network may embed the noise.
 EMBEDDINGS = ("positional", "fourier")
 
 

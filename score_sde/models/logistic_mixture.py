@@ -26,13 +26,13 @@ PerComponent = Float[Array, "*event components"]
 class LogisticMixture(NamedTuple):
     """One mixture for each of an array of values; components are on the last axis."""
 
-    log_weights: PerComponent  # log w, normalised
+    log_weights: PerComponent  # log w, normalized
     means: PerComponent
     log_scales: PerComponent
 
     @classmethod
     def of(cls, logits: PerComponent, means: PerComponent, log_scales: PerComponent) -> "LogisticMixture":
-        """From what a network returns: unnormalised weights, and scales that are kept from collapsing."""
+        """From the output of a network: unnormalized weights, and scales that are kept from collapsing."""
         return cls(jax.nn.log_softmax(logits, axis=-1), means, jnp.maximum(log_scales, MIN_LOG_SCALE))
 
 
@@ -58,7 +58,7 @@ def inverse_logit_cdf(mixture: LogisticMixture, y: Values) -> Values:
     >>> abs(float(inverse_logit_cdf(pair, jnp.asarray(0.0)))) < 1e-5  # the median of a symmetric pair
     True
     """
-    each = mixture.means + jnp.exp(mixture.log_scales) * y[..., None]  # the inverse if there were one component
+    each = mixture.means + jnp.exp(mixture.log_scales) * y[..., None]  # the inverse for a single component
 
     def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket

@@ -4,9 +4,8 @@
                       |           |                   |
     output <-- norm <-- refine n <-- ... refine 2 <-- refine 1
 
-Each stage is two residual blocks; late stages dilate instead of shrinking. NCSN learns a normalisation per noise level.
-NCSNv2 does not see the noise level at all: its output is divided by sigma, which here is the business of the
-parameterisation.
+Each stage is two residual blocks; late stages dilate instead of shrinking. NCSN learns a normalization per noise level.
+NCSNv2 does not see the noise level at all: its output is divided by sigma, which is here left to the parameterization.
 """
 
 import functools
@@ -39,7 +38,7 @@ class Depth:
     """The plan of a network, in multiples of ``features``.
 
     Attributes:
-        stages: Width and dilation of each stage of the backbone; all but the first start by widening the view.
+        stages: Width and dilation of each stage of the backbone; all but the first widen the receptive field.
         refinements: Width of each refinement, from the coarsest to the finest.
     """
 
@@ -57,12 +56,12 @@ PYTORCH_64 = Depth(DEPTHS[64].stages, (2, 2, 1, 1))
 
 
 class NCSNv2(nn.Module):
-    """NCSNv2, blind to the noise level, with the fields of ``config.model`` that it has (``docs/fields.md``).
+    """NCSNv2, blind to the noise level, with its fields of ``config.model`` (``docs/fields.md``).
 
     Attributes:
         resolution: 64, 128 or 256: the plan made for images up to this size. Sizes must be divisible by 2, 4 or 8.
         rescale_input: Map data from [0, 1] to [-1, 1] first.
-        pytorch: Compute what the PyTorch releases compute, for their checkpoints: corners aligned in the bilinear
+        pytorch: Compute as the PyTorch releases do, for their checkpoints: corners aligned in the bilinear
             interpolation, unbiased variance in InstanceNorm++, and at 64 pixels a narrower third refinement.
     """
 
@@ -82,7 +81,7 @@ class NCSNv2(nn.Module):
         """The network output, of the shape of ``x``.
 
         Raises:
-            UserError: If the resolution, normalisation or interpolation is unknown.
+            UserError: If the resolution, normalization or interpolation is unknown.
         """
         del train  # nothing in it is random
         normalize, refine_normalize = self._norms(condition)
@@ -92,7 +91,7 @@ class NCSNv2(nn.Module):
         return conv3x3(activation(normalize(h)), x.shape[-1], exact=True)
 
     def _norms(self, condition: Times) -> tuple[Normalize, Normalize]:
-        """The normalisations of the backbone and of the refinements."""
+        """The normalizations of the backbone and of the refinements."""
         del condition
         if self.normalization not in NORMALIZATIONS:
             raise unknown("normalization", self.normalization, NORMALIZATIONS)

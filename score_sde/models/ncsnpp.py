@@ -47,10 +47,10 @@ Block = Callable[..., Maps]  # (features, width, resample=None) -> features
 
 
 class NCSNpp(nn.Module):
-    """The DDPM++ / NCSN++ U-Net, with the fields of ``config.model`` that it has (``docs/fields.md``), and two more.
+    """The DDPM++ / NCSN++ U-Net, with its fields of ``config.model`` (``docs/fields.md``), and two more.
 
     Attributes:
-        min_group_channels: Channels that a group of the normalization has at least.
+        min_group_channels: Least number of channels in a group of the normalization.
         rescale_input: Map inputs from [0, 1] to [-1, 1] first, for data that are not centered.
     """
 
@@ -88,8 +88,8 @@ class NCSNpp(nn.Module):
             train: Switch dropout on.
 
         Raises:
-            UserError: For labels of a network without classes, and for labels that are no class of it; where they are
-                traced, the output of these is NaN.
+            UserError: For labels given to a network without classes, and for labels out of range; traced labels out of
+                range give NaN.
         """
         if label is not None:
             self._check(label)

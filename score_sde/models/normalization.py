@@ -1,7 +1,7 @@
-"""The normalisations of the NCSN family: statistics over the pixels of each image and channel.
+"""The normalizations of the NCSN family: statistics over the pixels of each image and channel.
 
-InstanceNorm++ (Song & Ermon 2019, appendix A) gives back what instance normalisation erases, how bright a channel is
-compared with the other channels of its image:
+InstanceNorm++ (Song & Ermon 2019, appendix A) restores the information that instance normalization erases, the
+brightness of a channel relative to the other channels of its image:
 
     z_c = gamma_c * ((x_c - mu_c) / s_c + alpha_c * (mu_c - m) / v) + beta_c
 
@@ -47,27 +47,27 @@ def _row(weights: Float[Array, " channels"]) -> Float[Array, "1 channels"]:
 
 
 def standardise(x: Images) -> tuple[Images, ChannelMeans]:
-    """Zero mean and unit variance over the pixels of every channel, in float32; also the means that were taken out."""
+    """Zero mean and unit variance over the pixels of every channel, in float32; also the subtracted means."""
     x = x.astype(jnp.float32)
     means = x.mean(axis=(1, 2))
     return (x - _per_pixel(means)) * _per_pixel(jax.lax.rsqrt(x.var(axis=(1, 2)) + EPSILON)), means
 
 
 def relative_brightness(means: ChannelMeans, unbiased: bool) -> ChannelMeans:
-    """The channel means, standardised over the channels of each image."""
+    """The channel means, standardized over the channels of each image."""
     centred = means - means.mean(axis=1, keepdims=True)
     variance = means.var(axis=1, keepdims=True, ddof=int(unbiased))
     return centred * jax.lax.rsqrt(variance + EPSILON)
 
 
 class InstanceNorm2d(nn.Module):
-    """Instance normalisation (Ulyanov et al. 2016) with a gain and, if wanted, a shift per channel."""
+    """Instance normalization (Ulyanov et al. 2016) with a gain and, optionally, a shift per channel."""
 
     bias: bool = True
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
-        """Standardise every channel of every image."""
+        """Standardize every channel of every image."""
         channels = (x.shape[-1],)
         h = standardise(x)[0] * self.param("scale", nn.initializers.ones, channels)[None, None, None, :]
         if self.bias:
@@ -105,7 +105,7 @@ class InstanceNorm2dPlus(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
-        """Standardise every channel and add what its mean was worth among the others."""
+        """Standardize every channel and add its relative brightness."""
         channels = (x.shape[-1],)
         alpha, gamma = (_row(self.param(name, around_one, channels)) for name in ("alpha", "gamma"))
         h, means = standardise(x)
@@ -128,7 +128,7 @@ class ConditionalInstanceNorm2dPlus(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images, labels: Labels) -> Images:
-        """Normalise each image with the weights of its class; a class out of range gives NaN."""
+        """Normalize each image with the weights of its class; a class out of range gives NaN."""
         table = nn.Embed(self.num_classes, 3 * x.shape[-1], embedding_init=gains_and_zeros)
         labels = jnp.where(labels < 0, self.num_classes, labels)  # which would count from the end
         gamma, alpha, beta = jnp.split(table(labels), 3, axis=-1)

@@ -5,10 +5,10 @@
     backbone --> RCU x 2 --'
 
 RCU: residual convolution units; MSF: multi-scale fusion, which convolves every input, enlarges it to the size of the
-finest and sums; CRP: chained residual pooling. A block is called with the function ``normalize`` that it applies before
-its convolutions: NCSNv2 passes the identity to its refinements, NCSN a norm that knows the noise level. The conditional
-classes differ from the others in their pooling, by the mean instead of the maximum, and in their names, by which
-parameters are addressed.
+finest and sums; CRP: chained residual pooling. A block receives a function ``normalize``, which it applies before its
+convolutions: NCSNv2 passes the identity to its refinements, NCSN a norm conditional on the noise level. The conditional
+classes differ from the others in their pooling, by the mean instead of the maximum, and in their names, which address
+their parameters.
 """
 
 import functools
@@ -53,12 +53,12 @@ def mean_pool(x: Images) -> Images:
 
 
 def identity(x: Array) -> Array:
-    """No normalisation."""
+    """No normalization."""
     return x
 
 
 def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
-    """A bias within ``1 / sqrt(fan_in)`` of zero; its own shape does not tell the fan-in."""
+    """A bias within ``1 / sqrt(fan_in)`` of zero; its own shape does not determine the fan-in."""
     bound = fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -109,7 +109,7 @@ def resize(x: Images, shape: tuple[int, int], interpolation: str) -> Maps:
             place; ``align_corners`` in PyTorch) or ``"nearest_neighbor"``.
 
     Raises:
-        UserError: If the interpolation is none of the three.
+        UserError: If the interpolation is unknown.
     """
     methods = {"bilinear": "linear", "nearest_neighbor": "nearest"}
     if interpolation == "bilinear_aligned":
@@ -138,10 +138,10 @@ class ConvMeanPool(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """The residual block of the backbone: two normalised convolutions beside a shortcut.
+    """The residual block of the backbone: two normalized convolutions beside a shortcut.
 
     Attributes:
-        features: Output channels; the input has as many unless ``down``.
+        features: Output channels; equal to the input channels unless ``down``.
         activation: Nonlinearity.
         down: Widen the receptive field: by averaging over two by two pixels if ``dilation`` is 1, otherwise by the
             dilation alone, at full size.
@@ -202,7 +202,7 @@ class MSFBlock(nn.Module):
 
 
 class CRPBlock(nn.Module):
-    """Chained residual pooling: each of two stages pools and convolves the outcome of the last; all are summed."""
+    """Chained residual pooling: each of two stages pools and convolves the result of the last; all are summed."""
 
     pool: ClassVar[Pool] = staticmethod(max_pool)
     activation: Activation

@@ -1,4 +1,4 @@
-"""From a name and its fields to a network or a dequantizer; the registries of those one can train."""
+"""From a name and its fields to a network or a dequantizer: the registries of both."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -19,23 +19,23 @@ from score_sde.models.vae import VAE, LinenVAE, make_vae
 
 
 class Family(NamedTuple):
-    """A kind of network, and what sets it apart."""
+    """A kind of network and its properties."""
 
     module: type[nn.Module]
     num_parameters: Callable[..., float]  # about
     fixed: Mapping[str, Any] = MappingProxyType({})  # fields that the name fixes
-    halvings: int = 0  # of its images, where no field says how many
+    halvings: int = 0  # number of halvings of its images, unless a field sets it
     for_images: bool = True  # else for vectors
     is_latent: bool = False  # an encoder and a decoder without a score
     looks_up_level: bool = False  # by its number
     needs_embedding: bool = False
 
     def has(self, field: str) -> bool:
-        """Whether the network has a field, be it fixed or not."""
+        """Whether the network has a field, fixed or not."""
         return field in {each.name for each in dataclasses.fields(self.module)}
 
 
-# What the DDPM of the originals does not read from its configuration.
+# Fields that the original DDPM does not read from its configuration.
 _DDPM = {
     **{"resblock_type": "ddpm", "skip_rescale": False, "min_group_channels": 1, "init_scale": 0.0, "fir": False},
     # Without filter and pyramid these do nothing.
@@ -60,13 +60,13 @@ def make_network(
     """The network for data of a shape.
 
     Args:
-        fields: The fields of ``config.model``; each network takes those it knows.
+        fields: The fields of ``config.model``; each network takes its own.
         event_shape: Shape of one example.
         num_scales: Number of noise levels, for NCSN.
         centered: Whether images lie in [-1, 1]; else the networks for images map them there.
 
     Raises:
-        UserError: For an unknown name, and shapes that the network cannot take.
+        UserError: For an unknown name, and shapes that the network does not support.
     """
     if fields["name"] not in NETWORKS:
         raise unknown("network", fields["name"], NETWORKS)
@@ -82,7 +82,7 @@ def make_latent_model(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -
     """The variational autoencoder for data of a shape.
 
     Args:
-        fields: The fields of ``config.model``, of which it takes those of :class:`~score_sde.models.vae.VAE`.
+        fields: The fields of ``config.model``; the autoencoder takes the ones of :class:`~score_sde.models.vae.VAE`.
         event_shape: Shape of one example.
 
     Raises:
@@ -130,7 +130,7 @@ def make_dequantizer(
 
 
 def _known(module: type[nn.Module], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those fields that a module has."""
+    """The fields that a module has."""
     known = {field.name for field in dataclasses.fields(module)} - {"name", "parent"}
     return {name: value for name, value in fields.items() if name in known}
 

@@ -1,7 +1,7 @@
 """Halving and doubling of images: plain, with a convolution, or with a finite impulse response (FIR) filter.
 
-The filter is that of StyleGAN2 (Karras et al. 2020, arXiv 1912.04958): a separable kernel, ``(1, 3, 3, 1)`` by default,
-normalised to sum 1, which suppresses aliasing. Written as sums of shifted images, it needs no custom kernel.
+The filter comes from StyleGAN2 (Karras et al. 2020, arXiv 1912.04958): a separable kernel, ``(1, 3, 3, 1)`` by default,
+normalized to sum 1, which suppresses aliasing. Written as sums of shifted images, it needs no custom kernel.
 """
 
 import functools
@@ -20,7 +20,7 @@ Kernel = tuple[float | int, ...]
 
 
 def upsample(x: Images) -> Resized:
-    """Nearest-neighbour upsampling by two, as a broadcast."""
+    """Nearest-neighbor upsampling by two, as a broadcast."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
     return x.reshape(batch, 2 * height, 2 * width, channels)
@@ -40,32 +40,32 @@ def fir_filter(
     Args:
         x: Images.
         taps: The kernel of each axis; the two-dimensional one is its outer product with itself.
-        up: Insert ``up - 1`` zeros behind every pixel.
+        up: Insert ``up - 1`` zeros after every pixel.
         down: Factor of the subsampling.
-        pad: Zeros before and behind; negative numbers crop.
+        pad: Zeros before and after; negative numbers crop.
     """
     for axis in (1, 2):
-        # Behind the last pixel too come up - 1 zeros, which lax.pad does not count as interior.
+        # The last pixel, too, is followed by up - 1 zeros, which lax.pad does not count as interior.
         config = [(0, 0, 0)] * x.ndim
         config[axis] = (pad[0], pad[1] + up - 1, up - 1)
         padded = jax.lax.pad(x, jnp.zeros((), x.dtype), config)
         length = padded.shape[axis] - len(taps) + 1
         shifted = [
             tap * jax.lax.slice_in_dim(padded, first, first + length, down, axis)
-            for first, tap in enumerate(reversed(taps))  # a convolution turns its kernel round
+            for first, tap in enumerate(reversed(taps))  # a convolution flips its kernel
         ]
         x = functools.reduce(jnp.add, shifted)
     return x
 
 
 def fir_upsample(x: Images, kernel: Kernel) -> Resized:
-    """Zero insertion by two and filtering with gain 4, so that the mean stays."""
+    """Zero insertion by two and filtering with gain 4, which preserves the mean."""
     extra = len(kernel) - 2
     return fir_filter(x, _normalised(kernel, gain=2.0), up=2, pad=((extra + 1) // 2 + 1, extra // 2))
 
 
 def fir_downsample(x: Images, kernel: Kernel) -> Resized:
-    """Filtering and every second pixel."""
+    """Filtering, then every second pixel."""
     extra = len(kernel) - 2
     return fir_filter(x, _normalised(kernel), down=2, pad=((extra + 1) // 2, extra // 2))
 
@@ -76,7 +76,7 @@ class Upsample(nn.Module):
     Attributes:
         features: Channels of the convolution; ``None`` keeps them.
         with_conv: Follow with a 3x3 convolution; with a kernel it is a transposed convolution, filtered.
-        kernel: FIR kernel, or ``None`` for nearest neighbours.
+        kernel: FIR kernel, or ``None`` for nearest neighbors.
     """
 
     features: int | None = None

@@ -1,4 +1,4 @@
-"""How large a network would be, from its fields alone: before anything is allocated, or even traced."""
+"""The size of a network, from its fields alone, before anything is allocated or traced."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def mlp_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
-    """About how many parameters the network for vectors has; in all of these only what is largest in each layer counts.
+    """The approximate number of parameters of the network for vectors; counts here keep the largest term per layer.
 
     Args:
         fields: The fields of ``config.model``.
@@ -23,24 +23,24 @@ def mlp_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scale
 
 
 def refinenet_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
-    """Of NCSNv2: about 50 convolutions, most of them of twice the features."""
+    """The count for NCSNv2: about 50 convolutions, most with twice the features."""
     return 50.0 * 9.0 * (2.0 * float(fields["features"])) ** 2
 
 
 def ncsn_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
-    """Of NCSN, which has three numbers per channel and level beside."""
+    """The count for NCSN, with three more numbers per channel and level."""
     return refinenet_count(fields, event_shape) + 300.0 * float(fields["features"]) * num_scales
 
 
 def unet_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
-    """Of a U-Net."""
+    """The count for a U-Net."""
     widths = [float(fields["features"]) * multiplier for multiplier in fields["channel_multipliers"]]
     # Down two convolutions of w by w in each block, up one of them of 2 w by w, in one block more.
     return sum((2.0 * fields["num_blocks"] + 3.0 * (fields["num_blocks"] + 1)) * 9.0 * width**2 for width in widths)
 
 
 def autoencoder_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
-    """Of an autoencoder: the dense layers of both directions, and the convolutions before and after them."""
+    """The count for an autoencoder: dense layers in both directions, and the convolutions before and after them."""
     channels, size = [float(channel) for channel in fields["channels"]], float(math.prod(event_shape))
     ends = [event_shape[-1], *channels]
     if channels:
@@ -51,7 +51,7 @@ def autoencoder_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], n
 
 
 def dequantizer_count(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> float:
-    """About how many parameters the flow of a dequantizer has.
+    """The approximate number of parameters of a dequantizer's flow.
 
     Args:
         fields: The fields of ``config.dequantizer``.
@@ -68,7 +68,7 @@ def dequantizer_count(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -
 
 
 def feature_numbers(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> float:
-    """How many numbers one example has where a score network is largest: the data, or the first feature maps.
+    """The size of one example where a score network is largest: the data, or the first feature maps.
 
     >>> feature_numbers({"features": 100}, (2,)), feature_numbers({"features": 1}, (8, 8, 3))
     (100.0, 192.0)

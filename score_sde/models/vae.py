@@ -1,7 +1,7 @@
 """Encoders and decoders of variational autoencoders (Kingma & Welling 2013, arXiv 1312.6114, appendix C).
 
-Either dense layers for data of any shape or convolutions for images, with a Gaussian at both ends. The decoder's
-standard deviations are a network output for every value, or one number that is learned for all.
+They have dense layers for data of any shape or convolutions for images, and a Gaussian at both ends. The decoder's
+standard deviations are a network output for every value, or one learned number for all.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class VAE(nn.Module):
         channels: Channels of 3x3 convolutions of stride 2 before the dense layers, for images; the decoder doubles the
             size as often, by repeating pixels. None for dense layers alone.
         variance: ``"pixel"`` for a standard deviation of every value, read off ``z``; ``"scalar"`` for one parameter.
-        min_std: Added to the decoder's standard deviations: values that are all but constant have no greatest density.
+        min_std: Added to the decoder's standard deviations, since the density of nearly constant values is unbounded.
     """
 
     event_shape: tuple[int, ...]
@@ -64,7 +64,7 @@ class VAE(nn.Module):
         return self.event_shape[0] // factor, self.event_shape[1] // factor, self.channels[-1]
 
     def __call__(self, x: Batch) -> tuple[Gaussian, Gaussian]:
-        """Both directions, with the mean in between: what draws all parameters."""
+        """Both directions, with the mean in between; used to initialize all parameters."""
         q = self.encode(x)
         return q, self.decode(q.mean)
 
