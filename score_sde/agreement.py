@@ -1,7 +1,7 @@
 """The settings that all processes of one run share: they are compared when the processes join, before any compilation.
 
 Processes with different learning rates, or with different directories, do not make one run. Each process therefore
-tells its settings to process 0, and process 0 tells everybody what differs. They do so through the key-value store of
+sends its settings to process 0, and process 0 reports the differences to all. They do so through the key-value store of
 JAX's coordinator, which needs no device. A process that fails before it knows its settings tells its error instead, so
 that the others do not wait for it.
 """
@@ -109,8 +109,8 @@ def agree_on_directory(
     Args:
         directory: The directory that all processes will write to.
         store: As :func:`agree`, like the next three.
-        process_id: Which of them this is.
-        num_processes: How many there are.
+        process_id: Index of this process.
+        num_processes: Number of processes.
         timeout: Seconds to wait for the others.
         patience: Seconds within which a shared disk shows a new file.
 
@@ -146,7 +146,7 @@ def _probe(directory: Path) -> Path | None:
         file = there / f".{uuid.uuid4().hex}.{os.getpid()}.tmp"
         file.touch(exist_ok=False)
     except (OSError, StopIteration):
-        return None  # the mode itself says why, when it writes
+        return None  # the mode itself reports the reason, when it writes
     return file.absolute()
 
 
@@ -180,8 +180,8 @@ def agree(
     Args:
         prepare: Returns a result for this process, and the settings by name, which JSON can hold.
         store: The store that the processes share.
-        process_id: Which of them this is, from 0.
-        num_processes: How many there are.
+        process_id: Index of this process, from 0.
+        num_processes: Number of processes.
         timeout: Seconds to wait for the others.
         topic: The name of this agreement, with which its keys in the store begin.
 

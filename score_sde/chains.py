@@ -155,7 +155,7 @@ class NCSN(Chain):
 
 @component
 class Tabulated(Chain):
-    """The Markov chain that visits given marginals, such as those of an SDE without a chain of its own.
+    """The Markov chain that visits given marginals, such as an SDE's without a chain of its own.
 
     Level ``i = 1 ... N`` is at time ``i / N`` and the data at 0.
 

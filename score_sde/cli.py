@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
             cluster.connect(**where, heeds_sigterm=heeds_sigterm)
             joined = True
         else:
-            quiet_compiler()  # of several processes, JAX says there which one has failed
+            quiet_compiler()  # with several processes, JAX names the failed one there
         config = _config(options, overrides, joined=joined)
         from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
         from score_sde.modes.places import check_places

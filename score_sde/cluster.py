@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from score_sde.errors import UserError, plural
 
-# JAX ends the others when one process has not been heard of for so long. A machine that is moved to other hardware is
+# JAX ends the others after a process has been silent for this long. A machine that is moved to other hardware is
 # silent for some seconds; a scheduler that has given notice waits for two minutes.
 HEARTBEAT_SECONDS = 60
 # The time for which a failed process waits for the others to fail in the same way before it ends alone.
@@ -227,7 +227,7 @@ def _check(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> Member | None:
-    """The member that the arguments of :func:`join` describe, or None if JAX is to find out."""
+    """The member that the arguments of :func:`join` describe, or None to leave it to JAX."""
     if not 1 <= timeout <= LONGEST_SECONDS:
         raise UserError(f"--cluster_timeout is {timeout}, expected at least 1 second and at most {LONGEST_SECONDS:,}.")
     named = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}

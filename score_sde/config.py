@@ -86,7 +86,7 @@ def from_record(recorded: Mapping[str, Any], where: str) -> ConfigDict:
     # A configuration would take True for 1.0.
     refuse(wrong_values({name: value for name, value in given.items() if isinstance(value, bool)}))
     config = default_config()
-    with config.ignore_type():  # Settings.of says more about a wrong type
+    with config.ignore_type():  # Settings.of reports a wrong type in more detail
         config.update_from_flattened_dict({name: _from_json(name, value) for name, value in given.items()})
     return config
 

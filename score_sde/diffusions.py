@@ -13,7 +13,7 @@ from score_sde.fields import Settings
 from score_sde.processes import Process
 from score_sde.sdes import SDE, VE, VP, SubVP
 
-#: The one schedule that is no chain.
+#: The only schedule without a chain.
 CONTINUOUS = "continuous"
 
 

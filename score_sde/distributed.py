@@ -1,4 +1,4 @@
-"""Devices: the mesh, where arrays live on it, and the jit that every program of a run goes through."""
+"""Devices: the mesh, the sharding of arrays over it, and the jit of every program of a run."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ from jaxtyping import Array
 from score_sde.errors import UserError, plural
 
 AXES = ("data", "fsdp")
-MIN_SPLIT = 4096  # numbers in the smallest array that is worth a message of its own
+MIN_SPLIT = 4096  # numbers in the smallest array worth a separate message
 
 # The operations that XLA gives to the YNN library by default, except convolutions, which are slow there, and
 # reductions, which are wrong: two expm1 or log1p of different arguments come out as one in a sum over 4096 rows or more
@@ -170,7 +170,7 @@ def compiler_options(platform: str | None = None) -> dict[str, bool | int | str]
     """Options for XLA that make networks faster on a platform, by default this backend's: none but on a CPU.
 
     There XLA hands convolutions to the YNN library, whose kernels are up to three times slower than XLA's own for the
-    sizes of these networks, and reductions, which it may get wrong. An XLA that does not know the option is left alone.
+    sizes of these networks, and reductions, which it may get wrong. An XLA without this option is left unchanged.
 
     >>> isinstance(jax.jit(lambda x: x + 1, compiler_options=compiler_options())(1), jax.Array)
     True

@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 def refuse(problems: Iterable[str]) -> None:
-    """Raise one error that tells all problems, if there are any.
+    """Raise one error that lists all problems, if there are any.
 
     >>> refuse([])
     >>> refuse(["a is 1; expected 2.", "b is 3; expected 4."])
@@ -25,7 +25,7 @@ def refuse(problems: Iterable[str]) -> None:
 
 
 class Preempted(Exception):
-    """The run was asked to end, and has saved everything it needs to continue.
+    """The run was told to end, and has saved everything it needs to continue.
 
     Attributes:
         code: The exit code of the command line: 0, or 130 after an interruption (SIGINT).

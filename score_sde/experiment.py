@@ -66,7 +66,7 @@ class Experiment:
     ) -> "Experiment":
         """Build a run for data of the given event shape and number of grey levels (``None``: continuous).
 
-        It runs on the devices of ``mesh``, by default all there are, laid out as ``config.mesh`` says.
+        It runs on the devices of ``mesh``, by default all there are, arranged by ``config.mesh``.
 
         Args:
             config: The configuration.
@@ -293,7 +293,7 @@ def make_times(config: Settings, sde: SDE, process: Process, *, grid: str, num_s
 
 
 def make_grid(config: Settings, sde: SDE, *, grid: str, num_steps: int, t_end: float) -> Grid:
-    """``num_steps`` steps from 1 to ``t_end``, spaced as the name says."""
+    """``num_steps`` steps from 1 to ``t_end``, spaced as named."""
     grids = {**GRIDS, "edm": functools.partial(edm_times, rho=config.sampling.rho)}
     return grids[grid](sde, num_steps, t_end)
 

@@ -170,7 +170,7 @@ def make_noise_fn(
     key: PRNGKey | None = None,
 ) -> ScoreFn:
     """The noise prediction ``(x, t) -> E[z | x_t]``; a key switches dropout on, labels condition on classes."""
-    given = {} if label is None else {"label": label}  # a network without classes need not know the word
+    given = {} if label is None else {"label": label}  # a network without classes need not accept ``label``
 
     def noise_fn(x: Batch, t: Times, /) -> Batch:
         output = network.apply(params, *parameterization.inputs(process, x, t), key=key, **given)

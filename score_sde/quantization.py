@@ -29,7 +29,7 @@ class Quantization(Checked):
     """The grey levels of a data set and the interval its pixels are scaled to.
 
     Attributes:
-        num_grey_levels: Number of grey levels ``K``, 2 or more; ``None`` for data that are continuous to begin with.
+        num_grey_levels: Number of grey levels ``K``, 2 or more; ``None`` for continuous data.
         centered: Scale to ``[-1, 1]`` if true, else to ``[0, 1]``.
     """
 
@@ -59,7 +59,7 @@ class Quantization(Checked):
         """Levels plus uniform noise, scaled: ``(k + u) / K``; continuous data pass unchanged.
 
         Raises:
-            UserError: If the levels are no whole numbers from 0 to ``K - 1``, as far as they can be read.
+            UserError: If the levels are not whole numbers from 0 to ``K - 1``, as far as they can be read.
         """
         if self.num_grey_levels is None:
             return levels.astype(jnp.float32)
@@ -69,7 +69,7 @@ class Quantization(Checked):
         """Levels at the places ``u`` in ``[0, 1)`` of their bins, ``(k + u) / K``, scaled.
 
         Raises:
-            UserError: If the data are continuous and have no bins, or if the levels are no whole numbers from 0 to
+            UserError: If the data are continuous and have no bins, or if the levels are not whole numbers from 0 to
                 ``K - 1``, as far as they can be read.
 
         >>> Quantization(num_grey_levels=2).place(jnp.array([[0, 1]]), jnp.array([[0.5, 0.0]])).tolist()
@@ -166,5 +166,5 @@ class Quantization(Checked):
         return 2.0 * unit - 1.0 if self.centered else unit
 
 
-#: Data that are continuous to begin with.
+#: Continuous data.
 CONTINUOUS = Quantization(num_grey_levels=None)

@@ -29,7 +29,7 @@ from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys
 Denoising = Literal["tweedie", "mean", "none"]
 Grid: TypeAlias = Float[Array, " steps_plus_one"]
 
-#: The ways to remove the noise that is left at the last time, with the evaluations of the score that each costs.
+#: The ways to remove the noise left at the last time, with their cost in evaluations of the score.
 DENOISING_EVALS: Mapping[str, int] = MappingProxyType({"tweedie": 1, "mean": 0, "none": 0})
 
 #: Purposes of the keys derived from a sample's key; solver steps use their own index.
@@ -237,7 +237,7 @@ def _stepper(
 class FixedSteps:
     """A sampler that takes the steps of a solver along a grid: ``(params, key, shape, first) -> Solution``.
 
-    Attributes are arguments of :func:`make_sampler`, and
+    The attributes are the arguments of :func:`make_sampler`, and the following.
 
     Attributes:
         score_of: From parameters to the score to follow.
@@ -294,7 +294,7 @@ class FixedSteps:
         *,
         frames: Sequence[int] | np.ndarray | None = None,
     ) -> Float[Array, "..."]:
-        """The samples on their way from the prior, as they are at the times of :func:`trajectory`."""
+        """The samples along the path from the prior, at the times of :func:`trajectory`."""
         return trajectory(*self._begin(params, key, shape, first), self.times, frames=frames)
 
     def along(self, times: Grid) -> "FixedSteps":
@@ -343,7 +343,7 @@ def make_sampler(
 
     Raises:
         UserError: If the solver would drop noise of the process or add noise that it lacks, or cannot follow the grid;
-            see :mod:`score_sde.solvers.pairing`. If ``denoising`` is none of the three.
+            see :mod:`score_sde.solvers.pairing`. If ``denoising`` is unknown.
 
     >>> from score_sde import VP, solvers
     >>> from score_sde.parameterization import NoisePrediction

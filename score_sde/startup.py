@@ -27,14 +27,14 @@ def begin() -> None:
 
 
 def prepare_process() -> None:
-    """Set up the process of a script for speed; to be called before JAX is loaded."""
+    """Set up the process of a script for speed; call it before JAX is loaded."""
     _tune_allocator()
     keep_compiled_programs()
     quiet_compiler()
 
 
 def quiet_compiler() -> None:
-    """Keep XLA's messages about itself off standard error; to be called before JAX is loaded.
+    """Keep XLA's messages about itself off standard error; call it before JAX is loaded.
 
     XLA raises false alarms: that a program takes long to compile, or that a cached one was compiled on a similar
     processor. Failures are raised as exceptions. Set ``TF_CPP_MIN_LOG_LEVEL`` yourself to see more.
@@ -114,7 +114,7 @@ def _cache_directory() -> str | None:
     given = os.environ.get("XDG_CACHE_HOME", "")
     base = (
         given if os.path.isabs(given) else os.path.expanduser("~/.cache")
-    )  # the standard says to ignore a relative path
+    )  # the standard requires a relative path to be ignored
     return os.path.join(base, "score_sde") if os.path.isabs(base) else None
 
 

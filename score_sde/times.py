@@ -88,7 +88,7 @@ class LowDiscrepancyTimes(_Between):
 class LevelTimes(_Between):
     """Independent draws from ``num_levels`` equidistant times, the noise levels of a discrete chain.
 
-    From ``t0 = 1 / N`` they are the times of :class:`~score_sde.chains.DDPM`, from ``t0 = 0`` the times of
+    With ``t0 = 1 / N`` they are the times of :class:`~score_sde.chains.DDPM`, with ``t0 = 0`` the times of
     :class:`~score_sde.chains.NCSN`.
 
     >>> sorted({round(float(t), 2) for t in LevelTimes(t0=0.2, num_levels=5).sample(jax.random.key(0), 100).t})

@@ -101,7 +101,7 @@ def time_dtype(x: Array) -> Any:
 def expand_like(coefficient: Time, x: Batch) -> Array:
     """Give a per-example coefficient trailing axes so that it multiplies ``x``; a scalar keeps its shape.
 
-    It takes the type that goes with ``x`` (:func:`time_dtype`), so that a product has the type of ``x`` under
+    It takes the type that belongs to ``x`` (:func:`time_dtype`), so that a product has the type of ``x`` under
     ``jax_enable_x64`` too.
 
     >>> expand_like(jnp.ones(4), jnp.zeros((4, 8, 8, 1))).shape
@@ -186,7 +186,7 @@ class Loss:
 
     Attributes:
         draw: Everything random in the losses of ``(key, batch)``, a pytree whose arrays begin with the axis of the
-            batch so that a part of the batch takes its share of them, and a key for dropout.
+            batch, so that a part of the batch takes its share of them, and a key for dropout.
         losses: The losses of ``(params, batch, draws, dropout_key)``, of shape ``(batch,)``; a key switches dropout on.
     """
 

@@ -22,7 +22,7 @@ PlacedT = TypeVar("PlacedT", bound="_Shaped")
 
 @runtime_checkable
 class _Shaped(Protocol):
-    """The part of a placed array that is used here."""
+    """The attributes of a placed array used here."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -81,7 +81,7 @@ class Feed(Generic[PlacedT]):
         """The next array.
 
         Raises:
-            UserError: if there is none for a quarter of an hour.
+            UserError: if no batch arrives for a quarter of an hour.
             Exception: any exception from reading or placing, now and at every later call, since the position in the
                 stream is lost; :meth:`set_state` restores it.
         """

@@ -54,7 +54,7 @@ def load_folder(path: str, split: str) -> ArraySource:
     images = np.empty((len(chosen), height, width, channels), np.uint8)
     for row, file in enumerate(chosen):
         pixels = decode_image(root / file, shown(root / file), channels)
-        if pixels.shape != images.shape[1:]:  # by an orientation tag behind the pixels, not in the header
+        if pixels.shape != images.shape[1:]:  # by an orientation tag after the pixels, not in the header
             raise _other_size(root, file, ImageFormat(*pixels.shape), chosen[0], ImageFormat(*images.shape[1:]))
         images[row] = pixels
     gray = sum(found.channels < channels for found in formats)

@@ -49,7 +49,7 @@ def image_format(file: Path | bytes, name: str) -> ImageFormat:
 
     Args:
         file: the image's path, or the bytes of its file.
-        name: what to call it in errors.
+        name: name of the image in errors.
 
     Raises:
         UserError: for a damaged file, an animation, more than 8 bits per channel, or another color space than gray
@@ -64,7 +64,7 @@ def decode_image(file: Path | bytes, name: str, channels: int) -> np.ndarray:
 
     Args:
         file: the image's path, or the bytes of its file.
-        name: what to call it in errors.
+        name: name of the image in errors.
         channels: 1 or 3; with 3, a gray image has three equal channels.
 
     Raises:

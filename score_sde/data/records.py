@@ -88,7 +88,7 @@ class RecordSource:
     def _read(self, indices: np.ndarray) -> Sequence[Any]:
         try:
             return self._records.__getitems__(indices.tolist())
-        except Exception as error:  # what a damaged file makes the library raise, it does not say
+        except Exception as error:  # the library does not document its errors for damaged files
             raise UserError(
                 f"{self._info.name}: records cannot be read ({reason_of(error)}), expected intact ArrayRecord files "
                 "that stay where they are while they are in use. Restore them."
@@ -150,7 +150,7 @@ def load_array_records(path: str, split: str) -> RecordSource:
         return open_records(name, records, notes=notes)
     except UserError:
         raise
-    except Exception as error:  # what a damaged file makes the library raise, it does not say
+    except Exception as error:  # the library does not document its errors for damaged files
         raise UserError(
             f"{name}: {', '.join(file.name for file in files[:3])} cannot be read ({reason_of(error)}), expected "
             "intact ArrayRecord files. Write them anew."

@@ -46,7 +46,7 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
 
     ============================================  ==========================================================
     ``digits``                                    8x8x1, 17 levels; ships with scikit-learn
-    ``mnist``, ``fashion_mnist``, ``cifar10``     through TFDS, prepared from the original files if need be
+    ``mnist``, ``fashion_mnist``, ``cifar10``     through TFDS, prepared from the original files if necessary
     ``tfds:NAME``                                 any prepared TFDS data set of images, see
                                                   :func:`score_sde.data.tfds_prepared.load_prepared`
     ``npz:PATH``                                  an .npz file, see :func:`score_sde.data.npz.load_npz`

@@ -1,4 +1,4 @@
-"""TFDS data sets that are already prepared: ``tfds:NAME``, read without TensorFlow.
+"""Prepared TFDS data sets: ``tfds:NAME``, read without TensorFlow.
 
 A split of at most a gibibyte is decoded once into a memory-mapped array beside the data set, because decoding an image
 per example and step is a hundred times slower; a larger one is read record by record.
@@ -133,7 +133,7 @@ class PreparedSplit:
             ) from error
         except UserError:
             raise
-        except Exception as error:  # what a damaged file makes the libraries raise, they do not say
+        except Exception as error:  # the libraries do not document their errors for damaged files
             raise UserError(
                 f"{self._version} cannot be read ({reason_of(error)}), expected an intact data set. {self._remedy}"
             ) from error

@@ -37,7 +37,7 @@ _MAX_RATIO = 1e30  # of noise to signal: no limit
 _TOLERANCE = (1e-12, 0.1)
 
 _ALWAYS = When()
-_SWEPT: Mapping[str, Any] = {"instead": ("pareto",)}  # --mode=pareto tries what config.pareto lists
+_SWEPT: Mapping[str, Any] = {"instead": ("pareto",)}  # --mode=pareto takes these from config.pareto
 _NOISE_SCALE = given(
     "sampling.predictor",
     *("euler_maruyama", "reverse_diffusion", "ancestral", "ancestral_large"),

@@ -58,7 +58,7 @@ class Settable(abc.ABC):
 
 @dataclass(frozen=True)
 class Constructor:
-    """The stand-in for a function or class that pickles name: ``make`` must be safe for whatever arguments."""
+    """The stand-in for a function or class that pickles name: ``make`` must be safe for any arguments."""
 
     name: str
     make: Callable[..., Any]

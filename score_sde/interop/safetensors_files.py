@@ -32,7 +32,7 @@ def write_safetensors(
     path = path if isinstance(path, Path) else Path(path)
     if "__metadata__" in tensors:
         raise UserError(f"Cannot write {path}: '__metadata__' is no name for an array in this format. Choose another.")
-    # The library writes the memory behind an array, as if it were always in order.
+    # The library writes the memory of an array as if it were always contiguous.
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with atomic_path(path) as temporary:
         try:

@@ -1,4 +1,4 @@
-"""The only seam between Flax and the core: Linen modules as networks and dequantizers of :mod:`score_sde.typing`."""
+"""The interface between Flax and the core: Linen modules as networks and dequantizers of :mod:`score_sde.typing`."""
 
 import contextlib
 import dataclasses

@@ -11,9 +11,9 @@ defaults are the sizes of the original for CIFAR-10 (Song et al. 2021b, arXiv 21
 parameters.
 
 The original draws its initial scales from the first batch, so that every layer returns normalized values. Here they
-are fixed: every layer starts as all but the identity, on noise that is standard normal by itself. Only the first
-:class:`ActNorm` starts at the gain 1.7, at which the sigmoid of normal noise is closest to uniform: a training starts
-from uniform dequantization.
+are fixed: every layer starts close to the identity, on noise that is standard normal already. Only the first
+:class:`ActNorm` starts at the gain 1.7, at which the sigmoid of normal noise is closest to uniform, so that training
+starts from uniform dequantization.
 """
 
 import math
@@ -142,7 +142,7 @@ class ActNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images, inverse: bool = False) -> tuple[Images, Times]:
-        """The values and the log-determinant, of the inverse map if asked for."""
+        """The values and the log-determinant, of the inverse map on request."""
         start = nn.initializers.constant(math.log(self.initial_gain))
         log_gain, bias = (
             self.param("log_gain", start, x.shape[1:]),
@@ -164,7 +164,7 @@ class ChannelMix(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images, inverse: bool = False) -> tuple[Images, Times]:
-        """The values and the log-determinant, of the inverse map if asked for."""
+        """The values and the log-determinant, of the inverse map on request."""
         _, height, width, channels = x.shape
         matrix = self.param("matrix", near_identity, (channels, channels))
         log_det = jnp.full(x.shape[0], height * width * jnp.linalg.slogdet(matrix)[1])

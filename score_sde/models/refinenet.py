@@ -66,8 +66,8 @@ def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
 def conv3x3(x: Images, features: int, bias: bool = True, dilation: int = 1, exact: bool = False) -> Maps:
     """A 3x3 convolution of the given images with PyTorch's initial weights: uniform within ``1 / sqrt(fan_in)``.
 
-    To be called inside a compact module, which then owns the convolution. An ``exact`` one stays in float32 where the
-    others multiply in bfloat16: rounding adds up along the chained pooling, and shows in the last layer.
+    Call it inside a compact module, which then owns the convolution. An ``exact`` one stays in float32 where the others
+    multiply in bfloat16: rounding accumulates along the chained pooling, and shows in the last layer.
     """
     convolution = nn.Conv(
         features,

@@ -99,7 +99,7 @@ def make_classifier(
         batch_size: The number of images processed at once.
 
     Raises:
-        UserError: For another data set, for images unlike those of the data set, or weights of another network.
+        UserError: For another data set, images unlike the data set's, or weights of another network.
 
     Example:
         >>> import numpy as np

@@ -113,7 +113,7 @@ def mean_pool(x: Images) -> Images:
 
 
 def _inside(size: int) -> np.ndarray:
-    """How many of ``i - 1, i, i + 1`` lie in ``0 .. size - 1``, for every ``i``."""
+    """The number of ``i - 1, i, i + 1`` in ``0 .. size - 1``, for every ``i``."""
     index = np.arange(size)
     return np.minimum(index + 1, size - 1) - np.maximum(index - 1, 0) + 1
 
@@ -220,7 +220,7 @@ def read_tensors(path: str | os.PathLike[str], expected: Shapes, *, network: str
         hint: The remedy if the file holds something else.
 
     Raises:
-        UserError: If the file cannot be read, or holds other tensors than those expected.
+        UserError: If the file cannot be read, or its tensors differ from the expected ones.
     """
     value: Any = read_safetensors(path)[0] if file_kind(path) == "safetensors" else read_torch(path)
     if not isinstance(value, dict) or not all(isinstance(array, np.ndarray) for array in value.values()):

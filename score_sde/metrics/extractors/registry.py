@@ -65,7 +65,7 @@ def make_extractor(
 
     ``auto`` is the classifier of the data set ``source`` if there is one. Otherwise it is ``inception-2015`` where
     weights are given; ``efficientnet-lite0`` where its package is installed, for grey or RGB images of 256 levels; or
-    ``pixels``. The extractor's own name says which.
+    ``pixels``. The extractor's own name tells the choice.
 
     Args:
         name: One of the above.
