@@ -1,7 +1,7 @@
 r"""Noise for grey levels and its cost in bits: uniform noise, and noise with a learned density.
 
-Noise ``u`` of a density ``q(u | k)`` in the bins of :class:`~score_sde.quantization.Quantization` costs its information
-content (Ho et al. 2019, arXiv 1902.00275, eq. 11),
+Noise ``u`` of a density ``q(u | k)`` in the bins of :class:`~score_sde.quantization.Quantization` costs its
+log-density (Ho et al. 2019, arXiv 1902.00275, eq. 11),
 
     log P(k) >= E_q[log p(x) + log |dx/du| - log q(u | k)],         log |dx/du| = -d log(K / width),
 
@@ -24,7 +24,7 @@ from score_sde.typing import Batch, Dequantizer, Loss, Number, Params, PRNGKey, 
 
 
 class Dequantized(NamedTuple):
-    """Scaled data and the cost of their noise."""
+    """Scaled data and the log-density of their noise."""
 
     x: Batch
     log_q: Times  # log q(u | levels) in nats per example; 0 for uniform noise
@@ -84,7 +84,7 @@ def dequantization_loss(
     """The bound in bits per dimension of every image, as a function of the parameters of its dequantizer.
 
     Song et al. 2021b (arXiv 2101.09258): the cost of the images under a model, from one time per image
-    (:func:`~score_sde.likelihood.bound_draw`), less the information in their noise.
+    (:func:`~score_sde.likelihood.bound_draw`), plus the log-density of their noise.
 
     Args:
         quantization: The grey levels.
