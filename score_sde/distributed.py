@@ -17,7 +17,7 @@ MIN_SPLIT = 4096  # numbers in the smallest array worth a separate message
 
 # The operations that XLA gives to the YNN library by default, except convolutions, which are slow there, and
 # reductions, which are wrong: two expm1 or log1p of different arguments come out as one in a sum over 4096 rows or more
-# (jaxlib 0.10.2).
+# (jaxlib 0.10.2; tests/test_distributed.py).
 CPU_OPTIONS: dict[str, bool | int | str] = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 }

@@ -185,6 +185,6 @@ def _fit(
 
 
 def _bits_per_dim(mixture: "GaussianMixture", data: _Data, rng: np.random.Generator) -> np.ndarray:
-    """Bits per dimension of each example, averaged over draws of its dequantisation noise: ``(n,)``."""
+    """Bits per dimension of each example, averaged over draws of its dequantization noise: ``(n,)``."""
     nats = np.mean([mixture.score_samples(x) for x in data.draw(rng, DRAWS)], axis=0)
     return -nats / (data.examples.shape[1] * math.log(2.0)) + data.quantization.offset

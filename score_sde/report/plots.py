@@ -30,9 +30,9 @@ def image_grid(levels: np.ndarray, path: Path, *, num_grey_levels: int, columns:
     """A grid of images, row by row.
 
     Args:
-        levels: Grey levels of shape ``(n, height, width, channels)`` with 1 or 3 channels.
+        levels: Gray levels of shape ``(n, height, width, channels)`` with 1 or 3 channels.
         path: The PNG to write.
-        num_grey_levels: Number of grey levels; 0 is drawn black and ``num_grey_levels - 1`` white.
+        num_grey_levels: Number of gray levels; 0 is drawn black and ``num_grey_levels - 1`` white.
         columns: Images per row; by default the grid is about square.
 
     Raises:

@@ -61,6 +61,8 @@ def make_train_step(
     unroll = loops_are_slow(mesh)
 
     def gradient(params: Params, key: PRNGKey, x: Array) -> tuple[Scalar, Params]:
+        # Without these constraints XLA splits the channels of the activations like the parameters, and moves
+        # activations between devices in dozens of messages.
         whole = params if mesh is None else jax.lax.with_sharding_constraint(params, replicated(mesh))
 
         draws, dropout_key = loss.draw(key, x)
