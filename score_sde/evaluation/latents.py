@@ -30,7 +30,7 @@ class LatentCodes(NamedTuple):
 
 
 def latent_codes(experiment: Experiment, params: Params, levels: np.ndarray) -> LatentCodes:
-    """Carry data along the probability flow to noise and back, and interpolate between neighboring codes.
+    """Carry data along the probability flow to noise and back, and interpolate between the codes of pairs.
 
     The tolerances are the likelihood's: a code is the endpoint of its solve.
 

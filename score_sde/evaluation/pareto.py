@@ -31,7 +31,7 @@ _RESAMPLES = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """The settings of a user: predictor, grid, number of steps."""
+    """A setting of the sampler: predictor, grid, number of steps."""
 
     solver: str
     grid: str

@@ -164,7 +164,7 @@ def metric_quantities(metrics: Mapping[str, Any]) -> list[Quantity]:
             protocol=protocol,
         )
         found.append(plain)
-        if corrected is not None:  # the interval belongs to one of the two estimates
+        if corrected is not None:  # the interval belongs to the corrected estimate
             own = {"key": f"{plain.key}.corrected", "label": f"{plain.label}, corrected for bias"}
             found.append(dataclasses.replace(plain, found=result._replace(value=corrected), **own))
     return found
