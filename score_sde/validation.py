@@ -40,8 +40,8 @@ _MAX_PAIRS = 2e8  # pairs of a time and a level, which are compared to find the 
 def purposes_of(mode: str | None, config: Settings) -> frozenset[Purpose]:
     """The purposes for which a mode builds a configuration; all of them if no mode is named.
 
-    >>> from score_sde.config import default_config
-    >>> sorted(purposes_of("eval", default_config())), sorted(purposes_of("export", default_config()))
+    >>> from score_sde.fields import DEFAULTS
+    >>> sorted(purposes_of("eval", DEFAULTS)), sorted(purposes_of("export", DEFAULTS))
     (['evaluate'], [])
     """
     if mode is None:

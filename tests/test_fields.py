@@ -151,8 +151,8 @@ def test_the_default_of_a_component_is_read_from_the_line_of_its_field(group):
 
 #: Arguments that mean a field wherever a function has them.
 ARGUMENTS = {"likelihood": ("num_probes", "probe_kind", "fresh_probes"), "sampling": ("max_steps", "rho", "denoising")}
-ARGUMENTS |= {"sde": ("sigma_min", "sigma_max"), "optim": ("lr", "beta1", "beta2", "eps", "weight_decay", "grad_clip")}
-ARGUMENTS |= {"objective": ("reduce_mean",), "data": ("prefetch",), "evaluation": ("keep_features",)}
+ARGUMENTS |= {"sde": ("sigma_min", "sigma_max"), "objective": ("reduce_mean",)}
+ARGUMENTS |= {"data": ("prefetch",), "evaluation": ("keep_features",)}
 
 
 def test_the_default_of_an_argument_is_read_from_the_line_of_its_field():

@@ -12,7 +12,7 @@ class Group(Mapping[str, Any]):
     >>> from score_sde.fields import Settings
     >>> mesh = Settings().mesh
     >>> mesh.fsdp, mesh["fsdp"], dict(mesh)
-    (1, 1, {'data': -1, 'fsdp': 1})
+    (1, 1, {'data': 0, 'fsdp': 1})
     """
 
     def __getitem__(self, name: str) -> Any:

@@ -46,8 +46,7 @@ def test_what_is_done_is_not_done_again_and_an_interruption_loses_no_time(runner
 def test_shortened_runs_of_both_data_sets_keep_their_intervals(runner, data):
     for name in runner.NAMES:
         options = runner.parse([f"--data={data}", "--steps=120", "--samples=10", "--examples=20"])
-        config = runner.configuration(name, options, 3)
-        config.data.shape = (28, 28, 1) if data == "mnist" else ()
+        config = runner.configuration(name, options, 3).with_("data", shape=(28, 28, 1) if data == "mnist" else ())
         experiment = build_experiment(config)  # which refuses intervals that do not divide one another
         assert (config.training.num_steps, config.seed, config.sampling.num_samples) == (120, 3, 10)
         if config.objective.times == "levels":
