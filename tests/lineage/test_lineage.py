@@ -15,6 +15,7 @@ from score_sde.cli import load_config
 from score_sde.config import from_file
 from score_sde.errors import UserError
 from score_sde.evaluation.samples import draw_samples
+from score_sde.fields import Settings
 from score_sde.modes import likelihood as likelihood_mode
 from score_sde.modes.workdir import build_experiment
 from score_sde.objectives import elbo, sample_from_prior
@@ -299,7 +300,7 @@ def tiny(file):
     config.likelihood.num_examples = config.likelihood.batch_size = 8
     config.likelihood.num_steps, config.likelihood.bound_times, config.likelihood.budget_examples = 4, 2, 0
     config.likelihood.noise_levels, config.likelihood.dequantization = 0, "uniform"
-    return config
+    return Settings.of(config)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
