@@ -123,9 +123,8 @@ def check_bucket(text: str, name: str) -> None:
         package = DRIVERS[scheme]
         raise UserError(f"{name} is '{text}', and {scheme}:// needs a driver: pip install {package}.") from error
     try:
-        next(Bucket(text).iterdir(), None)
-    except FileNotFoundError:
-        pass  # nothing exists there yet
+        with contextlib.suppress(FileNotFoundError):  # nothing exists there yet
+            next(Bucket(text).iterdir(), None)
     except Exception as error:
         raise UserError(
             f"{name} is '{text}', which cannot be reached ({reason_of(error)}); mend the name, or your credentials."

@@ -1,0 +1,32 @@
+"""A page subtracts numbers if and only if the metrics do."""
+
+import json
+
+import numpy as np
+import pytest
+
+from score_sde.errors import UserError
+from score_sde.metrics import compare
+from score_sde.metrics.protocol import MetricResult
+from score_sde.report.quantities import unlike
+from tests.report.test_html import _metrics
+
+
+def test_what_is_comparable_is_what_the_metrics_call_so():
+    rng = np.random.default_rng(3)
+    base = _metrics(0)["frechet"]
+    for _ in range(20):
+        other = json.loads(json.dumps(base))
+        for name in rng.choice(["seed", "num_samples", "extractor_sha256", "reference_count"], 2, replace=False):
+            value = other["protocol"][name]
+            other["protocol"][name] = (
+                (value + 1 if isinstance(value, int) else value + "0") if rng.random() < 0.5 else value
+            )
+        differing = [line.split()[0] for line in unlike(base["protocol"], other["protocol"])]
+        pair = [MetricResult.from_json(json.dumps(each)) for each in (base, other)]
+        if not differing:
+            compare(*pair)
+            continue
+        with pytest.raises(UserError) as caught:
+            compare(*pair)
+        assert all(name in str(caught.value) for name in differing)
