@@ -1,16 +1,14 @@
 """The building blocks of the published configurations; see the files in configs/.
 
-A configuration is a data set, a diffusion process and a network, in this order::
+A configuration is a network under a diffusion process on a data set::
 
-    config = published.cifar10()
-    published.ve(config, sigma_max=50.0)
-    published.ncsnpp(config)
+    config = published.ncsnpp(published.ve(published.cifar10(), sigma_max=50.0))
 
-The first kind of function returns a configuration, the others change one. Fields that none of them sets keep their
-defaults in :func:`score_sde.config.default_config`. The networks and numbers come from Song et al. 2021 (arXiv
-2011.13456), from Ho et al. 2020 (arXiv 2006.11239) for DDPM, from Song & Ermon 2020 (arXiv 2006.09011) for NCSN and
-NCSNv2, and from Song et al. 2021 (arXiv 2101.09258) for :func:`score_flow`. Numbers of steps are rounded: 1.3 million,
-not 1,300,001.
+The functions of data sets return a new configuration; the others change one and return it. Fields that none of them
+sets keep their defaults in :func:`score_sde.config.default_config`. The networks and numbers come from Song et al. 2021
+(arXiv 2011.13456), from Ho et al. 2020 (arXiv 2006.11239) for DDPM, from Song & Ermon 2020 (arXiv 2006.09011) for NCSN
+and NCSNv2, and from Song et al. 2021 (arXiv 2101.09258) for :func:`score_flow`. Numbers of steps are rounded: 1.3
+million, not 1,300,001.
 """
 
 from score_sde.config import ConfigDict, default_config
@@ -60,13 +58,14 @@ def _use_folder(config: ConfigDict, name: str, size: int) -> None:
     config.data.shape = (size, size, 3)
 
 
-def vp(config: ConfigDict) -> None:
+def vp(config: ConfigDict) -> ConfigDict:
     """The VP SDE on continuous times, sampled with Euler-Maruyama."""
     config.sde.name = "vp"
     config.sampling.predictor = "euler_maruyama"
+    return config
 
 
-def vp_levels(config: ConfigDict) -> None:
+def vp_levels(config: ConfigDict) -> ConfigDict:
     """The 1000 steps of DDPM, sampled ancestrally with the larger noise."""
     config.sde.name = "vp"
     config.sde.schedule = "linear"
@@ -75,15 +74,17 @@ def vp_levels(config: ConfigDict) -> None:
     config.objective.t_min = 1 / config.parameterization.num_scales
     config.sampling.t_min = 1 / config.parameterization.num_scales
     config.sampling.predictor = "ancestral_large"
+    return config
 
 
-def subvp(config: ConfigDict) -> None:
+def subvp(config: ConfigDict) -> ConfigDict:
     """The sub-VP SDE on continuous times, sampled with Euler-Maruyama."""
     config.sde.name = "subvp"
     config.sampling.predictor = "euler_maruyama"
+    return config
 
 
-def ve(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: float = 0.16) -> None:
+def ve(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: float = 0.16) -> ConfigDict:
     """The VE SDE on continuous times, sampled with reverse diffusion and Langevin corrections.
 
     The data lie in [0, 1], the network predicts the score times ``sigma`` and sees ``log sigma`` through Fourier
@@ -110,9 +111,10 @@ def ve(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: flo
     config.sampling.snr = snr
     config.sampling.num_steps = num_scales
     config.sampling.t_min = 1e-5
+    return config
 
 
-def ve_levels(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: float = 0.16) -> None:
+def ve_levels(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: float = 0.16) -> ConfigDict:
     """As :func:`ve`, but trained on a geometric sequence of noise levels, whose index the network sees."""
     ve(config, sigma_max=sigma_max, num_scales=num_scales, snr=snr)
     config.sde.schedule = "geometric"
@@ -121,12 +123,13 @@ def ve_levels(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, s
     config.model.embedding = "positional"
     config.objective.times = "levels"
     config.objective.t_min = 1e-12  # stands for 0, where the smallest level is
+    return config
 
 
 _FLOW_T_MIN = {"subvp": 1e-2}
 
 
-def score_flow(config: ConfigDict) -> None:
+def score_flow(config: ConfigDict) -> ConfigDict:
     """Sampling along the probability flow and, under the sub-VP SDE, times from 0.01 on; after :func:`subvp`.
 
     This is the baseline of the likelihood tables, weighted for samples; the rows weighted for likelihoods want
@@ -135,41 +138,47 @@ def score_flow(config: ConfigDict) -> None:
     config.sampling.predictor = "adaptive"
     if t_min := _FLOW_T_MIN.get(config.sde.name):
         config.objective.t_min = config.sampling.t_min = config.likelihood.t_min = t_min
+    return config
 
 
-def ddpm(config: ConfigDict) -> None:
+def ddpm(config: ConfigDict) -> ConfigDict:
     """The U-Net of DDPM for 32x32 images."""
     config.model.name = "ddpm"
     config.model.num_blocks = 2
+    return config
 
 
-def ddpm_256(config: ConfigDict) -> None:
+def ddpm_256(config: ConfigDict) -> ConfigDict:
     """The U-Net of DDPM for 256x256 images, without dropout, and its smaller learning rate."""
     ddpm(config)
     config.model.dropout = 0.0
     config.model.channel_multipliers = (1, 1, 2, 2, 4, 4)
     config.optim.lr = 2e-5
+    return config
 
 
-def ddpmpp(config: ConfigDict) -> None:
+def ddpmpp(config: ConfigDict) -> ConfigDict:
     """DDPM++ for 32x32 images."""
     config.model.name = "ncsnpp"
+    return config
 
 
-def ncsnpp(config: ConfigDict) -> None:
+def ncsnpp(config: ConfigDict) -> ConfigDict:
     """NCSN++ for 32x32 and 64x64 images: DDPM++ with filtered resampling and a residual input pyramid."""
     config.model.name = "ncsnpp"
     config.model.fir = True
     config.model.progressive_input = "residual"
+    return config
 
 
-def deep(config: ConfigDict) -> None:
+def deep(config: ConfigDict) -> ConfigDict:
     """Twice the residual blocks of DDPM++ or NCSN++, trained for fewer steps."""
     config.model.num_blocks = 8
     config.training.num_steps = 950_000
+    return config
 
 
-def ncsnpp_256(config: ConfigDict) -> None:
+def ncsnpp_256(config: ConfigDict) -> ConfigDict:
     """NCSN++ for 256x256 images, with pyramids at input and output and without dropout."""
     config.model.name = "ncsnpp"
     config.model.dropout = 0.0
@@ -178,9 +187,10 @@ def ncsnpp_256(config: ConfigDict) -> None:
     config.model.fir = True
     config.model.progressive_input = "input_skip"
     config.model.progressive = "output_skip"
+    return config
 
 
-def ncsnpp_1024(config: ConfigDict) -> None:
+def ncsnpp_1024(config: ConfigDict) -> ConfigDict:
     """NCSN++ for 1024x1024 images: narrower and deeper still, in batches of 8 and with a slower average."""
     ncsnpp_256(config)
     config.model.features = 16
@@ -188,9 +198,10 @@ def ncsnpp_1024(config: ConfigDict) -> None:
     config.model.num_blocks = 1
     config.optim.ema_rate = 0.9999
     config.training.batch_size = 8
+    return config
 
 
-def ncsn(config: ConfigDict, *, sigma_max: float, num_scales: int, snr: float, num_corrections: int) -> None:
+def ncsn(config: ConfigDict, *, sigma_max: float, num_scales: int, snr: float, num_corrections: int) -> ConfigDict:
     """NCSN on geometric noise levels: the score itself, a normalization per level, and no averaged parameters.
 
     Sampling is annealed Langevin dynamics.
@@ -214,11 +225,12 @@ def ncsn(config: ConfigDict, *, sigma_max: float, num_scales: int, snr: float, n
     config.sampling.corrector = "annealed_langevin"
     config.sampling.corrector_first = False  # at the highest level the prior has nothing to correct
     config.sampling.num_corrections = num_corrections
+    return config
 
 
 def ncsnv2(
     config: ConfigDict, resolution: int, *, sigma_max: float, num_scales: int, snr: float, num_corrections: int
-) -> None:
+) -> ConfigDict:
     """NCSNv2: a network that is blind to the noise level and predicts the score times ``sigma``, averaged.
 
     Args:
@@ -234,3 +246,4 @@ def ncsnv2(
     config.model.name = f"ncsnv2_{resolution}"
     config.optim.lr = 1e-4
     config.optim.ema_rate = 0.999
+    return config

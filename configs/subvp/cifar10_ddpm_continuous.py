@@ -6,7 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Two residual blocks per level, on continuous times."""
-    config = published.cifar10()
-    published.subvp(config)
-    published.ddpm(config)
-    return config
+    return published.ddpm(published.subvp(published.cifar10()))

@@ -6,8 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Eight residual blocks per level, 0.95 million steps."""
-    config = published.cifar10()
-    published.subvp(config)
-    published.ddpmpp(config)
-    published.deep(config)
-    return config
+    return published.deep(published.ddpmpp(published.subvp(published.cifar10())))

@@ -6,7 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Four residual blocks per level, 1.3 million steps."""
-    config = published.cifar10()
-    published.subvp(config)
-    published.ncsnpp(config)
-    return config
+    return published.ncsnpp(published.subvp(published.cifar10()))

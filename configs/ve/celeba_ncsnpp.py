@@ -6,7 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Four residual blocks per level, 1.3 million steps."""
-    config = published.celeba()
-    published.ve_levels(config, sigma_max=90.0, snr=0.17)
-    published.ncsnpp(config)
-    return config
+    return published.ncsnpp(published.ve_levels(published.celeba(), sigma_max=90.0, snr=0.17))

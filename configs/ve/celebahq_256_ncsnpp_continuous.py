@@ -6,7 +6,6 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Seven resolutions and 2000 sampling steps."""
-    config = published.large_images("celebahq", 256)
-    published.ve(config, sigma_max=348.0, num_scales=2000, snr=0.075)
-    published.ncsnpp_256(config)
-    return config
+    return published.ncsnpp_256(
+        published.ve(published.large_images("celebahq", 256), sigma_max=348.0, num_scales=2000, snr=0.075)
+    )

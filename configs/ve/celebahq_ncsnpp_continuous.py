@@ -6,7 +6,6 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Eight resolutions and 2000 sampling steps."""
-    config = published.large_images("celebahq", 1024)
-    published.ve(config, sigma_max=1348.0, num_scales=2000, snr=0.15)
-    published.ncsnpp_1024(config)
-    return config
+    return published.ncsnpp_1024(
+        published.ve(published.large_images("celebahq", 1024), sigma_max=1348.0, num_scales=2000, snr=0.15)
+    )

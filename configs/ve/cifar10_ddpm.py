@@ -6,7 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Two residual blocks per level, on 1000 noise levels."""
-    config = published.cifar10()
-    published.ve_levels(config, sigma_max=50.0)
-    published.ddpm(config)
-    return config
+    return published.ddpm(published.ve_levels(published.cifar10(), sigma_max=50.0))

@@ -6,7 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Four residual blocks per level, 1.3 million steps (0.95 million in the paper)."""
-    config = published.cifar10()
-    published.ve(config, sigma_max=50.0)
-    published.ncsnpp(config)
-    return config
+    return published.ncsnpp(published.ve(published.cifar10(), sigma_max=50.0))

@@ -6,8 +6,8 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Eight resolutions and 2000 sampling steps, with the loss averaged over pixels."""
-    config = published.large_images("ffhq", 1024)
-    published.ve(config, sigma_max=1348.0, num_scales=2000, snr=0.15)
-    published.ncsnpp_1024(config)
+    config = published.ncsnpp_1024(
+        published.ve(published.large_images("ffhq", 1024), sigma_max=1348.0, num_scales=2000, snr=0.15)
+    )
     config.objective.reduce_mean = True
     return config

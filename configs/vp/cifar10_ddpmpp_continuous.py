@@ -6,7 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Four residual blocks per level, 1.3 million steps."""
-    config = published.cifar10()
-    published.vp(config)
-    published.ddpmpp(config)
-    return config
+    return published.ddpmpp(published.vp(published.cifar10()))

@@ -6,8 +6,6 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Four residual blocks per level, sampled with reverse diffusion."""
-    config = published.cifar10()
-    published.vp_levels(config)
-    published.ncsnpp(config)
+    config = published.ncsnpp(published.vp_levels(published.cifar10()))
     config.sampling.predictor = "reverse_diffusion"
     return config

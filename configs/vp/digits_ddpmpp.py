@@ -1,4 +1,4 @@
-"""DDPM++ on scikit-learn's handwritten digits (8x8, 17 grey levels) under the VP SDE: minutes on a laptop's CPU.
+"""DDPM++ on scikit-learn's handwritten digits (8x8, 17 gray levels) under the VP SDE: minutes on a laptop's CPU.
 
 python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=demo
 """

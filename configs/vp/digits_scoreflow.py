@@ -1,4 +1,4 @@
-"""ScoreFlow on the digits: likelihood weighting, importance-sampled times, variational dequantisation.
+"""ScoreFlow on the digits: likelihood weighting, importance-sampled times, variational dequantization.
 
 python -m score_sde --config=configs/vp/digits_scoreflow.py --workdir=runs/scoreflow --mode=train
 python -m score_sde --config=configs/vp/digits_scoreflow.py --workdir=runs/scoreflow --mode=train_dequantizer

@@ -1,4 +1,4 @@
-"""DDPM++ on MNIST (28x28, 256 grey levels) under the VP SDE: a GPU in an hour, a CPU overnight.
+"""DDPM++ on MNIST (28x28, 256 gray levels) under the VP SDE: a GPU in an hour, a CPU overnight.
 
 python -m score_sde --config=configs/vp/mnist_ddpmpp.py --workdir=runs/mnist --mode=demo --config.data.data_dir=DIR
 """

@@ -1,4 +1,4 @@
-"""A small DDPM++ on MNIST (28x28, 256 grey levels) under the VP SDE: under an hour on two cores.
+"""A small DDPM++ on MNIST (28x28, 256 gray levels) under the VP SDE: under an hour on two cores.
 
 python -m score_sde --config=configs/vp/mnist_ddpmpp_small.py --workdir=runs/mnist --mode=demo --config.data.data_dir=D
 """

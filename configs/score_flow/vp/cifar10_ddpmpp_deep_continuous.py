@@ -6,9 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Eight residual blocks per level, 0.95 million steps."""
-    config = published.cifar10()
-    published.vp(config)
-    published.ddpmpp(config)
-    published.deep(config)
-    published.score_flow(config)
-    return config
+    return published.score_flow(published.deep(published.ddpmpp(published.vp(published.cifar10()))))

@@ -6,6 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """None of the techniques of NCSNv2."""
-    config = published.celeba()
-    published.ncsn(config, sigma_max=1.0, num_scales=10, snr=0.316, num_corrections=100)
-    return config
+    return published.ncsn(published.celeba(), sigma_max=1.0, num_scales=10, snr=0.316, num_corrections=100)

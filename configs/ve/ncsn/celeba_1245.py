@@ -6,7 +6,6 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """500 noise levels from the largest distance in the data, and averaged parameters."""
-    config = published.celeba()
-    published.ncsn(config, sigma_max=90.0, num_scales=500, snr=0.128, num_corrections=5)
+    config = published.ncsn(published.celeba(), sigma_max=90.0, num_scales=500, snr=0.128, num_corrections=5)
     config.optim.ema_rate = 0.999
     return config

@@ -6,7 +6,6 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Averaged parameters."""
-    config = published.celeba()
-    published.ncsn(config, sigma_max=1.0, num_scales=10, snr=0.316, num_corrections=100)
+    config = published.ncsn(published.celeba(), sigma_max=1.0, num_scales=10, snr=0.316, num_corrections=100)
     config.optim.ema_rate = 0.999
     return config

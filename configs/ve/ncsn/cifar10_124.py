@@ -6,6 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """232 noise levels from the largest distance in the data, with Langevin steps to match."""
-    config = published.cifar10()
-    published.ncsn(config, sigma_max=50.0, num_scales=232, snr=0.176, num_corrections=5)
-    return config
+    return published.ncsn(published.cifar10(), sigma_max=50.0, num_scales=232, snr=0.176, num_corrections=5)

@@ -6,7 +6,6 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """232 noise levels from the largest distance in the data, and averaged parameters."""
-    config = published.cifar10()
-    published.ncsn(config, sigma_max=50.0, num_scales=232, snr=0.176, num_corrections=5)
+    config = published.ncsn(published.cifar10(), sigma_max=50.0, num_scales=232, snr=0.176, num_corrections=5)
     config.optim.ema_rate = 0.999
     return config

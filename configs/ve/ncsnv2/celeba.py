@@ -6,6 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """500 noise levels, a network blind to them, and averaged parameters."""
-    config = published.celeba()
-    published.ncsnv2(config, 64, sigma_max=90.0, num_scales=500, snr=0.128, num_corrections=5)
-    return config
+    return published.ncsnv2(published.celeba(), 64, sigma_max=90.0, num_scales=500, snr=0.128, num_corrections=5)

@@ -6,6 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """232 noise levels, a network blind to them, and averaged parameters."""
-    config = published.cifar10()
-    published.ncsnv2(config, 64, sigma_max=50.0, num_scales=232, snr=0.176, num_corrections=5)
-    return config
+    return published.ncsnv2(published.cifar10(), 64, sigma_max=50.0, num_scales=232, snr=0.176, num_corrections=5)

@@ -6,7 +6,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Six resolutions and 112 million parameters."""
-    config = published.large_images("bedroom", 256)
-    published.vp_levels(config)
-    published.ddpm_256(config)
-    return config
+    return published.ddpm_256(published.vp_levels(published.large_images("bedroom", 256)))

@@ -9,7 +9,4 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """Two residual blocks per level, on 1000 noise levels."""
-    config = published.cifar10()
-    published.vp_levels(config)
-    published.ddpm(config)
-    return config
+    return published.ddpm(published.vp_levels(published.cifar10()))

@@ -9,8 +9,6 @@ from score_sde.config import ConfigDict
 
 def get_config() -> ConfigDict:
     """As DDPM, without the embedding of the level."""
-    config = published.cifar10()
-    published.vp_levels(config)
-    published.ddpm(config)
+    config = published.ddpm(published.vp_levels(published.cifar10()))
     config.model.embedding = "none"
     return config
