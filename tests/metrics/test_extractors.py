@@ -17,12 +17,14 @@ from score_sde.metrics.extractors import classifier as classifiers
 from score_sde.metrics.extractors.base import NO_WEIGHTS, ImageExtractor
 from score_sde.metrics.extractors.classifier import ARCHITECTURES, WEIGHTS, make_classifier
 from score_sde.metrics.extractors.layers import (
+    Layer,
     Tensors,
     convolve,
     convolve_each,
-    declared_tensors,
     fold,
+    kernels_of,
     mean_pool,
+    tensors_of,
     to_rgb,
 )
 from score_sde.metrics.extractors.pixels import make_pixels
@@ -132,7 +134,8 @@ def test_means_do_not_count_what_lies_outside(size):
 def test_a_folded_convolution_is_the_convolution_then_the_normalisation():
     rng = np.random.RandomState(0)
     names = Tensors("conv.weight", "bn")
-    shapes = declared_tensors(lambda conv, x: conv("conv", x, 5, (3, 3)), (6, 6, 2), lambda name: names)
+    kernels = kernels_of(lambda conv, x: conv(Layer("conv", 5, (3, 3)), x), (6, 6, 2))
+    shapes = tensors_of(kernels, lambda name: names)
     tensors = {name: rng.uniform(0.5, 1.5, shape).astype(np.float32) for name, shape in shapes.items()}
     x = jnp.asarray(rng.randn(1, 6, 6, 2), jnp.float32)
     plain = convolve(x, jnp.asarray(tensors["conv.weight"].transpose(2, 3, 1, 0)), jnp.zeros(5))

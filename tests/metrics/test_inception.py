@@ -9,6 +9,8 @@ import pytest
 from score_sde.errors import UserError
 from score_sde.interop import write_safetensors
 from score_sde.metrics.extractors import efficientnet, inception
+from score_sde.metrics.extractors.efficientnet import EFFICIENTNET
+from score_sde.metrics.extractors.inception import INCEPTION
 from score_sde.metrics.extractors.resize import resize_half_pixel, resize_tensorflow1
 from tests.interop import torch_writer as writer
 from tests.metrics.inception_reference import FILE, STRIDE, formula, images, listed
@@ -68,14 +70,13 @@ def test_images_come_to_the_input_of_inception_as_each_project_scales_them(recor
     np.testing.assert_allclose(found, (recorded[f"resize/{resize}"] - middle) / scale, atol=2e-5)
 
 
-@pytest.mark.parametrize("network", [inception, efficientnet], ids=["inception", "efficientnet"])
-def test_the_tensors_expected_of_a_file_are_those_of_the_pytorch_network(recorded, network):
-    key = network.__name__.rpartition(".")[2]
+@pytest.mark.parametrize(("key", "network"), [("inception", INCEPTION), ("efficientnet", EFFICIENTNET)])
+def test_the_tensors_expected_of_a_file_are_those_of_the_pytorch_network(recorded, key, network):
     assert listed(network.expected_tensors()).tolist() == recorded[f"{key}/tensors"].tolist()
 
 
 def test_inception_agrees_with_torch_fidelity(recorded, tmp_path):
-    weights = torch_file(tmp_path / "pt_inception.pth", formula(inception.expected_tensors()))
+    weights = torch_file(tmp_path / "pt_inception.pth", formula(INCEPTION.expected_tensors()))
     found = inception.make_inception(weights, shape=SHAPE, batch_size=3)(IMAGES)
     assert_close(found.features, recorded["inception/features"])
     assert_close(found.logits[:, ::STRIDE], recorded["inception/logits"])
@@ -83,7 +84,7 @@ def test_inception_agrees_with_torch_fidelity(recorded, tmp_path):
 
 def test_efficientnet_agrees_with_pytorch_under_formula_weights(recorded, tmp_path):
     weights = tmp_path / "weights.safetensors"
-    write_safetensors(weights, formula(efficientnet.expected_tensors()), {})
+    write_safetensors(weights, formula(EFFICIENTNET.expected_tensors()), {})
     found = efficientnet.make_efficientnet(weights, shape=SHAPE, batch_size=3)(IMAGES)
     assert_close(found.features, recorded["efficientnet/formula/features"])
     assert_close(found.logits[:, ::STRIDE], recorded["efficientnet/formula/logits"])
@@ -131,7 +132,7 @@ def test_a_missing_file_is_answered_with_what_to_download(tmp_path):
 
 
 def test_the_file_of_another_network_is_refused_with_its_differences(tmp_path):
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in inception.expected_tensors().items()}
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in INCEPTION.expected_tensors().items()}
     zeros["fc.weight"] = zeros["fc.weight"][:1000]  # as that of torchvision
     zeros["AuxLogits.conv0.conv.weight"] = zeros.pop("Mixed_7c.branch_pool.conv.weight")
     path = torch_file(tmp_path / "inception_v3_google.pth", zeros)

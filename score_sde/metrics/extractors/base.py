@@ -1,10 +1,11 @@
-"""The contract of a feature extractor, and the one class that implements it."""
+"""The contract of a feature extractor, and the extractors that are functions of images."""
 
+import abc
 import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -32,41 +33,32 @@ class Features(NamedTuple):
     logits: np.ndarray | None
 
 
-@runtime_checkable
-class Extractor(Protocol):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Extractor(abc.ABC):
     """Features of images. An image has the same features in any batch, up to rounding.
 
     A distance between sets of features is meaningful only with ``name`` and ``sha256``: if these agree, so do resizing,
     scaling, network and weights.
+
+    Attributes:
+        name: The network and its preprocessing of images, such as ``"inception-2015"``.
+        sha256: SHA-256 of the bytes of the file of weights, in hexadecimal; without weights, the hash of no bytes.
+        num_features: Length of a feature vector.
+        num_classes: Number of logits; None for an extractor without classes.
     """
 
-    @property
-    def name(self) -> str:
-        """The network and its preprocessing of images, such as ``"inception-2015"``."""
-        ...
+    name: str
+    sha256: str
+    num_features: int
+    num_classes: int | None
 
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the bytes of the file of weights, in hexadecimal; without weights, the hash of no bytes."""
-        ...
-
-    @property
-    def num_features(self) -> int:
-        """Length of a feature vector."""
-        ...
-
-    @property
-    def num_classes(self) -> int | None:
-        """Number of logits; None for an extractor without classes."""
-        ...
-
+    @abc.abstractmethod
     def __call__(self, images: np.ndarray) -> Features:
         """The features of uint8 images ``(n, height, width, channels)`` of levels ``0 .. num_levels - 1``."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class ImageExtractor:
+class ImageExtractor(Extractor):
     """An :class:`Extractor` made of a pure function, which is compiled once, for one batch size.
 
     A batch of any size is split, and its last part padded with black images.
@@ -75,7 +67,7 @@ class ImageExtractor:
         forward: From parameters and a batch of images, as levels, to features and logits.
         params: A pytree of arrays.
         shape: Shape of an image, ``(height, width, channels)``.
-        num_levels: The number of grey levels of an image.
+        num_levels: The number of gray levels of an image.
         batch_size: The number of images processed at once.
 
     Example:
@@ -89,10 +81,6 @@ class ImageExtractor:
         (True, (70, 3))
     """
 
-    name: str
-    sha256: str
-    num_features: int
-    num_classes: int | None
     forward: Forward
     params: Params
     shape: tuple[int, ...]
@@ -154,8 +142,8 @@ def check_images(name: str, shape: tuple[int, ...], num_levels: int | None) -> i
     return num_levels
 
 
-def check_colours(name: str, shape: tuple[int, ...], num_levels: int | None) -> None:
-    """Refuse input that a network for photographs cannot take: anything but grey or RGB images of 256 levels.
+def check_colors(name: str, shape: tuple[int, ...], num_levels: int | None) -> None:
+    """Refuse input that a network for photographs cannot take: anything but gray or RGB images of 256 levels.
 
     Raises:
         UserError: If they are not.

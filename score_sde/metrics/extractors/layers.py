@@ -1,15 +1,15 @@
 """The layers of the extractors' networks, and the reading and checking of their weights.
 
-A network is a function of a ``conv`` that it calls by name, so that one definition serves to compute (:class:`Folded`)
-and to list the tensors that a file of its weights must hold (:func:`declared_tensors`). Batch normalization at
-inference is an affine map of channels, so it is folded into the preceding convolution.
+A network is a function of a ``conv`` that it calls with every :class:`Layer`, so that one definition serves to compute
+(:func:`folded`) and to list the weights that a file must hold (:func:`kernels_of`). Batch normalization at inference is
+an affine map of channels, so it is folded into the preceding convolution.
 """
 
 import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,23 +27,27 @@ PRECISION = jax.lax.Precision.HIGHEST  # a TPU would round to bfloat16, and meas
 _LISTED = 5  # names in an error message
 
 
-@runtime_checkable
-class Conv(Protocol):
-    """A convolution without bias, then normalization, under a name."""
+class Layer(NamedTuple):
+    """A convolution without bias, then normalization.
 
-    def __call__(
-        self,
-        name: str,
-        x: Images,
-        channels: int,
-        kernel: tuple[int, int] = (1, 1),
-        *,
-        stride: int = 1,
-        padding: str = "SAME",
-        depthwise: bool = False,
-    ) -> Images:
-        """Apply it, with the given number of output channels; ``depthwise`` keeps the channels apart."""
-        ...
+    Attributes:
+        name: Its name in the network.
+        channels: The number of output channels.
+        kernel: Height and width.
+        stride: Every how many pixels there is an output.
+        padding: ``"SAME"`` with zeros, or ``"VALID"`` without.
+        depthwise: Whether the channels are kept apart.
+    """
+
+    name: str
+    channels: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: str = "SAME"
+    depthwise: bool = False
+
+
+Conv: TypeAlias = Callable[[Layer, Images], Images]
 
 
 def convolve(
@@ -59,13 +63,9 @@ def convolve(
     >>> convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)), jnp.zeros(5), stride=2).shape
     (1, 2, 2, 5)
     """
+    layout = ("NHWC", "HWIO", "NHWC")
     y = jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=PRECISION,
+        x, kernel, (stride, stride), padding, dimension_numbers=layout, precision=PRECISION
     )
     return y + bias.reshape(1, 1, 1, -1)
 
@@ -87,11 +87,8 @@ def convolve_each(
     y = bias.reshape(1, 1, 1, -1)
     for i in range(rows):
         for j in range(columns):
-            down, right = (
-                slice(i, i + (height - 1) * stride + 1, stride),
-                slice(j, j + (width - 1) * stride + 1, stride),
-            )
-            y = y + padded[:, down, right] * kernel[i, j].reshape(1, 1, 1, -1)
+            shifted = padded[:, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride]
+            y = y + shifted * kernel[i, j].reshape(1, 1, 1, -1)
     return y
 
 
@@ -125,28 +122,26 @@ class Tensors(NamedTuple):
     norm: str
 
 
-def declared_tensors(network: Callable[..., Any], shape: tuple[int, ...], names: Callable[[str], Tensors]) -> Shapes:
-    """The tensors, in PyTorch's layout, with the weights of a ``network(conv, x)`` for images of a shape."""
+def kernels_of(network: Callable[[Conv, Images], Any], shape: tuple[int, ...]) -> Shapes:
+    """The kernels (height, width, in, out) of all layers of a ``network(conv, x)`` for images of a shape, by name."""
     found: Shapes = {}
 
-    def conv(
-        name: str,
-        x: Images,
-        channels: int,
-        kernel: tuple[int, int] = (1, 1),
-        *,
-        stride: int = 1,
-        padding: str = "SAME",
-        depthwise: bool = False,
-    ) -> Images:
-        inputs = 1 if depthwise else x.shape[-1]
-        tensors = names(name)
-        found[tensors.kernel] = (channels, inputs, *kernel)
-        found.update({f"{tensors.norm}.{part}": (channels,) for part in _NORM})
-        weights = jnp.zeros((*kernel, inputs, channels)), jnp.zeros(channels)
-        return Folded({name: weights})(name, x, channels, kernel, stride=stride, padding=padding, depthwise=depthwise)
+    def conv(layer: Layer, x: Images) -> Images:
+        inputs = 1 if layer.depthwise else x.shape[-1]
+        found[layer.name] = (*layer.kernel, inputs, layer.channels)
+        return folded({layer.name: (jnp.zeros(found[layer.name]), jnp.zeros(layer.channels))})(layer, x)
 
     jax.eval_shape(lambda x: network(conv, x), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    return found
+
+
+def tensors_of(kernels: Shapes, names: Callable[[str], Tensors]) -> Shapes:
+    """The tensors of a file, in PyTorch's layout, with the weights of layers with these kernels."""
+    found: Shapes = {}
+    for name, (*size, inputs, channels) in kernels.items():
+        tensors = names(name)
+        found[tensors.kernel] = (channels, inputs, *size)
+        found.update({f"{tensors.norm}.{part}": (channels,) for part in _NORM})
     return found
 
 
@@ -171,7 +166,7 @@ def dense(x: Float[Array, "batch in"], kernel: Float[Array, "in out"]) -> Float[
 
 
 def to_rgb(x: Images) -> Images:
-    """Grey images as color images with three equal channels; color images unchanged.
+    """Gray images as color images with three equal channels; color images unchanged.
 
     >>> to_rgb(jnp.ones((1, 2, 2, 1))).shape
     (1, 2, 2, 3)
@@ -179,27 +174,16 @@ def to_rgb(x: Images) -> Images:
     return jnp.broadcast_to(x, (*x.shape[:-1], 3))
 
 
-class Folded(NamedTuple):
-    """The convolutions of folded parameters: a :class:`Conv`, without an activation."""
+def folded(params: Params) -> Conv:
+    """The convolutions of folded parameters, by the names of the layers; without an activation."""
 
-    params: Params
+    def conv(layer: Layer, x: Images) -> Images:
+        kernel, bias = params[layer.name]
+        if layer.depthwise:
+            return convolve_each(x, kernel, bias, stride=layer.stride)
+        return convolve(x, kernel, bias, stride=layer.stride, padding=layer.padding)
 
-    def __call__(
-        self,
-        name: str,
-        x: Images,
-        channels: int,
-        kernel: tuple[int, int] = (1, 1),
-        *,
-        stride: int = 1,
-        padding: str = "SAME",
-        depthwise: bool = False,
-    ) -> Images:
-        """Apply the named convolution; the parameters determine its channels and kernel."""
-        kernel_array, bias = self.params[name]
-        if depthwise:
-            return convolve_each(x, kernel_array, bias, stride=stride)
-        return convolve(x, kernel_array, bias, stride=stride, padding=padding)
+    return conv
 
 
 def file_sha256(path: Path) -> str:

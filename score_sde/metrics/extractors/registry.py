@@ -1,47 +1,29 @@
 """From a name to an extractor."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias
 
-from score_sde.errors import UserError, unknown
+from score_sde.errors import unknown
 from score_sde.metrics.extractors import classifier, efficientnet, inception, pixels
-from score_sde.metrics.extractors.base import Extractor, check_images
+from score_sde.metrics.extractors.base import Extractor
 
-Maker: TypeAlias = Callable[[tuple[int, ...], int | None, Path | None], Extractor]
-
-
-def _make_pixels(shape: tuple[int, ...], num_levels: int | None, weights: Path | None) -> Extractor:
-    if weights is not None:
-        raise UserError(f"Extractor pixels has no weights, and was given {weights}. Leave the file out.")
-    return pixels.make_pixels(shape, num_levels)
-
-
-def _make_classifier(data: str) -> Maker:
-    def make(shape: tuple[int, ...], num_levels: int | None, weights: Path | None) -> Extractor:
-        levels = check_images(f"classifier-{data}", shape, num_levels)
-        return classifier.make_classifier(data, shape=shape, num_levels=levels, weights=weights)
-
-    return make
-
-
-def _make_inception(resize: str) -> Maker:
-    def make(shape: tuple[int, ...], num_levels: int | None, weights: Path | None) -> Extractor:
-        return inception.make_inception(weights, shape=shape, num_levels=num_levels, resize=resize)
-
-    return make
-
-
-def _make_efficientnet(shape: tuple[int, ...], num_levels: int | None, weights: Path | None) -> Extractor:
-    return efficientnet.make_efficientnet(weights, shape=shape, num_levels=num_levels)
-
-
-EXTRACTORS: Mapping[str, Maker] = {
-    "pixels": _make_pixels,
-    **{f"classifier-{data}": _make_classifier(data) for data in classifier.ARCHITECTURES},
-    **{f"{inception.NAME}{suffix}": _make_inception(resize) for resize, (suffix, _) in inception.RESIZES.items()},
-    efficientnet.NAME: _make_efficientnet,
+#: The makers of extractors by name: functions of ``shape``, ``num_levels`` and ``weights``.
+EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {
+    "pixels": pixels.make_pixels,
+    **{f"classifier-{data}": functools.partial(classifier.make_classifier, data) for data in classifier.ARCHITECTURES},
+    **{
+        f"{inception.NAME}{suffix}": functools.partial(inception.make_inception, resize=resize)
+        for resize, (suffix, _) in inception.RESIZES.items()
+    },
+    efficientnet.NAME: efficientnet.make_efficientnet,
 }
+
+
+#: Names for data that are not images, which are their own features.
+ON_POINTS = ("auto", "pixels")
+#: Names of those whose weights come neither with this package nor with another one.
+FETCHED = tuple(f"{inception.NAME}{suffix}" for suffix, _ in inception.RESIZES.values())
 
 
 def make_extractor(
@@ -64,7 +46,7 @@ def make_extractor(
     =================================  ==================================================================
 
     ``auto`` is the classifier of the data set ``source`` if there is one. Otherwise it is ``inception-2015`` where
-    weights are given; ``efficientnet-lite0`` where its package is installed, for grey or RGB images of 256 levels; or
+    weights are given; ``efficientnet-lite0`` where its package is installed, for gray or RGB images of 256 levels; or
     ``pixels``. The extractor's own name tells the choice.
 
     Args:
@@ -86,7 +68,7 @@ def make_extractor(
         name = _best(source, shape, num_levels, weights)
     if name not in EXTRACTORS:
         raise unknown("extractor", name, ["auto", *EXTRACTORS])
-    return EXTRACTORS[name](shape, num_levels, weights)
+    return EXTRACTORS[name](shape=shape, num_levels=num_levels, weights=weights)
 
 
 def _best(source: str, shape: tuple[int, ...], num_levels: int | None, weights: Path | None) -> str:
