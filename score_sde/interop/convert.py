@@ -98,7 +98,7 @@ def from_torch_names(state: Mapping[str, np.ndarray], shapes: Shapes) -> Named:
     for name, value in state.items():
         path = paths.get(name, name)
         turn = path.endswith("/kernel") and name.endswith(".weight")
-        named[path] = _our_layout(value) if turn else value
+        named[path] = np.transpose(value, (2, 3, 1, 0) if value.ndim == 4 else None) if turn else value
     return named
 
 
@@ -163,10 +163,6 @@ def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     while shape[:1] == (1,):
         shape = shape[1:]
     return shape
-
-
-def _our_layout(value: np.ndarray) -> np.ndarray:
-    return np.transpose(value, (2, 3, 1, 0)) if value.ndim == 4 else value.T
 
 
 def _unet_paths(state: Mapping[str, Any], shapes: Shapes) -> dict[str, str]:

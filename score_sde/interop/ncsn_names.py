@@ -6,8 +6,8 @@ networks have ``pytorch=True``; they do not reproduce ``score_sde_pytorch``, who
 padding.
 """
 
-import re
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Iterator
 
 from score_sde.errors import UserError
 
@@ -15,13 +15,10 @@ STAGES = ("1", "2", "3", "4", "5")
 DEEPEST_STAGES = ("1", "2", "3", "31", "4", "5")  # of the network for 256 pixels, where 31 comes after 3
 DEEPEST_REFINEMENTS = ("1", "2", "31", "3", "4", "5")  # refinements run the other way, so here 31 comes before 3
 
-# A name consists of the part of the network, the layer in it, and the array of the layer.
-PLACE = re.compile(
-    r"(?:(?P<outer>begin_conv|end_conv|normalizer)|res(?P<stage>\d+)\.(?P<half>[01])|refine(?P<refine>\d+))\.(?P<rest>.+)"
-)
 CONV_ARRAYS = {"weight": "kernel", "bias": "bias"}
 NORM_ARRAYS = {name: name for name in ("alpha", "beta", "gamma")}
 CONDITIONAL_NORM_ARRAYS = {"embed.weight": "Embed_0/embedding"}
+OUTER = {"begin_conv": "Conv_0", "end_conv": "Conv_1", "normalizer": "{norm}_0"}
 RESIDUAL = {
     "conv1": "Conv_0",
     "conv2": "Conv_1",
@@ -31,10 +28,7 @@ RESIDUAL = {
     "normalize1": "{norm}_0",
     "normalize2": "{norm}_1",
 }
-UNITS = re.compile(
-    r"(?:adapt_convs\.(?P<input>[01])|(?P<output>output_convs))\.(?P<unit>\d)_(?P<half>[12])_(?P<kind>conv|norm)"
-)
-LISTS = re.compile(r"(?P<block>msf|crp)\.(?P<kind>conv|norm)s\.(?P<index>[01])")
+LAYERS = {"conv": "Conv", "norm": "{norm}"}
 
 
 def torch_to_flax(name: str, *, conditional: bool = False, deepest: bool = False) -> str | None:
@@ -55,22 +49,9 @@ def torch_to_flax(name: str, *, conditional: bool = False, deepest: bool = False
     """
     if name == "sigmas":
         return None
-    if place := PLACE.fullmatch(name):
-        module, array = _split(place["rest"])
-        path = None
-        if place["outer"] and not module:
-            path = {"begin_conv": "Conv_0", "end_conv": "Conv_1", "normalizer": "{norm}_0"}[place["outer"]]
-        elif place["stage"]:
-            path = _residual(place["stage"], place["half"], module, deepest)
-        elif place["refine"]:
-            path = _refine(place["refine"], module, deepest)
-        norm_arrays = CONDITIONAL_NORM_ARRAYS if conditional else NORM_ARRAYS
-        arrays = norm_arrays if path and "{norm}" in path else CONV_ARRAYS
-        if path and array in arrays:
-            long, short = ("Conditional", "Cond") if conditional else ("", "")
-            blocks = {"cond": short, "residual": f"{long}ResidualBlock", "norm": f"{long}InstanceNorm2dPlus"}
-            return f"{path.format(**blocks)}/{arrays[array]}"
-    raise UserError(f"'{name}' is not the name of a parameter of NCSN or NCSNv2.")
+    if (path := _paths(conditional, deepest).get(name)) is None:
+        raise UserError(f"'{name}' is not the name of a parameter of NCSN or NCSNv2.")
+    return path
 
 
 def flax_names(names: Iterable[str]) -> dict[str, str | None]:
@@ -88,37 +69,34 @@ def flax_names(names: Iterable[str]) -> dict[str, str | None]:
     return {name: torch_to_flax(key, conditional=conditional, deepest=deepest) for name, key in bare.items()}
 
 
-def _split(rest: str) -> tuple[str, str]:
-    """``a.b.weight`` is the array ``weight`` of ``a.b``; the weight of a conditional norm lies one module deeper."""
-    module, _, array = rest.rpartition(".")
-    if module == "embed" or module.endswith(".embed"):
-        return module.removesuffix("embed").removesuffix("."), f"embed.{array}"
-    return module, array
+@functools.cache
+def _paths(conditional: bool, deepest: bool) -> dict[str, str]:
+    """The paths of all parameters of a network in the Flax tree, by their names in PyTorch."""
+    long, short = ("Conditional", "Cond") if conditional else ("", "")
+    blocks = {"cond": short, "residual": f"{long}ResidualBlock", "norm": f"{long}InstanceNorm2dPlus"}
+    norm_arrays = CONDITIONAL_NORM_ARRAYS if conditional else NORM_ARRAYS
+    return {
+        f"{layer}.{array}": f"{path.format(**blocks)}/{ours}"
+        for layer, path in _layers(deepest)
+        for array, ours in (norm_arrays if "{norm}" in path else CONV_ARRAYS).items()
+    }
 
 
-def _index(stage: str, stages: tuple[str, ...]) -> int | None:
-    return stages.index(stage) if stage in stages else None
-
-
-def _residual(stage: str, half: str, module: str, deepest: bool) -> str | None:
-    index = _index(stage, DEEPEST_STAGES if deepest else STAGES)
-    if index is None or module not in RESIDUAL:
-        return None
-    return f"{{residual}}_{2 * index + int(half)}/{RESIDUAL[module]}"
-
-
-def _refine(refine: str, module: str, deepest: bool) -> str | None:
-    index = _index(refine, DEEPEST_REFINEMENTS if deepest else STAGES)
-    if index is None:
-        return None
-    layer = {"conv": "Conv", "norm": "{norm}"}
-    if units := UNITS.fullmatch(module):
-        # The units of the inputs come first; all refinements but the first have two inputs.
-        block = units["input"] or (1 if index == 0 else 2)
-        number = 2 * (int(units["unit"]) - 1) + int(units["half"]) - 1
-        return f"{{cond}}RefineBlock_{index}/{{cond}}RCUBlock_{block}/{layer[units['kind']]}_{number}"
-    if item := LISTS.fullmatch(module):
-        return (
-            f"{{cond}}RefineBlock_{index}/{{cond}}{item['block'].upper()}Block_0/{layer[item['kind']]}_{item['index']}"
-        )
-    return None
+def _layers(deepest: bool) -> Iterator[tuple[str, str]]:
+    """The names of all layers in both, with the kinds of blocks left open in the second."""
+    yield from OUTER.items()
+    for index, stage in enumerate(DEEPEST_STAGES if deepest else STAGES):
+        for half in range(2):
+            block = f"{{residual}}_{2 * index + half}"
+            yield from ((f"res{stage}.{half}.{layer}", f"{block}/{path}") for layer, path in RESIDUAL.items())
+    for index, refinement in enumerate(DEEPEST_REFINEMENTS if deepest else STAGES):
+        name, block = f"refine{refinement}", f"{{cond}}RefineBlock_{index}"
+        for kind, layer in LAYERS.items():
+            for number in range(2):
+                yield f"{name}.msf.{kind}s.{number}", f"{block}/{{cond}}MSFBlock_0/{layer}_{number}"
+                yield f"{name}.crp.{kind}s.{number}", f"{block}/{{cond}}CRPBlock_0/{layer}_{number}"
+            # The units of the inputs come first; all refinements but the first have two inputs.
+            for units, place in {"adapt_convs.0": 0, "adapt_convs.1": 1, "output_convs": min(index, 1) + 1}.items():
+                for number in range(6):
+                    unit = f"{name}.{units}.{number // 2 + 1}_{number % 2 + 1}_{kind}"
+                    yield unit, f"{block}/{{cond}}RCUBlock_{place}/{layer}_{number}"

@@ -7,21 +7,14 @@ Names are looked up only in a table of the caller, and memory stays proportional
 """
 
 import abc
+import io
+import mmap
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 _MARK = object()
-_PUSHED = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-}  # fmt: skip
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_IGNORED = {"PROTO", "FRAME"}
 # Constructors may copy their arguments, and a pickle may pass the same one again and again for a few bytes each.
 _MAX_GROWTH = 16
 _KEYS = (str, int, float, bytes, type(None))
@@ -29,23 +22,6 @@ _KEYS = (str, int, float, bytes, type(None))
 
 class RefusedError(ValueError):
     """A pickle that needs more than data, or contradicts itself."""
-
-
-@runtime_checkable
-class ByteStream(Protocol):
-    """The methods that a file needs."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most ``size`` bytes."""
-        ...
-
-    def readline(self) -> bytes:
-        """The bytes up to the end of a line."""
-        ...
-
-    def tell(self) -> int:
-        """The position of the next byte."""
-        ...
 
 
 class Settable(abc.ABC):
@@ -68,15 +44,18 @@ class Machine:
     """Runs one pickle.
 
     Args:
-        stream: A stream at the start of the pickle; it is left after the pickle's last byte. Its ``read`` must return
-            no more than available, without allocating more.
+        stream: Bytes in memory or a mapped file, whose reads never allocate more than there is, at the start of the
+            pickle; it is left after the pickle's last byte.
         names: The meanings of the names ``module.name`` in the pickle; all others are refused. The values must be
             immutable.
         persistent: Makes the external objects to which the pickle refers.
     """
 
     def __init__(
-        self, stream: ByteStream, names: Mapping[str, object], persistent: Callable[[Any], object] | None = None
+        self,
+        stream: io.BytesIO | mmap.mmap,
+        names: Mapping[str, object],
+        persistent: Callable[[Any], object] | None = None,
     ) -> None:
         """Set up an empty stack and memo."""
         self._stream: Any = stream
@@ -103,17 +82,11 @@ class Machine:
         return value
 
     def _step(self, name: str, arg: Any) -> None:
-        if name in _PUSHED:
-            self._stack.append(arg)
-        elif name in _CONSTANTS:
-            self._stack.append(_CONSTANTS[name])
-        elif name in _EMPTY:
-            self._stack.append(_EMPTY[name]())
-        elif name in _TUPLES:
-            self._stack.append(tuple(self._pop() for _ in range(_TUPLES[name]))[::-1])
+        if name in _VALUES:
+            self._stack.append(_VALUES[name](self, arg))
         elif name in _STEPS:
             _STEPS[name](self, arg)
-        elif name not in _IGNORED and name != "STOP":
+        else:
             named = "" if arg is None else f" of '{_dotted(arg)}'"
             raise RefusedError(f"its pickle has the instruction {name}{named}, which data do not need")
 
@@ -134,41 +107,17 @@ class Machine:
             values.append(value)
         return values[::-1]
 
-    def _drop_marked(self, _: None) -> None:
-        self._pop_mark()
+    def _pop_tuple(self, length: int) -> tuple[Any, ...]:
+        return tuple(self._pop() for _ in range(length))[::-1]
 
-    def _pop_any(self, _: None) -> None:
-        self._stack.pop()
-
-    def _mark(self, _: None) -> None:
-        self._stack.append(_MARK)
-
-    def _duplicate(self, _: None) -> None:
+    def _duplicate(self) -> None:
         self._stack += [self._pop()] * 2
 
-    def _list(self, _: None) -> None:
-        self._stack.append(self._pop_mark())
-
-    def _tuple(self, _: None) -> None:
-        self._stack.append(tuple(self._pop_mark()))
-
-    def _dict(self, _: None) -> None:
-        self._stack.append(as_dict(_pairs(self._pop_mark())))
-
-    def _append(self, _: None) -> None:
-        value = self._pop()
-        self._top(list).append(value)
-
-    def _appends(self, _: None) -> None:
-        values = self._pop_mark()
+    def _extend(self, values: list[Any]) -> None:
         self._top(list).extend(values)
 
-    def _set_item(self, _: None) -> None:
-        value, key = self._pop(), self._pop()
-        self._top(dict).update(as_dict([(key, value)]))
-
-    def _set_items(self, _: None) -> None:
-        items = as_dict(_pairs(self._pop_mark()))
+    def _update(self, pairs: list[tuple[Any, Any]]) -> None:
+        items = as_dict(pairs)
         self._top(dict).update(items)
 
     def _put(self, index: int | None) -> None:
@@ -176,19 +125,16 @@ class Machine:
         self._stack.append(value)
         self._memo[len(self._memo) if index is None else index] = value
 
-    def _get(self, index: int) -> None:
+    def _get(self, index: int) -> Any:
         if index not in self._memo:
             raise RefusedError(f"its pickle refers to an object {index} that it does not hold")
-        self._stack.append(self._memo[index])
+        return self._memo[index]
 
-    def _global(self, arg: str) -> None:
-        self._stack.append(self._named(_dotted(arg)))
-
-    def _stack_global(self, _: None) -> None:
-        name, module = self._pop(), self._pop()
+    def _named_on_stack(self) -> object:
+        module, name = self._pop_tuple(2)
         if not isinstance(name, str) or not isinstance(module, str):
             raise RefusedError("its pickle names an object by something other than text")
-        self._stack.append(self._named(f"{module}.{name}"))
+        return self._named(f"{module}.{name}")
 
     def _named(self, name: str) -> object:
         if name not in self._names:
@@ -198,14 +144,14 @@ class Machine:
             )
         return self._names[name]
 
-    def _reduce(self, _: None) -> None:
-        args, function = self._pop(), self._pop()
+    def _called(self) -> Any:
+        function, args = self._pop_tuple(2)
         if not isinstance(function, Constructor) or not isinstance(args, tuple):
             raise RefusedError(f"its pickle calls a {type(function).__name__}")
         self._charge(args)
-        self._stack.append(function.make(*args))
+        return function.make(*args)
 
-    def _build(self, _: None) -> None:
+    def _build(self) -> None:
         state = self._pop()
         target = self._stack[-1]
         if isinstance(target, dict):
@@ -222,31 +168,50 @@ class Machine:
         if self._given > _MAX_GROWTH * (self._position + 1):
             raise RefusedError("its pickle multiplies its own data")
 
-    def _persistent_id(self, _: None) -> None:
+    def _outside(self) -> Any:
         if self._persistent is None:
             raise RefusedError("its pickle refers to data outside it where there are none")
-        self._stack.append(self._persistent(self._pop()))
+        return self._persistent(self._pop())
 
 
-_STEPS: dict[str, Callable[[Machine, Any], None]] = {
-    "MARK": Machine._mark,
-    "POP": Machine._pop_any,
-    "POP_MARK": Machine._drop_marked,
-    "DUP": Machine._duplicate,
-    "LIST": Machine._list,
-    "TUPLE": Machine._tuple,
-    "DICT": Machine._dict,
-    "APPEND": Machine._append,
-    "APPENDS": Machine._appends,
-    "SETITEM": Machine._set_item,
-    "SETITEMS": Machine._set_items,
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), Machine._put),
+_ARGUMENTS = (
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+)
+# The instructions that push a value, and the others.
+_VALUES: dict[str, Callable[[Machine, Any], Any]] = {
+    **dict.fromkeys(_ARGUMENTS, lambda _, arg: arg),
+    "NONE": lambda *_: None,
+    "NEWTRUE": lambda *_: True,
+    "NEWFALSE": lambda *_: False,
+    "MARK": lambda *_: _MARK,
+    "EMPTY_TUPLE": lambda *_: (),
+    "EMPTY_LIST": lambda *_: [],
+    "EMPTY_DICT": lambda *_: {},
+    "TUPLE1": lambda machine, _: machine._pop_tuple(1),
+    "TUPLE2": lambda machine, _: machine._pop_tuple(2),
+    "TUPLE3": lambda machine, _: machine._pop_tuple(3),
+    "TUPLE": lambda machine, _: tuple(machine._pop_mark()),
+    "LIST": lambda machine, _: machine._pop_mark(),
+    "DICT": lambda machine, _: as_dict(_pairs(machine._pop_mark())),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine._get),
-    "GLOBAL": Machine._global,
-    "STACK_GLOBAL": Machine._stack_global,
-    "REDUCE": Machine._reduce,
-    "BUILD": Machine._build,
-    "BINPERSID": Machine._persistent_id,
+    "GLOBAL": lambda machine, arg: machine._named(_dotted(arg)),
+    "STACK_GLOBAL": lambda machine, _: machine._named_on_stack(),
+    "REDUCE": lambda machine, _: machine._called(),
+    "BINPERSID": lambda machine, _: machine._outside(),
+}
+_STEPS: dict[str, Callable[[Machine, Any], Any]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda *_: None),
+    "POP": lambda machine, _: machine._stack.pop(),
+    "POP_MARK": lambda machine, _: machine._pop_mark(),
+    "DUP": lambda machine, _: machine._duplicate(),
+    "APPEND": lambda machine, _: machine._extend([machine._pop()]),
+    "APPENDS": lambda machine, _: machine._extend(machine._pop_mark()),
+    "SETITEM": lambda machine, _: machine._update([machine._pop_tuple(2)]),
+    "SETITEMS": lambda machine, _: machine._update(_pairs(machine._pop_mark())),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), Machine._put),
+    "BUILD": lambda machine, _: machine._build(),
 }
 
 

@@ -4,6 +4,7 @@ The pickle in them runs on :class:`~score_sde.interop.pickle_machine.Machine`, w
 """
 
 import io
+import mmap
 import os
 import zipfile
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from score_sde.errors import UserError
 from score_sde.interop.pickle_machine import Machine, RefusedError
 from score_sde.interop.sniff import TORCH_MAGIC, existing_file, file_kind, reading
-from score_sde.interop.torch_values import NAMES, NumpyArray, NumpyType, Reference, Storage, Storages, reference_of
+from score_sde.interop.torch_values import NAMES, NumpyArray, NumpyType, Reference, Storage, reference_of, storages
 
 LEGACY_PROTOCOL = 1001
 _MAX_DEPTH = 100
@@ -54,7 +55,7 @@ def _read_archive(path: Path, size: int) -> Any:
         order = archive.read(f"{top}byteorder").decode() if f"{top}byteorder" in entries else "little"
         if order not in ("little", "big"):
             raise RefusedError(f"its byte order is {order[:20]!r}, expected 'little' or 'big'")
-        storages = Storages(lambda key: archive.read(entries[f"{top}data/{key}"]), order)
+        found = storages(lambda key: archive.read(entries[f"{top}data/{key}"]), order, size)
 
         def storage(value: Any) -> Storage:
             reference = reference_of(value)
@@ -62,7 +63,7 @@ def _read_archive(path: Path, size: int) -> Any:
             present = entry.file_size if entry else 0
             if entry is None or reference.size * reference.kind.dtype.itemsize != present:
                 raise RefusedError(f"storage {reference.key[:50]!r} of {reference.size} elements has {present} bytes")
-            return storages.storage(reference, size)
+            return found(reference)
 
         return Machine(io.BytesIO(archive.read(f"{top}data.pkl")), NAMES, storage).load()
 
@@ -78,34 +79,16 @@ def _checked_entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.Z
     return {entry.filename: entry for entry in entries}
 
 
-class _Clipped:
-    """A file with reads limited to its own size, because a buffer is allocated as large as requested."""
-
-    def __init__(self, file: io.BufferedReader, size: int) -> None:
-        self._file = file
-        self._size = size
-
-    def read(self, size: int, /) -> bytes:
-        return self._file.read(min(size, self._size))
-
-    def readline(self) -> bytes:
-        return self._file.readline()
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-
 def _read_legacy(path: Path, size: int) -> Any:
     """Five pickles (magic number, version, machine, object, keys of storages), then length and bytes of each storage.
 
     The object comes before its storages, so its pickle is run twice: first to find the storages, then with them.
     """
-    with path.open("rb") as file:
-        stream = _Clipped(file, size)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
         magic, version, _ = (Machine(stream, {}).load() for _ in range(3))
         if magic != TORCH_MAGIC or version != LEGACY_PROTOCOL:
             raise RefusedError(f"its version is {str(version)[:20]}, expected {LEGACY_PROTOCOL}")
-        start = file.tell()
+        start = stream.tell()
         declared: dict[str, Reference] = {}
 
         def declare(value: Any) -> Storage:
@@ -117,8 +100,8 @@ def _read_legacy(path: Path, size: int) -> Any:
         keys = Machine(stream, {}).load()
         if not isinstance(keys, list) or set(keys) != set(declared) or len(keys) != len(declared):
             raise RefusedError("its list of storages does not fit its tensors")
-        raw = {key: _read_storage(file, declared[key], size) for key in keys}
-        storages = Storages(raw.__getitem__, "little")
+        raw = {key: _read_storage(stream, declared[key], size) for key in keys}
+        found = storages(raw.__getitem__, "little", size)
 
         def storage(value: Any) -> Storage:
             reference = reference_of(value)
@@ -126,19 +109,19 @@ def _read_legacy(path: Path, size: int) -> Any:
                 raise RefusedError(
                     f"storage {reference.key[:50]!r} of {reference.size} elements has another size elsewhere"
                 )
-            return storages.storage(reference, size)
+            return found(reference)
 
-        file.seek(start)
+        stream.seek(start)
         return Machine(stream, NAMES, storage).load()
 
 
-def _read_storage(file: io.BufferedReader, reference: Reference, size: int) -> bytes:
-    header = file.read(8)
+def _read_storage(stream: mmap.mmap, reference: Reference, size: int) -> bytes:
+    header = stream.read(8)
     count = int.from_bytes(header, "little")
     wanted = count * reference.kind.dtype.itemsize
-    if len(header) < 8 or count != reference.size or wanted > size - file.tell():
+    if len(header) < 8 or count != reference.size or wanted > size - stream.tell():
         raise RefusedError(f"a storage of {reference.size} elements announces {count}, or the file ends within it")
-    return file.read(wanted)
+    return stream.read(wanted)
 
 
 # The result.

@@ -3,6 +3,7 @@
 Each accepts any arguments from a file, and makes an array or raises. None allocates more than it receives.
 """
 
+import functools
 import math
 import re
 import sys
@@ -60,34 +61,29 @@ class Storage:
         return np.ndarray(shape, dtype, self.data(dtype), offset * dtype.itemsize, steps)
 
 
-class Storages:
-    """The storages of a checkpoint, each read once and, if necessary, converted to this machine's byte order."""
+def storages(read: Callable[[str], bytes], byteorder: str, limit: int) -> Callable[["Reference"], Storage]:
+    """The storages of a checkpoint by their references, each read once and converted to this machine's byte order.
 
-    def __init__(self, read: Callable[[str], bytes], byteorder: str) -> None:
-        """Storages whose bytes ``read`` returns, elements in the order ``"little"`` or ``"big"``."""
-        self._read = read
-        self._swap = byteorder != sys.byteorder
-        self._raw: dict[str, bytes] = {}
-        self._swapped: dict[tuple[str, int], bytes] = {}
+    Args:
+        read: The bytes of a storage, by its key.
+        byteorder: The order of the bytes of an element, ``"little"`` or ``"big"``.
+        limit: As for :class:`Storage`.
+    """
+    raw = functools.cache(read)
 
-    def storage(self, reference: "Reference", limit: int) -> Storage:
-        """The storage of a reference."""
-        dtype, key = reference.kind.dtype, reference.key
-        self._bytes(key)  # now, while the file is open
-        return Storage(dtype, reference.size, lambda dtype: self._native(key, dtype), limit)
+    @functools.cache
+    def swapped(key: str, unit: int) -> bytes:
+        return np.frombuffer(raw(key), f"u{unit}").byteswap().tobytes()
 
-    def _bytes(self, key: str) -> bytes:
-        if key not in self._raw:
-            self._raw[key] = self._read(key)
-        return self._raw[key]
+    def storage(reference: Reference) -> Storage:
+        def data(dtype: np.dtype) -> bytes:
+            unit = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
+            return raw(reference.key) if byteorder == sys.byteorder or unit == 1 else swapped(reference.key, unit)
 
-    def _native(self, key: str, dtype: np.dtype) -> bytes:
-        unit = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
-        if not self._swap or unit == 1:
-            return self._bytes(key)
-        if (key, unit) not in self._swapped:
-            self._swapped[key, unit] = np.frombuffer(self._bytes(key), f"u{unit}").byteswap().tobytes()
-        return self._swapped[key, unit]
+        raw(reference.key)  # now, while the file is open
+        return Storage(reference.kind.dtype, reference.size, data, limit)
+
+    return storage
 
 
 class Reference(NamedTuple):
