@@ -47,8 +47,7 @@ class MomentsAccumulator:
         Raises:
             UserError: If their dimension differs from the earlier examples'.
         """
-        for first in range(0, len(batch), _ROWS):
-            rows = np.asarray(batch[first : first + _ROWS], np.float64)
+        for rows in _row_blocks(batch):
             rows = rows.reshape(len(rows), -1)
             mean = rows.mean(axis=0)
             centered = rows - mean

@@ -14,6 +14,7 @@ There is no bootstrap of the Fréchet distance: resampled sets repeat examples, 
 as much as the distance itself is biased, so the percentiles lie above the truth.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -233,25 +234,10 @@ def bootstrap_interval(
         return float(statistic(*(x[i] for x, i in zip(sets, indices, strict=True))))
 
     indices = tuple(np.arange(len(x)) for x in sets)
-    draws = stats.bootstrap(
-        indices,
-        resampled,
-        n_resamples=num_resamples,
-        confidence_level=confidence,
-        vectorized=False,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    if draws.standard_error == 0.0 or method == "percentile":  # BCa has no quantile to adjust for a constant
-        found = draws.confidence_interval
-    else:
-        found = stats.bootstrap(
-            indices,
-            resampled,
-            n_resamples=0,
-            bootstrap_result=draws,
-            confidence_level=confidence,
-            vectorized=False,
-            method="BCa" if method == "bca" else method,
-        ).confidence_interval
+    bootstrap = functools.partial(stats.bootstrap, indices, resampled, confidence_level=confidence, vectorized=False)
+    draws = bootstrap(n_resamples=num_resamples, method="percentile", rng=np.random.default_rng(seed))
+    found = draws.confidence_interval
+    if draws.standard_error != 0.0 and method != "percentile":  # BCa has no quantile to adjust for a constant
+        known = {"n_resamples": 0, "bootstrap_result": draws}
+        found = bootstrap(**known, method="BCa" if method == "bca" else method).confidence_interval
     return Estimate(value, float(draws.standard_error), float(found.low), float(found.high))

@@ -125,7 +125,7 @@ def _centered(samples: np.ndarray, reference: np.ndarray, k: int) -> tuple[np.nd
     same_dimension(samples, reference, "features")
     if not 1 <= k < min(len(samples), len(reference)):
         raise UserError(
-            f"Neighbour {k} of {len(samples)} samples and {len(reference)} references was asked for; expected from 1 "
+            f"Neighbor {k} of {len(samples)} samples and {len(reference)} references was asked for; expected from 1 "
             f"to {min(len(samples), len(reference)) - 1}; draw more samples."
         )
     mean = reference.mean(axis=0, dtype=np.float64)

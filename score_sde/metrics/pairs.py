@@ -78,12 +78,12 @@ def mean_discrepancy(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> PairEstima
     xy, yx, square_xy = _between(x, y, kernel)
     value = xx.mean() + yy.mean() - 2.0 * xy.mean()
     # Second moments of the kernels with the means of rows and columns removed.
-    centred_xx = max(square_xx - 2.0 * np.mean(xx**2) + xx.mean() ** 2, 0.0)
-    centred_yy = max(square_yy - 2.0 * np.mean(yy**2) + yy.mean() ** 2, 0.0)
-    centred_xy = max(square_xy - np.mean(xy**2) - np.mean(yx**2) + xy.mean() ** 2, 0.0)
+    centered_xx = max(square_xx - 2.0 * np.mean(xx**2) + xx.mean() ** 2, 0.0)
+    centered_yy = max(square_yy - 2.0 * np.mean(yy**2) + yy.mean() ** 2, 0.0)
+    centered_xy = max(square_xy - np.mean(xy**2) - np.mean(yx**2) + xy.mean() ** 2, 0.0)
     first_x, first_y = 4.0 * np.var(xx - xy, ddof=1) / n, 4.0 * np.var(yy - yx, ddof=1) / m
-    second_x, second_y = 2.0 * centred_xx / n**2, 2.0 * centred_yy / m**2
-    second = second_x + second_y + 4.0 * centred_xy / (n * m)
+    second_x, second_y = 2.0 * centered_xx / n**2, 2.0 * centered_yy / m**2
+    second = second_x + second_y + 4.0 * centered_xy / (n * m)
     return PairEstimate(
         value=float(value),
         std_error=math.sqrt(first_x + first_y + second),

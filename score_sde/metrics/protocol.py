@@ -3,12 +3,10 @@
 import dataclasses
 import json
 import math
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from score_sde.errors import UserError, plural
 from score_sde.files import parse_json, reason_of
-
-_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,7 @@ class MetricProtocol:
     extractor_sha256: str
     reference_sha256: str | None
     shape: tuple[int, ...]  # of an example
-    num_levels: int | None  # grey levels per channel; None for data that are not levels
+    num_levels: int | None  # gray levels per channel; None for data that are not levels
     options: tuple[tuple[str, Any], ...] = ()  # the metric's own settings, such as ("k", 3)
 
     def describe(self) -> str:

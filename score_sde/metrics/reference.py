@@ -114,17 +114,8 @@ def read_statistics(
                 "as the one that the system that wrote it uses."
             )
         found, features = _foreign(path, arrays, count)
-        statistics = ReferenceStatistics(
-            moments=found,
-            features_subset=features,
-            extractor=extractor,
-            extractor_sha256=NOT_STATED,
-            source=source,
-            split=split,
-            count=found.num_examples or None,
-            shape=shape,
-            num_levels=num_levels,
-        )
+        known = given | {"count": found.num_examples or None, "extractor_sha256": NOT_STATED}
+        statistics = ReferenceStatistics(moments=found, features_subset=features, **known)
     _check(statistics, path)
     return statistics
 

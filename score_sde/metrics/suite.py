@@ -1,7 +1,7 @@
 """All metrics of a set of samples, each with its error, its interval and its protocol."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,13 @@ from score_sde.metrics.reference import NOT_STATED, ReferenceStatistics
 #: The name of the extractor, and the placeholder of its digest, where images are compared directly.
 PIXELS = "pixels"
 
+# The quantities that metrics estimate.
+_TO_REFERENCE = "the distance of infinitely many samples to this reference"
+_OF_BOTH = "the distance of the two distributions"
+_OF_SETS = "the mean over sets of as many samples, with this reference"
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True)
 class _Inputs:
     features: np.ndarray
     logits: np.ndarray | None
@@ -116,15 +121,7 @@ def measure_features(
         num_levels=num_levels,
     )
     warnings = _like(protocol, features, reference)
-    inputs = _Inputs(
-        features=features,
-        logits=sample_logits,
-        reference=reference,
-        protocol=protocol,
-        seed=seed,
-        confidence=confidence,
-        warnings=warnings,
-    )
+    inputs = _Inputs(features, sample_logits, reference, protocol, seed, confidence, warnings)
     return {result.protocol.metric: result for name in metrics for result in METRICS[name](inputs)}
 
 
@@ -132,33 +129,25 @@ def measure_pixels(
     samples: np.ndarray,
     reference: ReferenceStatistics,
     *,
-    shape: tuple[int, ...],
-    num_levels: int | None,
     metrics: Sequence[str] = ("sliced_wasserstein", "energy"),
-    seed: int = 0,
-    sample_seed: int | None = None,
-    confidence: float = 0.95,
+    **options: Any,
 ) -> dict[str, MetricResult]:
     """Measure samples ``(n, ...)`` without an extractor, against a reference whose extractor is ``PIXELS``.
 
     All metrics except the inception score are available. Samples and reference must have the same scale.
 
+    Args:
+        samples: The samples.
+        reference: Statistics of the reference set.
+        metrics: Names in ``METRICS``.
+        options: ``shape``, ``num_levels``, seeds and confidence of :func:`measure_features`.
+
     Raises:
         UserError: As :func:`measure_features`.
     """
-    return measure_features(
-        finite_rows(samples, "samples"),
-        None,
-        reference,
-        extractor=PIXELS,
-        extractor_sha256=PIXELS,
-        shape=shape,
-        num_levels=num_levels,
-        metrics=metrics,
-        seed=seed,
-        sample_seed=sample_seed,
-        confidence=confidence,
-    )
+    pixels = finite_rows(samples, "samples")
+    known = {"extractor": PIXELS, "extractor_sha256": PIXELS, "metrics": metrics}
+    return measure_features(pixels, None, reference, **known, **options)
 
 
 def _like(protocol: MetricProtocol, features: np.ndarray, reference: ReferenceStatistics) -> tuple[str, ...]:
@@ -209,75 +198,45 @@ def _few_samples(inputs: _Inputs) -> list[str]:
     return [*inputs.warnings, few]
 
 
-def _frechet(inputs: _Inputs) -> list[MetricResult]:
+def _frechet(inputs: _Inputs) -> Iterator[MetricResult]:
     found = frechet_interval(inputs.features, inputs.reference.moments, confidence=inputs.confidence, seed=inputs.seed)
     estimate = Estimate(found.distance, found.std_error, found.low, found.high)
-    return [
-        inputs.result(
-            "frechet",
-            estimate,
-            "the distance of infinitely many samples to this reference",
-            bias=found.bias,
-            corrected=found.corrected,
-            warnings=_few_samples(inputs),
-        )
-    ]
+    more = {"bias": found.bias, "corrected": found.corrected, "warnings": _few_samples(inputs)}
+    yield inputs.result("frechet", estimate, _TO_REFERENCE, **more)
 
 
-def _frechet_infinity(inputs: _Inputs) -> list[MetricResult]:
+def _frechet_infinity(inputs: _Inputs) -> Iterator[MetricResult]:
     found = extrapolated_frechet(inputs.features, inputs.reference.moments, seed=inputs.seed)
     estimate = Estimate(found.value, found.std_error, *normal_interval(found.value, found.std_error, inputs.confidence))
-    return [
-        inputs.result(
-            "frechet_infinity",
-            estimate,
-            "the distance of infinitely many samples to this reference",
-            slope=found.slope,
-            sizes=list(found.sizes),
-            distances=list(found.distances),
-            warnings=_few_samples(inputs),
-        )
-    ]
+    more = {"slope": found.slope, "sizes": list(found.sizes), "distances": list(found.distances)}
+    yield inputs.result("frechet_infinity", estimate, _TO_REFERENCE, **more, warnings=_few_samples(inputs))
 
 
-def _kid(inputs: _Inputs) -> list[MetricResult]:
+def _kid(inputs: _Inputs) -> Iterator[MetricResult]:
     y = inputs.subset("kid")
     size = min(1000, len(inputs.features), len(y))
     found = kernel_distance(inputs.features, y, subset_size=size, seed=inputs.seed, confidence=inputs.confidence)
     estimate = Estimate(found.value, found.std_error_samples, found.low, found.high)
-    return [
-        inputs.result(
-            "kid",
-            estimate,
-            "the distance of the two distributions",
-            options={"degree": 3, "reference_features": len(y)},
-            std_error_both_sides=found.std_error,
-            subset_mean=found.subset_mean,
-            subset_std=found.subset_std,
-            num_subsets=found.num_subsets,
-            subset_size=found.subset_size,
-        )
-    ]
+    more = {name: getattr(found, name) for name in ("subset_mean", "subset_std", "num_subsets", "subset_size")}
+    more = {"std_error_both_sides": found.std_error} | more
+    yield inputs.result("kid", estimate, _OF_BOTH, options={"degree": 3, "reference_features": len(y)}, **more)
 
 
-def _precision_recall(inputs: _Inputs) -> list[MetricResult]:
+def _precision_recall(inputs: _Inputs) -> Iterator[MetricResult]:
     y = inputs.subset("precision_recall")
     found = precision_recall(inputs.features, y, k=3, confidence=inputs.confidence, seed=inputs.seed)
-    return _both(inputs, found._asdict(), {"k": 3, "reference_features": len(y)})
+    for name, estimate in found._asdict().items():
+        yield inputs.result(name, estimate, _OF_SETS, options={"k": 3, "reference_features": len(y)})
 
 
-def _density_coverage(inputs: _Inputs) -> list[MetricResult]:
+def _density_coverage(inputs: _Inputs) -> Iterator[MetricResult]:
     y = inputs.subset("density_coverage")
     found = density_coverage(inputs.features, y, k=5, confidence=inputs.confidence, seed=inputs.seed)
-    return _both(inputs, found._asdict(), {"k": 5, "reference_features": len(y)})
+    for name, estimate in found._asdict().items():
+        yield inputs.result(name, estimate, _OF_SETS, options={"k": 5, "reference_features": len(y)})
 
 
-def _both(inputs: _Inputs, found: dict[str, Estimate], options: dict[str, Any]) -> list[MetricResult]:
-    what = "the mean over sets of as many samples, with this reference"
-    return [inputs.result(name, estimate, what, options=options) for name, estimate in found.items()]
-
-
-def _inception_score(inputs: _Inputs) -> list[MetricResult]:
+def _inception_score(inputs: _Inputs) -> Iterator[MetricResult]:
     if inputs.logits is None or len(inputs.logits) != len(inputs.features):
         found = "none" if inputs.logits is None else f"those of {len(inputs.logits)}"
         raise UserError(
@@ -289,45 +248,31 @@ def _inception_score(inputs: _Inputs) -> list[MetricResult]:
     # The score has no reference, so results with different ones may be compared.
     protocol = dataclasses.replace(inputs.protocol, reference_count=None, reference_sha256=None)
     alone = dataclasses.replace(inputs, protocol=protocol, warnings=())
-    options = {"num_splits": score.num_splits}
     what = "the mean over sets of as many samples, in as many splits"
-    return [alone.result("inception_score", estimate, what, options=options, std_over_splits=score.std)]
+    options = {"num_splits": score.num_splits}
+    yield alone.result("inception_score", estimate, what, options=options, std_over_splits=score.std)
 
 
-def _sliced_wasserstein(inputs: _Inputs) -> list[MetricResult]:
+def _sliced_wasserstein(inputs: _Inputs) -> Iterator[MetricResult]:
     y = inputs.subset("sliced_wasserstein")
     found = sliced_wasserstein(inputs.features, y, seed=inputs.seed, confidence=inputs.confidence)
     estimate = Estimate(found.value, found.std_error, found.low, found.high)
+    what = "the squared distance of infinitely many samples to this reference"
     options = {"num_projections": 512, "projection_seed": inputs.seed, "reference_features": len(y)}
-    return [
-        inputs.result(
-            "sliced_wasserstein",
-            estimate,
-            "the squared distance of infinitely many samples to this reference",
-            options=options,
-            corrected=found.corrected,
-            distance=found.distance,
-        )
-    ]
+    more = {"corrected": found.corrected, "distance": found.distance}
+    yield inputs.result("sliced_wasserstein", estimate, what, options=options, **more)
 
 
-def _energy(inputs: _Inputs) -> list[MetricResult]:
+def _energy(inputs: _Inputs) -> Iterator[MetricResult]:
     y = inputs.subset("energy")
     found = energy_distance(inputs.features, y, confidence=inputs.confidence)
     estimate = Estimate(found.value, found.std_error_samples, found.low, found.high)
-    return [
-        inputs.result(
-            "energy",
-            estimate,
-            "the distance of the two distributions",
-            options={"reference_features": len(y)},
-            std_error_both_sides=found.std_error,
-        )
-    ]
+    options = {"reference_features": len(y)}
+    yield inputs.result("energy", estimate, _OF_BOTH, options=options, std_error_both_sides=found.std_error)
 
 
 #: The metrics by name.
-METRICS: dict[str, Callable[[_Inputs], list[MetricResult]]] = {
+METRICS: dict[str, Callable[[_Inputs], Iterator[MetricResult]]] = {
     "frechet": _frechet,
     "frechet_infinity": _frechet_infinity,
     "kid": _kid,

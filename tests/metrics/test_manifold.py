@@ -84,7 +84,7 @@ def test_their_errors_are_the_spread_over_fresh_samples(measure):
 def test_too_few_neighbours_and_unlike_features_are_refused():
     x = np.random.default_rng(0).normal(size=(50, 2))
     for measure in (precision_recall, density_coverage):
-        with pytest.raises(UserError, match="Neighbour 50 of 50 samples"):
+        with pytest.raises(UserError, match="Neighbor 50 of 50 samples"):
             measure(x, x, k=50)
         with pytest.raises(UserError, match="2 and 1 dimensions"):
             measure(x, x[:, :1])
