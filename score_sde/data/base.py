@@ -1,5 +1,6 @@
 """The contract of a data source, and the source that holds everything in one array."""
 
+import functools
 import mmap
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,7 +15,7 @@ class SourceInfo(NamedTuple):
     Attributes:
         name: the requested name of the source, such as ``"cifar10"``.
         shape: the event shape; ``(height, width, channels)`` for images.
-        num_grey_levels: the number of grey levels, on which bits per dimension depend; None for continuous data.
+        num_grey_levels: the number of gray levels, on which bits per dimension depend; None for continuous data.
         num_classes: the number of classes when the source has labels.
     """
 
@@ -36,7 +37,7 @@ class Source(Protocol):
 
     @property
     def info(self) -> SourceInfo:
-        """Shape, grey levels and classes."""
+        """Shape, gray levels and classes."""
         ...
 
     def __len__(self) -> int:
@@ -71,18 +72,12 @@ class ArraySource:
         notes: tuple[str, ...] = (),
     ) -> None:
         """Wrap ``examples`` of shape ``(n, *info.shape)`` and optionally ``labels`` of shape ``(n,)``."""
-        self._info = info
+        self.info = info
         self._examples = examples
         self._labels = labels
         self.notes = notes
 
-    @property
-    def info(self) -> SourceInfo:
-        """Shape, grey levels and classes."""
-        return self._info
-
     def __len__(self) -> int:
-        """The number of examples."""
         return len(self._examples)
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
@@ -95,26 +90,16 @@ class ArraySource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open a file sent by its name."""
-        vars(self).update({name: v.open() if isinstance(v, _MappedFile) else v for name, v in state.items()})
+        vars(self).update({name: v() if isinstance(v, functools.partial) else v for name, v in state.items()})
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
         """The int32 labels at ``indices``, or None."""
         return None if self._labels is None else np.asarray(self._labels[indices], dtype=np.int32)
 
 
-class _MappedFile(NamedTuple):
-    """The origin of the memory map of a whole file."""
-
-    filename: str
-    dtype: np.dtype
-    offset: int
-    shape: tuple[int, ...]
-
-    def open(self) -> np.memmap:
-        return np.memmap(self.filename, self.dtype, "r", self.offset, self.shape)
-
-
 def _by_name(value: Any) -> Any:
-    """The origin of a memory map; anything else, a part of a map included, unchanged."""
+    """How to open a memory map of a whole file; anything else, a part of a map included, unchanged."""
     whole = isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap) and value.flags.c_contiguous
-    return _MappedFile(str(value.filename), value.dtype, value.offset, value.shape) if whole else value
+    if not whole:
+        return value
+    return functools.partial(np.memmap, str(value.filename), value.dtype, "r", value.offset, value.shape)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from score_sde.data.base import ArraySource, Source
-from score_sde.data.identity import IN_FULL
+from score_sde.data.base import Source
+from score_sde.data.identity import is_small
 from score_sde.errors import plural
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def describe(sources: Mapping[str, Source]) -> list[str]:
     notes = dict.fromkeys(note for source in sources.values() for note in getattr(source, "notes", ()))
     if notes:
         lines.append(f"{info.name}: {'; '.join(notes)}.")
-    whole = {name: source for name, source in sources.items() if _is_small(source)}
+    whole = {name: source for name, source in sources.items() if is_small(source)}
     if info.num_grey_levels is None:
         lines += [line for name, source in whole.items() for line in _scale(name, source)]
     if set(whole) >= {"train", "test"} and (shared := _shared(whole["train"], whole["test"])):
@@ -75,10 +75,6 @@ def suffixes(names: Iterable[str]) -> str:
     most = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:_MOST_LISTED]
     parts = [f"{ascii(suffix)[1:-1]} {count:,}" for suffix, count in most]
     return ", ".join(parts + ["others"] * (len(found) > _MOST_LISTED))
-
-
-def _is_small(source: Source) -> bool:
-    return isinstance(source, ArraySource) and len(source) * source.gather(np.arange(1)).nbytes <= IN_FULL
 
 
 def _scale(name: str, source: Source) -> Iterator[str]:

@@ -3,10 +3,9 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,18 +16,10 @@ from score_sde.fields import DEFAULTS
 WAITING_SECONDS = 900.0  # the longest wait for a batch
 CLOSING_SECONDS = 5.0  # the longest wait for a read under way, before its processes are ended
 
-PlacedT = TypeVar("PlacedT", bound="_Shaped")
+PlacedT = TypeVar("PlacedT", bound=Any)  # an array
 
 
-@runtime_checkable
-class _Shaped(Protocol):
-    """The attributes of a placed array used here."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-
-class Feed(Generic[PlacedT]):
+class Feed(Iterator[PlacedT]):
     """An iterator over placed arrays that stays ahead of its consumer.
 
     One background thread reads batches, stacks them and puts them on the devices while the consumer computes.
@@ -72,10 +63,6 @@ class Feed(Generic[PlacedT]):
         self._failure: Exception | None = None
         self._dropping = False
         self._restart_clock()
-
-    def __iter__(self) -> "Feed[PlacedT]":
-        """The feed itself."""
-        return self
 
     def __next__(self) -> PlacedT:
         """The next array.
@@ -140,13 +127,9 @@ class Feed(Generic[PlacedT]):
             self._thread = None
 
     def __enter__(self) -> "Feed[PlacedT]":
-        """The feed itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _top_up(self) -> None:

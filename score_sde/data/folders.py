@@ -31,7 +31,7 @@ def load_folder(path: str, split: str) -> ArraySource:
 
     Subfolders ``train/`` and ``test/`` (or ``Train/`` and ``TEST/``) are the splits. Without them, about a tenth of the
     files, chosen by a hash of the relative name, is the test split, so that adding files moves no others. Images come
-    as uint8 ``(n, height, width, channels)`` in the order of their names: 1 channel if all are grey, else 3; upright,
+    as uint8 ``(n, height, width, channels)`` in the order of their names: 1 channel if all are gray, else 3; upright,
     by their orientation tags. Hidden files and folders are left out, and links to folders are not followed.
 
     Raises:
@@ -82,17 +82,14 @@ def _image_files(root: Path) -> tuple[dict[str, list[str]], list[str]]:
         raise UserError(f"folder:{root}: there is no such folder. Give the path of a folder of images.")
     present = _splits_of(root)
     rest = _under(root, without=tuple(present.values()))
-    if present:
-        parts = {split: _under(root / name, prefix=f"{name}/") for split, name in present.items()}
-        files = {split: part.images for split, part in parts.items()}
-        others = [name for part in (rest, *parts.values()) for name in part.others]
-        hidden, links = (sum(getattr(part, what) for part in (rest, *parts.values())) for what in ("hidden", "links"))
-        beside = len(rest.images)
-    else:
+    parts = {split: _under(root / name, prefix=f"{name}/") for split, name in present.items()}
+    files = {split: part.images for split, part in parts.items()}
+    if not present:
         _check_no_split(root, rest.images)
         files = {split: [name for name in rest.images if _split_of(name) == split] for split in SPLITS}
-        _, others, hidden, links = rest
-        beside = 0
+    others = [name for part in (rest, *parts.values()) for name in part.others]
+    hidden, links = (sum(getattr(part, what) for part in (rest, *parts.values())) for what in ("hidden", "links"))
+    beside = len(rest.images) if present else 0
     if not any(files.values()):
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(f"folder:{root} holds no images, expected files ending in {known}. Add some.")

@@ -1,4 +1,4 @@
-"""The identity of data, wherever they are stored: shape, grey levels, the sizes of the splits and their contents."""
+"""The identity of data, wherever they are stored: shape, gray levels, the sizes of the splits and their contents."""
 
 import hashlib
 import math
@@ -19,6 +19,11 @@ SPREAD = 128  # examples to read of any other split
 _CHUNK = 2**22  # bytes read at once
 
 
+def is_small(source: Source) -> bool:
+    """Whether a split is in memory, and small enough to be read in full."""
+    return isinstance(source, ArraySource) and len(source) * source.gather(np.arange(1)).nbytes <= IN_FULL
+
+
 def fingerprint(source: Source) -> str:
     """A SHA-256 of a split's number of examples, their shape and type, and their contents; labels do not count.
 
@@ -33,8 +38,7 @@ def fingerprint(source: Source) -> str:
         (True, False)
     """
     count, first = len(source), source.gather(np.arange(1))
-    whole = isinstance(source, ArraySource) and count * first.nbytes <= IN_FULL
-    rows = np.arange(count) if whole else np.unique(np.linspace(0, count - 1, SPREAD).astype(np.int64))
+    rows = np.arange(count) if is_small(source) else np.unique(np.linspace(0, count - 1, SPREAD).astype(np.int64))
     digest = hashlib.sha256(f"{count} {first.shape[1:]} {first.dtype.str} {len(rows)}".encode())
     for chunk in np.array_split(rows, math.ceil(len(rows) * first.nbytes / _CHUNK)):
         digest.update(np.ascontiguousarray(source.gather(chunk)).data)
@@ -54,7 +58,7 @@ class DataRecord(NamedTuple):
     Attributes:
         name: the source of the data, for the reader.
         shape: shape of an example.
-        num_levels: the number of grey levels; None for continuous data.
+        num_levels: the number of gray levels; None for continuous data.
         num_classes: the number of classes, for data with labels.
         splits: the splits by their names; none for data that were not available.
     """
@@ -100,7 +104,7 @@ class DataRecord(NamedTuple):
             f"the {name} split": f"{count} {plural(count, 'example')}, fingerprint {contents[:12]}"
             for name, (count, contents) in self.splits.items()
         }
-        return {"the shape of the data": self.shape, "grey levels": self.num_levels, **splits}
+        return {"the shape of the data": self.shape, "gray levels": self.num_levels, **splits}
 
     @property
     def info(self) -> SourceInfo:
@@ -114,7 +118,7 @@ class DataRecord(NamedTuple):
         >>> ours.differences(theirs)
         ['shape: (2,) -> (3,)', 'examples of the train split: 2 -> 3']
         """
-        pairs = {"shape": (self.shape, other.shape), "grey levels": (self.num_levels, other.num_levels)}
+        pairs = {"shape": (self.shape, other.shape), "gray levels": (self.num_levels, other.num_levels)}
         for name in sorted(self.splits.keys() & other.splits.keys()):
             ours, theirs = self.splits[name], other.splits[name]
             if ours.num_examples != theirs.num_examples:

@@ -51,7 +51,7 @@ class EvalBatch:
     index: np.ndarray
 
 
-class TrainIterator:
+class TrainIterator(Iterator[TrainBatch]):
     """An infinite iterator over :class:`TrainBatch` whose position in the stream can be saved and restored.
 
     The position is the number of batches taken. The state does not depend on who reads the batches, or how far ahead.
@@ -68,10 +68,6 @@ class TrainIterator:
         self._stream = stream
         self._number = 0
         self._iterator: Iterator[TrainBatch] | None = None
-
-    def __iter__(self) -> "TrainIterator":
-        """The iterator itself."""
-        return self
 
     def __next__(self) -> TrainBatch:
         """The next batch; there always is one.
@@ -176,11 +172,11 @@ def make_train_iterator(
         )
     read = _BatchReader(
         source=source,
-        order=_EpochOrder(len(source), seed),
+        seed=seed,
         batch_size=batch_size,
         start=process_index * local,
         local=local,
-        flip_seed=seed if random_flip else None,
+        flips=random_flip,
     )
     stream = {
         "source": source.info.name,
@@ -190,12 +186,11 @@ def make_train_iterator(
         "seed": seed,
         "random_flip": random_flip,
     }
-    return TrainIterator(functools.partial(_open_stream, read, workers), stream)
 
+    def open_at(number: int) -> Iterator[TrainBatch]:
+        return Workers(read, number, count=workers) if workers else map(read, itertools.count(number))
 
-def _open_stream(read: "_BatchReader", workers: int, number: int) -> Iterator[TrainBatch]:
-    """The batches from ``number`` on, read here or by worker processes."""
-    return Workers(read, number, count=workers) if workers else map(read, itertools.count(number))
+    return TrainIterator(open_at, stream)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,49 +198,37 @@ class _BatchReader:
     """From a batch's number to this process's rows of it; picklable, for worker processes."""
 
     source: Source
-    order: "_EpochOrder"
+    seed: int
     batch_size: int
     start: int  # the first row
     local: int  # the number of rows
-    flip_seed: int | None
+    flips: bool
 
     def __call__(self, number: int) -> TrainBatch:
         position = number * self.batch_size + self.start
-        index = self.order.indices(position, self.local)
+        index = self._indices(position)
         data = self.source.gather(index)
-        if self.flip_seed is not None:
+        if self.flips:
             # PCG64 jumps ahead by any number of draws at once, and each image takes exactly one.
-            rng = np.random.Generator(np.random.PCG64([self.flip_seed, _FLIP_STREAM]).advance(position))
+            rng = np.random.Generator(np.random.PCG64([self.seed, _FLIP_STREAM]).advance(position))
             data = flip_images(data, rng)
         return TrainBatch(data, index)
 
-
-class _EpochOrder:
-    """The stream of example indices: position k is entry ``k % n`` of the permutation of epoch ``k // n``."""
-
-    def __init__(self, num_examples: int, seed: int) -> None:
-        self._num_examples = num_examples
-        self._seed = seed
-        self._epoch = -1
-        self._order = np.empty(0, np.int64)
-
-    def indices(self, position: int, count: int) -> np.ndarray:
-        """The example indices at ``position ... position + count - 1``: int64 ``(count,)``."""
-        pieces = []
+    def _indices(self, position: int) -> np.ndarray:
+        """The examples of this process from a position on: k is entry ``k % n`` of the permutation ``k // n``."""
+        pieces, count = [], self.local
         while count > 0:
-            epoch, place = divmod(position, self._num_examples)
-            piece = self._permutation(epoch)[place : place + count]
-            pieces.append(piece)
-            position, count = position + len(piece), count - len(piece)
+            epoch, place = divmod(position, len(self.source))
+            pieces.append(_permutation(len(self.source), self.seed, epoch)[place : place + count])
+            position, count = position + len(pieces[-1]), count - len(pieces[-1])
         return np.concatenate(pieces)
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        """The permutation of an epoch; only the last one is kept, since the stream rarely looks back."""
-        if epoch != self._epoch:
-            # RandomState's streams are frozen by NumPy, so a run resumes exactly under another version as well.
-            self._order = np.random.RandomState([self._seed, epoch]).permutation(self._num_examples)
-            self._epoch = epoch
-        return self._order
+
+@functools.lru_cache(maxsize=2)  # a stream rarely looks back
+def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the examples in an epoch."""
+    # RandomState's streams are frozen by NumPy, so a run resumes exactly under another version as well.
+    return np.random.RandomState([seed, epoch]).permutation(num_examples)
 
 
 def eval_batches(

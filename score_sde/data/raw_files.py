@@ -142,7 +142,11 @@ def _content(name: str, file: RawFile, data_dir: Path) -> bytes:
 def _verified(path: Path, file: RawFile) -> bytes | None:
     """The uncompressed content of ``path``, or None if it differs from the content of ``file``."""
     try:
-        content = _untar(path) if file.name.endswith(".tar.gz") else _unzip(path)
+        if file.name.endswith(".tar.gz"):
+            content = _untar(path)
+        else:
+            with gzip.open(path) as stream:
+                content = stream.read(_MOST_BYTES)
     except gzip.BadGzipFile:
         return None
     except OSError as error:
@@ -152,11 +156,6 @@ def _verified(path: Path, file: RawFile) -> bytes | None:
     except Exception:  # any of a dozen classes, by the place of the damage
         return None
     return content if hashlib.md5(content, usedforsecurity=False).hexdigest() == file.content_md5 else None
-
-
-def _unzip(path: Path) -> bytes:
-    with gzip.open(path) as stream:
-        return stream.read(_MOST_BYTES)
 
 
 def _untar(path: Path) -> bytes:

@@ -6,7 +6,7 @@ a fifth of a millisecond per image of 32x32 pixels; ``config.data.workers`` spre
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -19,26 +19,13 @@ from score_sde.files import reason_of
 _PROBES = 32  # records whose size is compared when a source is opened; the others are checked when read
 
 
-@runtime_checkable
-class Records(Protocol):
-    """Random access to records."""
-
-    def __len__(self) -> int:
-        """The number of records."""
-        ...
-
-    def __getitems__(self, record_keys: Sequence[Any], /) -> Sequence[Any]:
-        """The records at several positions, in that order."""
-        ...
-
-
 class RecordSource:
     """A source whose images stay on disk, encoded."""
 
     def __init__(
         self,
         info: SourceInfo,
-        records: Records,
+        records: Any,
         *,
         image: Callable[[Any], bytes] = bytes,
         label: Callable[[Any], int] | None = None,
@@ -48,24 +35,18 @@ class RecordSource:
 
         Args:
             info: the name, shape and classes; images have 256 levels.
-            records: the records of the split.
+            records: the records of the split, which have a length and ``__getitems__`` of several positions.
             image: the encoded image in a record.
             label: the class in a record, -1 for none; None for a source without labels.
             notes: omissions.
         """
         self.notes = notes
-        self._info = info
+        self.info = info
         self._records = records
         self._image = image
         self._label = label
 
-    @property
-    def info(self) -> SourceInfo:
-        """Shape, grey levels and classes."""
-        return self._info
-
     def __len__(self) -> int:
-        """The number of examples."""
         return len(self._records)
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
@@ -74,7 +55,7 @@ class RecordSource:
         Raises:
             UserError: for an image that is damaged, or differs from the source in size or color.
         """
-        images = np.empty((len(indices), *self._info.shape), np.uint8)
+        images = np.empty((len(indices), *self.info.shape), np.uint8)
         for row, (index, encoded) in enumerate(self._encoded(indices)):
             images[row] = self._decode(index, encoded)
         return images
@@ -90,7 +71,7 @@ class RecordSource:
             return self._records.__getitems__(indices.tolist())
         except Exception as error:  # the library does not document its errors for damaged files
             raise UserError(
-                f"{self._info.name}: records cannot be read ({reason_of(error)}), expected intact ArrayRecord files "
+                f"{self.info.name}: records cannot be read ({reason_of(error)}), expected intact ArrayRecord files "
                 "that stay where they are while they are in use. Restore them."
             ) from error
 
@@ -98,16 +79,16 @@ class RecordSource:
         return zip(indices.tolist(), map(self._image, self._read(indices)), strict=True)
 
     def _decode(self, index: int, encoded: bytes) -> np.ndarray:
-        pixels = decode_image(encoded, self._name(index), self._info.shape[2])
-        # A grey image may stand among color images; a color image among grey ones would lose its colors.
-        if pixels.shape != self._info.shape or self._info.shape[2] == 1:
+        pixels = decode_image(encoded, self._name(index), self.info.shape[2])
+        # A gray image may stand among color images; a color image among gray ones would lose its colors.
+        if pixels.shape != self.info.shape or self.info.shape[2] == 1:
             found = image_format(encoded, self._name(index))
             self.check_format(index, found._replace(height=pixels.shape[0], width=pixels.shape[1]))
         return pixels
 
     def check_format(self, index: int, found: ImageFormat) -> None:
         """Refuse a record whose image has another size than the source, or colors that the source lacks."""
-        height, width, channels = self._info.shape
+        height, width, channels = self.info.shape
         if (found.height, found.width) != (height, width) or found.channels > channels:
             raise UserError(
                 f"{self._name(index)} is {_words(found)}, expected {_words(ImageFormat(height, width, channels))} "
@@ -116,11 +97,11 @@ class RecordSource:
             )
 
     def _name(self, index: int) -> str:
-        return f"Record {index} of {self._info.name}"
+        return f"Record {index} of {self.info.name}"
 
 
 def _words(found: ImageFormat) -> str:
-    return f"{found.height}x{found.width} in {'grey' if found.channels == 1 else 'colour'}"
+    return f"{found.height}x{found.width} in {'gray' if found.channels == 1 else 'color'}"
 
 
 def load_array_records(path: str, split: str) -> RecordSource:
@@ -146,8 +127,7 @@ def load_array_records(path: str, split: str) -> RecordSource:
 
     name, (files, notes) = f"arrayrecord:{path}", _split_files(Path(path), split)
     try:
-        records: Any = ArrayRecordDataSource([str(file) for file in files])
-        return open_records(name, records, notes=notes)
+        return open_records(name, ArrayRecordDataSource([str(file) for file in files]), notes=notes)
     except UserError:
         raise
     except Exception as error:  # the library does not document its errors for damaged files
@@ -159,7 +139,7 @@ def load_array_records(path: str, split: str) -> RecordSource:
 
 def open_records(
     name: str,
-    records: Records,
+    records: Any,
     *,
     image: Callable[[Any], bytes] = bytes,
     label: Callable[[Any], int] | None = None,

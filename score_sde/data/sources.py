@@ -1,8 +1,9 @@
 """From a name to a data source: the registry of data sets."""
 
+import functools
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,15 +20,9 @@ DIGITS_SPLIT_SEED = 1797
 DIGITS_NUM_TRAIN = 1500
 DIGITS_INFO = SourceInfo("digits", (8, 8, 1), 17, 10)
 
-_USER_LOADERS: dict[str, Callable[[str, str], Source]] = {
-    "npz": load_npz,
-    "folder": load_folder,
-    "arrayrecord": load_array_records,
-}
-
 
 def load_digits(split: str) -> ArraySource:
-    """The 1797 handwritten 8x8 digits that ship with scikit-learn, grey levels 0 to 16: 1500 train, 297 test.
+    """The 1797 handwritten 8x8 digits that ship with scikit-learn, gray levels 0 to 16: 1500 train, 297 test.
 
     The set has no official split; this one is a permutation by ``DIGITS_SPLIT_SEED`` from a generator whose
     stream NumPy has frozen, so it is the same on every machine and in every version.
@@ -72,29 +67,13 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    source = _load(name, split, data_dir)
+    source = _entry(name).load(split, data_dir)
     if shape and (shape, 256) != (source.info.shape, source.info.num_grey_levels):
         raise UserError(
             f"{name} holds data of shape {source.info.shape} with {source.info.num_grey_levels} levels; expected "
             f"{shape} with 256 levels. Set config.data.shape to that of the data, or to ()."
         )
     return source
-
-
-def _load(name: str, split: str, data_dir: str | None) -> Source:
-    # The shell expands no tilde after a colon, so it is expanded here.
-    kind, _, rest = name.partition(":")
-    if kind == "toy" and rest:
-        return load_toy(rest, split)
-    if kind == "tfds" and rest:
-        return load_prepared(rest, split, data_dir)
-    if kind in _USER_LOADERS and rest:
-        return _USER_LOADERS[kind](os.path.expanduser(rest), split)
-    if name == "digits":
-        return load_digits(split)
-    if name in TFDS_INFO:
-        return load_tfds(name, split, data_dir)
-    raise _unknown_name(name)
 
 
 def source_info(name: str, *, data_dir: str | None = None) -> SourceInfo:
@@ -111,22 +90,39 @@ def source_info(name: str, *, data_dir: str | None = None) -> SourceInfo:
         >>> source_info("cifar10").shape
         (32, 32, 3)
     """
+    return _entry(name).info(data_dir)
+
+
+class _Entry(NamedTuple):
+    """A data set: from a split and the directory of data sets to its source, and its info without the split."""
+
+    load: Callable[[str, str | None], Source]
+    info: Callable[[str | None], SourceInfo]
+
+
+def _of_user(load: Callable[[str, str], Source], path: str) -> _Entry:
+    path = os.path.expanduser(path)  # the shell expands no tilde after a colon
+    return _Entry(lambda split, _: load(path, split), lambda _: load(path, "train").info)
+
+
+_NAMES: Mapping[str, _Entry] = {
+    "digits": _Entry(lambda split, _: load_digits(split), lambda _: DIGITS_INFO),
+    **{name: _Entry(functools.partial(load_tfds, name), lambda _, info=info: info) for name, info in TFDS_INFO.items()},
+}
+_KINDS: Mapping[str, Callable[[str], _Entry]] = {
+    "toy": lambda name: _Entry(lambda split, _: load_toy(name, split), lambda _: toy_info(name)),
+    "tfds": lambda name: _Entry(functools.partial(load_prepared, name), functools.partial(prepared_info, name)),
+    "npz": functools.partial(_of_user, load_npz),
+    "folder": functools.partial(_of_user, load_folder),
+    "arrayrecord": functools.partial(_of_user, load_array_records),
+}
+
+
+def _entry(name: str) -> _Entry:
     kind, _, rest = name.partition(":")
-    if kind == "toy" and rest:
-        return toy_info(rest)
-    if kind == "tfds" and rest:
-        return prepared_info(rest, data_dir)
-    if kind in _USER_LOADERS and rest:
-        return _USER_LOADERS[kind](os.path.expanduser(rest), "train").info
-    known = {"digits": DIGITS_INFO, **TFDS_INFO}
-    if name not in known:
-        raise _unknown_name(name)
-    return known[name]
-
-
-def _unknown_name(name: str) -> UserError:
-    return unknown(
-        "dataset",
-        name,
-        ["digits", *TFDS_INFO, *(f"toy:{toy}" for toy in TOYS), "tfds:NAME", *(f"{k}:PATH" for k in _USER_LOADERS)],
-    )
+    if kind in _KINDS and rest:
+        return _KINDS[kind](rest)
+    if name in _NAMES:
+        return _NAMES[name]
+    paths = [f"{kind}:PATH" for kind in ("npz", "folder", "arrayrecord")]
+    raise unknown("dataset", name, [*_NAMES, *(f"toy:{toy}" for toy in TOYS), "tfds:NAME", *paths])

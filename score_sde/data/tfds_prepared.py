@@ -4,11 +4,11 @@ A split of at most a gibibyte is decoded once into a memory-mapped array beside 
 per example and step is a hundred times slower; a larger one is read record by record.
 """
 
-import functools
+import contextlib
 import math
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,10 @@ def load_prepared(name: str, split: str, data_dir: str | None) -> Source:
             image feature, or images that differ in size.
     """
     version = _require_prepared(name, data_root(data_dir))
-    prepared = _open_split(name, version, split)
-    source = prepared.source(f"tfds:{name}")
+    found, source = _open_split(name, version, split)
     if len(source) * math.prod(source.info.shape) > DECODED_LIMIT:
         return source
-    return decoded_source(source.info, version, prepared.split, lambda: prepared, notes=source.notes)
+    return decoded_source(source.info, version, found, lambda: source, notes=source.notes)
 
 
 def prepared_info(name: str, data_dir: str | None) -> SourceInfo:
@@ -55,7 +54,8 @@ def prepared_info(name: str, data_dir: str | None) -> SourceInfo:
     Raises:
         UserError: as :func:`load_prepared`.
     """
-    return _open_split(name, _require_prepared(name, data_root(data_dir)), "train").source(f"tfds:{name}").info
+    _, source = _open_split(name, _require_prepared(name, data_root(data_dir)), "train")
+    return source.info
 
 
 def data_root(data_dir: str | None) -> Path:
@@ -69,74 +69,62 @@ def prepared_version(name: str, root: Path) -> Path | None:
     return max(found, key=lambda path: [int(n) if n.isdigit() else -1 for n in path.name.split(".")], default=None)
 
 
-class PreparedSplit:
-    """A split of a prepared version.
+def open_split(name: str, version: Path, *splits: str, remedy: str) -> tuple[str, RecordSource]:
+    """The first split of a prepared version that exists: its name, and its records with the size of the first.
 
-    Attributes:
-        split: the name of the split in the data set.
+    Args:
+        name: the name of the source.
+        version: the directory of the version.
+        splits: names, in order of preference.
+        remedy: advice for a directory that cannot be read.
+
+    Raises:
+        UserError: for a directory that cannot be read or is not in the array_record format, and for a split or an
+            image feature that is missing or unusable.
     """
+    import tensorflow_datasets as tfds
 
-    def __init__(self, version: Path, *splits: str, remedy: str) -> None:
-        """Open the first of the splits that exists.
-
-        Args:
-            version: the directory of the version.
-            splits: names, in order of preference.
-            remedy: advice for a directory that cannot be read.
-
-        Raises:
-            UserError: for a directory that cannot be read or is not in the array_record format, and for a split or an
-                image feature that is missing or unusable.
-        """
-        import tensorflow_datasets as tfds
-
-        self._version, self._remedy = version, remedy
-        builder: Any = self._reading(lambda: tfds.builder_from_directory(str(version)))
-        self.split = next((name for name in splits if name in builder.info.splits), "")
-        if not self.split:
+    with _reading(version, remedy):
+        builder: Any = tfds.builder_from_directory(str(version))
+        split = next((name for name in splits if name in builder.info.splits), None)
+        if split is None:
             raise UserError(
                 f"{version} has the splits {sorted(builder.info.splits)}, expected {' or '.join(splits)}. Choose a "
                 "data set that has one, or prepare another version."
             )
         features = dict(builder.info.features)
-        self._image = _image_feature(features, version)
-        label: Any = features.get("label")
-        self._label = "label" if isinstance(label, tfds.features.ClassLabel) else None
-        self._num_classes = label.num_classes if self._label else None
-        others = set(features) - {self._image, self._label}
-        self._notes = _notes(self.split, splits[0], set(builder.info.splits), others)
+        image, label = _image_feature(features, version), features.get("label")
+        labeled = isinstance(label, tfds.features.ClassLabel)
+        others = set(features) - {image, *["label"] * labeled}
         # Only the requested images are decoded, and by this package, which can name the fault of one that does not fit.
         encoded = {k: tfds.decode.SkipDecoding() for k, v in features.items() if isinstance(v, tfds.features.Image)}
-        self._records = self._reading(lambda: builder.as_data_source(self.split, decoders=encoded))
-
-    def source(self, name: str) -> RecordSource:
-        """The records of the split, with the size of the first."""
-        return self._reading(
-            lambda: open_records(
-                name,
-                self._records,
-                image=operator.itemgetter(self._image),
-                label=functools.partial(_label_of, self._label) if self._label else None,
-                num_classes=self._num_classes,
-                notes=self._notes,
-            )
+        source = open_records(
+            name,
+            builder.as_data_source(split, decoders=encoded),
+            image=operator.itemgetter(image),
+            label=operator.itemgetter("label") if labeled else None,
+            num_classes=label.num_classes if labeled else None,
+            notes=_notes(split, splits[0], set(builder.info.splits), others),
         )
+        return split, source
 
-    def _reading(self, read: Callable[[], Any]) -> Any:
-        """Turn exceptions of TFDS over a damaged directory into an error with advice."""
-        try:
-            return read()
-        except NotImplementedError as error:
-            raise UserError(
-                f"{self._version} was not prepared as array_record, which is what can be read without TensorFlow. "
-                "Prepare it again with tfds.builder(..., file_format='array_record'), or give another data_dir."
-            ) from error
-        except UserError:
-            raise
-        except Exception as error:  # the libraries do not document their errors for damaged files
-            raise UserError(
-                f"{self._version} cannot be read ({reason_of(error)}), expected an intact data set. {self._remedy}"
-            ) from error
+
+@contextlib.contextmanager
+def _reading(version: Path, remedy: str) -> Iterator[None]:
+    """Turn exceptions of TFDS over a damaged directory into an error with advice."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise UserError(
+            f"{version} was not prepared as array_record, which is what can be read without TensorFlow. Prepare it "
+            "again with tfds.builder(..., file_format='array_record'), or give another data_dir."
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:  # the libraries do not document their errors for damaged files
+        raise UserError(
+            f"{version} cannot be read ({reason_of(error)}), expected an intact data set. {remedy}"
+        ) from error
 
 
 def _notes(split: str, wanted: str, splits: set[str], features: set[str]) -> tuple[str, ...]:
@@ -156,7 +144,7 @@ def decoded_source(
     info: SourceInfo,
     version: Path,
     split: str,
-    prepared: Callable[[], PreparedSplit],
+    records: Callable[[], RecordSource],
     *,
     notes: tuple[str, ...] = (),
 ) -> ArraySource:
@@ -166,7 +154,7 @@ def decoded_source(
         info: the known content of the split.
         version: the directory of the data set.
         split: the name of the split in the data set.
-        prepared: opens the records, if necessary.
+        records: opens the records, if necessary.
         notes: omissions.
 
     Raises:
@@ -175,7 +163,7 @@ def decoded_source(
     paths = [version / "decoded" / f"{split}_{part}.npy" for part in ("images", "labels")]
     images, labels = (read_cached(path) for path in paths)
     if images is None or labels is None or not _fit(images, labels, info):
-        source = prepared().source(info.name)
+        source = records()
         if source.info.shape != info.shape:
             raise UserError(f"{version} holds images of shape {source.info.shape}, expected {info.shape}. Remove it.")
         images, labels = _decode_all(source)
@@ -201,9 +189,9 @@ def _decode_all(source: RecordSource) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def _open_split(name: str, version: Path, split: str) -> PreparedSplit:
+def _open_split(name: str, version: Path, split: str) -> tuple[str, RecordSource]:
     remedy = f"Remove that directory and prepare it again: {_how_to_prepare(name)}"
-    return PreparedSplit(version, *_SPLITS[split], remedy=remedy)
+    return open_split(f"tfds:{name}", version, *_SPLITS[split], remedy=remedy)
 
 
 def _require_prepared(name: str, root: Path) -> Path:
@@ -242,7 +230,3 @@ def _image_feature(features: dict[str, Any], version: Path) -> str:
             "expected uint8 of shape (height, width, channels) with 1 or 3 channels. Choose another data set."
         )
     return name
-
-
-def _label_of(feature: str, example: Any) -> int:
-    return int(example[feature])

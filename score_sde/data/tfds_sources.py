@@ -15,7 +15,7 @@ from typing import Any
 from score_sde.data.base import ArraySource, SourceInfo
 from score_sde.data.images import encode_png
 from score_sde.data.raw_files import RawSplit, read_raw
-from score_sde.data.tfds_prepared import PreparedSplit, data_root, decoded_source, prepared_version
+from score_sde.data.tfds_prepared import data_root, decoded_source, open_split, prepared_version
 from score_sde.errors import UserError
 
 TFDS_INFO = {
@@ -42,7 +42,7 @@ def load_tfds(name: str, split: str, data_dir: str | None) -> ArraySource:
     root = data_root(data_dir)
     version = prepared_version(name, root) or _prepare_locked(name, root)
     remedy = "Remove that directory; it is then prepared again from the original files."
-    return decoded_source(TFDS_INFO[name], version, split, lambda: PreparedSplit(version, split, remedy=remedy))
+    return decoded_source(TFDS_INFO[name], version, split, lambda: open_split(name, version, split, remedy=remedy)[1])
 
 
 def _prepare_locked(name: str, root: Path) -> Path:

@@ -47,8 +47,8 @@ def rings(rng: np.random.RandomState, n: int) -> np.ndarray:
 def gaussians(rng: np.random.RandomState, n: int) -> np.ndarray:
     """Eight equally likely isotropic Gaussians on a circle, std ``GAUSSIANS_STD``: ``(n, 2)``."""
     angle = 2.0 * np.pi * rng.randint(8, size=n) / 8.0
-    centres = GAUSSIANS_RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return centres + GAUSSIANS_STD * rng.standard_normal((n, 2))
+    centers = GAUSSIANS_RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return centers + GAUSSIANS_STD * rng.standard_normal((n, 2))
 
 
 def swissroll(rng: np.random.RandomState, n: int) -> np.ndarray:

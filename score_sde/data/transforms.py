@@ -61,7 +61,7 @@ def check_images(batch: np.ndarray, info: SourceInfo) -> None:
     if batch.dtype != np.uint8:
         raise UserError(
             f"{info.name}: images are {batch.dtype}, expected uint8 levels 0 to {info.num_grey_levels - 1}. Pass the "
-            "integer levels; scaling to [-1, 1] happens after dequantisation."
+            "integer levels; scaling to [-1, 1] happens after dequantization."
         )
     highest = int(batch.max(initial=0))
     if highest >= info.num_grey_levels:

@@ -21,7 +21,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -40,7 +40,7 @@ _FILE = ".score_sde_batches_"  # prefix of the names of files for processes
 _SENT = 2**14  # bytes sent to a process directly; a pipe holds four times as many
 
 
-class Workers(Generic[BatchT]):
+class Workers(Iterator[BatchT]):
     """An iterator over ``read(number)``, ``read(number + 1)``, …, which processes read ahead of time."""
 
     def __init__(self, read: Callable[[int], BatchT], number: int, *, count: int) -> None:
@@ -71,10 +71,6 @@ class Workers(Generic[BatchT]):
         self._idle.set()
         self._iterator: Any = iter(batches)
         self._unmapped = count  # processes that may not have mapped the file yet
-
-    def __iter__(self) -> Iterator[BatchT]:
-        """The iterator itself."""
-        return self
 
     def __next__(self) -> BatchT:
         """The next batch.
@@ -131,25 +127,20 @@ def _undisturbed(read: Callable[[int], BatchT], number: int) -> BatchT:
     return read(number)
 
 
-class _MappedArrays(Generic[BatchT]):
-    """A function whose arrays lie in a file, which processes map instead of receiving them.
+def _read_mapped(content: bytes, path: Path, ends: tuple[int, ...], number: int) -> Any:
+    """Call a function whose arrays lie in a file, which processes map instead of receiving them.
 
     The file holds numbers alone. The objects around them come through the pipe of the process, like the rest of its
     input.
     """
+    return _mapped(content, path, ends)(number)
 
-    def __init__(self, content: bytes, path: Path, ends: list[int]) -> None:
-        self._content, self._path, self._ends = content, path, ends
-        self._read: Callable[[int], BatchT] | None = None
 
-    def __call__(self, number: int) -> BatchT:
-        if self._read is None:
-            data = np.memmap(self._path, np.uint8, "r")
-            starts = [0, *self._ends]
-            arrays = [data[start:end] for start, end in itertools.pairwise(starts)]
-            self._read = pickle.loads(self._content, buffers=arrays)
-        assert self._read is not None
-        return self._read(number)
+@functools.cache
+def _mapped(content: bytes, path: Path, ends: tuple[int, ...]) -> Callable[[int], Any]:
+    data = np.memmap(path, np.uint8, "r")
+    arrays = [data[start:end] for start, end in itertools.pairwise((0, *ends))]
+    return pickle.loads(content, buffers=arrays)
 
 
 def _sendable(read: Callable[[int], BatchT]) -> tuple[Callable[[int], BatchT], Path | None]:
@@ -174,7 +165,7 @@ def _sendable(read: Callable[[int], BatchT]) -> tuple[Callable[[int], BatchT], P
             f"{tempfile.gettempdir()} ({reason_of(error)}); set TMPDIR to a folder with room, or "
             "config.data.workers=0, which reads in the training process."
         ) from error
-    return _MappedArrays(content, path, ends), path
+    return functools.partial(_read_mapped, content, path, tuple(ends)), path
 
 
 def _keep_main_here() -> None:

@@ -108,8 +108,8 @@ def _transparent() -> bytes:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (_odd_size, "is 9x7 in colour, expected 6x5 in grey"),
-        (_colour, "is 6x5 in colour, expected 6x5 in grey"),
+        (_odd_size, "is 9x7 in color, expected 6x5 in gray"),
+        (_colour, "is 6x5 in color, expected 6x5 in gray"),
         (_cut, "cannot be read.*intact image"),
         (_noise, "cannot be read.*intact image"),
         (_transparent, "transparent pixels"),
@@ -130,7 +130,7 @@ def test_a_record_that_does_not_fit_is_named_when_it_is_read(
 
 def test_images_that_vary_in_size_are_refused_at_once(tmp_path: Path) -> None:
     write_array_records(tmp_path / "train.array_record", [*_images(20), *_images(20, 8, 8)])
-    with pytest.raises(UserError, match=r"Record 20 of .* is 8x8 in colour, expected 6x5 in colour.*resize or crop"):
+    with pytest.raises(UserError, match=r"Record 20 of .* is 8x8 in color, expected 6x5 in color.*resize or crop"):
         load_source(f"arrayrecord:{tmp_path}", "train")
 
 
