@@ -159,16 +159,6 @@ class CheckpointWriter(Checkpoints):
         """Steps with a checkpoint, written or in progress, ascending."""
         return self._store.steps
 
-    def restore_newest(
-        self, like: TrainState, *, among: Collection[int] | None = None, check: Check = lambda path, config: None
-    ) -> Restored | None:
-        """As in :class:`Checkpoints`; damaged ones are moved aside, since the run will reach their steps again."""
-        restored, damaged = self._newest(like, among, check)
-        self._report(restored, damaged)
-        if damaged:
-            self._move_aside(list(damaged))
-        return restored
-
     def save(
         self,
         state: TrainState,
@@ -211,11 +201,15 @@ class CheckpointWriter(Checkpoints):
         best = sorted(losses, key=lambda step: losses[step])[: self._keep_best]
         return {*newest, *regular, *best}
 
-    def _move_aside(self, steps: list[int]) -> None:
+    def _report(self, restored: Restored | None, damaged: Mapping[int, str]) -> None:
+        """Move skipped checkpoints aside as well, since the run will reach their steps again."""
+        super()._report(restored, damaged)
+        if not damaged:
+            return
         attic = self.directory.parent / "damaged_checkpoints"
         if is_main():
             attic.mkdir(exist_ok=True)
-            for step in steps:
+            for step in damaged:
                 move(self.directory / str(step), attic / str(step))
         barrier("damaged checkpoints are moved")
         self._store.reload()

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from score_sde.checkpointing.digests import descriptions, examine, json_digest
 from score_sde.cluster import is_main
@@ -95,8 +96,10 @@ def read(
             trees[name] = _read_arrays(path / name, tree)
     for name, tree in trees.items():
         examined = examine(tree)
-        if written is not None and (wrong := _differing(written["trees"][name], examined.digests)):
-            raise Damaged(f"the digest of {name}{wrong} is not the one that was written")
+        there = examined.digests if written is None else written["trees"][name]
+        for array, digest in examined.digests.items():
+            if there.get(array) != digest:
+                raise Damaged(f"the digest of {name}{array} is not the one that was written")
         if examined.not_finite:
             raise Damaged(f"{name}{examined.not_finite[0]} has values that are not finite")
     return Contents(trees, found, written is not None)
@@ -295,11 +298,6 @@ def _check_described(path: Path, name: str, like: Any, written: Mapping[str, Any
             )
 
 
-def _differing(written: Mapping[str, str], found: Mapping[str, str]) -> str | None:
-    """The name of an array whose digest differs from the written one."""
-    return next((name for name, digest in found.items() if written.get(name) != digest), None)
-
-
 @contextlib.contextmanager
 def _agreed(path: Path) -> Iterator[None]:
     """Turn any read error, in this process or another, into :class:`Damaged`.
@@ -314,27 +312,15 @@ def _agreed(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # Orbax and tensorstore raise anything, even a bare Exception
         problem = error
-    if not _all(problem is None):
+    good = multihost_utils.process_allgather(np.asarray(problem is None))
+    if not np.all(good):
         if reason := next((text for text in _LACKS if text in str(problem).lower()), None):
             raise UserError(f"{path} cannot be read ({reason}); it may be as good as ever.") from problem
         raise Damaged("another process cannot read it" if problem is None else reason_of(problem)) from problem
 
 
-def _all(good: bool) -> bool:
-    """Whether a condition holds in every process."""
-    if jax.process_count() == 1:
-        return good
-    from jax.experimental import multihost_utils
-
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
-
-
 def first_says(number: int) -> int:
     """Broadcast a number from the first process to all processes."""
-    if jax.process_count() == 1:
-        return number
-    from jax.experimental import multihost_utils
-
     return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
 
 

@@ -169,15 +169,8 @@ def _finite_number(text: str) -> int | float:
     return value
 
 
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(_JSON_DEPTH):
-        level = [
-            item
-            for part in level
-            if isinstance(part, dict | list)
-            for item in (part.values() if isinstance(part, dict) else part)
-        ]
-        if not level:
-            return
-    raise RecursionError
+def _check_depth(value: Any, most: int = _JSON_DEPTH) -> None:
+    if most == 0:
+        raise RecursionError
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_depth(item, most - 1)
