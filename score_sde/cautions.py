@@ -97,7 +97,7 @@ def run_cautions(config: Settings, group: str = "training") -> Iterator[str]:
 def network_cautions(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     """The sentence about attention on feature maps that the network does not have."""
     model = config.model
-    if not NETWORKS[model.name].has("attention_resolutions") or len(event_shape) != 3:
+    if not config.reads("model.attention_resolutions") or len(event_shape) != 3:
         return
     heights = [event_shape[0] // 2**level for level in range(len(model.channel_multipliers))]
     if missing := [height for height in model.attention_resolutions if height not in heights]:
@@ -113,7 +113,7 @@ def data_cautions(config: Settings, scale: DataScale, *, continuous: bool) -> It
     Args:
         config: The configuration.
         scale: Location and spread of the data.
-        continuous: Whether the data are arbitrary numbers; images of grey levels always lie in their range.
+        continuous: Whether the data are arbitrary numbers; images of gray levels always lie in their range.
     """
     diffusion = DIFFUSIONS[config.sde.name]
     if not np.isfinite(scale.mean).all() or not np.isfinite(scale.std).all():

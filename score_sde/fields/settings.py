@@ -82,6 +82,14 @@ class Settings(Top):
         known = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         return Settings.of(nested({**leaves(self), **known}))
 
+    def reads(self, name: str) -> bool:
+        """Whether a field is read beside the values of the others.
+
+        >>> Settings().reads("sampling.snr"), Settings().with_("sampling", corrector="langevin").reads("sampling.snr")
+        (False, True)
+        """
+        return (FIELDS[name].when or When()).failing(leaves(self)) is None
+
     def to_dict(self) -> dict[str, Any]:
         """A nested dictionary of plain values, for records."""
         return {name: dict(value) if isinstance(value, Group) else value for name, value in self.items()}

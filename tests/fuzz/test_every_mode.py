@@ -4,6 +4,7 @@ Each field takes its affordable values one by one, in runs of two steps on toys 
 """
 
 import faulthandler
+import itertools
 import json
 import math
 import shutil
@@ -14,8 +15,11 @@ import pytest
 
 from score_sde.cli import main
 from score_sde.config import default_config
-from score_sde.fields import FIELDS
+from score_sde.fields import DEFAULTS, FIELDS
+from score_sde.fields.conditions import Where
 from score_sde.fields.kinds import Choice, Flag, Integer, Several
+from score_sde.fields.settings import leaves
+from score_sde.validation import problems_of, purposes_of
 from tests.fuzz.values import good_values, written
 
 SECONDS = 240  # for one run on a busy machine
@@ -52,32 +56,18 @@ CHAIN = {
     **{"sde.schedule": "linear", "sde.beta_max": 10.0, "objective.t_min": 0.02, "objective.kind": "bound"},
     **{"sampling.predictor": "ancestral", "sampling.t_min": 0.02, "parameterization.variances": "small"},
 }
-VE, NCSN = {"sde.name": "ve"}, {"model.name": "ncsnv2_64", "model.features": 32}
-LEARNED, CORRECTED = CHAIN | {"parameterization.variances": "learned"}, {"sampling.corrector": "langevin"}
-ADAPTIVE, ADAPTIVE_SDE = {"sampling.predictor": "adaptive"}, {"sampling.predictor": "adaptive_sde"}
-CHURN = {"sampling.predictor": "edm_heun", "sampling.churn": 0.2}
-FIR = {"model.fir": True, "model.resblock_type": "ddpm", "model.progressive_input": "residual"}
-#: What must be set for a field to be read at all.
-READ_WITH = {
-    **{"sde.sigma_min": VE, "sde.sigma_max": VE, "parameterization.data_std": {"parameterization.scale_input": True}},
-    **{"parameterization.scale_by_sigma": {"parameterization.output": "score"}, "parameterization.variances": CHAIN},
-    **{"objective.num_projections": {"objective.kind": "sliced"}, "objective.hybrid": LEARNED},
-    **{"model.fourier_scale": {"model.embedding": "fourier"}, "model.fir_kernel": FIR},
-    **{"model.resample_with_conv": {"model.resblock_type": "ddpm"}},
-    **{"model.progressive_combine": {"model.progressive_input": "input_skip"}},
-    **{"model.normalization": NCSN, "model.interpolation": NCSN, "model.pytorch": NCSN},
-    **{"sampling.eta": {"sampling.predictor": "ddim"}, "sampling.rho": {"sampling.grid": "edm"}},
-    **{"sampling.churn": CHURN, "sampling.churn_min": CHURN, "sampling.churn_max": CHURN},
-    **{"sampling.snr": CORRECTED, "sampling.per_sample": CORRECTED, "sampling.num_corrections": CORRECTED},
-    **{"sampling.corrector_first": CORRECTED, "sampling.threshold_quantile": {"sampling.thresholding": "dynamic"}},
-    **{"sampling.sde_rtol": ADAPTIVE_SDE, "sampling.sde_atol": ADAPTIVE_SDE},
-    **{"sampling.tolerance": ADAPTIVE, "sampling.joint_steps": ADAPTIVE, "sampling.max_steps": ADAPTIVE},
-    **{"likelihood.tolerance": {"likelihood.num_steps": 0}, "optim.ema_snapshot_every": {"optim.ema_widths": "0.1"}},
-    "sde.schedule": {"objective.t_min": 0.02, "sampling.predictor": "ancestral"},
-    "likelihood.importance_weighted": {"likelihood.num_dequantizations": 2},
+#: What goes with a value that the condition of a field asks for.
+GOES_WITH = {
+    ("sde.schedule", "linear"): {"objective.t_min": 0.02, "sampling.predictor": "ancestral", "sampling.t_min": 0.02},
+    ("objective.kind", "bound"): CHAIN,
+    ("model.name", "ncsn"): {"model.name": "ncsnv2_64", "model.features": 32},
 }
-AUTOENCODERS = ("model.latent_dim", "model.widths", "model.channels", "model.variance", "model.min_std")
-CHAINS = ("likelihood.chain_terms",)
+#: What must be set beside the conditions of a field.
+READ_WITH = {
+    "objective.hybrid": CHAIN | {"parameterization.variances": "learned"},
+    "optim.ema_snapshot_every": {"optim.ema_widths": "0.1"},
+    "sde.schedule": {"objective.t_min": 0.02, "sampling.predictor": "ancestral"},
+}
 MODES = {
     **{"sampling": "sample", "likelihood": "likelihood", "evaluation": "eval", "pareto": "pareto", "plan": "plan"},
     **{"dequantizer": "train_dequantizer"},
@@ -106,14 +96,25 @@ def affordable(name, kind):
 
 
 def base_of(name):
-    group = name.partition(".")[0]
-    if name in AUTOENCODERS or name == "likelihood.num_weights":
+    group, when = name.partition(".")[0], FIELDS[name].when
+    if Where("model.name", ("vae",)) in itertools.chain(*when.clauses):
         return AUTOENCODER
     if group == "dequantizer":
         return IMAGES | DEQUANTIZED
     if group == "model" or name.startswith("sampling.threshold") or name in READ_ON_IMAGES:
         return IMAGES
-    return POINTS | (CHAIN if name in CHAINS else {})
+    return POINTS
+
+
+def settings_of(name):
+    """Settings under which a field is read: its conditions are fulfilled one by one."""
+    settings = base_of(name) | READ_WITH.get(name, {})
+    while (clause := FIELDS[name].when.failing({**leaves(DEFAULTS), **settings})) is not None:
+        where = clause[0]
+        allowed = affordable(where.field, FIELDS[where.field]) if where.but else where.values
+        value = next(value for value in allowed if (value in where.values) is not where.but)
+        settings |= {where.field: value, **GOES_WITH.get((where.field, value), {})}
+    return settings
 
 
 READ_ON_IMAGES = (
@@ -177,7 +178,7 @@ def test_an_affordable_value_ends_in_finite_numbers_or_in_one_message(name, runs
     if name in NOT_RUN:
         pytest.skip(NOT_RUN[name])
     mode = MODES.get(name.partition(".")[0], "sample" if name == "ema_width" else "train")
-    settings = {**base_of(name), **READ_WITH.get(name, {})}
+    settings = settings_of(name)
     ended, failed = [], []
     for index, value in enumerate(affordable(name, FIELDS[name])):
         given = {**settings, name: value}
@@ -203,5 +204,18 @@ def test_an_affordable_value_ends_in_finite_numbers_or_in_one_message(name, runs
 
 
 def test_the_fields_that_are_not_run_exist():
-    names = {*NOT_RUN, *READ_WITH, *READ_ON_IMAGES, *AUTOENCODERS, *CHAINS, *FREE, *DEEP, *TINY, *DEQUANTIZED}
+    names = {*NOT_RUN, *READ_WITH, *READ_ON_IMAGES, *FREE, *DEEP, *TINY, *DEQUANTIZED}
     assert names <= set(FIELDS) and default_config().seed
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_settings_under_which_a_field_is_read_go_together(name):
+    settings = settings_of(name)
+    typed = {
+        field: FIELDS[field].parse(value) if isinstance(value, str) else value for field, value in settings.items()
+    }
+    config = DEFAULTS.with_fields(typed)
+    shape = (2,) if settings["data.name"].startswith("toy:") else (8, 8, 1)
+    mode = MODES.get(name.partition(".")[0], "train")
+    assert not list(problems_of(config, shape, purposes_of(mode, config)))
+    assert FIELDS[name].when.failing(leaves(config)) is None
