@@ -91,7 +91,7 @@ def as_data(x: Any) -> Array:
     if isinstance(x, (np.ndarray, jax.Array)) and (x.ndim == 0 or x.size == 0):
         raise UserError(f"The data have shape {x.shape}; expected one example at least, of shape (batch, *event).")
     dequantized = "Quantization(num_grey_levels=...).dequantize(key, levels)"
-    check_floats(x, "data", f", whose density is asked for: of grey levels, {dequantized}")
+    check_floats(x, "data", f", whose density is asked for: of gray levels, {dequantized}")
     array = jnp.asarray(x)
     return array.astype(time_dtype(array))
 

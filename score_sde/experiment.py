@@ -17,6 +17,7 @@ from score_sde.errors import UserError, refuse
 from score_sde.fields import Settings
 from score_sde.fields.measuring import Sampling
 from score_sde.fields.settings import Nested
+from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.models.registry import NETWORKS, make_dequantizer, make_latent_model, make_network
 from score_sde.objectives import LatentVariableModel, NoiseAndFraction, make_predict_fn
 from score_sde.parameterization import PARAMETERIZATIONS, THRESHOLDS, Parameterization, make_score_fn, thresholded
@@ -64,14 +65,14 @@ class Experiment:
         mesh: Mesh | None = None,
         purposes: Collection[Purpose] = PURPOSES,
     ) -> "Experiment":
-        """Build a run for data of the given event shape and number of grey levels (``None``: continuous).
+        """Build a run for data of the given event shape and number of gray levels (``None``: continuous).
 
         It runs on the devices of ``mesh``, by default all there are, arranged by ``config.mesh``.
 
         Args:
             config: The configuration.
             event_shape: Shape of one example.
-            num_grey_levels: Number of grey levels; ``None`` for continuous data.
+            num_grey_levels: Number of gray levels; ``None`` for continuous data.
             mesh: The devices.
             purposes: The uses of the run; fields that they do not read are not checked.
 
@@ -251,8 +252,8 @@ def _problems(
     sde, wanted = attempt(make_sde, config), set(purposes)
     process = attempt(make_process, config, sde) if sde is not None else None
     attempt(_make_trainees, config, event_shape)
-    variational = config.likelihood.dequantization == "variational" and not NETWORKS[config.model.name].is_latent
-    if "dequantize" in wanted or ("likelihood" in wanted and variational):
+    trained = DEQUANTIZATIONS[config.likelihood.dequantization] and not NETWORKS[config.model.name].is_latent
+    if "dequantize" in wanted or ("likelihood" in wanted and trained):
         attempt(make_dequantizer, dict(config.dequantizer), event_shape, num_grey_levels)
     if "sample" in wanted and sde is not None and process is not None and not found:
         sampling = config.sampling

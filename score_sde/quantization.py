@@ -1,6 +1,6 @@
 r"""Discrete images as continuous data, and bits per dimension.
 
-An image with ``K`` grey levels ``k in {0, ..., K - 1}`` is dequantized to ``(k + u) / K`` with uniform noise ``u`` in
+An image with ``K`` gray levels ``k in {0, ..., K - 1}`` is dequantized to ``(k + u) / K`` with uniform noise ``u`` in
 ``[0, 1)`` (Uria et al. 2013; Theis et al. 2016, arXiv 1511.01844) and scaled to ``[-1, 1]`` (centered) or ``[0, 1]``.
 By Jensen's inequality the negative continuous log-likelihood then bounds the discrete image's, in bits per dimension
 
@@ -26,10 +26,10 @@ _MANY = 64  # values: chance does not put so many into the brighter half
 
 @component
 class Quantization(Checked):
-    """The grey levels of a data set and the interval its pixels are scaled to.
+    """The gray levels of a data set and the interval its pixels are scaled to.
 
     Attributes:
-        num_grey_levels: Number of grey levels ``K``, 2 or more; ``None`` for continuous data.
+        num_grey_levels: Number of gray levels ``K``, 2 or more; ``None`` for continuous data.
         centered: Scale to ``[-1, 1]`` if true, else to ``[0, 1]``.
     """
 
@@ -76,7 +76,7 @@ class Quantization(Checked):
         [[-0.5, 0.0]]
         """
         if self.num_grey_levels is None:
-            raise UserError("The data are continuous and have no bins to draw noise in; expected grey levels.")
+            raise UserError("The data are continuous and have no bins to draw noise in; expected gray levels.")
         self._check_levels(levels)
         return self._scale((levels.astype(u.dtype) + u) / self.num_grey_levels)
 
@@ -106,7 +106,7 @@ class Quantization(Checked):
         for scale, unit in (("-1", 0.5 * (values + 1.0)), ("0", values)):
             if self._on_lattice(unit):
                 raise UserError(
-                    f"The data have no noise: they are {self.num_grey_levels} grey levels, scaled to {scale} to 1. A "
+                    f"The data have no noise: they are {self.num_grey_levels} gray levels, scaled to {scale} to 1. A "
                     "density could be infinite there; expected x = Quantization.dequantize(key, levels)."
                 )
         # Bright images have nothing below the middle, and nothing dark above it.
@@ -117,18 +117,18 @@ class Quantization(Checked):
             )
 
     def _on_lattice(self, unit: np.ndarray) -> bool:
-        """Whether values are grey levels that were divided by K or by K - 1, or put into the middle of their bins."""
+        """Whether values are gray levels that were divided by K or by K - 1, or put into the middle of their bins."""
         assert self.num_grey_levels is not None
         choices = (unit * self.num_grey_levels, unit * (self.num_grey_levels - 1), unit * self.num_grey_levels - 0.5)
         return any(np.abs(places - np.round(places)).max() < 1e-3 for places in choices)
 
     def _check_levels(self, levels: Array) -> None:
         if not (jnp.issubdtype(levels.dtype, jnp.integer) or levels.dtype == jnp.bool_):
-            raise UserError(f"The grey levels are of type {levels.dtype}; expected whole numbers.")
+            raise UserError(f"The gray levels are of type {levels.dtype}; expected whole numbers.")
         if not holds(lambda levels: (levels >= 0) & (levels < self.num_grey_levels), levels):
             values = np.asarray(levels)
             raise UserError(
-                f"The grey levels lie between {values.min()} and {values.max()}; expected 0 to "
+                f"The gray levels lie between {values.min()} and {values.max()}; expected 0 to "
                 f"{(self.num_grey_levels or 0) - 1}."
             )
 

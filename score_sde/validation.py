@@ -9,7 +9,8 @@ from typing import Literal, get_args
 
 from score_sde.diffusions import DIFFUSIONS, on_chain
 from score_sde.fields import FIELDS, Settings
-from score_sde.fields.kinds import shown
+from score_sde.fields.conditions import shown
+from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.models.layers import EMBEDDINGS
 from score_sde.models.normalization import NORMALIZATIONS
 from score_sde.models.registry import NETWORKS
@@ -111,7 +112,7 @@ def _objective(config: Settings) -> Iterator[str]:
 
 
 def _training_times(config: Settings) -> Iterator[str]:
-    if OBJECTIVES[config.objective.kind].of_bound or not on_chain(config):
+    if not config.reads("objective.t_min") or not on_chain(config):
         return
     t_min, num_levels = config.objective.t_min, config.parameterization.num_scales
     diffusion = DIFFUSIONS[config.sde.name]
@@ -134,10 +135,10 @@ def _network(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
             f"The network would have about {count:.0e} parameters, {4 * count / 1e12:,.0f} TB; expected at most "
             f"{_MAX_PARAMETERS:.0e}. Its size is given by {names}."
         )
-    if family.has("fir") and model.fir and not any(model.fir_kernel):
+    if config.reads("model.fir_kernel") and not any(model.fir_kernel):
         yield f"config.model.fir_kernel is {model.fir_kernel}; expected at least one weight above 0."
     groups = getattr(NORMALIZATIONS[model.normalization](), "num_groups", 1)
-    if family.has("normalization") and model.features % groups:
+    if config.reads("model.normalization") and model.features % groups:
         yield (
             f"config.model.features is {model.features}, and config.model.normalization={model.normalization} makes "
             f"{groups} groups of them; expected a multiple of {groups}, or another normalization."
@@ -166,7 +167,7 @@ def _trained(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
             f"{model.name} looks up the number of a level; expected descending_level, or another network, such as "
             "ncsnv2_64."
         )
-    if family.has("attention_resolutions") and len(event_shape) == 3:
+    if config.reads("model.attention_resolutions") and len(event_shape) == 3:
         heights = [event_shape[0] // 2**level for level in range(event_shape[0].bit_length())]
         missing = [height for height in model.attention_resolutions if height not in heights]
         if missing and model.attention_resolutions != FIELDS["model.attention_resolutions"].default:
@@ -317,7 +318,7 @@ def _likelihood(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]
             f"config.likelihood.chain_terms is {likelihood.chain_terms}, and the bound with learned variances "
             "takes all steps; expected config.likelihood.chain_terms=0."
         )
-    if autoencoder and likelihood.dequantization != "uniform":
+    if autoencoder and DEQUANTIZATIONS[likelihood.dequantization]:
         yield (
             f"config.likelihood.dequantization is {likelihood.dequantization}, which is trained against a "
             f"score; expected uniform for config.model.name={config.model.name}."

@@ -9,12 +9,8 @@ from score_sde.fields import FIELDS, GROUPS
 from score_sde.fields.kinds import Choice
 
 PACKAGE = Path(__file__).parents[1] / "score_sde"
-#: Fields that choose a component by its name.
-CHOICES = {
-    name
-    for name, kind in FIELDS.items()
-    if isinstance(kind, Choice) and name.split(".")[0] in ("sde", "parameterization", "model", "objective", "sampling")
-}
+#: Fields that choose a component by its name. Names of data begin with a prefix and end in a path.
+CHOICES = {name for name, kind in FIELDS.items() if isinstance(kind, Choice) and not kind.prefixes}
 TYPES = {cls.__name__: name for name, cls in GROUPS.items()}  # groups as annotations of arguments
 
 
@@ -130,6 +126,9 @@ def test_no_name_of_a_configuration_is_compared_with_a_string():
         ("x = {'vp': 1, 've': 2}[config.sde.name]", "sde.name"),
         ("x = {'vp': 1}.get(config['sde']['name'])", "sde.name"),
         ("x = config.model.name.startswith('ncsn')", "model.name"),
+        ("if config.likelihood.dequantization == 'uniform': pass", "likelihood.dequantization"),
+        ("def f(config):\n    return config.evaluation.extractor in ('auto', 'pixels')", "evaluation.extractor"),
+        ("x = config.optim.schedule != 'constant'", "optim.schedule"),
         ("match config.sde.schedule:\n    case 'linear': pass", "sde.schedule"),
         ("fields = dict(config.parameterization)\nx = fields['variances'] == 'learned'", "parameterization.variances"),
     ],

@@ -23,6 +23,7 @@ from score_sde.fields import FIELDS
 from score_sde.fields.conditions import When
 from score_sde.fields.kinds import Several
 from score_sde.fields.reference import page
+from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.metrics import METRICS
 from score_sde.metrics.extractors import EXTRACTORS
 from score_sde.models.adapters import LinenNetwork
@@ -41,6 +42,7 @@ from score_sde.sampling import GRIDS
 from score_sde.solvers import CORRECTORS, PREDICTORS, PredictorCorrector, follows_of
 from score_sde.training.ema import MAX_WIDTH, MAX_WIDTHS
 from score_sde.training.objective import OBJECTIVES, VARIANCES
+from score_sde.training.optim import SCHEDULES
 
 PACKAGE = pathlib.Path(score_sde.__file__).parent
 REGISTRIES = {
@@ -59,6 +61,7 @@ REGISTRIES = {
     "objective.kind": OBJECTIVES,
     "objective.weighting": WEIGHTINGS,
     "objective.times": TIME_SAMPLERS,
+    "optim.schedule": SCHEDULES,
     "dequantizer.name": ["none", *DEQUANTIZERS],
     "sampling.predictor": METHODS,
     "sampling.corrector": ["none", *CORRECTORS],
@@ -68,6 +71,7 @@ REGISTRIES = {
     "pareto.grids": GRIDS,
     "plan.chip": NAMES,
     "evaluation.metrics": METRICS,
+    "likelihood.dequantization": DEQUANTIZATIONS,
     "evaluation.extractor": ["auto", *EXTRACTORS],
     "evaluation.reference_split": SPLITS,
 }

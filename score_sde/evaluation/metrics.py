@@ -23,7 +23,7 @@ from score_sde.metrics import (
     ReferenceStatistics,
     measure_features,
 )
-from score_sde.metrics.extractors import Extractor, Features, make_extractor
+from score_sde.metrics.extractors import ON_POINTS, Extractor, Features, make_extractor
 from score_sde.typing import Params
 
 IMAGE_METRICS = ("frechet", "kid", "precision_recall")
@@ -33,14 +33,13 @@ _BATCH = 512  # examples read at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Points:
+class Points(Extractor):
     """The extractor for data other than images: each point is its own feature vector.
 
     >>> Points(num_features=2)(np.ones((3, 2))).features.shape
     (3, 2)
     """
 
-    num_features: int
     name: str = PIXELS
     sha256: str = PIXELS
     num_classes: int | None = None
@@ -71,7 +70,7 @@ def extractor_of(config: Settings, info: SourceInfo) -> Extractor:
         return make_extractor(
             settings.extractor, source=info.name, shape=info.shape, num_levels=info.num_grey_levels, weights=weights
         )
-    if settings.extractor not in ("auto", PIXELS):
+    if settings.extractor not in ON_POINTS:
         raise UserError(
             f"config.evaluation.extractor is {settings.extractor}, and {info.name} are points, not images; expected "
             "auto, which compares them as they are."

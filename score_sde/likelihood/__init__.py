@@ -2,6 +2,7 @@
 
 from score_sde.likelihood.bound import Bound, bound_draw, nll_bound
 from score_sde.likelihood.dequantization import (
+    DEQUANTIZATIONS,
     Dequantized,
     UniformDequantizer,
     dequantization_loss,
@@ -21,6 +22,7 @@ from score_sde.variational import (
 )
 
 __all__ = [
+    "DEQUANTIZATIONS",
     "Bound",
     "ChainBound",
     "ChainModel",

@@ -1,4 +1,4 @@
-r"""Noise for grey levels and its cost in bits: uniform noise, and noise with a learned density.
+r"""Noise for gray levels and its cost in bits: uniform noise, and noise with a learned density.
 
 Noise ``u`` of a density ``q(u | k)`` in the bins of :class:`~score_sde.quantization.Quantization` costs its
 log-density (Ho et al. 2019, arXiv 1902.00275, eq. 11),
@@ -10,6 +10,7 @@ with equality for ``q`` proportional to the model's density within the bins of `
 weights ``p / q`` under the logarithm is tighter still (:func:`~score_sde.variational.importance_weighted`).
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,9 @@ from score_sde.likelihood.bound import OneTimeDraws, draw_one_time, one_time_bou
 from score_sde.quantization import Quantization
 from score_sde.sdes import SDE
 from score_sde.typing import Batch, Dequantizer, Loss, Number, Params, PRNGKey, SampleKeys, ScoreFn, Times, component
+
+#: The dequantizations by name, and whether each takes noise that is trained on the model.
+DEQUANTIZATIONS: Mapping[str, bool] = {"uniform": False, "variational": True}
 
 
 class Dequantized(NamedTuple):
@@ -54,7 +58,7 @@ def dequantize_with(
     *,
     dropout_key: PRNGKey | None = None,
 ) -> Dequantized:
-    """Grey levels plus noise from a dequantizer, scaled, and the log-density of the noise, from one key per example.
+    """Gray levels plus noise from a dequantizer, scaled, and the log-density of the noise, from one key per example.
 
     ``bits_per_dim(logp(x) - log_q, dim)`` bounds the bits of the images from above.
 
@@ -87,7 +91,7 @@ def dequantization_loss(
     (:func:`~score_sde.likelihood.bound_draw`), plus the log-density of their noise.
 
     Args:
-        quantization: The grey levels.
+        quantization: The gray levels.
         dequantizer: The dequantizer to train.
         sde: The forward process.
         score_fn: The score of its marginals, held fixed.
@@ -96,7 +100,7 @@ def dequantization_loss(
         dropout: Whether the dequantizer has dropout in training.
 
     Returns:
-        The loss; its batches are grey levels, and it draws keys and times.
+        The loss; its batches are gray levels, and it draws keys and times.
     """
 
     def draw(key: PRNGKey, levels: Array) -> tuple[tuple[SampleKeys, OneTimeDraws], PRNGKey]:

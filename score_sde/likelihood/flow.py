@@ -140,7 +140,7 @@ def bits_per_dim(
         sde: The forward process.
         score_fn: The score of its marginals.
         x: Images with noise in their bins, such as ``quantization.dequantize(key, levels)``; not under a trace.
-        quantization: Number of grey levels and scale of the images.
+        quantization: Number of gray levels and scale of the images.
         **options: As in :func:`log_likelihood`.
 
     Raises:

@@ -30,11 +30,11 @@ from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
-from score_sde.likelihood import dequantization_loss
+from score_sde.likelihood import DEQUANTIZATIONS, dequantization_loss
 from score_sde.modes.workdir import has_checkpoint, load_splits
 from score_sde.state import TrainState, state_of
 from score_sde.training.loop import Task, run
-from score_sde.training.optim import Optimizer, make_optimizer
+from score_sde.training.optim import SCHEDULES, Optimizer, make_optimizer
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Dequantizer, Loss, Params, PRNGKey, Times
 
@@ -155,7 +155,7 @@ def load_noise(experiment: Experiment, workdir: Path) -> BinNoise:
     Raises:
         UserError: If it is variational and no dequantizer was trained in ``workdir``.
     """
-    if experiment.settings.likelihood.dequantization == "uniform":
+    if not DEQUANTIZATIONS[experiment.settings.likelihood.dequantization]:
         return BinNoise()
     trained = load_dequantizer(experiment, workdir)
     return BinNoise(dequantizer=trained.dequantizer, params=trained.params, name=f"variational (step {trained.step})")
@@ -212,8 +212,8 @@ def _claim(config: Settings, directory: Path, model: dict[str, Any]) -> dict[str
 
 
 def _check_same(recorded: Mapping[str, Any], config: Settings, directory: Path) -> None:
-    # A cosine schedule depends on the length of the run, which then decides the result.
-    free = [name for name in _FREE if name != "dequantizer.num_steps" or config.optim.schedule == "constant"]
+    of_length = SCHEDULES[config.optim.schedule].of_length  # which then decides the result
+    free = [name for name in _FREE if name != "dequantizer.num_steps" or not of_length]
     if changed := changed_fields(recorded, config, groups=_TRAINED, free=free):
         home = directory.parents[1] if directory.parent.name == "checkpoints" else directory
         back = f"Set these fields back, or remove {home} to train another"

@@ -11,6 +11,7 @@ from score_sde.data.identity import PLACE_FIELDS
 from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS, Settings
 from score_sde.files import Unreadable, atomic_write_json, check_writable, read_json, reason_of
+from score_sde.training.optim import SCHEDULES
 
 #: Groups of fields that decide the meaning of the parameters of a run.
 MEANING = ("sde", "parameterization", "model", "data")
@@ -129,8 +130,7 @@ def _free(groups: Collection[str], schedule: str) -> set[str]:
     """Fields of some groups that may differ from the record of a run."""
     if groups != TRAINED:
         return {*_FREE, "data.random_flip"}
-    # Schedules other than the constant one depend on the length of the run.
-    return set(_FREE) - (set() if schedule == "constant" else {"training.num_steps"})
+    return set(_FREE) - ({"training.num_steps"} if SCHEDULES[schedule].of_length else set())
 
 
 def _check_same_data(recorded: Mapping[str, Any], known: DataRecord | None, data: DataRecord, workdir: Path) -> None:

@@ -10,6 +10,7 @@ from score_sde.data import load_source
 from score_sde.errors import UserError
 from score_sde.fields import Settings
 from score_sde.interop.sniff import file_kind
+from score_sde.metrics.extractors import FETCHED
 from score_sde.reproduction.rows import Checkpoint, Row
 
 #: The usual name of the file of Inception weights.
@@ -83,7 +84,7 @@ def missing_inputs(row: Row, config: Settings, place: Path) -> list[str]:
             load_source(config.data.name, split, data_dir=config.data.data_dir or None)
         except UserError as error:
             lacking.append(f"the {split} split of {config.data.name} (config.data.data_dir): {error}")
-    if config.evaluation.extractor == "inception-2015" and not Path(config.evaluation.weights).is_file():
+    if config.evaluation.extractor in FETCHED and not Path(config.evaluation.weights).is_file():
         lacking.append(
             f"the Inception weights: fetch {INCEPTION}, the network of 2015 as pytorch-fid publishes it, and put it at "
             f"{config.evaluation.weights}, or give it as --config.evaluation.weights=FILE"

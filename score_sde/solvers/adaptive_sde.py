@@ -54,7 +54,7 @@ def solve_sde(
         x: Starting points at ``t = 1``.
         t1: End.
         rtol: Relative tolerance; the paper uses 0.01 to 0.1.
-        atol: Absolute tolerance; the paper uses one grey level of 256, 0.0078 for images in [-1, 1].
+        atol: Absolute tolerance; the paper uses one gray level of 256, 0.0078 for images in [-1, 1].
         max_steps: Upper bound on attempts.
         joint: The same steps for the whole batch, as small as the sample with the largest error needs; else every
             sample has its own and does not depend on the others.

@@ -1,6 +1,7 @@
 """The optimizer of the score-SDE family: Adam with linear warm-up and global-norm clipping."""
 
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
 
 import optax
 
@@ -21,7 +22,7 @@ def make_optimizer(optim: Optim = DEFAULTS.optim, *, num_steps: int = DEFAULTS.t
         num_steps: Length of the run, for the cosine.
     """
     lr, warmup = optim.lr, optim.warmup
-    after = SCHEDULES[optim.schedule](lr, max(num_steps - warmup, 1))
+    after = SCHEDULES[optim.schedule].make(lr, max(num_steps - warmup, 1))
     rate = optax.join_schedules([optax.linear_schedule(0.0, lr, warmup), after], [warmup]) if warmup > 0 else after
     moments = (optim.beta1, optim.beta2, optim.eps)
     decay = optim.weight_decay
@@ -33,8 +34,15 @@ def make_optimizer(optim: Optim = DEFAULTS.optim, *, num_steps: int = DEFAULTS.t
     return optax.chain(*parts) if len(parts) > 1 else adam
 
 
-#: Learning rates ``(lr, steps) -> schedule`` after the warm-up.
-SCHEDULES = {
-    "constant": lambda lr, steps: optax.constant_schedule(lr),
-    "cosine": optax.cosine_decay_schedule,
+class Schedule(NamedTuple):
+    """Learning rates after the warm-up, made from the first rate and the number of steps."""
+
+    make: Callable[[float, int], optax.Schedule]
+    of_length: bool  # whether the rate of a step depends on the length of the run
+
+
+#: The schedules by name.
+SCHEDULES: Mapping[str, Schedule] = {
+    "constant": Schedule(lambda lr, steps: optax.constant_schedule(lr), of_length=False),
+    "cosine": Schedule(optax.cosine_decay_schedule, of_length=True),
 }

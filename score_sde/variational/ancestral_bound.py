@@ -112,7 +112,7 @@ def chain_bound(
     """An unbiased estimate of the variational bound of a chain, and of each of its terms.
 
     The decoder is the Gaussian around ``E[x_0 | x_t]`` at the last level: its density for continuous data, and for
-    grey levels the probability of the bin, so that nothing is dequantized. With ``decoder="marginal"`` its std is
+    gray levels the probability of the bin, so that nothing is dequantized. With ``decoder="marginal"`` its std is
     ``s / m`` of the last level, ``sqrt(b_1 / (1 - b_1))`` of a DDPM chain: the std of ``x_0`` given ``x_t`` if all
     ``x_0`` were equally likely. With ``"posterior"`` it is the std of the posterior of the last level given the one
     above: the choice of Ho et al.'s code for both variances, narrower, and right for nearly deterministic data. For
@@ -122,9 +122,9 @@ def chain_bound(
         key: Draws noise and levels; example ``i`` uses ``fold_in(key, i)``.
         process: The chain; also an SDE, whose marginals at ``times`` are one.
         score_fn: The score of its marginals.
-        x: Data as the network sees them, of shape ``(batch, *event)``; for grey levels any point inside each bin, such
+        x: Data as the network sees them, of shape ``(batch, *event)``; for gray levels any point inside each bin, such
             as ``quantization.midpoints``.
-        quantization: The grey levels; by default the data are continuous, and the bound is one on a density.
+        quantization: The gray levels; by default the data are continuous, and the bound is one on a density.
         times: The levels to visit, decreasing, as from :func:`score_sde.sampling.levels_of`; all by default. The prior
             replaces the first and the decoder the step after the last, where there must be noise.
         variance: Variance of the steps: the posterior's, ``"fixed_small"``, right for known data, or the
@@ -171,7 +171,7 @@ def chain_bounds(
     """The bounds of several models with one score function, which is evaluated once for all of them.
 
     The right variances depend on the data: large ones where a step leaves the data as uncertain as before, small ones
-    where they are known. On coarse grey levels DDPM's large variances cost some tenths of a nat per dimension; on
+    where they are known. On coarse gray levels DDPM's large variances cost some tenths of a nat per dimension; on
     continuous data its small ones do. Arguments and errors as in :func:`chain_bound`.
 
     >>> from score_sde.chains import DDPM, linear_betas

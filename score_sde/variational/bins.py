@@ -1,4 +1,4 @@
-r"""The probability of a grey level under a Gaussian: the discretized decoder of denoising diffusion models.
+r"""The probability of a gray level under a Gaussian: the discretized decoder of denoising diffusion models.
 
 Level ``k`` of ``K`` stands for the bin ``[k / K, (k + 1) / K)``, scaled as in
 :class:`~score_sde.quantization.Quantization`. The first and the last bin are unbounded, so that the probabilities sum
@@ -30,10 +30,10 @@ def log_bin_probability(x: Batch, shift: Batch, std: Number, quantization: Quant
         x: Scaled values, each strictly inside its bin, such as at the midpoint.
         shift: Mean minus ``x``, of the same shape.
         std: Standard deviation of the Gaussian.
-        quantization: The grey levels and their scale.
+        quantization: The gray levels and their scale.
 
     Raises:
-        UserError: If the data have no grey levels.
+        UserError: If the data have no gray levels.
 
     >>> binary = Quantization(num_grey_levels=2)  # the bins meet at 0
     >>> x = binary.midpoints(jnp.array([[0, 1]]))
@@ -42,7 +42,7 @@ def log_bin_probability(x: Batch, shift: Batch, std: Number, quantization: Quant
     """
     num_grey_levels, width = quantization.num_grey_levels, quantization.width
     if num_grey_levels is None:
-        raise UserError("The data are continuous, which is no partition; expected grey levels.")
+        raise UserError("The data are continuous, which is no partition; expected gray levels.")
     level = jnp.clip(jnp.floor((x + (width - 1.0)) * (num_grey_levels / width)), 0, num_grey_levels - 1)
     middle = ((quantization.midpoints(level) - x) - shift) / std
     half = 0.5 * width / num_grey_levels / jnp.asarray(std, x.dtype)
@@ -54,7 +54,7 @@ def log_bin_probability(x: Batch, shift: Batch, std: Number, quantization: Quant
 def decoder_log_probability(
     decoder: Gaussian, x: Batch, quantization: Quantization, shift: Batch | None = None
 ) -> Times:
-    """The log-density of the data, or the log-probability of their grey levels; the shift is the mean minus ``x``."""
+    """The log-density of the data, or the log-probability of their gray levels; the shift is the mean minus ``x``."""
     shift = decoder.mean - x if shift is None else shift
     if quantization.num_grey_levels is None:
         return Gaussian(shift, decoder.log_std).log_density(jnp.zeros_like(x))

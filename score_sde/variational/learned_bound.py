@@ -54,8 +54,8 @@ def learned_variance_bound(
         key: Draws the noise; example ``i`` uses ``fold_in(key, i)``.
         chain: The chain.
         predict: Noise and fraction of every step; at the first level the fraction is the decoder's.
-        x: Data; for grey levels any point inside each bin.
-        quantization: The grey levels; by default the data are continuous.
+        x: Data; for gray levels any point inside each bin.
+        quantization: The gray levels; by default the data are continuous.
 
     Returns:
         The bound on ``-log P(x)`` in nats and its terms, per example, from the prior to the data. The standard error
@@ -111,7 +111,7 @@ def vlb_loss(
         chain: The chain.
         network: A network with two outputs for every value, as from :func:`~score_sde.variational.with_variances`.
         parameterization: The meaning of the first half of its output.
-        quantization: The grey levels, over whose bins the decoder integrates. The batch may lie anywhere in the bins;
+        quantization: The gray levels, over whose bins the decoder integrates. The batch may lie anywhere in the bins;
             the bound measured afterwards has it in their middle.
         levels: Draws the level of every example, as uniform numbers in ``[0, 1)``; by default spread over the batch.
         hybrid: With a number ``h`` the loss is ``mean (n - z)^2 + h L_vlb``, whose second term trains the variances

@@ -162,17 +162,13 @@ def check_levels(chain: Chain) -> None:
         raise UserError(f"The chain has {chain.num_levels} levels; expected at least 2.")
 
 
-def _same(x: Batch) -> Batch:
-    return x
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Adapted:
     """A network with transformed input and output, and unchanged parameters."""
 
     network: Network
-    before: Callable[[Batch], Batch] = _same
-    after: Callable[[Batch], Batch] = _same
+    before: Callable[[Batch], Batch] = lambda x: x
+    after: Callable[[Batch], Batch] = lambda x: x
 
     def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
         """Parameters for inputs of ``shape``, batch axis included."""

@@ -45,8 +45,8 @@ def hierarchical_elbo(
         key: Draws the paths; example ``i`` uses ``fold_in(key, i)``.
         chain: The encoder.
         reversal: The decoder.
-        x: Data; for grey levels any point inside each bin.
-        quantization: The grey levels, for which the decoder gives the probability of the bin; else its density.
+        x: Data; for gray levels any point inside each bin.
+        quantization: The gray levels, for which the decoder gives the probability of the bin; else its density.
         num_samples: Number of paths whose weights are averaged under the logarithm, which tightens the bound.
 
     Returns:
