@@ -149,3 +149,23 @@ def of_shape(values: Any, shape: tuple[int, ...], noun: str) -> Any:
     if jnp.shape(values) != shape:
         raise UserError(f"The {noun} of a batch has shape {jnp.shape(values)}; expected {shape}.")
     return values
+
+
+def of_examples(score_fn: Any, indices: Array) -> Any:
+    """A score function, or another function of a batch and its times, for some examples of the batch alone.
+
+    Whatever takes every example by itself, such as an adaptive solver, calls a score with batches of one. A function
+    that holds something for each example, such as its class, therefore has a method ``of_examples`` that returns the
+    function of these examples; any other is the same for all.
+    """
+    select = getattr(score_fn, "of_examples", None)
+    return score_fn if select is None else select(indices)
+
+
+def rows(values: Any, indices: Array) -> Any:
+    """The values of some examples; values that all examples share, a scalar or a single row, stay as they are.
+
+    >>> rows(jnp.arange(3.0), jnp.array([2])).tolist(), rows(jnp.ones((1, 2)), jnp.array([2])).tolist(), rows(0.5, None)
+    ([2.0], [[1.0, 1.0]], 0.5)
+    """
+    return values if jnp.ndim(values) == 0 or jnp.shape(values)[0] == 1 else jnp.asarray(values)[indices]

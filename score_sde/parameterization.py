@@ -10,13 +10,15 @@ noise level enters in one of the ways of :data:`CONDITIONS`.
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
-from score_sde.arguments import score_at
+from score_sde.arguments import of_examples, rows, score_at
 from score_sde.fields import DEFAULTS
 from score_sde.processes import Process
 from score_sde.typing import (
@@ -170,13 +172,7 @@ def make_noise_fn(
     key: PRNGKey | None = None,
 ) -> ScoreFn:
     """The noise prediction ``(x, t) -> E[z | x_t]``; a key switches dropout on, labels condition on classes."""
-    given = {} if label is None else {"label": label}  # a network without classes need not accept ``label``
-
-    def noise_fn(x: Batch, t: Times, /) -> Batch:
-        output = network.apply(params, *parameterization.inputs(process, x, t), key=key, **given)
-        return parameterization.noise(process, output, x, t)
-
-    return noise_fn
+    return _Noise(network, parameterization, process, params, label, key)
 
 
 def make_score_fn(
@@ -189,12 +185,41 @@ def make_score_fn(
     key: PRNGKey | None = None,
 ) -> ScoreFn:
     """The score function ``(x, t) -> grad_x log p_t(x)`` of a network; arguments as in :func:`make_noise_fn`."""
-    noise_fn = make_noise_fn(network, parameterization, process, params, label=label, key=key)
+    return _Score(_Noise(network, parameterization, process, params, label, key))
 
-    def score_fn(x: Batch, t: Times, /) -> Batch:
-        return -noise_fn(x, t) / expand_like(process.marginal(t).std, x)
 
-    return score_fn
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Noise:
+    """The noise prediction of a network, with a label for each example if it has classes."""
+
+    network: Network
+    parameterization: Parameterization
+    process: Process
+    params: Params
+    label: Labels | None
+    key: PRNGKey | None
+
+    def __call__(self, x: Batch, t: Times, /) -> Batch:
+        given = {} if self.label is None else {"label": self.label}  # a network without classes need not accept it
+        inputs = self.parameterization.inputs(self.process, x, t)
+        output = self.network.apply(self.params, *inputs, key=self.key, **given)
+        return self.parameterization.noise(self.process, output, x, t)
+
+    def of_examples(self, indices: Array) -> "_Noise":
+        return self if self.label is None else dataclasses.replace(self, label=rows(self.label, indices))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Score:
+    """The score that belongs to a noise prediction."""
+
+    noise: _Noise
+
+    def __call__(self, x: Batch, t: Times, /) -> Batch:
+        return -self.noise(x, t) / expand_like(self.noise.process.marginal(t).std, x)
+
+    def of_examples(self, indices: Array) -> "_Score":
+        return _Score(self.noise.of_examples(indices))
 
 
 def thresholded(
@@ -222,20 +247,33 @@ def thresholded(
     >>> bool(jnp.allclose(denoise(VP(), clipped, jnp.zeros((1, 2)), t), 1.0, atol=1e-5))
     True
     """
-    middle, reach = 0.5 * (low + high), 0.5 * (high - low)
+    return _InRange(process, score_fn, low, high, quantile)
 
-    def score_in_range(x: Batch, t: Times, /) -> Batch:
-        mean_coeff, std = process.marginal(t)
-        offset = denoise(process, score_fn, x, t) - middle
-        if quantile is None:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _InRange:
+    """A thresholded score."""
+
+    process: Process
+    score_fn: ScoreFn
+    low: Number
+    high: Number
+    quantile: Number | None
+
+    def __call__(self, x: Batch, t: Times, /) -> Batch:
+        middle, reach = 0.5 * (self.low + self.high), 0.5 * (self.high - self.low)
+        mean_coeff, std = self.process.marginal(t)
+        offset = denoise(self.process, self.score_fn, x, t) - middle
+        if self.quantile is None:
             offset = jnp.clip(offset, -reach, reach)
         else:
-            distances = jnp.quantile(jnp.abs(offset).reshape(x.shape[0], -1), quantile, axis=1)
+            distances = jnp.quantile(jnp.abs(offset).reshape(x.shape[0], -1), self.quantile, axis=1)
             bound = expand_like(jnp.maximum(distances, reach), x)
             offset = jnp.clip(offset, -bound, bound) * (reach / bound)
         return (expand_like(mean_coeff, x) * (middle + offset) - x) / expand_like(std**2, x)
 
-    return score_in_range
+    def of_examples(self, indices: Array) -> "_InRange":
+        return dataclasses.replace(self, score_fn=of_examples(self.score_fn, indices))
 
 
 #: The quantile of each kind of thresholding, as a function of the configured quantile.

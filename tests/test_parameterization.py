@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde.parameterization import denoise, make_score_fn, thresholded
+from score_sde import likelihood, sampling
+from score_sde.parameterization import NoisePrediction, denoise, make_score_fn, thresholded
+from score_sde.sdes import VP
 from score_sde.typing import expand_like
 from tests.analytic import Gaussian
 from tests.laws import PARAMETERIZATIONS, SDES
@@ -101,3 +103,28 @@ def test_thresholded_scores_denoise_into_the_range(sde):
     bound = np.quantile(np.abs(targets[1]), 0.9)
     np.testing.assert_allclose(dynamic[1], np.clip(targets[1], -bound, bound) / bound, atol=2e-3)
     np.testing.assert_allclose(dynamic[2], 1.0, atol=2e-3)
+
+
+def test_the_label_of_every_example_goes_with_it_where_examples_are_taken_alone():
+    """The log-density of N(label, 1) by an adaptive solve of each example, and by a grid."""
+
+    class Labeled:
+        def init(self, key, shape):
+            return {}
+
+        def apply(self, params, x, condition, *, label=None, key=None):
+            ratio = jnp.exp(condition)  # s / m, so that m = 1 / sqrt(1 + ratio^2) where data keep their variance
+            mean = label / jnp.sqrt(1.0 + ratio**2)
+            return ratio[:, None] / jnp.sqrt(1.0 + ratio[:, None] ** 2) * (x - mean[:, None])
+
+    sde, labels, x = VP(), jnp.array([-1, 2, 5]), jnp.array([[0.0], [1.5], [5.0]])
+    options = NoisePrediction(condition_on="log_noise")
+    score = make_score_fn(Labeled(), options, sde, {}, label=labels)
+    score = thresholded(sde, score, low=-100.0, high=100.0)
+    exact = jax.scipy.stats.norm.logpdf(x[:, 0] - labels)
+    key, times = jax.random.key(0), sampling.log_snr_times(sde, 60, 1e-3)
+    for run in (
+        lambda x: likelihood.log_likelihood(key, sde, score, x, t0=1e-3, num_probes=None),
+        lambda x: likelihood.log_likelihood_on_grid(key, sde, score, x, times, num_probes=None),
+    ):
+        np.testing.assert_allclose(jax.jit(run)(x).logp, exact, atol=0.02)  # the prior knows nothing of the labels

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.arguments import as_data, check_key, not_inner_time, not_whole, score_at
+from score_sde.arguments import as_data, check_key, not_inner_time, not_whole, of_examples, score_at
 from score_sde.errors import UserError, refuse, unknown
 from score_sde.fields import DEFAULTS
 from score_sde.keys import example_keys, sample_noise
@@ -243,17 +243,18 @@ def noise_error(
     mean_coeff, std = sde.marginal(t)
     xt = expand_like(mean_coeff, x) * x + expand_like(std, x) * noise
 
-    def noise_fn(xt: Batch, t: Times) -> Batch:
+    def noise_fn(score_fn: ScoreFn, xt: Batch, t: Times) -> Batch:
         return -expand_like(sde.marginal(t).std, xt) * score_at(score_fn, xt, t)
 
     if probes is None:
-        predicted = noise_fn(xt, t)
+        predicted = noise_fn(score_fn, xt, t)
         return event_sum(predicted**2) - 2.0 * event_sum(predicted * noise)
 
-    def single(xt: Array, t: Array, probes: Array) -> tuple[Array, Array]:
-        return value_and_quadratic_forms(lambda event: noise_fn(event[None], t[None])[0], xt, probes)
+    def single(xt: Array, t: Array, probes: Array, index: Array) -> tuple[Array, Array]:
+        own = of_examples(score_fn, index[None])
+        return value_and_quadratic_forms(lambda event: noise_fn(own, event[None], t[None])[0], xt, probes)
 
-    predicted, forms = jax.vmap(single)(xt, t, probes)
+    predicted, forms = jax.vmap(single)(xt, t, probes, jnp.arange(x.shape[0]))
     return event_sum(predicted**2) - 2.0 * std * jnp.mean(forms, axis=1)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from score_sde.arguments import as_data, check_floats, not_fulfilled, not_inner_time, score_at
+from score_sde.arguments import as_data, check_floats, not_fulfilled, not_inner_time, of_examples, score_at
 from score_sde.errors import UserError, refuse
 from score_sde.fields import DEFAULTS
 from score_sde.keys import example_keys, sample_noise
@@ -97,12 +97,13 @@ def log_likelihood(
     probes = jax.vmap(lambda k: draw_probes(k, num_probes, x.shape[1:], probe_kind))(keys).astype(x.dtype)
     drift = probability_flow_drift(sde, score_fn)
 
-    def augmented(t: Scalar, state: tuple[Array, Array], probe: Array) -> tuple[Array, Array]:
-        return value_and_quadratic_forms(lambda z: drift(t, z), state[0], probe)
+    def augmented(t: Scalar, state: tuple[Array, Array], own: tuple[Array, Array]) -> tuple[Array, Array]:
+        probe, index = own
+        return value_and_quadratic_forms(lambda z: drift(t, z, index), state[0], probe)
 
     start = (x, jnp.zeros(probes.shape[:2], x.dtype))
     options = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "joint": joint}
-    solution = _solve(augmented, start, probes, t0=t0, t1=t1, **options)
+    solution = _solve(augmented, start, (probes, jnp.arange(x.shape[0])), t0=t0, t1=t1, **options)
     latents, forms = solution.y
     evals, done = solution.num_evals, solution.success
     return finish(sde, latents, forms, evals, done, exact=num_probes is None, terminal_logp=terminal_logp)
@@ -197,11 +198,10 @@ def decoder_term(key: PRNGKey, sde: SDE, score_fn: ScoreFn, x: Batch, t_min: Num
     return xt, 0.5 * error - x[0].size * jnp.log(mean_coeff)
 
 
-def probability_flow_drift(sde: SDE, score_fn: ScoreFn) -> Callable[[Scalar, Array], Array]:
-    """The drift of the probability flow for one example, ``h(t, x)``."""
+def probability_flow_drift(sde: SDE, score_fn: ScoreFn) -> Callable[[Scalar, Array, Array], Array]:
+    """The drift of the probability flow for one example and its index in the batch, ``h(t, x, index)``."""
     check_drift(sde)
-    process = sde.probability_flow(score_fn)
-    return lambda t, x: process.drift(x[None], t)[0]
+    return lambda t, x, index: sde.probability_flow(of_examples(score_fn, index[None])).drift(x[None], t)[0]
 
 
 def transport(
@@ -229,7 +229,7 @@ def transport(
     check_floats(x)
     drift = probability_flow_drift(sde, score_fn)
     options = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "joint": joint}
-    return _solve(lambda t, y, _: drift(t, y), x, None, t0=t0, t1=t1, **options)
+    return _solve(drift, x, jnp.arange(x.shape[0]), t0=t0, t1=t1, **options)
 
 
 def _solve(

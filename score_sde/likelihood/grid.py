@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.arguments import as_data, check_samples, not_whole, score_at
+from score_sde.arguments import as_data, check_samples, not_whole, of_examples, score_at
 from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
 from score_sde.keys import example_keys
@@ -182,17 +182,17 @@ def _carry(
     def evaluate(y: Batch, index: Array) -> tuple[Batch, Float[Array, "batch probes"]]:
         m, scale = mean_coeff[index], jnp.exp(place[index])
 
-        def noise(y: Array) -> Array:
-            t = times[index]
-            return -(sde.marginal(t).std * score_at(score_fn, (m * y)[None], t[None])[0])
+        def noise(y: Array, example: Array) -> Array:
+            t, own_score = times[index], of_examples(score_fn, example[None])
+            return -(sde.marginal(t).std * score_at(own_score, (m * y)[None], t[None])[0])
 
-        def single(key: PRNGKey, y: Array) -> tuple[Array, Array]:
+        def single(key: PRNGKey, y: Array, example: Array) -> tuple[Array, Array]:
             own = jax.random.fold_in(key, index) if fresh_probes else key
             probes = draw_probes(own, num_probes, event, probe_kind).astype(y.dtype)
-            value, forms = value_and_quadratic_forms(noise, y, probes)
+            value, forms = value_and_quadratic_forms(lambda y: noise(y, example), y, probes)
             return value, scale * forms
 
-        return jax.vmap(single)(keys, y)
+        return jax.vmap(single)(keys, y, jnp.arange(y.shape[0]))
 
     def step(carry: tuple[Batch, Array, Array], index: Array) -> tuple[tuple[Batch, Array, Array], None]:
         y, past, total = carry

@@ -1,12 +1,13 @@
 r"""Adaptive integration of the reverse SDE (Jolicoeur-Martineau et al. 2021, arXiv 2105.14080, algorithm 1)."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from score_sde.arguments import check_samples, not_inner_time, not_whole
+from score_sde.arguments import check_samples, not_inner_time, not_whole, of_examples
 from score_sde.errors import refuse
 from score_sde.fields import DEFAULTS
 from score_sde.sdes import ReverseSDE
@@ -70,7 +71,7 @@ def solve_sde(
     refuse([*not_inner_time("t1", t1), *not_whole("max_steps", max_steps, 1)])
     process = continuous(process)
 
-    def solve(keys: SampleKeys, x: Batch) -> Solution:
+    def solve(keys: SampleKeys, x: Batch, process: ReverseSDE) -> Solution:
         def going(loop: _Loop) -> Bool[Array, ""]:
             return (loop.t > t1) & (loop.attempts < max_steps) & jnp.isfinite(loop.error)
 
@@ -85,8 +86,12 @@ def solve_sde(
         return Solution(y, jnp.full(batch, 2 * end.attempts), jnp.full(batch, end.t <= t1))
 
     if joint:
-        return solve(keys, x)
-    alone = jax.vmap(solve)(keys[:, None], x[:, None])
+        return solve(keys, x, process)
+
+    def single(keys: SampleKeys, x: Batch, index: Int[Array, "1"]) -> Solution:
+        return solve(keys, x, dataclasses.replace(process, score_fn=of_examples(process.score_fn, index)))
+
+    alone = jax.vmap(single)(keys[:, None], x[:, None], jnp.arange(x.shape[0])[:, None])
     return jax.tree.map(lambda leaf: leaf[:, 0], alone)
 
 
