@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from score_sde import chains, sampling, solvers
-from score_sde.conditioning import Inpaint
+from score_sde.conditioning import Inpaint, RePaint
 from score_sde.errors import UserError
 from score_sde.sdes import VE, VP
 from score_sde.solvers import DDIM, Ancestral, AnnealedLangevin, Langevin, NoPredictor, PredictorCorrector
@@ -27,17 +27,18 @@ PROCESSES = {"vp": VP(), "ve": VE(sigma_max=10.0)}
 each_process = pytest.mark.parametrize("sde", PROCESSES.values(), ids=PROCESSES)
 
 
-def unknown_values(sde, solver, times):
-    inpaint = Inpaint(solver=solver, known=KNOWN, mask=MASK)
+def unknown_values(sde, solver, times, repeats=1):
+    inpaint = RePaint(solver=Inpaint(solver=solver, known=KNOWN, mask=MASK), num_repeats=repeats)
     start = sampling.prior_samples(KEYS, sde, (2,))
     run = jax.jit(lambda x: sampling.integrate(KEYS, inpaint, sde.reverse(DENSITY.score(sde)), x, times).x)
     return np.asarray(run(start))[:, 1]
 
 
-def law_of_replacement(sde, times):
+def law_of_replacement(sde, times, repeats=1):
     """Mean and variance of the unknown value under ancestral steps, from the recursion of the two moments.
 
-    A step is x <- (x + G^2 score) / a + c z with an affine score, and then the first coordinate is drawn anew.
+    A step is x <- (x + G^2 score) / a + c z with an affine score, and then the first coordinate is drawn anew. Before
+    it is repeated, x <- a x + G z.
     """
     m, s = (np.asarray(c, np.float64) for c in sde.marginal(times))
     mean = np.array([m[0] * VALUE, 0.0])
@@ -47,10 +48,13 @@ def law_of_replacement(sde, times):
         noise = s[i] ** 2 - a**2 * s[i + 1] ** 2
         precision = np.linalg.inv(m[i] ** 2 * COVARIANCE + s[i] ** 2 * np.eye(2))
         step = (np.eye(2) - noise * precision) / a
-        mean = step @ mean + noise * precision @ (m[i] * DENSITY.mean) / a
-        spread = step @ spread @ step.T + noise * (s[i + 1] / s[i]) ** 2 * np.eye(2)
-        mean[0] = m[i + 1] * VALUE
-        spread = np.diag([s[i + 1] ** 2, spread[1, 1]])
+        for repeat in range(repeats):
+            if repeat:
+                mean, spread = a * mean, a**2 * spread + noise * np.eye(2)
+            mean = step @ mean + noise * precision @ (m[i] * DENSITY.mean) / a
+            spread = step @ spread @ step.T + noise * (s[i + 1] / s[i]) ** 2 * np.eye(2)
+            mean[0] = m[i + 1] * VALUE
+            spread = np.diag([s[i + 1] ** 2, spread[1, 1]])
     return mean[1], spread[1, 1]
 
 
@@ -71,6 +75,24 @@ def test_replacement_has_the_law_of_its_recursion_which_is_not_the_conditional(s
     ]
     np.testing.assert_allclose(biases[0], biases[1], atol=0.01)
     assert biases[1][0] < -0.25 and biases[1][1] > 0.1
+
+
+@each_process
+def test_repeated_steps_have_the_law_of_their_recursion_which_tends_to_the_conditional(sde):
+    times = sampling.log_snr_times(sde, 30, 1e-3)
+    mean, variance = law_of_replacement(sde, times, 5)
+    assert_moments(unknown_values(sde, Ancestral(), times, 5), mean, variance)
+    times = sampling.log_snr_times(sde, 200, 1e-3)
+    errors = [np.abs(np.subtract(law_of_replacement(sde, times, n), (MEAN, VARIANCE))).max() for n in (1, 10, 100)]
+    assert errors[0] > 0.1 and errors[1] < 0.6 * errors[0] and errors[2] < 0.02, errors
+
+
+def test_what_cannot_be_repeated_is_refused():
+    with pytest.raises(UserError, match="num_repeats is 0; expected a whole number of at least 1"):
+        RePaint(solver=Ancestral(), num_repeats=0)
+    inpaint = Inpaint(solver=solvers.UniPC(order=2), known=KNOWN, mask=MASK)
+    with pytest.raises(UserError, match="UniPC goes on from its own past, and a repeated step has none"):
+        RePaint(solver=inpaint)
 
 
 @each_process
