@@ -1,10 +1,13 @@
 """Score-based generative modeling with stochastic differential equations, in JAX.
 
-The public names below are loaded on first use, so that ``import score_sde`` and ``--help`` cost nothing.
+The public names below are loaded on first use, so that ``import score_sde`` and ``--help`` cost nothing. The
+import protects the process from wrong programs of XLA (:mod:`score_sde.compiler`).
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from score_sde.compiler import protect
 
 if TYPE_CHECKING:
     from score_sde import likelihood, objectives, parameterization, sampling, sdes, solvers
@@ -32,3 +35,6 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return importlib.import_module(f"score_sde.{name}")
     raise AttributeError(f"module 'score_sde' has no attribute '{name}'")
+
+
+protect()  # before JAX starts its backend

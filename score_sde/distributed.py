@@ -10,17 +10,13 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from score_sde.compiler import KEPT, OPTION, protect
 from score_sde.errors import UserError, plural
 
 AXES = ("data", "fsdp")
 MIN_SPLIT = 4096  # numbers in the smallest array worth a separate message
 
-# The operations that XLA gives to the YNN library by default, except convolutions, which are slow there, and
-# reductions, which are wrong: two expm1 or log1p of different arguments come out as one in a sum over 4096 rows or more
-# (jaxlib 0.10.2; tests/test_distributed.py).
-CPU_OPTIONS: dict[str, bool | int | str] = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-}
+CPU_OPTIONS: dict[str, bool | int | str] = {OPTION: KEPT}
 
 
 def make_mesh(*, data: int = 0, fsdp: int = 1) -> Mesh:
@@ -167,15 +163,17 @@ def platform_of(mesh: Mesh) -> str:
 
 @functools.cache
 def compiler_options(platform: str | None = None) -> dict[str, bool | int | str]:
-    """Options for XLA that make networks faster on a platform, by default this backend's: none but on a CPU.
+    """Options for XLA that make networks faster and sums right on a platform, by default this backend's.
 
-    There XLA hands convolutions to the YNN library, whose kernels are up to three times slower than XLA's own for the
-    sizes of these networks, and reductions, which it may get wrong. An XLA without this option is left unchanged.
+    On a CPU XLA gives convolutions to the YNN library, whose kernels are up to three times slower than XLA's own for
+    the sizes of these networks, and sums, some of which are wrong there. ``XLA_FLAGS`` keeps them from it where
+    ``import score_sde`` could set it (:mod:`score_sde.compiler`). Programs of other processes get the option one by
+    one, since an XLA that does not know it then only refuses the program.
 
     >>> isinstance(jax.jit(lambda x: x + 1, compiler_options=compiler_options())(1), jax.Array)
     True
     """
-    if (platform or jax.default_backend()) != "cpu":
+    if protect() or (platform or jax.default_backend()) != "cpu":
         return {}
     try:
         jax.jit(lambda x: x, compiler_options=CPU_OPTIONS)(0.0)

@@ -14,6 +14,8 @@ os.environ.setdefault("SCORE_SDE_TRACEBACK", "1")  # a bug fails a test with its
 import jax
 import pytest
 
+import score_sde  # noqa: F401  # adds its own flag, before any test starts the backend
+
 # A shell has the jobs that it starts in the background ignore Ctrl-C, and what they start ignores it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

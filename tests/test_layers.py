@@ -26,7 +26,7 @@ CORE = (
     {"samplers"},
 )
 LAYERS = (
-    {"startup", *CORE[0]},
+    {"compiler", "startup", *CORE[0]},
     {"signals", "border", "cluster", "machine", *CORE[1]},
     {"agreement", "defaults", "files", *CORE[2]},
     {"config"},

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from score_sde.distributed import jit
 from score_sde.evaluation.problems import CASES, Case, CorrelatedGaussian, Problem, RotatedMixtures
 from score_sde.keys import sample_noise
 from score_sde.sampling import GRIDS, integrate, sample_keys
@@ -74,11 +75,11 @@ def relative_errors(
     keys = sample_keys(jax.random.key(0), 0, _POINTS)
     process = sde.probability_flow(problem.score(sde))
 
-    @jax.jit
+    @jit
     def solve(start: Array, times: Array, num_steps: Array) -> Array:
         return integrate(keys, solver, process, start, times, num_steps=num_steps).x
 
-    exact = jax.jit(lambda start, t, s: problem.flow(sde, start, t, s))(start, jnp.ones(()), jnp.asarray(case.t_end))
+    exact = jit(lambda start, t, s: problem.flow(sde, start, t, s))(start, jnp.ones(()), jnp.asarray(case.t_end))
     errors = {}
     for n in steps:
         times = jnp.pad(GRIDS[grid](sde, n, case.t_end), (0, steps[-1] - n), mode="edge")
@@ -137,7 +138,7 @@ def sampled_variances(case: Case, parts: Sequence[Solver], times: Array) -> Arra
         return state.x.sum()
 
     noises = jnp.zeros((len(times) - 1, len(parts), 1, dim))
-    from_start, from_noise = jax.jit(jax.grad(last, argnums=(0, 1)))(jnp.zeros((1, dim)), noises)
+    from_start, from_noise = jit(jax.grad(last, argnums=(0, 1)))(jnp.zeros((1, dim)), noises)
     variances = GAUSSIAN.marginal_variances(case.sde, times[0])
     return from_start[0] ** 2 * variances + jnp.sum(from_noise**2, axis=(0, 1, 2))
 
@@ -187,5 +188,5 @@ def _sampled_squares(case: Case, snr: float, times: Array, count: int) -> Array:
     process = case.sde.reverse(lambda y, t: GAUSSIAN.score_in_frame(y, *case.sde.marginal(t)))
     spread = jnp.sqrt(GAUSSIAN.marginal_variances(case.sde, times[0]))
     start = spread[None] * jax.random.normal(jax.random.key(2), (count, len(spread)))
-    x = jax.jit(lambda start, times: integrate(keys, solver, process, start, times).x)(start, times)
+    x = jit(lambda start, times: integrate(keys, solver, process, start, times).x)(start, times)
     return jnp.sum(x**2, axis=1)

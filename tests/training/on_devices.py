@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from score_sde import distributed
 from score_sde.config import default_config
 from score_sde.data import load_source
 from score_sde.distributed import AXES, batch_sharding, everywhere, jit_step, state_sharding
@@ -97,8 +96,6 @@ def record(run, workdir):
 def main(out, every):
     """Train in each arrangement; ``every`` takes minutes and leaves none out."""
     logging.disable()
-    # Compiling takes nearly all of the time.
-    distributed.CPU_OPTIONS["xla_backend_optimization_level"] = 0
     facts = {}
     for data, fsdp in [(1, 1), (8, 1), (1, 8), (2, 4)] if every else [(1, 1), (2, 4)]:
         run, name = experiment(data, fsdp), f"{data}x{fsdp}"
