@@ -77,8 +77,8 @@ def test_replacement_has_the_law_of_its_recursion_which_is_not_the_conditional(s
     assert biases[1][0] < -0.25 and biases[1][1] > 0.1
 
 
-@each_process
-def test_repeated_steps_have_the_law_of_their_recursion_which_tends_to_the_conditional(sde):
+def test_repeated_steps_have_the_law_of_their_recursion_which_tends_to_the_conditional():
+    sde = PROCESSES["ve"]
     times = sampling.log_snr_times(sde, 30, 1e-3)
     mean, variance = law_of_replacement(sde, times, 5)
     assert_moments(unknown_values(sde, Ancestral(), times, 5), mean, variance)

@@ -52,19 +52,18 @@ def test_adjoint_and_decomposition_are_those_of_the_matrix(name):
 
 
 @each
-@pytest.mark.parametrize("weights", [(0.5, 2.0), (0.0, 1e3)])
-def test_a_noisy_system_is_solved_with_and_without_the_decomposition(name, weights):
-    operator, variance = OPERATORS[name], 0.1
+def test_a_noisy_system_is_solved_with_and_without_the_decomposition(name):
+    operator, weights, variance = OPERATORS[name], (0.5, 100.0), 0.1
     matrix = matrix_of(operator)
     y = operator(jnp.asarray(np.random.RandomState(4).randn(2, *SHAPE), jnp.float32))
     plain = LinearOperator(apply=operator.apply)
-    for example, weight in enumerate(weights):
-        system = weight * matrix @ matrix.T + variance * np.eye(len(matrix))
-        exact = np.linalg.solve(system, np.asarray(y[example]).ravel())
-        for solver in (operator, plain):
-            found = solve_noisy(solver, y, (2, *SHAPE), jnp.asarray(weights), variance)[example]
+    for solver in (operator, plain):
+        found = np.asarray(solve_noisy(solver, y, (2, *SHAPE), jnp.asarray(weights), variance)).reshape(2, -1)
+        for example, weight in enumerate(weights):
+            system = weight * matrix @ matrix.T + variance * np.eye(len(matrix))
+            exact = np.linalg.solve(system, np.asarray(y[example]).ravel())
             # What the adjoint takes away plays no part.
-            np.testing.assert_allclose(np.asarray(found).ravel() @ matrix, exact @ matrix, rtol=2e-3, atol=2e-3)
+            np.testing.assert_allclose(found[example] @ matrix, exact @ matrix, rtol=2e-3, atol=2e-3)
 
 
 def test_each_operator_is_what_it_is_called():
