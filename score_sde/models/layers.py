@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
+from score_sde.models.pixels import Images, centered_moments, rescale
 from score_sde.typing import Times, time_dtype
 
-Images = Float[Array, "batch height width channels"]
 Features = Float[Array, "batch features"]
 Activation = Callable[[Array], Array]
 
@@ -69,8 +69,7 @@ class GroupNorm(nn.Module):
 
     Pixels are summed per channel first and the small ``(batch, channels)`` sums grouped afterwards, which on a CPU is
     two to three times faster than reshaping the images. The variance of a group is the mean of its channels' variances,
-    each about its own mean, plus the variance of these means: a difference of mean squares would lose digits beside a
-    large mean.
+    each about its own mean, plus the variance of these means.
 
     Attributes:
         min_group_channels: Least number of channels in a group: 4 in DDPM++ and NCSN++, 1 in DDPM.
@@ -94,13 +93,11 @@ class GroupNorm(nn.Module):
             mean = per_channel.reshape(batch, groups, -1).mean(axis=-1, keepdims=True)
             return jnp.broadcast_to(mean, (batch, groups, channels // groups)).reshape(batch, channels)
 
-        means = x.mean(axis=(1, 2))
+        means, variances = centered_moments(x)
         mean = group_mean(means)
-        # A sum of squares is least about the mean, so that its gradient does not pass through the mean.
-        within = jnp.square(x - jax.lax.stop_gradient(means)[:, None, None, :]).mean(axis=(1, 2))
-        variance = group_mean(within + jnp.square(means - mean))
+        variance = group_mean(variances + jnp.square(means - mean))
         gain = scale[None, :] * jax.lax.rsqrt(variance + self.epsilon)
-        return ((x - mean[:, None, None, :]) * gain[:, None, None, :] + bias[None, None, None, :]).astype(dtype)
+        return rescale(x, mean, gain, bias[None, :]).astype(dtype)
 
 
 class Pointwise(nn.Module):

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from score_sde.models.layers import Images
+from score_sde.models.pixels import Images, add_everywhere, centered_moments, per_pixel, rescale
 
 EPSILON = 1e-5
 Labels = Int[Array, " batch"]
@@ -38,19 +38,15 @@ def gains_and_zeros(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32
     return jnp.concatenate([gains, jnp.zeros((classes, width // 3), dtype)], axis=1)
 
 
-def _per_pixel(per_channel: Float[Array, "batch channels"]) -> Float[Array, "batch 1 1 channels"]:
-    return per_channel[:, None, None, :]
-
-
 def _row(weights: Float[Array, " channels"]) -> Float[Array, "1 channels"]:
     return weights[None, :]
 
 
-def standardise(x: Images) -> tuple[Images, ChannelMeans]:
-    """Zero mean and unit variance over the pixels of every channel, in float32; also the subtracted means."""
+def _moments(x: Images) -> tuple[Images, ChannelMeans, ChannelMeans]:
+    """The images in float32, the mean over the pixels of every channel, and one over the standard deviation."""
     x = x.astype(jnp.float32)
-    means = x.mean(axis=(1, 2))
-    return (x - _per_pixel(means)) * _per_pixel(jax.lax.rsqrt(x.var(axis=(1, 2)) + EPSILON)), means
+    means, variances = centered_moments(x)
+    return x, means, jax.lax.rsqrt(variances + EPSILON)
 
 
 def relative_brightness(means: ChannelMeans, unbiased: bool) -> ChannelMeans:
@@ -69,10 +65,10 @@ class InstanceNorm2d(nn.Module):
     def __call__(self, x: Images) -> Images:
         """Standardize every channel of every image."""
         channels = (x.shape[-1],)
-        h = standardise(x)[0] * self.param("scale", nn.initializers.ones, channels)[None, None, None, :]
-        if self.bias:
-            h = h + self.param("bias", nn.initializers.zeros, channels)[None, None, None, :]
-        return h.astype(x.dtype)
+        h, means, inverse = _moments(x)
+        gain = _row(self.param("scale", nn.initializers.ones, channels)) * inverse
+        shift = _row(self.param("bias", nn.initializers.zeros, channels)) if self.bias else None
+        return rescale(h, means, gain, shift).astype(x.dtype)
 
 
 class VarianceNorm2d(nn.Module):
@@ -84,11 +80,10 @@ class VarianceNorm2d(nn.Module):
     def __call__(self, x: Images) -> Images:
         """Rescale every channel of every image to unit variance."""
         channels = (x.shape[-1],)
-        h = x.astype(jnp.float32)
-        gain = _row(self.param("scale", around_one, channels)) * jax.lax.rsqrt(h.var(axis=(1, 2)) + EPSILON)
-        h = h * _per_pixel(gain)
+        h, _, inverse = _moments(x)
+        h = h * per_pixel(_row(self.param("scale", around_one, channels)) * inverse, x.shape[1:3])
         if self.bias:
-            h = h + self.param("bias", nn.initializers.zeros, channels)[None, None, None, :]
+            h = add_everywhere(h, _row(self.param("bias", nn.initializers.zeros, channels)))
         return h.astype(x.dtype)
 
 
@@ -108,11 +103,11 @@ class InstanceNorm2dPlus(nn.Module):
         """Standardize every channel and add its relative brightness."""
         channels = (x.shape[-1],)
         alpha, gamma = (_row(self.param(name, around_one, channels)) for name in ("alpha", "gamma"))
-        h, means = standardise(x)
+        h, means, inverse = _moments(x)
         shift = gamma * alpha * relative_brightness(means, self.unbiased)
         if self.bias:
             shift = shift + _row(self.param("beta", nn.initializers.zeros, channels))
-        return (h * gamma[:, None, None, :] + _per_pixel(shift)).astype(x.dtype)
+        return rescale(h, means, gamma * inverse, shift).astype(x.dtype)
 
 
 class ConditionalInstanceNorm2dPlus(nn.Module):
@@ -132,9 +127,9 @@ class ConditionalInstanceNorm2dPlus(nn.Module):
         table = nn.Embed(self.num_classes, 3 * x.shape[-1], embedding_init=gains_and_zeros)
         labels = jnp.where(labels < 0, self.num_classes, labels)  # which would count from the end
         gamma, alpha, beta = jnp.split(table(labels), 3, axis=-1)
-        h, means = standardise(x)
+        h, means, inverse = _moments(x)
         shift = gamma * alpha * relative_brightness(means, self.unbiased) + beta
-        return (h * _per_pixel(gamma) + _per_pixel(shift)).astype(x.dtype)
+        return rescale(h, means, gamma * inverse, shift).astype(x.dtype)
 
 
 NORMALIZATIONS: dict[str, Callable[[], nn.Module]] = {
