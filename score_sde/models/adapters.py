@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from score_sde.fields import DEFAULTS
+from score_sde.models.layers import Conv
 from score_sde.typing import Batch, Labels, Params, PRNGKey, SampleKeys, Times, event_sum
 
 # The layers whose products are computed in the lower precision: nine tenths of the work. Activations between them,
 # normalizations, dense layers (noise embedding, attention, shortcuts) and softmax stay in float32: rounding the dense
 # layers too would raise the error by half, and rounding all activations would double it.
-_PRODUCTS = nn.Conv
+_PRODUCTS = Conv
 
 
 @dataclasses.dataclass(frozen=True)

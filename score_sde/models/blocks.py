@@ -22,6 +22,7 @@ from score_sde.models.layers import (
     ddpm_init,
     residual_sum,
 )
+from score_sde.models.pixels import add_everywhere
 from score_sde.models.resampling import Downsample, Kernel, Upsample
 
 Maps = Float[Array, "_ _ _ _"]  # feature maps of any size: it changes from level to level
@@ -61,7 +62,7 @@ class ResidualBlock(nn.Module):
         h = conv3x3(self.features)(h)
         if embedding is not None:
             shift = nn.Dense(self.features, kernel_init=ddpm_init())(self.activation(embedding))
-            h = h + shift[:, None, None, :]
+            h = add_everywhere(h, shift)
         h = self.activation(GroupNorm(self.min_group_channels)(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv3x3(self.features, self.init_scale)(h)

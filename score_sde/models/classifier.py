@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.models.layers import Features, FourierEmbedding, Images
+from score_sde.models.layers import Conv, Features, FourierEmbedding
+from score_sde.models.pixels import Images, add_everywhere
 from score_sde.typing import Times
 
 Maps = Float[Array, "_ _ _ _"]  # feature maps of any size and width
@@ -42,10 +43,10 @@ def shortcut(x: Images, like: Maps) -> Maps:
     return jnp.pad(pooled, ((0, 0), (0, 0), (0, 0), (0, like.shape[-1] - x.shape[-1])))
 
 
-def conv3x3(features: int, name: str, stride: int = 1) -> nn.Conv:
+def conv3x3(features: int, name: str, stride: int = 1) -> Conv:
     """A 3x3 convolution without bias, initialized for ReLU (He et al. 2015) by fan-out."""
     init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-    return nn.Conv(features, (3, 3), (stride, stride), use_bias=False, kernel_init=init, name=name)
+    return Conv(features, strides=stride, use_bias=False, kernel_init=init, name=name)
 
 
 def uniform_by_classes(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
@@ -74,7 +75,7 @@ class WideResnetBlock(nn.Module):
         if self.activate_before_shortcut:
             x = h
         h = conv3x3(self.features, "conv1", self.stride)(h)
-        h = h + nn.Dense(self.features)(nn.swish(embedding))[:, None, None, :]
+        h = add_everywhere(h, nn.Dense(self.features)(nn.swish(embedding)))
         h = conv3x3(self.features, "conv2")(normalise_and_activate(h, "bn_2"))
         return h + shortcut(x, h)
 

@@ -6,14 +6,16 @@ stands for 1e-10, so that residual branches and the last convolution start at (a
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
-from score_sde.models.pixels import Images, centered_moments, rescale
+from score_sde.models.pixels import Images, add_everywhere, centered_moments, rescale
 from score_sde.typing import Times, time_dtype
 
 Features = Float[Array, "batch features"]
@@ -100,6 +102,52 @@ class GroupNorm(nn.Module):
         return rescale(x, mean, gain, bias[None, :]).astype(dtype)
 
 
+class Conv(nn.Module):
+    """A convolution of images, with the fields and parameters of :class:`flax.linen.Conv`.
+
+    The bias is added by :func:`~score_sde.models.pixels.add_everywhere`, whose gradient is fast on a CPU as well.
+    """
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: int = 1
+    padding: str | tuple[tuple[int, int], tuple[int, int]] = "SAME"
+    input_dilation: int = 1
+    kernel_dilation: int = 1
+    use_bias: bool = True
+    dtype: Any = None
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Images) -> Float[Array, "batch new_height new_width {self.features}"]:
+        """The convolved images."""
+        kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32) if self.use_bias else None
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        strides, *dilations = ((n, n) for n in (self.strides, self.input_dilation, self.kernel_dilation))
+        h = jax.lax.conv_general_dilated(
+            x, kernel, strides, self.padding, *dilations, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return h if bias is None else add_everywhere(h, bias[None, :])
+
+
+class Dense(nn.Module):
+    """A dense layer at every pixel, with the parameters of :class:`flax.linen.Dense`."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: Images) -> Float[Array, "batch height width {self.features}"]:
+        """One product over all pixels, and the bias."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=None)
+        h = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], self.features)
+        return add_everywhere(h, bias[None, :])
+
+
 class Pointwise(nn.Module):
     """A 1x1 convolution, computed as one dense layer over all pixels: three times faster on a CPU."""
 
@@ -109,13 +157,12 @@ class Pointwise(nn.Module):
     @nn.compact
     def __call__(self, x: Images) -> Float[Array, "batch height width {self.features}"]:
         """Mix channels at every pixel."""
-        dense = nn.Dense(self.features, kernel_init=ddpm_init(self.init_scale))
-        return dense(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.features)
+        return Dense(self.features, kernel_init=ddpm_init(self.init_scale))(x)
 
 
-def conv3x3(features: int, init_scale: float = 1.0, name: str | None = None) -> nn.Conv:
+def conv3x3(features: int, init_scale: float = 1.0, name: str | None = None) -> Conv:
     """A 3x3 convolution with the DDPM initialization."""
-    return nn.Conv(features, (3, 3), kernel_init=ddpm_init(init_scale), name=name)
+    return Conv(features, kernel_init=ddpm_init(init_scale), name=name)
 
 
 def residual_sum(x: Images, h: Images, rescale: bool) -> Images:

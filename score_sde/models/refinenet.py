@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from score_sde.errors import unknown
 from score_sde.fields import DEFAULTS
-from score_sde.models.layers import Activation, Images
+from score_sde.models.layers import Activation, Conv, Images
 
 Maps = Float[Array, "_ _ _ _"]  # feature maps of any size and width
 Normalize = Callable[[Array], Array]  # makes its own module in the block that calls it
@@ -69,9 +69,8 @@ def conv3x3(x: Images, features: int, bias: bool = True, dilation: int = 1, exac
     Call it inside a compact module, which then owns the convolution. An ``exact`` one stays in float32 where the others
     multiply in bfloat16: rounding accumulates along the chained pooling, and shows in the last layer.
     """
-    convolution = nn.Conv(
+    convolution = Conv(
         features,
-        (3, 3),
         use_bias=bias,
         kernel_dilation=dilation,
         dtype=jnp.float32 if exact else None,
@@ -134,7 +133,7 @@ class ConvMeanPool(nn.Module):
     @nn.compact
     def __call__(self, x: Images) -> Maps:
         """Convolve, then halve the height and the width."""
-        return halve(nn.Conv(self.features, (self.kernel_size, self.kernel_size))(x))
+        return halve(Conv(self.features, (self.kernel_size, self.kernel_size))(x))
 
 
 class ResidualBlock(nn.Module):

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.models.layers import Images, ddpm_init
+from score_sde.models.layers import Conv, ddpm_init
+from score_sde.models.pixels import Images, add_everywhere
 
 Resized = Float[Array, "batch new_height new_width new_channels"]
 Kernel = tuple[float | int, ...]
@@ -89,17 +90,15 @@ class Upsample(nn.Module):
         features = self.features or x.shape[-1]
         if self.kernel is None:
             x = upsample(x)
-            return nn.Conv(features, (3, 3), kernel_init=ddpm_init())(x) if self.with_conv else x
+            return Conv(features, kernel_init=ddpm_init())(x) if self.with_conv else x
         if not self.with_conv:
             return fir_upsample(x, self.kernel)
         # The filter comes after the convolution and must not touch the bias: at the border it sees zeros.
-        x = nn.Conv(
-            features, (3, 3), input_dilation=(2, 2), padding=((2, 2), (2, 2)), use_bias=False, kernel_init=ddpm_init()
-        )(x)
+        x = Conv(features, input_dilation=2, padding=((2, 2), (2, 2)), use_bias=False, kernel_init=ddpm_init())(x)
         extra = len(self.kernel) - 4
         x = fir_filter(x, _normalised(self.kernel, gain=2.0), pad=((extra + 1) // 2 + 1, extra // 2 + 1))
-        bias = self.param("bias", nn.initializers.zeros, (features,)).astype(x.dtype)
-        return x + bias[None, None, None, :]
+        bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (features,)), x.dtype)
+        return add_everywhere(x, bias[None, :])
 
 
 class Downsample(nn.Module):
@@ -116,10 +115,10 @@ class Downsample(nn.Module):
         if not self.with_conv:
             return downsample(x) if self.kernel is None else fir_downsample(x, self.kernel)
         if self.kernel is None:
-            return nn.Conv(features, (3, 3), strides=2, padding=((0, 1), (0, 1)), kernel_init=ddpm_init())(x)
+            return Conv(features, strides=2, padding=((0, 1), (0, 1)), kernel_init=ddpm_init())(x)
         extra = len(self.kernel)
         x = fir_filter(x, _normalised(self.kernel), pad=((extra + 1) // 2, extra // 2))
-        return nn.Conv(features, (3, 3), strides=2, padding="VALID", kernel_init=ddpm_init())(x)
+        return Conv(features, strides=2, padding="VALID", kernel_init=ddpm_init())(x)
 
 
 def _normalised(kernel: Kernel, gain: float = 1.0) -> list[float]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from score_sde.errors import UserError, unknown
 from score_sde.fields import DEFAULTS
-from score_sde.models.layers import ACTIVATIONS, conv3x3, ddpm_init
+from score_sde.models.layers import ACTIVATIONS, Conv, conv3x3, ddpm_init
 from score_sde.typing import Batch, Params, PRNGKey
 from score_sde.variational import Gaussian
 
@@ -44,7 +44,7 @@ class VAE(nn.Module):
     def setup(self) -> None:
         """The layers of both directions."""
         outputs = 2 if self.variance == "pixel" else 1
-        self._down = [nn.Conv(c, (3, 3), (2, 2), kernel_init=ddpm_init()) for c in self.channels]
+        self._down = [Conv(c, strides=2, kernel_init=ddpm_init()) for c in self.channels]
         self._encoder = [nn.Dense(w) for w in self.widths]
         self._latent = nn.Dense(2 * self.latent_dim, kernel_init=ddpm_init(_SMALL))
         self._decoder = [nn.Dense(w) for w in reversed(self.widths)]

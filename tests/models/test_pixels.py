@@ -68,7 +68,9 @@ def test_a_batch_of_batches_is_summed_one_by_one():
 
 
 FORMS = {
-    "group": lambda x: GroupNorm().apply({"params": {"scale": jnp.ones(x.shape[-1]), "bias": jnp.ones(x.shape[-1])}}, x),
+    "group": lambda x: GroupNorm().apply(
+        {"params": {"scale": jnp.ones(x.shape[-1]), "bias": jnp.ones(x.shape[-1])}}, x
+    ),
     "instance": lambda x: InstanceNorm2d(bias=False).apply({"params": {"scale": jnp.ones(x.shape[-1])}}, x),
     "conditional": lambda x: ConditionalInstanceNorm2dPlus(1).apply(
         {"params": {"Embed_0": {"embedding": jnp.ones((1, 3 * x.shape[-1]))}}}, x, jnp.zeros(len(x), jnp.int32)
