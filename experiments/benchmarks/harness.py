@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+PYRAMIDS = {"fir": True, "progressive_input": "residual", "progressive": "output_skip"}
+
 Times = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -31,6 +33,7 @@ def network_parser(module_docstring: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--blocks", type=int, default=1, help="residual blocks per level")
     parser.add_argument("--attention", type=int, nargs="*", default=(4,), help="heights with self-attention")
     parser.add_argument("--dropout", type=float, default=0.1, help="dropout rate")
+    parser.add_argument("--ncsnpp", action="store_true", help="NCSN++: FIR filters, and pyramids at both ends")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of one block each")
     return parser
 
@@ -43,6 +46,7 @@ def network_fields(args: argparse.Namespace) -> dict[str, Any]:
         "num_blocks": args.blocks,
         "attention_resolutions": tuple(args.attention),
         "dropout": args.dropout,
+        **(PYRAMIDS if args.ncsnpp else {}),
     }
 
 

@@ -5,7 +5,7 @@ Adam, and multi-tensor operations for clipping and for the moving average. Only 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,35 +29,36 @@ _ATTENTION = {
     "Pointwise_2": "value",
     "Pointwise_3": "out",
 }
-_TOP = {"Conv_0": "first", "GroupNorm_0": "norm", "Conv_1": "last"}
 _TIME = {"Dense_0": "time.0", "Dense_1": "time.2"}
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalization with at most 32 groups of at least 4 channels."""
     groups = max(n for n in range(1, max(min(channels // 4, 32), 1) + 1) if channels % n == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
-def _conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size."""
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
 class ResidualBlock(nn.Module):
-    """The BigGAN residual block, with ``"up"``, ``"down"`` or no resampling."""
+    """The BigGAN residual block, which may resample both of its branches."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, resample: str | None = None) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, dropout: float, resample: Callable[[Tensor], Tensor] | None
+    ) -> None:
         """Build the layers for the given numbers of channels."""
         super().__init__()
         self.dropout, self.resample = dropout, resample
-        self.norm_in, self.norm_out = _group_norm(inputs), _group_norm(outputs)
-        self.conv_in, self.conv_out = _conv3x3(inputs, outputs), _conv3x3(outputs, outputs)
+        self.norm_in, self.norm_out = group_norm(inputs), group_norm(outputs)
+        self.conv_in, self.conv_out = conv3x3(inputs, outputs), conv3x3(outputs, outputs)
         self.shift = nn.Linear(embedding, outputs)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs or resample is not None else nn.Identity()
 
     def _resampled(self, x: Tensor) -> Tensor:
-        if self.resample == "up":
-            return F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return F.avg_pool2d(x, 2) if self.resample == "down" else x
+        return x if self.resample is None else self.resample(x)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Two normalised convolutions beside the skip connection; ``embedding`` has passed its activation."""
@@ -73,7 +74,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         """Build the layers for the given number of channels."""
         super().__init__()
-        self.norm = _group_norm(channels)
+        self.norm = group_norm(channels)
         self.query, self.key, self.value, self.out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,8 +90,20 @@ class AttentionBlock(nn.Module):
         return (x + self.out(h)) * math.sqrt(0.5)
 
 
+def halved(x: Tensor) -> Tensor:
+    """Means over two by two pixels."""
+    return F.avg_pool2d(x, 2)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """Every pixel four times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 class DDPMpp(nn.Module):
     """The DDPM++ U-Net; the fields are those of :class:`score_sde.models.ncsnpp.NCSNpp`."""
+
+    down, up = staticmethod(halved), staticmethod(doubled)
 
     def __init__(
         self,
@@ -107,14 +120,15 @@ class DDPMpp(nn.Module):
         self.features, self.dropout = features, dropout
         self.residual, self.attention = nn.ModuleList(), nn.ModuleList()
         self.time = nn.Sequential(nn.Linear(features, 4 * features), nn.SiLU(), nn.Linear(4 * features, 4 * features))
-        self.first = _conv3x3(image[2], features)
-        # What forward does, in order: "block", "attend", "push" or "pop" (a skip), with the index of the module.
+        self.first = conv3x3(image[2], features)
+        # What forward does, in order: "block", "attend", "push" or "pop" (a skip), "enter" or "leave" (a level, for the
+        # pyramids), with the index of the module.
         self.plan: list[tuple[str, int]] = [("push", 0)]
         self._build(image[0], channel_multipliers, num_blocks, attention_resolutions)
         channels = features * channel_multipliers[0]
-        self.norm, self.last = _group_norm(channels), _conv3x3(channels, image[2])
+        self.norm, self.last = group_norm(channels), conv3x3(channels, image[2])
 
-    def _block(self, inputs: int, outputs: int, resample: str | None = None) -> int:
+    def _block(self, inputs: int, outputs: int, resample: Callable[[Tensor], Tensor] | None = None) -> int:
         self.plan.append(("block", len(self.residual)))
         self.residual.append(ResidualBlock(inputs, outputs, 4 * self.features, self.dropout, resample))
         return outputs
@@ -133,7 +147,8 @@ class DDPMpp(nn.Module):
                 skips.append(channels)
                 self.plan.append(("push", 0))
             if level != len(multipliers) - 1:
-                channels, height = self._block(channels, channels, "down"), height // 2
+                channels, height = self._block(channels, channels, self.down), height // 2
+                self.plan.append(("enter", level))
                 skips.append(channels)
                 self.plan.append(("push", 0))
         self._block(channels, channels)
@@ -145,8 +160,21 @@ class DDPMpp(nn.Module):
                 channels = self._block(channels + skips.pop(), self.features * multiplier)
             if height in attention:
                 self._attend(channels)
+            self.plan.append(("leave", len(multipliers) - 1 - level))
             if level != 0:
-                channels, height = self._block(channels, channels, "up"), height * 2
+                channels, height = self._block(channels, channels, self.up), height * 2
+
+    def enter(self, image: Tensor, h: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """The smaller input of the level just entered, and the feature maps with it; here there is none."""
+        return image, h
+
+    def leave(self, before: Tensor | None, h: Tensor, level: int) -> Tensor | None:
+        """The output so far, with that of the level just completed; here there is none before the end."""
+        return before
+
+    def finish(self, h: Tensor, output: Tensor | None) -> Tensor:
+        """The network's output."""
+        return self.last(F.silu(self.norm(h)))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """The network output for images ``x`` (channels second) at noise condition ``condition``."""
@@ -157,6 +185,7 @@ class DDPMpp(nn.Module):
         embedding = F.silu(self.time(torch.cat([angles.sin(), angles.cos()], dim=1)))
         h = self.first(x)
         skips: list[Tensor] = []
+        image, output = x, None
         for action, index in self.plan:
             if action == "push":
                 skips.append(h)
@@ -164,16 +193,34 @@ class DDPMpp(nn.Module):
                 h = torch.cat([h, skips.pop()], dim=1)
             elif action == "attend":
                 h = self.attention[index](h)
+            elif action == "enter":
+                image, h = self.enter(image, h, index)
+            elif action == "leave":
+                output = self.leave(output, h, index)
             else:
                 h = self.residual[index](h, embedding)
-        return self.last(F.silu(self.norm(h)))
+        return self.finish(h, output)
 
     def load_flax(self, params: Mapping[str, Any]) -> None:
         """Copy the parameters of the Flax network of the same configuration."""
-        state = {_torch_name(path): _torch_layout(path[-1], leaf) for path, leaf in _flatten(params)}
+        state = {self.name_of(path): _torch_layout(path[-1], leaf) for path, leaf in _flatten(params)}
         shapes = {name: value.shape for name, value in self.state_dict().items()}
         state = {name: value.reshape(shapes[name]) for name, value in state.items()}  # 1x1 kernels gain two axes
         self.load_state_dict(state, strict=True)
+
+    def name_of(self, path: tuple[str, ...]) -> str:
+        """The name of a parameter, from its path in Flax."""
+        kind, _, index = path[0].rpartition("_")
+        leaf = "bias" if path[-1] == "bias" else "weight"
+        if kind == "ResidualBlock":
+            return f"residual.{index}.{_RESIDUAL[path[1]]}.{leaf}"
+        if kind == "AttentionBlock":
+            return f"attention.{index}.{_ATTENTION[path[1]]}.{leaf}"
+        return f"{_TIME[path[1]] if kind == 'TimeEmbedding' else self.top_level(kind, int(index))}.{leaf}"
+
+    def top_level(self, kind: str, index: int) -> str:
+        """The name of a layer that belongs to no block."""
+        return {"Conv": ("first", "last"), "GroupNorm": ("norm",)}[kind][index]
 
 
 def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], np.ndarray]]:
@@ -182,16 +229,6 @@ def _flatten(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[
         is_leaf = not isinstance(value, Mapping)
         leaves += [((*path, name), np.asarray(value))] if is_leaf else _flatten(value, (*path, name))
     return leaves
-
-
-def _torch_name(path: tuple[str, ...]) -> str:
-    kind, _, index = path[0].rpartition("_")
-    leaf = "bias" if path[-1] == "bias" else "weight"
-    if kind == "ResidualBlock":
-        return f"residual.{index}.{_RESIDUAL[path[1]]}.{leaf}"
-    if kind == "AttentionBlock":
-        return f"attention.{index}.{_ATTENTION[path[1]]}.{leaf}"
-    return f"{_TIME[path[1]] if kind == 'TimeEmbedding' else _TOP[path[0]]}.{leaf}"
 
 
 def _torch_layout(leaf: str, value: np.ndarray) -> Tensor:

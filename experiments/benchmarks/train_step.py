@@ -15,7 +15,7 @@ import argparse
 import copy
 from collections.abc import Callable
 
-from harness import interleave, network_fields, network_parser, report
+from harness import PYRAMIDS, interleave, network_fields, network_parser, report
 
 from score_sde.startup import prepare_process
 
@@ -26,6 +26,7 @@ import jax
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch_ddpmpp import DDPMpp, Trainer
+from torch_ncsnpp import NCSNpp as TorchNCSNpp
 
 from score_sde.distributed import global_batch, jit, jit_step, make_mesh, replicated
 from score_sde.fields.training import Optim
@@ -157,7 +158,8 @@ def main() -> None:
     args = parse()
     image, fields = tuple(args.image), network_fields(args)
     network = LinenNetwork(NCSNpp(**fields))
-    model = DDPMpp(image, **fields)
+    trunk = {name: value for name, value in fields.items() if name not in PYRAMIDS}
+    model = (TorchNCSNpp if args.ncsnpp else DDPMpp)(image, **trunk)
     state = make_state(network, (1, *image))
     check_same_network(network, model, state.params, (args.batch, *image))
     model.load_flax(state.params)
