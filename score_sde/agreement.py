@@ -63,16 +63,12 @@ def agreed(
     Raises:
         UserError: In every process, if settings, software or directory differ, or another process fails.
     """
-    from jax._src import distributed  # JAX has no public way to its key-value store, and Orbax takes this one, too
 
     def complete() -> tuple[FoundT, Mapping[str, Any]]:
         found, settings = prepare()
         return found, {**settings, **software()}
 
-    here = distributed.global_state
-    assert here.client is not None, "cluster.connect comes first"
-    among: dict[str, Any] = {"store": here.client, "timeout": timeout}
-    among |= {"process_id": here.process_id or 0, "num_processes": here.num_processes or 1}
+    among = _among(timeout)
     found = agree(complete, **among)
     if shared is not None:
         agree_on_directory(shared, **among)
@@ -89,13 +85,19 @@ def agreed_on(topic: str, prepare: Callable[[], tuple[FoundT, Mapping[str, Any]]
     Raises:
         UserError: In every process, if they differ, or another process fails to prepare or does not come.
     """
-    from jax._src import distributed
+    among = _among(_PATIENCE)
+    if among["store"] is None or among["num_processes"] == 1:
+        return prepare()[0]
+    return agree(prepare, topic=f"{topic}/{next(_NUMBERS)}", **among)
+
+
+def _among(timeout: float) -> dict[str, Any]:
+    """The arguments of :func:`agree` for this process; without a store if ``cluster.connect`` was not called."""
+    from jax._src import distributed  # JAX has no public way to its key-value store, and Orbax takes this one, too
 
     here = distributed.global_state
-    if here.client is None or here.num_processes in (None, 1):
-        return prepare()[0]
-    among: dict[str, Any] = {"process_id": here.process_id or 0, "num_processes": here.num_processes}
-    return agree(prepare, store=here.client, timeout=_PATIENCE, topic=f"{topic}/{next(_NUMBERS)}", **among)
+    known = {"process_id": here.process_id or 0, "num_processes": here.num_processes or 1}
+    return {"store": here.client, "timeout": timeout, **known}
 
 
 def agree_on_directory(

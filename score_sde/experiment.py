@@ -33,7 +33,7 @@ from score_sde.training.objective import VARIANCES, Trainees, make_loss
 from score_sde.training.optim import make_optimizer
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Batch, Dequantizer, Loss, Network, Params, ScoreFn, Times, expand_like
-from score_sde.validation import PURPOSES, Purpose, problems_of, thresholding_problems
+from score_sde.validation import PURPOSES, Purpose, problems_of
 from score_sde.variational import LearnedReversal
 
 
@@ -239,8 +239,7 @@ def _problems(
     config: Settings, event_shape: tuple[int, ...], num_grey_levels: int | None, purposes: Collection[Purpose]
 ) -> list[str]:
     """Every problem with fields that are valid one by one; some of them appear only in building."""
-    found = list(problems_of(config, event_shape, purposes))
-    found += thresholding_problems(config, num_grey_levels, purposes)
+    found = list(problems_of(config, event_shape, num_grey_levels, purposes))
 
     def attempt(make: Callable[..., Any], *arguments: Any) -> Any:
         try:

@@ -54,12 +54,15 @@ def purposes_of(mode: str | None, config: Settings) -> frozenset[Purpose]:
     return frozenset(purpose for purpose, needed in wanted.items() if needed)
 
 
-def problems_of(config: Settings, event_shape: tuple[int, ...], purposes: Collection[Purpose]) -> Iterator[str]:
+def problems_of(
+    config: Settings, event_shape: tuple[int, ...], num_grey_levels: int | None, purposes: Collection[Purpose]
+) -> Iterator[str]:
     """Sentences about values that do not go together.
 
     Args:
         config: A configuration whose fields have been checked one by one.
         event_shape: Shape of one example.
+        num_grey_levels: The number of its gray levels; ``None`` for continuous data.
         purposes: The uses of the configuration; fields that they do not read are not checked.
     """
     wanted = set(purposes)
@@ -83,6 +86,9 @@ def problems_of(config: Settings, event_shape: tuple[int, ...], purposes: Collec
     if "likelihood" in wanted:
         yield from _likelihood(config, event_shape)
         yield from _batch(config, "likelihood", event_shape)
+    draws = wanted & {"sample", "pareto"} or ("train" in wanted and config.training.sample_every)
+    if draws and num_grey_levels is None and config.sampling.thresholding in THRESHOLDS:
+        yield "Thresholding clips to the range of images; set config.sampling.thresholding=none."
 
 
 def _objective(config: Settings) -> Iterator[str]:
@@ -294,15 +300,6 @@ def _solver(config: Settings) -> Iterator[str]:
             f"The predictor {name} goes on from its own past, and a corrector would move the sample away "
             "from it; set config.sampling.corrector=none, or take dpm_solver_2s."
         )
-
-
-def thresholding_problems(
-    config: Settings, num_grey_levels: int | None, purposes: Collection[Purpose]
-) -> Iterator[str]:
-    """The sentence about thresholding of data that are not images, if it is requested."""
-    draws = {"sample", "pareto"} & {*purposes} or ("train" in purposes and config.training.sample_every)
-    if draws and num_grey_levels is None and config.sampling.thresholding in THRESHOLDS:
-        yield "Thresholding clips to the range of images; set config.sampling.thresholding=none."
 
 
 def _likelihood(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:

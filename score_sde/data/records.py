@@ -56,8 +56,8 @@ class RecordSource:
             UserError: for an image that is damaged, or differs from the source in size or color.
         """
         images = np.empty((len(indices), *self.info.shape), np.uint8)
-        for row, (index, encoded) in enumerate(self._encoded(indices)):
-            images[row] = self._decode(index, encoded)
+        for row, (index, record) in enumerate(zip(indices.tolist(), self._read(indices), strict=True)):
+            images[row] = self._decode(index, self._image(record))
         return images
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
@@ -74,9 +74,6 @@ class RecordSource:
                 f"{self.info.name}: records cannot be read ({reason_of(error)}), expected intact ArrayRecord files "
                 "that stay where they are while they are in use. Restore them."
             ) from error
-
-    def _encoded(self, indices: np.ndarray) -> Iterable[tuple[int, bytes]]:
-        return zip(indices.tolist(), map(self._image, self._read(indices)), strict=True)
 
     def _decode(self, index: int, encoded: bytes) -> np.ndarray:
         pixels = decode_image(encoded, self._name(index), self.info.shape[2])

@@ -8,6 +8,7 @@ import contextlib
 import math
 import operator
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from score_sde.data.base import ArraySource, Source, SourceInfo
-from score_sde.data.cache import read_cached, write_cached
 from score_sde.data.records import RecordSource, open_records
 from score_sde.errors import UserError
 from score_sde.files import reason_of
@@ -161,15 +161,37 @@ def decoded_source(
         UserError: as for the records, and if they disagree with ``info``.
     """
     paths = [version / "decoded" / f"{split}_{part}.npy" for part in ("images", "labels")]
-    images, labels = (read_cached(path) for path in paths)
+    images, labels = (_read_cached(path) for path in paths)
     if images is None or labels is None or not _fit(images, labels, info):
         source = records()
         if source.info.shape != info.shape:
             raise UserError(f"{version} holds images of shape {source.info.shape}, expected {info.shape}. Remove it.")
         images, labels = _decode_all(source)
         for path, array in zip(paths, (images, labels), strict=True):
-            write_cached(path, array)
+            _write_cached(path, array)
     return ArraySource(info, images, None if info.num_classes is None else labels, notes=notes)
+
+
+def _read_cached(path: Path) -> np.ndarray | None:
+    """The array at ``path`` as a memory map, or None if it is missing or damaged and must be made again."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # a damaged header makes numpy raise almost anything
+        return None
+    return found if isinstance(found, np.ndarray) else None
+
+
+def _write_cached(path: Path, array: np.ndarray) -> None:
+    """Keep a decoded array for the next run; a read-only directory only costs decoding again."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        try:
+            with partial.open("wb") as sink:
+                np.save(sink, array, allow_pickle=False)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _fit(images: np.ndarray, labels: np.ndarray, info: SourceInfo) -> bool:

@@ -180,7 +180,7 @@ def _leased(path: Bucket, doing: str) -> Iterator[None]:
         if lapsed:
             path.unlink(missing_ok=True)
         try:
-            path.create(_signed(_renewed(holder)))
+            path.create(_signed(holder, renewed=time.time()))
         except FileExistsError:
             raise _held(path) from None
     renewing = threading.Thread(target=_renew, args=(path, holder, done), daemon=True)
@@ -216,7 +216,7 @@ def _renew(path: Bucket, holder: dict[str, Any], done: threading.Event) -> None:
             if not _is_of(path, holder):
                 log.error("%s is another's now, who writes there, too; end one of the two.", path)
                 return
-            path.write_bytes(_signed(_renewed(holder)))
+            path.write_bytes(_signed(holder, renewed=time.time()))
         except Exception as error:
             log.warning("%s cannot be renewed (%s), and lapses after %.0f s.", path, reason_of(error), _LAPSED)
 
@@ -225,12 +225,8 @@ def _is_of(path: Path, holder: dict[str, Any]) -> bool:
     return holder.items() <= (read_json(path) or {}).items()
 
 
-def _renewed(holder: dict[str, Any]) -> dict[str, Any]:
-    return {**holder, "renewed": time.time()}
-
-
-def _signed(holder: dict[str, Any]) -> bytes:
-    return (json.dumps(holder) + "\n").encode()
+def _signed(holder: dict[str, Any], **more: float) -> bytes:
+    return (json.dumps(holder | more) + "\n").encode()
 
 
 def _this(doing: str) -> dict[str, Any]:

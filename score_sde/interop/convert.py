@@ -4,6 +4,7 @@ Both sides have the names that Flax gives in the order of the calls, so the Flax
 The PyTorch port numbers its modules in one list, in the same order.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -160,9 +161,7 @@ def _has_embedding(shapes: Shapes) -> bool:
 
 def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     # Old Flax releases stored normalizations as (1, 1, 1, C), and 1x1 convolutions are our dense layers.
-    while shape[:1] == (1,):
-        shape = shape[1:]
-    return shape
+    return tuple(itertools.dropwhile(lambda size: size == 1, shape))
 
 
 def _unet_paths(state: Mapping[str, Any], shapes: Shapes) -> dict[str, str]:

@@ -41,7 +41,7 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
             raise UserError(f"{path} is a {kind} file, expected one written by torch.save. Use the reader of its kind.")
         size = path.stat().st_size
         value = _read_archive(path, size) if kind == "torch-zip" else _read_legacy(path, size)
-        return _Plain(_MAX_GROWTH * size).convert(value)
+        return _plain(value, _MAX_GROWTH * size)
 
 
 # The two layouts.
@@ -127,44 +127,39 @@ def _read_storage(stream: mmap.mmap, reference: Reference, size: int) -> bytes:
 # The result.
 
 
-class _Plain:
-    """Turns the values of a pickle into plain ones, and refuses all others.
+def _plain(value: Any, limit: int) -> Any:
+    """Turn the value of a pickle into plain ones, and refuse all others.
 
     Nested lists that share one list are small in a file and endless to traverse, so the number of values is bounded as
     if nothing were shared.
     """
+    done: dict[int, tuple[Any, int]] = {}
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._done: dict[int, tuple[Any, int]] = {}
-
-    def convert(self, value: Any) -> Any:
-        return self._convert(value, 0)[0]
-
-    def _convert(self, value: Any, depth: int) -> tuple[Any, int]:
+    def convert(value: Any, depth: int) -> tuple[Any, int]:
         """The plain value, and the number of values in it."""
         if isinstance(value, _SCALARS):
             return value, 1
         if depth > _MAX_DEPTH:
             raise RefusedError(f"it is nested deeper than {_MAX_DEPTH} levels")
-        if id(value) not in self._done:
-            result, count = self._convert_new(value, depth + 1)
-            if count > self._limit:
-                raise RefusedError("it repeats itself to more values than the file could hold")
-            self._done[id(value)] = result, count
-        return self._done[id(value)]
+        if id(value) not in done:
+            done[id(value)] = filled(value, depth + 1) if isinstance(value, list | tuple | dict) else (_array(value), 1)
+        return done[id(value)]
 
-    def _convert_new(self, value: Any, depth: int) -> tuple[Any, int]:
-        if isinstance(value, Storage):
-            return value.view(value.dtype, 0, (value.size,), (1,)), 1
-        if isinstance(value, NumpyType):
-            return value.dtype, 1
-        if isinstance(value, NumpyArray) and value.array is not None:
-            return value.array, 1
-        if not isinstance(value, list | tuple | dict):
-            raise RefusedError(f"it holds a {type(value).__name__.strip('_')} where data are expected")
-        items = [self._convert(item, depth) for item in (value.values() if isinstance(value, dict) else value)]
+    def filled(value: Any, depth: int) -> tuple[Any, int]:
+        items = [convert(item, depth) for item in (value.values() if isinstance(value, dict) else value)]
         plain, count = [item for item, _ in items], 1 + sum(count for _, count in items)
-        if isinstance(value, dict):
-            return dict(zip(value, plain, strict=True)), count
-        return type(value)(plain), count
+        if count > limit:
+            raise RefusedError("it repeats itself to more values than the file could hold")
+        return dict(zip(value, plain, strict=True)) if isinstance(value, dict) else type(value)(plain), count
+
+    return convert(value, 0)[0]
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, Storage):
+        return value.view(value.dtype, 0, (value.size,), (1,))
+    if isinstance(value, NumpyType):
+        return value.dtype
+    if isinstance(value, NumpyArray) and value.array is not None:
+        return value.array
+    raise RefusedError(f"it holds a {type(value).__name__.strip('_')} where data are expected")

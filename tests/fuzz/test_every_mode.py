@@ -215,7 +215,7 @@ def test_the_settings_under_which_a_field_is_read_go_together(name):
         field: FIELDS[field].parse(value) if isinstance(value, str) else value for field, value in settings.items()
     }
     config = DEFAULTS.with_fields(typed)
-    shape = (2,) if settings["data.name"].startswith("toy:") else (8, 8, 1)
+    shape, levels = ((2,), None) if settings["data.name"].startswith("toy:") else ((8, 8, 1), 17)
     mode = MODES.get(name.partition(".")[0], "train")
-    assert not list(problems_of(config, shape, purposes_of(mode, config)))
+    assert not list(problems_of(config, shape, levels, purposes_of(mode, config)))
     assert FIELDS[name].when.failing(leaves(config)) is None
