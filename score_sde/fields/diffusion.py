@@ -45,14 +45,13 @@ class Diffusion(Group):
 
     when: ClassVar[When] = SCORE
 
-    name: str = choice("vp", ("vp", "subvp", "ve"), "the SDE")
+    name: str = choice(("vp", "subvp", "ve"), "the SDE")
     # At t = 1 the weight of the data is exp(-(beta_min + beta_max) / 4), which underflows float32 from a sum of 349.3.
     beta_min: float = real(0.1, 1e-6, 349.0, "rate at t = 0", _VP)
     beta_max: float = real(20.0, 1e-6, 349.0, "rate at t = 1; beyond, no float32 holds what data are left", _VP)
     sigma_min: float = real(0.01, 1e-6, 1e6, "noise at t = 0; values of size 1 have no digits below 1e-6", _VE)
     sigma_max: float = real(50.0, 1e-6, 1e6, "noise at t = 1, about the largest distance between two examples", _VE)
     schedule: str = choice(
-        "continuous",
         ("continuous", "linear", "cosine", "quad", "const", "jsd", "geometric", "uniform"),
         "continuous, or the chain of N = parameterization.num_scales levels to train and sample on: for vp linear (the "
         "SDE's own), cosine, quad, const or jsd, with betas from beta_min / N to beta_max / N; for ve geometric (its "
@@ -66,7 +65,7 @@ class Parameterization(Group):
 
     when: ClassVar[When] = SCORE
 
-    output: str = choice("noise", ("noise", "score", "data", "v", "edm"), "what the network predicts")
+    output: str = choice(("noise", "score", "data", "v", "edm"), "what the network predicts")
     data_std: float = real(
         *(0.5, 1e-6, 1e6, "standard deviation of the (scaled) data, by which inputs are scaled"),
         when=given("parameterization.scale_input", True) | _EDM,
@@ -76,7 +75,6 @@ class Parameterization(Group):
         True, "the network predicts the score times s", given("parameterization.output", "score")
     )
     condition_on: str = choice(
-        "time",
         ("time", "log_time", "log_noise", *BY_NUMBER),
         "how the network is told the noise: time (999 t), log_time, log_noise (log s/m), or the number of the level, "
         "from the least noise (level) or from the most (descending_level); log_noise for edm",
@@ -91,7 +89,6 @@ class Parameterization(Group):
         | given("model.name", "ncsn"),
     )
     variances: str = choice(
-        "small",
         ("small", "large", "learned"),
         "variances of the steps down a chain, as those of the posterior (small), of the "
         "transition (large), or between them, value by value, as a second output of the network says (learned)",

@@ -1,13 +1,14 @@
 """The line of a field in its group: its default, valid values and meaning, and the condition under which it is read.
 
-Every function takes the default, the arguments of its kind, the meaning, the condition, and options of its class in
-``kinds``: ``or_zero``, ``even``, ``distinct``, ``or_empty``, ``prefixes`` and ``instead``.
+Every function but :func:`choice` takes the default, the arguments of its kind, the meaning, the condition, and options of
+its class in ``kinds``: ``or_zero``, ``even``, ``distinct``, ``or_empty``, ``prefixes`` and ``instead``.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from score_sde.fields.conditions import When
 from score_sde.fields.kinds import Choice, Flag, Integer, Kind, Path, Real, Several, Text
 
 
@@ -22,10 +23,15 @@ def _maker(kind: type[Kind], *arguments: str) -> Callable[..., Any]:
     return line
 
 
+def choice(names: Sequence[str], meaning: str, when: When | None = None, **options: Any) -> Any:
+    """The line of one of some names, by default the first; an option ``default`` names another."""
+    described = Choice(names=tuple(names), meaning=meaning, when=when, **{"default": names[0], **options})
+    return dataclasses.field(default=described.default, metadata={"kind": described})
+
+
 flag = _maker(Flag)
 integer = _maker(Integer, "low", "high")
 real = _maker(Real, "low", "high")
-choice = _maker(Choice, "names")
 text = _maker(Text, "pattern", "form")
 path = _maker(Path)
 several = _maker(Several, "of", "lengths")

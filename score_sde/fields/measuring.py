@@ -57,7 +57,6 @@ class Sampling(Group):
     when: ClassVar[When] = SCORE
 
     predictor: str = choice(
-        "euler_maruyama",
         (*NOISY, *NOISELESS, *ADAPTIVE),
         "the solver: with noise euler_maruyama to none, without euler to unipc_3; with as many steps as the error asks "
         "for adaptive (the probability flow) and adaptive_sde (with noise)",
@@ -68,9 +67,7 @@ class Sampling(Group):
     churn: float = real(0.0, 0.0, 1.0, "relative increase of the noise before each step, at most 0.41", _CHURN)
     churn_min: float = real(0.0, 0.0, _MAX_RATIO, "lowest noise-to-signal ratio with churn", _CHURNED)
     churn_max: float = real(_MAX_RATIO, 0.0, _MAX_RATIO, "highest noise-to-signal ratio with churn", _CHURNED)
-    corrector: str = choice(
-        "none", ("none", "langevin", "annealed_langevin"), "what corrects after every step", **_SWEPT
-    )
+    corrector: str = choice(("none", "langevin", "annealed_langevin"), "what corrects after every step", **_SWEPT)
     snr: float = real(0.16, 0.0, 10.0, "signal-to-noise ratio of a correction", _CORRECTED, **_SWEPT)
     per_sample: bool = flag(
         False, "norms per sample, not over the batch; samples then ignore each other", _LANGEVIN, **_SWEPT
@@ -78,14 +75,14 @@ class Sampling(Group):
     num_corrections: int = integer(1, 0, 1000, "corrections per step", _CORRECTED, **_SWEPT)
     corrector_first: bool = flag(False, "correct before the step, not after it", _CORRECTED, **_SWEPT)
     num_steps: int = integer(1000, 1, MAX_LEVELS, "steps of a predictor that chooses none", **_SWEPT)
-    grid: str = choice("uniform", GRIDS, "spacing of the times")
+    grid: str = choice(GRIDS, "spacing of the times")
     rho: float = real(7.0, 1.0, 100.0, "the root in which the steps are equal", given("sampling.grid", "edm"))
     t_min: float = real(1e-3, *_TIME, "where sampling stops; 1e-5 for ve")
     denoising: Literal["tweedie", "mean", "none"] = choice(
-        "tweedie", ("tweedie", "mean", "none"), "how the noise left at t_min is removed", _ALWAYS
+        ("tweedie", "mean", "none"), "how the noise left at t_min is removed", _ALWAYS
     )
     thresholding: str = choice(
-        "none", ("none", "static", "dynamic"), "keep denoised images in their range: no, by clipping, or by a quantile"
+        ("none", "static", "dynamic"), "keep denoised images in their range: no, by clipping, or by a quantile"
     )
     threshold_quantile: float = real(
         0.995, 0.5, 1.0, "the quantile, at least the median", given("sampling.thresholding", "dynamic")
@@ -128,7 +125,7 @@ class Plan(Group):
     """--mode=plan."""
 
     chip: str = choice(
-        "v5e", ("v4", "v5e", "v5p", "v6e", "a100", "h100", "cpu"), "what will train; cpu for this machine"
+        ("v4", "v5e", "v5p", "v6e", "a100", "h100", "cpu"), "what will train; cpu for this machine", default="v5e"
     )
     topology: str = text(
         "", r"(\d{1,4}x\d{1,4}(x\d{1,4})?)?", "a grid such as 2x2 or 2x2x1, or nothing",
@@ -152,15 +149,15 @@ class Likelihood(Group):
         *(1e-5, *_TOLERANCE, "error of a step of the adaptive solver, relative and absolute"),
         when=SCORE & given("likelihood.num_steps", 0),
     )
-    grid: str = choice("log_snr", GRIDS, "spacing of the times of the fixed grid", _ON_GRID)
+    grid: str = choice(GRIDS, "spacing of the times of the fixed grid", _ON_GRID, default="log_snr")
     order: int = integer(4, 1, 5, "order of the predictor on the fixed grid", _ON_GRID)
     num_probes: int = integer(1, 0, 10_000, "Hutchinson probes per example; 0 for the exact trace", SCORE)
     probe_kind: Literal["rademacher", "gaussian"] = choice(
-        "rademacher", ("rademacher", "gaussian"), "distribution of the probes", SCORE & _PROBES
+        ("rademacher", "gaussian"), "distribution of the probes", SCORE & _PROBES
     )
     fresh_probes: bool = flag(True, "on a fixed grid new probes at each time, not the same at all", _ON_GRID & _PROBES)
     dequantization: str = choice(
-        "uniform", ("uniform", "variational"), "uniform noise, or trained noise after --mode=train_dequantizer"
+        ("uniform", "variational"), "uniform noise, or trained noise after --mode=train_dequantizer"
     )
     num_dequantizations: int = integer(1, 1, 10_000, "noise draws per image; their log-likelihoods are averaged")
     importance_weighted: bool = flag(
@@ -199,7 +196,6 @@ class Evaluation(Group):
         "which checkpoints; the best of what was evaluated before, else by the loss in training",
     )
     best_by: str = choice(
-        "",
         ("", "loss", "bits_per_dim", "nats_per_example", *METRICS, "precision", "recall", "density", "coverage"),
         "what tells the best; empty for the first of the metrics, or loss without any",
     )
@@ -215,10 +211,10 @@ class Evaluation(Group):
         distinct=True,
         when=_COMPARED,
     )
-    extractor: str = choice("auto", EXTRACTORS, "what makes features of images", _COMPARED)
+    extractor: str = choice(EXTRACTORS, "what makes features of images", _COMPARED)
     weights: str = path("", "file of the extractor's weights, where they do not come with the package", _COMPARED)
     reference: str = path("", "statistics (.npz) of what to compare with; empty for WORKDIR/statistics.npz", _COMPARED)
-    reference_split: str = choice("train", ("train", "test"), "the split of which those in WORKDIR are", _OWN_REFERENCE)
+    reference_split: str = choice(("train", "test"), "the split of which those in WORKDIR are", _OWN_REFERENCE)
     reference_examples: int = integer(0, 0, MAX_EXAMPLES, "first examples of that split; 0 for all", _OWN_REFERENCE)
     keep_features: int = integer(
         10_000, 0, 10**7, "features kept beside the moments, for metrics that compare examples", _COMPARED

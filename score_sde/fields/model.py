@@ -24,7 +24,6 @@ class Model(Group):
     """The network. Each takes its own fields; ddpm fixes its blocks and pyramids."""
 
     name: str = choice(
-        "ncsnpp",
         ("ncsnpp", "ddpm", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256", "mlp", "vae"),
         "the network: mlp for vectors, vae for an encoder and decoder without a score, the others for images",
     )
@@ -42,17 +41,13 @@ class Model(Group):
     )
     attention_every_block: bool = flag(False, "on the way up attention after every block, not once per level", _UNET)
     dropout: float = real(0.1, 0.0, 0.99, "share of the values inside a block that training sets to 0", _EMBEDS)
-    embedding: str = choice(
-        "positional", ("positional", "fourier", "none"), "how the noise condition becomes a vector", _EMBEDS
-    )
+    embedding: str = choice(("positional", "fourier", "none"), "how the noise condition becomes a vector", _EMBEDS)
     fourier_scale: float = real(
         16.0, 1e-3, 1e3, "standard deviation of the frequencies", _EMBEDS & given("model.embedding", "fourier")
     )
     num_classes: int = integer(0, 0, 100_000, "classes of a class-conditional U-Net; 0 for none", _UNET)
-    activation: str = choice("swish", _ACTIVATIONS, "the nonlinearity")
-    resblock_type: str = choice(
-        "biggan", ("biggan", "ddpm"), "resampling inside residual blocks, or between them", _NCSNPP
-    )
+    activation: str = choice(_ACTIVATIONS, "the nonlinearity", default="swish")
+    resblock_type: str = choice(("biggan", "ddpm"), "resampling inside residual blocks, or between them", _NCSNPP)
     resample_with_conv: bool = flag(
         *(True, "a convolution at every resampling"),
         when=_UNET & (given("model.resblock_type", "ddpm") | given("model.name", "ddpm")),
@@ -63,10 +58,9 @@ class Model(Group):
         "weights of the filter, which are scaled to sum 1",
         when=_NCSNPP & given("model.fir", True),
     )
-    progressive: str = choice("none", ("none", "output_skip", "residual"), "the output pyramid", _NCSNPP)
-    progressive_input: str = choice("none", ("none", "input_skip", "residual"), "the input pyramid", _NCSNPP)
+    progressive: str = choice(("none", "output_skip", "residual"), "the output pyramid", _NCSNPP)
+    progressive_input: str = choice(("none", "input_skip", "residual"), "the input pyramid", _NCSNPP)
     progressive_combine: str = choice(
-        "sum",
         ("sum", "cat"),
         "how the input pyramid joins the trunk",
         when=_NCSNPP & given("model.progressive_input", "input_skip"),
@@ -74,15 +68,14 @@ class Model(Group):
     skip_rescale: bool = flag(True, "divide residual sums by sqrt 2", _NCSNPP)
     init_scale: float = real(0.0, 0.0, 10.0, "initial scale of each branch's last layer", _NCSNPP)
     normalization: str = choice(
-        "InstanceNorm++",
         ("InstanceNorm", "InstanceNorm++", "VarianceNorm", "GroupNorm"),
         "the normalization; ncsn has InstanceNorm++ alone",
+        default="InstanceNorm++",
         when=_NCSN,
     )
-    interpolation: str = choice("bilinear", ("bilinear", "nearest_neighbor"), "the interpolation", _NCSN)
+    interpolation: str = choice(("bilinear", "nearest_neighbor"), "the interpolation", _NCSN)
     pytorch: bool = flag(False, "compute what the PyTorch releases compute, which differs a little", _NCSN)
     dtype: str = choice(
-        "float32",
         ("float32", "bfloat16"),
         "what convolutions multiply in; all else stays in float32",
         when=unless("model.name", "mlp", "vae"),
@@ -97,7 +90,7 @@ class Model(Group):
         "channels of convolutions of stride 2 before the dense layers, for images",
         when=_VAE,
     )
-    variance: str = choice("pixel", ("pixel", "scalar"), "a variance of the decoder for every value, or one", _VAE)
+    variance: str = choice(("pixel", "scalar"), "a variance of the decoder for every value, or one", _VAE)
     # Data have a width of about 1, so a floor of 1 already leaves nothing to learn.
     min_std: float = real(1e-3, 1e-6, 1.0, "added to the decoder's standard deviations", _VAE)
 
@@ -107,12 +100,12 @@ class Data(Group):
     """The data."""
 
     name: str = choice(
-        "cifar10",
         (
             *("digits", "mnist", "fashion_mnist", "cifar10"),
             *(f"toy:{name}" for name in ("checkerboard", "moons", "rings", "gaussians", "swissroll")),
         ),
         "the data set: a name, or tfds:NAME, npz:PATH, folder:PATH, arrayrecord:PATH",
+        default="cifar10",
         prefixes=("tfds:", "npz:", "folder:", "arrayrecord:"),
     )
     shape: tuple[int, ...] = several(

@@ -21,7 +21,6 @@ class Objective(Group):
     """The loss that training minimizes."""
 
     kind: str = choice(
-        "denoising",
         ("denoising", "bound", "implicit", "sliced", "sliced_vr"),
         "denoising, implicit or sliced (sliced_vr) score matching, or the variational bound of a chain or of a vae, "
         "which has no weighting and no times to choose",
@@ -33,11 +32,8 @@ class Objective(Group):
     hybrid: float = real(
         0.0, 0.0, 1e4, "kind=bound: mean (n - z)^2 plus this much of the bound, for the variances; 0 for the bound"
     )
-    weighting: str = choice(
-        "variance", ("variance", "likelihood"), "lambda(t): variance (s^2) or likelihood (g^2)", _NO_BOUND
-    )
+    weighting: str = choice(("variance", "likelihood"), "lambda(t): variance (s^2) or likelihood (g^2)", _NO_BOUND)
     times: str = choice(
-        "uniform",
         ("uniform", "low_discrepancy", "levels", "importance"),
         "training times: levels takes num_scales of them, importance suits weighting=likelihood",
         when=_NO_BOUND,
@@ -58,7 +54,7 @@ class Optim(Group):
     weight_decay: float = real(0.0, 1e-12, 10.0, "decoupled weight decay, times lr at a step; 0 for none", or_zero=True)
     warmup: int = integer(5000, 0, MAX_STEPS, "steps of linear warm-up from 0")
     schedule: Literal["constant", "cosine"] = choice(
-        "constant", ("constant", "cosine"), "after warm-up; cosine falls to 0 at training.num_steps"
+        ("constant", "cosine"), "after warm-up; cosine falls to 0 at training.num_steps"
     )
     grad_clip: float = real(1.0, 1e-6, 1e9, "largest global norm of the gradient; 0 for no limit", or_zero=True)
     ema_rate: float = real(
@@ -103,7 +99,7 @@ class Training(Loop):
 class Dequantizer(Loop):
     """--mode=train_dequantizer: dequantization noise trained on a finished model, for a tighter likelihood."""
 
-    name: str = choice("none", ("none", "flowpp"), "none (uniform noise) or flowpp (a flow conditioned on the image)")
+    name: str = choice(("none", "flowpp"), "none (uniform noise) or flowpp (a flow conditioned on the image)")
     filters: int = integer(96, 1, 2**14, "channels of the networks in its couplings, a multiple of heads")
     components: int = integer(32, 1, 1024, "logistic distributions per mixture")
     blocks: int = integer(2, 1, 64, "blocks of convolution and attention per coupling")
