@@ -1,7 +1,8 @@
 """Errors that the user can fix: each names the given value, the expected one, and the remedy."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -22,6 +23,25 @@ def refuse(problems: Iterable[str]) -> None:
     found = list(dict.fromkeys(problems))
     if found:
         raise UserError(found[0] if len(found) == 1 else "\n  ".join([f"{len(found)} things are wrong:", *found]))
+
+
+@contextlib.contextmanager
+def explained(
+    explain: Callable[[Exception], UserError], kinds: tuple[type[Exception], ...] = (Exception,)
+) -> Iterator[None]:
+    """A block whose exceptions of some kinds, by default of all, become errors that the user can fix.
+
+    >>> with explained(lambda error: UserError(f"It cannot be divided ({error}).")):
+    ...     1 / 0
+    Traceback (most recent call last):
+    score_sde.errors.UserError: It cannot be divided (division by zero).
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        raise explain(error) from error
 
 
 class Preempted(Exception):

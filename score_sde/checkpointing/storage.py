@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 
 from score_sde.checkpointing.digests import descriptions, examine, json_digest
 from score_sde.cluster import is_main
-from score_sde.errors import UserError
+from score_sde.errors import UserError, explained
 from score_sde.files import Bucket, failures, fetched, reason_of
 
 #: Orbax's mark of a complete checkpoint in a bucket, where a directory cannot be renamed as the last step.
@@ -324,17 +324,15 @@ def first_says(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
 
 
-@contextlib.contextmanager
-def writing_checkpoints(path: Path) -> Iterator[None]:
+def writing_checkpoints(path: Path) -> contextlib.AbstractContextManager[None]:
     """Turn a failure to write into a :class:`UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (*failures(path), ValueError) as error:
+
+    def explain(error: Exception) -> UserError:
         full = any(text in str(error) for text in _FULL)
         reason = reason_of(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else error)
-        raise UserError(
+        return UserError(
             f"Cannot write checkpoints to {path} ({reason}). Free some space or give another --workdir; complete "
             "checkpoints are untouched."
-        ) from error
+        )
+
+    return explained(explain, (*failures(path), ValueError))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from score_sde.errors import UserError
+from score_sde.errors import UserError, explained
 from score_sde.files import reason_of
 
 if TYPE_CHECKING:
@@ -106,22 +106,16 @@ def _opened(file: Path | bytes, name: str) -> "Iterator[PILImage]":
     """An image whose pixels are not read yet; any exception of Pillow becomes an error that names the image."""
     from PIL import Image, UnidentifiedImageError
 
-    try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS) as image:
-            yield image
-    except UserError:
-        raise
-    except UnidentifiedImageError as error:
-        raise _unreadable(name, "it is no image of a known kind") from error
+    def explain(error: Exception) -> UserError:
+        reason = "it is no image of a known kind" if isinstance(error, UnidentifiedImageError) else reason_of(error)
+        return UserError(
+            f"{name} cannot be read ({reason}), expected an intact image (PNG, JPEG, WebP or BMP). Repair or remove it."
+        )
+
     # A damaged file may raise any of a dozen errors, by its format and the place of the damage.
-    except Exception as error:
-        raise _unreadable(name, reason_of(error)) from error
-
-
-def _unreadable(name: str, reason: str) -> UserError:
-    return UserError(
-        f"{name} cannot be read ({reason}), expected an intact image (PNG, JPEG, WebP or BMP). Repair or remove it."
-    )
+    content = io.BytesIO(file) if isinstance(file, bytes) else file
+    with explained(explain), Image.open(content, formats=_FORMATS) as image:
+        yield image
 
 
 def _checked_format(image: "PILImage", name: str) -> ImageFormat:

@@ -13,7 +13,7 @@ import numpy as np
 from score_sde.data.base import SPLITS, SourceInfo
 from score_sde.data.description import counted, suffixes
 from score_sde.data.images import ImageFormat, decode_image, encode_png, image_format
-from score_sde.errors import UserError
+from score_sde.errors import UserError, explained
 from score_sde.files import reason_of
 
 _PROBES = 32  # records whose size is compared when a source is opened; the others are checked when read
@@ -123,15 +123,11 @@ def load_array_records(path: str, split: str) -> RecordSource:
     from grain.sources import ArrayRecordDataSource
 
     name, (files, notes) = f"arrayrecord:{path}", _split_files(Path(path), split)
-    try:
+    listed = ", ".join(file.name for file in files[:3])
+    advice = "expected intact ArrayRecord files. Write them anew."
+    # The library does not document its errors for damaged files.
+    with explained(lambda error: UserError(f"{name}: {listed} cannot be read ({reason_of(error)}), {advice}")):
         return open_records(name, ArrayRecordDataSource([str(file) for file in files]), notes=notes)
-    except UserError:
-        raise
-    except Exception as error:  # the library does not document its errors for damaged files
-        raise UserError(
-            f"{name}: {', '.join(file.name for file in files[:3])} cannot be read ({reason_of(error)}), expected "
-            "intact ArrayRecord files. Write them anew."
-        ) from error
 
 
 def open_records(

@@ -1,7 +1,7 @@
 """The line of a field in its group: its default, valid values and meaning, and the condition under which it is read.
 
-Every function but :func:`choice` takes the default, the arguments of its kind, the meaning, the condition, and options of
-its class in ``kinds``: ``or_zero``, ``even``, ``distinct``, ``or_empty``, ``prefixes`` and ``instead``.
+Every function but :func:`choice` takes the default, the arguments of its kind, the meaning, the condition, and options
+of its class in ``kinds``: ``or_zero``, ``even``, ``distinct``, ``or_empty``, ``prefixes`` and ``instead``.
 """
 
 import dataclasses

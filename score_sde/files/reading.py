@@ -9,11 +9,10 @@ import json
 import math
 import stat
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from score_sde.errors import UserError
+from score_sde.errors import UserError, explained
 
 REMEDY = "remove it and run the mode that writes it again"
 _JSON_BYTES = 1 << 30  # limit of a JSON file
@@ -115,16 +114,10 @@ def parse_json_line(line: bytes) -> dict[str, Any] | None:
     return {name: math.nan if value is None else value for name, value in record.items()}
 
 
-@contextlib.contextmanager
-def reading(path: Path, remedy: str) -> Iterator[None]:
+def reading(path: Path, remedy: str) -> contextlib.AbstractContextManager[None]:
     """Turn any exception from reading a file into :class:`Unreadable`."""
-    try:
-        yield
-    except UserError:
-        raise
     # Parsers raise a dozen classes of errors for damaged files, which differ between versions.
-    except Exception as error:
-        raise Unreadable(path, reason_of(error), remedy) from error
+    return explained(lambda error: Unreadable(path, reason_of(error), remedy))
 
 
 def reason_of(error: Exception) -> str:

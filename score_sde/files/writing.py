@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.cluster import is_main
-from score_sde.errors import UserError
+from score_sde.errors import UserError, explained
 from score_sde.files.buckets import Bucket, failures
 from score_sde.files.reading import reason_of
 
@@ -64,15 +64,9 @@ def move(source: Path, target: Path) -> None:
         shutil.move(source, target)
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> contextlib.AbstractContextManager[None]:
     """Turn a system error on writing ``path`` (disk full, read-only, no directory) into a :class:`UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except failures(path) as error:
-        raise refusal(str(path), path.parent, error) from error
+    return explained(lambda error: refusal(str(path), path.parent, error), failures(path))
 
 
 def refusal(what: str, directory: Path, error: Exception) -> UserError:
