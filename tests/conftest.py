@@ -1,8 +1,14 @@
-"""Policy for all tests: no silent broadcasting, several host devices, slow tests on request."""
+"""Policy for all tests: no silent broadcasting, several host devices, slow and long tests on request.
+
+Tests come in three lengths. What has no mark runs always. ``slow`` tests take seconds each, and so do the cases that a
+``sweep`` leaves out; ``long`` tests take minutes. ``--slow`` runs everything, ``--slow -m "not long"`` leaves the long
+ones out, and ``.ci/run`` runs the slow ones after the others where the machine is quick enough.
+"""
 
 import os
 import signal
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 # Two host devices make every test a multi-device test at no cost; the device tests start processes with more.
@@ -25,15 +31,32 @@ MEMORY = 3 * 2**30  # bytes of one worker from which it forgets its compiled pro
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+    parser.addoption("--slow", action="store_true", help="run the slow and the long tests too")
 
 
+def pytest_configure(config):
+    """Without ``--slow`` the compiler leaves out most of its optimizations, which are half of the time of all tests."""
+    if not config.getoption("--slow"):
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the programs that tests start
+        jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    """Mark the cases that a sweep leaves out as slow, and skip what is slow or long without ``--slow``."""
+    seen = Counter()
+    for item in items:
+        if sweep := item.get_closest_marker("sweep"):
+            stride = sweep.args[0] if sweep.args else len(items)
+            case = (item.path, item.originalname)
+            if seen[case] % stride:
+                item.add_marker(pytest.mark.slow)
+            seen[case] += 1
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: pass --slow to run it")
     for item in items:
-        if "slow" in item.keywords:
+        if "slow" in item.keywords or "long" in item.keywords:
             item.add_marker(skip)
 
 

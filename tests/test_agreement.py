@@ -192,6 +192,7 @@ def test_a_command_that_fails_in_one_process_ends_both_with_two(tmp_path):
     assert said[1].startswith("score_sde: Unknown config field 'sde.beta_mix'")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("missing", [False, True])
 def test_two_processes_that_read_other_data_under_one_name_end_with_two(tmp_path, missing):
     folders = [tmp_path / "a", tmp_path / "b"]

@@ -91,7 +91,7 @@ def _comparable(path):
     return path.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_in_a_bucket_that_is_stopped_and_goes_on_leaves_the_files_of_one_on_a_disk(bucket, tmp_path, monkeypatch):
     """Train, stop, go on, sample, measure, export and report; but for the clock, every file has the same bytes."""
     write, there = MetricWriter.write, bucket / "runs" / "run"

@@ -24,6 +24,7 @@ each_chain = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 DENSITY = Gaussian.correlated(4)
 
 
+@pytest.mark.sweep
 @each_chain
 def test_steps_compose_to_the_marginals(chain):
     """m and s^2 through the chain's own transitions, step by step: m <- a m, s^2 <- a^2 s^2 + g^2."""
@@ -78,6 +79,7 @@ def test_chains_tend_to_their_sde(sde):
         assert gaps[1] < 0.6 * gaps[0] and gaps[2] < 0.6 * gaps[1], gaps
 
 
+@pytest.mark.sweep(7)
 @each_chain
 @pytest.mark.parametrize("solver", [Ancestral(), DDIM(), UniPC()], ids=["ancestral", "ddim", "unipc"])
 def test_chains_are_sampled_along_their_levels(chain, solver):
@@ -144,6 +146,7 @@ def test_a_ratio_below_one_is_refused():
         chains.langevin_step(0.9, 5)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("n", [1000, 10_000])
 @pytest.mark.parametrize("jump", [1, 2, 30])
 def test_steps_of_long_chains_keep_all_digits(n, jump):

@@ -125,6 +125,7 @@ def test_processes_that_agree_are_let_in_in_any_order(port):
     assert _roll(port, [(4, 3), (4, 1), (4, 0), (4, 2)]) == [None] * 4
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\n\r\n", b"", b"score_sde 3\n", b"score_sde 3 1\n"])
 def test_strangers_and_processes_that_left_do_not_count(port, words):
     knocking = threading.Thread(target=_knock, args=(port, words))

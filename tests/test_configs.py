@@ -33,6 +33,7 @@ def test_a_published_configuration_builds_without_its_data(file):
     assert build_experiment(from_file(file)).event_shape[-1] == 3
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("file", TRACED, ids=_name)
 def test_a_shipped_configuration_builds_and_its_training_step_traces(file):
     experiment = build_experiment(from_file(file))
@@ -44,6 +45,7 @@ def test_a_shipped_configuration_builds_and_its_training_step_traces(file):
     assert metrics["loss"].shape == metrics["grad_norm"].shape == ()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("num_blocks", "count"), [(4, 61_804_419), (8, 106_632_579)], ids=["DDPM++", "deep"])
 def test_the_default_network_has_the_published_number_of_parameters(num_blocks, count):
     config = default_config()

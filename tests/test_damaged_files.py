@@ -21,7 +21,7 @@ from score_sde.metrics import ReferenceStatistics, moments, read_statistics, wri
 from score_sde.report.page import write_report
 from score_sde.report.summary import write_summary
 
-LEGS = [pytest.param(60, id="short"), pytest.param(3000, id="long", marks=pytest.mark.slow)]
+LEGS = [pytest.param(60, id="short"), pytest.param(3000, id="long", marks=pytest.mark.long)]
 POINTS = np.random.RandomState(0).standard_normal((30, 3)).astype(np.float32)
 PIXELS = np.random.RandomState(1).randint(0, 256, (12, 10, 3)).astype(np.uint8)
 
@@ -114,7 +114,7 @@ def test_an_image_is_read_or_refused_by_name(tmp_path, count, kind):
     _trial(path, lambda: load_source(f"folder:{tmp_path}", "train"), right, count)
 
 
-@pytest.mark.parametrize("count", [pytest.param(40, id="short"), pytest.param(400, id="long", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [pytest.param(40, id="short"), pytest.param(400, id="long", marks=pytest.mark.long)])
 def test_records_are_those_that_were_written_or_are_refused(tmp_path, count, capfd):
     for split in ("train", "test"):
         write_array_records(tmp_path / f"{split}.array_record", np.stack([PIXELS] * 12))
@@ -165,7 +165,7 @@ PAGE_FILES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [pytest.param(3, id="short"), pytest.param(100, id="long", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [pytest.param(3, id="short"), pytest.param(100, id="long", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", PAGE_FILES)
 def test_no_damage_to_a_file_of_a_run_stops_a_page(tmp_path, name, count):
     workdir = _run(tmp_path / "run")

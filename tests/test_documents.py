@@ -37,6 +37,7 @@ def test_constraints_cover_every_dependency():
     assert named and named <= pinned, sorted(named - pinned)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.splitlines()[0].strip("# "))
 def test_the_identities_of_the_mathematics_hold_in_numbers(section):
     examples = doctest.DocTestParser().get_doctest(PREAMBLE + section, {}, "mathematics", "docs/mathematics.md", 0)

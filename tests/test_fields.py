@@ -220,6 +220,7 @@ NETWORK_SIZES = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NETWORK_SIZES)
 def test_the_estimate_of_a_networks_size_is_right_within_a_factor_of_two(name):
     changes, shape = NETWORK_SIZES[name]
@@ -232,6 +233,7 @@ def test_the_estimate_of_a_networks_size_is_right_within_a_factor_of_two(name):
     assert 0.5 < estimate / count < 2.0, (estimate, count)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "changes", [{}, {"filters": 192, "components": 8}, {"filters": 32, "blocks": 5, "num_flows": 8}]
 )

@@ -84,6 +84,7 @@ def test_processes_and_losses_have_the_type_of_the_data(dtype):
             assert_type(lambda: make_score_fn(Network(), make(), VP(), {})(x, t.astype(dtype)), dtype)  # noqa: B023
 
 
+@pytest.mark.sweep
 @each_dtype
 def test_samples_have_the_type_of_their_starting_points(dtype):
     with float64():
@@ -118,6 +119,7 @@ def test_samples_have_the_type_of_their_starting_points(dtype):
         )
 
 
+@pytest.mark.sweep
 @each_dtype
 def test_likelihoods_and_bounds_have_the_type_of_the_data(dtype):
     with float64():
@@ -179,7 +181,7 @@ def measured(dtype):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_single_precision_gives_the_same_with_double_precision_switched_on():
     alone = jax.jit(lambda: measured(np.float32))()
     with float64():

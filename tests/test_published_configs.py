@@ -99,6 +99,7 @@ def test_every_published_configuration_is_here():
     assert len(PUBLISHED) == 39 + 8
 
 
+@pytest.mark.sweep(11)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_network_has_the_published_number_of_parameters(name):
     config = _config(name)
@@ -179,6 +180,7 @@ def test_the_settings_of_the_networks_of_ncsn(name):
 LEVELS = ("vp/ddpm/cifar10", "ve/cifar10_ddpm", "ve/ncsn/cifar10", "ve/ncsnv2/cifar10", "ve/ncsnv2/bedroom")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", LEVELS)
 def test_training_times_and_the_network_agree_on_the_number_of_every_level(name):
     config = _config(name)

@@ -52,6 +52,7 @@ class Counting:
         self.count += 1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CASES)
 def test_what_a_sampler_says_it_costs_is_what_it_evaluates(name):
     network = Counting()

@@ -42,6 +42,7 @@ def make(sde, *, n=50, solver=None, denoising="tweedie"):
     )
 
 
+@pytest.mark.sweep
 @each_sde
 def test_samples_have_the_moments_of_the_data(sde):
     x = np.asarray(jax.jit(make(sde, n=500), static_argnums=2)({}, jax.random.key(0), (20_000, 4)).x)
@@ -85,6 +86,7 @@ def test_trajectory_ends_where_integration_does():
     np.testing.assert_array_equal(path[-1], sampling.integrate(keys, EulerMaruyama(), process, start, times).x)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "solver", [EulerMaruyama(), DDIM(), PredictorCorrector(predictor=EulerMaruyama(), corrector=Langevin())], ids=str
 )
@@ -139,6 +141,7 @@ SWEPT = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", SWEPT)
 def test_sweeping_a_number_of_a_solver_traces_once(name):
     chex.clear_trace_counter()

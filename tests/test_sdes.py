@@ -91,6 +91,7 @@ def test_perturb_has_the_marginal_moments(sde, key):
     np.testing.assert_allclose(xt, 0.7 * m + s * noise, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.sweep
 @each_sde
 def test_chain_of_transitions_tends_to_the_marginal(sde):
     """The forward chain is a discretisation of the SDE: its moments converge to the marginal at first order."""

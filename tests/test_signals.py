@@ -23,6 +23,7 @@ with heeded(), saved_first() if sys.argv[1] == "saves" else contextlib.nullconte
 """
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("how", "numbers", "code"),
     [
@@ -73,6 +74,7 @@ print("lost")
 """
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_that_comes_while_a_finalizer_runs_is_not_lost(number):
     program = [sys.executable, "-c", SWALLOWED, number.name]

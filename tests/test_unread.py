@@ -123,14 +123,14 @@ FIRST = ("noise",)
 
 
 @pytest.mark.parametrize(
-    "case", [*FIRST, *(pytest.param(case, marks=pytest.mark.slow) for case in SAMPLING if case not in FIRST)]
+    "case", [*FIRST, *(pytest.param(case, marks=pytest.mark.long) for case in SAMPLING if case not in FIRST)]
 )
 def test_a_field_of_sampling_is_named_if_and_only_if_it_makes_no_other_program(case):
     assert check("sample", SAMPLING[case]) > 8
 
 
-@pytest.mark.parametrize("num_steps", [pytest.param(0, marks=pytest.mark.slow), 24])
-@pytest.mark.parametrize("num_probes", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_steps", [pytest.param(0, marks=pytest.mark.long), 24])
+@pytest.mark.parametrize("num_probes", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_a_field_of_the_likelihood_is_named_if_and_only_if_it_makes_no_other_program(num_steps, num_probes):
     assert check("likelihood", {"likelihood.num_steps": num_steps, "likelihood.num_probes": num_probes}) > 4
 
@@ -149,7 +149,7 @@ TRAINING = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", TRAINING)
 def test_a_field_of_training_is_named_if_and_only_if_it_makes_no_other_program(case):
     context, shape = TRAINING[case]

@@ -35,6 +35,7 @@ def run(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_without_its_record_a_run_knows_its_configuration_and_writes_it_anew(run):
     record = run / "config.json"
     text = record.read_text()
@@ -60,6 +61,7 @@ def test_without_its_record_a_run_needs_no_config_flag(run, capsys):
     assert f"There is no run in {run} whose configuration could be taken" in capsys.readouterr().err
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("changes", [{"optim.lr": 0.5}, {"seed": 7}])
 def test_a_checkpoint_of_another_run_is_refused_by_the_names_of_its_fields(changes, run, tmp_path):
     other = json.loads((run / "config.json").read_text())
@@ -100,6 +102,7 @@ def test_the_precision_of_a_run_stays_what_it_was(tmp_path):
             Checkpoints(tmp_path).restore_newest(double)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_in_another_precision_says_so(run, caplog):
     run_train(_config(20), run, "command")
     assert "JAX_ENABLE_X64" not in caplog.text

@@ -108,7 +108,7 @@ def test_a_damaged_file_ends_in_what_was_written_or_in_the_elder(whole, tmp_path
     assert set(_fuzz(whole, tmp_path, caplog, capfd, seed=1, count=20)) == set(STEPS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_damage_of_every_file_ends_in_what_was_written_or_in_the_elder(whole, tmp_path, caplog, capfd):
     found = _fuzz(whole, tmp_path, caplog, capfd, seed=2)
     print(f"{len(found)} damages: {found.count(20)} harmless, {found.count(10)} ended in the elder.")

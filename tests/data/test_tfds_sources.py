@@ -176,7 +176,7 @@ def test_the_original_mnist_files_are_recognised() -> None:
     assert (round(float(pixels.mean()), 4), round(float(pixels.std()), 4)) == (0.1307, 0.3081)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not REAL_MNIST.is_dir(), reason=f"the original MNIST files are not in {REAL_MNIST}")
 def test_the_whole_of_mnist_through_the_builder_equals_the_files(tmp_path: Path) -> None:
     for path in REAL_MNIST.glob("*.gz"):

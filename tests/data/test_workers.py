@@ -64,7 +64,7 @@ def test_workers_read_the_same_stream_and_end_with_it(folder: str) -> None:
     assert not _workers()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_a_state_moves_between_any_numbers_of_workers(folder: str, workers: int) -> None:
     first = _stream(folder, 3 - workers if workers < 3 else 0)
@@ -77,7 +77,7 @@ def test_a_state_moves_between_any_numbers_of_workers(folder: str, workers: int)
     stream.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_dies_is_an_error_and_the_stream_can_go_on(folder: str) -> None:
     stream = _stream(folder, 2)
     next(stream)
@@ -92,7 +92,7 @@ def test_a_worker_that_dies_is_an_error_and_the_stream_can_go_on(folder: str) ->
     stream.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_error_in_a_worker_is_that_of_the_source(folder: str) -> None:
     stream = _stream(folder, 2, "test")
     with pytest.raises(UserError, match=r"Record 50 of .* cannot be read"):
@@ -194,7 +194,7 @@ def test_a_file_is_gone_once_every_process_has_it_and_batches_go_on(
     stream.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_that_hang_are_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grain._src.python.dataset.transformations.process_prefetch._PROCESS_KILL_TIMEOUT_S", 0.5)
     monkeypatch.setattr(feed_module, "WAITING_SECONDS", 8.0)
@@ -214,7 +214,7 @@ batches.close()
 """
 
 
-@pytest.mark.parametrize("given", ["file", pytest.param("standard input", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("given", ["file", pytest.param("standard input", marks=pytest.mark.long)])
 def test_a_program_without_a_main_guard_runs_once(tmp_path: Path, given: str) -> None:
     (tmp_path / "script.py").write_text(_SCRIPT)
     with (tmp_path / "script.py").open() as file:

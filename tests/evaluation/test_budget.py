@@ -55,6 +55,7 @@ def source_of(x):
     return ArraySource(SourceInfo("gaussian", (16,), None, None), np.asarray(x, np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True], ids=["fresh probes", "one frozen probe"])
 def test_the_interval_covers_the_truth_as_often_as_it_says(frozen):
     """200 test sets of 64 draws from a known density: the 95 % interval holds its entropy in 90 to 99 % of them."""
@@ -74,6 +75,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(frozen):
     assert 0.90 <= np.mean(covered) <= 0.99, (np.mean(covered), budget, nats.mean() + ENTROPY)
 
 
+@pytest.mark.slow
 def test_the_share_of_the_probes_is_what_they_do():
     """On fixed data the means of repeated measurements spread by the stated error, for one probe and for several."""
     for count in (1, 3):
@@ -87,6 +89,7 @@ def test_the_share_of_the_probes_is_what_they_do():
         assert 0.8 < np.std(means) / stated < 1.25
 
 
+@pytest.mark.slow
 def test_the_solver_term_is_the_error_of_the_solver():
     """Against a solution without visible error, at a number of steps where it is."""
     source = source_of(AR1.sample(64, seed=6))

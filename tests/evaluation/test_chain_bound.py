@@ -61,6 +61,7 @@ def measured():
     return dataset_chain_bound(uniform(), {}, SOURCE)
 
 
+@pytest.mark.slow
 def test_equally_likely_levels_cost_their_logarithm(measured):
     """Three bits per dimension of 8 levels, and little more with the best variances; the last batch is padded."""
     assert len(measured.bits_per_dim) == 70
@@ -86,6 +87,7 @@ def test_the_terms_add_up_along_the_reversal(measured):
     assert measured.distortion[-1] < 0.5
 
 
+@pytest.mark.slow
 def test_drawn_steps_agree_with_all_of_them(measured):
     experiment = uniform("likelihood.chain_terms=100")
     drawn = dataset_chain_bound(experiment, {}, SOURCE)
@@ -95,6 +97,7 @@ def test_drawn_steps_agree_with_all_of_them(measured):
     assert np.isnan(measured.std_error).all() and (drawn.std_error > 0.0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "schedule"), [("vp", "cosine"), ("ve", "geometric")])
 def test_a_network_is_measured_from_end_to_end(tmp_path, name, schedule):
     levels = ["parameterization.num_scales=12", "parameterization.condition_on=log_noise"]

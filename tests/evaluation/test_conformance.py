@@ -31,6 +31,7 @@ BEST = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "evals"), BEST)
 def test_the_best_solver_is_at_or_below_the_best_of_the_others(name, evals):
     solver = "dpm_solver_2m" if evals == 8 else "unipc_3"
@@ -39,6 +40,7 @@ def test_the_best_solver_is_at_or_below_the_best_of_the_others(name, evals):
     assert error <= BEST[name, evals]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("problem", [CorrelatedGaussian(), RotatedMixtures()], ids=["gaussian", "mixtures"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_closed_form_of_a_flow_solves_its_equation(problem, name):
@@ -56,6 +58,7 @@ def test_the_closed_form_of_a_flow_solves_its_equation(problem, name):
     np.testing.assert_allclose(solution.y[:, -1], exact, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.sweep(7)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_the_order_on_mixtures_is_the_nominal_one(solver, name):
@@ -65,6 +68,7 @@ def test_the_order_on_mixtures_is_the_nominal_one(solver, name):
     assert abs(row.order - ORDERS[solver]) < 0.15, row
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("solver", conformance.NOISY)
 def test_the_weak_order_of_every_noisy_solver_is_at_least_one(solver, name):
@@ -110,6 +114,7 @@ def test_a_corrector_alone_settles_at_its_known_variance(snr):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CASES)
 def test_predictor_corrector_sampling_is_off_by_its_computed_bias_and_no_more(name):
     rows = list(conformance.corrector_rows((0.05,), cases=[CASES[name]], num_steps=100, num_samples=4000))

@@ -79,6 +79,7 @@ class Counting:
         return self.network.apply(*args, **keywords)
 
 
+@pytest.mark.slow
 def test_a_solver_is_compiled_once_whatever_the_grid_and_the_number_of_steps(experiment):
     """And padding the grids to one length changes no sample."""
     data, params = moments(np.random.RandomState(0).randn(100, 2)), experiment.init_state().params
@@ -119,6 +120,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_restored(tmp_path
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_modes_leave_a_page_with_a_setting_that_can_be_pasted(tmp_path, capsys):
     arguments = [f"--config={config_file(tmp_path, **FIELDS)}", f"--workdir={tmp_path / 'run'}"]
     for mode in ("train", "pareto", "latents"):

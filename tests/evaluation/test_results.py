@@ -64,7 +64,8 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("mode", ["sample", "likelihood", "eval", pytest.param("latents", marks=pytest.mark.slow)])
+@pytest.mark.sweep
+@pytest.mark.parametrize("mode", ["sample", "likelihood", "eval", pytest.param("latents", marks=pytest.mark.long)])
 def test_results_of_other_settings_are_kept_and_those_of_the_same_are_replaced(mode, run, caplog):
     report, *others = RESULTS[mode]
     MODES[mode](few(), run, "the first")
@@ -176,7 +177,7 @@ def test_a_likelihood_that_was_killed_in_a_later_phase_is_not_measured_again(run
             np.testing.assert_array_equal(ours[name], theirs[name])
 
 
-@pytest.mark.parametrize("mode", ["sample", pytest.param("likelihood", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["sample", pytest.param("likelihood", marks=pytest.mark.long)])
 def test_what_a_kill_left_stays_when_other_settings_come_between(mode, run, monkeypatch):
     add, added = partial.Partial.add, []
 

@@ -48,6 +48,7 @@ def save_model(workdir, config):
     return workdir
 
 
+@pytest.mark.slow
 def test_samples_are_data_again(tmp_path):
     """The file is read back under its path, as bytes, with as many grey levels as the data had."""
     save_model(tmp_path, tiny())
@@ -76,6 +77,7 @@ def model(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("model"), tiny())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_samples_that_were_drawn_when_a_signal_came_are_not_drawn_again(
     number, code, model, tmp_path, monkeypatch, capsys
@@ -100,6 +102,7 @@ def test_samples_that_were_drawn_when_a_signal_came_are_not_drawn_again(
     assert not list(cut.glob("*.partial*"))
 
 
+@pytest.mark.slow
 def test_samples_are_a_part_of_the_stream_of_their_seed(model, tmp_path):
     """Those from the fifth on are the first ones but for four; another seed's are others; -1 is the run's own."""
     found = {}

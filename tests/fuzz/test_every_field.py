@@ -213,8 +213,9 @@ BASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "base", ["images", *(pytest.param(base, marks=pytest.mark.slow) for base in BASES if base != "images")]
+    "base", ["images", *(pytest.param(base, marks=pytest.mark.long) for base in BASES if base != "images")]
 )
 def test_every_value_within_the_bounds_builds_or_is_refused_by_name(base, capsys):
     """A value may not go together with others; then the message names its field."""

@@ -172,7 +172,7 @@ def finite(path):
             assert all(np.isfinite(archive[name]).all() for name in archive.files)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", FIELDS)
 def test_an_affordable_value_ends_in_finite_numbers_or_in_one_message(name, runs, tmp_path, capsys, monkeypatch):
     if name in NOT_RUN:

@@ -39,6 +39,7 @@ def _output(case, network, params, name):
     return np.abs(output - expected).max() / np.abs(expected).max()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", originals.CASES)
 def test_the_network_with_the_original_weights_gives_the_original_output(name):
     case, network = originals.CASES[name], originals.network(originals.CASES[name])
@@ -51,6 +52,7 @@ def test_the_network_with_the_original_weights_gives_the_original_output(name):
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["ddpmpp", "ncsnpp_ve_skip", "ddpm_vp"])
 def test_bfloat16_is_within_two_percent_of_the_original(name):
     case, network = originals.CASES[name], originals.network(originals.CASES[name])
@@ -59,6 +61,7 @@ def test_bfloat16_is_within_two_percent_of_the_original(name):
     assert 1e-4 < _output(case, LinenNetwork(network.module, "bfloat16"), params, name) < 2e-2
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("layout", writer.LAYOUTS)
 def test_a_pytorch_checkpoint_gives_model_average_and_step(tmp_path, layout):
     case, network = originals.CASES["ncsnpp_ve"], originals.network(originals.CASES["ncsnpp_ve"])
@@ -177,6 +180,7 @@ def exported(tmp_path_factory):
     return originals.network(case), read_safetensors(path)[0]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", NOT_OURS)
 def test_a_file_that_is_not_as_we_export_it_is_refused_by_what_is_wrong_with_it(tmp_path, exported, kind):
     (network, tensors), (change, step, message) = exported, NOT_OURS[kind]

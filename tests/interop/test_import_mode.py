@@ -17,6 +17,7 @@ from tests.interop import torch_writer as writer
 from tests.interop.test_ncsn_names import WIDTH, StateDict
 
 
+@pytest.mark.slow
 def test_a_flax_checkpoint_becomes_a_run_and_safetensors_and_a_run_again_bit_for_bit(tmp_path, capsys):
     case = originals.CASES["ncsnpp_resblock_ddpm"]
     tree = originals.flax_tree(case)
@@ -75,6 +76,7 @@ def flax_import(tmp_path):
     return arguments
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("place", [(CheckpointWriter, "save"), (training, "atomic_write_json"), (training, "claim")])
 def test_an_import_cut_off_anywhere_is_given_again(place, flax_import, monkeypatch, capsys):
     arguments = flax_import()
@@ -109,6 +111,7 @@ def test_a_checkpoint_of_a_diverged_training_is_refused(flax_import, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("layout", writer.LAYOUTS)
 @pytest.mark.parametrize("averaged", [True, False])
 def test_the_list_that_ncsnv2_saves_gives_model_average_and_step(tmp_path, layout, averaged):

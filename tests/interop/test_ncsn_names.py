@@ -95,6 +95,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_names_and_places_correspond_one_to_one_with_equal_shapes(name, prefix):

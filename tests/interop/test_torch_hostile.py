@@ -138,6 +138,7 @@ def test_files_read_after_a_hostile_one_are_read_as_before(load, refused):
 # A file that is cut, changed or exaggerates.
 
 
+@pytest.mark.sweep
 @each_layout
 def test_a_file_cut_anywhere_is_refused(load, layout):
     data = small_checkpoint(layout)
@@ -147,6 +148,7 @@ def test_a_file_cut_anywhere_is_refused(load, layout):
             load(data[:end])
 
 
+@pytest.mark.sweep
 @each_layout
 def test_a_file_changed_anywhere_is_read_or_refused_and_nothing_else(load, layout):
     data = small_checkpoint(layout)

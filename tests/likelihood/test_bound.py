@@ -57,6 +57,7 @@ def mean_and_error(values):
     return values.mean(), values.std() / np.sqrt(len(values))
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize(
     "options",
     [
@@ -91,6 +92,7 @@ def test_the_offset_is_what_the_decoder_adds():
     assert bool((with_it.std_error > without.std_error).all())
 
 
+@pytest.mark.sweep
 @each_full
 def test_the_bound_is_tight_at_the_usual_settings(sde):
     """In single precision and down to 1e-5 the gap is small; what there is, is that of the prior and the decoder."""
@@ -101,6 +103,7 @@ def test_the_bound_is_tight_at_the_usual_settings(sde):
     assert abs(gap) < 0.1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("form", ["denoising", "sliced"])
 @each_short
 def test_a_perturbed_score_loosens_the_bound_by_half_of_g2_delta2(sde, form):
@@ -124,6 +127,7 @@ def test_a_perturbed_score_loosens_the_bound_by_half_of_g2_delta2(sde, form):
     assert error < 0.02 * truth
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("form", "importance"), [("denoising", True), ("sliced", False)])
 @each_full
 def test_the_reported_error_is_the_observed_one(sde, form, importance):
@@ -134,6 +138,7 @@ def test_the_reported_error_is_the_observed_one(sde, form, importance):
     assert 0.9 < reported / np.asarray(bound.value).std() < 1.1
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("form", ["denoising", "sliced"])
 def test_strata_and_closed_forms_take_variance_away(form):
     """Beside a plain mean over independent times of the integrand of theorem 3, at equal evaluations."""
@@ -154,6 +159,7 @@ def test_strata_and_closed_forms_take_variance_away(form):
     assert spread > 2.0 * float(value.std())
 
 
+@pytest.mark.sweep
 @each_full
 def test_an_example_does_not_depend_on_its_batch(sde):
     """Also of one so large that the compiler would make other kernels of it."""
@@ -200,6 +206,7 @@ def test_new_coefficients_do_not_retrace():
     chex.clear_trace_counter()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("sde", "offset"), [*((sde, True) for sde in SHORT.values()), (SHORT["vp"], False)])
 def test_single_draws_have_the_mean_of_the_bound(sde, offset):
     draws = jax.jit(lambda x: bound_draw(KEY, sde, DENSITY.score(sde), x, offset=offset, t_min=1e-3))(
@@ -246,6 +253,7 @@ def recorded_score(reference, sde):
     return score
 
 
+@pytest.mark.sweep(5)
 @recorded
 @pytest.mark.parametrize(
     ("eps", "form", "importance"),
@@ -287,6 +295,7 @@ def test_expectation_agrees_with_the_original(sde, eps, form, importance):
         np.testing.assert_array_less(np.abs(values.mean(axis=1) - reference[prefix + name]), 5 * error + 1e-4)
 
 
+@pytest.mark.sweep
 @recorded
 @pytest.mark.parametrize("eps", ["1e-05", "0.01"])
 @each_full

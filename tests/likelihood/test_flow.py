@@ -25,6 +25,7 @@ def measure(sde, x=X, density=DENSITY, **options):
     return jax.jit(lambda x: log_likelihood(jax.random.key(0), sde, density.score(sde), x, **options))(x)
 
 
+@pytest.mark.sweep
 @each_sde
 def test_exact_trace_on_a_correlated_gaussian(sde):
     terminal = lambda z: DENSITY.logp(sde, jnp.ones(16), z)  # noqa: E731
@@ -35,6 +36,7 @@ def test_exact_trace_on_a_correlated_gaussian(sde):
     np.testing.assert_array_equal(result.probe_std_error, 0.0)
 
 
+@pytest.mark.sweep
 @each_sde
 def test_exact_trace_on_a_mixture(sde):
     mixture = Mixture.three()
@@ -44,6 +46,7 @@ def test_exact_trace_on_a_mixture(sde):
     np.testing.assert_allclose(result.logp, mixture.logp(sde, START, x), atol=3e-3)
 
 
+@pytest.mark.sweep
 @each_sde
 def test_prior_mismatch_is_the_whole_difference(sde):
     terminal = lambda z: DENSITY.logp(sde, jnp.ones(16), z)  # noqa: E731
@@ -52,6 +55,7 @@ def test_prior_mismatch_is_the_whole_difference(sde):
     np.testing.assert_allclose(with_prior.logp - exact.logp, mismatch, atol=1e-4)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("std", [0.25, 0.5, 1.0])
 def test_published_bits_per_dim_of_isotropic_data(std):
     """Data N(0, s^2 I) under the VP SDE: 8.047096 "bits/dim" for s = 0.5 with the offset 7; log2 s more otherwise."""
@@ -64,6 +68,7 @@ def test_published_bits_per_dim_of_isotropic_data(std):
     np.testing.assert_allclose(bits, 8.047096 + np.log2(std / 0.5), atol=2e-5)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("sde", "expected"), [(VP(), -0.22580905), (SubVP(), -0.22582864), (VE(), -0.22594135)])
 def test_published_density_at_the_origin(sde, expected):
     logp = measure(sde, jnp.zeros((1, 1)), Gaussian.isotropic(1, 0.5)).logp
@@ -125,6 +130,7 @@ def test_likelihood_is_differentiable():
 REFERENCE = pathlib.Path(__file__).parents[3] / "shared" / "reference" / "a4_likelihood.npz"
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not REFERENCE.is_file(), reason="the recorded values of the original code are not at hand")
 @pytest.mark.parametrize("case", ["diag", "full"])
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
@@ -143,6 +149,7 @@ def test_bits_per_dim_agree_with_the_original_code(case, name):
     np.testing.assert_allclose(bits, truth, atol=1e-4)
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not REFERENCE.is_file(), reason="the recorded values of the original code are not at hand")
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
 def test_with_the_original_s_probes_the_values_are_the_original_s(name, monkeypatch):

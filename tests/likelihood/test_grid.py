@@ -47,6 +47,7 @@ def truth(sde, x=X, density=DENSITY):
     return np.asarray(logp(jnp.asarray(x, jnp.zeros(()).dtype)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "order"), [("vp", 2), ("vp", 3), ("vp", 4), ("subvp", 3), ("ve", 3)])
 def test_the_error_falls_with_the_order_of_the_corrector(name, order):
     """A predictor of order p with one corrector is of order p + 1, in the sample and in the density."""
@@ -58,6 +59,7 @@ def test_the_error_falls_with_the_order_of_the_corrector(name, order):
     assert (measured > min(order + 1, 4) - 0.5).all(), measured
 
 
+@pytest.mark.sweep
 @each_sde
 def test_exact_trace_reaches_the_exact_latents_and_density(sde):
     with float64():
@@ -68,6 +70,7 @@ def test_exact_trace_reaches_the_exact_latents_and_density(sde):
     assert bool(result.success.all()) and int(result.num_evals[0]) == 301
 
 
+@pytest.mark.sweep
 @each_sde
 def test_exact_trace_on_a_mixture(sde):
     """1e-5 nats per example where the score is neither linear nor unimodal."""
@@ -105,6 +108,7 @@ def test_fresh_probes_err_four_times_less_than_a_frozen_one():
     assert 0.9 < reported / two < 1.1
 
 
+@pytest.mark.slow
 @each_sde
 def test_samples_come_with_the_density_that_they_are_measured_to_have(sde):
     """Sampling and measuring are one path, in both directions; and the density is the exact one."""
@@ -152,6 +156,7 @@ def test_an_example_does_not_depend_on_its_batch():
     np.testing.assert_allclose(first.logp, whole.logp[:1], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_scores_that_are_no_numbers_are_reported():
     times = log_snr_times(VP(), 10, 1e-5)
     bad = lambda x, t: jnp.where(x[:, :1] > 0, jnp.nan, -x)  # noqa: E731
@@ -185,6 +190,7 @@ def test_the_decoder_makes_a_bound_whose_gap_is_that_of_the_decoder(sde, t):
 REFERENCE = pathlib.Path(__file__).parents[3] / "shared" / "reference" / "d_oracle.npz"
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not REFERENCE.is_file(), reason="the recorded values are not at hand")
 @pytest.mark.parametrize("case", ["gmm2", "gmm48"])
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])

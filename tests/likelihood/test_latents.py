@@ -10,6 +10,7 @@ from tests.analytic import SDES, Gaussian
 DENSITY = Gaussian.correlated(4)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 def test_codes_are_those_of_the_exact_flow_and_decode_to_the_data(sde):
     x = jnp.asarray(DENSITY.sample(8), jnp.float32)

@@ -67,6 +67,7 @@ def measure(experiment, state, workdir, monkeypatch, source=None):
     return json.loads((workdir / "likelihood.json").read_text())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", ["denoising", "implicit", "sliced", "sliced_vr"])
 def test_the_family_differs_from_denoising_by_one_per_dimension_in_expectation(kind):
     losses = {}
@@ -99,6 +100,7 @@ def test_fixed_variances_are_learned_ones_that_always_say_the_same(variances, fr
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("large", [False, True])
 def test_a_reversal_with_fixed_variances_samples_like_the_ancestral_solver(large):
     experiment = toy(*BOUND, f"parameterization.variances={'large' if large else 'small'}")
@@ -303,6 +305,7 @@ def tiny(file):
     return Settings.of(config)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_configuration_of_the_lineage_builds_and_its_training_step_traces(file):
     experiment = build_experiment(from_file(file))
@@ -316,7 +319,7 @@ def test_a_configuration_of_the_lineage_builds_and_its_training_step_traces(file
         np.testing.assert_allclose(experiment.times, experiment.process.times[::-1], atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_an_ancestor_trains_samples_and_gives_finite_bits(file, tmp_path):
     from score_sde.modes import MODES

@@ -108,6 +108,7 @@ def test_one_program_serves_batches_of_all_sizes():
     assert traced == [(4, 4, 4, 3)]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("size", "stride"), [((7, 6), 1), ((7, 6), 2), ((1, 4), 2)])
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_shifted_images_sum_to_a_grouped_convolution(size, stride, kernel):

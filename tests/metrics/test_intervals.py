@@ -62,7 +62,7 @@ def test_the_frechet_interval_covers_a_distance_of_zero():
     assert covered >= binomial_bounds(120)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "dim, n, scale, shift", [(8, 500, 1.3, 0.1), (64, 300, 1.2, 0.1), (64, 1000, 1.05, 0.02), (128, 1000, 1.1, 0.05)]
 )

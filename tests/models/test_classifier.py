@@ -70,6 +70,7 @@ def test_an_example_depends_on_its_own_noise_level_and_not_on_its_neighbours(log
     assert float(jnp.abs(logits(x, CONDITION.at[0].set(1.0))[0] - base[0]).max()) > 1e-2
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("constant", [False, True], ids=["noise", "constant image"])
 def test_the_gradient_that_guides_a_sampler_is_finite_and_sums_to_nothing(classifier, constant):
     # Adding a constant to the image changes no logit, so the gradient has mean zero.

@@ -59,6 +59,7 @@ def _mixture(key, shape, dtype):
     return LogisticMixture.of(logits, means, log_scales)
 
 
+@pytest.mark.sweep
 def test_the_transform_by_a_mixture_is_increasing_and_its_inverse_undoes_it(precision, key):
     dtype, tolerance = precision
     mixture = _mixture(zip(jax.random.split(key, 3), (1.0, 1.5, 0.5), strict=True), (400,), dtype)
@@ -82,6 +83,7 @@ def test_far_from_its_components_a_mixture_is_an_affine_map():
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in gradients)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "layer", [ActNorm(2.0), ChannelMix(), Coupling(4, 3, 1, 2, 0.0)], ids=lambda layer: type(layer).__name__
 )
@@ -98,6 +100,7 @@ def test_the_inverse_of_a_layer_undoes_it_and_its_log_determinant(layer, precisi
     assert not np.allclose(jax.tree.leaves(outputs)[-1], jax.tree.leaves(values[0])[-1], atol=1e-2)
 
 
+@pytest.mark.sweep
 def test_the_inverse_of_the_flow_undoes_it(precision, key):
     dtype, tolerance = precision
     module, params = _flow(SHAPE)
@@ -127,6 +130,7 @@ def test_log_q_is_the_density_of_the_noise_over_the_jacobian(key):
         np.testing.assert_allclose(log_q, expected, rtol=0.0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_density_of_two_pixels_integrates_to_one(key):
     with jax.enable_x64(True):
         module, params = _flow((1, 2, 1))

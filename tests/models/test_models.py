@@ -79,6 +79,7 @@ def network(request):
     return apply, x, jnp.array([-2.0, 0.3, 3.0]) if fourier else jnp.array([10.0, 200.0, 900.0])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("channels", "groups"), [(1, 1), (6, 1), (16, 4), (128, 32), (144, 24), (192, 32)])
 def test_group_norm_equals_that_of_flax(channels, groups):
     x = 3.0 + 2.0 * _normal(0, 2, 4, 6, channels)
@@ -158,6 +159,7 @@ def test_attention_is_a_softmax_over_all_pixels():
     np.testing.assert_allclose(block.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_untrained_network_predicts_almost_zero(name):
     net, shape = NETWORKS[name]
@@ -166,6 +168,7 @@ def test_an_untrained_network_predicts_almost_zero(name):
     assert float(jnp.abs(_jit(net.apply)(params, x, jnp.full(4, 500.0))).max()) < 1e-3
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("sde", "reduce_mean"), [(VP(), True), (VE(), False)], ids=["VP", "VE"])
 @pytest.mark.parametrize(("name", "count"), [("mlp", 20_000), ("ncsnpp", 500)])
 def test_the_loss_of_an_untrained_network_is_that_of_predicting_no_noise(name, count, sde, reduce_mean):
@@ -186,6 +189,7 @@ def test_the_loss_of_an_untrained_network_is_that_of_predicting_no_noise(name, c
     np.testing.assert_allclose(losses.mean(), expected, atol=4.0 * expected * np.sqrt(2.0 / dim / count))
 
 
+@pytest.mark.sweep
 def test_dropout_is_on_only_with_a_key_and_only_then_random(network):
     apply, x, condition = network
     clean, again = apply(x, condition), apply(x, condition)
@@ -209,6 +213,7 @@ def test_the_output_depends_on_the_noise_condition(network):
     assert float(jnp.abs(apply(x, condition) - apply(x, condition[::-1])).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_every_weight_of_the_network_reaches_the_output():
     for net, shape in NETWORKS.values():
         params = _trained(net, shape)
@@ -247,6 +252,7 @@ def test_labels_that_are_no_class_are_refused_and_where_traced_give_no_number(la
         UNET.apply({}, x, condition, label=jnp.array([0, 1, 2]))
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_neither_parameters_nor_gradients_and_stores_less():
     x, condition = _normal(1, 4, 8, 8, 1), jnp.linspace(1.0, 900.0, 4)
     found = []
@@ -267,6 +273,7 @@ def test_rematerialisation_changes_neither_parameters_nor_gradients_and_stores_l
     assert stored_again < 0.6 * stored
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [name for name in RELATIVES if name != "mlp"])
 def test_bfloat16_stays_close_to_float32_and_gives_float32_gradients(name):
     net, shape = RELATIVES[name]

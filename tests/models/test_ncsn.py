@@ -252,6 +252,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_network_has_as_many_parameters_as_the_original(name):
     module, count = COUNTS[name]
@@ -259,6 +260,7 @@ def test_a_network_has_as_many_parameters_as_the_original(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("resolution", [64, 256])
 def test_a_network_with_the_weights_of_the_original_gives_its_output(resolution):
     # The original divides by the noise of its level, one of 232 from 50 down to 0.01. Names and weights agree with its.
@@ -278,6 +280,7 @@ NETWORKS = {
 LEVELS = jnp.array([3.0, 0.0, 3.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_weight_in_use_reaches_the_output(name):
     module, x = NETWORKS[name], _images(0, 3, 8, 8, 1)

@@ -46,6 +46,7 @@ def test_the_filter_equals_its_definition(taps, up, down, pad):
     np.testing.assert_allclose(fir_filter(x, taps, up=up, down=down, pad=pad), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_resampling_is_the_published_filter(kernel):
     # StyleGAN2: p = taps - 2 zeros in all, after the stuffing; gain 4 when doubling.
@@ -69,6 +70,7 @@ def test_doubling_and_halving_are_transposes_of_one_another_up_to_the_gain():
     np.testing.assert_allclose(np.vdot(x, fir_downsample(y, (1, 3, 3, 1))), direct / 4.0, rtol=1e-4)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kernel", [(1, 3, 3, 1), (1, 2, 1), (1, 1), (1, 4, 6, 4, 1)], ids=str)
 @pytest.mark.parametrize("module", [Upsample, Downsample])
 def test_with_the_identity_as_convolution_only_the_filter_is_left(module, kernel):

@@ -64,8 +64,8 @@ def trained(model, num_steps):
     ("name", "most"),
     [
         ("dense", 3.3),
-        pytest.param("dense-scalar", 3.9, marks=pytest.mark.slow),
-        pytest.param("conv", 3.4, marks=pytest.mark.slow),
+        pytest.param("dense-scalar", 3.9, marks=pytest.mark.long),
+        pytest.param("conv", 3.4, marks=pytest.mark.long),
     ],
 )
 def test_training_improves_the_bound_of_held_out_digits(name, most):
@@ -81,6 +81,7 @@ def test_training_improves_the_bound_of_held_out_digits(name, most):
     assert after.mean() < most < np.log2(17)
 
 
+@pytest.mark.sweep
 @each_model
 def test_it_is_a_latent_variable_model_whose_halves_keep_examples_apart(model):
     assert isinstance(model, LatentVariableModel)
@@ -94,6 +95,7 @@ def test_it_is_a_latent_variable_model_whose_halves_keep_examples_apart(model):
         assert not np.allclose(whole.mean[0], whole.mean[1], atol=1e-6)
 
 
+@pytest.mark.sweep
 @each_model
 def test_every_pixel_hears_of_every_latent_variable_and_the_encoder_of_every_pixel(model):
     params = fresh(model)
@@ -111,6 +113,7 @@ def test_the_standard_deviation_is_one_number_or_one_for_every_value(name):
     assert (len(np.unique(log_std)) == 1) == (name == "dense-scalar")
 
 
+@pytest.mark.sweep
 @each_model
 def test_no_parameters_bring_the_standard_deviation_below_its_floor(model):
     """And far above it the floor is not felt."""
@@ -121,6 +124,7 @@ def test_no_parameters_bring_the_standard_deviation_below_its_floor(model):
     np.testing.assert_allclose(model.decode(zero, jnp.ones((2, 4))).log_std, np.log(1.001), rtol=1e-3)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("event_shape", [(3,), (6, 4, 2)])
 def test_it_takes_vectors_and_images_of_any_shape(event_shape):
     model = make_vae(event_shape, latent_dim=2, widths=(8, 4), channels=() if len(event_shape) == 1 else (4,))

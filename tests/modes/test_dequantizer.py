@@ -90,12 +90,14 @@ def _check_same_end(workdir, state, uninterrupted):
     assert metrics[0] == metrics[1] and metrics[0].count(b"\n") == 6
 
 
+@pytest.mark.slow
 def test_a_stopped_and_continued_training_ends_in_the_same_bits(uninterrupted, model, tmp_path):
     workdir = shutil.copytree(model, tmp_path / "run")
     _train(workdir, **{"dequantizer.num_steps": 3})
     _check_same_end(workdir, _train(workdir), uninterrupted)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_saves_where_it_is_and_goes_on_from_there(
     uninterrupted, model, tmp_path, monkeypatch, capfd
 ):
@@ -233,6 +235,7 @@ class GaussianNetwork:
         return s * x / (m**2 * 0.3**2 + s**2)
 
 
+@pytest.mark.slow
 def test_training_takes_the_noise_from_uniform_to_what_the_model_has_within_the_bins():
     """Two bins of a Gaussian: -log2 P is one bit, and uniform noise, unlike the half-normal, costs 1.26 bits more."""
     flow = FlowPP(filters=8, components=4, blocks=1, num_flows=2, heads=2, context_features=4)

@@ -59,6 +59,7 @@ def edited(moved, tmp_path):
     return run
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("config", [None, "vp/toy_mlp"])
 @pytest.mark.parametrize("mode", ["sample", "train"])
 def test_the_way_out_of_an_edited_record_is_named_and_leads_out(edited, capsys, config, mode):

@@ -220,6 +220,7 @@ def _state_of(directory):
     }
 
 
+@pytest.mark.slow
 def test_results_go_elsewhere_and_the_run_is_only_read(place, tmp_path):
     run, out = place / "run", tmp_path / "some" / "results"
     before = _state_of(place)

@@ -76,6 +76,7 @@ def assert_same_gradient(first, second, atol):
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(first)) > 0.1  # the equality says something
 
 
+@pytest.mark.slow
 def test_implicit_is_explicit_less_half_the_fisher_information():
     with float64():
         x, weights = trapezoid(MIXTURE)

@@ -103,6 +103,7 @@ CHOICES = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CHOICES)
 def test_their_losses_tend_to_those_of_the_sdes_on_the_same_noise(name):
     """Any uniform time belongs to the nearest level: the gap is of order 1 / levels."""

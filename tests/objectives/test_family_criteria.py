@@ -60,6 +60,7 @@ def test_the_table_has_all_members():
     assert set(MEMBERS) == set(CRITERIA)
 
 
+@pytest.mark.sweep
 @each_member
 def test_training_finds_the_score_of_the_data(name):
     """Of an affine family on data with covariance C: -C^-1 (x - mean); with noise, that of C + sigma^2 I."""
@@ -86,6 +87,7 @@ class Tilted:
         return jnp.tanh(condition[:, None] / 999.0 * mixed + 0.2)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "sde"), [("implicit", "vp"), ("implicit", "ve"), ("sliced", "ve"), ("sliced_vr", "subvp")]
 )

@@ -66,6 +66,7 @@ def test_value_at_the_exact_score(sde, weighting):
     assert abs(losses.mean() - analytic_loss(sde, weighting)) < 5 * losses.std() / np.sqrt(len(losses))
 
 
+@pytest.mark.sweep
 @each_sde
 def test_gradient_vanishes_at_the_exact_score_and_only_there(sde):
     loss_fn, params = make(sde)

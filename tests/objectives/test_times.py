@@ -103,6 +103,7 @@ def test_distribution_function_and_its_inverse_agree_with_quadrature(name, t0):
             assert abs(integral_of_rate(sde, t0, float(t)) / total - quantile) < 1e-8
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ALL)
 def test_inverse_in_single_precision(name):
     """What counts is the noise level: relative in s / m, or the log-SNR."""
@@ -306,6 +307,7 @@ def test_loss_agrees_with_the_original(name, eps, reduce_mean, key):
         np.testing.assert_allclose(loss * (1.0 - float(eps)) / times.normalizer, truth, rtol=2e-4)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("weighting", [likelihood_weighting, variance_weighting])
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
 def test_loss_by_noise_level_adds_up(name, weighting, key):

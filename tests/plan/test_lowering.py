@@ -46,7 +46,7 @@ def _lowered(program):
     return {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in PLATFORMS}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_every_configuration_can_be_written_for_accelerators(name):
     experiment = _experiment(name)

@@ -24,6 +24,7 @@ def _run(workdir, *overrides, config=DIGITS):
     return main([f"--config={config}", f"--workdir={workdir}", "--mode=plan", *overrides])
 
 
+@pytest.mark.slow
 def test_a_plan_of_the_digits_says_what_they_need(tmp_path):
     # Smaller than it is, for most of the time goes on compiling.
     assert _run(tmp_path, "data.shape=(8,8,1)", "model.channel_multipliers=(1,)", "model.features=8") == 0
@@ -43,7 +44,7 @@ def test_a_plan_of_the_digits_says_what_they_need(tmp_path):
     assert "docs.cloud.google.com" in page and f"{plan['parameters']:,}" in page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_plan_of_the_digits_as_they_are_has_the_parameters_of_the_readme(tmp_path):
     assert _run(tmp_path) == 0
     assert json.loads((tmp_path / "plan.json").read_text())["parameters"] == 188_769

@@ -53,6 +53,7 @@ def _program(data=1, fsdp=1):
     return measure(_experiment(data, fsdp), 4)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("remat", [False, True])
 def test_what_is_kept_for_the_backward_pass_does_not_depend_on_the_setting_and_is_less_with_remat(remat):
     config = _config(**{"model.name": "ncsnpp", "model.remat": remat})
@@ -103,6 +104,7 @@ def test_parts_of_the_batch_cost_no_more_operations():
     assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 def test_memory_is_linear_in_the_batch():
     config = _config(**{"model.channel_multipliers": (1,)})
     experiment = Experiment.from_config(config, (8, 8, 1), 17, mesh=_mesh(1, 1))
@@ -112,6 +114,7 @@ def test_memory_is_linear_in_the_batch():
     assert line.largest(1.04 * third) >= 40 > line.largest(0.9 * third)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("data", "fsdp"), [(2, 1), (1, 2)])
 def test_bytes_of_the_state_are_those_of_the_parts_that_a_device_holds(data, fsdp):
     experiment = _experiment(data, fsdp)

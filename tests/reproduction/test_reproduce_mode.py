@@ -140,6 +140,7 @@ def small(monkeypatch):
     return named
 
 
+@pytest.mark.slow
 def test_rows_that_train_are_measured_and_judged_and_not_trained_again(tmp_path, small, monkeypatch, capsys):
     assert _reproduce(tmp_path, "small/nll") == 0
     monkeypatch.setattr(reproducing, "run_train", None)
@@ -166,6 +167,7 @@ def test_rows_that_train_are_measured_and_judged_and_not_trained_again(tmp_path,
     assert "optim.lr: 0.003 -> 0.01" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_that_is_trained_further_is_measured_anew(tmp_path, small, capsys):
     seen = []
     for steps in (20, 40):
@@ -183,6 +185,7 @@ def test_a_model_that_is_trained_further_is_measured_anew(tmp_path, small, capsy
     assert "has been trained to step 40, and small/nll is of step 20" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_imported_and_measured(tmp_path, small, monkeypatch):
     """From a file in its folder to a verdict; another seed gives another model, so the weights are the file's."""
     row = small["small/nll"]

@@ -77,6 +77,7 @@ def test_a_row_builds_with_its_settings(name):
 FAMILIES = ("score_sde/ddpm_cifar10_vp/fid_ode", "score_sde/cifar10_ncsnpp_continuous_ve/fid_pc", "digits/ve/fid")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_network_of_a_row_traces(name):
     experiment = _built(ROWS[name].config, ROWS[name].settings)

@@ -20,6 +20,7 @@ def prior(sde, n=16):
     return jnp.asarray(np.random.RandomState(1).randn(n, 4), jnp.float32) * sde.prior_std
 
 
+@pytest.mark.sweep
 @each_sde
 @pytest.mark.parametrize("joint", [False, True])
 def test_the_flow_reaches_its_tolerance(sde, joint):
@@ -56,6 +57,7 @@ def stiff(t, y, _):
     return 50.0 * jnp.cos(50.0 * t) * y
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("joint", [False, True])
 def test_giving_up_is_reported_and_not_raised(joint):
     solution = solve_ode(stiff, jnp.ones((2, 1)), None, t0=0.0, t1=1.0, max_steps=3, joint=joint)
@@ -66,6 +68,7 @@ def test_giving_up_is_reported_and_not_raised(joint):
     assert not bool(solution.success.any()) and solution.num_evals.tolist() == [6, 6]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("joint", [False, True])
 def test_a_score_that_is_no_number_stops_the_solver_and_not_its_neighbours(joint):
     """Sample 1 is poisoned below t = 0.5."""
@@ -83,6 +86,7 @@ def test_a_score_that_is_no_number_stops_the_solver_and_not_its_neighbours(joint
     assert int(solution.num_evals[1]) < 8000  # it did not go on until the bound
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("solve", ["ode", "sde"])
 def test_steps_are_per_sample_or_those_of_the_hardest_one(solve):
     """Jointly all take as many steps as the sample with the largest error asks for, wherever they are computed."""
@@ -123,6 +127,7 @@ def solve_on_marginal(sde, n, tolerance, t_end=1e-3):
     return solution
 
 
+@pytest.mark.sweep
 @each_sde
 def test_the_error_of_the_adaptive_sde_solver_falls_with_its_tolerance(sde):
     """On the same Brownian paths, against a much smaller tolerance."""
@@ -133,6 +138,7 @@ def test_the_error_of_the_adaptive_sde_solver_falls_with_its_tolerance(sde):
     assert errors[1] < 0.5 * errors[0] and errors[1] < 0.02, errors
 
 
+@pytest.mark.sweep
 @each_sde
 def test_the_adaptive_sde_solver_reaches_the_moments(sde):
     n = 10_000

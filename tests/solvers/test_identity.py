@@ -53,6 +53,7 @@ def drawer(sde, score_fn, solver, shape, noise_scale, steps):
 CASES = [(name, "vp") for name in SOLVERS] + [("euler_maruyama", "ve"), ("unipc_3", "ve"), ("dpm_solver_3m", "subvp")]
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize(("name", "process"), CASES)
 def test_a_sample_ignores_its_batch_and_its_device(name, process):
     """Not bit for bit: XLA contracts multiplications and additions differently in programs of other shapes.
@@ -71,6 +72,7 @@ def test_a_sample_ignores_its_batch_and_its_device(name, process):
     assert worst <= (64 if name.endswith(("3m", "3")) else 16)
 
 
+@pytest.mark.slow
 def test_with_a_network_it_is_so_up_to_the_rounding_of_its_products():
     """Matrix products of another shape add up in another order."""
     sde, shape = VP(), (8, 8, 1)

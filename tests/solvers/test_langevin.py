@@ -83,6 +83,7 @@ def test_metropolis_finds_a_density_from_afar_that_is_no_gaussian():
     assert abs(x.var() - variance) < 5 * variance * np.sqrt((4.2 - 1) / 8000)  # kurtosis 4.2
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kernel", ["plain", "adjusted"])
 def test_a_chain_ignores_its_neighbours(kernel):
     def run(rows):

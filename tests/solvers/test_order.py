@@ -23,6 +23,7 @@ def flow_error(sde, solver, n):
     return float(jnp.linalg.norm(x - exact) / jnp.linalg.norm(exact))
 
 
+@pytest.mark.sweep(7)
 @each_sde
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_measured_order(sde, name):
@@ -47,6 +48,7 @@ def moments(sde, solver, n, *, samples=10_000, times=None, noise_scale=1.0):
     ) @ DENSITY.basis.T
 
 
+@pytest.mark.sweep(5)
 @each_sde
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_solvers_reach_the_moments(sde, name):

@@ -77,6 +77,7 @@ def refusal(solver, process, noise_scale):
     return said
 
 
+@pytest.mark.sweep(13)
 @pytest.mark.parametrize(("name", "process"), CASES)
 def test_a_pair_is_right_or_refused(name, process):
     solver, process = {**ALONE, **CORRECTED}[name], PROCESSES[process]
@@ -131,6 +132,7 @@ UNTOLD = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", UNTOLD)
 def test_without_a_noise_scale_the_samples_are_right(name):
     """By both doors: a sampler, and the loop over a reversal that was not told how noisy it is."""

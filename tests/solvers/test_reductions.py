@@ -35,6 +35,7 @@ def run(solver, process, n=20):
     return sampling.integrate(KEYS, solver, process, X, sampling.uniform_times(n, 0.01))
 
 
+@pytest.mark.sweep(5)
 @each_sde
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_no_corrections_is_the_predictor(sde, name):
@@ -44,6 +45,7 @@ def test_no_corrections_is_the_predictor(sde, name):
     assert composed.num_evals == 1
 
 
+@pytest.mark.sweep
 @each_sde
 def test_euler_maruyama_without_noise_is_euler_on_the_flow(sde):
     process = sde.probability_flow(DENSITY.score(sde))
@@ -100,6 +102,7 @@ def sampling_noise():
     return np.asarray(jax.vmap(lambda key: jax.random.normal(key, (4,)))(KEYS))
 
 
+@pytest.mark.sweep
 @each_sde
 def test_churn_keeps_the_marginal(sde):
     """From the exact marginal, Heun steps with churn end in the exact marginal: noise in and noise out balance."""
@@ -128,6 +131,7 @@ def test_annealed_langevin_step_grows_with_the_noise(sde):
     np.testing.assert_allclose(after.x_mean - X, step * process.score(X, S), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.sweep
 @each_sde
 def test_correctors_alone_go_down_the_noise_levels(sde):
     """NCSN's sampler: no predictor, annealed Langevin at every level, and a denoised end."""
@@ -163,6 +167,7 @@ def _members():
     return members
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("solver", _members().values(), ids=_members())
 def test_evaluations_are_counted(solver):
     """num_evals is the number of times that the score function runs."""

@@ -34,7 +34,7 @@ def _trained(out, which):
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param("some", id="some"), pytest.param("every", marks=pytest.mark.slow, id="every")]
+    scope="module", params=[pytest.param("some", id="some"), pytest.param("every", marks=pytest.mark.long, id="every")]
 )
 def runs(request, tmp_path_factory):
     return _trained(tmp_path_factory.mktemp(f"devices_{request.param}"), request.param)
@@ -45,6 +45,7 @@ def _results(runs, name="result.npz"):
     return found.pop("1x1"), found
 
 
+@pytest.mark.slow
 def test_twenty_steps_are_the_same_twenty_steps(runs):
     """Not to the bit, for sums over a batch come in another order: losses to 1e-5, parameters to 1e-4."""
     alone, others = _results(runs)
@@ -82,6 +83,7 @@ def test_devices_share_the_work_and_say_no_more_than_they_must(runs):
         assert fact["state"] < (0.2 + 0.8 / fsdp) * alone["state"], name
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "config", ["vp/cifar10_ddpmpp_continuous.py", "ve/cifar10_ncsnpp_continuous.py", "vp/ddpm/cifar10_continuous.py"]
 )

@@ -48,6 +48,7 @@ def poison(monkeypatch):
     return patch
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("part", ["params", "ema_params", "opt_state"])
 def test_a_state_that_is_not_finite_is_not_saved(part, poison, monkeypatch, tmp_path):
     monkeypatch.setattr(LossEvaluator, "__call__", lambda self, params: (1.0, 0.1))

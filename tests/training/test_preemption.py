@@ -70,6 +70,7 @@ def test_only_the_loop_asks_whether_to_end(monkeypatch, tmp_path):
     assert asked == []
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("step", "number"), [(2, signal.SIGINT), (10, signal.SIGTERM), (13, signal.SIGINT), (29, signal.SIGTERM)]
 )
@@ -92,6 +93,7 @@ def test_a_run_that_is_asked_to_end_saves_where_it_is_and_goes_on_from_there(
     assert (tmp_path / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("step", "number", "times", "kept"),
     [(1, signal.SIGTERM, 1, None), (1, signal.SIGINT, 1, None), (15, signal.SIGINT, 2, 10)],
@@ -250,6 +252,7 @@ def test_another_average_lies_between_those_that_were_tracked(recorded):
     assert min(distance(found, narrow), distance(found, wide)) > 0.0
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("last", [25, 30])
 def test_the_step_of_an_average_is_recorded_and_said_when_it_is_behind(last, recorded, caplog):
     if last == 25:
@@ -271,6 +274,7 @@ def _damage(directory):
         file.is_file() and os.truncate(file, 0)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("step", [15, 30])
 def test_a_damaged_snapshot_is_left_out_as_if_it_had_never_been_there(step, recorded, tmp_path, caplog):
     without = shutil.copytree(recorded, tmp_path / "without")

@@ -70,7 +70,7 @@ def alone(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_make_the_run_of_one(count, alone, tmp_path):
     """Not to the bit, for sums over a batch come in another order."""
@@ -97,7 +97,7 @@ def _flat(tree):
     return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, [0, 0]), (signal.SIGINT, [0, 130])])
 def test_one_process_that_is_asked_to_end_ends_all_of_them_and_one_process_goes_on(number, codes, tmp_path):
     workdir = tmp_path / "two"
@@ -118,7 +118,7 @@ def test_one_process_that_is_asked_to_end_ends_all_of_them_and_one_process_goes_
     assert int(_restored(workdir, _experiment(**CHANGES)).state.step) == step + 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_is_killed_takes_the_others_with_it_and_nothing_is_lost(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     plan = {"training.num_steps": 3000, "training.log_every": 10, "training.checkpoint_every": 100}

@@ -100,7 +100,7 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted, tmp_path):
     _assert_same_run(again, uninterrupted)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_with_several_steps_per_dispatch_logs_the_same_steps(uninterrupted, tmp_path):
     train(_experiment(**{"training.steps_per_dispatch": 5}), tmp_path)
     one, many = (np.loadtxt(_losses(directory)) for directory in (uninterrupted, tmp_path))
@@ -134,6 +134,7 @@ def _delete_state(checkpoint):
     shutil.rmtree(checkpoint / "state")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("damage", [_truncate, _delete_largest, _empty_all, _delete_state])
 def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_ends_the_same(damage, uninterrupted, workdir, caplog):
     damage(workdir / "checkpoints" / "20")
@@ -274,7 +275,7 @@ def _newest_step(workdir):
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_killed_five_times_ends_in_the_same_bits(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     rng = random.Random(0)

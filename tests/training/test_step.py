@@ -76,6 +76,7 @@ def test_a_whole_run_compiles_its_step_once(experiment, initial):
     assert int(state.step) == 10 and len(set(losses.tolist())) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unroll", [True, False])
 def test_three_steps_in_one_dispatch_equal_three_steps(experiment, initial, unroll):
     batches = _batches(3)
@@ -122,6 +123,7 @@ def test_a_mesh_that_the_devices_do_not_fill_is_refused(shape):
         make_mesh(**shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_the_parts_of_a_gradient_make_that_of_the_batch(experiment, initial, accumulate):
     settings = experiment.settings.with_("model", dropout=0.0)
@@ -132,6 +134,7 @@ def test_the_parts_of_a_gradient_make_that_of_the_batch(experiment, initial, acc
     _assert_close(b, a, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_no_weight_gradient_is_computed_in_a_loop_on_a_cpu(accumulate):
     """Inside one XLA takes dozens of times as long for those of convolutions; elsewhere loops keep programs small."""

@@ -197,6 +197,7 @@ BOUNDS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
 def test_an_example_does_not_depend_on_its_batch(bound):
     x, params = jnp.asarray(X, jnp.float32), jax.tree.map(jnp.float32, PARAMS)
@@ -214,6 +215,7 @@ def test_the_size_of_the_chunks_changes_nothing():
         np.testing.assert_allclose(bound, bounds[0], rtol=1e-5)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("num_samples", [None, 3])
 def test_the_loss_is_the_bound_per_dimension(num_samples):
     x, params = jnp.asarray(X[:4], jnp.float32), jax.tree.map(jnp.float32, PARAMS)

@@ -140,13 +140,14 @@ def data_gap(chain, **options):
     return gap.mean(), gap.std() / np.sqrt(len(gap))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sde", "variance", "counts"),
     [
         (VP(), "fixed_large", (25, 100)),
-        pytest.param(VE(), "fixed_small", (50, 200), marks=pytest.mark.slow),
-        pytest.param(SubVP(), "fixed_large", (25, 100), marks=pytest.mark.slow),
-        pytest.param(VE(), "fixed_large", (50, 200), marks=pytest.mark.slow),
+        pytest.param(VE(), "fixed_small", (50, 200), marks=pytest.mark.long),
+        pytest.param(SubVP(), "fixed_large", (25, 100), marks=pytest.mark.long),
+        pytest.param(VE(), "fixed_large", (50, 200), marks=pytest.mark.long),
     ],
     ids=["vp", "ve-small", "subvp", "ve-large"],
 )
@@ -171,7 +172,7 @@ def wrong_score(process):
 
 @pytest.mark.parametrize(
     ("sde", "variance", "counts"),
-    [(VP(), "fixed_large", (20, 80)), pytest.param(VE(), "fixed_small", (80, 320), marks=pytest.mark.slow)],
+    [(VP(), "fixed_large", (20, 80)), pytest.param(VE(), "fixed_small", (80, 320), marks=pytest.mark.long)],
     ids=["vp", "ve"],
 )
 def test_it_tends_to_the_continuous_bound(sde, variance, counts):
@@ -281,6 +282,7 @@ def point_score(index, process):
     return score
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("chain", "index"),
     [(VP().discretize(500), 0), (VE(sigma_max=5.0).discretize(300), 1)],

@@ -119,6 +119,7 @@ def mean_of_paths(chain, reversal, x):
     return path_log_weight(chain, reversal, copies, forward_path(chain, copies, noise)).mean()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("fraction", FRACTIONS.values(), ids=FRACTIONS)
 @each_chain
 def test_the_elbo_of_paths_is_the_bound_of_divergences(make_chain, fraction, double, signs):
@@ -130,6 +131,7 @@ def test_the_elbo_of_paths_is_the_bound_of_divergences(make_chain, fraction, dou
     np.testing.assert_allclose(-paths, bound, rtol=1e-9)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("fraction", "model"), [("small", ("fixed_small", "posterior")), ("large", ("fixed_large", "marginal"))]
 )
@@ -153,6 +155,7 @@ def mixture_predict(fraction):
     return lambda x, t: NoiseAndFraction(-expand_like(STEPS.marginal(t).std, x) * score(x, t), fraction(x, t))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("fraction", "num_levels"), [("large", 17), ("learned", None)], ids=["grey", "continuous"])
 def test_they_agree_in_the_mean_where_the_score_is_not_linear(fraction, num_levels):
     n, quantization = 5000, Quantization(num_grey_levels=num_levels)
@@ -170,6 +173,7 @@ def test_they_agree_in_the_mean_where_the_score_is_not_linear(fraction, num_leve
     assert abs(paths.mean() - terms.mean()) < 4.0 * error < 0.15
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("num_levels", [None, 17], ids=["continuous", "grey"])
 @pytest.mark.parametrize(
     ("fraction", "model"), [("small", ("fixed_small", "posterior")), ("large", ("fixed_large", "marginal"))]
@@ -200,6 +204,7 @@ def test_of_an_exact_model_every_path_tells_the_likelihood(double):
     np.testing.assert_allclose(elbo, stats.norm(0.0, np.sqrt(0.4)).logpdf(x).sum(axis=1), rtol=1e-9)
 
 
+@pytest.mark.sweep
 @each_chain
 def test_the_best_learned_variances_are_those_of_the_reversal(make_chain, double, signs):
     """There the gradient of the mean over the data vanishes, and the bound costs what the prior does not know."""

@@ -18,6 +18,7 @@ from tests.variational.test_latent_variable import KEY, MIXTURE, STEPS, Table, b
 SHORT = chains.DDPM(betas=jnp.array([0.1, 0.3, 0.5, 0.7]))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("levels", [None, UniformTimes(t0=0.0)], ids=["spread", "independent"])
 @pytest.mark.parametrize("num_levels", [None, 17], ids=["continuous", "grey"])
 def test_the_loss_of_a_random_level_has_the_mean_of_the_sum_over_all(num_levels, levels):
@@ -68,6 +69,7 @@ def test_of_the_hybrid_loss_the_mean_learns_by_squares_and_the_variances_by_the_
     assert not np.allclose(squares["weight"], bound["weight"], rtol=0.1)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("num_levels", [None, 2, 256])
 def test_gradients_stay_finite_however_wrong_the_prediction(num_levels):
     network, chain = Table(STEPS), chains.DDPM(betas=chains.linear_betas(1000))
