@@ -6,8 +6,10 @@ from pathlib import Path
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, atomic_write_text, check_writable
 from score_sde.modes.workdir import data_info, machine, summarize
-from score_sde.plan.estimate import advice_for, make_plan
-from score_sde.plan.page import markdown, record, rows
+from score_sde.plan.advice import advise
+from score_sde.plan.estimate import make_plan
+from score_sde.plan.page import assumptions, record, rows
+from score_sde.report.rendering import render
 from score_sde.training.writers import compiling
 
 log = logging.getLogger(__name__)
@@ -19,11 +21,12 @@ def run_plan(config: Settings, workdir: Path, command: str, *, out: Path | None 
     check_writable(place, make=False)
     compiling("the training step")
     plan = make_plan(config, info)
-    advice, how = advice_for(plan, config), machine(command)
+    advice, how = advise(plan), machine(command)
     atomic_write_json(place / "plan.json", record(plan, advice, how))
-    atomic_write_text(place / "plan.md", markdown(plan, advice, how))
+    shown = {"rows": rows(plan), "advice": advice, "assumptions": assumptions(plan), "how": how}
+    atomic_write_text(place / "plan.md", render("plan.md", plan=plan, **shown))
     summarize(workdir, place)
-    for name, value in rows(plan):
+    for name, value in shown["rows"]:
         log.info("%-26s %s", name, value)
     for sentence in advice:
         log.info("Advice: %s", sentence)

@@ -7,7 +7,8 @@ rates are one-directional, half of the bidirectional rates of data sheets.
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,86 +50,44 @@ class Chip:
         return dataclasses.replace(self, **divided, domain=self.domain * parts)
 
 
-def _tpu(name: str, *, flops: float, **rest: float | int | str | None) -> Chip:
-    # By default, float32 products on a TPU are rounded to bfloat16 and computed in one pass.
-    return Chip(name=name, platform="tpu", bfloat16=flops, float32=flops, **rest)  # pyright: ignore[reportArgumentType]
-
-
-CHIPS: dict[str, Chip] = {
-    chip.name: chip
-    for chip in (
-        _tpu(
-            "v4",
-            flops=275e12,
-            memory=32.0 * 2**30,
-            bandwidth=1200e9,
-            links=300e9,
-            domain=4096,
-            network=None,
-            source="docs.cloud.google.com/tpu/docs/v4: 275 TFLOP/s, 32 GiB, 1200 GB/s, 4096 chips per pod; "
-            "6 links of 50 GB/s: Jouppi et al. 2023, arXiv 2304.01433, table 4",
-        ),
-        _tpu(
-            "v5e",
-            flops=197e12,
-            memory=16e9,
-            bandwidth=819e9,
-            links=200e9,
-            domain=256,
-            network=6.4e12 / 8 / 256,
-            source="docs.cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB, 819 GB/s, interconnect 400 GB/s "
-            "bidirectional, 256 chips per pod, data centre network 6.4 Tb/s per pod",
-        ),
-        _tpu(
-            "v5p",
-            flops=459e12,
-            memory=95.0 * 2**30,
-            bandwidth=2765e9,
-            links=600e9,
-            domain=6144,
-            network=50e9 / 8,
-            source="docs.cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 95 GiB, 2765 GB/s, interconnect 1200 GB/s "
-            "bidirectional, slices of up to 6144 chips, data centre network 50 Gb/s per chip",
-        ),
-        _tpu(
-            "v6e",
-            flops=918e12,
-            memory=32e9,
-            bandwidth=1600e9,
-            links=400e9,
-            domain=256,
-            network=25.6e12 / 8 / 256,
-            source="docs.cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GB, 1600 GB/s, interconnect 800 GB/s "
-            "bidirectional, 256 chips per pod, data centre network 25.6 Tb/s per pod",
-        ),
-        Chip(
-            name="a100",
-            platform="cuda",
-            bfloat16=312e12,
-            float32=156e12,
-            memory=80e9,
-            bandwidth=2039e9,
-            links=300e9,
-            domain=8,
-            network=200e9 / 8,
-            source="NVIDIA A100 80GB SXM data sheet: 312 TFLOP/s bfloat16, 156 TF32, 80 GB, 2039 GB/s, NVLink 600 GB/s "
-            "bidirectional; DGX A100: 8 GPUs with one 200 Gb/s port each",
-        ),
-        Chip(
-            name="h100",
-            platform="cuda",
-            bfloat16=989e12,
-            float32=494.5e12,
-            memory=80e9,
-            bandwidth=3350e9,
-            links=450e9,
-            domain=8,
-            network=400e9 / 8,
-            source="NVIDIA H100 SXM data sheet, without sparsity: 989 TFLOP/s bfloat16, 494.5 TF32, 80 GB, 3350 GB/s, "
-            "NVLink 900 GB/s bidirectional; DGX H100: 8 GPUs with one 400 Gb/s port each",
-        ),
-    )
+# The network's bytes/s are a pod's bits/s over 8 and its number of chips, or the bits/s of a chip's own port over 8. By
+# default, float32 products on a TPU are rounded to bfloat16 and computed in one pass.
+_NUMBERS = """
+name  platform  bfloat16  float32   memory         bandwidth  links  domain  network
+v4    tpu       275e12    275e12    34359738368    1200e9     300e9  4096    -
+v5e   tpu       197e12    197e12    16e9           819e9      200e9  256     3.125e9
+v5p   tpu       459e12    459e12    102005473280   2765e9     600e9  6144    6.25e9
+v6e   tpu       918e12    918e12    32e9           1600e9     400e9  256     12.5e9
+a100  cuda      312e12    156e12    80e9           2039e9     300e9  8       25e9
+h100  cuda      989e12    494.5e12  80e9           3350e9     450e9  8       50e9
+"""
+_SOURCES = {
+    "v4": "docs.cloud.google.com/tpu/docs/v4: 275 TFLOP/s, 32 GiB, 1200 GB/s, 4096 chips per pod; 6 links of 50 GB/s: "
+    "Jouppi et al. 2023, arXiv 2304.01433, table 4",
+    "v5e": "docs.cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB, 819 GB/s, interconnect 400 GB/s bidirectional, 256 "
+    "chips per pod, data center network 6.4 Tb/s per pod",
+    "v5p": "docs.cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 95 GiB, 2765 GB/s, interconnect 1200 GB/s bidirectional, "
+    "slices of up to 6144 chips, data center network 50 Gb/s per chip",
+    "v6e": "docs.cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GB, 1600 GB/s, interconnect 800 GB/s bidirectional, "
+    "256 chips per pod, data center network 25.6 Tb/s per pod",
+    "a100": "NVIDIA A100 80GB SXM data sheet: 312 TFLOP/s bfloat16, 156 TF32, 80 GB, 2039 GB/s, NVLink 600 GB/s "
+    "bidirectional; DGX A100: 8 GPUs with one 200 Gb/s port each",
+    "h100": "NVIDIA H100 SXM data sheet, without sparsity: 989 TFLOP/s bfloat16, 494.5 TF32, 80 GB, 3350 GB/s, NVLink "
+    "900 GB/s bidirectional; DGX H100: 8 GPUs with one 400 Gb/s port each",
 }
+
+
+def _chips() -> Iterator[Chip]:
+    columns, *lines = (line.split() for line in _NUMBERS.strip().splitlines())
+    for name, platform, *texts in lines:
+        numbers: dict[str, Any] = {
+            column: None if text == "-" else float(text) for column, text in zip(columns[2:], texts, strict=True)
+        }
+        numbers["domain"] = int(numbers["domain"])
+        yield Chip(name=name, platform=platform, source=_SOURCES[name], **numbers)
+
+
+CHIPS = {chip.name: chip for chip in _chips()}
 NAMES = (*CHIPS, "cpu")
 
 

@@ -1,4 +1,4 @@
-"""The plan of a run: a configuration, a mesh and a chip in; memory, time, scaling and advice out."""
+"""The plan of a run: a configuration, a mesh and a chip in; memory, time and scaling out."""
 
 import dataclasses
 import logging
@@ -12,12 +12,12 @@ from score_sde.distributed import check_batch, make_mesh, platform_of
 from score_sde.errors import UserError, plural
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
-from score_sde.plan.activations import Activations, activations
-from score_sde.plan.advice import Situation, advise
 from score_sde.plan.chips import Chip, find_chip
 from score_sde.plan.program import (
+    Activations,
     Line,
     Program,
+    activations,
     count_flops,
     described_mesh,
     line_through,
@@ -45,6 +45,7 @@ class Plan:
     fsdp: int
     compiled_for: str  # the platform of the compiler
     dtype: str  # of matrix products
+    remat: bool
     parameters: int
     batch_size: int  # over all devices
     per_device: int
@@ -118,6 +119,7 @@ def make_plan(config: Settings, info: SourceInfo) -> Plan:
         fsdp=mesh.shape["fsdp"],
         compiled_for=f"{chip.name}:{config.plan.topology}" if config.plan.topology else platform_of(mesh),
         dtype=config.model.dtype,
+        remat=config.model.remat,
         parameters=num_parameters(experiment),
         batch_size=batch_size,
         per_device=batch_size // mesh.size,
@@ -183,26 +185,6 @@ def compiled_sizes(per_device: int, accumulate: int) -> tuple[int, int]:
     """
     parts = min(max(per_device // accumulate, 2), max(LARGEST // accumulate, 2))
     return parts // 2 * accumulate, parts * accumulate
-
-
-def advice_for(plan: Plan, config: Settings) -> list[str]:
-    """Advice on a plan."""
-    situation = Situation(
-        memory=plan.memory,
-        usable=plan.usable,
-        per_device=plan.per_device,
-        largest=plan.largest_batch,
-        accumulate=plan.accumulate,
-        state=plan.state,
-        fsdp=plan.fsdp,
-        devices=plan.devices,
-        remat=config.model.remat,
-        dtype=plan.dtype,
-        chip=plan.chip,
-        time=plan.time,
-        scaling=plan.scaling,
-    )
-    return advise(situation)
 
 
 def _mesh_of(config: Settings) -> tuple[Mesh, int]:

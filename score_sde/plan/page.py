@@ -1,4 +1,4 @@
-"""A plan as a table for the log, a Markdown page and a JSON record."""
+"""A plan as a table for the log and ``plan.md``, and as a JSON record."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,11 +6,12 @@ from typing import Any
 
 from score_sde.errors import plural
 from score_sde.plan.estimate import Plan
+from score_sde.plan.program import size
 
 ASSUMPTIONS = (
     "Times are those of the roofline: every rate is the peak of the data sheet, computation and memory overlap, and "
     "the longer one counts. Programs do not reach these rates; expect a measured step to take longer.",
-    "FLOPs are those of the program before it is optimised, the model and its gradient as written; they are exactly "
+    "FLOPs are those of the program before it is optimized, the model and its gradient as written; they are exactly "
     "linear in the batch.",
     "Memory and traffic are taken for linear in the batch, through the compiler's figures for two batches.",
     "What is kept for the backward pass is what JAX hands to the compiler, which may compute some of it again itself.",
@@ -55,7 +56,7 @@ def record(plan: Plan, advice: list[str], how: Mapping[str, Any]) -> dict[str, A
             "total": plan.memory.at(plan.per_device),
             "usable": plan.usable,
         },
-        "kept_per_example": plan.activations._asdict(),
+        "kept_per_example": {"stored": plan.activations.stored, "rematerialised": plan.activations.rematerialized},
         "largest_batch_per_device": plan.largest_batch,
         "fits": plan.memory.at(plan.per_device) <= plan.usable,
         "traffic": plan.traffic.at(plan.per_device),
@@ -91,7 +92,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
         (
             "kept for the backward pass",
             f"{size(plan.activations.stored)} per example, "
-            f"{size(plan.activations.rematerialised)} with model.remat=True",
+            f"{size(plan.activations.rematerialized)} with model.remat=True",
         ),
         ("largest batch per device", f"{plan.largest_batch:,}"),
         ("time of computation", f"{1e3 * time.compute:.3g} ms"),
@@ -103,51 +104,3 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
             for kind, found in sorted(plan.program.collectives.items())
         ),
     ]
-
-
-def markdown(plan: Plan, advice: list[str], how: Mapping[str, Any]) -> str:
-    """The page ``plan.md``."""
-    hardware = how["hardware"]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows(plan))
-    efficiencies = "\n".join(
-        f"| {point.chips} | {1e3 * point.communication:.3g} | {100 * point.efficiency_serial:.1f} % | "
-        f"{100 * point.efficiency_overlapped:.1f} % |"
-        for point in plan.scaling
-    )
-    return f"""# Plan for {plan.chip.name}
-
-| training | |
-|---|---|
-{table}
-
-Compiled for {plan.compiled_for}; the step {"can" if plan.lowers else "cannot"} be written for {plan.chip.platform}.
-
-## More devices
-
-| devices | communication, ms | efficiency, not hidden | efficiency, hidden |
-|---|---|---|---|
-{efficiencies}
-
-## Advice
-
-{_listed(advice)}
-
-## What the numbers rest on
-
-{_listed([*assumptions(plan), f"The chip: {plan.chip.source}."])}
-
-`{how["command"]}` on {how["date"]}, {hardware["cpu"]} ({hardware["cpu_count"]} CPUs), jax {hardware["jax"]}.
-"""
-
-
-def size(num_bytes: float | int) -> str:
-    """A number of bytes in a readable form.
-
-    >>> size(3 * 2**20), size(2**31)
-    ('3.0 MiB', '2.00 GiB')
-    """
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
-
-
-def _listed(sentences: list[str]) -> str:
-    return "\n".join(f"* {sentence}" for sentence in sentences)

@@ -1,11 +1,13 @@
-"""Analysis of a compiled training step: operations, memory and communication."""
+"""Analysis of a training step: operations, memory, activations and communication."""
 
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
@@ -24,6 +26,7 @@ from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.plan.chips import Chip
 from score_sde.plan.collectives import Collective, collectives
+from score_sde.typing import Batch, Params, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,15 @@ def line_through(first: tuple[int, float | int], second: tuple[int, float | int]
     """
     slope = (second[1] - first[1]) / (second[0] - first[0])
     return Line(float(first[1] - slope * first[0]), float(slope))
+
+
+def size(num_bytes: float | int) -> str:
+    """A number of bytes in a readable form.
+
+    >>> size(3 * 2**20), size(2**31)
+    ('3.0 MiB', '2.00 GiB')
+    """
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def train_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
@@ -168,6 +180,51 @@ def undivided(config: Settings, shape: tuple[int, ...], levels: int | None, **ch
     whole = config.with_fields({"training.accumulate": 1, **changes})
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
     return Experiment.from_config(whole, shape, levels, mesh=mesh, purposes=("train",))
+
+
+class Activations(NamedTuple):
+    """Bytes per example before compilation; the compiler may keep less."""
+
+    stored: float  # with ``model.remat=False``
+    rematerialized: float  # with ``model.remat=True``; the same for networks without this option
+
+
+def activations(config: Settings, shape: tuple[int, ...], levels: int | None) -> Activations:
+    """Activation memory per example of a training step, with and without rematerialization; nothing is compiled.
+
+    Args:
+        config: The configuration.
+        shape: Shape of an example.
+        levels: Number of gray levels.
+    """
+
+    def per_example(remat: bool) -> float:
+        experiment = undivided(config, shape, levels, **{"model.remat": remat})
+        params = experiment.abstract_state().params
+
+        def kept(examples: int) -> tuple[int, int]:
+            batch = jax.ShapeDtypeStruct((examples, *experiment.event_shape), jnp.float32)
+
+            def loss(params: Params, batch: Batch) -> Scalar:
+                return jnp.mean(experiment.loss(params, jax.random.key(0), batch, train=True))
+
+            return examples, kept_bytes(loss, params, batch)
+
+        return line_through(kept(2), kept(4)).per_example
+
+    return Activations(per_example(False), per_example(True))
+
+
+def kept_bytes(loss: Callable[..., Any], params: Any, *arguments: Any) -> int:
+    """Bytes of all arrays from the forward pass that the gradient with respect to the parameters needs.
+
+    >>> x = jax.ShapeDtypeStruct((8,), jnp.float32)
+    >>> kept_bytes(lambda p, x: jnp.sum(jnp.sin(p * x)), jax.ShapeDtypeStruct((), jnp.float32), x)  # x and cos(p x)
+    64
+    """
+    # They are the leaves of the backward function.
+    backward = jax.eval_shape(lambda params, *rest: jax.vjp(lambda p: loss(p, *rest), params)[1], params, *arguments)
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
 
 
 def flops_of(function: Any, *arguments: Any) -> float:

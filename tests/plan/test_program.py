@@ -14,11 +14,11 @@ from score_sde.errors import UserError
 from score_sde.experiment import Experiment
 from score_sde.fields import DEFAULTS
 from score_sde.plan import estimate
-from score_sde.plan.activations import activations
 from score_sde.plan.collectives import collectives
 from score_sde.plan.estimate import measure_two
 from score_sde.plan.program import (
     Program,
+    activations,
     count_flops,
     flops_of,
     line_through,
@@ -58,7 +58,7 @@ def _program(data=1, fsdp=1):
 def test_what_is_kept_for_the_backward_pass_does_not_depend_on_the_setting_and_is_less_with_remat(remat):
     config = _config(**{"model.name": "ncsnpp", "model.remat": remat})
     found = activations(config, (8, 8, 1), 17)
-    assert 0.0 < found.rematerialised < 0.6 * found.stored
+    assert 0.0 < found.rematerialized < 0.6 * found.stored
     assert config.model.remat == remat
 
 
