@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple, get_args
 
 import jax
@@ -15,7 +14,7 @@ from score_sde.chains import Chain
 from score_sde.data import Source
 from score_sde.distributed import gathered, jit, spread
 from score_sde.errors import UserError
-from score_sde.evaluation.base import Progress, Purpose, examples, root_key
+from score_sde.evaluation.base import Purpose, examples, root_key
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment
 from score_sde.objectives import make_predict_fn
@@ -57,9 +56,7 @@ def dataset_chain_bound(
     params: Params,
     source: Source,
     *,
-    progress: Progress = lambda n: None,
-    partial: Path | None = None,
-    identity: str = "",
+    kept: Partial | None = None,
 ) -> DatasetChainBound:
     """The bound on every example (or on the first ``likelihood.num_examples``), at all levels of the chain.
 
@@ -67,8 +64,7 @@ def dataset_chain_bound(
     any; otherwise the choice with the smallest mean bound on these examples. The bounds of all choices are in
     ``alternatives`` (Ho et al. 2020 report ``("fixed_large", "posterior")``; see
     :func:`score_sde.likelihood.chain_bound`). Every level is visited once, or ``likelihood.chain_terms`` levels are
-    drawn per example. ``partial`` and ``identity`` are as in
-    :func:`~score_sde.evaluation.likelihood.dataset_likelihood`.
+    drawn per example. ``kept`` is as in :func:`~score_sde.evaluation.likelihood.dataset_likelihood`.
 
     Raises:
         UserError: If the network was not trained on a chain.
@@ -79,8 +75,8 @@ def dataset_chain_bound(
             "The network was trained in continuous time (config.sde.schedule=continuous), and this bound is that of a "
             "chain; expected a network trained on one, such as config.sde.schedule=linear, or likelihood.bound_times."
         )
-    kept = Partial(partial, identity)
-    batches = list(_batches(experiment, params, source, process, kept, progress))
+    kept = kept or Partial()
+    batches = list(_batches(experiment, params, source, process, kept))
     bits = 1.0 / (int(np.prod(experiment.event_shape)) * math.log(2.0))
     examples = bits * np.concatenate([batch.examples for batch in batches], axis=-1)
     means = examples[:, 0].mean(axis=-1)
@@ -113,9 +109,7 @@ class _Sums(NamedTuple):
     squared_error: Array | np.ndarray
 
 
-def _batches(
-    experiment: Experiment, params: Params, source: Source, process: Chain, kept: Partial, progress: Progress
-) -> Iterator[_Sums]:
+def _batches(experiment: Experiment, params: Params, source: Source, process: Chain, kept: Partial) -> Iterator[_Sums]:
     """The sums of each batch in turn, without the padding of the last."""
     settings, quantization = experiment.settings.likelihood, experiment.quantization
     num_terms = settings.chain_terms or None
@@ -139,7 +133,7 @@ def _batches(
             start, key = time.perf_counter(), jax.random.fold_in(root_key(experiment, Purpose.BOUND), batch.number)
             sums = gathered(measure(params, key, batch.data, spread(experiment.mesh, batch.mask)))
             kept.add([np.asarray(part)[None] for part in sums], time.perf_counter() - start)
-        progress(int(batch.mask.sum()))
+        kept.progress(int(batch.mask.sum()))
     for mask, *sums in zip(masks, *kept.columns(), strict=True):
         found = _Sums(*sums)
         yield found._replace(examples=found.examples[..., mask])

@@ -1,6 +1,5 @@
 """The bounds of a variational autoencoder on a data set: the evidence and the importance-weighted lower bound."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -11,8 +10,8 @@ from jaxtyping import Array
 from score_sde.data import Source
 from score_sde.distributed import gathered, jit
 from score_sde.errors import UserError
-from score_sde.evaluation.base import Examples, Progress, Purpose, examples, root_key
-from score_sde.evaluation.likelihood import BinNoise, dequantized
+from score_sde.evaluation.base import Examples, Purpose, examples, root_key
+from score_sde.evaluation.likelihood import BinNoise, bits_per_dim, dequantized
 from score_sde.evaluation.partial import Partial, measured_in_parts
 from score_sde.experiment import Experiment
 from score_sde.likelihood import importance_weighted
@@ -35,15 +34,12 @@ def dataset_latent_bound(
     params: Params,
     source: Source,
     *,
-    progress: Progress = lambda n: None,
-    partial: Path | None = None,
-    identity: str = "",
+    kept: Partial | None = None,
 ) -> DatasetLatentBound:
     """The bounds on every example (or on the first ``likelihood.num_examples``), uniformly dequantized.
 
     Over several draws of dequantization noise, the bounds are averaged or, with ``likelihood.importance_weighted``,
-    their weights. See :func:`~score_sde.evaluation.likelihood.dataset_likelihood`, also for ``partial`` and
-    ``identity``.
+    their weights. See :func:`~score_sde.evaluation.likelihood.dataset_likelihood`, also for ``kept``.
 
     Raises:
         UserError: If the model has no latent variables.
@@ -72,13 +68,7 @@ def dataset_latent_bound(
         return gathered((joined, jnp.mean(loose, axis=0)))
 
     batches = examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples)
-    kept = Partial(partial, identity)
-    nats, elbo_nats = measured_in_parts(batches, measure, kept, progress)
-    bits, elbo_bits = (_bits(experiment, column) for column in (nats, elbo_nats))
+    kept = kept or Partial()
+    nats, elbo_nats = measured_in_parts(batches, measure, kept)
+    bits, elbo_bits = (bits_per_dim(experiment, column) for column in (nats, elbo_nats))
     return DatasetLatentBound(nats, bits, elbo_nats, elbo_bits, kept.seconds)
-
-
-def _bits(experiment: Experiment, nats: np.ndarray) -> np.ndarray:
-    if experiment.quantization.num_grey_levels is None:
-        return np.full_like(nats, np.nan)
-    return np.asarray(experiment.quantization.bits_per_dim(jnp.asarray(nats), int(np.prod(experiment.event_shape))))

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import gathered, jit, shared_size
 from score_sde.errors import plural
-from score_sde.evaluation.base import Examples, Progress, Purpose, decisive_fields, examples, fingerprint, root_key
+from score_sde.evaluation.base import Examples, Purpose, decisive_fields, examples, fingerprint, root_key
 from score_sde.evaluation.partial import Partial, measured_in_parts
 from score_sde.experiment import Experiment, make_grid
 from score_sde.keys import example_keys
@@ -149,9 +148,7 @@ def dataset_likelihood(
     source: Source,
     *,
     noise: BinNoise | None = None,
-    progress: Progress = lambda n: None,
-    partial: Path | None = None,
-    identity: str = "",
+    kept: Partial | None = None,
 ) -> DatasetLikelihood:
     """The probability-flow likelihood of every example (or of the first ``likelihood.num_examples``).
 
@@ -160,16 +157,13 @@ def dataset_likelihood(
         params: Its parameters.
         source: The data.
         noise: The dequantization noise; uniform unless given.
-        progress: Called with the number of newly finished examples.
-        partial: A file for partial results, from which an interrupted measurement resumes. It stays until
-            :func:`~score_sde.evaluation.partial.discard`.
-        identity: The identity of the measurement; a file of another one is ignored.
+        kept: The results so far, from which an interrupted measurement resumes; in memory only unless given.
 
     Returns:
         One entry per example. Several draws are averaged, which estimates the variational bound with less noise. With
         ``likelihood.importance_weighted`` their weights are averaged, which gives a tighter bound on the likelihood.
     """
-    settings, noise = experiment.settings.likelihood, noise or BinNoise()
+    settings, noise, kept = experiment.settings.likelihood, noise or BinNoise(), kept or Partial()
     draw, root = flow_draw(experiment, FlowProtocol.of(experiment), noise), root_key(experiment, Purpose.LIKELIHOOD)
 
     def measure(batch: Examples) -> tuple[Array, ...]:
@@ -179,12 +173,15 @@ def dataset_likelihood(
         return _combined(draws, importance=settings.importance_weighted)
 
     batches = examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples)
-    kept = Partial(partial, identity)
-    nats, num_evals, success, error = measured_in_parts(batches, measure, kept, progress)
-    bits = np.full_like(nats, np.nan)
-    if experiment.quantization.num_grey_levels is not None:
-        bits = np.asarray(experiment.quantization.bits_per_dim(jnp.asarray(nats), int(np.prod(experiment.event_shape))))
-    return DatasetLikelihood(bits, nats, num_evals, success.astype(bool), error, kept.seconds)
+    nats, num_evals, success, error = measured_in_parts(batches, measure, kept)
+    return DatasetLikelihood(bits_per_dim(experiment, nats), nats, num_evals, success.astype(bool), error, kept.seconds)
+
+
+def bits_per_dim(experiment: Experiment, nats: np.ndarray) -> np.ndarray:
+    """Log-likelihoods of scaled images in bits per dimension of the discrete ones; nan for continuous data."""
+    if experiment.quantization.num_grey_levels is None:
+        return np.full_like(nats, np.nan)
+    return np.asarray(experiment.quantization.bits_per_dim(jnp.asarray(nats), int(np.prod(experiment.event_shape))))
 
 
 def _combined(draws: list[Draw], *, importance: bool) -> tuple[Array, ...]:
@@ -211,14 +208,13 @@ def dataset_bound(
     source: Source,
     *,
     noise: BinNoise | None = None,
-    partial: Path | None = None,
-    identity: str = "",
+    kept: Partial | None = None,
 ) -> DatasetBound:
     """The bound on every example (or on the first ``likelihood.num_examples``), with one draw of noise.
 
-    ``partial`` and ``identity`` are as in :func:`dataset_likelihood`.
+    ``kept`` is as in :func:`dataset_likelihood`.
     """
-    settings, quantization, noise = experiment.settings.likelihood, experiment.quantization, noise or BinNoise()
+    settings, noise, kept = experiment.settings.likelihood, noise or BinNoise(), kept or Partial()
 
     @jit
     def draw(params: Params, noise_params: Params, key: PRNGKey, levels: Array) -> Bound:
@@ -234,12 +230,8 @@ def dataset_bound(
         return [bound.value, bound.std_error]
 
     batches = examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples)
-    kept = Partial(partial, identity)
-    nats, error = measured_in_parts(batches, measure, kept, lambda n: None)
-    bits = np.full_like(nats, np.nan)
-    if quantization.num_grey_levels is not None:
-        bits = np.asarray(quantization.bits_per_dim(-jnp.asarray(nats), int(np.prod(experiment.event_shape))))
-    return DatasetBound(bits, nats, error, kept.seconds)
+    nats, error = measured_in_parts(batches, measure, kept)
+    return DatasetBound(bits_per_dim(experiment, -nats), nats, error, kept.seconds)
 
 
 def identity_of(experiment: Experiment, params: Params, noise: BinNoise, source: Source) -> str:

@@ -147,24 +147,15 @@ class SampleEvaluator:
         self._total: int = experiment.settings.evaluation.num_samples
         self._draw = compiled_sampler(experiment)
 
-    def __call__(
-        self,
-        params: Params,
-        *,
-        partial: Path | None = None,
-        identity: str = "",
-        progress: Progress = lambda n: None,
-    ) -> SampleFeatures:
+    def __call__(self, params: Params, *, kept: Partial | None = None) -> SampleFeatures:
         """The features of ``evaluation.num_samples`` samples, rounded to gray levels as a user gets them.
 
         Sample ``i`` equals sample ``i`` of ``--mode=sample``.
 
         Args:
             params: Parameters of the model.
-            partial: A file for partial features, from which an interrupted measurement resumes, bit for bit. It stays
-                until :func:`~score_sde.evaluation.partial.discard`.
-            identity: The identity of the features; a file of other ones is ignored.
-            progress: Called with the number of newly finished samples.
+            kept: The features so far, from which an interrupted measurement resumes, bit for bit; in memory only unless
+                given.
 
         Raises:
             UserError: If a sample is not finite, or an adaptive solver gave one up.
@@ -174,8 +165,7 @@ class SampleEvaluator:
             lambda *where: self._draw(params, *where),
             self._total,
             finish=self._features,
-            kept=Partial(partial, identity),
-            progress=progress,
+            kept=kept or Partial(),
         )
         features, logits, num_evals = (np.array(column) for column in kept.columns())
         found = logits if self._extractor.num_classes is not None else None

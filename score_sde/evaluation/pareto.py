@@ -14,7 +14,7 @@ from jaxtyping import Array
 from score_sde.chains import Chain
 from score_sde.distributed import batch_sharding, gathered, jit, shared_size
 from score_sde.errors import UserError
-from score_sde.evaluation.base import Progress, Purpose, root_key
+from score_sde.evaluation.base import Purpose, root_key
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment, make_predictor, make_times
 from score_sde.metrics import Moments, frechet_distance, moments
@@ -89,7 +89,6 @@ def measure(
     settings: Sequence[Setting],
     *,
     kept: Partial | None = None,
-    progress: Progress = lambda n: None,
 ) -> Iterator[Point]:
     """One point per setting, all with the same draws from the prior; each solver is compiled once.
 
@@ -98,11 +97,11 @@ def measure(
         params: Its parameters.
         data: Moments of the training data, after :func:`as_seen`.
         settings: The settings to measure, grouped by solver.
-        kept: Points measured before, to which the others are added; none unless given.
-        progress: Called after each setting with its number of score evaluations.
+        kept: Points measured before, to which the others are added; none unless given. Its progress counts evaluations
+            of the score.
     """
     longest = max(setting.num_steps for setting in settings)
-    kept = Partial(None, "") if kept is None else kept
+    kept = kept or Partial()
     compiled: dict[str, Any] = {}
     for number, setting in enumerate(settings):
         if number >= kept.batches:
@@ -115,7 +114,7 @@ def measure(
             kept.add([np.asarray([value]) for value in (*cost, *quality)], time.perf_counter() - start)
         num_evals, seconds, distance, error = (column[number].item() for column in kept.columns())
         yield Point(setting=setting, num_evals=num_evals, distance=distance, std_error=error, seconds=seconds)
-        progress(num_evals)
+        kept.progress(num_evals)
 
 
 def as_seen(experiment: Experiment, x: np.ndarray) -> np.ndarray:

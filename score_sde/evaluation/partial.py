@@ -37,13 +37,15 @@ class Partial:
         seconds: Time of their measurement.
     """
 
-    def __init__(self, path: Path | None, identity: str) -> None:
+    def __init__(self, path: Path | None = None, identity: str = "", progress: Progress = lambda n: None) -> None:
         """Resume from the files, if they belong to the same measurement.
 
         Args:
-            path: The file of records; ``None`` to keep results in memory only.
+            path: The file of records; ``None`` to keep results in memory only. It stays until :func:`discard`.
             identity: The identity of the measurement. Files of another identity, and damaged ones, are ignored.
+            progress: Called with the number of newly finished examples, and with each number that was kept.
         """
+        self.progress = progress
         self.batches = self.count = 0
         self.seconds = 0.0
         self._path, self._identity, self._digest = path, identity, 0
@@ -151,10 +153,7 @@ class Partial:
 
 
 def measured_in_parts(
-    batches: Iterable[Examples],
-    measure: Callable[[Examples], Sequence[Any]],
-    kept: Partial,
-    progress: Progress,
+    batches: Iterable[Examples], measure: Callable[[Examples], Sequence[Any]], kept: Partial
 ) -> list[np.ndarray]:
     """Measure the batches that are not kept yet, and return the columns of all, without the padding of the last.
 
@@ -162,14 +161,13 @@ def measured_in_parts(
         batches: All batches, in order.
         measure: Maps a batch to columns with an entry per row.
         kept: Earlier results; new ones are added.
-        progress: Called with the number of newly finished examples.
     """
     for batch in batches:
         if batch.number >= kept.batches:
             start = time.perf_counter()
             columns = [np.asarray(column)[batch.mask] for column in measure(batch)]
             kept.add(columns, time.perf_counter() - start)
-        progress(int(batch.mask.sum()))
+        kept.progress(int(batch.mask.sum()))
     return [np.array(column) for column in kept.columns()]
 
 

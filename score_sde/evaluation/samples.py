@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from jaxtyping import Array
 
 from score_sde.distributed import batch_sharding, gathered, jit, shared_size
 from score_sde.errors import UserError, plural
-from score_sde.evaluation.base import Progress, Purpose, fingerprint, root_key, sample_seed
+from score_sde.evaluation.base import Purpose, fingerprint, root_key, sample_seed
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment
 from score_sde.sampling import FixedSteps
@@ -33,9 +32,7 @@ def draw_samples(
     params: Params,
     *,
     finish: Callable[[np.ndarray], np.ndarray] = lambda x: x,
-    partial: Path | None = None,
-    identity: str = "",
-    progress: Progress = lambda n: None,
+    kept: Partial | None = None,
 ) -> DrawnSamples:
     """``sampling.num_samples`` samples from ``sampling.first`` on, with the configured solver.
 
@@ -45,10 +42,8 @@ def draw_samples(
         experiment: The run.
         params: Its parameters.
         finish: Maps a batch of samples to the array to keep.
-        partial: A file for the samples so far, from which an interrupted call resumes to the same bits. The returned
-            arrays are read from it lazily.
-        identity: The identity of the samples; a file of other ones is ignored.
-        progress: Called with the number of newly finished samples.
+        kept: The samples so far, from which an interrupted call resumes to the same bits; in memory only unless given.
+            The returned arrays are read from its file lazily.
 
     Raises:
         UserError: If a sample is not finite, or an adaptive solver gave one up.
@@ -59,8 +54,7 @@ def draw_samples(
         lambda *where: draw(params, *where),
         experiment.settings.sampling.num_samples,
         finish=lambda x: [finish(x)],
-        kept=Partial(partial, identity),
-        progress=progress,
+        kept=kept or Partial(),
     )
     x, num_evals = kept.columns()
     return DrawnSamples(x, float(num_evals.mean()), int(num_evals.max()), kept.seconds)
@@ -73,7 +67,6 @@ def draw_in_parts(
     *,
     finish: Callable[[np.ndarray], list[np.ndarray]],
     kept: Partial,
-    progress: Progress,
 ) -> Partial:
     """Draw the missing ones of the first ``total`` samples; keep ``finish`` of each batch and its cost.
 
@@ -91,7 +84,7 @@ def draw_in_parts(
             x, num_evals, success = (part[:count] for part in gathered(solution))
             check_samples(x, success, settings.max_steps)
             kept.add([*finish(x), num_evals], time.perf_counter() - began)
-        progress(count)
+        kept.progress(count)
     return kept
 
 

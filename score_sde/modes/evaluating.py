@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,8 @@ from score_sde.errors import UserError, plural, unknown
 from score_sde.evaluation.base import decisive_fields, fingerprint, mean_and_std_error, with_error
 from score_sde.evaluation.likelihood import BinNoise, dataset_likelihood, identity_of
 from score_sde.evaluation.loss import LossEvaluator
-from score_sde.evaluation.metrics import (
-    SampleEvaluator,
-    check_protocol,
-    extractor_of,
-    measure,
-    metrics_of,
-)
-from score_sde.evaluation.partial import discard, partial_file
+from score_sde.evaluation.metrics import SampleEvaluator, check_protocol, extractor_of, measure, metrics_of
+from score_sde.evaluation.partial import Partial, discard, partial_file
 from score_sde.evaluation.record import EvaluationRecord
 from score_sde.evaluation.selection import chosen_steps
 from score_sde.experiment import Experiment
@@ -40,6 +35,7 @@ from score_sde.modes.statistics import load_reference
 from score_sde.modes.workdir import (
     data_info,
     experiment_of,
+    kept_in,
     machine,
     measured_split,
     summarize,
@@ -47,7 +43,7 @@ from score_sde.modes.workdir import (
 )
 from score_sde.report.quantities import metric_quantities
 from score_sde.state import TrainState
-from score_sde.training.writers import ProgressBar, compiling
+from score_sde.training.writers import compiling
 from score_sde.typing import Params
 
 log = logging.getLogger(__name__)
@@ -108,10 +104,10 @@ class _Evaluation:
             entry |= self._metrics(step, params, digest, self.samples)
         return entry
 
-    def _partial(self, name: str, identity: str) -> dict[str, Any]:
-        """Arguments that let an interrupted measurement resume."""
-        self.begun.append(path := partial_file(self.place, _PARTIALS[name], identity))
-        return {"partial": path, "identity": identity}
+    def _kept(self, what: str, step: int, identity: str, total: int) -> AbstractContextManager[Partial]:
+        """The results so far of a part of the measurement."""
+        self.begun.append(partial_file(self.place, _PARTIALS[what], identity))
+        return kept_in(self.place, _PARTIALS[what], identity, total=total, doing=f"{what} at {step}")
 
     def discard(self) -> None:
         """Remove the partial results once the entry of the checkpoint is written."""
@@ -121,15 +117,9 @@ class _Evaluation:
     def _likelihood(self, step: int, params: Params, noise: BinNoise) -> dict[str, Any]:
         experiment = self.experiment
         wanted = experiment.settings.likelihood.num_examples or len(self.source)
-        with ProgressBar(total=min(wanted, len(self.source)), description=f"likelihood at {step}") as bar:
-            result = dataset_likelihood(
-                experiment,
-                params,
-                self.source,
-                noise=noise,
-                progress=bar.advance,
-                **self._partial("likelihood", identity_of(experiment, params, noise, self.source)),
-            )
+        identity = identity_of(experiment, params, noise, self.source)
+        with self._kept("likelihood", step, identity, min(wanted, len(self.source))) as kept:
+            result = dataset_likelihood(experiment, params, self.source, noise=noise, kept=kept)
         good = result.success
         if not good.any():
             all_of = plural(len(good), "the one example", f"all {len(good)} examples")
@@ -145,9 +135,8 @@ class _Evaluation:
 
     def _metrics(self, step: int, params: Params, digest: str, samples: _Samples) -> dict[str, Any]:
         total = self.experiment.settings.evaluation.num_samples
-        with ProgressBar(total=total, description=f"samples at {step}") as bar:
-            kept = self._partial("samples", f"{self.identity()} {digest}")
-            found = samples.evaluate(params, progress=bar.advance, **kept)
+        with self._kept("samples", step, f"{self.identity()} {digest}", total) as kept:
+            found = samples.evaluate(params, kept=kept)
         results = measure(self.experiment, found, samples.reference, samples.extractor, samples.metrics)
         return {
             "metrics": {name: json.loads(result.to_json()) for name, result in results.items()},

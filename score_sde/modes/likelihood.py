@@ -1,6 +1,7 @@
 """The held-out likelihood of a trained model, with its error budget."""
 
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from score_sde.evaluation.likelihood import (
     identity_of,
 )
 from score_sde.evaluation.noise_levels import noise_level_report
-from score_sde.evaluation.partial import discard, partial_file
+from score_sde.evaluation.partial import Partial, discard, partial_file
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
@@ -32,6 +33,7 @@ from score_sde.files import atomic_savez, atomic_write_json, one_at_a_time
 from score_sde.modes.dequantizer import load_noise
 from score_sde.modes.workdir import (
     experiment_of,
+    kept_in,
     load_split,
     measured_split,
     provenance,
@@ -42,7 +44,7 @@ from score_sde.parameterization import LEVEL_CONDITIONS
 from score_sde.report.measured import draw_likelihood
 from score_sde.report.quantities import comparable, quantities_of
 from score_sde.state import TrainState
-from score_sde.training.writers import ProgressBar, compiling
+from score_sde.training.writers import compiling
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +70,9 @@ class _Measurement(NamedTuple):
         """The number of measured examples."""
         return min(self.experiment.settings.likelihood.num_examples or len(self.source), len(self.source))
 
-    def partial(self, name: str) -> dict[str, Any]:
-        """Arguments that let an interrupted measurement resume."""
-        return {"partial": partial_file(self.place, _PARTIALS[name], self.identity), "identity": self.identity}
+    def kept(self, name: str, doing: str) -> AbstractContextManager[Partial]:
+        """The results so far of a part of the measurement."""
+        return kept_in(self.place, _PARTIALS[name], self.identity, total=self.total, doing=doing)
 
 
 @one_at_a_time("likelihood")
@@ -148,10 +150,8 @@ def _has_flow(config: Settings) -> bool:
 
 def _measure_chain(run: _Measurement) -> None:
     """The variational bound of the chain, term by term."""
-    with ProgressBar(total=run.total, description="bound of the chain") as bar:
-        bound = dataset_chain_bound(
-            run.experiment, run.state.ema_params, run.source, progress=bar.advance, **run.partial("chain")
-        )
+    with run.kept("chain", "bound of the chain") as kept:
+        bound = dataset_chain_bound(run.experiment, run.state.ema_params, run.source, kept=kept)
     mean, error = mean_and_std_error(bound.bits_per_dim)
     run.report["chain_bound"] = {
         "bits_per_dim": mean,
@@ -177,10 +177,8 @@ def _measure_chain(run: _Measurement) -> None:
 def _measure_latent(run: _Measurement) -> None:
     """The bounds of a variational autoencoder and the Gaussian mixture."""
     experiment, report, settings = run.experiment, run.report, run.experiment.settings.likelihood
-    with ProgressBar(total=run.total, description="bound of the autoencoder") as bar:
-        bound = dataset_latent_bound(
-            experiment, run.state.ema_params, run.source, progress=bar.advance, **run.partial("likelihood")
-        )
+    with run.kept("likelihood", "bound of the autoencoder") as kept:
+        bound = dataset_latent_bound(experiment, run.state.ema_params, run.source, kept=kept)
     run.columns.update({name: column for name, column in bound._asdict().items() if name != "seconds"})
     discrete = experiment.quantization.num_grey_levels is not None
     evals = np.full(len(bound.nats), settings.num_weights)
@@ -198,10 +196,8 @@ def _measure_flow(run: _Measurement) -> None:
     """The likelihood of the flow, its budget, the bound, the noise levels and the Gaussian mixture."""
     experiment, source, report, columns = run.experiment, run.source, run.report, run.columns
     settings, params, noise = experiment.settings.likelihood, run.state.ema_params, run.noise
-    with ProgressBar(total=run.total, description="likelihood") as bar:
-        result = dataset_likelihood(
-            experiment, params, source, noise=noise, progress=bar.advance, **run.partial("likelihood")
-        )
+    with run.kept("likelihood", "likelihood") as kept:
+        result = dataset_likelihood(experiment, params, source, noise=noise, kept=kept)
     columns |= result._asdict()
     del columns["seconds"]
     report["protocol"] = _protocol(experiment, noise, run.total)
@@ -219,7 +215,8 @@ def _measure_flow(run: _Measurement) -> None:
     if settings.bound_times:
         times = settings.bound_times
         log.info("Bound of the reverse SDE: %d %s of every example.", times, plural(times, "time"))
-        bound = dataset_bound(experiment, params, source, noise=noise, **run.partial("bound"))
+        kept = Partial(partial_file(run.place, _PARTIALS["bound"], run.identity), run.identity)
+        bound = dataset_bound(experiment, params, source, noise=noise, kept=kept)
         columns |= {"bound_nats": bound.nats, "bound_bits_per_dim": bound.bits_per_dim}
         is_discrete = experiment.quantization.num_grey_levels is not None
         mean, error = mean_and_std_error(bound.bits_per_dim if is_discrete else bound.nats)

@@ -15,7 +15,7 @@ from score_sde.evaluation.conformance import NOISY, PROBLEMS, SNRS, corrector_ro
 from score_sde.evaluation.latents import latent_codes
 from score_sde.evaluation.likelihood import BinNoise, identity_of
 from score_sde.evaluation.pareto import measure, recommended, settings_of
-from score_sde.evaluation.partial import Partial, discard, partial_file
+from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.problems import CASES
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples
@@ -26,6 +26,7 @@ from score_sde.metrics import moments
 from score_sde.modes.likelihood import check_limit
 from score_sde.modes.workdir import (
     experiment_of,
+    kept_in,
     load_split,
     machine,
     measured_split,
@@ -54,17 +55,9 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
     settings = config.sampling
     num_grey_levels = experiment.quantization.num_grey_levels
     identity = identity_of_samples(experiment, state.ema_params)
-    partial = partial_file(place, "samples", identity)
     compiling("the sampler")
-    with ProgressBar(total=settings.num_samples, description="sampling") as bar:
-        drawn = draw_samples(
-            experiment,
-            state.ema_params,
-            finish=experiment.quantization.quantize,
-            partial=partial,
-            identity=identity,
-            progress=bar.advance,
-        )
+    with kept_in(place, "samples", identity, total=settings.num_samples, doing="sampling") as kept:
+        drawn = draw_samples(experiment, state.ema_params, finish=experiment.quantization.quantize, kept=kept)
     levels, strip = drawn.x, None
     if (steps := experiment.sampler.along(experiment.times)) is not None:
         count = 6 if num_grey_levels is not None else 1000  # rows of images, or points of a scatter
@@ -93,7 +86,7 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
         **average,
     }
     atomic_write_json(place / "sampling.json", report)
-    discard(partial)
+    discard(partial_file(place, "samples", identity))
     log.info(
         "Drew %d %s with %.0f %s each in %.1f s.",
         *(len(levels), plural(len(levels), "sample"), drawn.num_evals, plural(round(drawn.num_evals), "evaluation")),
@@ -128,10 +121,8 @@ def run_pareto(config: Settings, workdir: Path, command: str, *, out: Path | Non
     total = sum(s.num_steps * make_predictor(s.solver, config.sampling).num_evals + 1 for s in ordered)
     compiling("the samplers, one after another")
     identity = json.dumps([identity_of_samples(experiment, state.ema_params), dict(config.pareto), fingerprint(source)])
-    partial = partial_file(place, "pareto", identity)
-    with ProgressBar(total=total, description="pareto", unit="evaluation") as bar:
-        kept = Partial(partial, identity)
-        measured = list(measure(experiment, state.ema_params, data, ordered, kept=kept, progress=bar.advance))
+    with kept_in(place, "pareto", identity, total=total, doing="pareto", unit="evaluation") as kept:
+        measured = list(measure(experiment, state.ema_params, data, ordered, kept=kept))
     first, points = measured[: len(references)], measured[len(references) :]
     how = {
         "num_samples": config.pareto.num_samples,
@@ -150,7 +141,7 @@ def run_pareto(config: Settings, workdir: Path, command: str, *, out: Path | Non
     atomic_write_json(place / "pareto.json", report)
     save_charts(place / "pareto.png", pareto_chart(jsonable(report)))
     atomic_write_text(place / "pareto.md", pareto_markdown(points, first, how))
-    discard(partial)
+    discard(partial_file(place, "pareto", identity))
     summarize(workdir, place)
     if choice is None:
         log.info("No setting is within 5 %% of the reference; see %s.", place / "pareto.md")

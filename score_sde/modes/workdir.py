@@ -16,6 +16,7 @@ from score_sde.data.base import SPLITS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import fingerprint
+from score_sde.evaluation.partial import Partial, partial_file
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.fields.settings import Nested
@@ -24,6 +25,7 @@ from score_sde.modes.record import as_recorded, check_same, of_this_run, recorde
 from score_sde.report.summary import write_summary
 from score_sde.state import TrainState
 from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
+from score_sde.training.writers import ProgressBar
 from score_sde.typing import Params
 from score_sde.validation import purposes_of
 
@@ -180,6 +182,13 @@ def _power_average(experiment: Experiment, workdir: Path, like: Params) -> tuple
         *(target["target_width"], target["target_time"], len(found), plural(len(found), "snapshot"), 100.0 * error),
     )
     return everywhere(experiment.mesh, average), target["target_time"]
+
+
+@contextlib.contextmanager
+def kept_in(place: Path, name: str, identity: str, *, total: int, doing: str, unit: str = "") -> Iterator[Partial]:
+    """The results so far of a measurement in a directory, from which it resumes, under a progress bar."""
+    with ProgressBar(total=total, description=doing, unit=unit) as bar:
+        yield Partial(partial_file(place, name, identity), identity, bar.advance)
 
 
 def summarize(workdir: Path, place: Path) -> None:

@@ -128,20 +128,20 @@ def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        dataset_likelihood(experiment, {}, source, progress=interrupt, partial=partial, identity="a")
+        dataset_likelihood(experiment, {}, source, kept=Partial(partial, "a", interrupt))
     rows = [np.array(column) for column in Partial(partial, "a").columns()]
     discard(partial)
     marked = Partial(partial, "a")
     for first in range(0, 30, 10):  # evaluations, so as to know the rows again
         nats, num_evals, success, error = (column[first : first + 10] for column in rows)
         marked.add([nats, num_evals + 1000, success, error], 1.0)
-    result = dataset_likelihood(experiment, {}, source, partial=partial, identity="a")
+    result = dataset_likelihood(experiment, {}, source, kept=Partial(partial, "a"))
     np.testing.assert_array_equal(result.nats, whole.nats)
     np.testing.assert_array_equal(result.num_evals - whole.num_evals, [1000.0] * 30 + [0.0] * 15)
-    other = dataset_likelihood(experiment, {}, source, partial=partial, identity="another measurement")
+    other = dataset_likelihood(experiment, {}, source, kept=Partial(partial, "another measurement"))
     np.testing.assert_array_equal(other.nats, whole.nats)
     partial.write_bytes(b"cut off")
-    assert len(dataset_likelihood(experiment, {}, source, partial=partial).nats) == 45
+    assert len(dataset_likelihood(experiment, {}, source, kept=Partial(partial)).nats) == 45
 
 
 def test_an_interrupted_measurement_goes_on_with_other_devices_if_its_batches_stay():

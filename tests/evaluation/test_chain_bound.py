@@ -12,6 +12,7 @@ from score_sde.data import SourceInfo
 from score_sde.data.base import ArraySource
 from score_sde.errors import UserError
 from score_sde.evaluation.chain_bound import MODELS, dataset_chain_bound
+from score_sde.evaluation.partial import Partial
 from score_sde.modes.workdir import build_experiment
 from score_sde.report.measured import draw_likelihood
 
@@ -104,7 +105,7 @@ def test_a_network_is_measured_from_end_to_end(tmp_path, name, schedule):
     experiment = build(f"sde.name={name}", f"sde.schedule={schedule}", *levels, "likelihood.num_examples=50")
     params = experiment.network.init(jax.random.key(0), (1, *SHAPE))
     done = []
-    result = dataset_chain_bound(experiment, params, SOURCE, progress=done.append)
+    result = dataset_chain_bound(experiment, params, SOURCE, kept=Partial(progress=done.append))
     assert done == [40, 10] and len(result.bits_per_dim) == 50
     assert np.isfinite(result.bits_per_dim).all() and (result.bits_per_dim > 0.0).all()
     columns = {"rate": result.rate, "distortion": result.distortion, "level_bits": result.level_bits}

@@ -18,6 +18,7 @@ from score_sde.evaluation.metrics import (
     data_statistics,
     measure,
 )
+from score_sde.evaluation.partial import Partial
 from score_sde.evaluation.samples import draw_samples
 from score_sde.metrics import PIXELS, Moments, ReferenceStatistics
 from score_sde.metrics.extractors.base import NO_WEIGHTS, ImageExtractor
@@ -146,17 +147,17 @@ def test_a_killed_measurement_goes_on_with_the_same_bits_and_draws_only_the_rest
 
     evaluate = SampleEvaluator(experiment, extractor)
     with pytest.raises(Killed):
-        evaluate({}, partial=partial, identity="this", progress=progress)
+        evaluate({}, kept=Partial(partial, "this", progress))
     calls = []
     evaluate = SampleEvaluator(experiment, extractor)
     evaluate._draw = lambda *a, draw=evaluate._draw: (calls.append(a[-1]), draw(*a))[1]
-    resumed = evaluate({}, partial=partial, identity="this")
+    resumed = evaluate({}, kept=Partial(partial, "this"))
     assert calls == [96]
     np.testing.assert_array_equal(resumed.features, whole.features)
     np.testing.assert_array_equal(resumed.logits, whole.logits)
     assert resumed.num_evals == whole.num_evals
     calls.clear()
-    evaluate({}, partial=partial, identity="another")
+    evaluate({}, kept=Partial(partial, "another"))
     assert calls == [0, 48, 96]
 
 
