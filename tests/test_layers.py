@@ -65,7 +65,7 @@ HOMES = {
     "orbax": ("checkpointing/storage.py",),
     "etils": ("files/buckets.py", "checkpointing/storage.py"),
     "fsspec": ("files/buckets.py",),
-    "tensorboardX": ("training/writers.py", "report/timings.py"),
+    "tensorboardX": ("training/writers.py",),
     "ml_collections": ("defaults.py",),
     "safetensors": ("interop/safetensors_files.py",),
     "msgpack": ("interop/flax_files.py",),

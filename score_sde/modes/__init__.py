@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from score_sde.fields import Settings
-from score_sde.modes.dequantization import run_train_dequantizer
+from score_sde.modes.dequantizer import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
 from score_sde.modes.planning import run_plan

@@ -9,6 +9,7 @@ All files are in ``workdir/dequantizer``: checkpoints, metrics, the configuratio
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,17 +24,25 @@ from score_sde.data import fingerprint as contents_of
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError
-from score_sde.evaluation.base import fingerprint
+from score_sde.evaluation.base import fingerprint, mean_and_std_error, with_error
 from score_sde.evaluation.likelihood import BinNoise
 from score_sde.evaluation.loss import Losses, LossEvaluator
-from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
-from score_sde.likelihood import DEQUANTIZATIONS, dequantization_loss
-from score_sde.modes.workdir import has_checkpoint, load_splits
+from score_sde.likelihood import DEQUANTIZATIONS, UniformDequantizer, dequantization_loss
+from score_sde.modes.workdir import (
+    check_limit,
+    experiment_of,
+    load_splits,
+    measured_split,
+    provenance,
+    train_to_end,
+    trained_model,
+)
+from score_sde.report.measured import loss_curve
 from score_sde.state import TrainState, state_of
-from score_sde.training.loop import Task, run
+from score_sde.training.loop import Task
 from score_sde.training.optim import SCHEDULES, Optimizer, make_optimizer
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Dequantizer, Loss, Params, PRNGKey, Times
@@ -50,6 +59,8 @@ _FREE = (
 
 _MODEL = "model.json"
 
+log = logging.getLogger(__name__)
+
 
 class TrainedDequantizer(NamedTuple):
     """A dequantizer with its averaged parameters."""
@@ -58,6 +69,44 @@ class TrainedDequantizer(NamedTuple):
     params: Params
     step: int  # of the dequantizer's training
     model_step: int  # of the model used in its training
+
+
+def run_train_dequantizer(config: Settings, workdir: Path, command: str) -> None:
+    """Train a dequantizer, or resume, and measure the bound with it and with uniform noise: ``dequantizer.json``.
+
+    Raises:
+        UserError: If the configuration names no dequantizer, there is no trained model, or the model was trained on a
+            chain with another SDE as its limit.
+    """
+    experiment = experiment_of(config, workdir, "train_dequantizer")
+    dequantizer = named(experiment)
+    check_limit(config)
+    model, average = trained_model(experiment, workdir)
+    train_dequantizer(experiment, model, workdir)
+    loss_curve(workdir / "dequantizer" / "metrics.jsonl", workdir / "dequantizer" / "loss.png")
+
+    trained, source = load_dequantizer(experiment, workdir), measured_split(config, workdir, "test")
+    evaluate = LossEvaluator(experiment, source, held_out_losses(experiment, dequantizer))
+    bits = evaluate.per_example((trained.params, model.ema_params))
+    evaluate = LossEvaluator(experiment, source, held_out_losses(experiment, UniformDequantizer()))
+    uniform = evaluate.per_example(({}, model.ema_params))
+    # Both use the same diffusion times and noise, so most of their error cancels in the difference.
+    gain, gain_error = mean_and_std_error(uniform - bits)
+    report = {
+        "bits_per_dim": float(bits.mean()),
+        "uniform_bits_per_dim": float(uniform.mean()),
+        "gain_bits_per_dim": gain,
+        "gain_std_error": gain_error,
+        "num_examples": len(bits),
+        "protocol": f"bound with one time per example, t_min={config.dequantizer.t_min:g}, test split",
+        "dequantizer_step": trained.step,
+        **provenance(model, command),
+        **average,
+    }
+    atomic_write_json(workdir / "dequantizer.json", report)
+    apart = with_error(abs(gain), gain_error, unit="bits/dim")
+    lower = "lower" if gain >= 0.0 else "higher"
+    log.info("Against uniform noise the bound is %s by %s, on the test split.", lower, apart)
 
 
 def dequantizer_loss(experiment: Experiment, dequantizer: Dequantizer, model_params: Params) -> Loss:
@@ -119,9 +168,7 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
     with only_writer(directory, "train", doing=f"training the dequantizer in {directory}"):
         known = {"parameters": fingerprint(frozen), "data": contents_of(task.source)}
         records = _claim(config, directory, {"step": int(model.step), **known})
-        if not has_checkpoint(directory):
-            keep_metrics(directory)
-        return run(dataclasses.replace(task, records=records), directory)
+        return train_to_end(dataclasses.replace(task, records=records), directory)
 
 
 def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantizer:

@@ -21,18 +21,17 @@ from score_sde.evaluation.likelihood import BinNoise, dataset_likelihood, identi
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.metrics import SampleEvaluator, check_protocol, extractor_of, measure, metrics_of
 from score_sde.evaluation.partial import Partial, discard, partial_file
-from score_sde.evaluation.record import EvaluationRecord
-from score_sde.evaluation.selection import chosen_steps
+from score_sde.evaluation.record import EvaluationRecord, chosen_steps
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, one_at_a_time
 from score_sde.metrics import ReferenceStatistics
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.dequantizer import load_noise
-from score_sde.modes.likelihood import check_limit
 from score_sde.modes.record import of_this_run
 from score_sde.modes.statistics import load_reference
 from score_sde.modes.workdir import (
+    check_limit,
     data_info,
     experiment_of,
     kept_in,

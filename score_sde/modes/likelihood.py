@@ -9,7 +9,6 @@ import numpy as np
 
 from score_sde.chains import Chain
 from score_sde.data import Source
-from score_sde.diffusions import CONTINUOUS, DIFFUSIONS
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import mean_and_std_error
 from score_sde.evaluation.baseline import gaussian_mixture_bits_per_dim
@@ -32,6 +31,7 @@ from score_sde.fields import Settings
 from score_sde.files import atomic_savez, atomic_write_json, one_at_a_time
 from score_sde.modes.dequantizer import load_noise
 from score_sde.modes.workdir import (
+    check_limit,
     experiment_of,
     kept_in,
     load_split,
@@ -40,7 +40,6 @@ from score_sde.modes.workdir import (
     summarize,
     trained_model,
 )
-from score_sde.parameterization import LEVEL_CONDITIONS
 from score_sde.report.measured import draw_likelihood
 from score_sde.report.quantities import comparable, quantities_of
 from score_sde.state import TrainState
@@ -116,27 +115,6 @@ def _write(run: _Measurement) -> None:
     atomic_write_json(place / "likelihood.json", report)
     for name in _PARTIALS.values():
         discard(partial_file(place, name, run.identity))
-
-
-def check_limit(config: Settings) -> None:
-    """Refuse a network that was not trained for the requested SDE at all of its times.
-
-    Raises:
-        UserError: If the network was trained on a chain of another SDE, or is conditioned on the index of the nearest
-            level.
-    """
-    own = DIFFUSIONS[config.sde.name].own
-    if config.sde.schedule not in (CONTINUOUS, own):
-        raise UserError(
-            f"The network was trained on the chain sde.schedule={config.sde.schedule}, and this is asked of the flow "
-            f"of the {config.sde.name} SDE, which is the limit of another; expected continuous or {own}."
-        )
-    if LEVEL_CONDITIONS.get(config.parameterization.condition_on):
-        raise UserError(
-            "The network is told the number of a noise level (config.parameterization.condition_on="
-            f"{config.parameterization.condition_on}) and knows no time between two, where the flow needs it; expected "
-            "a network trained in continuous time, such as configs/ve/cifar10_ncsnpp_continuous.py."
-        )
 
 
 def _has_flow(config: Settings) -> bool:

@@ -15,7 +15,7 @@ from score_sde.evaluation.base import decisive_fields, fingerprint
 from score_sde.evaluation.record import read_results
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, atomic_write_text, check_writable, one_at_a_time, read_json
-from score_sde.modes.dequantization import run_train_dequantizer
+from score_sde.modes.dequantizer import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
 from score_sde.modes.record import check_same, newest_step

@@ -14,7 +14,7 @@ from score_sde.evaluation.base import sample_seed
 from score_sde.evaluation.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
 from score_sde.evaluation.latents import latent_codes
 from score_sde.evaluation.likelihood import BinNoise, identity_of
-from score_sde.evaluation.pareto import measure, recommended, settings_of
+from score_sde.evaluation.pareto import front, measure, recommended, settings_of
 from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.problems import CASES
 from score_sde.evaluation.results import digest, keep_earlier
@@ -23,8 +23,8 @@ from score_sde.experiment import Experiment, make_predictor
 from score_sde.fields import Settings
 from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text, check_writable, jsonable, one_at_a_time
 from score_sde.metrics import moments
-from score_sde.modes.likelihood import check_limit
 from score_sde.modes.workdir import (
+    check_limit,
     experiment_of,
     kept_in,
     load_split,
@@ -37,7 +37,7 @@ from score_sde.modes.workdir import (
 from score_sde.report.charts import save_charts
 from score_sde.report.measured import pareto_chart
 from score_sde.report.plots import image_grid, scatter, trajectory_strip
-from score_sde.report.tables import conformance_markdown, pareto_markdown
+from score_sde.report.rendering import render
 from score_sde.solvers import DETERMINISTIC
 from score_sde.training.writers import ProgressBar, compiling
 
@@ -140,7 +140,14 @@ def run_pareto(config: Settings, workdir: Path, command: str, *, out: Path | Non
     }
     atomic_write_json(place / "pareto.json", report)
     save_charts(place / "pareto.png", pareto_chart(jsonable(report)))
-    atomic_write_text(place / "pareto.md", pareto_markdown(points, first, how))
+    shown = {
+        "reference": min(first, key=lambda point: point.distance),
+        "choice": choice,
+        "references": [(each, recommended(points, [each])) for each in first],
+        "front": front(points),
+        "everything": [*first, *points],
+    }
+    atomic_write_text(place / "pareto.md", render("pareto.md", how=how, **shown))
     discard(partial_file(place, "pareto", identity))
     summarize(workdir, place)
     if choice is None:
@@ -208,6 +215,5 @@ def run_conformance(config: Settings, workdir: Path, command: str) -> None:
     how = machine(command)
     plain = {name: [row._asdict() for row in table] for name, table in rows.items()}
     atomic_write_json(workdir / "conformance.json", {**plain, **how})
-    page = conformance_markdown(rows["flow"], rows["noisy"], rows["corrector"], how)
-    atomic_write_text(workdir / "conformance.md", page)
+    atomic_write_text(workdir / "conformance.md", render("conformance.md", how=how, **rows))
     log.info("Wrote %s.", workdir / "conformance.md")

@@ -17,8 +17,7 @@ from score_sde.data import DataRecord, Source, tell
 from score_sde.errors import UserError
 from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.loss import LossEvaluator
-from score_sde.evaluation.progress import sketch
-from score_sde.evaluation.results import keep_metrics
+from score_sde.evaluation.samples import sketch
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable, one_at_a_time, only_writer, read_json
@@ -32,12 +31,13 @@ from score_sde.modes.workdir import (
     load_splits,
     provenance,
     summarize,
+    train_to_end,
     trained_model,
 )
 from score_sde.report.measured import loss_curve
 from score_sde.report.plots import image_grid, scatter
 from score_sde.state import TrainState
-from score_sde.training.loop import Task, Watch, run
+from score_sde.training.loop import Task, Watch
 from score_sde.typing import Params
 
 log = logging.getLogger(__name__)
@@ -109,9 +109,7 @@ def train(
         cautions=cautions,
         records=records or {},
     )
-    if not has_checkpoint(workdir):
-        keep_metrics(workdir)
-    return run(task, workdir)
+    return train_to_end(task, workdir)
 
 
 def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:

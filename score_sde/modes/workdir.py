@@ -13,18 +13,22 @@ from score_sde.checkpointing import Checkpoints, DamagedSnapshot, Snapshots, new
 from score_sde.data import Source, SourceInfo, load_source, source_info
 from score_sde.data import fingerprint as contents_of
 from score_sde.data.base import SPLITS
+from score_sde.diffusions import CONTINUOUS, DIFFUSIONS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.partial import Partial, partial_file
+from score_sde.evaluation.results import keep_metrics
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.fields.settings import Nested
 from score_sde.machine import describe_machine
 from score_sde.modes.record import as_recorded, check_same, of_this_run, recorded_data
+from score_sde.parameterization import LEVEL_CONDITIONS
 from score_sde.report.summary import write_summary
 from score_sde.state import TrainState
 from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
+from score_sde.training.loop import Task, run
 from score_sde.training.writers import ProgressBar
 from score_sde.typing import Params
 from score_sde.validation import purposes_of
@@ -122,9 +126,37 @@ def load_splits(config: Settings) -> dict[str, Source]:
     return {split: load_split(config, split) for split in SPLITS}
 
 
+def check_limit(config: Settings) -> None:
+    """Refuse a network that was not trained for the requested SDE at all of its times.
+
+    Raises:
+        UserError: If the network was trained on a chain of another SDE, or is conditioned on the index of the nearest
+            level.
+    """
+    own = DIFFUSIONS[config.sde.name].own
+    if config.sde.schedule not in (CONTINUOUS, own):
+        raise UserError(
+            f"The network was trained on the chain sde.schedule={config.sde.schedule}, and this is asked of the flow "
+            f"of the {config.sde.name} SDE, which is the limit of another; expected continuous or {own}."
+        )
+    if LEVEL_CONDITIONS.get(config.parameterization.condition_on):
+        raise UserError(
+            "The network is told the number of a noise level (config.parameterization.condition_on="
+            f"{config.parameterization.condition_on}) and knows no time between two, where the flow needs it; expected "
+            "a network trained in continuous time, such as configs/ve/cifar10_ncsnpp_continuous.py."
+        )
+
+
 def has_checkpoint(workdir: Path) -> bool:
     """Whether there is a checkpoint to restore."""
     return bool(Checkpoints(workdir).steps)
+
+
+def train_to_end(task: Task, directory: Path) -> TrainState:
+    """Train, or resume training; metrics without a checkpoint to resume from are first moved out of the way."""
+    if not has_checkpoint(directory):
+        keep_metrics(directory)
+    return run(task, directory)
 
 
 def trained_state(experiment: Experiment, workdir: Path) -> TrainState:

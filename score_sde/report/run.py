@@ -19,7 +19,7 @@ from score_sde.files import Unreadable, read_arrays, read_bytes, read_json, read
 from score_sde.machine import hardware_line
 from score_sde.report.figures import dig, number, series
 from score_sde.report.results import MODES, misshapen, of_several_models, outdated
-from score_sde.report.timings import Timings, read_timings
+from score_sde.training.writers import Timings, read_timings
 
 #: Each picture: file, description, and the mode that draws it.
 PICTURES = (

@@ -26,7 +26,8 @@ from score_sde.evaluation.likelihood import (
 from score_sde.evaluation.partial import Partial, discard
 from score_sde.experiment import Experiment
 from score_sde.likelihood import prior_divergence
-from score_sde.modes.likelihood import _add_mean, check_limit
+from score_sde.modes.likelihood import _add_mean
+from score_sde.modes.workdir import check_limit
 from score_sde.sdes import VE, VP, SubVP
 from tests.analytic import Gaussian
 

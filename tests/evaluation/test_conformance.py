@@ -11,7 +11,7 @@ from score_sde.evaluation import conformance
 from score_sde.evaluation.conformance import flow_rows, noisy_rows, relative_errors, sampled_variances
 from score_sde.evaluation.problems import CASES as ALL_CASES
 from score_sde.evaluation.problems import CorrelatedGaussian, RotatedMixtures
-from score_sde.report.tables import conformance_markdown
+from score_sde.report.rendering import render
 from score_sde.sampling import integrate, log_snr_times, sample_keys
 from score_sde.solvers import DETERMINISTIC, AnnealedLangevin, EulerMaruyama
 from tests.laws import ORDERS
@@ -121,7 +121,7 @@ def test_predictor_corrector_sampling_is_off_by_its_computed_bias_and_no_more(na
     (row,) = rows
     assert abs(row.langevin - row.annealed) < 4 * row.langevin_std_error + 0.3 * abs(row.predictor)
     assert abs(row.annealed) < abs(row.predictor)  # small corrections repair what the predictor leaves
-    page = conformance_markdown([], [], rows, PROVENANCE)
+    page = render("conformance.md", flow=[], noisy=[], corrector=rows, how=PROVENANCE)
     assert f"| {name} | 0.05 |" in page
 
 

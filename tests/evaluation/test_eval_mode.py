@@ -11,8 +11,7 @@ import score_sde.evaluation.samples as samples_module
 from score_sde.cli import main
 from score_sde.errors import UserError
 from score_sde.evaluation.loss import LossEvaluator
-from score_sde.evaluation.record import best_of
-from score_sde.evaluation.selection import parse_steps
+from score_sde.evaluation.record import best_of, parse_steps
 from score_sde.metrics import Moments, ReferenceStatistics, read_statistics, write_statistics
 
 TINY = {

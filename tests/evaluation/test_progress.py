@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde.cli import load_config
-from score_sde.evaluation.progress import sketch
+from score_sde.evaluation.samples import sketch
 from score_sde.modes.training import run_train, train
 from score_sde.modes.workdir import build_experiment
 from score_sde.sdes import VP

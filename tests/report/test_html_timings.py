@@ -5,8 +5,7 @@ import pytest
 
 from score_sde.files import atomic_write_json
 from score_sde.report.run import parameter_count, read_run
-from score_sde.report.timings import read_timings
-from score_sde.training.writers import MetricWriter
+from score_sde.training.writers import MetricWriter, read_timings
 
 
 def _write(workdir, steps, rate):

@@ -12,8 +12,7 @@ import pytest
 from score_sde.cli import load_config
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
-from score_sde.modes.likelihood import check_limit
-from score_sde.modes.workdir import data_info
+from score_sde.modes.workdir import check_limit, data_info
 from score_sde.reproduction.checks import _NUMBERED
 from score_sde.reproduction.rows import QUANTITIES, ROWS, SNAPSHOT, WITHOUT_ROW, select
 
