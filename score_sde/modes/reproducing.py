@@ -22,9 +22,9 @@ from score_sde.modes.record import check_same, newest_step
 from score_sde.modes.training import run_import, run_train
 from score_sde.modes.workdir import experiment_of, load_split, machine, trained_state
 from score_sde.paths import config_file
-from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, missing_inputs
-from score_sde.reproduction.page import markdown, merged, table
-from score_sde.reproduction.protocol import overridden, protocol
+from score_sde.report.rendering import render
+from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, missing_inputs, overridden, protocol
+from score_sde.reproduction.page import merged, table
 from score_sde.reproduction.rows import Row, select
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def run_reproduce(
         results.append({**result.record(), **how})
         kept = merged(read_results(workdir / "reproduction.json"), results[-1:])
         atomic_write_json(workdir / "reproduction.json", {"rows": kept, **how})
-        atomic_write_text(workdir / "reproduction.md", markdown(kept))
+        atomic_write_text(workdir / "reproduction.md", render("reproduction.md", rows=kept, table=table(kept)))
     for line in table(results):
         log.info("%-44s %9s %18s %11s %9s  %s", *line)
     return 0 if all(result["passed"] for result in results) else 1

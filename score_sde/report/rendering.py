@@ -7,6 +7,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from score_sde.errors import plural
+from score_sde.machine import hardware_line
 from score_sde.report.figures import clean
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def _environment(markdown: bool) -> "Environment":
     environment.filters["plain"] = lambda text: do_mark_safe(clean(str(text)))  # for text between fences
     environment.filters["fence"] = lambda text: fence(str(text), 3)
     environment.filters["count"] = lambda number, noun: f"{number} {plural(number, noun)}"
+    environment.filters["machine"] = hardware_line
     environment.filters["kind"] = lambda block: type(block).__name__
     return environment
 

@@ -1,10 +1,8 @@
-"""The measured rows of one working directory: the record, a table, and the page."""
+"""The measured rows of one working directory: the record, and the table."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-from score_sde.machine import hardware_line
 
 _TEXTS = ("name", "protocol", "source", "reason")
 _NUMBERS = ("expected", "measured", "tolerance")
@@ -57,23 +55,3 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             ]
         )
     return lines
-
-
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The page: the table, then for every row its protocol, source, reason for the tolerance, and provenance."""
-    header, *lines = table(rows)
-    cells = [" | ".join(("", *line, "")).strip() for line in (header, ["---"] * len(header), *lines)]
-    counts = f"{sum(row['passed'] is True for row in rows)} of {len(rows)} rows pass"
-    if unlike := sum(row["passed"] is None for row in rows):
-        counts += f"; {unlike} cannot be compared, because the protocol was not the row's own"
-    notes = "\n".join(map(_note, rows))
-    return "\n\n".join([f"# Reproduction\n\n{counts}.", "\n".join(cells), notes]) + "\n"
-
-
-def _note(row: Mapping[str, Any]) -> str:
-    changed = row.get("overridden")
-    told = f" **Overridden: {'; '.join(map(str, changed))}.**" if isinstance(changed, list) and changed else ""
-    text = f"- **{row['name']}**: {row['source']}. {row['protocol']}.{told} Tolerance for {row['reason']}."
-    how = [f"`{row['command']}`"] if "command" in row else []
-    how += [part for part in (str(row.get("date", "")), hardware_line(row.get("hardware"))) if part]
-    return f"{text} {', '.join(how)}." if how else text

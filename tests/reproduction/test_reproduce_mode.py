@@ -13,9 +13,10 @@ from score_sde.config import from_file
 from score_sde.experiment import Experiment
 from score_sde.interop.checkpoints import export_checkpoint
 from score_sde.modes import reproducing
+from score_sde.report.rendering import render
 from score_sde.reproduction import rows
 from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint
-from score_sde.reproduction.page import markdown, merged
+from score_sde.reproduction.page import merged, table
 from score_sde.reproduction.rows import ROWS, Checkpoint
 
 NLL, FID = ROWS["score_sde/cifar10_ddpmpp_continuous_vp/nll"], ROWS["score_sde/cifar10_ddpmpp_continuous_vp/fid_pc"]
@@ -87,20 +88,25 @@ def _result(measured, **changes):
     return Result(measured=measured, **fields)
 
 
+def _page(result):
+    rows = merged({}, [result.record()])
+    return render("reproduction.md", rows=rows, table=table(rows))
+
+
 @pytest.mark.parametrize("measured", [1.9, 2.1, 2.11, math.nan])
 def test_a_result_passes_within_its_tolerance_and_no_number_never_does(measured):
     result = _result(measured)
     assert result.passed == (measured in (1.9, 2.1))
     json.dumps(result.record(), allow_nan=False)
     if math.isfinite(measured):
-        page = markdown([result.record()])
+        page = _page(result)
         assert ("| pass |" in page) == result.passed
         assert all(part in page for part in (NLL.name, NLL.source, NLL.reason, "| 2.00 |", "as published"))
 
 
 def test_a_result_of_another_protocol_is_not_judged():
     result = _result(2.0, overridden=["likelihood.num_examples: 0 -> 10"])
-    page = markdown([result.record()])
+    page = _page(result)
     assert result.passed is None
     assert "| not comparable |" in page
     assert "0 of 1 rows pass; 1 cannot be compared" in page
