@@ -1,24 +1,29 @@
-"""Kill a training run many times, at random moments and in two ways, and compare what it becomes with one left alone.
+"""Kill every mode many times, at random moments and in three ways, and compare what it leaves with a run left alone.
 
-python experiments/preemption/kills.py --kills=100 [--processes=2] [--out=DIR]
+python experiments/preemption/kills.py --kills=10 [--only=sample,eval] [--processes=2] [--out=DIR]
 
-Half of the signals are SIGKILL and half SIGTERM, each to one process of the run. Every start resumes. At the end the
-state, the metrics file and every checkpoint that both runs have must be the same bytes.
+For each mode and each of SIGKILL, SIGTERM and SIGINT the same command is started and stopped so many times, and then
+left to end. Every array, number and line of metrics in its working directory must equal those of an uninterrupted run,
+no complete checkpoint may be lost, no file may be left over, and nothing may print a traceback. With several processes
+of one run, one of them gets the signal.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import random
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,41 +33,86 @@ from score_sde.cli import load_config
 from score_sde.modes.workdir import build_experiment
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "configs" / "vp" / "toy_mlp.py"
-PER_KILL = 110  # steps, about as many as a start gets to do
+TOY, DIGITS = (ROOT / "configs" / "vp" / name for name in ("toy_mlp.py", "digits_ddpmpp.py"))
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+LIMIT = 120.0  # seconds from a signal to the end of a program
+
+_TRAINING = {
+    **{"training.num_steps": 600, "training.batch_size": 16, "training.log_every": 20, "training.eval_every": 100},
+    **{"training.checkpoint_every": 40, "training.sample_every": 200, "optim.warmup": 10, "optim.ema_rate": 0.9},
+}
+TINY_DIGITS = _TRAINING | {
+    **{"model.features": 8, "model.channel_multipliers": (1,), "model.attention_resolutions": ()},
+    **{"dequantizer.name": "flowpp", "dequantizer.filters": 4, "dequantizer.components": 2, "dequantizer.blocks": 1},
+    **{"dequantizer.num_flows": 1, "dequantizer.heads": 2, "dequantizer.context_features": 2},
+    **{"dequantizer.num_steps": 300, "dequantizer.batch_size": 16, "dequantizer.log_every": 20},
+    **{"dequantizer.eval_every": 100, "dequantizer.checkpoint_every": 20, "dequantizer.warmup": 10},
+    **{"likelihood.num_steps": 16, "likelihood.batch_size": 20, "likelihood.bound_times": 8},
+    **{"likelihood.noise_levels": 4, "likelihood.budget_examples": 16, "sampling.num_samples": 400},
+    **{"sampling.batch_size": 20, "sampling.num_steps": 60, "evaluation.num_samples": 400},
+    **{"evaluation.checkpoints": "all", "evaluation.likelihood": True, "pareto.num_samples": 60},
+    **{"pareto.solvers": ("unipc_2", "heun"), "pareto.grids": ("log_snr", "edm"), "pareto.evals": (5, 8, 12)},
+}
+TINY_TOY = _TRAINING | {"model.features": 16, "model.num_blocks": 1, "training.num_steps": 2000}
+
+#: Modes on a trained run of digits, and those that make a run of their own.
+TRAINED = ("sample", "likelihood", "eval", "latents", "pareto", "stats", "train_dequantizer", "export", "report")
+FRESH = ("train", "import", "demo")
+#: What a mode on a trained run makes there and does not find at its start.
+MADE = {"train_dequantizer": ("dequantizer", "dequantizer.json"), "export": ("model.safetensors",)}
+
+_VOLATILE = ("command", "date", "hardware", "seconds", "duration", "path", "checkpoint")
 
 
-def overrides(kills: int) -> list[str]:
-    """A run that is long enough to be killed so often, and saves so often that saves are hit."""
-    fields = {
-        "model.features": 16,
-        "model.num_blocks": 1,
-        "training.num_steps": PER_KILL * kills,
-        "training.batch_size": 8,
-        "training.log_every": 10,
-        "training.eval_every": 2000,
-        "training.checkpoint_every": 50,
-        "likelihood.batch_size": 10_000,
-    }
-    return [f"--config.{name}={value}" for name, value in fields.items()]
+def command_of(mode: str, workdir: Path, published: Path) -> list[str]:
+    """The command line of a mode."""
+    fields = TINY_TOY if mode in ("train", "demo") else TINY_DIGITS
+    if mode == "demo":
+        fields = fields | {"training.num_steps": 200, "likelihood.num_examples": 400, "likelihood.batch_size": 50}
+    command = [sys.executable, "-m", "score_sde", f"--workdir={workdir}", f"--mode={mode}"]
+    if mode != "report":
+        command += [f"--config={TOY if mode in ('train', 'demo') else DIGITS}"]
+        command += [f"--config.{name}={value}" for name, value in fields.items()]
+    return [*command, f"--checkpoint={published}"] if mode == "import" else command
 
 
-def start(workdir: Path, count: int, flags: list[str]) -> list[subprocess.Popen[bytes]]:
-    """The processes of one run; what they say goes to a file beside its directory."""
-    command = [sys.executable, "-m", "score_sde", f"--config={CONFIG}", f"--workdir={workdir}", "--mode=train", *flags]
+def start(command: list[str], log: Path, count: int) -> list[subprocess.Popen[bytes]]:
+    """The processes of one run; their output goes to a file."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"--coordinator=127.0.0.1:{server.getsockname()[1]}"
-    with open(workdir.with_suffix(".log"), "ab") as log:
+        join = [f"--coordinator=127.0.0.1:{server.getsockname()[1]}", f"--num_processes={count}"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    with open(log, "ab") as file:
         return [
             subprocess.Popen(
-                [*command, *([address, f"--num_processes={count}", f"--process_id={n}"] if count > 1 else [])],
+                [*command, *([*join, f"--process_id={number}"] if count > 1 else [])],
                 cwd=ROOT,
-                stdout=log,
-                stderr=log,
-                env=os.environ | {"JAX_PLATFORMS": "cpu"},
+                stdout=file,
+                stderr=file,
+                env=environment,
             )
-            for n in range(count)
+            for number in range(count)
         ]
+
+
+def codes_of(processes: list[subprocess.Popen[bytes]], seconds: float) -> list[int | None]:
+    """Exit codes; a process that does not end in time is killed, and has none."""
+    deadline, codes = time.monotonic() + seconds, []
+    for process in processes:
+        try:
+            codes.append(process.wait(max(deadline - time.monotonic(), 0.1)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            codes.append(None)
+    return codes
+
+
+def finish(command: list[str], log: Path, count: int) -> float:
+    """Run a command to its end; the seconds that it took."""
+    began = time.monotonic()
+    codes = codes_of(start(command, log, count), 1800.0)
+    assert codes == [0] * count, f"{' '.join(command)} ended with {codes}:\n{log.read_text()[-3000:]}"
+    return time.monotonic() - began
 
 
 def steps_of(workdir: Path) -> set[int]:
@@ -70,92 +120,146 @@ def steps_of(workdir: Path) -> set[int]:
     return {int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()}
 
 
-def ended(processes: list[subprocess.Popen[bytes]], seconds: float) -> list[int]:
-    """Exit codes; what does not end is killed."""
-    deadline = time.monotonic() + seconds
-    for process in processes:
-        try:
-            process.wait(max(deadline - time.monotonic(), 0.1))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    return [int(process.returncode) for process in processes]
-
-
-def bits(workdir: Path, step: int, flags: list[str], config: Path = CONFIG) -> dict[str, bytes]:
+def bits(workdir: Path, step: int, flags: list[str], config: Path) -> dict[str, bytes]:
     """Every array of a checkpoint as bytes, under its path."""
     state = build_experiment(load_config(config, flags)).abstract_state()
     with tempfile.TemporaryDirectory() as directory:
         shutil.copytree(workdir / "checkpoints" / str(step), Path(directory, "checkpoints", str(step)))
         restored = Checkpoints(Path(directory)).restore_newest(state)
     assert restored is not None
-    leaves = jax.tree.leaves_with_path(restored.state)
     return {
         jax.tree_util.keystr(path): np.asarray(
             jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         ).tobytes()
-        for path, leaf in leaves
+        for path, leaf in jax.tree.leaves_with_path(restored.state)
     }
 
 
-def torment(workdir: Path, kills: int, count: int, flags: list[str], rng: random.Random) -> Counter[str]:
-    """Start the run and stop it, so many times; what happened."""
-    told: Counter[str] = Counter()
-    graces: list[float] = []
-    for number in range(kills):
-        before, number_of = steps_of(workdir), signal.SIGTERM if number % 2 else signal.SIGKILL
-        processes, began = start(workdir, count, flags), time.monotonic()
-        # A third is stopped while it starts; the others once they have saved something, which is when saves are hit.
-        patience = 60.0 if number % 3 else rng.uniform(0.0, 8.0)
-        while steps_of(workdir) <= before and time.monotonic() - began < patience:
+def without_times(value: Any) -> Any:
+    """A result without what differs from one run to the next: dates, durations, commands."""
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if not k.endswith(_VOLATILE)}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def content(workdir: Path, command: list[str]) -> dict[str, Any]:
+    """The contents of a directory: a digest of every file whose bytes mean something, the name of every other."""
+    found: dict[str, Any] = {}
+    for path in sorted(workdir.rglob("*")):
+        name = path.relative_to(workdir).as_posix()
+        if path.is_dir() or name.startswith(("checkpoints/", "dequantizer/checkpoints/", "damaged_checkpoints/")):
+            continue
+        if "tensorboard/" in name or path.name.endswith(".lock"):
+            continue
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                found[name] = {key: hashlib.sha256(arrays[key].tobytes()).hexdigest() for key in sorted(arrays)}
+        elif path.suffix == ".json":
+            found[name] = without_times(json.loads(path.read_text()))
+        elif path.suffix in (".jsonl", ".safetensors"):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:  # a picture or a page: made of the numbers above, with dates
+            found[name] = "there"
+    if steps := sorted(steps_of(workdir)):
+        flags = [flag for flag in command if flag.startswith("--config.")]
+        configs = [Path(flag.removeprefix("--config=")) for flag in command if flag.startswith("--config=")]
+        found |= {f"checkpoints/{step}": bits(workdir, step, flags, *configs) for step in steps if configs}
+    return found
+
+
+class Trial(NamedTuple):
+    """One command, to be killed in all ways."""
+
+    command: list[str]
+    work: Path
+    log: Path
+    prepare: Callable[[], None]  # brings the working directory back to the start
+    processes: int
+    kills: int
+    rng: random.Random
+
+    def torment(self, number: signal.Signals, seconds: float) -> Counter[str]:
+        """Start the command and stop it, so many times; how it ended. One that had ended begins from the start."""
+        told: Counter[str] = Counter()
+        while told["signals"] < self.kills and told["ended before the signal"] <= 5 * self.kills:
+            before, processes = steps_of(self.work), start(self.command, self.log, self.processes)
+            time.sleep(self.rng.uniform(0.0, 0.95 * seconds))
             if all(process.poll() is not None for process in processes):
-                break
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0.0, 0.6))
-        rng.choice(processes).send_signal(number_of)
-        sent = time.monotonic()
-        codes = ended(processes, 120.0)
-        if number_of == signal.SIGTERM and set(codes) == {0}:
-            graces.append(time.monotonic() - sent)
-        saving = any("tmp" in path.name for path in (workdir / "checkpoints").glob("*"))
-        told[signal.Signals(number_of).name] += 1
-        told["in the middle of a save"] += saving
-        told["before anything new was saved"] += steps_of(workdir) <= before
-        told["SIGTERM with exit code 0"] += number_of == signal.SIGTERM and set(codes) == {0}
-        # Three newest stay; a kill may cost the one that was being written, never one that was complete.
-        lost = {step for step in before if step > max(steps_of(workdir), default=0)}
-        told["complete checkpoints lost"] += len(lost)
-        print(
-            f"{number + 1}/{kills}: {told['SIGKILL']} SIGKILL, newest {max(steps_of(workdir), default=0)}", flush=True
-        )
-    if graces:
-        print(f"seconds from SIGTERM to the end: {statistics.median(graces):.1f}, at most {max(graces):.1f}")
-    return told
+                told["ended before the signal"] += 1
+                self.prepare()
+                continue
+            self.rng.choice(processes).send_signal(number)
+            sent, codes = time.monotonic(), codes_of(processes, LIMIT)
+            told["signals"] += 1
+            told[f"exit {', '.join(map(str, codes))}"] += 1
+            told["did not end in time"] += None in codes
+            told["more than 10 s from the signal to the end"] += time.monotonic() - sent > 10.0
+            # A kill may cost the checkpoint that was being written, never one that was complete.
+            told["complete checkpoints lost"] += len(before) > 0 and max(before) > max(steps_of(self.work), default=0)
+        return told
+
+    def wrong(self, mode: str) -> list[str]:
+        """The ways of killing the command that changed what it leaves."""
+        self.prepare()
+        seconds = finish(self.command, self.log, self.processes)
+        self.prepare()
+        seconds = min(seconds, finish(self.command, self.log, self.processes))  # with compiled programs at hand
+        whole, found = content(self.work, self.command), []
+        for number in SIGNALS:
+            self.prepare()
+            told = self.torment(number, seconds)
+            finish(self.command, self.log, self.processes)
+            left = content(self.work, self.command)
+            changed = [name for name in sorted({*left, *whole}) if left.get(name) != whole.get(name)]
+            tracebacks = self.log.read_text(errors="replace").count("Traceback (most recent call last)")
+            self.log.rename(self.log.with_name(f"log.{number.name}"))
+            end = f"tracebacks {tracebacks}, differs in {changed or 'nothing'}"
+            print(f"{mode:<18} {number.name:<8} {dict(told)} {end}", flush=True)
+            slow = told["did not end in time"] and self.processes == 1
+            if changed or tracebacks or slow or told["complete checkpoints lost"] or told["signals"] < self.kills:
+                found.append(f"{mode} {number.name}")
+        return found
+
+
+def trial(mode: str, base: Path, published: Path, out: Path, options: argparse.Namespace) -> list[str]:
+    """Kill one mode in all ways; what was wrong."""
+    place = out / mode
+    work = place / "work"  # one place for all, so that commands and records are alike
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+
+    def prepare() -> None:
+        shutil.rmtree(work, ignore_errors=True)
+        if mode in TRAINED:
+            shutil.copytree(base, work, ignore=shutil.ignore_patterns(*MADE.get(mode, ())))
+
+    command, rng = command_of(mode, work, published), random.Random(options.seed)
+    return Trial(command, work, place / "log", prepare, options.processes, options.kills, rng).wrong(mode)
 
 
 def main() -> None:
-    """Run both and compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=100)
+    """Kill all modes and tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--only", default=",".join((*FRESH, *TRAINED)))
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     out = options.out or Path(tempfile.mkdtemp())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it, children too
+    base, modes = out / "base", options.only.split(",")
     out.mkdir(parents=True, exist_ok=True)
-    flags, killed, whole = overrides(options.kills), out / "killed", out / "whole"
-    told = torment(killed, options.kills, options.processes, flags, random.Random(options.seed))
-    for workdir in (killed, whole):
-        codes = ended(start(workdir, options.processes, flags), 3600.0)
-        assert codes == [0] * options.processes, workdir.with_suffix(".log").read_text()[-2000:]
-    common = sorted(steps_of(killed) & steps_of(whole))
-    same = [bits(killed, step, flags) == bits(whole, step, flags) for step in common]
-    metrics = (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-    for name, number in told.items():
-        print(f"{name}: {number}")
-    print(f"checkpoints {common} equal: {same}; metrics.jsonl equal: {metrics}")
-    if not (common and all(same) and metrics and not told["complete checkpoints lost"]):
-        sys.exit("The run that was killed is not the run that was left alone.")
+    if not {*modes} <= {"train", "demo"} and not (base / "model.safetensors").exists():
+        shutil.rmtree(base, ignore_errors=True)
+        command = command_of("train_dequantizer", base, base)
+        for mode in ("train", "train_dequantizer", "export"):
+            own = [part if not part.startswith("--mode=") else f"--mode={mode}" for part in command]
+            finish(own, out / "base.log", 1)
+    wrong = [each for mode in modes for each in trial(mode, base, base / "model.safetensors", out, options)]
+    if wrong:
+        sys.exit(f"Not what an uninterrupted run gives: {', '.join(wrong)}.")
+    print("Every mode ends in what an uninterrupted run gives.")
 
 
 if __name__ == "__main__":
