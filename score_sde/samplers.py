@@ -113,15 +113,10 @@ class Adaptive:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # compared and hashed by identity, as functions are
 class Decoder:
-    """The sampler of a latent variable model, which decodes draws from its prior.
+    """The sampler of a latent variable model, which decodes draws from its prior."""
 
-    Attributes:
-        latent: The model.
-        denoising: ``"none"`` draws from ``p(x | z)``; the others take its mean.
-    """
-
-    latent: LatentVariableModel
-    denoising: Denoising = DEFAULTS.sampling.denoising
+    latent: LatentVariableModel  # the model
+    denoising: Denoising = DEFAULTS.sampling.denoising  # ``"none"`` draws from ``p(x | z)``; the others take its mean
 
     name: ClassVar[str] = "decoder"
     on_grid: ClassVar[bool] = False

@@ -37,23 +37,14 @@ MAX_TRAIN_EXAMPLES = 20_000  # more hardly change the fit of so few parameters, 
 
 
 class GaussianMixtureBaseline(NamedTuple):
-    """The result of the best Gaussian mixture.
+    """The result of the best Gaussian mixture."""
 
-    Attributes:
-        bits_per_dim: Mean negative log-likelihood on the test set in bits per dimension, as for discrete images.
-        std_error: Its standard error over test examples.
-        num_components: Of the chosen mixture.
-        covariance: Its covariance type: ``full``, ``tied`` or ``diag``.
-        seconds: Time of search, fit and evaluation.
-        num_train: Number of training examples.
-    """
-
-    bits_per_dim: float
-    std_error: float
-    num_components: int
-    covariance: str
-    seconds: float
-    num_train: int
+    bits_per_dim: float  # mean negative log-likelihood on the test set in bits per dimension, as for discrete images
+    std_error: float  # its standard error over test examples
+    num_components: int  # of the chosen mixture
+    covariance: str  # its covariance type: ``full``, ``tied`` or ``diag``
+    seconds: float  # time of search, fit and evaluation
+    num_train: int  # number of training examples
 
 
 class _Setting(NamedTuple):

@@ -45,27 +45,16 @@ class Level(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A chart, to be drawn on a page or in a picture.
+    """A chart, to be drawn on a page or in a picture."""
 
-    Attributes:
-        title: The subject.
-        label: The subject and a description of the drawing.
-        draw: A function that draws it on axes.
-        drawn: The objects to draw.
-        unit: Unit of the drawn values.
-        keys: The legend: a name in ``COLORS``, or ``dashed``, and its meaning.
-        note: A remark below.
-        height: Height in points; a bar as wide as the page is lower than any other chart.
-    """
-
-    title: str
-    label: str
-    draw: Callable[..., None]
-    drawn: tuple[Any, ...]
-    unit: str = ""
-    keys: tuple[tuple[str, str], ...] = ()
-    note: str = ""
-    height: float = 250.0
+    title: str  # the subject
+    label: str  # the subject and a description of the drawing
+    draw: Callable[..., None]  # a function that draws it on axes
+    drawn: tuple[Any, ...]  # the objects to draw
+    unit: str = ""  # unit of the drawn values
+    keys: tuple[tuple[str, str], ...] = ()  # the legend: a name in ``COLORS``, or ``dashed``, and its meaning
+    note: str = ""  # a remark below
+    height: float = 250.0  # height in points; a bar as wide as the page is lower than any other chart
 
     @property
     def svg(self) -> str:

@@ -33,31 +33,19 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """One number of a run.
+    """One number of a run."""
 
-    Attributes:
-        file: The file of results that holds it.
-        label: Its name.
-        found: The number.
-        unit: Its unit, or nothing.
-        how: The data and the method of the measurement, in words.
-        style: The format: see :class:`score_sde.report.results.Field`.
-        key: The name of the same quantity in other runs, if runs are judged by it.
-        interval_of: The subject of the interval, where it is not the number itself.
-        protocol: Settings that must agree for a comparison; empty if none are known.
-        column: The column of ``likelihood.npz`` with its value per image, or nothing.
-    """
-
-    file: str
-    label: str
-    found: Estimate
-    unit: str = ""
-    how: str = ""
-    style: str = "number"
-    key: str = ""
-    interval_of: str = ""
+    file: str  # the file of results that holds it
+    label: str  # its name
+    found: Estimate  # the number
+    unit: str = ""  # its unit, or nothing
+    how: str = ""  # the data and the method of the measurement, in words
+    style: str = "number"  # the format: see :class:`score_sde.report.results.Field`
+    key: str = ""  # the name of the same quantity in other runs, if runs are judged by it
+    interval_of: str = ""  # the subject of the interval, where it is not the number itself
+    # Settings that must agree for a comparison; empty if none are known.
     protocol: dict[str, Any] = dataclasses.field(default_factory=dict)
-    column: str = ""
+    column: str = ""  # the column of ``likelihood.npz`` with its value per image, or nothing
 
     @property
     def value(self) -> str:

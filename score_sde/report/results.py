@@ -12,37 +12,21 @@ _SHOWN = 40  # characters of a value in a message
 
 
 class Field(NamedTuple):
-    """A number in a file of results.
+    """A number in a file of results."""
 
-    Attributes:
-        path: Its place, names from the outside in; ``*`` is any name and ``[]`` any entry of a list.
-        label: Its name on a page; empty for a number that is only checked, drawn, or told with another.
-        unit: Its unit.
-        error: The place of its standard error, or nothing.
-        interval: The place of its 95 % interval, or nothing.
-        how: The data and the method of the measurement.
-        key: The name of the same quantity in other runs, if runs are judged by it.
-        same: Settings that must agree for a comparison.
-        column: The column of ``likelihood.npz`` with its value per image.
-        style: ``number``, ``shift`` (with its sign), ``duration`` or ``bytes``.
-        when: Whether it is shown.
-        negative: Whether its negative is shown.
-        needed: Whether a finite number is required.
-    """
-
-    path: str
-    label: Words = ""
-    unit: Words = ""
-    error: str = ""
-    interval: str = ""
-    how: Words = ""
-    key: str = ""
-    same: tuple[str, ...] = ()
-    column: str = ""
-    style: str = "number"
-    when: Callable[[Mapping[str, Any]], bool] = lambda report: True
-    negative: bool = False
-    needed: bool = False
+    path: str  # its place, names from the outside in; ``*`` is any name and ``[]`` any entry of a list
+    label: Words = ""  # its name on a page; empty for a number that is only checked, drawn, or told with another
+    unit: Words = ""  # its unit
+    error: str = ""  # the place of its standard error, or nothing
+    interval: str = ""  # the place of its 95 % interval, or nothing
+    how: Words = ""  # the data and the method of the measurement
+    key: str = ""  # the name of the same quantity in other runs, if runs are judged by it
+    same: tuple[str, ...] = ()  # settings that must agree for a comparison
+    column: str = ""  # the column of ``likelihood.npz`` with its value per image
+    style: str = "number"  # ``number``, ``shift`` (with its sign), ``duration`` or ``bytes``
+    when: Callable[[Mapping[str, Any]], bool] = lambda report: True  # whether it is shown
+    negative: bool = False  # whether its negative is shown
+    needed: bool = False  # whether a finite number is required
 
 
 def bits_unit(report: Mapping[str, Any]) -> str:

@@ -72,42 +72,26 @@ class Image(NamedTuple):
 
 
 class Command(NamedTuple):
-    """The origin of a result.
+    """The origin of a result."""
 
-    Attributes:
-        mode: The mode.
-        how: Date, step and machine.
-        command: The command line.
-    """
-
-    mode: str
-    how: str
-    command: str
+    mode: str  # the mode
+    how: str  # date, step and machine
+    command: str  # the command line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """The contents of a working directory.
+    """The contents of a working directory."""
 
-    Attributes:
-        path: The directory.
-        results: A directory that is searched for results first; ``None`` for none.
-        name: Its name.
-        config: The configuration, from ``config.json`` or else a checkpoint; ``None`` if neither has it.
-        records: The lines of ``metrics.jsonl``.
-        reports: The other JSON objects, by file name.
-        timings: Rates and times of training, from the event files.
-        problems: Sentences about unreadable files.
-    """
-
-    path: Path
-    results: Path | None
-    name: str
+    path: Path  # the directory
+    results: Path | None  # a directory that is searched for results first; ``None`` for none
+    name: str  # its name
+    # The configuration, from ``config.json`` or else a checkpoint; ``None`` if neither has it.
     config: dict[str, Any] | None
-    records: list[dict[str, Any]]
-    reports: dict[str, dict[str, Any]]
-    timings: Timings
-    problems: list[str]
+    records: list[dict[str, Any]]  # the lines of ``metrics.jsonl``
+    reports: dict[str, dict[str, Any]]  # the other JSON objects, by file name
+    timings: Timings  # rates and times of training, from the event files
+    problems: list[str]  # sentences about unreadable files
 
     def find(self, name: str) -> Path:
         """The path of a file of the run, existing or not: with the other results, else in its directory."""

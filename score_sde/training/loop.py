@@ -35,39 +35,27 @@ Watch = Callable[[int, Params], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """A training task on the training split.
+    """A training task on the training split."""
 
-    Attributes:
-        mesh: The devices.
-        run: All settings of the run.
-        group: The settings group of the loop: number of steps, batch size, intervals of logs, evaluations and saves.
-        source: The training split.
-        init_state: The state at step 0.
-        step: The training step, given the constants.
-        constants: Constant arrays, such as the parameters of another network, replicated on every device.
-        evaluate: Mean loss and standard error of the averaged parameters on held-out data.
-        snapshot_every: Steps between snapshots of the power-function averages; 0 for none.
-        watch: Called with the averaged parameters every ``watch_every`` steps and after the last; never if this is 0.
-        advice: Advice for a loss that is no longer finite.
-        check: Refuses a checkpoint of another configuration, see :meth:`.Checkpoints.restore_newest`.
-        cautions: Warnings to log before the first step.
-        records: Further files of the directory, as JSON values by file name.
-    """
-
-    mesh: Mesh
-    run: Settings
-    group: str
-    source: Source
-    init_state: Callable[[], TrainState]
-    step: Callable[..., TrainStep]
+    mesh: Mesh  # the devices
+    run: Settings  # all settings of the run
+    group: str  # the settings group of the loop: number of steps, batch size, intervals of logs, evaluations and saves
+    source: Source  # the training split
+    init_state: Callable[[], TrainState]  # the state at step 0
+    step: Callable[..., TrainStep]  # the training step, given the constants
+    # Constant arrays, such as the parameters of another network, replicated on every device.
     constants: tuple[Params, ...] = ()
+    # Mean loss and standard error of the averaged parameters on held-out data.
     evaluate: Callable[[Params], tuple[float, float]]
-    snapshot_every: int = 0
+    snapshot_every: int = 0  # steps between snapshots of the power-function averages; 0 for none
+    # Called with the averaged parameters every ``watch_every`` steps and after the last; never if this is 0.
     watch: Watch = lambda step, params: None
     watch_every: int = 0
-    advice: str
+    advice: str  # advice for a loss that is no longer finite
+    # Refuses a checkpoint of another configuration, see :meth:`.Checkpoints.restore_newest`.
     check: Check = lambda path, config: None
-    cautions: Callable[[], Iterable[str]] = tuple
+    cautions: Callable[[], Iterable[str]] = tuple  # warnings to log before the first step
+    # Further files of the directory, as JSON values by file name.
     records: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property

@@ -33,16 +33,11 @@ VARIANCES = {"small": 0.0, "large": 1.0, "learned": None}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trainees:
-    """The views of one trained network: score network, reverse step, latent variable model.
+    """The views of one trained network: score network, reverse step, latent variable model."""
 
-    Attributes:
-        score: The network of the score.
-        reversal: The network of noise and variance fraction, for :func:`~score_sde.variational.make_predict_fn`.
-        latent: Encoder and decoder of a variational autoencoder, which has no score; else ``None``.
-    """
-
-    score: Network
-    reversal: Network
+    score: Network  # the network of the score
+    reversal: Network  # the network of noise and variance fraction, for :func:`~score_sde.variational.make_predict_fn`
+    # Encoder and decoder of a variational autoencoder, which has no score; else ``None``.
     latent: LatentVariableModel | None = None
 
     @classmethod

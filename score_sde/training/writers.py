@@ -143,16 +143,12 @@ def _record(**fields: Any) -> bytes:
 
 
 class Timings(NamedTuple):
-    """Clock times of training.
+    """Clock times of training."""
 
-    Attributes:
-        seconds: Time from the first to the last event of every file, summed; excludes pauses between restarts and
-            compilation before the first line.
-        rates: ``(step, value)`` by name, for clock-based scalars.
-    """
-
+    # Time from the first to the last event of every file, summed; excludes pauses between restarts and compilation
+    # before the first line.
     seconds: float
-    rates: dict[str, list[tuple[float, float]]]
+    rates: dict[str, list[tuple[float, float]]]  # ``(step, value)`` by name, for clock-based scalars
 
 
 def read_timings(directory: Path, names: tuple[str, ...] = ("images_per_second", "data_wait_fraction")) -> Timings:

@@ -16,21 +16,13 @@ class Words(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table whose first column names the rows.
+    """A table whose first column names the rows."""
 
-    Attributes:
-        caption: What it shows.
-        head: The names of the columns.
-        rows: Of every row the cells: text, or lines, each a text and its class.
-        kind: Its classes.
-        code: The columns that hold names or values in type of one width.
-    """
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    kind: str = "numbers"
-    code: Sequence[int] = ()
+    caption: str  # what it shows
+    head: Sequence[str]  # the names of the columns
+    rows: Sequence[Sequence[Any]]  # of every row the cells: text, or lines, each a text and its class
+    kind: str = "numbers"  # its classes
+    code: Sequence[int] = ()  # the columns that hold names or values in type of one width
 
 
 class Picture(NamedTuple):
