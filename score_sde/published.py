@@ -11,6 +11,8 @@ and NCSNv2, and from Song et al. 2021 (arXiv 2101.09258) for :func:`score_flow`.
 million, not 1,300,001.
 """
 
+from typing import Any
+
 from score_sde.config import ConfigDict, default_config
 
 
@@ -114,11 +116,11 @@ def ve(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: flo
     return config
 
 
-def ve_levels(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: float = 0.16) -> ConfigDict:
+def ve_levels(config: ConfigDict, **levels: Any) -> ConfigDict:
     """As :func:`ve`, but trained on a geometric sequence of noise levels, whose index the network sees."""
-    ve(config, sigma_max=sigma_max, num_scales=num_scales, snr=snr)
+    ve(config, **levels)
     config.sde.schedule = "geometric"
-    config.parameterization.num_scales = num_scales
+    config.parameterization.num_scales = config.sampling.num_steps
     config.parameterization.condition_on = "descending_level"
     config.model.embedding = "positional"
     config.objective.times = "levels"
@@ -228,20 +230,15 @@ def ncsn(config: ConfigDict, *, sigma_max: float, num_scales: int, snr: float, n
     return config
 
 
-def ncsnv2(
-    config: ConfigDict, resolution: int, *, sigma_max: float, num_scales: int, snr: float, num_corrections: int
-) -> ConfigDict:
+def ncsnv2(config: ConfigDict, resolution: int, **levels: Any) -> ConfigDict:
     """NCSNv2: a network that is blind to the noise level and predicts the score times ``sigma``, averaged.
 
     Args:
         config: The configuration to change.
         resolution: Image size that the network is made for: 64, 128 or 256.
-        sigma_max: Largest noise level.
-        num_scales: Number of noise levels.
-        snr: ``sqrt(step size / 2) / sigma_min`` of the Langevin dynamics.
-        num_corrections: Langevin steps per level.
+        levels: Noise levels and Langevin dynamics, as of :func:`ncsn`.
     """
-    ncsn(config, sigma_max=sigma_max, num_scales=num_scales, snr=snr, num_corrections=num_corrections)
+    ncsn(config, **levels)
     config.parameterization.scale_by_sigma = True
     config.model.name = f"ncsnv2_{resolution}"
     config.optim.lr = 1e-4

@@ -10,8 +10,7 @@ from score_sde.fields import Settings
 from score_sde.modes.dequantizer import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
-from score_sde.modes.planning import run_plan
-from score_sde.modes.reporting import run_report
+from score_sde.modes.reporting import run_plan, run_report
 from score_sde.modes.reproducing import run_reproduce
 from score_sde.modes.sampling import run_conformance, run_latents, run_pareto, run_sample
 from score_sde.modes.statistics import run_stats

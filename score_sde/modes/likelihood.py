@@ -14,12 +14,12 @@ from score_sde.evaluation.base import mean_and_std_error
 from score_sde.evaluation.baseline import gaussian_mixture_bits_per_dim
 from score_sde.evaluation.budget import error_budget
 from score_sde.evaluation.chain_bound import dataset_chain_bound
-from score_sde.evaluation.latent_bound import dataset_latent_bound
 from score_sde.evaluation.likelihood import (
     BinNoise,
     DatasetLikelihood,
     FlowProtocol,
     dataset_bound,
+    dataset_latent_bound,
     dataset_likelihood,
     identity_of,
 )

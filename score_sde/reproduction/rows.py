@@ -173,18 +173,6 @@ _DIGITS_PROTOCOL: dict[str, tuple[tuple[str, ...], float, str]] = {
     ),
 }
 
-#: Published configurations without a row, by pattern, and why.
-WITHOUT_ROW = {
-    "*/cifar10_ncsnpp*": "the papers compare this architecture with others and print no number for it alone",
-    "ve/cifar10_ddpm": "table 1 studies samplers with it; tables 2 and 3 have no row of it",
-    "vp/ddpm/cifar10_unconditional": "an ablation of the released code, without a published number",
-    "vp/ddpm/*": "images that are shown, without a number",
-    "ve/*_ncsnpp_continuous": "images that are shown, without a number",
-    "ve/celeba_ncsnpp": "an ablation of the released code, without a published number",
-    "ve/ncsn/*": "runs of the released code anew; the published numbers are of another program's checkpoints",
-    "ve/ncsnv2/*": "runs of the released code anew; the published numbers are of another program's checkpoints",
-}
-
 
 def _parsed(table: str) -> Iterator[dict[str, str]]:
     header, *lines = (line.split() for line in table.strip().splitlines())
