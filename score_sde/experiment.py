@@ -86,7 +86,8 @@ class Experiment:
         sde = make_sde(settings)
         process = make_process(settings, sde)
         trainees = _make_trainees(settings, event_shape)
-        parameterization = _make_parameterization(settings)
+        kind = PARAMETERIZATIONS[settings.parameterization.output]
+        parameterization = build(kind, {**settings.parameterization, **kind.fixed})
         quantization = Quantization(num_grey_levels=num_grey_levels, centered=settings.data.centered)
         loss = make_loss(settings, process, trainees, parameterization, quantization)
         tx = make_optimizer(settings.optim, num_steps=settings.training.num_steps)
@@ -160,7 +161,11 @@ class Experiment:
         """The times of ``config.sampling``."""
         sampling = self.settings.sampling
         with jax.ensure_compile_time_eval():  # they are cached, so must be concrete even under a trace
-            return make_times(self.settings, self.sde, self.process, grid=sampling.grid, num_steps=sampling.num_steps)
+            return self.grid(sampling.grid, sampling.num_steps)
+
+    def grid(self, name: str, num_steps: int) -> Grid:
+        """A grid of times for sampling; for a chain, the levels nearest to one."""
+        return make_times(self.settings, self.sde, self.process, grid=name, num_steps=num_steps)
 
     @functools.cached_property
     def dequantizer(self) -> Dequantizer | None:
@@ -327,8 +332,3 @@ def _make_trainees(config: Settings, event_shape: tuple[int, ...]) -> Trainees:
         centered=config.data.centered,
     )
     return Trainees.of_score(network, config.parameterization.variances)
-
-
-def _make_parameterization(config: Settings) -> Parameterization:
-    cls = PARAMETERIZATIONS[config.parameterization.output]
-    return build(cls, {**config.parameterization, **cls.fixed})

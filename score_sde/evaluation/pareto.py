@@ -16,7 +16,7 @@ from score_sde.distributed import batch_sharding, gathered, jit, shared_size
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Purpose, root_key
 from score_sde.evaluation.partial import Partial
-from score_sde.experiment import Experiment, make_predictor, make_times
+from score_sde.experiment import Experiment, make_predictor
 from score_sde.metrics import Moments, frechet_distance, moments
 from score_sde.sampling import DENOISING_EVALS
 from score_sde.solvers.base import Solution
@@ -139,14 +139,12 @@ class _Drawer:
         wanted = min(experiment.settings.sampling.batch_size, experiment.settings.pareto.num_samples)
         self._batch_size = shared_size(experiment.mesh, wanted)
         self._draw = jit(draw)
-        self._run(make_times(experiment.settings, experiment.sde, experiment.process, grid="uniform", num_steps=2), 0)
+        self._run(experiment.grid("uniform", 2), 0)
 
     def __call__(self, setting: Setting) -> tuple[np.ndarray, int, float]:
         """Samples, evaluations per sample and total seconds."""
         experiment, total = self._experiment, self._experiment.settings.pareto.num_samples
-        times = make_times(
-            experiment.settings, experiment.sde, experiment.process, grid=setting.grid, num_steps=setting.num_steps
-        )
+        times = experiment.grid(setting.grid, setting.num_steps)
         start = time.perf_counter()
         begin = experiment.settings.sampling.first
         batches = [self._run(times, first) for first in range(begin, begin + total, self._batch_size)]

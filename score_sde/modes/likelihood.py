@@ -23,7 +23,7 @@ from score_sde.evaluation.likelihood import (
     dataset_likelihood,
     identity_of,
 )
-from score_sde.evaluation.noise_levels import noise_level_report
+from score_sde.evaluation.loss import noise_level_report
 from score_sde.evaluation.partial import Partial, discard, partial_file
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.experiment import Experiment

@@ -23,8 +23,16 @@ from score_sde.modes.training import run_import, run_train
 from score_sde.modes.workdir import experiment_of, load_split, machine, trained_state
 from score_sde.paths import config_file
 from score_sde.report.rendering import render
-from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, missing_inputs, overridden, protocol
-from score_sde.reproduction.page import merged, table
+from score_sde.reproduction.checks import (
+    INCEPTION,
+    Result,
+    find_checkpoint,
+    merged,
+    missing_inputs,
+    overridden,
+    protocol,
+    table,
+)
 from score_sde.reproduction.rows import Row, select
 
 log = logging.getLogger(__name__)
@@ -66,7 +74,9 @@ def run_reproduce(
     rows = select(row)
     place = workdir / "checkpoints" if checkpoint is None else checkpoint
     configs = {one.name: _configured(one, workdir, configure) for one in rows}
-    _check_inputs(rows, configs, place)
+    lacking = [f"{one.name} lacks {what}" for one in rows for what in missing_inputs(one, configs[one.name], place)]
+    if lacking:
+        raise UserError("Inputs are missing, and nothing was run:\n  " + "\n  ".join(lacking))
     check_writable(workdir)
     results: list[dict[str, Any]] = []
     for one in rows:
@@ -86,12 +96,6 @@ def _configured(row: Row, workdir: Path, configure: Configure) -> Settings:
     if "evaluation.extractor=inception-2015" in settings:
         settings.append(f"evaluation.weights={workdir / INCEPTION}")
     return configure(config_file(f"configs/{row.config}.py"), settings)
-
-
-def _check_inputs(rows: list[Row], configs: dict[str, Settings], place: Path) -> None:
-    lines = [f"{row.name} lacks {what}" for row in rows for what in missing_inputs(row, configs[row.name], place)]
-    if lines:
-        raise UserError("Inputs are missing, and nothing was run:\n  " + "\n  ".join(lines))
 
 
 def _measured(row: Row, config: Settings, workdir: Path, place: Path, command: str) -> Result:

@@ -131,27 +131,17 @@ def this_machine(*, size: int = 1024, repeats: int = 3) -> Chip:
             taken.append(time.perf_counter() - start)
         return min(taken[1:])
 
-    flops = 2.0 * size**3 / seconds(_square, square)
+    flops = 2.0 * size**3 / seconds(jax.jit(lambda x: x @ x), square)
     return Chip(
         name="cpu",
         platform="cpu",
         bfloat16=flops,
         float32=flops,
         memory=float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
-        bandwidth=2.0 * vector.nbytes / seconds(_increment, vector),
+        bandwidth=2.0 * vector.nbytes / seconds(jax.jit(lambda x: x + 1.0), vector),
         links=1.25e9,
         domain=1,
         network=1.25e9,
         source="measured here: products of float32 matrices, sums of vectors, size of the memory; the network of 10 "
         "Gb/s is assumed",
     )
-
-
-@jax.jit
-def _square(x: jax.Array) -> jax.Array:
-    return x @ x
-
-
-@jax.jit
-def _increment(x: jax.Array) -> jax.Array:
-    return x + 1.0

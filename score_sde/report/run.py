@@ -33,7 +33,7 @@ PICTURES = (
     ("pareto.png", "Quality of samplers against their cost", "pareto"),
 )
 #: Each file or directory: name, contents, and the mode that writes it.
-ARTEFACTS = (
+ARTIFACTS = (
     ("config.json", "the configuration", "train"),
     ("checkpoints", "checkpoints: parameters, their average, optimizer, data position", "train"),
     ("metrics.jsonl", "losses, one JSON object per logged step", "train"),

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from score_sde.files import atomic_write_text
 from score_sde.report.quantities import facts, quantities
 from score_sde.report.rendering import render
-from score_sde.report.run import ARTEFACTS, PICTURES, Run, flat_config, grouped, read_run
+from score_sde.report.run import ARTIFACTS, PICTURES, Run, flat_config, grouped, read_run
 
 #: Results that a page names if missing: a description, the file, and the mode that makes it.
 _EXPECTED = (
@@ -44,7 +44,7 @@ def write_summary(workdir: Path, results: Path | None = None) -> Path:
         pictures=[(_link(run, place, name), *rest) for name, *rest in PICTURES],
         groups=[(group, [(name, json.dumps(value)) for name, value in part.items()]) for group, part in fields.items()],
         commands=run.commands(),
-        files=[(_link(run, place, name), name, *rest) for name, *rest in ARTEFACTS],
+        files=[(_link(run, place, name), name, *rest) for name, *rest in ARTIFACTS],
         earlier=_link(run, place, "earlier"),
     )
     path = place / "summary.md"

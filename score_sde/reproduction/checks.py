@@ -1,9 +1,10 @@
-"""The inputs of a row, the protocol of its measurement, and the check of its result against the expected value."""
+"""The inputs of a row, the protocol of its measurement, the check of its result, and the record of all rows."""
 
 import dataclasses
+import logging
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from score_sde.reproduction.rows import QUANTITIES, Checkpoint, Row
 #: The usual name of the file of Inception weights.
 INCEPTION = "pt_inception-2015-12-05-6726825d.pth"
 _NUMBERED = re.compile(r"checkpoint_(\d+)(\.pth)?")
+_TEXTS = ("name", "protocol", "source", "reason")
+_NUMBERS = ("expected", "measured", "tolerance")
+_HOW = ("command", "date", "hardware")
+_VERDICTS = {True: "pass", False: "FAIL", None: "not comparable"}
 _MODEL = ("ema_width", "sde", "parameterization", "model", "data")
 _TRAINED = ("objective", "optim", "training")
 _OF_LOOPS = (
@@ -35,6 +40,8 @@ _FREE = {
     *(f"evaluation.{name}" for name in ("checkpoints", "best_by", "likelihood", "weights", "reference")),
     "evaluation.keep_features",
 }
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,3 +186,48 @@ def _assignments(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
     for line in lines:
         name, _, values = line.partition(": ")
         yield name, values.rpartition(" -> ")[2]
+
+
+def merged(found: Mapping[str, Any], new: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a ``reproduction.json`` and new ones, which replace rows measured by the same protocol.
+
+    Rows of an earlier version have their provenance only in the file as a whole.
+    """
+    listed = found.get("rows")
+    before = [dict(row) for row in listed if _is_row(row)] if isinstance(listed, list) else []
+    if isinstance(listed, list) and len(before) < len(listed):
+        log.warning("%d rows of reproduction.json are damaged; they are left out.", len(listed) - len(before))
+    how = {name: found[name] for name in _HOW if name in found}
+    rows = {_key(row): {**how, **row} for row in before}
+    for row in new:
+        rows[_key(row)] = dict(row)
+    return list(rows.values())
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("passed"), bool | None):
+        return False
+    texts = all(isinstance(row.get(name), str) for name in _TEXTS)
+    return texts and all(isinstance(row.get(name), int | float) for name in _NUMBERS)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["name"], str(row.get("overridden") or "")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Header and rows of expected and measured values."""
+    lines = [["row", "expected", "measured", "difference", "tolerance", ""]]
+    for row in rows:
+        error = row.get("std_error")
+        lines.append(
+            [
+                row["name"],
+                f"{row['expected']:.2f}",
+                f"{row['measured']:.3f}" + (f" ± {error:.3f}" if isinstance(error, int | float) else ""),
+                f"{row['measured'] - row['expected']:+.3f}",
+                f"± {row['tolerance']:.2f}",
+                _VERDICTS[row["passed"]],
+            ]
+        )
+    return lines

@@ -104,7 +104,8 @@ def run(task: Task, workdir: Path) -> TrainState:
                 window.append(metrics)
                 last, ending, loss = done == settings.num_steps, preemption.requested(), None
                 if done % settings.log_every == 0 or last:
-                    means = _means(_finite(window, done))
+                    columns = _finite(window, done)
+                    means = {name: float(np.mean(values, dtype=np.float64)) for name, values in columns.items()}
                     window = []
                     if done % settings.eval_every == 0 or last:
                         means["eval_loss"], means["eval_loss_std_error"] = task.evaluate(state.ema_params)
@@ -257,7 +258,3 @@ def _advised(saved: CheckpointWriter, advice: str) -> Iterator[None]:
         yield
     except NotFinite as error:
         raise UserError(f"{error} {saved.kept()}; {advice}.") from error
-
-
-def _means(columns: dict[str, list[float]]) -> dict[str, float]:
-    return {name: float(np.mean(values, dtype=np.float64)) for name, values in columns.items()}

@@ -15,8 +15,7 @@ from score_sde.interop.checkpoints import export_checkpoint
 from score_sde.modes import reproducing
 from score_sde.report.rendering import render
 from score_sde.reproduction import rows
-from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint
-from score_sde.reproduction.page import merged, table
+from score_sde.reproduction.checks import INCEPTION, Result, find_checkpoint, merged, table
 from score_sde.reproduction.rows import ROWS, Checkpoint
 
 NLL, FID = ROWS["score_sde/cifar10_ddpmpp_continuous_vp/nll"], ROWS["score_sde/cifar10_ddpmpp_continuous_vp/fid_pc"]

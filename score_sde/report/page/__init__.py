@@ -11,13 +11,10 @@ from pathlib import Path
 
 from score_sde.files import atomic_write_text, check_writable
 from score_sde.report.page.comparison import comparison
-from score_sde.report.page.record import configuration, files, provenance
-from score_sde.report.page.sections import evaluation, headline, likelihood, metrics, pareto, plan, samples, training
+from score_sde.report.page.sections import PARTS, headline
 from score_sde.report.quantities import quantities
 from score_sde.report.rendering import asset, render
 from score_sde.report.run import Run, check_run, read_run
-
-_PARTS = (training, samples, likelihood, metrics, evaluation, pareto, plan, configuration, provenance, files)
 
 
 def write_report(workdir: Path, compare: Sequence[Path] = (), out: Path | None = None) -> Path:
@@ -52,7 +49,7 @@ def page(runs: Sequence[Run]) -> str:
     """The page of the first run, compared with the others."""
     run, style = runs[0], asset("page.css")
     found = quantities(run)
-    sections = [headline(run, found), comparison(runs), *(part(run, found) for part in _PARTS)]
+    sections = [headline(run, found), comparison(runs), *(part(run, found) for part in PARTS)]
     # What could not be read is known when all sections are made.
     problems = [each if len(runs) == 1 else f"{one.name}: {each}" for one in runs for each in one.problems]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

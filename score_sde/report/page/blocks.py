@@ -1,8 +1,10 @@
 """What a page is built from: plain data, which ``templates/blocks.html`` writes as HTML and escapes."""
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from score_sde.report.figures import DASH
 from score_sde.report.quantities import Quantity
 from score_sde.report.run import Run
 
@@ -61,6 +63,11 @@ def missing(what: str, mode: str) -> Words:
 def grid(*blocks: Any) -> Group:
     """Blocks beside one another, where there are any."""
     return Group("grid", [each for each in blocks if each is not None])
+
+
+def shown(value: Any) -> str:
+    """A value of the configuration in words; nothing for none."""
+    return DASH if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def numbers(found: Iterable[Quantity], caption: str, *files: str) -> Table:

@@ -11,8 +11,7 @@ from score_sde.errors import plural
 from score_sde.evaluation.base import mean_and_std_error
 from score_sde.report.charts import Chart, curve_of, intervals, line_chart
 from score_sde.report.figures import Z95, Estimate, dig, with_error
-from score_sde.report.page.blocks import Section, Table, Words, grid, picture
-from score_sde.report.page.record import shown
+from score_sde.report.page.blocks import Section, Table, Words, grid, picture, shown
 from score_sde.report.quantities import Quantity, judged, loss_law, quantities, unlike
 from score_sde.report.run import Run, complete_config
 
