@@ -112,9 +112,8 @@ def keep_compiled_programs() -> str | None:
 def _cache_directory() -> str | None:
     """The directory for caches, or None for a user without a home."""
     given = os.environ.get("XDG_CACHE_HOME", "")
-    base = (
-        given if os.path.isabs(given) else os.path.expanduser("~/.cache")
-    )  # the standard requires a relative path to be ignored
+    # The standard requires a relative path to be ignored.
+    base = given if os.path.isabs(given) else os.path.expanduser("~/.cache")
     return os.path.join(base, "score_sde") if os.path.isabs(base) else None
 
 

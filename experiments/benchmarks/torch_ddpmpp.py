@@ -61,7 +61,7 @@ class ResidualBlock(nn.Module):
         return x if self.resample is None else self.resample(x)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Two normalised convolutions beside the skip connection; ``embedding`` has passed its activation."""
+        """Two normalized convolutions beside the skip connection; ``embedding`` has passed its activation."""
         h = self._resampled(F.silu(self.norm_in(x)))
         h = self.conv_in(h) + self.shift(embedding)[:, :, None, None]
         h = F.dropout(F.silu(self.norm_out(h)), self.dropout, self.training)
@@ -244,7 +244,7 @@ class Trainer:
     def __init__(
         self, model: DDPMpp, layout: torch.memory_format, *, lr: float, warmup: int, ema_rate: float, num_levels: int
     ) -> None:
-        """Set up optimiser and moving average of ``model``, whose memory layout the images get too."""
+        """Set up optimizer and moving average of ``model``, whose memory layout the images get too."""
         self.layout = layout
         self.model = model.train()
         self.params: list[Tensor] = list(model.parameters())
@@ -254,7 +254,7 @@ class Trainer:
         self.count = 0
 
     def loss(self, levels: Tensor) -> Tensor:
-        """Mean squared error of the predicted noise at low-discrepancy times, for images of grey levels (NHWC)."""
+        """Mean squared error of the predicted noise at low-discrepancy times, for images of gray levels (NHWC)."""
         levels = levels.permute(0, 3, 1, 2)
         noisy = (levels + torch.rand(levels.shape)).contiguous(memory_format=self.layout)
         x = 2.0 * noisy / self.num_levels - 1.0

@@ -4,7 +4,7 @@
 
 The demo network by default; with ``--forward`` only its evaluation. Before anything is timed the two networks are shown
 to be the same: equal parameter counts, and equal outputs for the same random weights. In training both sides take
-batches of grey levels from host memory and do the whole step: dequantise, perturb, forward, backward, clip, Adam and
+batches of gray levels from host memory and do the whole step: dequantize, perturb, forward, backward, clip, Adam and
 moving average.
 
 PyTorch runs with one thread and with one per core, and with channels last or first in memory; the honest opponent is
@@ -41,16 +41,16 @@ from score_sde.training.optim import make_optimizer
 from score_sde.training.step import make_train_step
 from score_sde.typing import Params
 
-OPTIMISER = {"lr": 2e-4, "warmup": 1000}
+OPTIMIZER = {"lr": 2e-4, "warmup": 1000}
 EMA_RATE = 0.999
-NUM_LEVELS = 17  # grey levels of the 8x8 digits
+NUM_LEVELS = 17  # gray levels of the 8x8 digits
 
 
 def make_state(network: LinenNetwork, shape: tuple[int, ...]) -> TrainState:
     """The package's state at step 0."""
 
     def make() -> TrainState:
-        return create_state(network, make_optimizer(Optim(**OPTIMISER)), 0, shape)
+        return create_state(network, make_optimizer(Optim(**OPTIMIZER)), 0, shape)
 
     return jax.jit(make, compiler_options={"xla_backend_optimization_level": 0})()  # it runs once
 
@@ -61,7 +61,7 @@ def jax_block(network: LinenNetwork, state: TrainState, batches: np.ndarray) -> 
         VP(), network, NoisePrediction(), times=LowDiscrepancyTimes(), weighting=variance_weighting
     )
     prepare = Quantization(num_grey_levels=NUM_LEVELS).dequantize
-    step = make_train_step(loss_fn, make_optimizer(Optim(**OPTIMISER)), prepare=prepare, ema_rate=EMA_RATE)
+    step = make_train_step(loss_fn, make_optimizer(Optim(**OPTIMIZER)), prepare=prepare, ema_rate=EMA_RATE)
     mesh = make_mesh()
     run_step = jit_step(step, mesh, replicated(mesh))
     state = jax.device_put(state, replicated(mesh))
@@ -85,7 +85,7 @@ def jax_forward(network: LinenNetwork, params: Params, batches: np.ndarray) -> C
 def torch_block(model: DDPMpp, batches: np.ndarray, threads: int, layout: torch.memory_format) -> Callable[[], None]:
     """The PyTorch training step on a copy of the model, run over all batches."""
     model = copy.deepcopy(model).to(memory_format=layout)
-    trainer = Trainer(model, layout, **OPTIMISER, ema_rate=EMA_RATE, num_levels=NUM_LEVELS)
+    trainer = Trainer(model, layout, **OPTIMIZER, ema_rate=EMA_RATE, num_levels=NUM_LEVELS)
 
     def block() -> None:
         torch.set_num_threads(threads)
@@ -111,7 +111,7 @@ def torch_forward(model: DDPMpp, batches: np.ndarray, threads: int, layout: torc
 
 
 def randomized(params: Params) -> Params:
-    """Weights of ordinary size everywhere: at initialisation the residual branches are zero and would hide errors."""
+    """Weights of ordinary size everywhere: at initialization the residual branches are zero and would hide errors."""
     rng = np.random.default_rng(0)
 
     def draw(leaf: jax.Array) -> np.ndarray:

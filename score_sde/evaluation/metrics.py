@@ -143,7 +143,7 @@ class SampleEvaluator:
 
     def __init__(self, experiment: Experiment, extractor: Extractor) -> None:
         """Fix the run and the extractor."""
-        self._experiment, self._extractor = experiment, extractor
+        self._experiment, self.extractor = experiment, extractor
         self._total: int = experiment.settings.evaluation.num_samples
         self._draw = compiled_sampler(experiment)
 
@@ -168,11 +168,27 @@ class SampleEvaluator:
             kept=kept or Partial(),
         )
         features, logits, num_evals = (np.array(column) for column in kept.columns())
-        found = logits if self._extractor.num_classes is not None else None
+        found = logits if self.extractor.num_classes is not None else None
         return SampleFeatures(features, found, float(num_evals.mean()), kept.seconds)
 
+    def measure(
+        self, found: SampleFeatures, reference: ReferenceStatistics, metrics: Sequence[str]
+    ) -> dict[str, MetricResult]:
+        """The metrics of samples against a reference."""
+        return measure_features(
+            found.features,
+            found.logits,
+            reference,
+            extractor=self.extractor.name,
+            extractor_sha256=self.extractor.sha256,
+            shape=self._experiment.event_shape,
+            num_levels=self._experiment.quantization.num_grey_levels,
+            metrics=metrics,
+            sample_seed=sample_seed(self._experiment.settings),
+        )
+
     def _features(self, x: np.ndarray) -> list[np.ndarray]:
-        found = self._extractor(self._experiment.quantization.quantize(x))
+        found = self.extractor(self._experiment.quantization.quantize(x))
         # The file of partial results holds arrays only.
         none = np.zeros((len(x), 0), np.float32)
         return [found.features, none if found.logits is None else found.logits]
@@ -214,24 +230,3 @@ def check_protocol(
             f"inception_score of config.evaluation.metrics needs classes, and the extractor {extractor.name} has none; "
             "leave it out, or choose another extractor."
         )
-
-
-def measure(
-    experiment: Experiment,
-    found: SampleFeatures,
-    reference: ReferenceStatistics,
-    extractor: Extractor,
-    metrics: Sequence[str],
-) -> dict[str, MetricResult]:
-    """The metrics of samples against a reference."""
-    return measure_features(
-        found.features,
-        found.logits,
-        reference,
-        extractor=extractor.name,
-        extractor_sha256=extractor.sha256,
-        shape=experiment.event_shape,
-        num_levels=experiment.quantization.num_grey_levels,
-        metrics=metrics,
-        sample_seed=sample_seed(experiment.settings),
-    )

@@ -19,14 +19,13 @@ from score_sde.errors import UserError, plural, unknown
 from score_sde.evaluation.base import decisive_fields, fingerprint, mean_and_std_error, with_error
 from score_sde.evaluation.likelihood import BinNoise, dataset_likelihood, identity_of
 from score_sde.evaluation.loss import LossEvaluator
-from score_sde.evaluation.metrics import SampleEvaluator, check_protocol, extractor_of, measure, metrics_of
+from score_sde.evaluation.metrics import SampleEvaluator, check_protocol, extractor_of, metrics_of
 from score_sde.evaluation.partial import Partial, discard, partial_file
 from score_sde.evaluation.record import EvaluationRecord, chosen_steps
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, one_at_a_time
 from score_sde.metrics import ReferenceStatistics
-from score_sde.metrics.extractors import Extractor
 from score_sde.modes.dequantizer import load_noise
 from score_sde.modes.record import of_this_run
 from score_sde.modes.statistics import load_reference
@@ -59,7 +58,6 @@ class _Samples:
     """The tools of the sample metrics."""
 
     evaluate: SampleEvaluator
-    extractor: Extractor
     reference: ReferenceStatistics
     metrics: tuple[str, ...]
 
@@ -85,7 +83,7 @@ class _Evaluation:
             del fields["sampling"]
             protocol = None
         else:
-            extractor, reference = self.samples.extractor, self.samples.reference
+            extractor, reference = self.samples.evaluate.extractor, self.samples.reference
             protocol = [config.evaluation.num_samples, self.samples.metrics, extractor.sha256, reference.sha256]
         noise = None if self.noise is None else [self.noise.name, fingerprint(self.noise.params)]
         if noise is None:
@@ -136,7 +134,7 @@ class _Evaluation:
         total = self.experiment.settings.evaluation.num_samples
         with self._kept("samples", step, f"{self.identity()} {digest}", total) as kept:
             found = samples.evaluate(params, kept=kept)
-        results = measure(self.experiment, found, samples.reference, samples.extractor, samples.metrics)
+        results = samples.evaluate.measure(found, samples.reference, samples.metrics)
         return {
             "metrics": {name: json.loads(result.to_json()) for name, result in results.items()},
             "num_evals": found.num_evals,
@@ -197,14 +195,11 @@ def _prepare(experiment: Experiment, workdir: Path, place: Path, command: str) -
     if config.evaluation.num_samples:
         info = data_info(config)
         extractor = extractor_of(config, info)
-        reference, metrics = (
-            load_reference(config, (place, workdir), command, info, extractor),
-            metrics_of(config, info),
-        )
+        reference = load_reference(config, (place, workdir), command, info, extractor)
+        metrics = metrics_of(config, info)
         check_protocol(extractor, reference, metrics, info)
-        samples = _Samples(
-            evaluate=SampleEvaluator(experiment, extractor), extractor=extractor, reference=reference, metrics=metrics
-        )
+        evaluate = SampleEvaluator(experiment, extractor)
+        samples = _Samples(evaluate=evaluate, reference=reference, metrics=metrics)
     source = measured_split(config, workdir, "test")
     evaluation = _Evaluation(
         experiment=experiment,

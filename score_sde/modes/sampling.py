@@ -63,8 +63,8 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
         count = 6 if num_grey_levels is not None else 1000  # rows of images, or points of a scatter
         strip = draw_trajectory(experiment, state.ema_params, steps, count=count, frames=10)
     keep_earlier(place, "sample", digest(identity))
-    grey = {} if num_grey_levels is None else {"num_levels": np.asarray(num_grey_levels)}
-    atomic_savez(place / "samples.npz", samples=levels, **grey)  # readable as data by npz:samples.npz
+    gray = {} if num_grey_levels is None else {"num_levels": np.asarray(num_grey_levels)}
+    atomic_savez(place / "samples.npz", samples=levels, **gray)  # readable as data by npz:samples.npz
     if strip is not None:
         trajectory_strip(*strip, place / "trajectory.png", quantization=experiment.quantization)
     if num_grey_levels is None:

@@ -67,18 +67,8 @@ def compute_statistics(config: Settings, workdir: Path, command: str, extractor:
         # The arrays are written last: while they are missing, both files are written again.
         atomic_write_json(workdir / "statistics.json", report)
         write_statistics(workdir / FILE, statistics)
-    log.info(
-        "Wrote %s: %d %s of %s (%s) by %s, %.1f s.",
-        *(
-            workdir / FILE,
-            total,
-            plural(total, "example"),
-            statistics.source,
-            statistics.split,
-            statistics.extractor,
-            report["seconds"],
-        ),
-    )
+    measured = f"{total} {plural(total, 'example')} of {statistics.source} ({statistics.split})"
+    log.info("Wrote %s: %s by %s, %.1f s.", workdir / FILE, measured, statistics.extractor, report["seconds"])
     return statistics
 
 

@@ -62,7 +62,7 @@ def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
         info = data_info(config)
     if known is not None and (known.shape, known.num_levels) != (info.shape, info.num_grey_levels):
         raise UserError(
-            f"{info.name} has examples of shape {info.shape} with {info.num_grey_levels} grey levels, and the run in "
+            f"{info.name} has examples of shape {info.shape} with {info.num_grey_levels} gray levels, and the run in "
             f"{workdir} was trained on {known.shape} with {known.num_levels}; expected the same. Give such data as "
             "config.data.name."
         )

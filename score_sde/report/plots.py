@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GRID_TILE, STRIP_TILE = 40, 64  # smallest side of an image in a grid and in a strip, in screen pixels
 GAP = 2  # white pixels between images
 MAX_POINTS = 5000  # of a scatter plot; more would hide each other
-BLUE, GREY = "#2b6cb0", "#4a5568"
+BLUE, GRAY = "#2b6cb0", "#4a5568"
 DPI = 130
 
 
@@ -41,7 +41,11 @@ def image_grid(levels: np.ndarray, path: Path, *, num_grey_levels: int, columns:
     columns = columns or math.ceil(math.sqrt(len(levels)))
     rows = math.ceil(len(levels) / columns)
     pixels = np.rint(np.clip(levels / (num_grey_levels - 1), 0.0, 1.0) * 255.0).astype(np.uint8)
-    return _save_pixels(_tile(pixels, rows, columns, GRID_TILE), path)
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(_tile(pixels, rows, columns, GRID_TILE)).save(temporary, format="PNG")
+    return path
 
 
 def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, quantization: "Quantization") -> Path:
@@ -72,7 +76,7 @@ def scatter(samples: np.ndarray, data: np.ndarray | None, path: Path) -> Path:
     Raises:
         UserError: If the file cannot be written.
     """
-    shown = [(samples, "samples", BLUE)] if data is None else [(data, "data", GREY), (samples, "samples", BLUE)]
+    shown = [(samples, "samples", BLUE)] if data is None else [(data, "data", GRAY), (samples, "samples", BLUE)]
     figure, panels = new_figure(4.0 * len(shown), 4.3, columns=len(shown))
     limit = _radius(_plane(shown[0][0]), 0.995) * 1.15
     for axes, (points, title, color) in zip(np.atleast_1d(panels), shown, strict=True):
@@ -98,9 +102,9 @@ def _tile(pixels: np.ndarray, rows: int, columns: int, side: int) -> np.ndarray:
 
 def _image_strip(values: np.ndarray, times: np.ndarray, quantization: "Quantization") -> "Figure":
     frames, n = values.shape[:2]
-    centre, half = (0.0, 1.0) if quantization.centered else (0.5, 0.5)
-    scales = [max(half, _radius(frame - centre, 0.98)) for frame in values]
-    unit = [(frame - centre) / (2.0 * scale) + 0.5 for frame, scale in zip(values, scales, strict=True)]
+    center, half = (0.0, 1.0) if quantization.centered else (0.5, 0.5)
+    scales = [max(half, _radius(frame - center, 0.98)) for frame in values]
+    unit = [(frame - center) / (2.0 * scale) + 0.5 for frame, scale in zip(values, scales, strict=True)]
     # One row per sample: (n, frames, height, width, channels).
     pixels = np.rint(255.0 * np.clip(np.stack(unit, axis=1), 0.0, 1.0)).astype(np.uint8)
     canvas = _tile(pixels.reshape(n * frames, *pixels.shape[2:]), n, frames, STRIP_TILE)
@@ -116,7 +120,7 @@ def _image_strip(values: np.ndarray, times: np.ndarray, quantization: "Quantizat
     step = (canvas.shape[1] - GAP) / frames
     for index, time in enumerate(times):
         x = (left + GAP / 2 + (index + 0.5) * step) / width
-        figure.text(x, 1.0 - 45 / height, _time_label(time), ha="center", va="center", fontsize=9, color=GREY)
+        figure.text(x, 1.0 - 45 / height, _time_label(time), ha="center", va="center", fontsize=9, color=GRAY)
     return figure
 
 
@@ -127,7 +131,7 @@ def _scatter_strip(values: np.ndarray, times: np.ndarray) -> "Figure":
         _scatter_panel(axes, points, limit, BLUE)
         axes.set_title(_time_label(time), fontsize=9)
         axes.set(xticks=[], yticks=[])
-        axes.set_xlabel(f"±{limit:.2g}" if limit < 100.0 else f"±{limit:.0f}", fontsize=8, color=GREY)
+        axes.set_xlabel(f"±{limit:.2g}" if limit < 100.0 else f"±{limit:.0f}", fontsize=8, color=GRAY)
         axes.spines[["top", "right"]].set_visible(True)
     figure.suptitle("From noise to data", fontsize=12)
     return figure
@@ -167,14 +171,6 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure",
         axes.grid(color="#e2e8f0", linewidth=0.8)
         axes.set_axisbelow(True)
     return figure, panels if columns > 1 else panels[0]
-
-
-def _save_pixels(pixels: np.ndarray, path: Path) -> Path:
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
-    return path
 
 
 def save_figure(figure: "Figure", path: Path, dpi: int = DPI) -> Path:

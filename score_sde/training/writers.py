@@ -151,14 +151,12 @@ class Timings(NamedTuple):
     rates: dict[str, list[tuple[float, float]]]  # ``(step, value)`` by name, for clock-based scalars
 
 
-def read_timings(directory: Path, names: tuple[str, ...] = ("images_per_second", "data_wait_fraction")) -> Timings:
+def read_timings(directory: Path) -> Timings:
     """The timings in a directory of event files; empty if it is missing or damaged.
 
-    Args:
-        directory: The directory of the event files.
-        names: Scalars to read. If a step was trained twice, after a crash, the later value counts.
+    If a step was trained twice, after a crash, the later value counts.
     """
-    seconds, rates = 0.0, {name: {} for name in names}
+    seconds, rates = 0.0, {name: {} for name in ("images_per_second", "data_wait_fraction")}
     for path in sorted(directory.glob("events.*")) if directory.is_dir() else ():
         times = []
         for event in _events(path):

@@ -16,7 +16,6 @@ from score_sde.evaluation.metrics import (
     SampleFeatures,
     check_protocol,
     data_statistics,
-    measure,
 )
 from score_sde.evaluation.partial import Partial
 from score_sde.evaluation.samples import draw_samples
@@ -60,12 +59,12 @@ def test_the_frechet_distance_of_an_exact_model_is_the_closed_form():
     points = Points(num_features=2)
     found = SampleEvaluator(experiment, points)({})
     reference = _reference([0.3, -0.1], 1.0)
-    result = measure(experiment, found, reference, points, ("frechet",))["frechet"]
+    result = SampleEvaluator(experiment, points).measure(found, reference, ("frechet",))["frechet"]
     exact = 0.3**2 + 0.1**2 + 2 * (VARIANCE**0.5 - 1.0) ** 2
     low, high = result.interval
     assert low < exact < high
     assert high - low < 0.2 * exact  # the interval says something
-    own = measure(experiment, found, _reference([0.0, 0.0], VARIANCE), points, ("frechet",))["frechet"]
+    own = SampleEvaluator(experiment, points).measure(found, _reference([0.0, 0.0], VARIANCE), ("frechet",))["frechet"]
     assert own.value < 0.01 * exact
 
 
@@ -124,7 +123,7 @@ def test_samples_that_are_the_data_are_at_no_distance(extractor):
     features, logits = extractor(images)
     found = SampleFeatures(features, logits, 1.0, 1.0)
     experiment = _image_experiment()
-    results = measure(experiment, found, reference, extractor, ("frechet", "precision_recall"))
+    results = SampleEvaluator(experiment, extractor).measure(found, reference, ("frechet", "precision_recall"))
     assert abs(results["frechet"].value) < 1e-9
     assert results["precision"].value == results["recall"].value == 1.0
 

@@ -1,4 +1,4 @@
-"""ScoreFlow (Song et al. 2021b): likelihood weighting, importance-sampled times, variational dequantisation.
+"""ScoreFlow (Song et al. 2021b): likelihood weighting, importance-sampled times, variational dequantization.
 
 C="--config=experiments/lineage/configs/scoreflow.py --workdir=runs/lineage/scoreflow"
 python -m score_sde $C --mode=train

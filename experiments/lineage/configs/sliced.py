@@ -1,4 +1,4 @@
-"""Sliced score matching (Song et al. 2019; Hyvärinen 2005): a score learnt from its own divergence, without the noise.
+"""Sliced score matching (Song et al. 2019; Hyvärinen 2005): a score learned from its own divergence, without the noise.
 
 python -m score_sde --config=experiments/lineage/configs/sliced.py --workdir=runs/lineage/sliced --mode=demo
 
