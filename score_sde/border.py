@@ -20,7 +20,7 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,17 +95,13 @@ def _expected(error: BaseException) -> Ending | None:
 
 def _outside(error: BaseException) -> Ending | None:
     """The ending for an exception, or its explicit cause, if the machine or the environment is the reason."""
-    for link in _causes(error):
+    link: BaseException | None = error
+    while link is not None:
         for explain in (_memory, _devices, _variables, _peers, _system, _text, _packages):
             if (ending := explain(link)) is not None:
                 return ending
+        link = link.__cause__
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _memory(error: BaseException) -> Ending | None:

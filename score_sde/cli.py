@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
             quiet_compiler()  # with several processes, JAX names the failed one there
         config = _config(options, overrides, joined=joined)
         from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
-        from score_sde.modes.places import check_places
+        from score_sde.modes.record import check_places
 
         keep = frozenset({signal.SIGTERM}) if joined and heeds_sigterm else frozenset()
         hand_over_signals(keep=keep)

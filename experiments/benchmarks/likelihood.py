@@ -8,7 +8,6 @@ images, against the exact trace on a grid of 128 steps. The package takes as few
 probe at each, as have no larger error.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,19 +111,14 @@ def rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def main() -> None:
+    """Find the grid of equal error, then time it between the runs of the opponent."""
     parser = parser_for(__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="a trained run")
     parser.add_argument("--config", type=Path, default=Path("configs/vp/digits_ddpmpp.py"), help="its configuration")
     parser.add_argument("--images", type=int, default=64, help="held-out images, a multiple of 16")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of one likelihood each")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Find the grid of equal error, then time it between the runs of the opponent."""
-    args = parse()
+    args = parser.parse_args()
     config = load_config(args.config, [])
     experiment = build_experiment(config)
     params = trained_state(experiment, args.workdir).ema_params

@@ -6,7 +6,6 @@ Every solver is one jitted loop, timed in turns with the calls alone. Those feed
 the input, so that none can be left out or moved out of the loop; they add no noise, derive no keys and know no SDE.
 """
 
-import argparse
 from collections.abc import Callable
 
 from harness import interleave, network_fields, network_parser, report
@@ -80,17 +79,12 @@ def network_program(network: LinenNetwork, params: Params, shape: tuple[int, ...
     return lambda: jax.block_until_ready(run(params, x))
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def main() -> None:
+    """Time each solver with the network between, and print the ratios."""
     parser = network_parser(__doc__)
     parser.add_argument("--evals", type=int, default=200, help="evaluations of the network per sample")
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS), metavar="NAME")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Time each solver with the network between, and print the ratios."""
-    args = parse()
+    args = parser.parse_args()
     network = LinenNetwork(NCSNpp(**network_fields(args)))
     shape = (args.batch, *args.image)
     params = jax.jit(network.init, static_argnums=1)(jax.random.key(2), shape)

@@ -11,7 +11,6 @@ PyTorch runs with one thread and with one per core, and with channels last or fi
 the fastest: operations of a small network cost less than waking a second thread.
 """
 
-import argparse
 import copy
 from collections.abc import Callable
 
@@ -141,8 +140,8 @@ def check_same_network(network: LinenNetwork, model: DDPMpp, params: Params, sha
     assert error < 1e-4, "the networks are not the same"
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def main() -> None:
+    """Check that both sides do the same work, then time them."""
     parser = network_parser(__doc__)
     parser.add_argument("--steps", type=int, default=20, help="steps per round")
     parser.add_argument(
@@ -150,12 +149,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--layouts", nargs="+", default=("last",), choices=("last", "first"), help="channels in memory")
     parser.add_argument("--forward", action="store_true", help="time the evaluation alone")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Check that both sides do the same work, then time them."""
-    args = parse()
+    args = parser.parse_args()
     image, fields = tuple(args.image), network_fields(args)
     network = LinenNetwork(NCSNpp(**fields))
     trunk = {name: value for name, value in fields.items() if name not in PYRAMIDS}

@@ -40,6 +40,7 @@ SAMPLERS = {
 WITH_LIKELIHOOD = "fast"  # the likelihood is the same for all, and measured beside this one
 PROCESSES = {"vp": "VP", "subvp": "sub-VP", "ve": "VE"}
 SHARES = ("precision", "recall")
+COST = ("num_evals", "sampling_seconds")
 COLUMNS = (
     *("process", "sampler", "NLL, bits/dim", "Fréchet distance", "without its bias", *SHARES),
     *("evaluations", "seconds"),
@@ -84,17 +85,18 @@ def rows(entries: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for process, title in PROCESSES.items():
         own = [entry for entry in entries if entry["process"] == process]
-        nll = [entry for entry in own if entry["sampler"] == WITH_LIKELIHOOD]
+        bits = [
+            (entry["bits_per_dim"], entry["bits_per_dim_std_error"])
+            for entry in own
+            if entry["sampler"] == WITH_LIKELIHOOD
+        ]
         for sampler in reversed(SAMPLERS):
             seeds = [entry for entry in own if entry["sampler"] == sampler]
             if seeds:
-                cells = [title, sampler, _nll(nll), *_distance(seeds), *_cost(seeds)]
+                cost = [f"{np.mean([entry[name] for entry in seeds]):.0f}" for name in COST]
+                cells = [title, sampler, _value(bits, 3), *_distance(seeds), *cost]
                 lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def _nll(seeds: Sequence[dict[str, Any]]) -> str:
-    return _value([(entry["bits_per_dim"], entry["bits_per_dim_std_error"]) for entry in seeds], 3)
 
 
 def _distance(seeds: Sequence[dict[str, Any]]) -> list[str]:
@@ -108,10 +110,6 @@ def _distance(seeds: Sequence[dict[str, Any]]) -> list[str]:
         f"{corrected:.1f} ({low:.1f} to {high:.1f}){_of_seeds(error, 1)}",
         *(_value(share, 2) for share in shares),
     ]
-
-
-def _cost(seeds: Sequence[dict[str, Any]]) -> list[str]:
-    return [f"{np.mean([entry[name] for entry in seeds]):.0f}" for name in ("num_evals", "sampling_seconds")]
 
 
 def _value(seeds: Sequence[tuple[float, float]], digits: int) -> str:

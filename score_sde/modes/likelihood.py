@@ -178,7 +178,7 @@ def _measure_flow(run: _Measurement) -> None:
         result = dataset_likelihood(experiment, params, source, noise=noise, kept=kept)
     columns |= result._asdict()
     del columns["seconds"]
-    report["protocol"] = _protocol(experiment, noise, run.total)
+    report["protocol"] = f"{FlowProtocol.of(experiment)}, {_data(experiment, noise, run.total)}"
     _add_mean(report, experiment, result)
     if settings.budget_examples:
         again = min(settings.budget_examples, run.total)
@@ -189,7 +189,7 @@ def _measure_flow(run: _Measurement) -> None:
             "solver": budget.solver._asdict(),
             "truncation": budget.truncation._asdict(),
         }
-        report["interval"] = budget.interval(_value(report)[0])
+        report["interval"] = budget.interval(report.get("bits_per_dim", -report["nats_per_example"]))
     if settings.bound_times:
         times = settings.bound_times
         log.info("Bound of the reverse SDE: %d %s of every example.", times, plural(times, "time"))
@@ -208,13 +208,8 @@ def _measure_flow(run: _Measurement) -> None:
     _add_baseline(run, len(result.nats))
 
 
-def _protocol(experiment: Experiment, noise: BinNoise, total: int) -> str:
-    """The protocol in words: everything needed to compare the number with another."""
-    return f"{FlowProtocol.of(experiment)}, {_data(experiment, noise, total)}"
-
-
 def _data(experiment: Experiment, noise: BinNoise, total: int) -> str:
-    """The data, their number and their dequantization."""
+    """The data, their number and their dequantization: the end of a protocol in words."""
     settings, levels = experiment.settings.likelihood, experiment.quantization.num_grey_levels
     data = "continuous data"
     if levels is not None:
@@ -263,13 +258,6 @@ def _add_baseline(run: _Measurement, count: int) -> None:
         quantization=experiment.quantization,
     )
     run.report["baseline"] = mixture._asdict()
-
-
-def _value(report: dict[str, Any]) -> tuple[float, float]:
-    """The negative log-likelihood and its standard error."""
-    if "bits_per_dim" in report:
-        return report["bits_per_dim"], report["std_error"]
-    return -report["nats_per_example"], report["nats_std_error"]
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

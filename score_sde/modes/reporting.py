@@ -6,9 +6,8 @@ from pathlib import Path
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, atomic_write_text, check_writable
 from score_sde.modes.workdir import data_info, machine, summarize
-from score_sde.plan.advice import advise
 from score_sde.plan.estimate import make_plan
-from score_sde.plan.page import assumptions, record, rows
+from score_sde.plan.page import advise, assumptions, record, rows
 from score_sde.report.page import write_report
 from score_sde.report.rendering import render
 from score_sde.training.writers import compiling

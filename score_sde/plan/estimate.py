@@ -5,7 +5,6 @@ import logging
 import os
 
 import jax
-from jax.sharding import Mesh
 
 from score_sde.data import SourceInfo
 from score_sde.distributed import check_batch, make_mesh, platform_of
@@ -105,7 +104,10 @@ def make_plan(config: Settings, info: SourceInfo) -> Plan:
         UserError: For values out of range, an unknown chip or topology, or a batch that cannot be split.
     """
     _expect_devices(config)
-    mesh, parts = _mesh_of(config)
+    if config.plan.topology:
+        mesh, parts = described_mesh(find_chip(config.plan.chip), config.plan.topology, fsdp=config.mesh.fsdp)
+    else:
+        mesh, parts = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp), 1
     experiment = Experiment.from_config(config, info.shape, info.num_grey_levels, mesh=mesh, purposes=("train",))
     accumulate, batch_size = config.training.accumulate, config.training.batch_size
     check_batch(mesh, batch_size, parts=accumulate)
@@ -185,12 +187,6 @@ def compiled_sizes(per_device: int, accumulate: int) -> tuple[int, int]:
     """
     parts = min(max(per_device // accumulate, 2), max(LARGEST // accumulate, 2))
     return parts // 2 * accumulate, parts * accumulate
-
-
-def _mesh_of(config: Settings) -> tuple[Mesh, int]:
-    if config.plan.topology:
-        return described_mesh(find_chip(config.plan.chip), config.plan.topology, fsdp=config.mesh.fsdp)
-    return make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp), 1
 
 
 def _expect_devices(config: Settings) -> None:

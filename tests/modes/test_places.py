@@ -7,7 +7,7 @@ import pytest
 
 from score_sde.cli import main
 from score_sde.config import default_config
-from score_sde.modes.places import OWN, check_places
+from score_sde.modes.record import OWN, check_places
 
 TOY = Path(__file__).parents[2] / "configs" / "vp" / "toy_mlp.py"
 

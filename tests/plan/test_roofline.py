@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from score_sde.plan.advice import advise, parts_that_fit
 from score_sde.plan.chips import CHIPS, this_machine
 from score_sde.plan.estimate import Plan
+from score_sde.plan.page import advise, parts_that_fit
 from score_sde.plan.program import Activations, Line, Program
 from score_sde.plan.roofline import all_reduce_seconds, scaling, sharded_seconds, step_time
 

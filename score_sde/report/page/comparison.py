@@ -108,17 +108,14 @@ def _cell(base: Run, run: Run, first: Quantity | None, second: Quantity | None) 
     lines = [(second.value, ""), (second.interval, "unit")]
     if first is None or run is base:
         return lines
-    if fields := _unlike_fields(first, second):
+    fields = unlike(first.protocol, second.protocol)
+    if first.unit != second.unit:
+        fields = [f"unit ({first.unit} and {second.unit})"]
+    if fields:
         return [*lines, (f"not comparable: {'; '.join(fields)}", "problem")]
     change, how = difference(base, run, first, second)
     clear = change.std_error is not None and abs(change.value) > Z95 * change.std_error
     return [*lines, (with_error(change, sign=True), "change clear" if clear else "change"), (how, "unit")]
-
-
-def _unlike_fields(first: Quantity, second: Quantity) -> list[str]:
-    if first.unit == second.unit:
-        return unlike(first.protocol, second.protocol)
-    return [f"unit ({first.unit} and {second.unit})"]
 
 
 def _charts(runs: Sequence[Run], found: Sequence[list[Quantity]], labels: Sequence[str]) -> list[Chart | None]:
