@@ -53,7 +53,7 @@ class Program:
     @property
     def sent(self) -> float:
         """Bytes sent by a device in a step."""
-        return sum(collective.sent for collective in self.collectives.values())
+        return sum((collective.sent for collective in self.collectives.values()), 0.0)
 
 
 class Line(NamedTuple):
