@@ -249,7 +249,7 @@ MEASURING = ("sample", "likelihood", "eval", "latents", "pareto", "stats", "expo
 @pytest.mark.parametrize("mode", MEASURING)
 def test_a_place_that_takes_nothing_is_found_before_anything_is_computed(trained, tmp_path, capsys, mode, monkeypatch):
     (tmp_path / "file").write_text("")
-    for module, name in (("statistics", "data_statistics"), ("planning", "make_plan")):
+    for module, name in (("statistics", "data_statistics"), ("reporting", "make_plan")):
         monkeypatch.setattr(f"score_sde.modes.{module}.{name}", None)
     for module in ("sampling", "likelihood", "evaluating", "training"):
         monkeypatch.setattr(f"score_sde.modes.{module}.experiment_of", None)

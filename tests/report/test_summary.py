@@ -13,7 +13,7 @@ from score_sde.errors import UserError
 from score_sde.files import atomic_write_json, atomic_write_text
 from score_sde.machine import describe_machine
 from score_sde.report.page import write_report
-from score_sde.report.run import ARTEFACTS, PICTURES
+from score_sde.report.run import ARTIFACTS, PICTURES
 from score_sde.report.summary import write_summary
 from tests.checkpointing.small import save
 
@@ -45,7 +45,7 @@ def _fill(workdir):
         '{"step": 100, "loss": 0.125}',
     ]
     atomic_write_text(workdir / "metrics.jsonl", "\n".join([*lines, '{"step": 1']))
-    for name, _, _ in ARTEFACTS + PICTURES:
+    for name, _, _ in ARTIFACTS + PICTURES:
         if not (workdir / name).exists():
             (workdir / name).touch() if "." in name else (workdir / name).mkdir()
 
@@ -64,7 +64,7 @@ def test_a_complete_run_shows_everything(tmp_path):
         assert expected in page, expected
     links = re.findall(r"\]\(([^)]+)\)", page)
     assert all((tmp_path / link).exists() for link in links)
-    assert {name for name, _, _ in PICTURES} | {name for name, _, _ in ARTEFACTS} <= set(links)
+    assert {name for name, _, _ in PICTURES} | {name for name, _, _ in ARTIFACTS} <= set(links)
     for table_row in (line for line in page.splitlines() if line.startswith("| ") and "group" not in line):
         assert len(re.findall(r"(?<!\\)\|", table_row)) in (3, 5)
 
@@ -76,13 +76,13 @@ def test_an_empty_directory_says_how_to_make_each_thing(tmp_path):
     assert "![" not in page
 
 
-@pytest.mark.parametrize("missing", [name for name, _, _ in ARTEFACTS + PICTURES])
+@pytest.mark.parametrize("missing", [name for name, _, _ in ARTIFACTS + PICTURES])
 def test_any_one_thing_may_be_missing(tmp_path, missing):
     _fill(tmp_path)
     target = tmp_path / missing
     target.rmdir() if target.is_dir() else target.unlink()
     page = write_summary(tmp_path).read_text(encoding="utf-8")
-    mode = next(mode for name, _, mode in ARTEFACTS + PICTURES if name == missing)
+    mode = next(mode for name, _, mode in ARTIFACTS + PICTURES if name == missing)
     assert f"not yet run: `--mode={mode}`" in page
     assert f"]({missing})" not in page
 
@@ -211,7 +211,7 @@ def test_a_page_elsewhere_shows_the_results_there_and_leads_to_the_rest(tmp_path
     assert "2.123 ± 0.032 bits/dim" in text and "at step 100" in text and "not yet run" not in text
     links = [unquote(link) for link in re.findall(r"\]\(([^)]*)\)", text)]
     assert {(out / link).resolve() for link in links} == {
-        (out if (out / name).exists() else run).resolve() / name for name, _, _ in ARTEFACTS + PICTURES
+        (out if (out / name).exists() else run).resolve() / name for name, _, _ in ARTIFACTS + PICTURES
     }
 
 
