@@ -46,6 +46,32 @@ def test_the_flow_has_the_geometric_mean_of_the_variances(sde):
     np.testing.assert_allclose((moved[1::2] - moved[::2])[:, 0] ** 2, given**w * free ** (1.0 - w), rtol=2e-3)
 
 
+def test_the_reverse_sde_has_a_law_of_its_own_which_is_neither_the_flow_s_nor_the_tilted_one():
+    """Ancestral steps are affine, and their two moments follow a recursion."""
+    sde, w, n = VP(), 2.0, 20_000
+    times, keys = sampling.log_snr_times(sde, 100, 1e-2), sampling.sample_keys(jax.random.key(0), 0, n)
+    score = classifier_free(*two_scores(sde), w)
+    run = jax.jit(lambda x: sampling.integrate(keys, Ancestral(), sde.reverse(score), x, times).x)
+    x = np.asarray(run(sampling.prior_samples(keys, sde, (1,))))
+    m, s = (np.asarray(c, np.float64) for c in sde.marginal(times))
+    variances = m[:, None] ** 2 * np.asarray(VARIANCES) + s[:, None] ** 2
+    slope = -w / variances[:, 1] - (1.0 - w) / variances[:, 0]
+    offset = w * m * float(MEANS[1]) / variances[:, 1]
+    mean, variance = 0.0, 1.0
+    for i in range(len(times) - 1):
+        a = m[i] / m[i + 1]
+        noise = s[i] ** 2 - (a * s[i + 1]) ** 2
+        mean, variance = (
+            (mean + noise * (slope[i] * mean + offset[i])) / a,
+            ((1.0 + noise * slope[i]) / a) ** 2 * variance,
+        )
+        variance += noise * (s[i + 1] / s[i]) ** 2
+    assert abs(x.mean() - mean) < 5 * np.sqrt(variance / n)
+    assert abs(x.var() - variance) < 5 * variance * np.sqrt(2 / n)
+    flow = variances[-1, 1] ** w * variances[-1, 0] ** (1.0 - w)
+    assert flow < 0.85 * variance and variance < 0.85 / -slope[-1]  # 1 / (w / v_c + (1 - w) / v_u), the tilted one
+
+
 @each_sde
 def test_an_exact_classifier_makes_the_conditional_score(sde):
     """p(1 | x, t) of two equally likely classes; the score of both and its gradient are Bayes' rule."""

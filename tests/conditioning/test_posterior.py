@@ -139,8 +139,11 @@ def law_of_steps(sde, method, times, law, y, noise_std, *, eta):
 
 @pytest.mark.parametrize("eta", [0.0, 1.0], ids=["flow", "sde"])
 @pytest.mark.parametrize("method", ["pigdm", "dps"])
-def test_the_approximations_have_the_law_of_their_update_which_is_not_the_posterior(method, eta):
-    sde, n = VP(), 20_000
+@pytest.mark.parametrize(
+    "sde", [pytest.param(sde, id=name, marks=[] if name == "vp" else [pytest.mark.slow]) for name, sde in SDES.items()]
+)
+def test_the_approximations_have_the_law_of_their_update_which_is_not_the_posterior(sde, method, eta):
+    n = 20_000
     score = posterior_score(
         sde, DENSITY.score(sde), observe(FIRST), halves(VALUES, n), halves(NOISES, n), method=method
     )
@@ -213,6 +216,26 @@ def test_moment_matching_is_exact_in_64_dimensions(sde, name, noise_std):
     m, variance = (np.asarray(c)[0] for c in law.variances(sde, times[-1:]))
     x = (np.asarray(run(jnp.asarray(z, jnp.float32))) - m * law.mean) @ law.basis
     assert_law(x, np.zeros(dim), np.diag(variance), bias=0.02)
+
+
+@pytest.mark.slow
+def test_the_truth_has_a_uniform_rank_among_the_draws_given_its_observation():
+    """Simulation-based calibration (Talts et al. 2018): 500 data with observations of their own, 19 draws for each."""
+    sde, pairs, draws = VP(), 500, 19
+    truth = DENSITY.sample(pairs, seed=9)
+    y = truth @ FIRST.T + NOISES[1] * np.random.RandomState(10).randn(pairs, 1)
+    score = posterior_score(
+        sde, DENSITY.score(sde), observe(FIRST), jnp.asarray(np.repeat(y, draws, axis=0), jnp.float32), NOISES[1]
+    )
+    keys, times = sampling.sample_keys(jax.random.key(0), 0, pairs * draws), sampling.log_snr_times(sde, 60, 1e-3)
+    solver = DPMSolverMultistep(order=2)
+    run = jax.jit(lambda x: sampling.integrate(keys, solver, sde.reverse(score), x, times).x)
+    x = np.asarray(run(sampling.prior_samples(keys, sde, (2,)))).reshape(pairs, draws, 2)
+    for direction in np.random.RandomState(11).randn(3, 2):
+        ranks = ((x @ direction) < (truth @ direction)[:, None]).sum(axis=1)
+        counts = np.bincount(ranks, minlength=draws + 1)
+        expected = pairs / (draws + 1)
+        assert ((counts - expected) ** 2 / expected).sum() < 43.8  # the 99.9 % quantile of chi^2 with 19 degrees
 
 
 ALL = ("mmps", "pigdm", "dps")
