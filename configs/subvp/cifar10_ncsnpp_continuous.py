@@ -1,9 +1,8 @@
 """NCSN++, made for the VE SDE, on CIFAR-10 under the sub-VP SDE: a cross-check without a published result."""
 
 from score_sde import published
-from score_sde.config import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config() -> published.ConfigDict:
     """Four residual blocks per level, 1.3 million steps."""
     return published.ncsnpp(published.subvp(published.cifar10()))

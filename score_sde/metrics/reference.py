@@ -101,12 +101,19 @@ def read_statistics(
         UserError: For a file that is missing, damaged or of unknown form; arrays that are not finite or whose shapes
             disagree; a missing extractor for a file that does not name one; and arguments that contradict a file.
     """
-    arrays = _load(path)
+    arrays = read_arrays(path, _NAMES, remedy="expected reference statistics (.npz); fetch or compute them again")
+    if arrays is None:
+        raise UserError(
+            f"There is no file {path}; expected reference statistics (.npz); check the path or compute them."
+        )
     given: dict[str, Any] = {"extractor": extractor, "source": source, "split": split, "count": count, "shape": shape}
     given["num_levels"] = num_levels
     if "about" in arrays:
         statistics = _ours(path, arrays)
-        _agrees(path, statistics, given)
+        for name, value in given.items():
+            stated = getattr(statistics, name)
+            if value not in (None, NOT_STATED, stated):
+                raise UserError(f"{path} has {name} {stated}, and {value} was given; use the statistics of {value}.")
     else:
         if extractor is None:
             raise UserError(
@@ -118,15 +125,6 @@ def read_statistics(
         statistics = ReferenceStatistics(moments=found, features_subset=features, **known)
     _check(statistics, path)
     return statistics
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    found = read_arrays(path, _NAMES, remedy="expected reference statistics (.npz); fetch or compute them again")
-    if found is None:
-        raise UserError(
-            f"There is no file {path}; expected reference statistics (.npz); check the path or compute them."
-        )
-    return found
 
 
 def _ours(path: Path, arrays: Mapping[str, np.ndarray]) -> ReferenceStatistics:
@@ -149,13 +147,6 @@ def _ours(path: Path, arrays: Mapping[str, np.ndarray]) -> ReferenceStatistics:
             f"version; expected {_FORMAT!r}; compute the statistics again."
         )
     return statistics
-
-
-def _agrees(path: Path, statistics: ReferenceStatistics, given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        found = getattr(statistics, name)
-        if value is not None and value != NOT_STATED and value != found:
-            raise UserError(f"{path} has {name} {found}, and {value} was given; use the statistics of {value}.")
 
 
 def _foreign(path: Path, arrays: Mapping[str, np.ndarray], count: int | None) -> tuple[Moments, np.ndarray | None]:

@@ -1,9 +1,8 @@
 """Deep DDPM++ on ImageNet 32x32 under the sub-VP SDE: 3.86 bits/dim, row "Deep" of Song et al. 2021 (2101.09258)."""
 
 from score_sde import published
-from score_sde.config import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config() -> published.ConfigDict:
     """Eight residual blocks per level, 0.95 million steps."""
     return published.score_flow(published.deep(published.ddpmpp(published.subvp(published.imagenet32()))))

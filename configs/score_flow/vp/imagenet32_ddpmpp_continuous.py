@@ -1,9 +1,8 @@
 """DDPM++ on ImageNet 32x32 under the VP SDE: 3.90 bits/dim, row "Baseline" of Song et al. 2021 (2101.09258)."""
 
 from score_sde import published
-from score_sde.config import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config() -> published.ConfigDict:
     """Four residual blocks per level, 1.3 million steps."""
     return published.score_flow(published.ddpmpp(published.vp(published.imagenet32())))

@@ -1,10 +1,9 @@
 """NCSN on CelebA at 64x64 with techniques 1, 2, 4 and 5 of Song & Ermon 2020."""
 
 from score_sde import published
-from score_sde.config import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config() -> published.ConfigDict:
     """500 noise levels from the largest distance in the data, and averaged parameters."""
     config = published.ncsn(published.celeba(), sigma_max=90.0, num_scales=500, snr=0.128, num_corrections=5)
     config.optim.ema_rate = 0.999

@@ -1,10 +1,9 @@
 """NCSN on CelebA at 64x64 with technique 5 of Song & Ermon 2020."""
 
 from score_sde import published
-from score_sde.config import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config() -> published.ConfigDict:
     """Averaged parameters."""
     config = published.ncsn(published.celeba(), sigma_max=1.0, num_scales=10, snr=0.316, num_corrections=100)
     config.optim.ema_rate = 0.999

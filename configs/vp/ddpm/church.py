@@ -1,9 +1,8 @@
 """DDPM on LSUN churches at 256x256, after Ho et al. 2020."""
 
 from score_sde import published
-from score_sde.config import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config() -> published.ConfigDict:
     """Six resolutions and 112 million parameters."""
     return published.ddpm_256(published.vp_levels(published.large_images("church", 256)))

@@ -4,9 +4,8 @@
 """
 
 from score_sde import published
-from score_sde.config import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config() -> published.ConfigDict:
     """Two residual blocks per level, on 1000 noise levels."""
     return published.ddpm(published.vp_levels(published.cifar10()))

@@ -4,10 +4,9 @@ Technique 3 of Song & Ermon 2020, without a published result.
 """
 
 from score_sde import published
-from score_sde.config import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config() -> published.ConfigDict:
     """As DDPM, without the embedding of the level."""
     config = published.ddpm(published.vp_levels(published.cifar10()))
     config.model.embedding = "none"
