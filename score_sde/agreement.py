@@ -234,23 +234,14 @@ def _verdict(told: list[dict[str, Any]]) -> str:
         return "Not every process of this run can begin, so none does:\n" + "\n".join(failed[:SHOWN])
     settings = [one["settings"] for one in told]
     names = dict.fromkeys(name for one in settings for name in one)
-    lines = [f"  {name}: {_values(held)}" for name in names if len(set(held := _held(settings, name))) > 1]
+    held = {name: [one.get(name, "nothing") for one in settings] for name in names}
+    lines = [f"  {name}: {_values(values)}" for name, values in held.items() if len(set(values)) > 1]
     if not lines:
         return ""
     more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join(
-        [
-            "The processes disagree on what to do, so none of them begins:",
-            *lines[:SHOWN],
-            *more,
-            "Start all of them with the same command, in the same directory, with the same packages and data.",
-        ]
-    )
-
-
-def _held(settings: list[dict[str, str]], name: str) -> list[str]:
-    """The values of one setting, process by process."""
-    return [one.get(name, "nothing") for one in settings]
+    begin = "The processes disagree on what to do, so none of them begins:"
+    advice = "Start all of them with the same command, in the same directory, with the same packages and data."
+    return "\n".join([begin, *lines[:SHOWN], *more, advice])
 
 
 def _values(held: list[str]) -> str:
