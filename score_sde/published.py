@@ -26,16 +26,12 @@ def cifar10() -> ConfigDict:
 
 def celeba() -> ConfigDict:
     """CelebA: the central 140x140 pixels of the aligned faces, resized to 64x64, in the folder ``data/celeba64``."""
-    config = default_config()
-    _use_folder(config, "celeba64", 64)
-    config.data.random_flip = True
-    return config
+    return _folder("celeba64", 64, random_flip=True)
 
 
 def imagenet32() -> ConfigDict:
     """Downsampled ImageNet in the folder ``data/imagenet32``: neither mirrored nor trained with dropout."""
-    config = default_config()
-    _use_folder(config, "imagenet32", 32)
+    config = _folder("imagenet32", 32, random_flip=False)
     config.model.dropout = 0.0
     return config
 
@@ -45,19 +41,20 @@ def large_images(name: str, size: int) -> ConfigDict:
 
     They are mirrored at random and learned in batches of 64, for longer.
     """
-    config = default_config()
-    _use_folder(config, f"{name}{size}", size)
-    config.data.random_flip = True
+    config = _folder(f"{name}{size}", size, random_flip=True)
     config.training.num_steps = 2_400_000
     config.training.batch_size = 64
     config.training.checkpoint_every = 5000
     return config
 
 
-def _use_folder(config: ConfigDict, name: str, size: int) -> None:
+def _folder(name: str, size: int, *, random_flip: bool) -> ConfigDict:
     """Color images prepared by the user; the stated shape lets the configuration build without them."""
+    config = default_config()
     config.data.name = f"folder:data/{name}"
     config.data.shape = (size, size, 3)
+    config.data.random_flip = random_flip
+    return config
 
 
 def vp(config: ConfigDict) -> ConfigDict:

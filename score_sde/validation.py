@@ -135,12 +135,7 @@ def _training_times(config: Settings) -> Iterator[str]:
 def _network(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     model, family = config.model, NETWORKS[config.model.name]
     count = family.num_parameters(dict(model), event_shape, config.parameterization.num_scales)
-    if count > _MAX_PARAMETERS:
-        names = ", ".join(f"config.model.{name}={shown(model[name])}" for name in _SIZES[family.is_latent])
-        yield (
-            f"The network would have about {count:.0e} parameters, {4 * count / 1e12:,.0f} TB; expected at most "
-            f"{_MAX_PARAMETERS:.0e}. Its size is given by {names}."
-        )
+    yield from _size(config, "model", count, _SIZES[family.is_latent])
     if config.reads("model.fir_kernel") and not any(model.fir_kernel):
         yield f"config.model.fir_kernel is {model.fir_kernel}; expected at least one weight above 0."
     groups = getattr(NORMALIZATIONS[model.normalization](), "num_groups", 1)
@@ -199,19 +194,18 @@ def _averages(config: Settings) -> Iterator[str]:
 
 def _intervals(config: Settings, group: str) -> Iterator[str]:
     settings = config[group]
-    one_program, line = "because these steps are one program", "because both go into one line of metrics"
-    pairs = [(name, "steps_per_dispatch", one_program) for name in ("num_steps", "log_every", "eval_every")]
-    pairs += [("checkpoint_every", "steps_per_dispatch", one_program), ("eval_every", "log_every", line)]
-    pairs += [("checkpoint_every", "log_every", "so that resumed runs log the same means")]
-    if settings.get("sample_every"):
-        pairs.append(("sample_every", "steps_per_dispatch", one_program))
-    if settings.keep_every:
-        pairs.append(("keep_every", "checkpoint_every", "because it chooses among these checkpoints"))
+    dispatched = ("num_steps", "log_every", "eval_every", "checkpoint_every", "sample_every")
+    pairs = [
+        *((name, "steps_per_dispatch", "because these steps are one program") for name in dispatched),
+        ("eval_every", "log_every", "because both go into one line of metrics"),
+        ("checkpoint_every", "log_every", "so that resumed runs log the same means"),
+        ("keep_every", "checkpoint_every", "because it chooses among these checkpoints"),
+        ("batch_size", "accumulate", "because its parts are equal"),
+    ]
     if settings.keep_best:
         pairs.append(("checkpoint_every", "eval_every", "so that every checkpoint has a loss to be judged by"))
-    pairs.append(("batch_size", "accumulate", "because its parts are equal"))
     for name, unit, reason in pairs:
-        if settings[name] % settings[unit]:
+        if settings.get(name, 0) % settings[unit]:
             yield (
                 f"config.{group}.{name} is {settings[name]}; expected a multiple of config.{group}.{unit}, "
                 f"{settings[unit]}, {reason}."
@@ -219,14 +213,18 @@ def _intervals(config: Settings, group: str) -> Iterator[str]:
 
 
 def _dequantizer(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
-    settings = config.dequantizer
-    if len(event_shape) == 3 and (count := dequantizer_count(dict(settings), event_shape)) > _MAX_PARAMETERS:
-        names = ", ".join(
-            f"config.dequantizer.{name}={settings[name]}" for name in ("filters", "blocks", "num_flows", "components")
-        )
+    if len(event_shape) == 3:
+        count = dequantizer_count(dict(config.dequantizer), event_shape)
+        yield from _size(config, "dequantizer", count, ("filters", "blocks", "num_flows", "components"))
+
+
+def _size(config: Settings, group: str, count: float, names: Collection[str]) -> Iterator[str]:
+    """The sentence about too many parameters, which these fields determine."""
+    if count > _MAX_PARAMETERS:
+        listed = ", ".join(f"config.{group}.{name}={shown(config[group][name])}" for name in names)
         yield (
-            f"The dequantizer would have about {count:.0e} parameters; expected at most {_MAX_PARAMETERS:.0e}. Its "
-            f"size is given by {names}."
+            f"The {'network' if group == 'model' else group} would have about {count:.0e} parameters, "
+            f"{4 * count / 1e12:,.0f} TB; expected at most {_MAX_PARAMETERS:.0e}. Its size is given by {listed}."
         )
 
 

@@ -222,18 +222,16 @@ def _kid(inputs: _Inputs) -> Iterator[MetricResult]:
     yield inputs.result("kid", estimate, _OF_BOTH, options={"degree": 3, "reference_features": len(y)}, **more)
 
 
-def _precision_recall(inputs: _Inputs) -> Iterator[MetricResult]:
-    y = inputs.subset("precision_recall")
-    found = precision_recall(inputs.features, y, k=3, confidence=inputs.confidence, seed=inputs.seed)
-    for name, estimate in found._asdict().items():
-        yield inputs.result(name, estimate, _OF_SETS, options={"k": 3, "reference_features": len(y)})
+def _on_manifolds(measure: Callable[..., Any], k: int) -> Callable[[_Inputs], Iterator[MetricResult]]:
+    """Both results of a measure by balls around examples that reach to their k-th neighbors."""
 
+    def measured(inputs: _Inputs) -> Iterator[MetricResult]:
+        y = inputs.subset(measure.__name__)
+        found = measure(inputs.features, y, k=k, confidence=inputs.confidence, seed=inputs.seed)
+        for name, estimate in found._asdict().items():
+            yield inputs.result(name, estimate, _OF_SETS, options={"k": k, "reference_features": len(y)})
 
-def _density_coverage(inputs: _Inputs) -> Iterator[MetricResult]:
-    y = inputs.subset("density_coverage")
-    found = density_coverage(inputs.features, y, k=5, confidence=inputs.confidence, seed=inputs.seed)
-    for name, estimate in found._asdict().items():
-        yield inputs.result(name, estimate, _OF_SETS, options={"k": 5, "reference_features": len(y)})
+    return measured
 
 
 def _inception_score(inputs: _Inputs) -> Iterator[MetricResult]:
@@ -276,8 +274,8 @@ METRICS: dict[str, Callable[[_Inputs], Iterator[MetricResult]]] = {
     "frechet": _frechet,
     "frechet_infinity": _frechet_infinity,
     "kid": _kid,
-    "precision_recall": _precision_recall,
-    "density_coverage": _density_coverage,
+    "precision_recall": _on_manifolds(precision_recall, k=3),
+    "density_coverage": _on_manifolds(density_coverage, k=5),
     "inception_score": _inception_score,
     "sliced_wasserstein": _sliced_wasserstein,
     "energy": _energy,
