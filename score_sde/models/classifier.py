@@ -19,18 +19,18 @@ from score_sde.typing import Times
 Maps = Float[Array, "_ _ _ _"]  # feature maps of any size and width
 
 
-def standardise_images(x: Images) -> Images:
+def standardize_images(x: Images) -> Images:
     """Zero mean and unit variance over all pixels and channels of each image.
 
     The standard deviation counts as at least ``1 / sqrt(n)``, ``n`` values, so that a constant image becomes zero.
     """
-    centred = x - x.mean(axis=(1, 2, 3), keepdims=True)
+    centered = x - x.mean(axis=(1, 2, 3), keepdims=True)
     # The bound is put on the variance, not on its root, whose gradient at zero is NaN.
-    variance = (centred * centred).mean(axis=(1, 2, 3), keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.maximum(variance, 1.0 / x[0].size))
+    variance = (centered * centered).mean(axis=(1, 2, 3), keepdims=True)
+    return centered * jax.lax.rsqrt(jnp.maximum(variance, 1.0 / x[0].size))
 
 
-def normalise_and_activate(x: Images, name: str) -> Images:
+def normalize_and_activate(x: Images, name: str) -> Images:
     """Group normalization with at most 32 groups of at least 4 channels, then ReLU."""
     norm = nn.GroupNorm(min(x.shape[-1] // 4, 32), epsilon=1e-5, use_fast_variance=False, name=name)
     return nn.relu(norm(x))
@@ -71,12 +71,12 @@ class WideResnetBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Images, embedding: Features) -> Maps:
         """The block's output, smaller by ``stride``."""
-        h = normalise_and_activate(x, "init_bn")
+        h = normalize_and_activate(x, "init_bn")
         if self.activate_before_shortcut:
             x = h
         h = conv3x3(self.features, "conv1", self.stride)(h)
         h = add_everywhere(h, nn.Dense(self.features)(nn.swish(embedding)))
-        h = conv3x3(self.features, "conv2")(normalise_and_activate(h, "bn_2"))
+        h = conv3x3(self.features, "conv2")(normalize_and_activate(h, "bn_2"))
         return h + shortcut(x, h)
 
 
@@ -122,9 +122,9 @@ class WideResNet(nn.Module):
         fourier = FourierEmbedding(self.embedding_features, self.fourier_scale, name="GaussianFourierProjection_0")
         embedding = nn.Dense(width)(nn.swish(nn.Dense(width)(fourier(condition))))
 
-        h = conv3x3(16, "init_conv")(standardise_images(x))
+        h = conv3x3(16, "init_conv")(standardize_images(x))
         for group in range(3):
             features, stride, first = 16 * 2**group * self.widening, min(group + 1, 2), group == 0
             h = WideResnetGroup(self.num_blocks, features, stride, activate_before_shortcut=first)(h, embedding)
-        h = normalise_and_activate(h, "pre-pool-bn").mean(axis=(1, 2))
+        h = normalize_and_activate(h, "pre-pool-bn").mean(axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=uniform_by_classes)(h)

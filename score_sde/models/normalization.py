@@ -51,9 +51,9 @@ def _moments(x: Images) -> tuple[Images, ChannelMeans, ChannelMeans]:
 
 def relative_brightness(means: ChannelMeans, unbiased: bool) -> ChannelMeans:
     """The channel means, standardized over the channels of each image."""
-    centred = means - means.mean(axis=1, keepdims=True)
+    centered = means - means.mean(axis=1, keepdims=True)
     variance = means.var(axis=1, keepdims=True, ddof=int(unbiased))
-    return centred * jax.lax.rsqrt(variance + EPSILON)
+    return centered * jax.lax.rsqrt(variance + EPSILON)
 
 
 class InstanceNorm2d(nn.Module):

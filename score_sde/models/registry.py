@@ -30,10 +30,6 @@ class Family(NamedTuple):
     looks_up_level: bool = False  # by its number
     needs_embedding: bool = False
 
-    def has(self, field: str) -> bool:
-        """Whether the network has a field, fixed or not."""
-        return field in {each.name for each in dataclasses.fields(self.module)}
-
 
 # Fields that the original DDPM does not read from its configuration.
 _DDPM = {
@@ -99,10 +95,10 @@ def make_dequantizer(
     Args:
         fields: The fields of ``config.dequantizer``.
         event_shape: Shape of one example.
-        num_grey_levels: Number of grey levels.
+        num_grey_levels: Number of gray levels.
 
     Raises:
-        UserError: For unknown names, data that are not images of grey levels, images of an odd width, and heads that
+        UserError: For unknown names, data that are not images of gray levels, images of an odd width, and heads that
             do not divide the filters.
     """
     name = fields["name"]
@@ -113,7 +109,7 @@ def make_dequantizer(
     if len(event_shape) != 3 or num_grey_levels is None:
         kind = "continuous" if num_grey_levels is None else "discrete"
         raise UserError(
-            f"The dequantizer '{name}' takes images (H, W, C) of grey levels; the data have shape {event_shape} and "
+            f"The dequantizer '{name}' takes images (H, W, C) of gray levels; the data have shape {event_shape} and "
             f"are {kind}. Set config.dequantizer.name=none."
         )
     if event_shape[1] % 2:

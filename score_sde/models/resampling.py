@@ -62,13 +62,13 @@ def fir_filter(
 def fir_upsample(x: Images, kernel: Kernel) -> Resized:
     """Zero insertion by two and filtering with gain 4, which preserves the mean."""
     extra = len(kernel) - 2
-    return fir_filter(x, _normalised(kernel, gain=2.0), up=2, pad=((extra + 1) // 2 + 1, extra // 2))
+    return fir_filter(x, _normalized(kernel, gain=2.0), up=2, pad=((extra + 1) // 2 + 1, extra // 2))
 
 
 def fir_downsample(x: Images, kernel: Kernel) -> Resized:
     """Filtering, then every second pixel."""
     extra = len(kernel) - 2
-    return fir_filter(x, _normalised(kernel), down=2, pad=((extra + 1) // 2, extra // 2))
+    return fir_filter(x, _normalized(kernel), down=2, pad=((extra + 1) // 2, extra // 2))
 
 
 class Upsample(nn.Module):
@@ -96,7 +96,7 @@ class Upsample(nn.Module):
         # The filter comes after the convolution and must not touch the bias: at the border it sees zeros.
         x = Conv(features, input_dilation=2, padding=((2, 2), (2, 2)), use_bias=False, kernel_init=ddpm_init())(x)
         extra = len(self.kernel) - 4
-        x = fir_filter(x, _normalised(self.kernel, gain=2.0), pad=((extra + 1) // 2 + 1, extra // 2 + 1))
+        x = fir_filter(x, _normalized(self.kernel, gain=2.0), pad=((extra + 1) // 2 + 1, extra // 2 + 1))
         bias = jnp.asarray(self.param("bias", nn.initializers.zeros, (features,)), x.dtype)
         return add_everywhere(x, bias[None, :])
 
@@ -117,11 +117,11 @@ class Downsample(nn.Module):
         if self.kernel is None:
             return Conv(features, strides=2, padding=((0, 1), (0, 1)), kernel_init=ddpm_init())(x)
         extra = len(self.kernel)
-        x = fir_filter(x, _normalised(self.kernel), pad=((extra + 1) // 2, extra // 2))
+        x = fir_filter(x, _normalized(self.kernel), pad=((extra + 1) // 2, extra // 2))
         return Conv(features, strides=2, padding="VALID", kernel_init=ddpm_init())(x)
 
 
-def _normalised(kernel: Kernel, gain: float = 1.0) -> list[float]:
+def _normalized(kernel: Kernel, gain: float = 1.0) -> list[float]:
     """The taps of one axis, summing to ``gain``."""
     taps = np.asarray(kernel, np.float64)
     return (gain * taps / taps.sum()).tolist()

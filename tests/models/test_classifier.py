@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde.models.classifier import WideResNet, WideResnetBlock, shortcut, standardise_images
+from score_sde.models.classifier import WideResNet, WideResnetBlock, shortcut, standardize_images
 
 SMALL = WideResNet(num_classes=7, num_blocks=2, widening=1, embedding_features=8)
 
@@ -52,17 +52,17 @@ def test_brightness_and_contrast_of_an_image_do_not_matter(logits):
     assert float(jnp.abs(logits(-x, CONDITION) - logits(x, CONDITION)).max()) > 1e-2
 
 
-def test_a_standardised_image_has_mean_zero_and_variance_one():
-    x = standardise_images(3.0 * _images() + 2.0)
+def test_a_standardized_image_has_mean_zero_and_variance_one():
+    x = standardize_images(3.0 * _images() + 2.0)
     np.testing.assert_allclose(x.mean(axis=(1, 2, 3)), 0.0, atol=1e-5)
     np.testing.assert_allclose(x.var(axis=(1, 2, 3)), 1.0, rtol=1e-5)
     faint = 1e-3 * _images()  # below the bound on the deviation, 1 / sqrt(192)
     np.testing.assert_allclose(
-        standardise_images(faint), (faint - faint.mean(axis=(1, 2, 3), keepdims=True)) * 192**0.5, rtol=1e-4, atol=1e-6
+        standardize_images(faint), (faint - faint.mean(axis=(1, 2, 3), keepdims=True)) * 192**0.5, rtol=1e-4, atol=1e-6
     )
 
 
-def test_an_example_depends_on_its_own_noise_level_and_not_on_its_neighbours(logits):
+def test_an_example_depends_on_its_own_noise_level_and_not_on_its_neighbors(logits):
     x = _images()
     base = logits(x, CONDITION)
     other = logits(x.at[1:].set(0.5 * x[1:, ::-1]), CONDITION.at[1].set(-4.0))

@@ -199,7 +199,7 @@ def test_dropout_is_for_training_only(key):
         ({"name": "flopp"}, (8, 8, 1), 17, "Unknown dequantizer 'flopp'.*Did you mean 'flowpp'"),
         ({}, (7, 7, 1), 17, "Images of 7x7 have more even columns than odd ones.*an even width"),
         ({}, (8, 8, 1), None, "the data have shape .8, 8, 1. and are continuous"),
-        ({}, (2,), 17, "takes images .H, W, C. of grey levels; the data have shape .2,."),
+        ({}, (2,), 17, "takes images .H, W, C. of gray levels; the data have shape .2,."),
         ({"filters": 6}, (8, 8, 1), 17, "filters is 6; expected a multiple of config.dequantizer.heads, 4"),
     ],
 )

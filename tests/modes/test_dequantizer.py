@@ -204,7 +204,7 @@ def test_what_cannot_be_trained_is_refused(changes, message, tmp_path, capsys):
 def test_continuous_data_are_refused(tmp_path, capsys):
     arguments = [f"--config={ROOT / 'configs/vp/toy_mlp.py'}", f"--workdir={tmp_path}", "--mode=train_dequantizer"]
     assert main([*arguments, "--config.dequantizer.name=flowpp"]) == 2
-    assert "takes images (H, W, C) of grey levels" in capsys.readouterr().err
+    assert "takes images (H, W, C) of gray levels" in capsys.readouterr().err
 
 
 def test_the_program_measures_what_it_has_trained(uninterrupted, tmp_path, caplog):
