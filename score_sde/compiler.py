@@ -73,8 +73,8 @@ def _text(flags: str) -> str:
 def _runs_on_cpu() -> bool:
     """Whether programs of this process may run on a CPU, also beside an accelerator.
 
-    The accelerator's own XLA then reads the option, too. It knows the option, because every build of XLA declares the
-    options of all platforms, and because JAX is installed with plugins of its own version.
+    The accelerator's own XLA then reads the option, too, and knows it: every build of XLA declares the options of all
+    platforms, and JAX is installed with plugins of its own time (CUDA's and libtpu know it at both ends of ``WRONG``).
     """
     jax = sys.modules.get("jax")
     platforms = os.environ.get("JAX_PLATFORMS") if jax is None else jax.config.jax_platforms
