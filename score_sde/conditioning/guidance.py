@@ -103,9 +103,9 @@ def classifier_free(
         scale: One number, or one for each example. At 1 and at 0 the result is the conditional and the unconditional
             score, bit for bit.
         interval: Noise-to-signal ratios ``s / m`` within which guidance applies, ``low < s / m <= high``
-            (Kynkäänniemi et al. 2024, arXiv 2404.07724, eq. 5). Outside, the score is the conditional one.
+            (Kynkäänniemi et al. 2024, arXiv 2404.07724). Outside, the score is the conditional one.
         rescale: How far the std of a guided score, over the values of an example, moves back to the std of the
-            conditional score: 0 leaves it, 1 restores it (Lin et al. 2024, arXiv 2305.08891, eqs. 15 and 16).
+            conditional score: 0 leaves it, 1 restores it (Lin et al. 2024, arXiv 2305.08891, section 3.4).
         process: The forward process, which turns times into noise-to-signal ratios; needed for an interval only.
 
     Raises:
@@ -127,7 +127,7 @@ def classifier_free(
 
 
 def autoguidance(score: ScoreFn, weaker: ScoreFn, scale: Number) -> ScoreFn:
-    """Guidance by a weaker version of the model itself (Karras et al. 2024, arXiv 2406.02507, eq. 4).
+    """Guidance by a weaker version of the model itself (Karras et al. 2024, arXiv 2406.02507, section 3).
 
     ``weaker + scale (score - weaker)``: 1 is off. The weaker model, smaller or trained for less time, makes the same
     errors on a larger scale, and the difference points away from them. Both may be conditional.

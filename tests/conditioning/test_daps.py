@@ -59,10 +59,9 @@ def law_of_steps(sde, times, evals):
     return mean, covariance
 
 
-@pytest.mark.parametrize(
-    ("name", "evals"),
-    [("vp", 4), ("ve", 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("vp", 1), ("ve", 4)))],
-)
+@pytest.mark.sweep(3)
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("evals", [1, 4])
 def test_its_steps_have_the_law_of_their_recursion(name, evals):
     sde = PROCESSES[name]
     times, keys = sampling.log_snr_times(sde, 12, 1e-2), sampling.sample_keys(jax.random.key(0), 0, N)

@@ -32,6 +32,7 @@ def two_scores(sde):
     return tuple(lambda x, t, label=label: labeled(x, t, jnp.full(t.shape, label)) for label in (1, 0))
 
 
+@pytest.mark.sweep
 @each_sde
 def test_the_flow_has_the_geometric_mean_of_the_variances(sde):
     """By an adaptive solve of examples with scales of their own: a pair of points is moved apart by the std."""
@@ -72,6 +73,7 @@ def test_the_reverse_sde_has_a_law_of_its_own_which_is_neither_the_flow_s_nor_th
     assert flow < 0.85 * variance and variance < 0.85 / -slope[-1]  # 1 / (w / v_c + (1 - w) / v_u), the tilted one
 
 
+@pytest.mark.sweep
 @each_sde
 def test_an_exact_classifier_makes_the_conditional_score(sde):
     """p(1 | x, t) of two equally likely classes; the score of both and its gradient are Bayes' rule."""

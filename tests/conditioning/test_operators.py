@@ -30,6 +30,7 @@ def matrix_of(operator):
     return np.asarray(operator(basis)).reshape(72, -1).T
 
 
+@pytest.mark.sweep(2)
 @each
 def test_adjoint_and_decomposition_are_those_of_the_matrix(name):
     operator = OPERATORS[name]
@@ -51,6 +52,7 @@ def test_adjoint_and_decomposition_are_those_of_the_matrix(name):
     np.testing.assert_allclose(svd.ut(svd.u(both)), both, atol=1e-5)
 
 
+@pytest.mark.sweep(2)
 @each
 def test_a_noisy_system_is_solved_with_and_without_the_decomposition(name):
     operator, weights, variance = OPERATORS[name], (0.5, 100.0), 0.1

@@ -68,19 +68,13 @@ SAMPLERS = {
     "flow": (DPMSolverMultistep(order=2, follows="flow"), 60),
     "sde": (DPMSolverMultistep(order=2), 100),
 }
-SOME = {("vp", "sde"), ("subvp", "flow"), ("ve", "flow")}  # the score itself is compared on all
 
 
-@pytest.mark.parametrize(
-    ("process", "name"),
-    [
-        pytest.param(process, name, marks=[pytest.mark.slow] if (process, name) not in SOME else [])
-        for process in SDES
-        for name in SAMPLERS
-    ],
-)
-def test_moment_matching_draws_from_the_exact_posterior(process, name):
-    sde, n, (solver, steps) = SDES[process], 20_000, SAMPLERS[name]
+@pytest.mark.sweep(3)
+@pytest.mark.parametrize("name", SAMPLERS)
+@each_sde
+def test_moment_matching_draws_from_the_exact_posterior(sde, name):
+    n, (solver, steps) = 20_000, SAMPLERS[name]
     score = posterior_score(sde, DENSITY.score(sde), observe(FIRST), halves(VALUES, n), halves(NOISES, n), iterations=1)
     times, keys = sampling.log_snr_times(sde, steps, 1e-3), sampling.sample_keys(jax.random.key(0), 0, n)
     run = jax.jit(lambda x: sampling.integrate(keys, solver, sde.reverse(score), x, times).x)
@@ -96,6 +90,7 @@ MATRICES = {
 }
 
 
+@pytest.mark.sweep(4)
 @each_sde
 @pytest.mark.parametrize("name", MATRICES)
 def test_moment_matching_is_the_posterior_score_at_every_time(sde, name):
@@ -137,11 +132,10 @@ def law_of_steps(sde, method, times, law, y, noise_std, *, eta):
     return mean, covariance
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("eta", [0.0, 1.0], ids=["flow", "sde"])
 @pytest.mark.parametrize("method", ["pigdm", "dps"])
-@pytest.mark.parametrize(
-    "sde", [pytest.param(sde, id=name, marks=[] if name == "vp" else [pytest.mark.slow]) for name, sde in SDES.items()]
-)
+@each_sde
 def test_the_approximations_have_the_law_of_their_update_which_is_not_the_posterior(sde, method, eta):
     n = 20_000
     score = posterior_score(
@@ -170,7 +164,8 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", ["adaptive", pytest.param("on a grid", marks=pytest.mark.slow)])
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", RUNS)
 def test_the_likelihood_of_the_posterior_is_its_density_for_the_observation_of_every_example(name):
     """The examples of a batch are solved one by one, and each has an observation and a noise of its own."""
     sde, n = VP(), 6
@@ -242,6 +237,7 @@ ALL = ("mmps", "pigdm", "dps")
 NOTHING = {"no operator": (lambda x: 0.0 * x, 0.5), "infinite noise": (lambda x: x, np.inf)}
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("method", ALL)
 @pytest.mark.parametrize("name", NOTHING)
 def test_an_observation_that_says_nothing_leaves_every_bit_of_the_score(method, name):
@@ -273,6 +269,7 @@ def test_exact_observations_hold_at_the_end(method):
     np.testing.assert_allclose(found, y, atol=2e-3)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["mmps", "pigdm"])
 def test_the_order_of_the_observations_does_not_matter(method):
     matrix, order = MATRICES["more than there are values"], np.array([3, 0, 5, 1, 4, 2])

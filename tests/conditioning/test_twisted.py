@@ -14,9 +14,8 @@ from tests.analytic import Gaussian, Mixture
 DENSITY = Gaussian.correlated(2, std=1.0)
 FIRST = np.array([[1.0, 0.0]])
 Y, NOISE = 0.97, 0.5
-each_sde = pytest.mark.parametrize(
-    "sde", [pytest.param(VP(), id="vp"), pytest.param(VE(sigma_max=10.0), id="ve", marks=pytest.mark.slow)]
-)
+SDES = {"vp": VP(), "ve": VE(sigma_max=10.0)}
+each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 
 
 def observe(x):
@@ -64,6 +63,7 @@ def repeated(sde, count, *, num_particles, steps=12, seed=0, resample_below=(0.5
     return jax.jit(jax.vmap(run))(keys, jnp.repeat(jnp.array(resample_below), count)), law_of_the_model(sde, times)
 
 
+@pytest.mark.sweep
 @each_sde
 def test_the_evidence_is_unbiased_however_few_the_particles(sde):
     """Without resampling, with some, and with resampling at every step."""
@@ -75,6 +75,7 @@ def test_the_evidence_is_unbiased_however_few_the_particles(sde):
         assert abs(found.mean() - exact) < 4.5 * error, (found.mean(), exact, error)
 
 
+@pytest.mark.sweep
 @each_sde
 def test_many_particles_have_the_exact_posterior(sde):
     particles, law = repeated(sde, 1, num_particles=20_000)
