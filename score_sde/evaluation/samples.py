@@ -1,22 +1,26 @@
-"""Samples of a trained model, with the solver of its configuration."""
+"""Samples of a trained model, with the solver of its configuration, and latent codes of data under it."""
 
 import json
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.distributed import batch_sharding, everywhere, gathered, jit, shared_size
+from score_sde.distributed import batch_sharding, everywhere, gathered, jit, shared_size, spread
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import Purpose, fingerprint, root_key, sample_seed
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment
+from score_sde.likelihood.latents import decode, encode, interpolate
 from score_sde.sampling import FixedSteps
 from score_sde.solvers.base import Solution
 from score_sde.typing import Params, PRNGKey
 
+_ROWS, _COLUMNS = 8, 10  # interpolated pairs of examples, and points of each
 SKETCH_STEPS = 24  # of a second-order probability-flow solver: enough to see progress, cheap beside training
 
 
@@ -158,3 +162,56 @@ def trajectory_program(
     wanted = np.linspace(1.0, np.sqrt(times[-1]), frames) ** 2
     chosen = np.abs(times[None] - wanted[:, None]).argmin(axis=1)
     return jit(lambda params, key, first: steps.path(params, key, shape, first, frames=chosen)), chosen
+
+
+class LatentCodes(NamedTuple):
+    """Codes of data, their reconstructions, and interpolations between the first ones."""
+
+    codes: np.ndarray
+    decoded: np.ndarray  # rounded to gray levels, as the data
+    between: np.ndarray  # (points, pairs, *event), rounded
+    round_trip_rms: float  # of encoded minus decoded data, in the scale of the model
+    num_evals: float  # mean, one way
+    seconds: float
+
+
+def latent_codes(experiment: Experiment, params: Params, levels: np.ndarray) -> LatentCodes:
+    """Carry data along the probability flow to noise and back, and interpolate between the codes of pairs.
+
+    The tolerances are the likelihood's: a code is the endpoint of its solve.
+
+    Raises:
+        UserError: If a solve is given up.
+    """
+    settings, sde = experiment.settings.likelihood, experiment.sde
+    accuracy = {"t_end": settings.t_min, "tolerance": settings.tolerance}
+
+    @jit
+    def there_and_back(params: Params, key: PRNGKey, levels: Array) -> Any:
+        x = experiment.quantization.dequantize(key, levels)
+        codes = encode(sde, experiment.score_fn(params), x, **accuracy)
+        return x, codes, decode(sde, experiment.score_fn(params), codes.y, **accuracy)
+
+    start = time.perf_counter()
+    # Repeating the last one pads the rows, so that they divide evenly over the devices.
+    rows = np.minimum(np.arange(shared_size(experiment.mesh, len(levels))), len(levels) - 1)
+    found = there_and_back(params, root_key(experiment, Purpose.LATENTS), spread(experiment.mesh, levels[rows]))
+    x, codes, back = jax.tree.map(lambda leaf: leaf[: len(levels)], gathered(found))
+    pairs = min(_ROWS, len(levels) // 2)
+    path = interpolate(jnp.asarray(codes.y[: 2 * pairs : 2]), jnp.asarray(codes.y[1 : 2 * pairs : 2]), _COLUMNS)
+    between = gathered(
+        jit(lambda params, z: decode(sde, experiment.score_fn(params), z, **accuracy))(
+            params, path.reshape(-1, *x.shape[1:])
+        )
+    )
+    if not all(bool(solution.success.all()) for solution in (codes, back, between)):
+        raise UserError("The ODE solver gave up on some of the examples; raise config.likelihood.tolerance.")
+    quantize = experiment.quantization.quantize
+    return LatentCodes(
+        codes=np.asarray(codes.y),
+        decoded=quantize(np.asarray(back.y)),
+        between=quantize(np.asarray(between.y)).reshape(path.shape),
+        round_trip_rms=float(jnp.sqrt(jnp.mean((back.y - x) ** 2))),
+        num_evals=float(0.5 * (codes.num_evals + back.num_evals).mean()),
+        seconds=time.perf_counter() - start,
+    )

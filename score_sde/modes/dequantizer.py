@@ -134,7 +134,7 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
         UserError: If the configuration names no dequantizer, or ``workdir/dequantizer`` holds one trained with another
             configuration or against another step of the model; also as in the training loop.
     """
-    config, dequantizer, directory = experiment.settings, named(experiment), _directory(workdir)
+    config, dequantizer, directory = experiment.settings, named(experiment), workdir / "dequantizer"
     frozen = everywhere(experiment.mesh, model.ema_params)
 
     def step(model_params: Params) -> TrainStep:
@@ -180,7 +180,7 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
         UserError: If the configuration names no dequantizer, none was trained, or it was trained with another
             configuration.
     """
-    dequantizer, directory = named(experiment), _directory(workdir)
+    dequantizer, directory = named(experiment), workdir / "dequantizer"
     recorded = newest_config(directory)
     if recorded is None or not (directory / "checkpoints").is_dir():
         raise _untrained(workdir)
@@ -219,10 +219,6 @@ def named(experiment: Experiment) -> Dequantizer:
             "config.dequantizer.name is none; expected the dequantizer that is to be trained or used, such as flowpp."
         )
     return experiment.dequantizer
-
-
-def _directory(workdir: Path) -> Path:
-    return workdir / "dequantizer"
 
 
 def _optimizer(settings: Settings) -> Optimizer:

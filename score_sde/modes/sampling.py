@@ -12,13 +12,12 @@ from score_sde.data import fingerprint
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import sample_seed
 from score_sde.evaluation.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
-from score_sde.evaluation.latents import latent_codes
 from score_sde.evaluation.likelihood import BinNoise, identity_of
 from score_sde.evaluation.pareto import front, measure, recommended, settings_of
 from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.problems import CASES
 from score_sde.evaluation.results import digest, keep_earlier
-from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples
+from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples, latent_codes
 from score_sde.experiment import Experiment, make_predictor
 from score_sde.fields import Settings
 from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text, check_writable, jsonable, one_at_a_time

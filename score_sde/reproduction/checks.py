@@ -105,7 +105,8 @@ def missing_inputs(row: Row, config: Settings, place: Path) -> list[str]:
     lacking = []
     if row.checkpoint is not None:
         lacking += _checkpoint_problem(row, row.checkpoint, place)
-    for split in _splits(row):
+    trains = row.checkpoint is None or row.what.endswith("variational") or row.what.startswith("fid")
+    for split in ("train", "test") if trains else ("test",):
         try:
             load_source(config.data.name, split, data_dir=config.data.data_dir or None)
         except UserError as error:
@@ -137,11 +138,6 @@ def _checkpoint_problem(row: Row, checkpoint: Checkpoint, place: Path) -> list[s
     except UserError as error:
         return [f"a checkpoint that can be read: {error} It belongs into {folder}"]
     return []
-
-
-def _splits(row: Row) -> tuple[str, ...]:
-    trains = row.checkpoint is None or row.what.endswith("variational") or row.what.startswith("fid")
-    return ("train", "test") if trains else ("test",)
 
 
 def _groups(row: Row) -> tuple[str, ...]:

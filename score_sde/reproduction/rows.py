@@ -76,11 +76,9 @@ _VARIATIONAL = ("dequantizer.name=flowpp", "likelihood.dequantization=variationa
 _TOLERANCES = {
     "nll": (0.0, 0.02, "rounding to 0.01, and one draw of noise and probes per image where the papers average five"),
     "bound": (0.0, 0.03, "rounding to 0.01, and the draws of times and noise"),
-    "nll_variational": (0.0, 0.05, "as without a dequantizer, and another training of that: an allowance, unmeasured"),
-    "bound_variational": (
-        0.0,
-        0.05,
-        "as without a dequantizer, and another training of that: an allowance, unmeasured",
+    **dict.fromkeys(
+        ("nll_variational", "bound_variational"),
+        (0.0, 0.05, "as without a dequantizer, and another training of that: an allowance, unmeasured"),
     ),
     "fid_pc": (0.05, 0.15, ""),
     "is": (0.0, 0.25, ""),
