@@ -39,14 +39,14 @@ def rates(workdirs: Sequence[Path], batch: int, count: int, steps: int, flags: l
     command = [sys.executable, "-m", "score_sde", f"--config={CONFIG}", "--mode=train", *flags]
     command += [f"--config.{name}={value}" for name, value in fields.items()]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "NPROC": "1"}  # XLA computes with so many threads
-    processes, silent = [], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    processes, silent = [], subprocess.DEVNULL
     for workdir in workdirs:
         with socket.create_server(("127.0.0.1", 0)) as server:
             join = [f"--coordinator=127.0.0.1:{server.getsockname()[1]}", f"--num_processes={count}"]
         for index in range(count):
             own = [*join, f"--process_id={index}"] if count > 1 else []
             line = [*command, f"--workdir={workdir}", *own]
-            processes.append(subprocess.Popen(line, env=environment, cwd=ROOT, **silent))
+            processes.append(subprocess.Popen(line, env=environment, cwd=ROOT, stdout=silent, stderr=silent))
     if any([process.wait() for process in processes]):
         sys.exit("A process failed.")
     found = [read_timings(workdir / "tensorboard").rates["images_per_second"][1:] for workdir in workdirs]
