@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
+from score_sde.models.dropout import Dropout
 from score_sde.models.layers import (
     Activation,
     Features,
@@ -64,7 +65,7 @@ class ResidualBlock(nn.Module):
             shift = nn.Dense(self.features, kernel_init=ddpm_init())(self.activation(embedding))
             h = add_everywhere(h, shift)
         h = self.activation(GroupNorm(self.min_group_channels)(h))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Dropout(self.dropout)(h, train)
         h = conv3x3(self.features, self.init_scale)(h)
         if x.shape[-1] != self.features or self.resample is not None:
             x = Pointwise(self.features, self.shortcut_init_scale)(x)

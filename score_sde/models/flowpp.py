@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
+from score_sde.models.dropout import Dropout
 from score_sde.models.layers import Images, Pointwise, conv3x3
 from score_sde.models.logistic_mixture import LogisticMixture, inverse_logit_cdf, logit_cdf
 from score_sde.typing import Times, event_sum
@@ -82,7 +83,7 @@ class GatedConv(nn.Module):
         h = conv3x3(channels)(concat_elu(x))
         if context is not None:
             h = h + Pointwise(channels)(concat_elu(context))
-        h = nn.Dropout(self.dropout)(concat_elu(h), deterministic=not train)
+        h = Dropout(self.dropout)(concat_elu(h), train)
         h = Pointwise(2 * channels, _SMALL)(h) if self.pointwise else conv3x3(2 * channels, _SMALL)(h)
         return x + gate(h)
 
@@ -107,7 +108,7 @@ class GatedAttention(nn.Module):
         query, key, value = jnp.moveaxis(projected.reshape(batch, -1, 3, self.heads, width), 2, 0)
         weights = nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(width), axis=-1)
         h = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = Dropout(self.dropout)(h, train)
         return x + gate(Pointwise(2 * channels, _SMALL)(h))
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
 from score_sde.models.pixels import Images, add_everywhere, centered_moments, rescale
+from score_sde.models.storing import stored, stored_gradient
 from score_sde.typing import Times, time_dtype
 
 Features = Float[Array, "batch features"]
@@ -95,11 +96,12 @@ class GroupNorm(nn.Module):
             mean = per_channel.reshape(batch, groups, -1).mean(axis=-1, keepdims=True)
             return jnp.broadcast_to(mean, (batch, groups, channels // groups)).reshape(batch, channels)
 
+        x = stored(x, scale)
         means, variances = centered_moments(x)
         mean = group_mean(means)
         variance = group_mean(variances + jnp.square(means - mean))
         gain = scale[None, :] * jax.lax.rsqrt(variance + self.epsilon)
-        return rescale(x, mean, gain, bias[None, :]).astype(dtype)
+        return stored_gradient(rescale(x, mean, gain, bias[None, :]), scale).astype(dtype)
 
 
 class Conv(nn.Module):
@@ -125,11 +127,12 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = stored(x, kernel)
         strides, *dilations = ((n, n) for n in (self.strides, self.input_dilation, self.kernel_dilation))
         h = jax.lax.conv_general_dilated(
             x, kernel, strides, self.padding, *dilations, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        return h if bias is None else add_everywhere(h, bias[None, :])
+        return stored_gradient(h if bias is None else add_everywhere(h, bias[None, :]), kernel)
 
 
 class Dense(nn.Module):
@@ -144,8 +147,8 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=None)
-        h = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], self.features)
-        return add_everywhere(h, bias[None, :])
+        h = (stored(x, kernel).reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], self.features)
+        return stored_gradient(add_everywhere(h, bias[None, :]), kernel)
 
 
 class Pointwise(nn.Module):

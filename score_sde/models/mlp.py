@@ -4,6 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
+from score_sde.models.dropout import Dropout
 from score_sde.models.layers import ACTIVATIONS, TimeEmbedding
 from score_sde.typing import Times
 
@@ -32,7 +33,7 @@ class MLP(nn.Module):
             r = nn.Dense(self.features)(activation(nn.LayerNorm(use_fast_variance=False)(h))) + nn.Dense(self.features)(
                 embedding
             )
-            r = nn.Dropout(self.dropout, deterministic=not train)(activation(r))
+            r = Dropout(self.dropout)(activation(r), train)
             h = h + nn.Dense(self.features, kernel_init=nn.initializers.zeros)(r)
         last = nn.Dense(x.shape[-1], kernel_init=nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform"))
         return last(activation(nn.LayerNorm(use_fast_variance=False)(h)))
