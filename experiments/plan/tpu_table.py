@@ -109,7 +109,6 @@ def compile_case(case: Case) -> dict[str, Any]:
         **case._asdict(),
         "devices": mesh.size,
         "devices_per_chip": parts,
-        "examples_per_device": case.examples,
         "gradient": sum(leaf.size * leaf.dtype.itemsize for leaf in params),
         "state": state_bytes(experiment),
         "arguments": found.arguments,
@@ -169,7 +168,7 @@ def row(found: dict[str, Any]) -> str:
     others = ", ".join(f"{kind} {size:.1f}" for kind, size in sorted(moved.items()) if kind != "all-reduce")
     return (
         f"| {found['program']} | {found['config']} | {where} ({found['devices']}) | {found['fsdp'] or 'all'} | "
-        f"{found['examples_per_device']} | {found['state'] / 2**20:.1f} | {found['total'] / 2**20:.1f} | "
+        f"{found['examples']} | {found['state'] / 2**20:.1f} | {found['total'] / 2**20:.1f} | "
         f"{share(found):.1%} | {moved.get('all-reduce', 0.0):.1f} | {others} | {found['compile_seconds']:.0f} |"
     )
 

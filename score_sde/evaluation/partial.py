@@ -54,8 +54,7 @@ class Partial:
         self._in_memory: list[np.ndarray] = []  # in processes that do not write
         if path is None:
             return
-        _tell_others(path)
-        _remove_unnamed(path)
+        _tidy(path)
         try:
             if (found := read_json(_about(path))) is not None:
                 self._go_on(found, path)
@@ -188,19 +187,17 @@ def discard(path: Path) -> None:
                 file.unlink(missing_ok=True)
 
 
-def _tell_others(path: Path) -> None:
-    """Report partial files of other settings beside a file of :func:`partial_file`."""
+def _tidy(path: Path) -> None:
+    """Report files of other settings beside a file of :func:`partial_file`, and remove those of earlier versions.
+
+    The names of the latter have no digest.
+    """
     if (named := _NAMED.fullmatch(path.name)) is None or not is_main():
         return
     for other in sorted(path.parent.glob("*.partial")):
         if other != path and (its := _NAMED.fullmatch(other.name)) and its["name"] == named["name"]:
             log.info("%s is of other settings, and stays for them.", other)
 
-
-def _remove_unnamed(path: Path) -> None:
-    """Remove the files of earlier versions for the same measurement, whose names have no digest."""
-    if (named := _NAMED.fullmatch(path.name)) is None or not is_main():
-        return
     for ending in ("", ".json", ".npz"):
         if (old := path.with_name(f"{named['name']}.partial{ending}")).is_file():
             log.info("%s is of an earlier version, and nothing goes on with it; it is removed.", old)

@@ -8,7 +8,7 @@ from typing import Any
 
 from score_sde.checkpointing import Checkpoints
 from score_sde.errors import UserError
-from score_sde.evaluation.results import keep_earlier
+from score_sde.evaluation.results import entries_of, keep_earlier
 from score_sde.fields import Settings
 from score_sde.files import Unreadable, atomic_write_json, read_json, read_json_lines
 
@@ -24,13 +24,6 @@ def read_results(path: Path) -> dict[str, Any]:
     except Unreadable as error:
         log.warning("%s cannot be read (%s); it counts for nothing.", path, error.reason)
         return {}
-
-
-def _entries(found: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """The entries of a file of results by step."""
-    listed = found.get("checkpoints")
-    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    return {entry["step"]: entry for entry in entries if isinstance(entry.get("step"), int)}
 
 
 def best_of(entries: Mapping[int, Mapping[str, Any]], by: str) -> tuple[int, str]:
@@ -156,7 +149,7 @@ class EvaluationRecord:
         if found and found.get("identity") != identity:
             log.info("%s was measured in another way; measuring again.", path)
             found = {}
-        self.entries = _entries(found)
+        self.entries = {entry["step"]: entry for entry in entries_of(found) if isinstance(entry.get("step"), int)}
 
     def has(self, step: int, parameters: str) -> bool:
         """Whether a checkpoint of this step with these parameters was measured.

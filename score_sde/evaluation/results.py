@@ -116,6 +116,10 @@ def _replaces(found: Mapping[str, Any], earlier: Path) -> bool:
 
 
 def _checkpoints(report: Mapping[str, Any]) -> set[str]:
+    return {f"{entry.get('step')} {entry.get('parameters')}" for entry in entries_of(report)}
+
+
+def entries_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of checkpoints in a file of results; those of another form are left out."""
     entries = report.get("checkpoints")
-    known = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    return {f"{entry.get('step')} {entry.get('parameters')}" for entry in known}
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []

@@ -122,16 +122,13 @@ def _measured(row: Row, config: Settings, workdir: Path, place: Path, command: s
         assert source is not None  # checked before
         details["checkpoint"] = str(source)
         run_import(config, run, command, source)  # also checks that an existing run is of this file
-    value, error = _samples_of(row, config, run, command) if _of_samples(row) else _flow_of(row, config, run, command)
+    measure = _samples_of if row.what.startswith("fid") or row.what in _METRICS else _flow_of
+    value, error = measure(row, config, run, command)
     if value is None:  # null in JSON: not a finite number
         raise UserError(f"{row.name}: what was measured in {run} is no finite number; see the files there.")
     log.info("%s: %.4f, expected %.2f ± %.2f", row.name, value, row.expected, row.tolerance)
     details["seconds"] = time.perf_counter() - start
     return Result(row=row, protocol=how, overridden=changed, measured=value, std_error=error, details=details)
-
-
-def _of_samples(row: Row) -> bool:
-    return row.what.startswith("fid") or row.what in _METRICS
 
 
 def _samples_of(row: Row, config: Settings, run: Path, command: str) -> tuple[float, float | None]:

@@ -97,7 +97,9 @@ def run(task: Task, workdir: Path) -> TrainState:
         writer.truncate(start)
         snapshots.forget_after(start)
         if start < settings.num_steps:
-            _announce(task)
+            for sentence in task.cautions():
+                log.warning("%s", sentence)
+            compiling("the training step")
         with _feed(task, iterator) as feed, ProgressBar(total=settings.num_steps, initial=start) as bar:
             for done in range(start + per_dispatch, settings.num_steps + 1, per_dispatch):
                 state, metrics = run_step(state, next(feed))
@@ -141,13 +143,6 @@ def _keep_records(task: Task, workdir: Path) -> None:
     )
     for name in lost:
         atomic_write_json(workdir / name, task.records[name])
-
-
-def _announce(task: Task) -> None:
-    """Log the work ahead."""
-    for sentence in task.cautions():
-        log.warning("%s", sentence)
-    compiling("the training step")
 
 
 def _say_trained(task: Task, start: int, began: float) -> None:
