@@ -165,7 +165,8 @@ def of_examples(score_fn: Any, indices: Array) -> Any:
 def rows(values: Any, indices: Array) -> Any:
     """The values of some examples; values that all examples share, a scalar or a single row, stay as they are.
 
-    >>> rows(jnp.arange(3.0), jnp.array([2])).tolist(), rows(jnp.ones((1, 2)), jnp.array([2])).tolist(), rows(0.5, None)
+    >>> third = jnp.array([2])
+    >>> rows(jnp.arange(3.0), third).tolist(), rows(jnp.ones((1, 2)), third).tolist(), rows(0.5, third)
     ([2.0], [[1.0, 1.0]], 0.5)
     """
     return values if jnp.ndim(values) == 0 or jnp.shape(values)[0] == 1 else jnp.asarray(values)[indices]
