@@ -224,6 +224,15 @@ class _Help(argparse.Action):
         parser.exit()
 
 
+class _Version(argparse.Action):
+    """Print the versions that a bug report needs, and end; argparse's own action hides that nobody reads them."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print."""
+        print(software())
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that raises a UserError for a bad command line."""
 
@@ -262,8 +271,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--compare", metavar="DIR[,DIR]", help="for report: other runs to show beside this one")
     parser.add_argument(
         "--version",
-        action="version",
-        version=software(),
+        action=_Version,
+        nargs=0,
+        default=argparse.SUPPRESS,
         help="print the versions of program and libraries",
     )
     cluster.add_flags(parser)
