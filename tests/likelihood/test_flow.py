@@ -116,7 +116,7 @@ def test_an_example_does_not_depend_on_its_batch():
     sde = SubVP()
     whole = measure(sde, num_probes=2)
     first = measure(sde, X[:1], num_probes=2)
-    np.testing.assert_allclose(first.logp, whole.logp[:1], atol=2e-5)
+    np.testing.assert_allclose(first.logp, whole.logp[:1], atol=5e-5)
     assert abs(int(first.num_evals[0]) - int(whole.num_evals[0])) <= 6  # rounding may take or spare one step
 
 
