@@ -16,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from harness import parser_for
@@ -52,10 +54,10 @@ def child(out: Path, began: float, arguments: list[str]) -> None:
 
     jit_step = loop.jit_step
 
-    def first_only(*positional: object, **named: object) -> object:
+    def first_only(*positional: Any, **named: Any) -> Callable[..., None]:
         step = jit_step(*positional, **named)
 
-        def once(*operands: object) -> None:
+        def once(*operands: Any) -> None:
             jax.block_until_ready(step(*operands))
             end()
             os._exit(0)  # nothing is saved, and nothing is cleaned up that would be counted

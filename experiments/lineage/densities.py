@@ -101,7 +101,8 @@ def configuration(name: str, data: Path, steps: int) -> Settings:
     else:
         config.model.features, config.model.num_blocks = 64, 2
     config.training.num_steps, config.training.sample_every = steps, 0
-    config.training.eval_every = config.training.log_every * max(1, steps // (4 * config.training.log_every))
+    config.training.eval_every = config.training.checkpoint_every = config.training.log_every
+    config.training.eval_every *= max(1, steps // (4 * config.training.log_every))
     config.training.checkpoint_every = config.training.eval_every
     config.sampling.num_samples = config.sampling.batch_size = COUNT
     return Settings.of(config)
@@ -119,6 +120,12 @@ def flow_density(experiment: Experiment, params: Params, x: Batch) -> Times:
     return log_likelihood(jax.random.key(1), experiment.sde, experiment.score_fn(params), x, **options).logp
 
 
+def flow_velocity(experiment: Experiment, params: Params, x: Batch) -> np.ndarray:
+    """Where the probability flow moves points on their way to the data, at t = 0.1, where both modes are seen."""
+    process = experiment.sde.reverse(experiment.score_fn(params), noise_scale=0.0)
+    return -np.asarray(jax.jit(process.drift)(x, jnp.asarray(0.1)))
+
+
 Density = Callable[[Experiment, Params, Batch], Times]
 TRAINED: dict[str, Density] = {"vae": autoencoder_density, "vp": flow_density}
 
@@ -130,10 +137,14 @@ def grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def figure(
-    densities: dict[str, np.ndarray], samples: dict[str, np.ndarray], shares: dict[str, float], path: Path
+    densities: dict[str, np.ndarray],
+    samples: dict[str, np.ndarray],
+    fields: dict[str, np.ndarray],
+    shares: dict[str, float],
+    path: Path,
 ) -> None:
-    """Densities with samples, panel by panel."""
-    axis, _ = grid()
+    """Densities with samples and fields, panel by panel."""
+    axis, points = grid()
     names = list(dict.fromkeys([*densities, *samples]))
     canvas, panels = new_figure(3.0 * len(names), 3.2, len(names))
     for panel, name in zip(panels, names, strict=True):
@@ -141,8 +152,21 @@ def figure(
             panel.contourf(axis, axis, densities[name].reshape(POINTS, POINTS), levels=12, cmap="Blues")
         if name in samples:
             panel.scatter(*samples[name][:500].T, s=2, color="#dd6b20", linewidths=0)
-        limits = {"xlim": (-LIMIT, LIMIT), "ylim": (-LIMIT, LIMIT), "aspect": "equal"}
-        panel.set(title=f"{name}, {shares[name]:.0%} top right", xticks=[], yticks=[], **limits)
+        if name in fields:
+            thin = (slice(None, None, 5), slice(None, None, 5))
+            places, arrows = (
+                values.reshape(POINTS, POINTS, 2)[thin].reshape(-1, 2) for values in (points, fields[name])
+            )
+            lengths = np.linalg.norm(arrows, axis=1, keepdims=True)
+            panel.quiver(*places.T, *(arrows / np.maximum(lengths, 1e-9)).T, color="#4a5568", scale=28, width=0.004)
+        panel.set(
+            title=f"{name}, {shares[name]:.0%} top right",
+            xlim=(-LIMIT, LIMIT),
+            ylim=(-LIMIT, LIMIT),
+            aspect="equal",
+            xticks=[],
+            yticks=[],
+        )
         panel.grid(False)
     save_figure(canvas, path)
 
@@ -154,6 +178,7 @@ def run(out: Path, steps: int, command: str) -> None:
     write_data(data)
     points = jnp.asarray(grid()[1])
     densities = {"data": np.exp(log_density(points, jnp.zeros(len(points))))}
+    fields = {"data": np.asarray(score(points, jnp.zeros(len(points))))}
     samples: dict[str, np.ndarray] = {}
     for name, density in TRAINED.items():
         config = configuration(name, data, steps)
@@ -163,6 +188,8 @@ def run(out: Path, steps: int, command: str) -> None:
         measure = jax.jit(lambda params, x, e=experiment, d=density: d(e, params, x))
         densities[name] = np.exp(np.concatenate([measure(params, part) for part in jnp.split(points, 6)]))
         samples[name] = draw_samples(experiment, params).x
+        if name == "vp":
+            fields[name] = flow_velocity(experiment, params, points)
     samples["plain Langevin"] = plain_langevin(jax.random.key(2))
     samples["annealed Langevin"] = annealed_langevin(jax.random.key(3))
     shares = {name: in_heavier_mode(found) for name, found in samples.items()}
@@ -172,7 +199,7 @@ def run(out: Path, steps: int, command: str) -> None:
     distances = {n: float(0.5 * cell * np.abs(d - truth).sum()) for n, d in densities.items() if n != "data"}
     report = {"heavier_mode": shares, "std_error_at_the_truth": error, "total_variation": distances, **machine(command)}
     atomic_write_json(out / "densities.json", report)
-    figure(densities, samples, {"data": WEIGHTS[1]} | shares, out / "densities.png")
+    figure(densities, samples, fields, {"data": WEIGHTS[1]} | shares, out / "densities.png")
     print(f"In the mode of weight {WEIGHTS[1]} (standard error {error:.3f}): {shares}.")
     print(f"Total variation from the data's density: {distances}.")
 

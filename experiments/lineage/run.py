@@ -8,6 +8,7 @@ interrupted goes on where it was, and what is there already is not measured agai
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import shlex
@@ -25,19 +26,18 @@ if __name__ == "__main__":
 
 import jax
 import numpy as np
-from table import PICTURES, Measured, write_results
+from table import Measured, write_results
 
 from score_sde.chains import langevin_step, noise_ratio, num_noise_levels
 from score_sde.config import ConfigDict, from_file
+from score_sde.data import load_source
 from score_sde.errors import UserError, unknown
-from score_sde.evaluation.metrics import extractor_of
-from score_sde.evaluation.results import digest
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable
 from score_sde.metrics import Moments, frechet_interval, moments
+from score_sde.metrics.extractors import Extractor, make_extractor
 from score_sde.modes import MODES
-from score_sde.modes.workdir import build_experiment, data_info, load_splits
-from score_sde.plan.program import num_parameters
+from score_sde.modes.workdir import build_experiment, data_info
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -147,42 +147,48 @@ def timed(stage: str, config: Settings, workdir: Path, command: str, mode: Calla
 def _identity(stage: str, config: Settings) -> str:
     """A digest of the fields that decide what a stage leaves behind."""
     fields = config.to_dict()
-    return digest(json.dumps({group: fields[group] for group in (*TRAINED, *GROUPS[stage])}, sort_keys=True))
+    own = json.dumps({group: fields[group] for group in (*TRAINED, *GROUPS[stage])}, sort_keys=True)
+    return hashlib.sha256(own.encode()).hexdigest()
 
 
 def measured(name: str, seed: int, workdir: Path, config: Settings, compare: "Comparison") -> Measured:
-    """The results of a finished run, and the distance of its samples."""
-    stages, likelihood, sampling = (
-        json.loads((workdir / f"{file}.json").read_text()) for file in ("stages", "likelihood", "sampling")
-    )
+    """What the files of a finished run say, and the distance of its samples."""
+    seconds = {stage: found["seconds"] for stage, found in json.loads((workdir / "stages.json").read_text()).items()}
     with np.load(workdir / "samples.npz") as found:
         samples = found["samples"]
+    params = build_experiment(config).abstract_state().params
     return Measured(
         name=name,
         seed=seed,
-        likelihood=likelihood,
-        sampling=sampling,
+        likelihood=json.loads((workdir / "likelihood.json").read_text()),
+        sampling=json.loads((workdir / "sampling.json").read_text()),
         frechet=frechet_interval(compare.features(samples), compare.reference),
-        parameters=num_parameters(build_experiment(config)),
-        seconds={stage: found["seconds"] for stage, found in stages.items()},
-        pictures=samples[:PICTURES],
+        parameters=sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)),
+        seconds=seconds,
+        pictures=samples[:16],
     )
 
 
 class Comparison:
-    """The training images in the features of one extractor, with which the samples of all are compared."""
+    """What the samples of all are compared with: the training images, in the features of one extractor."""
 
     def __init__(self, config: Settings) -> None:
         """Choose the extractor and take the moments of the training images."""
         info = data_info(config)
-        self.num_levels: int = info.num_grey_levels or 256
-        self.extractor = extractor_of(config, info)
-        train, self.held_out = (source.gather(np.arange(len(source))) for source in load_splits(config).values())
-        self.reference: Moments = moments(self.features(train))
+        self._config, self.num_levels = config, info.num_grey_levels
+        self.extractor: Extractor = make_extractor(
+            "auto", shape=info.shape, num_levels=info.num_grey_levels, source=config.data.name
+        )
+        self.reference: Moments = moments(self.features(self.images("train")))
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """The features of images as levels."""
         return self.extractor(images.astype(np.uint8)).features
+
+    def images(self, split: str) -> np.ndarray:
+        """The images of a split."""
+        source = load_source(self._config.data.name, split, data_dir=self._config.data.data_dir or None)
+        return source.gather(np.arange(len(source)))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -221,14 +227,15 @@ def main(arguments: list[str]) -> None:
             workdir, config = run_one(name, options, seed)
             rows.append(measured(name, seed, workdir, config, compare))
             jax.clear_caches()
+    held_out = compare.images("test")
     write_results(
         rows,
         options.out / options.data,
         command=options.command,
         extractor=compare.extractor.name,
-        data_distance=frechet_interval(compare.features(compare.held_out), compare.reference),
-        data_pictures=compare.held_out[:PICTURES],
-        num_levels=compare.num_levels,
+        data_distance=frechet_interval(compare.features(held_out), compare.reference),
+        data_pictures=held_out[:16],
+        num_levels=compare.num_levels or 256,
     )
     print((options.out / options.data / "table.md").read_text())
 

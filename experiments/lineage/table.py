@@ -10,13 +10,7 @@ from score_sde.evaluation.base import mean_and_std_error
 from score_sde.files import atomic_write_json, atomic_write_text
 from score_sde.metrics import FrechetEstimate
 from score_sde.modes.workdir import machine
-from score_sde.report.plots import image_grid
-
-PICTURES = 16  # images of a system in the picture
-COLUMNS = (
-    *("system", "NLL, bits/dim", "bound, bits/dim", "of what", "Fréchet distance", "sampler", "evaluations"),
-    *("parameters", "train, s", "sample, s"),
-)
+from score_sde.report.plots import new_figure, save_figure
 
 
 class Measured(NamedTuple):
@@ -33,7 +27,7 @@ class Measured(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A number of one run, with its standard error over images and its name."""
+    """A number of one run, with its standard error over images and what it is."""
 
     value: float
     std_error: float
@@ -60,23 +54,34 @@ def bound_of(report: dict[str, Any]) -> Value | None:
 
 
 def summary(runs: Sequence[Measured]) -> dict[str, Any]:
-    """One ancestor over its seeds: means, with the mean of the errors and the standard error over seeds."""
+    """One ancestor over its seeds."""
     row: dict[str, Any] = {"name": runs[0].name, "seeds": [run.seed for run in runs]}
     for field, read in (("nll", nll_of), ("bound", bound_of)):
         found = [value for run in runs if (value := read(run.likelihood)) is not None]
-        row[field] = _over_seeds(found, "value", "std_error") | {"what": found[0].what} if found else None
-    row["frechet"] = _over_seeds([run.frechet for run in runs], "corrected", "std_error", "low", "high", "distance")
+        row[field] = _joined(found) if found else None
+    distances = [run.frechet for run in runs]
+    mean, error = mean_and_std_error(np.array([distance.corrected for distance in distances]))
+    row["frechet"] = {
+        "value": mean,
+        "seeds_std_error": error,
+        "samples_std_error": float(np.mean([distance.std_error for distance in distances])),
+        "low": float(np.mean([distance.low for distance in distances])),
+        "high": float(np.mean([distance.high for distance in distances])),
+        "uncorrected": float(np.mean([distance.distance for distance in distances])),
+    }
     row["parameters"] = runs[0].parameters
     row["solver"], row["num_evals"] = runs[0].sampling["solver"], runs[0].sampling["num_evals"]
     row["seconds"] = {stage: float(np.mean([run.seconds[stage] for run in runs])) for stage in runs[0].seconds}
+    row["runs"] = [run._replace(pictures=np.zeros(0))._asdict() | {"frechet": run.frechet._asdict()} for run in runs]
+    for run in row["runs"]:
+        del run["pictures"]
     return row
 
 
-def _over_seeds(found: Sequence[Any], value: str, *others: str) -> dict[str, Any]:
-    """The mean of a value and its standard error over seeds, and the means of other values."""
-    columns = {name: np.array([getattr(one, name) for one in found]) for name in (value, *others)}
-    mean, error = mean_and_std_error(columns.pop(value))
-    return {"value": mean, "seeds_std_error": error, **{name: float(them.mean()) for name, them in columns.items()}}
+def _joined(values: Sequence[Value]) -> dict[str, Any]:
+    mean, error = mean_and_std_error(np.array([value.value for value in values]))
+    images = float(np.mean([value.std_error for value in values]))
+    return {"value": mean, "images_std_error": images, "seeds_std_error": error, "what": values[0].what}
 
 
 def write_results(
@@ -89,28 +94,31 @@ def write_results(
     data_pictures: np.ndarray,
     num_levels: int,
 ) -> None:
-    """Write ``table.json``, ``table.md``, and ``samples.png``: rows of images of the data, then of each ancestor."""
+    """Write ``table.json``, ``table.md`` and ``samples.png``."""
     names = list(dict.fromkeys(run.name for run in runs))
     rows = [summary([run for run in runs if run.name == name]) for name in names]
     report = {"rows": rows, "extractor": extractor, "data_distance": data_distance._asdict(), **machine(command)}
     atomic_write_json(directory / "table.json", report)
     atomic_write_text(directory / "table.md", markdown(report))
-    first = [next(run.pictures for run in runs if run.name == name) for name in names]
-    pictures = np.concatenate([data_pictures, *first])
-    image_grid(pictures, directory / "samples.png", num_grey_levels=num_levels, columns=PICTURES)
+    first = {name: next(run.pictures for run in runs if run.name == name) for name in names}
+    picture({"data": data_pictures} | first, directory / "samples.png", num_levels)
 
 
 def markdown(report: dict[str, Any]) -> str:
     """The table as a page."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    lines = [
+        "| system | NLL, bits/dim | bound, bits/dim | of what | Fréchet distance | sampler | evaluations | parameters "
+        "| train, s | sample, s |",
+        "|" + "---|" * 10,
+    ]
     for row in report["rows"]:
-        seconds, bound, distance = row["seconds"], row["bound"], row["frechet"]
+        seconds, bound = row["seconds"], row["bound"]
         cells = [
             row["name"],
             _cell(row["nll"]),
             _cell(bound),
             bound["what"] if bound else "—",
-            f"{distance['value']:.3f} [{distance['low']:.3f}, {distance['high']:.3f}]{_seeds(distance)}",
+            _distance(row["frechet"]),
             row["solver"],
             f"{row['num_evals']:.0f}",
             f"{row['parameters']:,}",
@@ -131,8 +139,30 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def _cell(found: dict[str, Any] | None) -> str:
-    return "—" if found is None else f"{found['value']:.3f} ± {found['std_error']:.3f}{_seeds(found)}"
+    if found is None:
+        return "—"
+    return f"{found['value']:.3f} ± {found['images_std_error']:.3f}{_seeds(found['seeds_std_error'])}"
 
 
-def _seeds(found: dict[str, Any]) -> str:
-    return "" if np.isnan(found["seeds_std_error"]) else f" ± {found['seeds_std_error']:.3f}"
+def _distance(found: dict[str, Any]) -> str:
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]{_seeds(found['seeds_std_error'])}"
+
+
+def _seeds(error: float) -> str:
+    return "" if np.isnan(error) else f" ± {error:.3f}"
+
+
+def picture(rows: dict[str, np.ndarray], path: Path, num_levels: int) -> None:
+    """A row of images of each ancestor, with its name."""
+    height = next(iter(rows.values())).shape[1]
+    strips = [np.concatenate([image[..., 0] for image in images], axis=1) for images in rows.values()]
+    width = max(strip.shape[1] for strip in strips)
+    blank = np.full((1, width), num_levels - 1)
+    tiles = [part for strip in strips for part in (np.pad(strip, ((0, 0), (0, width - strip.shape[1]))), blank)]
+    figure, axes = new_figure(9.0, 0.62 * len(rows))
+    axes.grid(False)
+    axes.imshow(np.concatenate(tiles[:-1]), cmap="gray", vmin=0, vmax=num_levels - 1, interpolation="nearest")
+    axes.set_yticks([(height + 1) * index + 0.5 * (height - 1) for index in range(len(rows))], list(rows))
+    axes.set_xticks([])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    save_figure(figure, path)
