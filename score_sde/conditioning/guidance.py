@@ -106,7 +106,8 @@ def classifier_free(
             (Kynkäänniemi et al. 2024, arXiv 2404.07724). Outside, the score is the conditional one.
         rescale: How far the std of a guided score, over the values of an example, moves back to the std of the
             conditional score: 0 leaves it, 1 restores it (Lin et al. 2024, arXiv 2305.08891, section 3.4).
-        process: The forward process, which turns times into noise-to-signal ratios; needed for an interval only.
+        process: The forward process, which turns times into noise-to-signal ratios; needed for an interval that is
+            not empty.
 
     Raises:
         UserError: If the scale is negative or not finite, the interval is not one, ``rescale`` is not a fraction, or
@@ -118,8 +119,7 @@ def classifier_free(
     """
     refuse([*_bad_scale(scale), *_bad_interval(interval, process)])
     refuse(not_fulfilled("rescale", rescale, lambda phi: (phi >= 0.0) & (phi <= 1.0), "a fraction, from 0 to 1"))
-    nowhere = interval is not None and is_known(*interval) and interval[0] == interval[1]
-    if nowhere or _is(scale, 1.0):
+    if _is_empty(interval) or _is(scale, 1.0):
         return conditional
     if _is(scale, 0.0) and interval is None and _is(rescale, 0.0):
         return unconditional
@@ -263,10 +263,15 @@ def _bad_scale(scale: Number) -> Iterator[str]:
     yield from not_fulfilled("scale", scale, lambda w: np.isfinite(w) & (w >= 0.0) & (w.ndim < 2), expected)
 
 
+def _is_empty(interval: tuple[Number, Number] | None) -> bool:
+    """Whether an interval is known to hold no noise level."""
+    return interval is not None and is_known(*interval) and interval[0] == interval[1]
+
+
 def _bad_interval(interval: tuple[Number, Number] | None, process: Process | None) -> Iterator[str]:
     if interval is None:
         return
     if len(interval) != 2 or not holds(lambda low, high: (low >= 0.0) & (low <= high), *interval):
         yield f"interval is {interval}; expected two noise-to-signal ratios s / m, the lower first."
-    if process is None:
+    elif process is None and not _is_empty(interval):
         yield "There is an interval of noise-to-signal ratios and no process; expected process=, such as VP()."
