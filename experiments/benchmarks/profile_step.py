@@ -55,13 +55,17 @@ def profile(program: Callable[[], object]) -> dict[str, float]:
         with jax.profiler.trace(folder):
             program()
         (file,) = Path(folder).rglob("*.xplane.pb")
-        times: collections.Counter[str] = collections.Counter()
+        times: dict[str, float] = collections.defaultdict(float)
         for plane in ProfileData.from_file(str(file)).planes:
             for line in plane.lines:
                 for event in line.events:
                     if any(name == "hlo_op" for name, _ in event.stats):
                         times[re.sub(r"[.\d]+$", "", event.name)] += event.duration_ns / 1e9
     return times
+
+
+def _most(times: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(times.items(), key=lambda item: -item[1])
 
 
 def main() -> None:
@@ -73,14 +77,14 @@ def main() -> None:
     program = gradient(network, jnp.ones((args.batch, *args.image)))
     program()
     times = profile(program)
-    total, classes = sum(times.values()), collections.Counter()
+    total, classes = sum(times.values()), collections.defaultdict(float)
     for name, seconds in times.items():
         classes[next(label for label, pattern in CLASSES.items() if re.search(pattern, name))] += seconds
     print(f"{1e3 * total:.0f} ms of all threads")
-    for label, seconds in classes.most_common():
+    for label, seconds in _most(classes):
         print(f"{label:<40}{100 * seconds / total:>6.1f} %")
     print()
-    for name, seconds in collections.Counter(times).most_common(args.most):
+    for name, seconds in _most(times)[: args.most]:
         print(f"{name:<40}{100 * seconds / total:>6.1f} %")
 
 
