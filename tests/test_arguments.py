@@ -168,6 +168,7 @@ def test_times_that_are_traced_pass():
     jax.eval_shape(lambda t: likelihood.transport(SDE, score, X, t0=t, t1=1.0), 0.1)
 
 
+@pytest.mark.slow
 def test_a_grid_may_start_anywhere_if_the_density_there_is_given():
     found = likelihood.log_likelihood_on_grid(
         KEY, SDE, score, X, sampling.log_snr_times(SDE, 20)[5:], num_probes=None, terminal_logp=SDE.prior_logp

@@ -24,7 +24,7 @@ each_chain = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 DENSITY = Gaussian.correlated(4)
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @each_chain
 def test_steps_compose_to_the_marginals(chain):
     """m and s^2 through the chain's own transitions, step by step: m <- a m, s^2 <- a^2 s^2 + g^2."""
@@ -64,6 +64,7 @@ def test_the_cosine_schedule_has_the_cosine_marginal():
     np.testing.assert_allclose(mean_coeff**2, shape(t) / shape(0.0), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", [VP(), SubVP(), VE()], ids=["vp", "subvp", "ve"])
 def test_chains_tend_to_their_sde(sde):
     t = jnp.asarray([0.1, 0.3, 0.6, 1.0])

@@ -84,7 +84,7 @@ def test_processes_and_losses_have_the_type_of_the_data(dtype):
             assert_type(lambda: make_score_fn(Network(), make(), VP(), {})(x, t.astype(dtype)), dtype)  # noqa: B023
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @each_dtype
 def test_samples_have_the_type_of_their_starting_points(dtype):
     with float64():
@@ -119,7 +119,7 @@ def test_samples_have_the_type_of_their_starting_points(dtype):
         )
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @each_dtype
 def test_likelihoods_and_bounds_have_the_type_of_the_data(dtype):
     with float64():

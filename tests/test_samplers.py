@@ -65,6 +65,7 @@ def test_what_a_sampler_says_it_costs_is_what_it_evaluates(name):
     assert (sampler.num_evals is None) is name.startswith("adaptive")
 
 
+@pytest.mark.slow
 def test_the_way_of_samples_ends_where_they_are():
     run = experiment(**{"sampling.denoising": "none", "sampling.grid": "log_snr"})
     params, key = run.init_state().params, jax.random.key(0)

@@ -95,6 +95,7 @@ def test_what_cannot_be_repeated_is_refused():
         RePaint(solver=inpaint)
 
 
+@pytest.mark.slow
 @each_process
 def test_corrections_bring_it_to_the_conditional(sde):
     """Mean and variance within 3 % of the unconditional standard deviation and variance."""
@@ -103,6 +104,7 @@ def test_corrections_bring_it_to_the_conditional(sde):
     assert_moments(unknown_values(sde, solver, times), MEAN, VARIANCE, bias=0.03)
 
 
+@pytest.mark.slow
 def test_annealed_langevin_dynamics_inpaint_along_the_levels_of_ncsn():
     chain = chains.NCSN(sigmas=chains.geometric_sigmas(30, 0.01, 10.0))
     solver = PredictorCorrector(predictor=NoPredictor(), corrector=AnnealedLangevin(snr=0.2), num_corrections=60)

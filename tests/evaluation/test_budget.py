@@ -116,6 +116,7 @@ def test_the_prior_term_is_the_divergence_from_the_prior(sde):
     np.testing.assert_array_less(np.abs(prior_divergence(sde, jnp.ones(()), x) - gaps.mean(axis=0)), 4 * error + 1e-3)
 
 
+@pytest.mark.slow
 def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path):
     """The same numbers as without the interruption, and the first batches not measured again."""
     experiment = make_experiment("likelihood.batch_size=10")
@@ -175,6 +176,7 @@ def test_a_measurement_is_known_by_model_noise_and_data_and_not_by_where_these_l
     assert len({same, *others}) == 1 + len(others)
 
 
+@pytest.mark.slow
 def test_weighing_draws_by_importance_bounds_closer_than_their_mean():
     """And with one draw both are the same. The data are continuous, so that draws differ by their probes alone."""
     source = source_of(AR1.sample(32, seed=4))

@@ -74,6 +74,7 @@ def test_equally_likely_levels_cost_their_logarithm(measured):
     assert measured.model.variance == "fixed_small"
 
 
+@pytest.mark.slow
 def test_the_terms_add_up_along_the_reversal(measured):
     total = measured.prior + measured.divergence + measured.decoder
     np.testing.assert_allclose(total, measured.bits_per_dim, rtol=1e-5)

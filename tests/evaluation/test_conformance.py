@@ -78,6 +78,7 @@ def test_the_weak_order_of_every_noisy_solver_is_at_least_one(solver, name):
     assert row.errors[512] < 0.05
 
 
+@pytest.mark.slow
 def test_computed_variances_are_those_of_samples():
     """Of a solver with memory too: 40000 samples, four standard errors."""
     case, n = CASES["VP"], 40_000
@@ -114,7 +115,7 @@ def test_a_corrector_alone_settles_at_its_known_variance(snr):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_predictor_corrector_sampling_is_off_by_its_computed_bias_and_no_more(name):
     rows = list(conformance.corrector_rows((0.05,), cases=[CASES[name]], num_steps=100, num_samples=4000))

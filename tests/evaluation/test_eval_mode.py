@@ -61,6 +61,7 @@ def test_by_default_the_loss_of_the_newest_is_measured_and_nothing_is_drawn(work
     assert not (workdir / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_all_checkpoints_are_measured_once_and_the_best_is_the_least(workdir, monkeypatch):
     samples = {"evaluation__checkpoints": "all", "evaluation__num_samples": 200}
     assert _run("eval", workdir, **samples) == 0
@@ -92,6 +93,7 @@ def test_all_checkpoints_are_measured_once_and_the_best_is_the_least(workdir, mo
         _run("eval", workdir, **samples | {"evaluation__num_samples": 100})
 
 
+@pytest.mark.slow
 def test_another_model_of_the_same_steps_is_measured_anew(workdir, tmp_path):
     assert _run("eval", workdir, evaluation__checkpoints="20,60") == 0
     first = _evaluation(workdir)["checkpoints"]
@@ -106,6 +108,7 @@ def test_another_model_of_the_same_steps_is_measured_anew(workdir, tmp_path):
     assert first[1]["loss"] != second[1]["loss"]
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_bit_for_bit(workdir, tmp_path, monkeypatch):
     other = shutil.copytree(workdir, tmp_path / "other")
     samples = {"evaluation__checkpoints": "40,60", "evaluation__num_samples": 200}

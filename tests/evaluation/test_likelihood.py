@@ -37,6 +37,7 @@ def experiment():
     return dataclasses.replace(build_experiment(config), network=UniformNetwork())
 
 
+@pytest.mark.slow
 def test_the_bound_lies_above_the_likelihood_by_little_where_the_score_is_exact(experiment):
     """Uniform data over 256 levels have 8 bits per dimension, whatever the images; the last batch of 70 is padded."""
     levels = np.random.RandomState(0).randint(256, size=(70, 8, 8, 1)).astype(np.uint8)

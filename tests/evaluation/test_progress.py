@@ -35,6 +35,7 @@ def test_the_same_noise_becomes_samples_of_the_model_that_is_given():
     assert abs(narrow.std() - 0.5) < 0.03
 
 
+@pytest.mark.slow
 def test_being_watched_changes_no_bit_of_a_run(tmp_path):
     config = load_config(CONFIG, _overrides(**{"training.sample_every": 15, "training.num_steps": 40}))
     seen = []

@@ -64,7 +64,7 @@ OTHER = {
 }
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sample", "likelihood", "eval", pytest.param("latents", marks=pytest.mark.long)])
 def test_results_of_other_settings_are_kept_and_those_of_the_same_are_replaced(mode, run, caplog):
     report, *others = RESULTS[mode]
@@ -153,6 +153,7 @@ def test_to_go_back_to_settings_leaves_no_second_copy_of_their_results(mode, tmp
     assert kept()[f"{mode}-2"] == ("43", 1) and kept()[f"{mode}-4"] == ("43", 9)
 
 
+@pytest.mark.slow
 def test_a_likelihood_that_was_killed_in_a_later_phase_is_not_measured_again(run, monkeypatch, model):
     """The flow is done and half of the bound when the kill comes; then only the other half is measured."""
     add, phases = partial.Partial.add, []
@@ -202,6 +203,7 @@ def test_what_a_kill_left_stays_when_other_settings_come_between(mode, run, monk
     assert added == [1, 1] and not list(run.glob("*.partial*"))
 
 
+@pytest.mark.slow
 def test_settings_of_a_sweep_that_were_measured_before_a_kill_are_not_measured_again(run, monkeypatch):
     monkeypatch.setattr(pareto, "_REFERENCE_STEPS", 3)
     add, measured = partial.Partial.add, []

@@ -77,7 +77,7 @@ def model(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("model"), tiny())
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_samples_that_were_drawn_when_a_signal_came_are_not_drawn_again(
     number, code, model, tmp_path, monkeypatch, capsys
@@ -120,6 +120,7 @@ def test_samples_are_a_part_of_the_stream_of_their_seed(model, tmp_path):
     assert np.mean(found["plain"] == found["another"]) < 0.9  # many are black or white: nobody has trained the model
 
 
+@pytest.mark.slow
 def test_the_strip_from_noise_to_data_needs_no_memory_for_the_steps_between_its_frames():
     def memory(steps):
         experiment = build_experiment(tiny(sampling__num_steps=steps))

@@ -52,7 +52,7 @@ def test_the_network_with_the_original_weights_gives_the_original_output(name):
     )
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddpmpp", "ncsnpp_ve_skip", "ddpm_vp"])
 def test_bfloat16_is_within_two_percent_of_the_original(name):
     case, network = originals.CASES[name], originals.network(originals.CASES[name])

@@ -76,7 +76,7 @@ def flax_import(tmp_path):
     return arguments
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [(CheckpointWriter, "save"), (training, "atomic_write_json"), (training, "claim")])
 def test_an_import_cut_off_anywhere_is_given_again(place, flax_import, monkeypatch, capsys):
     arguments = flax_import()

@@ -295,7 +295,7 @@ def test_expectation_agrees_with_the_original(sde, eps, form, importance):
         np.testing.assert_array_less(np.abs(values.mean(axis=1) - reference[prefix + name]), 5 * error + 1e-4)
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @recorded
 @pytest.mark.parametrize("eps", ["1e-05", "0.01"])
 @each_full

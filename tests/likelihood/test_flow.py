@@ -75,6 +75,7 @@ def test_published_density_at_the_origin(sde, expected):
     np.testing.assert_allclose(logp, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_hutchinson_is_unbiased_and_its_error_falls_as_one_over_root_k():
     sde = VP()
     exact = np.asarray(measure(sde).logp)
@@ -102,6 +103,7 @@ def test_reported_probe_error_is_the_observed_one():
     assert bool(jnp.isnan(measure(sde, num_probes=1).probe_std_error).all())
 
 
+@pytest.mark.slow
 def test_rademacher_is_exact_on_a_diagonal_gaussian_and_gaussian_probes_are_not():
     density = Gaussian(np.zeros(4), np.eye(4), np.array([0.1, 0.2, 0.3, 0.4]))
     sde = VP()
@@ -112,6 +114,7 @@ def test_rademacher_is_exact_on_a_diagonal_gaussian_and_gaussian_probes_are_not(
     assert float(jnp.abs(gaussian - truth).max()) > 0.1
 
 
+@pytest.mark.slow
 def test_an_example_does_not_depend_on_its_batch():
     sde = SubVP()
     whole = measure(sde, num_probes=2)
@@ -120,6 +123,7 @@ def test_an_example_does_not_depend_on_its_batch():
     assert abs(int(first.num_evals[0]) - int(whole.num_evals[0])) <= 6  # rounding may take or spare one step
 
 
+@pytest.mark.slow
 def test_likelihood_is_differentiable():
     """d log p / dx of the flow is the score at t0: the gradient passes through the solver."""
     sde = VP()

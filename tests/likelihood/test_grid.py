@@ -47,7 +47,7 @@ def truth(sde, x=X, density=DENSITY):
     return np.asarray(logp(jnp.asarray(x, jnp.zeros(()).dtype)))
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "order"), [("vp", 2), ("vp", 3), ("vp", 4), ("subvp", 3), ("ve", 3)])
 def test_the_error_falls_with_the_order_of_the_corrector(name, order):
     """A predictor of order p with one corrector is of order p + 1, in the sample and in the density."""
@@ -89,6 +89,7 @@ def test_seventy_two_evaluations_leave_less_than_a_ten_thousandth_of_a_nat():
     assert np.abs(errors).max() < 1e-4 and errors.std() < 2e-5
 
 
+@pytest.mark.slow
 def test_fresh_probes_err_four_times_less_than_a_frozen_one():
     """At the same 72 evaluations; and what each is reported to err by is what it does."""
     sde, x = VP(), ar1_samples()
@@ -125,6 +126,7 @@ def test_samples_come_with_the_density_that_they_are_measured_to_have(sde):
         np.testing.assert_allclose(drawn.logp, exact, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_any_grid_and_the_adaptive_solver_agree():
     sde = VP()
     options = {"num_probes": None, "rtol": 1e-6, "atol": 1e-6}

@@ -67,7 +67,7 @@ def measure(experiment, state, workdir, monkeypatch, source=None):
     return json.loads((workdir / "likelihood.json").read_text())
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["denoising", "implicit", "sliced", "sliced_vr"])
 def test_the_family_differs_from_denoising_by_one_per_dimension_in_expectation(kind):
     losses = {}
@@ -81,6 +81,7 @@ def test_the_family_differs_from_denoising_by_one_per_dimension_in_expectation(k
     assert abs(difference.mean() - expected) <= 4.0 * difference.std() / np.sqrt(len(difference))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variances", "fraction"), [("small", 0.0), ("large", 1.0)])
 def test_fixed_variances_are_learned_ones_that_always_say_the_same(variances, fraction):
     fixed = toy(*BOUND, f"parameterization.variances={variances}")
@@ -100,7 +101,7 @@ def test_fixed_variances_are_learned_ones_that_always_say_the_same(variances, fr
     np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize("large", [False, True])
 def test_a_reversal_with_fixed_variances_samples_like_the_ancestral_solver(large):
     experiment = toy(*BOUND, f"parameterization.variances={'large' if large else 'small'}")
@@ -116,6 +117,7 @@ def test_a_reversal_with_fixed_variances_samples_like_the_ancestral_solver(large
     np.testing.assert_allclose(theirs, draw(Ancestral(large=large)), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_thresholding_reaches_the_learned_reversal():
     plain = toy(*BOUND, "parameterization.variances=learned")
     clipped = plain.with_sampling(thresholding="static")
@@ -200,6 +202,7 @@ def test_the_bound_of_the_exact_reversal_is_the_entropy_through_the_mode(tmp_pat
     assert found["variances"] == "learned, learned"
 
 
+@pytest.mark.slow
 def test_the_bound_is_least_at_the_exact_reversal():
     exact = Exact(toy(*BOUND).process, 0.3)
     chain = toy(*BOUND).process
@@ -227,6 +230,7 @@ def test_the_bound_is_least_at_the_exact_reversal():
             assert float(mean(zero | {name: jnp.asarray(sign)})) > base
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_vae_is_its_negative_bound_and_its_samples_are_those_of_its_prior():
     experiment = toy(*VAE)
     params, model = state_of(experiment).params, experiment.latent

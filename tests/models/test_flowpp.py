@@ -100,7 +100,7 @@ def test_the_inverse_of_a_layer_undoes_it_and_its_log_determinant(layer, precisi
     assert not np.allclose(jax.tree.leaves(outputs)[-1], jax.tree.leaves(values[0])[-1], atol=1e-2)
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 def test_the_inverse_of_the_flow_undoes_it(precision, key):
     dtype, tolerance = precision
     module, params = _flow(SHAPE)
@@ -113,6 +113,7 @@ def test_the_inverse_of_the_flow_undoes_it(precision, key):
     np.testing.assert_allclose(inverse_log_det, -log_det, atol=10 * tolerance)
 
 
+@pytest.mark.slow
 def test_log_q_is_the_density_of_the_noise_over_the_jacobian(key):
     with jax.enable_x64(True):
         module, params = _flow(SHAPE)
@@ -144,6 +145,7 @@ def test_the_density_of_two_pixels_integrates_to_one(key):
         np.testing.assert_allclose(mass.sum(), 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_u_lies_inside_the_interval_whatever_the_flow_does(key):
     module, params = _flow(SHAPE)
     wild = jax.tree.map(lambda leaf: 8.0 * leaf, params)
@@ -158,6 +160,7 @@ def test_u_lies_inside_the_interval_whatever_the_flow_does(key):
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((gradients, log_q)))
 
 
+@pytest.mark.slow
 def test_a_fresh_flow_is_all_but_uniform_noise(key):
     """Its divergence from uniform noise is that of the sigmoid of normal noise with gain 1.7: 0.010 nats per pixel."""
     fields = dict(default_config().dequantizer) | {"name": "flowpp", **SMALL}
@@ -168,6 +171,7 @@ def test_a_fresh_flow_is_all_but_uniform_noise(key):
     np.testing.assert_allclose(float(log_q.mean()) / 64, 0.010, atol=0.01)
 
 
+@pytest.mark.slow
 def test_an_image_gets_noise_that_depends_on_its_key_and_on_itself_but_not_on_its_batch(key):
     module, params = _flow(SHAPE)
     compiled = _compiled(LinenDequantizer(module, 16).sample)

@@ -159,7 +159,7 @@ def test_attention_is_a_softmax_over_all_pixels():
     np.testing.assert_allclose(block.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_untrained_network_predicts_almost_zero(name):
     net, shape = NETWORKS[name]
@@ -189,7 +189,7 @@ def test_the_loss_of_an_untrained_network_is_that_of_predicting_no_noise(name, c
     np.testing.assert_allclose(losses.mean(), expected, atol=4.0 * expected * np.sqrt(2.0 / dim / count))
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 def test_dropout_is_on_only_with_a_key_and_only_then_random(network):
     apply, x, condition = network
     clean, again = apply(x, condition), apply(x, condition)
@@ -200,6 +200,7 @@ def test_dropout_is_on_only_with_a_key_and_only_then_random(network):
     assert float(jnp.abs(one - other).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_an_example_does_not_depend_on_the_others_in_its_batch(network):
     apply, x, condition = network
     whole = apply(x, condition)
@@ -230,6 +231,7 @@ def labelled():
     return net, _trained(net, (8, 8, 1)), _normal(1, 3, 8, 8, 1), jnp.array([10.0, 200.0, 900.0])
 
 
+@pytest.mark.slow
 def test_a_class_conditional_network_listens_to_the_class_and_knows_no_class(labelled):
     net, params, x, condition = labelled
     apply = _jit(lambda label=None: net.apply(params, x, condition, label=label))
@@ -273,7 +275,7 @@ def test_rematerialisation_changes_neither_parameters_nor_gradients_and_stores_l
     assert stored_again < 0.6 * stored
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RELATIVES if name != "mlp"])
 def test_bfloat16_stays_close_to_float32_and_gives_float32_gradients(name):
     net, shape = RELATIVES[name]

@@ -294,6 +294,7 @@ def test_every_weight_in_use_reaches_the_output(name):
             assert np.any(grad), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_only_the_first_network_sees_the_noise_level(name):
     module, x = NETWORKS[name], _images(0, 2, 8, 8, 1).at[1].set(_images(0, 2, 8, 8, 1)[0])
@@ -305,6 +306,7 @@ def test_only_the_first_network_sees_the_noise_level(name):
     np.testing.assert_allclose(apply(jnp.array([4.2, 0.8])), output[::-1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_level_out_of_range_shows():
     module, x = NETWORKS["NCSN"], _images(0, 2, 8, 8, 1)
     output, _ = _apply(module, x, jnp.array([4.0, 5.0]))
@@ -312,6 +314,7 @@ def test_a_level_out_of_range_shows():
     assert bool(jnp.isnan(output[1]).all())
 
 
+@pytest.mark.slow
 def test_rescaling_maps_zero_and_one_to_minus_one_and_one():
     x = _images(0, 2, 8, 8, 1)
     plain, _ = _apply(NCSNv2(features=4), 2.0 * x - 1.0, jnp.zeros(2))

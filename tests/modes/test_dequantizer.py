@@ -151,6 +151,7 @@ def test_a_dequantizer_goes_on_with_its_own_model_only(uninterrupted, tmp_path):
     assert load_dequantizer(_experiment(), workdir).model_step == 2
 
 
+@pytest.mark.slow
 def test_a_dequantizer_goes_on_with_its_own_parameters_and_data_only(uninterrupted, tmp_path):
     workdir = shutil.copytree(uninterrupted[0], tmp_path / "run")
     record = workdir / "dequantizer" / "model.json"

@@ -86,6 +86,7 @@ def test_implicit_is_explicit_less_half_the_fisher_information():
         assert abs(explicit[0] - implicit[0] - 0.5 * fisher_information(MIXTURE)) < 1e-9
 
 
+@pytest.mark.slow
 def test_denoising_is_explicit_for_the_blurred_density():
     """Vincent 2011: the same gradient, and d / (2 sigma^2) less half the Fisher information more."""
     with float64():

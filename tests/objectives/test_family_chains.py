@@ -113,6 +113,7 @@ def test_their_losses_tend_to_those_of_the_sdes_on_the_same_noise(name):
     assert found[-1] < 2e-3
 
 
+@pytest.mark.slow
 def test_at_its_levels_ncsn_is_ve_and_ddpm_tends_to_vp():
     at_levels = gaps(*CHOICES["ncsn to ve"], lambda n: LevelTimes(t0=0.0, num_levels=n))
     assert max(at_levels) < 1e-9

@@ -133,6 +133,7 @@ def test_the_scale_is_that_of_denoising(key):
     np.testing.assert_allclose(losses(True), losses(False) * 2 / 6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_is_on_in_training_and_off_in_evaluation(key):
     network = LinenNetwork(MLP(features=16, num_blocks=1, dropout=0.5))
     # Noise on the parameters: in a new network the kernel after the dropout is zero.

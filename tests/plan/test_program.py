@@ -53,7 +53,7 @@ def _program(data=1, fsdp=1):
     return measure(_experiment(data, fsdp), 4)
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 def test_what_is_kept_for_the_backward_pass_does_not_depend_on_the_setting_and_is_less_with_remat(remat):
     config = _config(**{"model.name": "ncsnpp", "model.remat": remat})
@@ -130,6 +130,7 @@ def test_bytes_of_the_state_are_those_of_the_parts_that_a_device_holds(data, fsd
     assert held == whole if fsdp == 1 else held < 0.7 * whole
 
 
+@pytest.mark.slow
 def test_devices_that_share_the_batch_reduce_the_gradient_and_no_more():
     program = _program(2, 1)
     assert set(program.collectives) == {"all-reduce"}

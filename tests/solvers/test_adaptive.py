@@ -127,7 +127,7 @@ def solve_on_marginal(sde, n, tolerance, t_end=1e-3):
     return solution
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @each_sde
 def test_the_error_of_the_adaptive_sde_solver_falls_with_its_tolerance(sde):
     """On the same Brownian paths, against a much smaller tolerance."""
@@ -138,7 +138,7 @@ def test_the_error_of_the_adaptive_sde_solver_falls_with_its_tolerance(sde):
     assert errors[1] < 0.5 * errors[0] and errors[1] < 0.02, errors
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @each_sde
 def test_the_adaptive_sde_solver_reaches_the_moments(sde):
     n = 10_000

@@ -40,6 +40,7 @@ def along_axes(x):
 FRACTIONS = (0.5, 1.0, 2.5)
 
 
+@pytest.mark.slow
 def test_the_stationary_variance_is_that_of_the_discretisation():
     """v / (1 - e / (4 v)) on every axis, for x <- (1 - e / 2 v) x + sqrt(e) z; one program for all step sizes."""
     traces = []
@@ -58,6 +59,7 @@ def test_the_stationary_variance_is_that_of_the_discretisation():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_metropolis_test_takes_the_bias_away():
     compiled = jax.jit(lambda e: metropolis_langevin(KEYS, log_density, START, step_size=e, num_steps=300))
     for fraction in FRACTIONS:
@@ -103,6 +105,7 @@ def share(x):
     return float((np.asarray(x).sum(axis=1) > 0).mean())
 
 
+@pytest.mark.slow
 def test_annealing_finds_the_weights_that_plain_langevin_misses():
     n = 5000
     start = jnp.asarray(np.random.RandomState(0).uniform(-8, 8, (n, 2)), jnp.float32)

@@ -131,7 +131,7 @@ def test_annealed_langevin_step_grows_with_the_noise(sde):
     np.testing.assert_allclose(after.x_mean - X, step * process.score(X, S), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @each_sde
 def test_correctors_alone_go_down_the_noise_levels(sde):
     """NCSN's sampler: no predictor, annealed Langevin at every level, and a denoised end."""

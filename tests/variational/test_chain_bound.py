@@ -109,6 +109,7 @@ def test_every_term_is_its_closed_form(chain, model):
     assert agrees(bound.value, prior + divergences.sum() + nats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [chains.cosine_betas, chains.linear_betas])
 def test_the_terms_of_a_thousand_levels_hold_in_single_precision(schedule):
     chain, options = chains.DDPM(betas=schedule(1000)), {"variance": "fixed_large", "decoder": "posterior"}
@@ -159,6 +160,7 @@ def test_it_is_a_bound_whose_gap_falls_like_one_over_the_number_of_levels(sde, v
     assert abs(order - 1.0) < 0.08 + 3 * error, (order, error)
 
 
+@pytest.mark.slow
 def test_small_variances_cost_more_where_levels_are_even_in_time():
     """Near the data neighbouring levels of a VP chain differ by a factor, however many there are."""
     (small, _), (large, _) = (data_gap(VP().discretize(100), variance=f"fixed_{kind}") for kind in ("small", "large"))
@@ -170,6 +172,7 @@ def wrong_score(process):
     return lambda x, t: exact(x, t) + 0.3 * x / expand_like(process.marginal(t).std, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sde", "variance", "counts"),
     [(VP(), "fixed_large", (20, 80)), pytest.param(VE(), "fixed_small", (80, 320), marks=pytest.mark.long)],
@@ -203,6 +206,7 @@ def test_the_posterior_is_that_of_bayes(process):
         np.testing.assert_allclose(mean, std**2 * (ratio * xt / step**2 + m * x0 / below**2), rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_numbers_of_ho_et_al():
     """1000 levels, linear: the variances of the posterior, and L_T of an image at the edge of its range and at 0."""
     published = [2.9113e-5, 5.87e-10]  # bits per dimension
@@ -232,6 +236,7 @@ def test_rate_rises_and_distortion_falls_along_the_reversal(chain):
     assert 0.9 * spread < distortion[0] < 1.03 * spread and distortion[-1] < s[0] / m[0]
 
 
+@pytest.mark.slow
 def test_drawn_steps_have_the_mean_of_all_and_an_honest_error():
     chain = CHAINS["linear"]
     for model in MODELS:
@@ -243,6 +248,7 @@ def test_drawn_steps_have_the_mean_of_all_and_an_honest_error():
         assert 0.95 < np.sqrt(np.mean(bound.std_error**2)) / bound.value.std() < 1.05
 
 
+@pytest.mark.slow
 def test_the_error_of_all_steps_is_the_observed_one():
     chain = VP().discretize(25)
     for model in MODELS:
@@ -259,6 +265,7 @@ def test_an_example_depends_neither_on_its_batch_nor_on_other_models():
         np.testing.assert_allclose(ours, other[:3], rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_an_example_draws_its_own_steps():
     whole, first = (measure(CHAINS["linear"], x, num_terms=16, draws=2) for x in (DATA, DATA[:3]))
     for ours, alone in zip(whole, first, strict=True):
@@ -282,7 +289,7 @@ def point_score(index, process):
     return score
 
 
-@pytest.mark.sweep
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chain", "index"),
     [(VP().discretize(500), 0), (VE(sigma_max=5.0).discretize(300), 1)],

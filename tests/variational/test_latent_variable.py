@@ -301,6 +301,7 @@ def test_more_paths_tighten_the_bound():
     assert (ten - one).mean() > 4.0 * (ten - one).std() / np.sqrt(3000)
 
 
+@pytest.mark.slow
 def test_an_example_does_not_depend_on_its_batch():
     x, predict = jnp.asarray(MIXTURE.sample(5), jnp.float32), wrong_predict(STEPS, FRACTIONS["learned"])
     reversal = LearnedReversal(chain=STEPS, predict=predict)
