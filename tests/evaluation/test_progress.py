@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from score_sde.cli import load_config
 from score_sde.evaluation.samples import sketch
