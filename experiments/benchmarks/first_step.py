@@ -43,9 +43,9 @@ def child(out: Path, began: float, arguments: list[str]) -> None:
 
     spent = defaultdict(float, imports=time.time() - began)
 
-    def count(event: str, seconds: float, **_: object) -> None:
+    def count(event: str, duration_secs: float, **_: Any) -> None:
         if event in _EVENTS:
-            spent[_EVENTS[event]] += seconds
+            spent[_EVENTS[event]] += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(count)
 
