@@ -19,21 +19,15 @@ CONTINUOUS = "continuous"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Diffusion:
-    """An SDE and its chains.
-
-    Attributes:
-        sde: The SDE.
-        chain: From a schedule, the number of levels and the SDE to a chain that converges to the SDE.
-        schedules: The names of these chains.
-        own: The schedule whose chain visits the SDE's own marginals.
-        keeps_data: Whether data stay as they are while noise is added, from ``sigma_min`` on; else they shrink, and a
-            chain begins with data without noise.
-    """
+    """An SDE and its chains."""
 
     sde: type[SDE]
+    # From a schedule, the number of levels and the SDE to a chain that converges to the SDE.
     chain: Callable[[str, int, Any], Chain] | None = None
-    schedules: Collection[str] = ()
-    own: str = CONTINUOUS
+    schedules: Collection[str] = ()  # the names of these chains
+    own: str = CONTINUOUS  # the schedule whose chain visits the SDE's own marginals
+    # Whether data stay as they are while noise is added, from ``sigma_min`` on; else they shrink, and a chain begins
+    # with data without noise.
     keeps_data: bool = False
 
 

@@ -27,7 +27,7 @@ Time: TypeAlias = Float[Array, "..."]  # a scalar time or a vector of them; coef
 PRNGKey: TypeAlias = Key[Array, ""]
 SampleKeys: TypeAlias = Key[Array, " batch"]  # one key per sample, so that sample i ignores its neighbors
 Number: TypeAlias = Any  # a float, or the scalar array in its place under a transformation
-Params: TypeAlias = Any  # a pytree of arrays
+Params: TypeAlias = Any
 Metrics: TypeAlias = dict[str, Array]
 
 _T = TypeVar("_T")

@@ -10,19 +10,13 @@ SPLITS = ("train", "test")
 
 
 class SourceInfo(NamedTuple):
-    """The facts about the data that a model needs.
+    """The facts about the data that a model needs."""
 
-    Attributes:
-        name: the requested name of the source, such as ``"cifar10"``.
-        shape: the event shape; ``(height, width, channels)`` for images.
-        num_grey_levels: the number of gray levels, on which bits per dimension depend; None for continuous data.
-        num_classes: the number of classes when the source has labels.
-    """
-
-    name: str
-    shape: tuple[int, ...]
+    name: str  # the requested name of the source, such as ``"cifar10"``
+    shape: tuple[int, ...]  # the event shape; ``(height, width, channels)`` for images
+    # The number of gray levels, on which bits per dimension depend; None for continuous data.
     num_grey_levels: int | None
-    num_classes: int | None
+    num_classes: int | None  # the number of classes when the source has labels
 
 
 @runtime_checkable

@@ -53,21 +53,13 @@ class SplitRecord(NamedTuple):
 
 
 class DataRecord(NamedTuple):
-    """The record of a run's data.
+    """The record of a run's data."""
 
-    Attributes:
-        name: the source of the data, for the reader.
-        shape: shape of an example.
-        num_levels: the number of gray levels; None for continuous data.
-        num_classes: the number of classes, for data with labels.
-        splits: the splits by their names; none for data that were not available.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    num_levels: int | None
-    num_classes: int | None
-    splits: Mapping[str, SplitRecord]
+    name: str  # the source of the data, for the reader
+    shape: tuple[int, ...]  # shape of an example
+    num_levels: int | None  # the number of gray levels; None for continuous data
+    num_classes: int | None  # the number of classes, for data with labels
+    splits: Mapping[str, SplitRecord]  # the splits by their names; none for data that were not available
 
     @classmethod
     def of(cls, info: SourceInfo, sources: Mapping[str, Source]) -> "DataRecord":

@@ -27,21 +27,13 @@ _SIDEWAYS = (5, 6, 7, 8)  # its values that exchange height and width
 
 
 class ImageFormat(NamedTuple):
-    """Size and kind of an image.
+    """Size and kind of an image."""
 
-    Attributes:
-        height: in pixels, of the upright image.
-        width: in pixels, likewise.
-        channels: 1 if it is gray, else 3.
-        turned: whether its orientation tag requires turning or mirroring.
-        profiled: whether it has a color profile other than sRGB.
-    """
-
-    height: int
-    width: int
-    channels: int
-    turned: bool = False
-    profiled: bool = False
+    height: int  # in pixels, of the upright image
+    width: int  # in pixels, likewise
+    channels: int  # 1 if it is gray, else 3
+    turned: bool = False  # whether its orientation tag requires turning or mirroring
+    profiled: bool = False  # whether it has a color profile other than sRGB
 
 
 def image_format(file: Path | bytes, name: str) -> ImageFormat:

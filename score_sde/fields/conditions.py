@@ -38,13 +38,9 @@ Clause = tuple[Where, ...]  # alternatives, one of which must hold
 
 @dataclasses.dataclass(frozen=True)
 class When:
-    """Clauses that must all hold.
+    """Clauses that must all hold."""
 
-    Attributes:
-        clauses: The clauses, each a set of alternatives; none for a field that is always read.
-    """
-
-    clauses: tuple[Clause, ...] = ()
+    clauses: tuple[Clause, ...] = ()  # the clauses, each a set of alternatives; none for a field that is always read
 
     def __and__(self, other: "When") -> "When":
         """The condition that both hold."""

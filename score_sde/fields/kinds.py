@@ -20,20 +20,14 @@ _MAX_NAME = 255  # bytes in one part of a path
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind(abc.ABC):
-    """A field: its valid values, its default, and its purpose.
+    """A field: its valid values, its default, and its purpose."""
 
-    Attributes:
-        default: The value of a field that is not set.
-        meaning: The purpose of the field, in one phrase.
-        when: Conditions for reading the field, besides its group's; ``None`` for the group's alone, and no clauses for
-            a field that is read regardless of them.
-        instead: Groups whose modes replace the field by fields of their own.
-    """
-
-    default: Any = None
-    meaning: str = ""
+    default: Any = None  # the value of a field that is not set
+    meaning: str = ""  # the purpose of the field, in one phrase
+    # Conditions for reading the field, besides its group's; ``None`` for the group's alone, and no clauses for a field
+    # that is read regardless of them.
     when: When | None = None
-    instead: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()  # groups whose modes replace the field by fields of their own
 
     @property
     @abc.abstractmethod
@@ -90,20 +84,14 @@ class Flag(Kind):
 class Integer(Kind):
     """A whole number between two bounds, both included.
 
-    Attributes:
-        low: The smallest value.
-        high: The largest meaningful value; always far below the 2^63 of machine integers.
-        or_zero: Whether 0, which then switches something off, is valid too.
-        even: Whether the value must be even.
-
     >>> Integer(low=40, high=1000, or_zero=True).expected
     '0, or an integer from 40 to 1,000'
     """
 
-    low: int
-    high: int
-    or_zero: bool = False
-    even: bool = False
+    low: int  # the smallest value
+    high: int  # the largest meaningful value; always far below the 2^63 of machine integers
+    or_zero: bool = False  # whether 0, which then switches something off, is valid too
+    even: bool = False  # whether the value must be even
 
     @property
     def expected(self) -> str:
@@ -128,18 +116,13 @@ class Integer(Kind):
 class Real(Kind):
     """A number between two finite bounds; whole numbers are numbers too.
 
-    Attributes:
-        low: The smallest value.
-        high: The largest meaningful value.
-        or_zero: Whether 0, which then switches something off, is valid too.
-
     >>> Real(low=0.0, high=1.0).accepts(1), Real(low=0.0, high=1.0).accepts(float("nan"))
     (True, False)
     """
 
-    low: float
-    high: float
-    or_zero: bool = False
+    low: float  # the smallest value
+    high: float  # the largest meaningful value
+    or_zero: bool = False  # whether 0, which then switches something off, is valid too
 
     @property
     def expected(self) -> str:
@@ -166,15 +149,10 @@ class Real(Kind):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice(Kind):
-    """One of some names.
-
-    Attributes:
-        names: The names.
-        prefixes: Prefixes of further names, such as ``npz:``, whose rest is free.
-    """
+    """One of some names."""
 
     names: tuple[str, ...]
-    prefixes: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()  # prefixes of further names, such as ``npz:``, whose rest is free
 
     @property
     def expected(self) -> str:
@@ -197,15 +175,10 @@ class Choice(Kind):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Text(Kind):
-    """Text of a form.
+    """Text of a form."""
 
-    Attributes:
-        pattern: A regular expression that all of it must match.
-        form: The form in words.
-    """
-
-    pattern: str
-    form: str
+    pattern: str  # a regular expression that all of it must match
+    form: str  # the form in words
 
     @property
     def expected(self) -> str:
@@ -235,21 +208,15 @@ class Path(Kind):
 class Several(Kind):
     """A tuple of values of one kind.
 
-    Attributes:
-        of: The kind of its entries.
-        lengths: The least and the greatest number of entries.
-        distinct: Whether entries must differ.
-        or_empty: Whether an empty tuple is valid, even where the least number is above 0.
-
     >>> kind = Several(of=Integer(low=1, high=9), lengths=(1, 3))
     >>> kind.parse("(1, 2)"), kind.parse("1,2"), kind.accepts((1, True)), kind.accepts(())
     ((1, 2), (1, 2), False, False)
     """
 
-    of: Kind
-    lengths: tuple[int, int]
-    distinct: bool = False
-    or_empty: bool = False
+    of: Kind  # the kind of its entries
+    lengths: tuple[int, int]  # the least and the greatest number of entries
+    distinct: bool = False  # whether entries must differ
+    or_empty: bool = False  # whether an empty tuple is valid, even where the least number is above 0
 
     @property
     def expected(self) -> str:

@@ -31,19 +31,13 @@ class StorageType:
 
 @dataclass(frozen=True)
 class Storage:
-    """The memory behind tensors.
+    """The memory behind tensors."""
 
-    Attributes:
-        dtype: The type of its elements.
-        size: Their number.
-        data: The memory in the byte order of this machine, for elements of a type; ``None`` while it is unknown.
-        limit: The size in bytes that a view of it may have when all its elements are written out.
-    """
-
-    dtype: np.dtype
-    size: int
+    dtype: np.dtype  # the type of its elements
+    size: int  # their number
+    # The memory in the byte order of this machine, for elements of a type; ``None`` while it is unknown.
     data: Callable[[np.dtype], bytes] | None
-    limit: int
+    limit: int  # the size in bytes that a view of it may have when all its elements are written out
 
     def view(self, dtype: np.dtype, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray | None:
         """The array at an offset, counted like the strides in elements, or ``None`` if the memory is not known yet."""

@@ -22,15 +22,11 @@ _PRODUCTS = Conv
 
 @dataclasses.dataclass(frozen=True)
 class LinenNetwork:
-    """A Linen module ``(x, condition, train) -> output`` behind the two pure functions of a network.
-
-    Attributes:
-        module: The module.
-        dtype: Precision of the products in convolutions, ``"float32"`` or ``"bfloat16"``; parameters and outputs are
-            always float32.
-    """
+    """A Linen module ``(x, condition, train) -> output`` behind the two pure functions of a network."""
 
     module: nn.Module
+    # Precision of the products in convolutions, ``"float32"`` or ``"bfloat16"``; parameters and outputs are always
+    # float32.
     dtype: str = DEFAULTS.model.dtype
 
     def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
@@ -71,14 +67,10 @@ class LinenDequantizer:
 
     The flow sees the levels at the middle of their bins, ``(k + 1/2) / K - 1/2`` in ``(-1/2, 1/2)``; the originals use
     ``k / 255 - 1/2``, which is the same up to a factor of 255/256.
-
-    Attributes:
-        module: The flow.
-        num_grey_levels: Number of grey levels ``K``.
     """
 
     module: nn.Module
-    num_grey_levels: int
+    num_grey_levels: int  # number of gray levels ``K``
 
     def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
         """Parameters for levels of ``shape``, batch axis included."""

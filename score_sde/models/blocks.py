@@ -30,27 +30,17 @@ Maps = Float[Array, "_ _ _ _"]  # feature maps of any size: it changes from leve
 
 
 class ResidualBlock(nn.Module):
-    """Two normalized convolutions beside a skip connection, with a shift by the noise embedding in between.
-
-    Attributes:
-        features: Output channels.
-        activation: Nonlinearity.
-        dropout: Rate, active when ``train``.
-        resample: A function that halves or doubles both branches, or ``None``: the BigGAN block of DDPM++ and NCSN++.
-        skip_rescale: Divide the sum by sqrt 2.
-        init_scale: Initial scale of the second convolution.
-        shortcut_init_scale: Initial scale of the projection of the skip connection.
-        min_group_channels: See :class:`GroupNorm`.
-    """
+    """Two normalized convolutions beside a skip connection, with a shift by the noise embedding in between."""
 
     features: int
     activation: Activation
-    dropout: float = 0.0
+    dropout: float = 0.0  # rate, active when ``train``
+    # A function that halves or doubles both branches, or ``None``: the BigGAN block of DDPM++ and NCSN++.
     resample: Callable[[Array], Array] | None = None
-    skip_rescale: bool = DEFAULTS.model.skip_rescale
-    init_scale: float = DEFAULTS.model.init_scale
-    shortcut_init_scale: float = 1.0
-    min_group_channels: int = 4
+    skip_rescale: bool = DEFAULTS.model.skip_rescale  # divide the sum by sqrt 2
+    init_scale: float = DEFAULTS.model.init_scale  # initial scale of the second convolution
+    shortcut_init_scale: float = 1.0  # initial scale of the projection of the skip connection
+    min_group_channels: int = 4  # see :class:`GroupNorm`
 
     @nn.compact
     def __call__(

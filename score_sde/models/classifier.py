@@ -56,17 +56,11 @@ def uniform_by_classes(key: Array, shape: tuple[int, int], dtype: Any = jnp.floa
 
 
 class WideResnetBlock(nn.Module):
-    """Two normalized 3x3 convolutions beside a shortcut; the noise embedding is added between them.
-
-    Attributes:
-        features: Output channels.
-        stride: Stride of the first convolution.
-        activate_before_shortcut: Start the shortcut, too, from the normalized and activated input.
-    """
+    """Two normalized 3x3 convolutions beside a shortcut; the noise embedding is added between them."""
 
     features: int
-    stride: int = 1
-    activate_before_shortcut: bool = False
+    stride: int = 1  # stride of the first convolution
+    activate_before_shortcut: bool = False  # start the shortcut, too, from the normalized and activated input
 
     @nn.compact
     def __call__(self, x: Images, embedding: Features) -> Maps:
@@ -98,21 +92,13 @@ class WideResnetGroup(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A wide residual network conditional on the noise level, by default WRN-28-10.
-
-    Attributes:
-        num_classes: Number of classes.
-        num_blocks: Blocks in each of the three groups: (depth - 4) / 6.
-        widening: Channels of the first group in multiples of 16.
-        embedding_features: Number of random frequencies of the noise embedding.
-        fourier_scale: Their standard deviation.
-    """
+    """A wide residual network conditional on the noise level, by default WRN-28-10."""
 
     num_classes: int = 10
-    num_blocks: int = 4
-    widening: int = 10
-    embedding_features: int = 128
-    fourier_scale: float = 16.0
+    num_blocks: int = 4  # blocks in each of the three groups: (depth - 4) / 6
+    widening: int = 10  # channels of the first group in multiples of 16
+    embedding_features: int = 128  # number of random frequencies of the noise embedding
+    fourier_scale: float = 16.0  # their standard deviation
 
     @nn.compact
     def __call__(self, x: Images, condition: Times, *, train: bool = False) -> Float[Array, "batch {self.num_classes}"]:

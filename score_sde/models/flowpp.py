@@ -66,15 +66,10 @@ def gate(x: Images) -> Float[Array, "batch height width halved"]:
 
 
 class GatedConv(nn.Module):
-    """A gated residual block: ``x + gate(W2 elu(W1 elu(x) + Wc elu(context)))`` with :func:`concat_elu`.
+    """A gated residual block: ``x + gate(W2 elu(W1 elu(x) + Wc elu(context)))`` with :func:`concat_elu`."""
 
-    Attributes:
-        dropout: Dropout rate before ``W2``.
-        pointwise: ``W2`` mixes channels only; else it is a 3x3 convolution like ``W1``.
-    """
-
-    dropout: float
-    pointwise: bool = False
+    dropout: float  # dropout rate before ``W2``
+    pointwise: bool = False  # ``W2`` mixes channels only; else it is a 3x3 convolution like ``W1``
 
     @nn.compact
     def __call__(self, x: Images, context: Context | None = None, train: bool = False) -> Images:
@@ -89,15 +84,10 @@ class GatedConv(nn.Module):
 
 
 class GatedAttention(nn.Module):
-    """A gated residual block of multi-head self-attention over pixels.
+    """A gated residual block of multi-head self-attention over pixels."""
 
-    Attributes:
-        heads: Number of heads, which divides the channels.
-        dropout: Dropout rate before the output projection.
-    """
-
-    heads: int
-    dropout: float
+    heads: int  # number of heads, which divides the channels
+    dropout: float  # dropout rate before the output projection
 
     @nn.compact
     def __call__(self, x: Images, positions: Float[Array, "height width channels"], train: bool = False) -> Images:
@@ -113,14 +103,9 @@ class GatedAttention(nn.Module):
 
 
 class ContextNet(nn.Module):
-    """The features of the image that condition the flow: a convolution and three gated blocks at half the width.
+    """The features of the image that condition the flow: a convolution and three gated blocks at half the width."""
 
-    Attributes:
-        features: Number of channels.
-        dropout: Dropout rate.
-    """
-
-    features: int
+    features: int  # number of channels
     dropout: float
 
     @nn.compact
@@ -133,13 +118,9 @@ class ContextNet(nn.Module):
 
 
 class ActNorm(nn.Module):
-    """``exp(log_gain) x + bias`` with a gain and a bias for every pixel and channel.
+    """``exp(log_gain) x + bias`` with a gain and a bias for every pixel and channel."""
 
-    Attributes:
-        initial_gain: The gain to start from.
-    """
-
-    initial_gain: float = 1.0
+    initial_gain: float = 1.0  # the gain to start from
 
     @nn.compact
     def __call__(self, x: Images, inverse: bool = False) -> tuple[Images, Times]:
@@ -175,20 +156,12 @@ class ChannelMix(nn.Module):
 
 
 class CouplingNet(nn.Module):
-    """The network of a coupling: gated convolutions and attention with positions, in blocks.
+    """The network of a coupling: gated convolutions and attention with positions, in blocks."""
 
-    Attributes:
-        outputs: Number of outputs per value.
-        filters: Number of channels.
-        blocks: Number of blocks.
-        heads: Heads of attention.
-        dropout: Dropout rate.
-    """
-
-    outputs: int
-    filters: int
-    blocks: int
-    heads: int
+    outputs: int  # number of outputs per value
+    filters: int  # number of channels
+    blocks: int  # number of blocks
+    heads: int  # heads of attention
     dropout: float
 
     @nn.compact
@@ -210,20 +183,13 @@ class Coupling(nn.Module):
     """``y = exp(tanh a) logit F(x) + b`` with ``F``, a and b from the other half and the context.
 
     ``F`` is the distribution function of a mixture of logistics; see :mod:`score_sde.models.logistic_mixture`.
-
-    Attributes:
-        filters: Channels of the network.
-        components: Logistic distributions per mixture.
-        blocks: Blocks of the network.
-        heads: Its heads of attention.
-        dropout: Its dropout rate.
     """
 
-    filters: int
-    components: int
-    blocks: int
-    heads: int
-    dropout: float
+    filters: int  # channels of the network
+    components: int  # logistic distributions per mixture
+    blocks: int  # blocks of the network
+    heads: int  # its heads of attention
+    dropout: float  # its dropout rate
 
     @nn.compact
     def __call__(
@@ -243,15 +209,10 @@ class Coupling(nn.Module):
 
 
 class FlowStep(nn.Module):
-    """Rescale, mix channels, couple, exchange the halves.
-
-    Attributes:
-        coupling: The coupling.
-        initial_gain: Initial gain of both :class:`ActNorm`.
-    """
+    """Rescale, mix channels, couple, exchange the halves."""
 
     coupling: Coupling
-    initial_gain: float = 1.0
+    initial_gain: float = 1.0  # initial gain of both :class:`ActNorm`
 
     @nn.compact
     def __call__(

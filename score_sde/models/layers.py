@@ -73,14 +73,10 @@ class GroupNorm(nn.Module):
     Pixels are summed per channel first and the small ``(batch, channels)`` sums grouped afterwards, which on a CPU is
     two to three times faster than reshaping the images. The variance of a group is the mean of its channels' variances,
     each about its own mean, plus the variance of these means.
-
-    Attributes:
-        min_group_channels: Least number of channels in a group: 4 in DDPM++ and NCSN++, 1 in DDPM.
-        epsilon: Added to the variance.
     """
 
-    min_group_channels: int = 4
-    epsilon: float = 1e-6
+    min_group_channels: int = 4  # least number of channels in a group: 4 in DDPM++ and NCSN++, 1 in DDPM
+    epsilon: float = 1e-6  # added to the variance
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
@@ -174,17 +170,11 @@ def residual_sum(x: Images, h: Images, rescale: bool) -> Images:
 
 
 class AttentionBlock(nn.Module):
-    """Single-head self-attention over pixels with a residual connection (Ho et al. 2020).
+    """Single-head self-attention over pixels with a residual connection (Ho et al. 2020)."""
 
-    Attributes:
-        skip_rescale: Divide the sum by sqrt 2.
-        init_scale: Initial scale of the output projection.
-        min_group_channels: See :class:`GroupNorm`.
-    """
-
-    skip_rescale: bool = DEFAULTS.model.skip_rescale
-    init_scale: float = DEFAULTS.model.init_scale
-    min_group_channels: int = 4
+    skip_rescale: bool = DEFAULTS.model.skip_rescale  # divide the sum by sqrt 2
+    init_scale: float = DEFAULTS.model.init_scale  # initial scale of the output projection
+    min_group_channels: int = 4  # see :class:`GroupNorm`
 
     @nn.compact
     def __call__(self, x: Images) -> Images:

@@ -35,15 +35,11 @@ from score_sde.typing import Times
 
 @dataclass(frozen=True)
 class Depth:
-    """The plan of a network, in multiples of ``features``.
+    """The plan of a network, in multiples of ``features``."""
 
-    Attributes:
-        stages: Width and dilation of each stage of the backbone; all but the first widen the receptive field.
-        refinements: Width of each refinement, from the coarsest to the finest.
-    """
-
+    # Width and dilation of each stage of the backbone; all but the first widen the receptive field.
     stages: tuple[tuple[int, int], ...]
-    refinements: tuple[int, ...]
+    refinements: tuple[int, ...]  # width of each refinement, from the coarsest to the finest
 
 
 DEPTHS: dict[int, Depth] = {
@@ -56,21 +52,17 @@ PYTORCH_64 = Depth(DEPTHS[64].stages, (2, 2, 1, 1))
 
 
 class NCSNv2(nn.Module):
-    """NCSNv2, blind to the noise level, with its fields of ``config.model`` (``docs/fields.md``).
-
-    Attributes:
-        resolution: 64, 128 or 256: the plan made for images up to this size. Sizes must be divisible by 2, 4 or 8.
-        rescale_input: Map data from [0, 1] to [-1, 1] first.
-        pytorch: Compute as the PyTorch releases do, for their checkpoints: corners aligned in the bilinear
-            interpolation, unbiased variance in InstanceNorm++, and at 64 pixels a narrower third refinement.
-    """
+    """NCSNv2, blind to the noise level, with its fields of ``config.model`` (``docs/fields.md``)."""
 
     features: int = DEFAULTS.model.features
+    # 64, 128 or 256: the plan made for images up to this size. Sizes must be divisible by 2, 4 or 8.
     resolution: int = 64
     activation: str = "elu"
     normalization: str = DEFAULTS.model.normalization
     interpolation: str = DEFAULTS.model.interpolation
-    rescale_input: bool = False
+    rescale_input: bool = False  # map data from [0, 1] to [-1, 1] first
+    # Compute as the PyTorch releases do, for their checkpoints: corners aligned in the bilinear interpolation, unbiased
+    # variance in InstanceNorm++, and at 64 pixels a narrower third refinement.
     pytorch: bool = DEFAULTS.model.pytorch
 
     residual_block: ClassVar[type[ResidualBlock]] = ResidualBlock
@@ -128,13 +120,10 @@ class NCSNv2(nn.Module):
 
 
 class NCSN(NCSNv2):
-    """NCSN, with InstanceNorm++ conditional on the index of the noise level throughout, at the plan for 64 pixels.
+    """NCSN, with InstanceNorm++ conditional on the index of the noise level throughout, at the plan for 64 pixels."""
 
-    Attributes:
-        num_classes: Number of noise levels. The condition carries the index of the level and is rounded; an index out
-            of range gives NaN.
-    """
-
+    # Number of noise levels. The condition carries the index of the level and is rounded; an index out of range gives
+    # NaN.
     num_classes: int = 10
 
     residual_block: ClassVar[type[ResidualBlock]] = ConditionalResidualBlock

@@ -88,15 +88,10 @@ class VarianceNorm2d(nn.Module):
 
 
 class InstanceNorm2dPlus(nn.Module):
-    """InstanceNorm++ with one ``alpha``, ``gamma`` and ``beta`` per channel.
+    """InstanceNorm++ with one ``alpha``, ``gamma`` and ``beta`` per channel."""
 
-    Attributes:
-        bias: Add ``beta``.
-        unbiased: Divide the variance of the channel means by ``C - 1``, as PyTorch does.
-    """
-
-    bias: bool = True
-    unbiased: bool = False
+    bias: bool = True  # add ``beta``
+    unbiased: bool = False  # divide the variance of the channel means by ``C - 1``, as PyTorch does
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
@@ -111,15 +106,10 @@ class InstanceNorm2dPlus(nn.Module):
 
 
 class ConditionalInstanceNorm2dPlus(nn.Module):
-    """InstanceNorm++ whose ``gamma``, ``alpha`` and ``beta``, in this order, are looked up by class.
+    """InstanceNorm++ whose ``gamma``, ``alpha`` and ``beta``, in this order, are looked up by class."""
 
-    Attributes:
-        num_classes: Number of classes, here noise levels.
-        unbiased: Divide the variance of the channel means by ``C - 1``, as PyTorch does.
-    """
-
-    num_classes: int = 10
-    unbiased: bool = False
+    num_classes: int = 10  # number of classes, here noise levels
+    unbiased: bool = False  # divide the variance of the channel means by ``C - 1``, as PyTorch does
 
     @nn.compact
     def __call__(self, x: Images, labels: Labels) -> Images:

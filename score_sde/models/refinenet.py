@@ -137,20 +137,14 @@ class ConvMeanPool(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """The residual block of the backbone: two normalized convolutions beside a shortcut.
+    """The residual block of the backbone: two normalized convolutions beside a shortcut."""
 
-    Attributes:
-        features: Output channels; equal to the input channels unless ``down``.
-        activation: Nonlinearity.
-        down: Widen the receptive field: by averaging over two by two pixels if ``dilation`` is 1, otherwise by the
-            dilation alone, at full size.
-        dilation: Distance between the taps of the 3x3 convolutions.
-    """
-
-    features: int
+    features: int  # output channels; equal to the input channels unless ``down``
     activation: Activation
+    # Widen the receptive field: by averaging over two by two pixels if ``dilation`` is 1, otherwise by the dilation
+    # alone, at full size.
     down: bool = False
-    dilation: int = 1
+    dilation: int = 1  # distance between the taps of the 3x3 convolutions
 
     @nn.compact
     def __call__(self, x: Images, normalize: Normalize) -> Maps:
@@ -235,22 +229,15 @@ class CondCRPBlock(CRPBlock):
 
 
 class RefineBlock(nn.Module):
-    """One refinement: units on every input, fusion if there are several, chained pooling, units on the output.
-
-    Attributes:
-        features: Output channels.
-        activation: Nonlinearity.
-        interpolation: How coarse maps are enlarged, see :func:`resize`.
-        end: The last refinement has three units at its end instead of one.
-    """
+    """One refinement: units on every input, fusion if there are several, chained pooling, units on the output."""
 
     rcu: ClassVar[type[RCUBlock]] = RCUBlock
     msf: ClassVar[type[MSFBlock]] = MSFBlock
     crp: ClassVar[type[CRPBlock]] = CRPBlock
     features: int
     activation: Activation
-    interpolation: str = DEFAULTS.model.interpolation
-    end: bool = False
+    interpolation: str = DEFAULTS.model.interpolation  # how coarse maps are enlarged, see :func:`resize`
+    end: bool = False  # the last refinement has three units at its end instead of one
 
     @nn.compact
     def __call__(self, xs: Sequence[Maps], normalize: Normalize) -> Maps:

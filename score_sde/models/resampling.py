@@ -72,17 +72,11 @@ def fir_downsample(x: Images, kernel: Kernel) -> Resized:
 
 
 class Upsample(nn.Module):
-    """Doubling between levels.
+    """Doubling between levels."""
 
-    Attributes:
-        features: Channels of the convolution; ``None`` keeps them.
-        with_conv: Follow with a 3x3 convolution; with a kernel it is a transposed convolution, filtered.
-        kernel: FIR kernel, or ``None`` for nearest neighbors.
-    """
-
-    features: int | None = None
-    with_conv: bool = False
-    kernel: Kernel | None = None
+    features: int | None = None  # channels of the convolution; ``None`` keeps them
+    with_conv: bool = False  # follow with a 3x3 convolution; with a kernel it is a transposed convolution, filtered
+    kernel: Kernel | None = None  # FIR kernel, or ``None`` for nearest neighbors
 
     @nn.compact
     def __call__(self, x: Images) -> Resized:

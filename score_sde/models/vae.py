@@ -23,21 +23,17 @@ _SMALL = 0.01  # initial scale of the last layers: both Gaussians start near N(0
 
 
 class VAE(nn.Module):
-    """A Gaussian encoder and a Gaussian decoder; their fields are in ``docs/fields.md``.
-
-    Attributes:
-        event_shape: Shape of one example.
-        channels: Channels of 3x3 convolutions of stride 2 before the dense layers, for images; the decoder doubles the
-            size as often, by repeating pixels. None for dense layers alone.
-        variance: ``"pixel"`` for a standard deviation of every value, read off ``z``; ``"scalar"`` for one parameter.
-        min_std: Added to the decoder's standard deviations, since the density of nearly constant values is unbounded.
-    """
+    """A Gaussian encoder and a Gaussian decoder; their fields are in ``docs/fields.md``."""
 
     event_shape: tuple[int, ...]
     latent_dim: int = DEFAULTS.model.latent_dim
     widths: tuple[int, ...] = DEFAULTS.model.widths
+    # Channels of 3x3 convolutions of stride 2 before the dense layers, for images; the decoder doubles the size as
+    # often, by repeating pixels. None for dense layers alone.
     channels: tuple[int, ...] = DEFAULTS.model.channels
+    # ``"pixel"`` for a standard deviation of every value, read off ``z``; ``"scalar"`` for one parameter.
     variance: str = DEFAULTS.model.variance
+    # Added to the decoder's standard deviations, since the density of nearly constant values is unbounded.
     min_std: float = DEFAULTS.model.min_std
     activation: str = DEFAULTS.model.activation
 
@@ -100,11 +96,7 @@ class VAE(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class LinenVAE:
-    """A :class:`VAE` behind the pure functions of a :class:`~score_sde.variational.LatentVariableModel`.
-
-    Attributes:
-        module: The module.
-    """
+    """A :class:`VAE` behind the pure functions of a :class:`~score_sde.variational.LatentVariableModel`."""
 
     module: VAE
 

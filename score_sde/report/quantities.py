@@ -36,7 +36,7 @@ class Quantity:
     """One number of a run."""
 
     file: str  # the file of results that holds it
-    label: str  # its name
+    label: str
     found: Estimate  # the number
     unit: str = ""  # its unit, or nothing
     how: str = ""  # the data and the method of the measurement, in words

@@ -85,7 +85,7 @@ class Run:
 
     path: Path  # the directory
     results: Path | None  # a directory that is searched for results first; ``None`` for none
-    name: str  # its name
+    name: str
     # The configuration, from ``config.json`` or else a checkpoint; ``None`` if neither has it.
     config: dict[str, Any] | None
     records: list[dict[str, Any]]  # the lines of ``metrics.jsonl``

@@ -22,14 +22,10 @@ Forward: TypeAlias = Callable[[Params, Num[Array, "batch height width channels"]
 
 
 class Features(NamedTuple):
-    """The output of an extractor for ``n`` images.
+    """The output of an extractor for ``n`` images."""
 
-    Attributes:
-        features: float32 ``(n, d)``, for distances between sets.
-        logits: float32 ``(n, k)``, unnormalized log-probabilities of classes, or None where there are no classes.
-    """
-
-    features: np.ndarray
+    features: np.ndarray  # float32 ``(n, d)``, for distances between sets
+    # float32 ``(n, k)``, unnormalized log-probabilities of classes, or None where there are no classes.
     logits: np.ndarray | None
 
 
@@ -39,18 +35,12 @@ class Extractor(abc.ABC):
 
     A distance between sets of features is meaningful only with ``name`` and ``sha256``: if these agree, so do resizing,
     scaling, network and weights.
-
-    Attributes:
-        name: The network and its preprocessing of images, such as ``"inception-2015"``.
-        sha256: SHA-256 of the bytes of the file of weights, in hexadecimal; without weights, the hash of no bytes.
-        num_features: Length of a feature vector.
-        num_classes: Number of logits; None for an extractor without classes.
     """
 
-    name: str
-    sha256: str
-    num_features: int
-    num_classes: int | None
+    name: str  # the network and its preprocessing of images, such as ``"inception-2015"``
+    sha256: str  # SHA-256 of the bytes of the file of weights, in hexadecimal; without weights, the hash of no bytes
+    num_features: int  # length of a feature vector
+    num_classes: int | None  # number of logits; None for an extractor without classes
 
     @abc.abstractmethod
     def __call__(self, images: np.ndarray) -> Features:
@@ -63,13 +53,6 @@ class ImageExtractor(Extractor):
 
     A batch of any size is split, and its last part padded with black images.
 
-    Attributes:
-        forward: From parameters and a batch of images, as levels, to features and logits.
-        params: A pytree of arrays.
-        shape: Shape of an image, ``(height, width, channels)``.
-        num_levels: The number of gray levels of an image.
-        batch_size: The number of images processed at once.
-
     Example:
         >>> def mean(params, x):
         ...     return x.astype("float32").mean((1, 2)) * params, None
@@ -81,11 +64,11 @@ class ImageExtractor(Extractor):
         (True, (70, 3))
     """
 
-    forward: Forward
+    forward: Forward  # from parameters and a batch of images, as levels, to features and logits
     params: Params
-    shape: tuple[int, ...]
-    num_levels: int
-    batch_size: int = 32
+    shape: tuple[int, ...]  # shape of an image, ``(height, width, channels)``
+    num_levels: int  # the number of gray levels of an image
+    batch_size: int = 32  # the number of images processed at once
 
     @functools.cached_property
     def _program(self) -> Callable[[np.ndarray], tuple[Array, Array | None]]:

@@ -20,21 +20,12 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 class Architecture(NamedTuple):
-    """A classifier: 3x3 convolutions, means over blocks of pixels, a dense layer of features, and one of logits.
+    """A classifier: 3x3 convolutions, means over blocks of pixels, a dense layer of features, and one of logits."""
 
-    Attributes:
-        shape: Shape of an image.
-        num_levels: The number of its gray levels.
-        convolutions: Channels and stride of each convolution.
-        block: Side of the blocks of pixels over which the last convolution's output is averaged.
-        num_features: Number of features.
-        num_classes: Number of classes.
-    """
-
-    shape: tuple[int, int, int]
-    num_levels: int
-    convolutions: tuple[tuple[int, int], ...]
-    block: int
+    shape: tuple[int, int, int]  # shape of an image
+    num_levels: int  # the number of its gray levels
+    convolutions: tuple[tuple[int, int], ...]  # channels and stride of each convolution
+    block: int  # side of the blocks of pixels over which the last convolution's output is averaged
     num_features: int
     num_classes: int
 

@@ -28,23 +28,14 @@ _LISTED = 5  # names in an error message
 
 
 class Layer(NamedTuple):
-    """A convolution without bias, then normalization.
+    """A convolution without bias, then normalization."""
 
-    Attributes:
-        name: Its name in the network.
-        channels: The number of output channels.
-        kernel: Height and width.
-        stride: Every how many pixels there is an output.
-        padding: ``"SAME"`` with zeros, or ``"VALID"`` without.
-        depthwise: Whether the channels are kept apart.
-    """
-
-    name: str
-    channels: int
-    kernel: tuple[int, int] = (1, 1)
-    stride: int = 1
-    padding: str = "SAME"
-    depthwise: bool = False
+    name: str  # its name in the network
+    channels: int  # the number of output channels
+    kernel: tuple[int, int] = (1, 1)  # height and width
+    stride: int = 1  # every how many pixels there is an output
+    padding: str = "SAME"  # ``"SAME"`` with zeros, or ``"VALID"`` without
+    depthwise: bool = False  # whether the channels are kept apart
 
 
 Conv: TypeAlias = Callable[[Layer, Images], Images]

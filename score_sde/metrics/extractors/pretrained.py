@@ -32,31 +32,18 @@ _EPSILON = 1e-3  # of the batch normalizations of all of them
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A network of normalized convolutions, whose features are means over pixels, and a dense layer of logits.
-
-    Attributes:
-        name: Its name.
-        network: From its convolutions and its input to the features.
-        size: Height and width of its input.
-        num_features: Number of features.
-        num_classes: Number of classes.
-        tensors: The names, in a file of its weights, of the parts of a layer.
-        head: The name of the dense layer there.
-        biased: Whether the logits include the bias of the dense layer.
-        hint: Where its weights come from.
-        missing: The end of the sentence about an extractor without weights.
-    """
+    """A network of normalized convolutions, whose features are means over pixels, and a dense layer of logits."""
 
     name: str
-    network: Callable[[Conv, Images], Array]
-    size: int
+    network: Callable[[Conv, Images], Array]  # from its convolutions and its input to the features
+    size: int  # height and width of its input
     num_features: int
     num_classes: int
-    tensors: Callable[[str], Tensors]
-    head: str
-    biased: bool
-    hint: str
-    missing: str
+    tensors: Callable[[str], Tensors]  # the names, in a file of its weights, of the parts of a layer
+    head: str  # the name of the dense layer there
+    biased: bool  # whether the logits include the bias of the dense layer
+    hint: str  # where its weights come from
+    missing: str  # the end of the sentence about an extractor without weights
 
     @functools.cached_property
     def _kernels(self) -> Shapes:
