@@ -55,10 +55,7 @@ def agreed(
 ) -> FoundT:
     """:func:`agree` for a process that ``cluster.connect`` has connected, on its settings and its software.
 
-    Args:
-        prepare: As :func:`agree`.
-        timeout: Seconds to wait for the others.
-        shared: A directory that all processes write to, which must be one and the same.
+    ``timeout`` is in seconds. All processes write to the directory ``shared``, which must be one and the same.
 
     Raises:
         UserError: In every process, if settings, software or directory differ, or another process fails.
@@ -78,9 +75,7 @@ def agreed(
 def agreed_on(topic: str, prepare: Callable[[], tuple[FoundT, Mapping[str, Any]]]) -> FoundT:
     """:func:`agree` on something other than settings; a program of one process agrees with itself.
 
-    Args:
-        topic: The subject of the agreement. All processes ask in the same order.
-        prepare: As :func:`agree`.
+    All processes ask about the same topics in the same order.
 
     Raises:
         UserError: In every process, if they differ, or another process fails to prepare or does not come.
@@ -108,13 +103,7 @@ def agree_on_directory(
     Process 0 puts a file into the directory, or into its nearest existing parent. The others look for this file, and
     process 0 removes it.
 
-    Args:
-        directory: The directory that all processes will write to.
-        store: As :func:`agree`, like the next three.
-        process_id: Index of this process.
-        num_processes: Number of processes.
-        timeout: Seconds to wait for the others.
-        patience: Seconds within which a shared disk shows a new file.
+    ``store`` to ``timeout`` are as of :func:`agree`; a shared disk shows a new file within ``patience`` seconds.
 
     Raises:
         UserError: In every process, if one of them does not see the file of process 0.
@@ -179,13 +168,8 @@ def agree(
 ) -> FoundT:
     """Call ``prepare`` in every process, and return its result if the settings of all processes are equal.
 
-    Args:
-        prepare: Returns a result for this process, and the settings by name, which JSON can hold.
-        store: The store that the processes share.
-        process_id: Index of this process, from 0.
-        num_processes: Number of processes.
-        timeout: Seconds to wait for the others.
-        topic: The name of this agreement, with which its keys in the store begin.
+    ``prepare`` returns a result and settings by name, which JSON can hold. The keys in the store begin with ``topic``;
+    the others are waited for ``timeout`` seconds.
 
     Raises:
         UserError: In every process, if settings differ, or another process fails to prepare or does not come.

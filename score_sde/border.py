@@ -61,11 +61,8 @@ def ended(
 ) -> int:
     """Say on standard error why a program ends, and return its exit code.
 
-    Args:
-        error: The exception that has reached the border.
-        name: The name of the program.
-        doing: The activity that failed, in words.
-        directory: The traceback of a bug goes there, if the directory exists and can be written.
+    The program is called ``name``, and was ``doing`` something, in words. The traceback of a bug goes to the directory,
+    if it exists and can be written.
 
     Raises:
         BaseException: ``error`` itself, if it is not the user's and ``SCORE_SDE_TRACEBACK`` is set.

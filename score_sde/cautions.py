@@ -71,9 +71,7 @@ def cautions(config: Settings, source: Source) -> Iterator[str]:
 def run_cautions(config: Settings, group: str = "training") -> Iterator[str]:
     """Sentences about intervals in a configuration that do not fit the length of the run.
 
-    Args:
-        config: The configuration.
-        group: ``"training"``, or ``"dequantizer"`` for the run that trains one.
+    The group is ``training``, or ``dequantizer`` for the run that trains one.
     """
     steps = config[group].num_steps
     optim = config.optim if group == "training" else config.dequantizer
@@ -110,10 +108,7 @@ def network_cautions(config: Settings, event_shape: tuple[int, ...]) -> Iterator
 def data_cautions(config: Settings, scale: DataScale, *, continuous: bool) -> Iterator[str]:
     """Sentences about data far from the scale that the configuration assumes.
 
-    Args:
-        config: The configuration.
-        scale: Location and spread of the data.
-        continuous: Whether the data are arbitrary numbers; images of gray levels always lie in their range.
+    Continuous data are arbitrary numbers; images of gray levels always lie in their range.
     """
     diffusion = DIFFUSIONS[config.sde.name]
     if not np.isfinite(scale.mean).all() or not np.isfinite(scale.std).all():

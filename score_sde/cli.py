@@ -189,10 +189,6 @@ def _extra(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
 def load_config(given: "Path | ConfigDict | None", overrides: list[str]) -> Settings:
     """The configuration of a Python file, or of a run's ``config.json``, with overrides applied, as settings.
 
-    Args:
-        given: A Python file or a ``config.json``; a configuration; ``None`` for the defaults.
-        overrides: Arguments ``--config.a.b=value``.
-
     Raises:
         UserError: If the file is missing or not a configuration, or a field does not exist or has an invalid value.
     """

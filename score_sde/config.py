@@ -74,9 +74,7 @@ def _importable(module: ModuleType, folder: Path) -> Iterator[None]:
 def from_record(recorded: Mapping[str, Any], where: str) -> ConfigDict:
     """The configuration in a record. A field newer than the record has its present default.
 
-    Args:
-        recorded: The record, as JSON holds it.
-        where: Name of the record in errors.
+    Errors call the record ``where``.
 
     Raises:
         UserError: If it has fields that do not exist, or values of a wrong kind.
@@ -148,11 +146,7 @@ def changed_fields(
 
     A field newer than the record has its present default. A field that neither of them reads may differ.
 
-    Args:
-        recorded: The recorded configuration.
-        config: The present one, or another record.
-        groups: The groups to look at, or single fields at the top.
-        free: Names of fields that may differ.
+    A group may also be a single field at the top; free fields may differ.
     """
     old, new = ({**leaves(default_config()), **leaves(fields)} for fields in (recorded, config))
     lines = differing_fields(old, json.loads(json.dumps(new)))

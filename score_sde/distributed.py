@@ -25,9 +25,7 @@ def make_mesh(*, data: int = 0, fsdp: int = 1) -> Mesh:
     Both axes share the batch; along ``fsdp`` the training state is split as well, instead of being the same on every
     device (:func:`state_sharding`).
 
-    Args:
-        data: Devices along the first axis; 0 for as many as there are.
-        fsdp: Devices along the second; 0 likewise.
+    0 for one of them takes as many devices as there are.
 
     Raises:
         UserError: If the devices do not fill such a grid.

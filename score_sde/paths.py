@@ -23,10 +23,7 @@ _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 def typed(text: str, name: str, *, bucket: bool = False) -> str:
     """The intended path: ``~``, ``$VARIABLE`` and ``file://`` are replaced, since a shell does so only in places.
 
-    Args:
-        text: The path as typed.
-        name: The flag or field, for errors.
-        bucket: Whether the path may be in a bucket, which must then be accessible.
+    Errors call the flag or field ``name``. A path may be in a ``bucket``, which must then be accessible.
 
     Raises:
         UserError: If it is empty, or names an unknown home, an unset variable, or a bucket where none is accepted.

@@ -89,11 +89,8 @@ def ve(config: ConfigDict, *, sigma_max: float, num_scales: int = 1000, snr: flo
     The data lie in [0, 1], the network predicts the score times ``sigma`` and sees ``log sigma`` through Fourier
     features, and the loss is half a sum over pixels.
 
-    Args:
-        config: The configuration to change.
-        sigma_max: Largest noise: the largest distance between two training images.
-        num_scales: Number of sampling steps.
-        snr: Signal-to-noise ratio of the corrections.
+    ``sigma_max`` is the largest distance between two training images, ``num_scales`` the number of sampling steps, and
+    ``snr`` the signal-to-noise ratio of the corrections.
     """
     config.sde.name = "ve"
     config.sde.sigma_max = sigma_max
@@ -205,12 +202,7 @@ def ncsn(config: ConfigDict, *, sigma_max: float, num_scales: int, snr: float, n
 
     Sampling is annealed Langevin dynamics.
 
-    Args:
-        config: The configuration to change.
-        sigma_max: Largest noise level.
-        num_scales: Number of noise levels.
-        snr: ``sqrt(step size / 2) / sigma_min`` of the Langevin dynamics.
-        num_corrections: Langevin steps per level.
+    ``snr`` is ``sqrt(step size / 2) / sigma_min``, and every level has ``num_corrections`` Langevin steps.
     """
     ve_levels(config, sigma_max=sigma_max, num_scales=num_scales, snr=snr)
     config.parameterization.scale_by_sigma = False
@@ -230,10 +222,7 @@ def ncsn(config: ConfigDict, *, sigma_max: float, num_scales: int, snr: float, n
 def ncsnv2(config: ConfigDict, resolution: int, **levels: Any) -> ConfigDict:
     """NCSNv2: a network that is blind to the noise level and predicts the score times ``sigma``, averaged.
 
-    Args:
-        config: The configuration to change.
-        resolution: Image size that the network is made for: 64, 128 or 256.
-        levels: Noise levels and Langevin dynamics, as of :func:`ncsn`.
+    The network is made for images of a resolution of 64, 128 or 256; the levels are as of :func:`ncsn`.
     """
     ncsn(config, **levels)
     config.parameterization.scale_by_sigma = True

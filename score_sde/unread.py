@@ -28,10 +28,7 @@ def unread(config: Nested, purposes: Collection[Purpose], typed: Collection[str]
     A field may have no effect beside the others of its configuration, whoever has set it. Fields of groups that a mode
     does not read are reported only if they were typed for this mode, since a configuration serves all modes.
 
-    Args:
-        config: A valid configuration.
-        purposes: The uses of the configuration.
-        typed: The fields that the command line sets.
+    The configuration is valid; the command line sets the ``typed`` fields.
 
     >>> from score_sde.fields import Settings
     >>> config = Settings().with_("sampling", eta=0.5).to_dict()

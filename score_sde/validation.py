@@ -59,11 +59,8 @@ def problems_of(
 ) -> Iterator[str]:
     """Sentences about values that do not go together.
 
-    Args:
-        config: A configuration whose fields have been checked one by one.
-        event_shape: Shape of one example.
-        num_grey_levels: The number of its gray levels; ``None`` for continuous data.
-        purposes: The uses of the configuration; fields that they do not read are not checked.
+    The fields have been checked one by one. Fields that the purposes do not read are not checked. Continuous data have
+    ``None`` gray levels.
     """
     wanted = set(purposes)
     yield from _objective(config)

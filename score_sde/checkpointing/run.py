@@ -55,12 +55,8 @@ class Checkpoints:
 
         Damaged checkpoints are skipped, with one warning.
 
-        Args:
-            like: Arrays, or shapes with shardings, of the expected structure. The number of devices at the time of
-                writing does not matter.
-            among: The steps to choose from; all unless given.
-            check: Called with the path of a checkpoint and its configuration before the arrays are read; refuses a
-                checkpoint of another run.
+        ``like`` holds arrays, or shapes with shardings; the number of devices at the time of writing does not matter.
+        ``check`` is called with the path and the configuration of a checkpoint before its arrays are read.
 
         Raises:
             UserError: If there are checkpoints but none can be read, or ``check`` refuses one.
@@ -133,11 +129,8 @@ class CheckpointWriter(Checkpoints):
     def __init__(self, workdir: Path, *, keep: int = 3, keep_every: int = 0, keep_best: int = 0) -> None:
         """Open the checkpoints below ``workdir``, creating the directory if needed.
 
-        Args:
-            workdir: The directory of the run, the same for all processes.
-            keep: Number of newest checkpoints to keep.
-            keep_every: Keep checkpoints at multiples of this step as well; 0 for none.
-            keep_best: Number of checkpoints with the lowest held-out loss to keep as well.
+        Kept are the ``keep`` newest, those at multiples of ``keep_every`` (0 for none), and the ``keep_best`` with the
+        lowest held-out loss.
         """
         super().__init__(workdir)
         self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
@@ -170,12 +163,7 @@ class CheckpointWriter(Checkpoints):
     ) -> None:
         """Write a checkpoint in the background; all processes of a run call it together.
 
-        Args:
-            state: The state of training.
-            iterator: The position in the data stream.
-            config: The configuration.
-            window: Metrics of the steps since the last logged line.
-            loss: The held-out loss, which ranks checkpoints.
+        ``window`` has the metrics of the steps since the last logged line; the held-out loss ranks checkpoints.
 
         Raises:
             NotFinite: If the state is not finite; earlier checkpoints stay as they are.
@@ -251,10 +239,7 @@ def saved_config(workdir: Path) -> dict[str, Any] | None:
 def edited_record(workdir: Path, *, groups: Collection[str], free: Collection[str] = ()) -> str:
     """Advice for a ``config.json`` that contradicts the checkpoints of the run; empty if they agree.
 
-    Args:
-        workdir: The directory of the run.
-        groups: The groups of fields to compare.
-        free: Names of fields that may differ.
+    Only some groups of fields are compared; free fields may differ.
     """
     found, saved = read_json(workdir / "config.json"), saved_config(workdir)
     if found is None or saved is None or not changed_fields(saved, found, groups=groups, free=free):

@@ -72,12 +72,9 @@ def read(
 ) -> Contents:
     """Read a checkpoint and verify that its arrays are finite and match their digests; all processes call it together.
 
-    Args:
-        path: The path of the checkpoint.
-        like: For every tree, arrays or shapes with shardings of the expected structure. The number of devices at the
-            time of writing does not matter.
-        values: Names of the other items, each a JSON value. Items that an old checkpoint lacks are left out.
-        check: Called with the other items before the arrays are read; may refuse them.
+    ``like`` has, for every tree, arrays or shapes with shardings; the number of devices at the time of writing does not
+    matter. Values are items of JSON; items that an old checkpoint lacks are left out. ``check`` is called with them
+    before the arrays are read.
 
     Raises:
         Damaged: If any process cannot read it, or it was altered.
@@ -124,9 +121,7 @@ class Store:
     ) -> None:
         """Open the directory, creating it if needed.
 
-        Args:
-            directory: The directory, the same for all processes.
-            kept: Selects the steps to keep after another one has been written.
+        ``kept`` selects the steps to keep after another one has been written.
         """
         self.directory = directory
         options = ocp.CheckpointManagerOptions(

@@ -28,9 +28,6 @@ def tell(sources: Mapping[str, Source]) -> None:
 def describe(sources: Mapping[str, Source]) -> list[str]:
     """Lines about the number and kind of examples, and about omissions and changes.
 
-    Args:
-        sources: The splits of one data set by their names.
-
     Example:
         >>> from score_sde.data.sources import load_source
         >>> print(*describe({split: load_source("digits", split) for split in ("train", "test")}))

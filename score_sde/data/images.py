@@ -39,9 +39,7 @@ class ImageFormat(NamedTuple):
 def image_format(file: Path | bytes, name: str) -> ImageFormat:
     """The format of an image, from its header alone.
 
-    Args:
-        file: the image's path, or the bytes of its file.
-        name: name of the image in errors.
+    ``file`` is a path, or the bytes of a file; errors call the image ``name``.
 
     Raises:
         UserError: for a damaged file, an animation, more than 8 bits per channel, or another color space than gray
@@ -54,10 +52,7 @@ def image_format(file: Path | bytes, name: str) -> ImageFormat:
 def decode_image(file: Path | bytes, name: str, channels: int) -> np.ndarray:
     """The pixels of an image, upright: uint8 ``(height, width, channels)``.
 
-    Args:
-        file: the image's path, or the bytes of its file.
-        name: name of the image in errors.
-        channels: 1 or 3; with 3, a gray image has three equal channels.
+    The first two arguments are as of :func:`image_format`. With 3 channels, a gray image has three equal ones.
 
     Raises:
         UserError: as :func:`image_format`, and for transparent pixels.

@@ -85,9 +85,7 @@ RAW_FILES: dict[str, tuple[RawFile, ...]] = {
 def read_raw(name: str, data_dir: Path) -> dict[str, RawSplit]:
     """Both splits of a data set from its original files, which are downloaded if they are not in ``data_dir``.
 
-    Args:
-        name: "mnist", "fashion_mnist" or "cifar10".
-        data_dir: searched itself, and its ``<name>/``, ``downloads/manual/<name>/`` and ``downloads/manual/``.
+    Searched are ``data_dir`` and its ``<name>/``, ``downloads/manual/<name>/`` and ``downloads/manual/``.
 
     Raises:
         UserError: for a damaged file, or when a file is missing and cannot be downloaded.

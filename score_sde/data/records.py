@@ -33,12 +33,8 @@ class RecordSource:
     ) -> None:
         """Wrap records; all must be picklable, for the worker processes of a training stream.
 
-        Args:
-            info: the name, shape and classes; images have 256 levels.
-            records: the records of the split, which have a length and ``__getitems__`` of several positions.
-            image: the encoded image in a record.
-            label: the class in a record, -1 for none; None for a source without labels.
-            notes: omissions.
+        Images have 256 levels. Records have a length and ``__getitems__`` of several positions; ``image`` and ``label``
+        find the encoded image and the class (-1 for none) in one.
         """
         self.notes = notes
         self.info = info

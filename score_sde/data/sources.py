@@ -51,11 +51,8 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
     ``toy:NAME``                                  checkerboard, moons, rings, gaussians or swissroll in 2-D
     ============================================  ==========================================================
 
-    Args:
-        name: one of the above.
-        split: "train" or "test".
-        data_dir: the directory of TFDS data sets and their original files; the other sources ignore it.
-        shape: the required shape of the examples, as 8-bit images; empty for any.
+    The split is ``train`` or ``test``. TFDS data sets and their original files lie in ``data_dir``. With a shape,
+    examples must be 8-bit images of this shape.
 
     Raises:
         UserError: for an unknown name or split, or data that are missing, damaged or of an unusable kind.
@@ -78,10 +75,6 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
 
 def source_info(name: str, *, data_dir: str | None = None) -> SourceInfo:
     """The info that :func:`load_source` would give of a data set, without loading it unless it is the user's own.
-
-    Args:
-        name: as for :func:`load_source`.
-        data_dir: the directory of the data set of ``tfds:NAME``.
 
     Raises:
         UserError: for an unknown name, or user data that cannot be read.

@@ -32,10 +32,8 @@ def load_prepared(name: str, split: str, data_dir: str | None) -> Source:
     The images are the feature ``image``, or the only image feature; the labels are the feature ``label``, if it is a
     class. Without a test split, ``validation`` replaces it. The notes tell this, and omissions.
 
-    Args:
-        name: the name in TFDS, with configuration and version if necessary: ``imagenet_resized/32x32``.
-        split: "train" or "test".
-        data_dir: the directory of prepared data sets; by default ``$TFDS_DATA_DIR``, or ``~/tensorflow_datasets``.
+    The name may have a configuration and a version, as ``imagenet_resized/32x32``. Data sets lie in ``data_dir``, by
+    default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
 
     Raises:
         UserError: when the data set is not prepared there, or not as array_record; when it has no such split, no 8-bit
@@ -72,11 +70,7 @@ def prepared_version(name: str, root: Path) -> Path | None:
 def open_split(name: str, version: Path, *splits: str, remedy: str) -> tuple[str, RecordSource]:
     """The first split of a prepared version that exists: its name, and its records with the size of the first.
 
-    Args:
-        name: the name of the source.
-        version: the directory of the version.
-        splits: names, in order of preference.
-        remedy: advice for a directory that cannot be read.
+    The remedy is advice for a directory that cannot be read.
 
     Raises:
         UserError: for a directory that cannot be read or is not in the array_record format, and for a split or an
@@ -150,12 +144,8 @@ def decoded_source(
 ) -> ArraySource:
     """A split as one array, decoded the first time and kept beside the data set.
 
-    Args:
-        info: the known content of the split.
-        version: the directory of the data set.
-        split: the name of the split in the data set.
-        records: opens the records, if necessary.
-        notes: omissions.
+    ``info`` and ``notes`` are the known content and omissions of the split; ``records`` opens the records, if
+    necessary.
 
     Raises:
         UserError: as for the records, and if they disagree with ``info``.

@@ -29,11 +29,7 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 def load_tfds(name: str, split: str, data_dir: str | None) -> ArraySource:
     """A split of a TFDS data set, prepared first if necessary: uint8 images and labels, in the order of TFDS.
 
-    Args:
-        name: "mnist", "fashion_mnist" or "cifar10".
-        split: "train" or "test".
-        data_dir: the directory of prepared data sets and original files; by default ``$TFDS_DATA_DIR``, or
-            ``~/tensorflow_datasets``.
+    Data sets and original files lie in ``data_dir``, by default ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
 
     Raises:
         UserError: when the data set is neither prepared nor obtainable, when it was prepared in a format that needs

@@ -46,10 +46,7 @@ class Workers(Iterator[BatchT]):
     def __init__(self, read: Callable[[int], BatchT], number: int, *, count: int) -> None:
         """Start nothing yet.
 
-        Args:
-            read: Makes a batch from its number.
-            number: Number of the first batch.
-            count: Number of processes; each reads every ``count``-th batch.
+        Of ``count`` processes each reads every ``count``-th batch, from ``number`` on.
 
         Raises:
             UserError: If the file through which a large ``read`` goes to the processes cannot be written.

@@ -82,11 +82,8 @@ def gaussian_mixture_bits_per_dim(
 ) -> GaussianMixtureBaseline:
     """Bits per dimension of the test set under the best Gaussian mixture for the training set.
 
-    Args:
-        train: Integer levels ``(n, height, width, channels)``, or continuous vectors ``(n, d)``.
-        test: Held-out examples of the same form; they take no part in any choice.
-        quantization: Gray levels and scaling, as for the compared model.
-        seed: Seed of the dequantization noise, the validation split and the initialization.
+    Both sets are integer levels ``(n, height, width, channels)`` or continuous vectors ``(n, d)``; the test set takes
+    no part in any choice. The seed decides the dequantization noise, the validation split and the initialization.
 
     Returns:
         The mean over test examples with its standard error, and the chosen mixture. For continuous data, bits of their

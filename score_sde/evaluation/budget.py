@@ -57,12 +57,7 @@ def error_budget(
 ) -> ErrorBudget:
     """The budget of the mean of a measured likelihood: bits/dim for images, nats per example for continuous data.
 
-    Args:
-        experiment: The run.
-        params: Its parameters.
-        source: The data.
-        result: The measured likelihood; failed solves are not counted.
-        noise: The dequantization noise.
+    Failed solves are not counted.
     """
     count = min(experiment.settings.likelihood.budget_examples, len(result.nats))
     batch = next(examples(experiment, source, batch_size=count, limit=count))

@@ -116,10 +116,8 @@ def sampled_variances(case: Case, parts: Sequence[Solver], times: Array) -> Arra
     For a linear score the last sample is a linear function of the first one and of all added noise, whatever memory
     the solver keeps. The coefficients are one gradient, and the variance is the sum of their squares.
 
-    Args:
-        case: The process.
-        parts: A predictor and the correctors that follow it at every time; each adds noise of fixed standard deviation.
-        times: The grid; samples start from the exact marginal at its first time.
+    The parts are a predictor and the correctors that follow it at every time; each adds noise of fixed standard
+    deviation. Samples start from the exact marginal at the first time.
     """
     process = case.sde.reverse(lambda y, t: GAUSSIAN.score_in_frame(y, *case.sde.marginal(t)))
     key, dim = sample_keys(jax.random.key(0), 0, 1), len(GAUSSIAN.basis)

@@ -153,12 +153,8 @@ def dataset_likelihood(
 ) -> DatasetLikelihood:
     """The probability-flow likelihood of every example (or of the first ``likelihood.num_examples``).
 
-    Args:
-        experiment: The run.
-        params: Its parameters.
-        source: The data.
-        noise: The dequantization noise; uniform unless given.
-        kept: The results so far, from which an interrupted measurement resumes; in memory only unless given.
+    The noise is uniform unless given. An interrupted measurement resumes from ``kept``, which is in memory only unless
+    given.
 
     Returns:
         One entry per example. Several draws are averaged, which estimates the variational bound with less noise. With

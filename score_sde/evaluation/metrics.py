@@ -100,13 +100,8 @@ def data_statistics(
 ) -> tuple[ReferenceStatistics, str]:
     """Statistics of the stored examples, neither mirrored nor dequantized, each exactly once.
 
-    Args:
-        source: The data.
-        extractor: The feature extractor.
-        split: The name of the split.
-        limit: Number of leading examples; 0 for all.
-        keep_features: Number of randomly drawn examples whose features are kept beside the moments.
-        progress: Called with the number of newly finished examples.
+    The first ``limit`` examples are read (0 for all). The features of ``keep_features`` randomly drawn ones are kept
+    beside the moments.
 
     Returns:
         The statistics, and the SHA-256 of the examples in order.
@@ -152,10 +147,7 @@ class SampleEvaluator:
 
         Sample ``i`` equals sample ``i`` of ``--mode=sample``.
 
-        Args:
-            params: Parameters of the model.
-            kept: The features so far, from which an interrupted measurement resumes, bit for bit; in memory only unless
-                given.
+        An interrupted measurement resumes from ``kept`` bit for bit; it is in memory only unless given.
 
         Raises:
             UserError: If a sample is not finite, or an adaptive solver gave one up.

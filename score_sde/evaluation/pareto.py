@@ -92,13 +92,8 @@ def measure(
 ) -> Iterator[Point]:
     """One point per setting, all with the same draws from the prior; each solver is compiled once.
 
-    Args:
-        experiment: The run.
-        params: Its parameters.
-        data: Moments of the training data, after :func:`as_seen`.
-        settings: The settings to measure, grouped by solver.
-        kept: Points measured before, to which the others are added; none unless given. Its progress counts evaluations
-            of the score.
+    ``data`` has the moments of the training data after :func:`as_seen`. Settings are grouped by solver. New points are
+    added to those of ``kept``, whose progress counts evaluations of the score.
     """
     longest = max(setting.num_steps for setting in settings)
     kept = kept or Partial()

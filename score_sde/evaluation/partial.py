@@ -40,10 +40,9 @@ class Partial:
     def __init__(self, path: Path | None = None, identity: str = "", progress: Progress = lambda n: None) -> None:
         """Resume from the files, if they belong to the same measurement.
 
-        Args:
-            path: The file of records; ``None`` to keep results in memory only. It stays until :func:`discard`.
-            identity: The identity of the measurement. Files of another identity, and damaged ones, are ignored.
-            progress: Called with the number of newly finished examples, and with each number that was kept.
+        Files of another identity, and damaged ones, are ignored. Without a path, results are in memory only; the file
+        of records stays until :func:`discard`. ``progress`` is called with every number of examples that are finished
+        or kept.
         """
         self.progress = progress
         self.batches = self.count = 0
@@ -156,10 +155,7 @@ def measured_in_parts(
 ) -> list[np.ndarray]:
     """Measure the batches that are not kept yet, and return the columns of all, without the padding of the last.
 
-    Args:
-        batches: All batches, in order.
-        measure: Maps a batch to columns with an entry per row.
-        kept: Earlier results; new ones are added.
+    ``measure`` maps a batch to columns with an entry per row.
     """
     for batch in batches:
         if batch.number >= kept.batches:

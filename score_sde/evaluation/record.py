@@ -53,11 +53,7 @@ def best_of(entries: Mapping[int, Mapping[str, Any]], by: str) -> tuple[int, str
 def chosen_steps(config: Settings, workdir: Path, newest: int, *, results: Sequence[Path] = ()) -> list[int]:
     """The steps selected by ``config.evaluation.checkpoints``, ascending.
 
-    Args:
-        config: The configuration of the run.
-        workdir: The directory with its checkpoints.
-        newest: The step of the newest checkpoint.
-        results: Directories to search for an earlier evaluation, if not in ``workdir``; the first one found counts.
+    An earlier evaluation is searched for in ``results``, by default in ``workdir``; the first one found counts.
 
     Raises:
         UserError: If no checkpoint is selected, or no record tells the best.
@@ -137,11 +133,8 @@ class EvaluationRecord:
     def __init__(self, path: Path, identity: str, *, best_by: str, provenance: Mapping[str, Any]) -> None:
         """Continue with the entries of a file, if they were measured by the same protocol.
 
-        Args:
-            path: The path of ``evaluation.json``; the metrics of the best go beside it.
-            identity: The protocol: everything that decides the numbers besides the checkpoint.
-            best_by: The criterion; empty for the first available.
-            provenance: The command and the machine, written to the files.
+        The identity is everything that decides the numbers besides the checkpoint. Without a criterion ``best_by``, the
+        first available one counts. ``provenance``, the command and the machine, is written to the files.
         """
         self._path, self._identity, self._best_by, self._provenance = path, identity, best_by, provenance
         self._recognized: set[int] = set()  # steps whose entries belong to the current model

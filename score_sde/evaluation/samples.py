@@ -44,12 +44,8 @@ def draw_samples(
 
     Sample ``i`` depends neither on the batch size nor on the number of samples.
 
-    Args:
-        experiment: The run.
-        params: Its parameters.
-        finish: Maps a batch of samples to the array to keep.
-        kept: The samples so far, from which an interrupted call resumes to the same bits; in memory only unless given.
-            The returned arrays are read from its file lazily.
+    ``finish`` maps a batch of samples to the array to keep. An interrupted call resumes from ``kept`` to the same bits;
+    it is in memory only unless given, and arrays are read from its file lazily.
 
     Raises:
         UserError: If a sample is not finite, or an adaptive solver gave one up.

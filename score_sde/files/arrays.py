@@ -46,10 +46,7 @@ def read_arrays(
 ) -> dict[str, np.ndarray] | None:
     """The arrays of an ``.npz`` file, or ``None`` if there is no such file. No code in it is executed.
 
-    Args:
-        path: The file.
-        names: The arrays to read; others are ignored, and missing ones are left out.
-        remedy: Advice for an unreadable file.
+    Only the arrays of ``names`` are read, if given; missing ones are left out.
 
     Raises:
         Unreadable: For a file without read permission, a damaged archive, contents other than arrays of numbers and

@@ -106,9 +106,7 @@ class Bucket(gpath.PosixGPath, pathlib.PosixPath):  # pyright: ignore[reportInco
 def check_bucket(text: str, name: str) -> None:
     """Check that a bucket can be used.
 
-    Args:
-        text: The path in the bucket.
-        name: The name of its flag, for errors.
+    Errors call its flag ``name``.
 
     Raises:
         UserError: If the kind of bucket is unknown, its driver is not installed, or it does not respond.

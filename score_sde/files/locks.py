@@ -51,10 +51,8 @@ def only_writer(directory: Path, kind: str, *, doing: str) -> Iterator[None]:
     Of several processes of one run, the first holds the lock for all. Where the system has no locks (Windows, some
     network file systems), nothing is locked.
 
-    Args:
-        directory: The directory of the results; it must exist.
-        kind: The kind of work; different kinds do not exclude each other.
-        doing: A description of the work, shown to other processes: ``"training the run in runs/a"``.
+    The directory must exist. Different kinds of work do not exclude each other. Other processes are shown ``doing``,
+    such as ``"training the run in runs/a"``.
 
     Raises:
         UserError: If another process holds the lock, with its place, or if the directory cannot be written.
@@ -112,9 +110,7 @@ def one_at_a_time(kind: str) -> Callable[[Mode], Mode]:
 def check_writable(directory: Path, *, make: bool = True) -> None:
     """Create a directory for results, and check that it is writable before they are computed.
 
-    Args:
-        directory: The directory.
-        make: Whether to create it; else, if it is missing, the directory above is tested, and nothing is left behind.
+    Unless told to ``make`` a missing directory, the one above is tested, and nothing is left behind.
 
     Raises:
         UserError: If it cannot be created or written to.
@@ -261,9 +257,8 @@ def remove_leftovers(directory: Path) -> None:
 def remove_abandoned(paths: Iterable[Path], *, mine: bool = False) -> None:
     """Remove temporary files of dead writers: processes that ended on this machine, or files idle for a day on another.
 
-    Args:
-        paths: The files. Only names with a process and perhaps a host, as given by :func:`.atomic_path`, are touched.
-        mine: Whether to remove files of this process too.
+    Only names with a process and perhaps a host, as given by :func:`.atomic_path`, are touched; files of this process
+    only if ``mine``.
     """
     for path in paths:
         if (found := _TEMPORARY.fullmatch(path.name)) is None:

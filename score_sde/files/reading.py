@@ -53,10 +53,6 @@ def read_bytes(path: Path, *, remedy: str = REMEDY, limit: int | None = None) ->
 def read_json(path: Path, *, remedy: str = REMEDY) -> dict[str, Any] | None:
     """The JSON object in a file, or ``None`` if there is no such file.
 
-    Args:
-        path: The file.
-        remedy: Advice for an unreadable file.
-
     Raises:
         Unreadable: For a file without read permission, invalid UTF-8 or JSON, a value other than an object, a number
             that is not finite, or nesting deeper than in any file of this package.

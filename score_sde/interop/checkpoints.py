@@ -39,11 +39,6 @@ def import_checkpoint(path: Path, network: Network, event_shape: tuple[int, ...]
     Reads PyTorch checkpoints of ``score_sde_pytorch`` and ``ncsnv2``, Flax checkpoints of ``score_sde`` and
     ``score_flow``, and the safetensors files of :func:`export_checkpoint`.
 
-    Args:
-        path: The file.
-        network: The network of the checkpoint's configuration.
-        event_shape: Shape of one example.
-
     Raises:
         UserError: If the file cannot be read, or holds the parameters of another network; the message names the first
             parameter that does not fit.
@@ -64,13 +59,8 @@ def export_checkpoint(
 
     Two numbers beside them, ``ema_width`` and ``ema_step``, identify the average.
 
-    Args:
-        path: The file.
-        params: The parameters.
-        ema_params: Their average.
-        step: The step of the parameters, stored in the metadata.
-        ema_width: The relative width of a power-function average; 0 for the average kept in training.
-        ema_step: The step of the average, if different from ``step``.
+    The step is stored in the metadata. A width of 0 stands for the average kept in training; its step is ``step``
+    unless given.
 
     Raises:
         UserError: If the file cannot be written.

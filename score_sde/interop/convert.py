@@ -106,12 +106,8 @@ def from_torch_names(state: Mapping[str, np.ndarray], shapes: Shapes) -> Named:
 def fit(named: Named, shapes: Shapes, source: str, *, where: str = "", old: bool = True) -> Params:
     """The parameters as a tree of exactly the expected shapes, in float32.
 
-    Args:
-        named: The parameters by path.
-        shapes: The expected shapes.
-        source: The origin of the parameters, for errors.
-        where: Prefix of the paths in the source, for errors.
-        old: Whether they may come from an old release of Flax, whose shapes begin with ones.
+    Errors name ``source`` and put ``where`` before the paths. Only the shapes of old releases of Flax may begin with
+    ones.
 
     Raises:
         UserError: For a parameter that is missing, superfluous, of another shape or not finite; names the first.

@@ -34,10 +34,8 @@ LAYERS = {"conv": "Conv", "norm": "{norm}"}
 def torch_to_flax(name: str, *, conditional: bool = False, deepest: bool = False) -> str | None:
     """The path of a PyTorch parameter in the Flax tree, or ``None`` for a buffer.
 
-    Args:
-        name: A key of the state dictionary, without ``module.``.
-        conditional: Whether the network is NCSN rather than NCSNv2: its blocks have other names.
-        deepest: Whether it is the network for 256 pixels, which has one more stage in the middle.
+    ``conditional`` networks are NCSN, whose blocks have other names; ``deepest`` is the one for 256 pixels, with one
+    more stage in the middle.
 
     Raises:
         UserError: If no such network has a parameter of that name.
@@ -57,8 +55,7 @@ def torch_to_flax(name: str, *, conditional: bool = False, deepest: bool = False
 def flax_names(names: Iterable[str]) -> dict[str, str | None]:
     """The paths of all keys of one state dictionary, whose names reveal the network.
 
-    Args:
-        names: Keys with or without the prefix ``module.``, which stays in the keys of the result.
+    Keys may have the prefix ``module.``, which stays.
 
     >>> flax_names(["module.sigmas", "module.normalizer.embed.weight"])["module.normalizer.embed.weight"]
     'ConditionalInstanceNorm2dPlus_0/Embed_0/embedding'

@@ -43,12 +43,9 @@ class Constructor:
 class Machine:
     """Runs one pickle.
 
-    Args:
-        stream: Bytes in memory or a mapped file, whose reads never allocate more than there is, at the start of the
-            pickle; it is left after the pickle's last byte.
-        names: The meanings of the names ``module.name`` in the pickle; all others are refused. The values must be
-            immutable.
-        persistent: Makes the external objects to which the pickle refers.
+    ``stream`` is at the start of the pickle, in memory or a mapped file, whose reads never allocate more than there is;
+    it is left after the pickle's last byte. The meanings of ``names`` must be immutable; all other names are refused.
+    ``persistent`` makes the external objects to which the pickle refers.
     """
 
     def __init__(

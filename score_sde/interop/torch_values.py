@@ -58,10 +58,7 @@ class Storage:
 def storages(read: Callable[[str], bytes], byteorder: str, limit: int) -> Callable[["Reference"], Storage]:
     """The storages of a checkpoint by their references, each read once and converted to this machine's byte order.
 
-    Args:
-        read: The bytes of a storage, by its key.
-        byteorder: The order of the bytes of an element, ``"little"`` or ``"big"``.
-        limit: As for :class:`Storage`.
+    ``read`` gives the bytes of a storage by its key; elements are in the ``byteorder`` ``little`` or ``big``.
     """
     raw = functools.cache(read)
 

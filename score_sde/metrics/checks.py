@@ -8,9 +8,7 @@ from score_sde.errors import UserError
 def finite_rows(x: np.ndarray, what: str) -> np.ndarray:
     """The array as ``(n, d)``, events flattened, checked to hold finite numbers.
 
-    Args:
-        x: ``(n, ...)``.
-        what: Content of the array, for the message.
+    Messages call its content ``what``.
 
     Raises:
         UserError: For an array without examples or without an axis of them, and for NaN or infinity, with the number of

@@ -180,11 +180,7 @@ def distances_without(
 ) -> Iterator[float]:
     """The distance of the examples without each group in turn, from the moments of all and of the group.
 
-    Args:
-        features: ``(n, d)``.
-        groups: The group of each example, from 0 on, of shape ``(n,)``.
-        sample: The moments of all.
-        distance: From moments to a distance.
+    Features are ``(n, d)``; the group of each example, from 0 on, is ``(n,)``.
     """
     for group in range(int(groups.max()) + 1):
         part = moments(features[groups == group])

@@ -60,10 +60,7 @@ def mean_discrepancy(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> PairEstima
 
     It costs ``(n^2 + m^2 + n m) d`` products.
 
-    Args:
-        x: ``(n, d)``.
-        y: ``(m, d)``.
-        kernel: From blocks of rows to the matrix of their pairs.
+    The sets are ``(n, d)`` and ``(m, d)``; the kernel maps blocks of rows to the matrix of their pairs.
 
     Raises:
         UserError: For fewer than two examples in a set.

@@ -77,19 +77,10 @@ def measure_features(
 ) -> dict[str, MetricResult]:
     """Measure samples by the features of an extractor against a reference of the same extractor.
 
-    Args:
-        sample_features: ``(n, d)``.
-        sample_logits: ``(n, k)``, needed only by the inception score.
-        reference: Statistics of the reference set.
-        extractor: Name of the extractor that made the features.
-        extractor_sha256: The digest of its weights.
-        shape: Shape of a sample before the extractor, (height, width, channels).
-        num_levels: Number of levels of a sample's channel.
-        metrics: Names in ``METRICS``; ``precision_recall`` and ``density_coverage`` give two results each, named
-            after their parts.
-        seed: Seed of the subsets and groups that metrics draw.
-        sample_seed: Seed of the samples, for the protocol; ``seed`` if None.
-        confidence: Confidence of the intervals.
+    Features are ``(n, d)`` and logits, for the inception score only, ``(n, k)``. Shape and number of levels are a
+    sample's before the extractor. The metrics are names in ``METRICS``; ``precision_recall`` and ``density_coverage``
+    give two results each, named after their parts. ``seed`` decides the subsets and groups that metrics draw; the
+    protocol names ``sample_seed``, by default the same.
 
     Raises:
         UserError: For unknown metrics, features that are not finite or not the reference's, a reference of another
@@ -136,11 +127,7 @@ def measure_pixels(
 
     All metrics except the inception score are available. Samples and reference must have the same scale.
 
-    Args:
-        samples: The samples.
-        reference: Statistics of the reference set.
-        metrics: Names in ``METRICS``.
-        options: ``shape``, ``num_levels``, seeds and confidence of :func:`measure_features`.
+    The options are shape, number of levels, seeds and confidence of :func:`measure_features`.
 
     Raises:
         UserError: As :func:`measure_features`.

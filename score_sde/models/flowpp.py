@@ -258,11 +258,7 @@ class FlowPP(nn.Module):
     ) -> tuple[Images, Times]:
         """From noise to ``u`` with ``log |det du/de|``, or from ``u`` to noise with the log-determinant of the inverse.
 
-        Args:
-            values: Noise, or ``u``; an even number of columns.
-            image: The grey levels scaled to ``(-1/2, 1/2)``.
-            inverse: From ``u`` to noise.
-            train: Whether dropout is on; it needs the stream ``dropout``.
+        Noise, or ``u``, has an even number of columns, and the gray levels of the image are scaled to ``(-1/2, 1/2)``.
         """
         context = ContextNet(self.context_features, self.dropout)(image, train)
         steps = []

@@ -101,11 +101,8 @@ def aligned_weights(size: int, new_size: int) -> np.ndarray:
 def resize(x: Images, shape: tuple[int, int], interpolation: str) -> Maps:
     """Enlarge images to a height and width.
 
-    Args:
-        x: Images.
-        shape: The new height and width.
-        interpolation: ``"bilinear"`` (pixels are areas), ``"bilinear_aligned"`` (pixels are points, corners stay in
-            place; ``align_corners`` in PyTorch) or ``"nearest_neighbor"``.
+    Pixels are areas (``bilinear``), or points whose corners stay in place (``bilinear_aligned``, ``align_corners`` in
+    PyTorch), or repeated (``nearest_neighbor``).
 
     Raises:
         UserError: If the interpolation is unknown.

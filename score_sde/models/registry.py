@@ -55,11 +55,8 @@ def make_network(
 ) -> LinenNetwork:
     """The network for data of a shape.
 
-    Args:
-        fields: The fields of ``config.model``; each network takes its own.
-        event_shape: Shape of one example.
-        num_scales: Number of noise levels, for NCSN.
-        centered: Whether images lie in [-1, 1]; else the networks for images map them there.
+    Each network takes its own fields of ``config.model``; NCSN takes the number of noise levels. Images that are not
+    centered in [-1, 1] are mapped there by the network.
 
     Raises:
         UserError: For an unknown name, and shapes that the network does not support.
@@ -77,10 +74,6 @@ def make_network(
 def make_latent_model(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> LinenVAE:
     """The variational autoencoder for data of a shape.
 
-    Args:
-        fields: The fields of ``config.model``; the autoencoder takes the ones of :class:`~score_sde.models.vae.VAE`.
-        event_shape: Shape of one example.
-
     Raises:
         UserError: For unknown names, sizes out of range, and shapes that the convolutions cannot take.
     """
@@ -91,11 +84,6 @@ def make_dequantizer(
     fields: Mapping[str, Any], event_shape: tuple[int, ...], num_grey_levels: int | None
 ) -> LinenDequantizer | None:
     """The dequantizer for images of a shape, or ``None`` if none is named.
-
-    Args:
-        fields: The fields of ``config.dequantizer``.
-        event_shape: Shape of one example.
-        num_grey_levels: Number of gray levels.
 
     Raises:
         UserError: For unknown names, data that are not images of gray levels, images of an odd width, and heads that

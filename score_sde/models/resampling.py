@@ -38,12 +38,8 @@ def fir_filter(
 ) -> Resized:
     """Along both image axes: insert zeros, pad, convolve with ``taps``, and keep every ``down``-th pixel.
 
-    Args:
-        x: Images.
-        taps: The kernel of each axis; the two-dimensional one is its outer product with itself.
-        up: Insert ``up - 1`` zeros after every pixel.
-        down: Factor of the subsampling.
-        pad: Zeros before and after; negative numbers crop.
+    ``up - 1`` zeros are inserted after every pixel, and negative pads crop. The two-dimensional kernel is the outer
+    product of ``taps`` with itself.
     """
     for axis in (1, 2):
         # The last pixel, too, is followed by up - 1 zeros, which lax.pad does not count as interior.

@@ -9,10 +9,7 @@ from typing import Any
 def mlp_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
     """The approximate number of parameters of the network for vectors; counts here keep the largest term per layer.
 
-    Args:
-        fields: The fields of ``config.model``.
-        event_shape: Shape of one example.
-        num_scales: Number of noise levels, for NCSN.
+    The fields are those of ``config.model``.
 
     >>> mlp_count({"features": 100, "num_blocks": 3}, (2,))
     101000.0
@@ -53,9 +50,7 @@ def autoencoder_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], n
 def dequantizer_count(fields: Mapping[str, Any], event_shape: tuple[int, ...]) -> float:
     """The approximate number of parameters of a dequantizer's flow.
 
-    Args:
-        fields: The fields of ``config.dequantizer``.
-        event_shape: Shape of one image.
+    The fields are those of ``config.dequantizer``.
 
     >>> sizes = {"filters": 96, "blocks": 2, "components": 32, "num_flows": 4}
     >>> round(dequantizer_count(sizes, (32, 32, 3)), -6)

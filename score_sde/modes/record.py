@@ -168,10 +168,6 @@ def is_run(directory: Path) -> bool:
 def check_places(workdir: Path, out: Path | None) -> None:
     """Refuse a directory where results would be lost or mistaken for other results.
 
-    Args:
-        workdir: The directory of the run.
-        out: The directory of the results; ``workdir`` unless given.
-
     Raises:
         UserError: If results would go into a private folder of a run, or into the directory of another run.
     """

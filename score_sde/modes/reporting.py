@@ -43,12 +43,7 @@ def run_report(
 ) -> None:
     """Write ``report.html``, a self-contained page.
 
-    Args:
-        config: Not used: the page shows the ``config.json`` of the working directory.
-        workdir: The directory of the run.
-        command: Not used: the page shows the commands of its results.
-        out: The directory of the page, whose results it includes; ``workdir`` unless given.
-        compare: Working directories of other runs to compare with.
+    The configuration and the commands that it shows are those recorded in the directory.
 
     Raises:
         UserError: If a directory is missing or holds nothing of a run, or the page cannot be written.

@@ -51,14 +51,8 @@ def run_reproduce(
 ) -> int:
     """Measure rows and compare with the expected values: ``reproduction.json``, ``reproduction.md``.
 
-    Args:
-        config: Not used: each row has its own configuration.
-        workdir: The directory of the runs of the rows.
-        command: The command, for the record.
-        row: The name of a row, or a pattern for several.
-        configure: Loads configurations.
-        checkpoint: The published checkpoint, or the directory above the folders of several; ``workdir/checkpoints``
-            unless given.
+    ``row`` is a name or a pattern; each row has its own configuration, which ``configure`` loads. ``checkpoint`` is the
+    published file, or the directory above the folders of several, by default ``workdir/checkpoints``.
 
     Rows measured in ``workdir`` before stay in both files, unless measured again by the same protocol. If a decisive
     field is overridden, the row gets no verdict.

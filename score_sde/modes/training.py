@@ -82,14 +82,8 @@ def train(
 ) -> TrainState:
     """Train the score network to ``training.num_steps``; see :func:`score_sde.training.loop.run`.
 
-    Args:
-        experiment: The run.
-        workdir: Its directory.
-        watch: Called with the averaged parameters every ``training.sample_every`` steps.
-        sources: The splits of the data by name; loaded unless given.
-        check: Refuses a checkpoint of another configuration.
-        cautions: Returns warnings to log before the first step; not called if no step is left.
-        records: The records of the run, rewritten if lost; see :class:`score_sde.training.loop.Task`.
+    ``watch`` is called with the averaged parameters every ``training.sample_every`` steps. The splits of the data are
+    loaded unless given. The other arguments are those of :class:`score_sde.training.loop.Task`.
     """
     config = experiment.settings
     sources = load_splits(config) if sources is None else sources

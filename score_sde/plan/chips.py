@@ -110,9 +110,7 @@ def this_machine(*, size: int = 1024, repeats: int = 3) -> Chip:
 
     The network is assumed to have 10 Gb/s and is not measured.
 
-    Args:
-        size: Rows of the matrices; the vectors have 16,000 times as many numbers.
-        repeats: Number of timings of each.
+    The matrices have ``size`` rows, and the vectors 16,000 times as many numbers.
 
     Raises:
         UserError: If the system does not report its memory.

@@ -28,10 +28,7 @@ def collectives(text: str, devices: int, *, turns: int = 1) -> dict[str, Collect
     Bytes sent by a device are counted for rings of ``n`` devices: ``2 (n - 1) / n`` of the bytes of an all-reduce, and
     half as much for a reduce-scatter or an all-gather.
 
-    Args:
-        text: Text of the program.
-        devices: Number of devices that run it.
-        turns: Iterations of a loop where the text gives none, as on TPUs.
+    Loops turn ``turns`` times where the text gives no number, as on TPUs.
 
     >>> line = "  %r = f32[10]{0} all-reduce(%x), replica_groups={{0,1},{2,3}}, to_apply=%add"
     >>> collectives(line, 4)

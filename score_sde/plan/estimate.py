@@ -96,9 +96,7 @@ class Plan:
 def make_plan(config: Settings, info: SourceInfo) -> Plan:
     """Compile the training step for two batch sizes and derive its needs.
 
-    Args:
-        config: The configuration; ``config.plan`` names the chip and, if its compiler is installed, the topology.
-        info: Shape and gray levels of the data.
+    ``config.plan`` names the chip and, if its compiler is installed, the topology.
 
     Raises:
         UserError: For values out of range, an unknown chip or topology, or a batch that cannot be split.
@@ -143,10 +141,7 @@ def measure_two(experiment: Experiment, sizes: tuple[int, int], accumulate: int)
     If the compiler refuses a program that does not fit into memory, smaller batches are used. If the batch hardly
     changes the memory (compilers for TPUs pad arrays), larger ones are, since a line cannot be fitted to noise.
 
-    Args:
-        experiment: The run.
-        sizes: The two initial sizes, the smaller one first.
-        accumulate: The sizes are multiples of this number.
+    The smaller of the initial sizes comes first; all sizes are multiples of ``accumulate``.
 
     Raises:
         UserError: If not even the smallest batch fits.

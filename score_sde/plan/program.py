@@ -160,11 +160,7 @@ def count_flops(config: Settings, shape: tuple[int, ...], levels: int | None, pe
     depend on the device. It is exactly linear in the batch, with the optimizer as the constant, so two batch sizes give
     the line.
 
-    Args:
-        config: The configuration.
-        shape: Shape of an example.
-        levels: Number of gray levels.
-        per_part: Examples of the larger batch, at least 2.
+    The larger batch has ``per_part`` examples, at least 2.
     """
     experiment = undivided(config, shape, levels, **{"training.batch_size": per_part})
 
@@ -190,13 +186,7 @@ class Activations(NamedTuple):
 
 
 def activations(config: Settings, shape: tuple[int, ...], levels: int | None) -> Activations:
-    """Activation memory per example of a training step, with and without rematerialization; nothing is compiled.
-
-    Args:
-        config: The configuration.
-        shape: Shape of an example.
-        levels: Number of gray levels.
-    """
+    """Activation memory per example of a training step, with and without rematerialization; nothing is compiled."""
 
     def per_example(remat: bool) -> float:
         experiment = undivided(config, shape, levels, **{"model.remat": remat})
@@ -259,10 +249,8 @@ def lowers_for(experiment: Experiment, batch_size: int, platform: str) -> bool:
 def described_mesh(chip: Chip, topology: str, *, fsdp: int) -> tuple[Mesh, int]:
     """A mesh of TPUs for ahead-of-time compilation, without the hardware, and the number of devices per chip.
 
-    Args:
-        chip: The kind of TPU.
-        topology: Number of chips in each direction, such as ``2x2`` or, for v4 and v5p, ``2x2x1``.
-        fsdp: Devices along the second axis; 0 for all.
+    The topology is the number of chips in each direction, such as ``2x2`` or, for v4 and v5p, ``2x2x1``; 0 splits the
+    state over all devices.
 
     Raises:
         UserError: If the compiler (``pip install 'score_sde[tpu]'``) is not installed, does not know the topology, or

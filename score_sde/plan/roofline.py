@@ -70,12 +70,7 @@ class Scaling(NamedTuple):
 def step_time(chip: Chip, *, dtype: str, flops: float, traffic: float, sent: float = 0.0) -> StepTime:
     """The roofline of one device (Williams, Waterman and Patterson 2009).
 
-    Args:
-        chip: The chip.
-        dtype: Number type of matrix products.
-        flops: Operations of one step.
-        traffic: Bytes moved to and from the memory in a step.
-        sent: Bytes sent over the links of the domain in a step.
+    ``traffic`` are the bytes moved to and from the memory in a step, ``sent`` those over the links of the domain.
 
     >>> from score_sde.plan.chips import CHIPS
     >>> step_time(CHIPS["v5e"], dtype="float32", flops=197e12, traffic=81.9e9)
@@ -149,13 +144,8 @@ def scaling(
 ) -> list[Scaling]:
     """Weak-scaling efficiency of training, ``t(1) / t(n)``: the batch grows with the number of chips.
 
-    Args:
-        chip: The chip.
-        alone: Seconds of a step on one chip alone.
-        gradients: Bytes of the gradient.
-        parameters: Bytes of the parameters.
-        fsdp: Number of chips that share one state.
-        counts: Numbers of chips; those not divisible by ``fsdp`` are left out.
+    A step takes ``alone`` seconds on one chip; gradients and parameters are in bytes; ``fsdp`` chips share one state,
+    and numbers of chips that it does not divide are left out.
 
     >>> from score_sde.plan.chips import CHIPS
     >>> found = scaling(CHIPS["v5e"], 1.0, gradients=1e11, parameters=1e11, fsdp=1, counts=(1, 2))

@@ -119,16 +119,8 @@ def line_chart(
 ) -> Chart | None:
     """Curves over one axis, with a legend if there are several; None if there are no points.
 
-    Args:
-        curves: The curves; empty ones are left out.
-        title: The subject of the chart.
-        x_label: Label of the x axis.
-        y_label: Unit of the y axis.
-        log_x: Whether the x axis is logarithmic, if the values allow it.
-        log_y: Whether the y axis is logarithmic, if the values allow it.
-        levels: Values to mark.
-        note: A remark below.
-        zero: Whether the y axis begins at zero.
+    ``y_label`` is the unit of the y axis. An axis is logarithmic only if the values allow it; with ``zero`` the y axis
+    begins there.
     """
     curves = tuple(curve for curve in curves if curve.x)
     if not curves:
@@ -265,12 +257,8 @@ def _scale(
 
     Equal values get an axis too. Values whose differences overflow a double are clipped.
 
-    Args:
-        axis: The x or the y axis of any figure.
-        values: The values to show.
-        log: Whether the axis is logarithmic; ignored if a value is not positive.
-        tight: Whether the axis ends at the smallest and the largest value.
-        floor: Start of a linear axis.
+    A logarithmic axis needs positive values, else it is linear; a tight one ends at the smallest and the largest value;
+    a linear one may start at ``floor``.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 

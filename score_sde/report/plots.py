@@ -29,11 +29,8 @@ DPI = 130
 def image_grid(levels: np.ndarray, path: Path, *, num_grey_levels: int, columns: int | None = None) -> Path:
     """A grid of images, row by row.
 
-    Args:
-        levels: Gray levels of shape ``(n, height, width, channels)`` with 1 or 3 channels.
-        path: The PNG to write.
-        num_grey_levels: Number of gray levels; 0 is drawn black and ``num_grey_levels - 1`` white.
-        columns: Images per row; by default the grid is about square.
+    Gray levels have shape ``(n, height, width, channels)`` with 1 or 3 channels; 0 is drawn black and the last one
+    white. By default the grid is about square.
 
     Raises:
         UserError: If the file cannot be written.
@@ -51,13 +48,9 @@ def image_grid(levels: np.ndarray, path: Path, *, num_grey_levels: int, columns:
 def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, quantization: "Quantization") -> Path:
     """Samples on their way from noise (left) to data (right), one row per sample; of vectors, a row of scatter plots.
 
-    Args:
-        path_values: States ``(frames, n, height, width, channels)`` or ``(frames, n, d)``; of vectors the first two
-            coordinates are drawn.
-        times: The time of each frame: ``(frames,)``.
-        path: The PNG to write.
-        quantization: The interval of the scaled data. A frame that exceeds it, as noise does, is scaled down to its
-            bulk, so that noise of any standard deviation is visible.
+    States are ``(frames, n, height, width, channels)``, or ``(frames, n, d)``, of which the first two coordinates are
+    drawn. A frame that exceeds the interval of the scaled data, as noise does, is scaled down to its bulk, so that
+    noise of any standard deviation is visible.
 
     Raises:
         UserError: If the file cannot be written.

@@ -21,9 +21,7 @@ _EXPECTED = (
 def write_summary(workdir: Path, results: Path | None = None) -> Path:
     """Write ``summary.md`` from the results of the run so far; missing results are named with the mode that makes them.
 
-    Args:
-        workdir: The directory of the run. Every file in it is optional.
-        results: The directory of the page, whose results it includes; by default ``workdir``.
+    Every file of the run is optional. The page is in the directory of the results, by default ``workdir``.
 
     Returns:
         The path of the page.

@@ -97,10 +97,7 @@ def find_checkpoint(checkpoint: Checkpoint, place: Path) -> Path | None:
 def missing_inputs(row: Row, config: Settings, place: Path) -> list[str]:
     """The missing inputs of a row: for each a description, the usual file name and the expected place.
 
-    Args:
-        row: The row.
-        config: Its configuration.
-        place: The place of checkpoints: a file, or the directory above their folders.
+    ``place`` is a checkpoint, or the directory above the folders of several.
     """
     lacking = []
     if row.checkpoint is not None:

@@ -17,9 +17,7 @@ def make_optimizer(optim: Optim = DEFAULTS.optim, *, num_steps: int = DEFAULTS.t
 
     With a warm-up the first update has rate 0, as in the original.
 
-    Args:
-        optim: Hyperparameters of Adam, its schedule and the tracked averages, see :mod:`score_sde.fields.training`.
-        num_steps: Length of the run, for the cosine.
+    The length of the run is for the cosine.
     """
     lr, warmup = optim.lr, optim.warmup
     after = SCHEDULES[optim.schedule].make(lr, max(num_steps - warmup, 1))

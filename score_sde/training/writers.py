@@ -212,12 +212,8 @@ class ProgressBar:
     ) -> None:
         """A bar from ``initial`` to ``total``.
 
-        Args:
-            total: The end of the work.
-            initial: The start, for example after a resume.
-            description: Name of the work.
-            unit: Unit of the count; by default ``step`` for training and ``example`` for the rest.
-            interval: Seconds between log lines where there is no terminal.
+        It begins at ``initial`` after a resume. The unit is by default ``step`` for training and ``example`` for the
+        rest; without a terminal, log lines are ``interval`` seconds apart.
         """
         self._total, self._done, self._description = total, initial, description
         self._unit = unit or ("step" if description == "training" else "example")

@@ -82,12 +82,8 @@ def make_classifier(
 ) -> ImageExtractor:
     """The classifier of a data set as an extractor, named ``classifier-digits`` or ``classifier-mnist``.
 
-    Args:
-        data: ``"digits"`` or ``"mnist"``.
-        shape: Shape of the input images; None for those of the data set.
-        num_levels: The number of their gray levels, if their shape is given.
-        weights: A file of other weights for the same network.
-        batch_size: The number of images processed at once.
+    The shape and number of gray levels of the images, if given, must be those of the data set ``digits`` or ``mnist``.
+    ``weights`` is a file of other weights for the same network.
 
     Raises:
         UserError: For another data set, images unlike the data set's, or weights of another network.

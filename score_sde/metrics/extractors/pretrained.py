@@ -72,11 +72,8 @@ class Pretrained:
     ) -> ImageExtractor:
         """The network as an extractor. Gray images become RGB with equal channels, and its name then ends in ``-grey``.
 
-        Args:
-            weights: The file of its weights.
-            prepare: From levels to the input of the network.
-            suffix: What the preparation adds to the name.
-            of_images: ``shape``, ``num_levels``, which must be 256, and ``batch_size``, of :class:`ImageExtractor`.
+        ``prepare`` maps levels to the input of the network, and adds ``suffix`` to the name; the rest describes the
+        images.
 
         Raises:
             UserError: If the weights are missing or from another network, or images are not gray or RGB of 8 bits.

@@ -49,13 +49,6 @@ def make_extractor(
     weights are given; ``efficientnet-lite0`` where its package is installed, for gray or RGB images of 256 levels; or
     ``pixels``. The extractor's own name tells the choice.
 
-    Args:
-        name: One of the above.
-        shape: Shape of an example of the data, ``(height, width, channels)``.
-        num_levels: The number of its levels, as in :class:`score_sde.data.SourceInfo`.
-        source: The name of the data set, for ``auto``.
-        weights: A file of weights.
-
     Raises:
         UserError: For an unknown name, data that do not suit the extractor, and weights that are missing or wrong.
 

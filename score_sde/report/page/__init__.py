@@ -23,11 +23,8 @@ def write_report(workdir: Path, compare: Sequence[Path] = (), out: Path | None =
     The page holds everything it shows, and is written whole or not at all. Text from files is escaped, and a policy in
     the page lets a browser run no script.
 
-    Args:
-        workdir: Where the run lives.
-        out: Where the page goes; what was measured there is shown instead of what lies in ``workdir``. It is made if
-            need be.
-        compare: Working directories of other runs, to be shown beside it.
+    Results in ``out`` are shown instead of those in ``workdir``, and the page goes there; the runs of ``compare`` are
+    shown beside it.
 
     Returns:
         The path of the page.
