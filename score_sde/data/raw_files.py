@@ -4,7 +4,6 @@ The *uncompressed* content is verified, so that a recompressed file, such as the
 accepted like the published one, and nothing else is.
 """
 
-import contextlib
 import gzip
 import hashlib
 import http.client
@@ -13,14 +12,13 @@ import shutil
 import struct
 import tarfile
 import urllib.request
-import uuid
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from score_sde.errors import UserError
-from score_sde.files import reason_of
+from score_sde.files import reason_of, replacing
 
 _TIMEOUT_SECONDS = 20
 _MOST_BYTES = 2**26  # of an uncompressed file; the largest published file has 47 million bytes
@@ -169,22 +167,16 @@ def _untar(path: Path) -> bytes:
 
 def _download(name: str, file: RawFile, folder: Path) -> bytes:
     """Fetch a raw file into ``folder``; nothing is left there unless it is complete and correct."""
-    partial = folder / f"{file.name}.{uuid.uuid4().hex}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as sink, urllib.request.urlopen(file.url, timeout=_TIMEOUT_SECONDS) as response:
-            shutil.copyfileobj(response, sink)
-        content = _verified(partial, file)
-        if content is None:
-            raise UserError(_missing(name, folder, f"{file.url} sent something other than the published file"))
-        partial.replace(folder / file.name)
+        with replacing(folder / file.name) as partial:
+            with partial.open("wb") as sink, urllib.request.urlopen(file.url, timeout=_TIMEOUT_SECONDS) as response:
+                shutil.copyfileobj(response, sink)
+            if (content := _verified(partial, file)) is None:
+                raise UserError(_missing(name, folder, f"{file.url} sent something other than the published file"))
         return content
     # OSError covers an unwritable folder, no network, a refused connection and a time-out alike.
     except (OSError, http.client.HTTPException) as error:
         raise UserError(_missing(name, folder, f"fetching {file.url} failed: {error}")) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def _missing(name: str, folder: Path, reason: str) -> str:

@@ -4,6 +4,7 @@ Only the positions of the records are kept in memory, so that a data set may hav
 a fifth of a millisecond per image of 32x32 pixels; ``config.data.workers`` spreads it over processes.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from score_sde.data.base import SPLITS, SourceInfo
 from score_sde.data.description import counted, suffixes
 from score_sde.data.images import ImageFormat, decode_image, encode_png, image_format
 from score_sde.errors import UserError, explained
-from score_sde.files import reason_of
+from score_sde.files import reason_of, replacing
 
 _PROBES = 32  # records whose size is compared when a source is opened; the others are checked when read
 
@@ -190,20 +191,14 @@ def write_array_records(path: str | Path, images: Iterable[np.ndarray | bytes]) 
     """
     from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue] (no stubs)
 
-    path, count = Path(path), 0
-    partial = path.with_name(f".{path.name}.part")
-    # Records must be compressed one by one to be read one by one.
-    writer: Any = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-    try:
-        for image in images:
-            writer.write(image if isinstance(image, bytes) else _checked_png(image, count))
-            count += 1
-        writer.close()
-        partial.replace(path)
-    finally:
-        if writer.is_open():
-            writer.close()
-        partial.unlink(missing_ok=True)
+    count = 0
+    with replacing(Path(path)) as partial:
+        # Records must be compressed one by one to be read one by one.
+        writer: Any = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+        with contextlib.closing(writer):
+            for image in images:
+                writer.write(image if isinstance(image, bytes) else _checked_png(image, count))
+                count += 1
     return count
 
 

@@ -5,11 +5,11 @@ per example and step is a hundred times slower; a larger one is read record by r
 """
 
 import contextlib
+import functools
 import math
 import operator
 import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import numpy as np
 
 from score_sde.data.base import ArraySource, Source, SourceInfo
 from score_sde.data.records import RecordSource, open_records
-from score_sde.errors import UserError
-from score_sde.files import reason_of
+from score_sde.errors import UserError, explained
+from score_sde.files import reason_of, replacing
 
 DECODED_LIMIT = 2**30  # largest number of bytes of a split to decode as a whole
 
@@ -78,7 +78,7 @@ def open_split(name: str, version: Path, *splits: str, remedy: str) -> tuple[str
     """
     import tensorflow_datasets as tfds
 
-    with _reading(version, remedy):
+    with explained(functools.partial(_unreadable, version, remedy)):
         builder: Any = tfds.builder_from_directory(str(version))
         split = next((name for name in splits if name in builder.info.splits), None)
         if split is None:
@@ -103,22 +103,14 @@ def open_split(name: str, version: Path, *splits: str, remedy: str) -> tuple[str
         return split, source
 
 
-@contextlib.contextmanager
-def _reading(version: Path, remedy: str) -> Iterator[None]:
-    """Turn exceptions of TFDS over a damaged directory into an error with advice."""
-    try:
-        yield
-    except NotImplementedError as error:
-        raise UserError(
-            f"{version} was not prepared as array_record, which is what can be read without TensorFlow. Prepare it "
-            "again with tfds.builder(..., file_format='array_record'), or give another data_dir."
-        ) from error
-    except UserError:
-        raise
-    except Exception as error:  # the libraries do not document their errors for damaged files
-        raise UserError(
-            f"{version} cannot be read ({reason_of(error)}), expected an intact data set. {remedy}"
-        ) from error
+def _unreadable(version: Path, remedy: str, error: Exception) -> UserError:
+    """The error, with advice, for an exception of TFDS over a directory; it documents none for damaged ones."""
+    if not isinstance(error, NotImplementedError):
+        return UserError(f"{version} cannot be read ({reason_of(error)}), expected an intact data set. {remedy}")
+    return UserError(
+        f"{version} was not prepared as array_record, which is what can be read without TensorFlow. Prepare it "
+        "again with tfds.builder(..., file_format='array_record'), or give another data_dir."
+    )
 
 
 def _notes(split: str, wanted: str, splits: set[str], features: set[str]) -> tuple[str, ...]:
@@ -173,15 +165,8 @@ def _read_cached(path: Path) -> np.ndarray | None:
 
 def _write_cached(path: Path, array: np.ndarray) -> None:
     """Keep a decoded array for the next run; a read-only directory only costs decoding again."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
-        try:
-            with partial.open("wb") as sink:
-                np.save(sink, array, allow_pickle=False)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError), replacing(path) as partial, partial.open("wb") as sink:
+        np.save(sink, array, allow_pickle=False)
 
 
 def _fit(images: np.ndarray, labels: np.ndarray, info: SourceInfo) -> bool:

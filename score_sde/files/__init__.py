@@ -21,6 +21,7 @@ from score_sde.files.writing import (
     jsonable,
     move,
     refusal,
+    replacing,
     writing,
 )
 
@@ -51,5 +52,6 @@ __all__ = [
     "reason_of",
     "refusal",
     "remove_abandoned",
+    "replacing",
     "writing",
 ]

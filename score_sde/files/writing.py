@@ -38,17 +38,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 with writing(path):
                     path.upload(temporary)
         return
+    with writing(path), replacing(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """:func:`atomic_path` on a disk, for any process, with the system's own errors."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
     try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.touch()
-            mode = temporary.stat().st_mode  # of the umask; a library may recreate the file with owner access only
-            yield temporary
-            temporary.chmod(mode)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # of the umask; a library may recreate the file with owner access only
+        yield temporary
+        temporary.chmod(mode)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -48,9 +48,5 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray
         UserError: If the file is missing, damaged, or has arrays of a type that NumPy lacks.
     """
     path = existing_file(path)
-    with reading(path, "a safetensors file"):
-        try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-        except safetensors.SafetensorError as error:
-            raise ValueError(error) from error
+    with reading(path, "a safetensors file"), safetensors.safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}

@@ -2,33 +2,17 @@
 
 import contextlib
 import os
-import struct
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from score_sde.errors import UserError
+from score_sde.errors import UserError, explained
 
 Kind = Literal["torch-zip", "torch-legacy", "flax", "safetensors"]
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 _MAGIC_PICKLED = b"\x8a\x0a" + TORCH_MAGIC.to_bytes(10, "little")  # as the instruction LONG1
 _HEAD = 64
-# Exceptions from reading a broken file, in Python's own parsers and in ours.
-BAD_FILE = (
-    ArithmeticError,  # sizes that fit no machine integer
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,  # encrypted archives; recursion
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-)
 
 
 def file_kind(path: str | os.PathLike[str]) -> Kind:
@@ -79,17 +63,17 @@ def _kind_of_directory(path: Path) -> str:
     return "is a directory"
 
 
-@contextlib.contextmanager
-def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn exceptions of parsers over damaged or hostile files into a :class:`UserError`."""
-    try:
-        yield
-    except BAD_FILE as error:
+def reading(path: Path, what: str) -> contextlib.AbstractContextManager[None]:
+    """Turn exceptions of parsers over damaged or hostile files, of a dozen kinds, into a :class:`UserError`."""
+
+    def explain(error: Exception) -> UserError:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(
+        return UserError(
             f"{path} cannot be read as {what} ({reason}). Nothing in it was executed. Expected an intact file; fetch "
             "or save it again."
-        ) from error
+        )
+
+    return explained(explain)
 
 
 def _holds_pickle(path: Path) -> bool:

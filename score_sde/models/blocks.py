@@ -5,7 +5,6 @@ their names in the published checkpoints.
 """
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -74,32 +73,20 @@ class Combine(nn.Module):
         return projected + h if self.method == "sum" else jnp.concatenate([projected, h], axis=-1)
 
 
-@runtime_checkable
-class InputPyramid(Protocol):
-    """Feeds smaller and smaller copies of the input to the way down."""
-
-    def __call__(self, h: Maps) -> Maps:
-        """The feature maps of the level just entered, with the input mixed in."""
-        ...
-
-
-class NoInputPyramid:
-    """The input enters at full resolution only."""
-
-    def __init__(self, x: Images, kernel: Kernel | None, combine: str, skip_rescale: bool) -> None:
-        """Nothing to remember."""
-
-    def __call__(self, h: Maps) -> Maps:
-        """The feature maps themselves."""
-        return h
-
-
-class InputSkip:
-    """The halved input itself, projected and combined."""
+class InputPyramid:
+    """The input enters at full resolution only; others feed smaller and smaller copies of it to the way down."""
 
     def __init__(self, x: Images, kernel: Kernel | None, combine: str, skip_rescale: bool) -> None:
         """Start from the full image."""
-        self.image, self.kernel, self.combine = x, kernel, combine
+        self.image, self.kernel, self.combine, self.skip_rescale = x, kernel, combine, skip_rescale
+
+    def __call__(self, h: Maps) -> Maps:
+        """The feature maps of the level just entered, with the input mixed in."""
+        return h
+
+
+class InputSkip(InputPyramid):
+    """The halved input itself, projected and combined."""
 
     def __call__(self, h: Maps) -> Maps:
         """Halve once more and combine."""
@@ -107,12 +94,8 @@ class InputSkip:
         return Combine(self.combine)(self.image, h)
 
 
-class InputResidual:
+class InputResidual(InputPyramid):
     """A chain of halving convolutions of the input; every level is added to it."""
-
-    def __init__(self, x: Images, kernel: Kernel | None, combine: str, skip_rescale: bool) -> None:
-        """Start from the full image."""
-        self.image, self.kernel, self.skip_rescale = x, kernel, skip_rescale
 
     def __call__(self, h: Maps) -> Maps:
         """Halve, project and add."""
@@ -171,5 +154,5 @@ class OutputResidual(OutputPyramid):
         return self.pyramid
 
 
-INPUT_PYRAMIDS = {"none": NoInputPyramid, "input_skip": InputSkip, "residual": InputResidual}
+INPUT_PYRAMIDS = {"none": InputPyramid, "input_skip": InputSkip, "residual": InputResidual}
 OUTPUT_PYRAMIDS = {"none": OutputPyramid, "output_skip": OutputSkip, "residual": OutputResidual}

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 from score_sde.errors import unknown
 from score_sde.fields import DEFAULTS
 from score_sde.models.layers import Activation, Conv, Images
+from score_sde.models.resampling import downsample
 
 Maps = Float[Array, "_ _ _ _"]  # feature maps of any size and width
 Normalize = Callable[[Array], Array]  # makes its own module in the block that calls it
@@ -80,12 +81,6 @@ def conv3x3(x: Images, features: int, bias: bool = True, dilation: int = 1, exac
     return convolution(x)
 
 
-def halve(x: Images) -> Maps:
-    """The mean of every two by two pixels."""
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-
-
 def aligned_weights(size: int, new_size: int) -> np.ndarray:
     """Linear interpolation as a matrix ``(new_size, size)`` that maps first to first and last to last pixel.
 
@@ -130,7 +125,7 @@ class ConvMeanPool(nn.Module):
     @nn.compact
     def __call__(self, x: Images) -> Maps:
         """Convolve, then halve the height and the width."""
-        return halve(Conv(self.features, (self.kernel_size, self.kernel_size))(x))
+        return downsample(Conv(self.features, (self.kernel_size, self.kernel_size))(x))
 
 
 class ResidualBlock(nn.Module):
