@@ -56,9 +56,6 @@ def agreed(
     """:func:`agree` for a process that ``cluster.connect`` has connected, on its settings and its software.
 
     ``timeout`` is in seconds. All processes write to the directory ``shared``, which must be one and the same.
-
-    Raises:
-        UserError: In every process, if settings, software or directory differ, or another process fails.
     """
 
     def complete() -> tuple[FoundT, Mapping[str, Any]]:
@@ -76,9 +73,6 @@ def agreed_on(topic: str, prepare: Callable[[], tuple[FoundT, Mapping[str, Any]]
     """:func:`agree` on something other than settings; a program of one process agrees with itself.
 
     All processes ask about the same topics in the same order.
-
-    Raises:
-        UserError: In every process, if they differ, or another process fails to prepare or does not come.
     """
     among = _among(_PATIENCE)
     if among["store"] is None or among["num_processes"] == 1:

@@ -48,11 +48,7 @@ def make_mesh(*, data: int = 0, fsdp: int = 1) -> Mesh:
 
 
 def check_batch(mesh: Mesh, batch_size: int, *, parts: int = 1) -> None:
-    """Refuse a batch that cannot be split evenly over the devices, ``parts`` at a time.
-
-    Raises:
-        UserError: If the batch size is not a multiple of both.
-    """
+    """Refuse a batch that cannot be split evenly over the devices, ``parts`` at a time."""
     unit = mesh.size * parts
     if batch_size % unit:
         taken = f"{mesh.size} {plural(mesh.size, 'device')}"

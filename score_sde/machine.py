@@ -9,8 +9,7 @@ from typing import Any
 def describe_machine() -> dict[str, Any]:
     """The context of a measured time: platform, processor, number of CPUs, versions, and the devices JAX uses.
 
-    Returns:
-        A dictionary that JSON can hold. ``cpu_count`` counts the CPUs available to this process, not all of the host.
+    JSON can hold it. ``cpu_count`` counts the CPUs available to this process, not all of the host.
     """
     import jax
 

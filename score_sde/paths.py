@@ -104,11 +104,7 @@ def _with_variables(text: str, name: str) -> str:
 
 
 def typed_fields(config: Settings) -> Settings:
-    """The configuration with :func:`typed` paths replaced by the intended ones.
-
-    Raises:
-        UserError: As :func:`typed`.
-    """
+    """The configuration with :func:`typed` paths replaced by the intended ones."""
     given = leaves(config)
     found = {field: typed(given[field], f"config.{field}") for field in PLACES if given[field]}
     kind = next((kind for kind in DATA if config.data.name.startswith(kind)), None)

@@ -97,8 +97,7 @@ def _mend_streams() -> None:
 def keep_compiled_programs() -> str | None:
     """Keep compiled programs between processes; JAX_COMPILATION_CACHE_DIR moves them, empty switches it off.
 
-    Returns:
-        The reason why they are not kept, or None if they are, or if the user has switched the cache off.
+    Returned is the reason why they are not kept, or None if they are, or if the user has switched the cache off.
     """
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     place = os.environ.get(_CACHE, _cache_directory())

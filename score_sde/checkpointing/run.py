@@ -66,11 +66,7 @@ class Checkpoints:
         return restored
 
     def _report(self, restored: Restored | None, damaged: Mapping[int, str]) -> None:
-        """Warn about skipped checkpoints, if any.
-
-        Raises:
-            UserError: If no intact one is left.
-        """
+        """Warn about skipped checkpoints, if any; refuse if no intact one is left."""
         if restored is None and damaged:
             raise UserError(
                 f"None of the checkpoints {list(damaged)} in {self.directory} can be read "

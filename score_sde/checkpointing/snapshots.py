@@ -36,11 +36,7 @@ class Snapshots:
         return [(step, float(path.name)) for step in steps for path in sorted((self.directory / str(step)).glob("0.*"))]
 
     def load(self, step: int, width: float, like: Params) -> Params:
-        """One average, with the structure and shardings of ``like``; all processes call it together.
-
-        Raises:
-            DamagedSnapshot: If it is damaged.
-        """
+        """One average, with the structure and shardings of ``like``; all processes call it together."""
         path = self.directory / str(step)
         try:
             return read(path, {str(width): like}).trees[str(width)]

@@ -50,11 +50,10 @@ class Source(Protocol):
 class ArraySource:
     """A source held in one array, in memory or memory-mapped.
 
-    Example:
-        >>> info = SourceInfo("tiny", (2,), None, None)
-        >>> source = ArraySource(info, np.arange(6, dtype=np.float32).reshape(3, 2))
-        >>> len(source), source.gather(np.array([2, 0])).tolist()
-        (3, [[4.0, 5.0], [0.0, 1.0]])
+    >>> info = SourceInfo("tiny", (2,), None, None)
+    >>> source = ArraySource(info, np.arange(6, dtype=np.float32).reshape(3, 2))
+    >>> len(source), source.gather(np.array([2, 0])).tolist()
+    (3, [[4.0, 5.0], [0.0, 1.0]])
     """
 
     def __init__(

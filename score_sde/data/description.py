@@ -28,10 +28,9 @@ def tell(sources: Mapping[str, Source]) -> None:
 def describe(sources: Mapping[str, Source]) -> list[str]:
     """Lines about the number and kind of examples, and about omissions and changes.
 
-    Example:
-        >>> from score_sde.data.sources import load_source
-        >>> print(*describe({split: load_source("digits", split) for split in ("train", "test")}))
-        digits: 1,797 images of 8x8x1 with 17 levels, 1,500 in train and 297 in test.
+    >>> from score_sde.data.sources import load_source
+    >>> print(*describe({split: load_source("digits", split) for split in ("train", "test")}))
+    digits: 1,797 images of 8x8x1 with 17 levels, 1,500 in train and 297 in test.
     """
     first = next(iter(sources.values()))
     info, total = first.info, sum(len(source) for source in sources.values())

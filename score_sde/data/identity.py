@@ -31,11 +31,10 @@ def fingerprint(source: Source) -> str:
     decoded one by one, ``SPREAD`` evenly spaced examples are read, including the first and the last. This takes about a
     second at most, but misses changes in the other examples.
 
-    Example:
-        >>> info = SourceInfo("tiny", (2,), None, None)
-        >>> one, same, other = (ArraySource(info, np.full((3, 2), value, np.float32)) for value in (1, 1, 2))
-        >>> fingerprint(one) == fingerprint(same), fingerprint(one) == fingerprint(other)
-        (True, False)
+    >>> info = SourceInfo("tiny", (2,), None, None)
+    >>> one, same, other = (ArraySource(info, np.full((3, 2), value, np.float32)) for value in (1, 1, 2))
+    >>> fingerprint(one) == fingerprint(same), fingerprint(one) == fingerprint(other)
+    (True, False)
     """
     count, first = len(source), source.gather(np.arange(1))
     rows = np.arange(count) if is_small(source) else np.unique(np.linspace(0, count - 1, SPREAD).astype(np.int64))

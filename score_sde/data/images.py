@@ -57,10 +57,9 @@ def decode_image(file: Path | bytes, name: str, channels: int) -> np.ndarray:
     Raises:
         UserError: as :func:`image_format`, and for transparent pixels.
 
-    Example:
-        >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-        >>> bool((decode_image(encode_png(pixels), "tiny", 3) == pixels).all())
-        True
+    >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    >>> bool((decode_image(encode_png(pixels), "tiny", 3) == pixels).all())
+    True
     """
     from PIL import ImageOps
 

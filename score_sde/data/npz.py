@@ -27,12 +27,11 @@ def load_npz(path: str, split: str) -> ArraySource:
         UserError: for a missing or unreadable file, a missing key, or an array of the wrong dtype, shape or range, of
             float32 too.
 
-    Example:
-        >>> import tempfile
-        >>> path = tempfile.mkdtemp() + "/tiny.npz"
-        >>> np.savez(path, x=np.zeros((20, 3)))
-        >>> len(load_npz(path, "train")), len(load_npz(path, "test"))
-        (18, 2)
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/tiny.npz"
+    >>> np.savez(path, x=np.zeros((20, 3)))
+    >>> len(load_npz(path, "train")), len(load_npz(path, "test"))
+    (18, 2)
     """
     names = array_names(Path(path), remedy=_REMEDY)
     if names is None:

@@ -107,9 +107,8 @@ def read_raw(name: str, data_dir: Path) -> dict[str, RawSplit]:
 def parse_idx(content: bytes) -> np.ndarray:
     """A uint8 array in LeCun's idx format: two zeros, the type 8, the rank, the sizes, the values.
 
-    Example:
-        >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9])).tolist()
-        [7, 8, 9]
+    >>> parse_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9])).tolist()
+    [7, 8, 9]
     """
     rank = content[3]
     shape = struct.unpack(f">{rank}I", content[4 : 4 + 4 * rank])

@@ -108,14 +108,13 @@ def load_array_records(path: str, split: str) -> RecordSource:
     Raises:
         UserError: for a missing folder or split, an empty or damaged file, or images that differ in size.
 
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("train.array_record", "test.array_record"):
-        ...     _ = write_array_records(folder / name, np.zeros((5, 8, 6, 3), np.uint8))
-        >>> source = load_array_records(str(folder), "train")
-        >>> len(source), source.gather(np.array([4, 0])).shape
-        (5, (2, 8, 6, 3))
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("train.array_record", "test.array_record"):
+    ...     _ = write_array_records(folder / name, np.zeros((5, 8, 6, 3), np.uint8))
+    >>> source = load_array_records(str(folder), "train")
+    >>> len(source), source.gather(np.array([4, 0])).shape
+    (5, (2, 8, 6, 3))
     """
     from grain.sources import ArrayRecordDataSource
 
@@ -176,15 +175,12 @@ def _split_files(root: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
 
 
 def write_array_records(path: str | Path, images: Iterable[np.ndarray | bytes]) -> int:
-    """Write images to one ArrayRecord file, each a record of its own.
+    """Write images to one ArrayRecord file, each a record of its own, and return their number.
 
     Args:
         path: the file, such as ``FOLDER/train-00000.array_record``.
         images: uint8 arrays ``(height, width, channels)`` with 1 or 3 channels, which become PNGs, or the bytes of
             image files, which are kept: ``(file.read_bytes() for file in sorted(folder.glob("*.png")))``.
-
-    Returns:
-        The number of records.
 
     Raises:
         UserError: for an array of another kind.

@@ -57,10 +57,9 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
     Raises:
         UserError: for an unknown name or split, or data that are missing, damaged or of an unusable kind.
 
-    Example:
-        >>> source = load_source("digits", "train")
-        >>> len(source), source.info.num_grey_levels, source.gather(np.arange(2)).shape
-        (1500, 17, (2, 8, 8, 1))
+    >>> source = load_source("digits", "train")
+    >>> len(source), source.info.num_grey_levels, source.gather(np.arange(2)).shape
+    (1500, 17, (2, 8, 8, 1))
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
@@ -79,9 +78,8 @@ def source_info(name: str, *, data_dir: str | None = None) -> SourceInfo:
     Raises:
         UserError: for an unknown name, or user data that cannot be read.
 
-    Example:
-        >>> source_info("cifar10").shape
-        (32, 32, 3)
+    >>> source_info("cifar10").shape
+    (32, 32, 3)
     """
     return _entry(name).info(data_dir)
 

@@ -47,11 +47,7 @@ def load_prepared(name: str, split: str, data_dir: str | None) -> Source:
 
 
 def prepared_info(name: str, data_dir: str | None) -> SourceInfo:
-    """The info that :func:`load_prepared` would give of a data set, without decoding it.
-
-    Raises:
-        UserError: as :func:`load_prepared`.
-    """
+    """The info that :func:`load_prepared` would give of a data set, without decoding it."""
     _, source = _open_split(name, _require_prepared(name, data_root(data_dir)), "train")
     return source.info
 

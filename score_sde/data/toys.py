@@ -73,9 +73,8 @@ def toy_info(name: str) -> SourceInfo:
     Raises:
         UserError: for a name that is not a toy; the nearest one is suggested.
 
-    Example:
-        >>> toy_info("moons").shape
-        (2,)
+    >>> toy_info("moons").shape
+    (2,)
     """
     if name not in TOYS:
         raise unknown("toy data set", name, TOYS)
@@ -85,12 +84,8 @@ def toy_info(name: str) -> SourceInfo:
 def load_toy(name: str, split: str) -> ArraySource:
     """The fixed sample of a toy distribution: float32 ``(50000, 2)`` for "train", ``(10000, 2)`` for "test".
 
-    Raises:
-        UserError: for a name that is not a toy.
-
-    Example:
-        >>> load_toy("rings", "test").gather(np.arange(3)).shape
-        (3, 2)
+    >>> load_toy("rings", "test").gather(np.arange(3)).shape
+    (3, 2)
     """
     info = toy_info(name)
     # RandomState's streams are frozen by NumPy for good, unlike those of Generator: the sample never changes.

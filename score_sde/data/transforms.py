@@ -16,15 +16,11 @@ def random_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         images: ``(n, height, width, channels)``.
         rng: the source of the coin tosses.
 
-    Returns:
-        A new array of the same shape and dtype.
-
-    Example:
-        >>> image = np.arange(3).reshape(1, 1, 3, 1)
-        >>> random_flip(image, np.random.default_rng(1)).ravel().tolist()
-        [0, 1, 2]
-        >>> random_flip(image, np.random.default_rng(3)).ravel().tolist()
-        [2, 1, 0]
+    >>> image = np.arange(3).reshape(1, 1, 3, 1)
+    >>> random_flip(image, np.random.default_rng(1)).ravel().tolist()
+    [0, 1, 2]
+    >>> random_flip(image, np.random.default_rng(3)).ravel().tolist()
+    [2, 1, 0]
     """
     flip = rng.random(len(images)) < 0.5
     flipped = images.copy()
@@ -42,13 +38,12 @@ def check_images(batch: np.ndarray, info: SourceInfo) -> None:
     Raises:
         UserError: for a wrong shape, number of channels, dtype or range.
 
-    Example:
-        >>> info = SourceInfo("digits", (8, 8, 1), 17, 10)
-        >>> check_images(np.zeros((2, 8, 8, 1), np.uint8), info)
-        >>> check_images(np.full((2, 8, 8, 1), 17, np.uint8), info)  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        ...
-        score_sde.errors.UserError: digits: found level 17, expected 0 to 16. ...
+    >>> info = SourceInfo("digits", (8, 8, 1), 17, 10)
+    >>> check_images(np.zeros((2, 8, 8, 1), np.uint8), info)
+    >>> check_images(np.full((2, 8, 8, 1), 17, np.uint8), info)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    score_sde.errors.UserError: digits: found level 17, expected 0 to 16. ...
     """
     if batch.shape[1:] != tuple(info.shape):
         raise UserError(

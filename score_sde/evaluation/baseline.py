@@ -85,9 +85,7 @@ def gaussian_mixture_bits_per_dim(
     Both sets are integer levels ``(n, height, width, channels)`` or continuous vectors ``(n, d)``; the test set takes
     no part in any choice. The seed decides the dequantization noise, the validation split and the initialization.
 
-    Returns:
-        The mean over test examples with its standard error, and the chosen mixture. For continuous data, bits of their
-        density.
+    For continuous data, bits are of their density.
     """
     from threadpoolctl import threadpool_limits
 

@@ -156,9 +156,8 @@ def dataset_likelihood(
     The noise is uniform unless given. An interrupted measurement resumes from ``kept``, which is in memory only unless
     given.
 
-    Returns:
-        One entry per example. Several draws are averaged, which estimates the variational bound with less noise. With
-        ``likelihood.importance_weighted`` their weights are averaged, which gives a tighter bound on the likelihood.
+    Several draws are averaged, which estimates the variational bound with less noise. With
+    ``likelihood.importance_weighted`` their weights are averaged, which gives a tighter bound on the likelihood.
     """
     settings, noise, kept = experiment.settings.likelihood, noise or BinNoise(), kept or Partial()
     draw, root = flow_draw(experiment, FlowProtocol.of(experiment), noise), root_key(experiment, Purpose.LIKELIHOOD)

@@ -103,8 +103,7 @@ def data_statistics(
     The first ``limit`` examples are read (0 for all). The features of ``keep_features`` randomly drawn ones are kept
     beside the moments.
 
-    Returns:
-        The statistics, and the SHA-256 of the examples in order.
+    The second result is the SHA-256 of the examples in order.
     """
     total = min(limit or len(source), len(source))
     chosen = np.zeros(total, bool)
@@ -189,11 +188,7 @@ class SampleEvaluator:
 def check_protocol(
     extractor: Extractor, reference: ReferenceStatistics, metrics: Sequence[str], info: SourceInfo
 ) -> None:
-    """Refuse, before hours of sampling, a reference of another protocol or without the features that a metric needs.
-
-    Raises:
-        UserError: Naming the differences.
-    """
+    """Refuse, before hours of sampling, a reference of another protocol or without the features that a metric needs."""
     given = {
         "extractor": (extractor.name, reference.extractor),
         "SHA-256 of the extractor's weights": (extractor.sha256, reference.extractor_sha256),

@@ -85,11 +85,7 @@ class Partial:
         log.info("Going on after %d %s, kept in %s.", batches, plural(batches, "batch", "batches"), path)
 
     def add(self, row: list[np.ndarray], seconds: float) -> None:
-        """Add a batch and its time in seconds.
-
-        Raises:
-            UserError: If the files cannot be written.
-        """
+        """Add a batch and its time in seconds."""
         if self._dtype is None:
             columns = [(f"column{n}", column.dtype.newbyteorder("<"), column.shape[1:]) for n, column in enumerate(row)]
             self._dtype = np.dtype(columns)

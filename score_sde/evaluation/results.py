@@ -42,9 +42,6 @@ def keep_earlier(directory: Path, mode: str, identity: str) -> None:
 
     Moved results replace earlier ones of their own identity. Call it after the measurement, before the first file is
     written. Of several processes, the first moves the files.
-
-    Raises:
-        UserError: If the directory cannot be written.
     """
     report, *others = RESULTS[mode]
     if not is_main():
@@ -63,11 +60,7 @@ def keep_earlier(directory: Path, mode: str, identity: str) -> None:
 
 
 def keep_metrics(directory: Path) -> None:
-    """Move the metrics of a run without a checkpoint to resume from to ``earlier/train-N``, and say so.
-
-    Raises:
-        UserError: If the metrics cannot be read, or the directory cannot be written.
-    """
+    """Move the metrics of a run without a checkpoint to resume from to ``earlier/train-N``, and say so."""
     name = "metrics.jsonl"
     if not is_main() or not (records := read_json_lines(directory / name)):
         return

@@ -74,11 +74,7 @@ class Settings(Top):
         return dataclasses.replace(self, **{group: dataclasses.replace(getattr(self, group), **changes)})
 
     def with_fields(self, values: Mapping[str, Any]) -> "Settings":
-        """These settings with some fields changed, given by their dotted names and in the types of a record.
-
-        Raises:
-            UserError: As :meth:`of`.
-        """
+        """These settings with some fields changed, given by their dotted names and in the types of a record."""
         known = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         return Settings.of(nested({**leaves(self), **known}))
 

@@ -19,21 +19,13 @@ _HEADER_BYTES = 1 << 14  # bound on the header of an array; headers of plain arr
 
 
 def atomic_savez(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays atomically to an ``.npz`` file.
-
-    Raises:
-        UserError: If the system refuses to write.
-    """
+    """Write arrays atomically to an ``.npz`` file."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  # its stub takes any keyword for allow_pickle
 
 
 def array_names(path: Path, *, remedy: str = REMEDY) -> list[str] | None:
-    """The names of the arrays in an ``.npz`` file, or ``None`` if there is no such file.
-
-    Raises:
-        Unreadable: As for :func:`read_arrays`, which also checks the contents of the arrays.
-    """
+    """The names of the arrays in an ``.npz`` file, or ``None`` if there is no such file."""
     with reading(path, remedy):
         if not is_there(path):
             return None
@@ -53,12 +45,11 @@ def read_arrays(
             text, or more data than the memory of this machine. Header claims are checked against the file before any
             memory is allocated.
 
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "a.npz")
-        >>> atomic_savez(path, x=np.arange(3), y=np.zeros(2))
-        >>> read_arrays(path, ["x", "z"])
-        {'x': array([0, 1, 2])}
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "a.npz")
+    >>> atomic_savez(path, x=np.arange(3), y=np.zeros(2))
+    >>> read_arrays(path, ["x", "z"])
+    {'x': array([0, 1, 2])}
     """
     with reading(path, remedy):
         if not is_there(path):

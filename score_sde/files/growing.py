@@ -22,11 +22,7 @@ class Growing:
     """
 
     def __init__(self, path: Path) -> None:
-        """Continue an existing file, if there is one.
-
-        Raises:
-            UserError: If it cannot be read.
-        """
+        """Continue an existing file, if there is one."""
         self.path = self.local = path
         self._due = 0.0
         if isinstance(path, Bucket):
@@ -38,11 +34,7 @@ class Growing:
                     path.download(self.local)
 
     def append(self, data: bytes) -> None:
-        """Append to the file, which need not exist yet.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
+        """Append to the file, which need not exist yet."""
         with writing(self.local):
             self.local.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a write that a full disk refused must not be retried when the file is closed.

@@ -111,9 +111,6 @@ def check_writable(directory: Path, *, make: bool = True) -> None:
     """Create a directory for results, and check that it is writable before they are computed.
 
     Unless told to ``make`` a missing directory, the one above is tested, and nothing is left behind.
-
-    Raises:
-        UserError: If it cannot be created or written to.
     """
     if not is_main():
         return

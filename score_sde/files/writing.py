@@ -97,15 +97,11 @@ def _in_the_way(directory: Path) -> str:
 def atomic_write_text(path: Path, text: str) -> None:
     """Replace ``path`` atomically by a file with this text, in UTF-8.
 
-    Raises:
-        UserError: If the file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     atomic_write_text(Path(directory, "note.txt"), "done")
-        ...     Path(directory, "note.txt").read_text(), os.listdir(directory)
-        ('done', ['note.txt'])
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     atomic_write_text(Path(directory, "note.txt"), "done")
+    ...     Path(directory, "note.txt").read_text(), os.listdir(directory)
+    ('done', ['note.txt'])
     """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")

@@ -61,9 +61,6 @@ def export_checkpoint(
 
     The step is stored in the metadata. A width of 0 stands for the average kept in training; its step is ``step``
     unless given.
-
-    Raises:
-        UserError: If the file cannot be written.
     """
     tensors = flatten({"params": jax.device_get(params), "ema_params": jax.device_get(ema_params)})
     of_average = np.asarray(ema_width, np.float64), np.asarray(step if ema_step is None else ema_step, np.int64)

@@ -22,12 +22,11 @@ def write_safetensors(
         UserError: If the format lacks the type of an array or allows no such name, or the file cannot be written; an
             existing file then stays unchanged.
 
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "weights.safetensors")
-        >>> write_safetensors(path, {"bias": np.zeros(3)}, {"step": "12"})
-        >>> read_safetensors(path)
-        ({'bias': array([0., 0., 0.])}, {'step': '12'})
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "weights.safetensors")
+    >>> write_safetensors(path, {"bias": np.zeros(3)}, {"step": "12"})
+    >>> read_safetensors(path)
+    ({'bias': array([0., 0., 0.])}, {'step': '12'})
     """
     path = path if isinstance(path, Path) else Path(path)
     if "__metadata__" in tensors:

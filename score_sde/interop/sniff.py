@@ -41,11 +41,7 @@ def file_kind(path: str | os.PathLike[str]) -> Kind:
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """The path, if a regular file is there.
-
-    Raises:
-        UserError: If not.
-    """
+    """The path, if a regular file is there."""
     path = Path(path)
     try:
         if path.is_file():

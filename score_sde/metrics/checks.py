@@ -30,11 +30,7 @@ def finite_rows(x: np.ndarray, what: str) -> np.ndarray:
 
 
 def same_dimension(x: np.ndarray, y: np.ndarray, what: str) -> None:
-    """Refuse two sets of rows of different dimensions.
-
-    Raises:
-        UserError: If they differ.
-    """
+    """Refuse two sets of rows of different dimensions."""
     if x.shape[1] != y.shape[1]:
         raise UserError(
             f"The {what} of the two sets have {x.shape[1]} and {y.shape[1]} dimensions; expected the same; use one "

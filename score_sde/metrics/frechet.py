@@ -26,13 +26,12 @@ class MomentsAccumulator:
     ``S = S_a + S_b + (n_a n_b / n) (m_b - m_a)(m_b - m_a)^T``, which subtracts no large numbers, so every host may
     accumulate its share and one host join them.
 
-    Example:
-        >>> one, two = MomentsAccumulator(), MomentsAccumulator()
-        >>> one.add(np.array([[0.0], [2.0]]))
-        >>> two.add(np.array([[4.0]]))
-        >>> one.merge(two)
-        >>> one.moments()
-        Moments(mean=array([2.]), covariance=array([[4.]]), num_examples=3)
+    >>> one, two = MomentsAccumulator(), MomentsAccumulator()
+    >>> one.add(np.array([[0.0], [2.0]]))
+    >>> two.add(np.array([[4.0]]))
+    >>> one.merge(two)
+    >>> one.moments()
+    Moments(mean=array([2.]), covariance=array([[4.]]), num_examples=3)
     """
 
     def __init__(self) -> None:
@@ -54,11 +53,7 @@ class MomentsAccumulator:
             self._join(len(rows), mean, centered.T @ centered)
 
     def merge(self, other: "MomentsAccumulator") -> None:
-        """Add all examples of another accumulator.
-
-        Raises:
-            UserError: If the dimensions differ.
-        """
+        """Add all examples of another accumulator."""
         self._join(other._num_examples, other._mean, other._scatter)
 
     def moments(self) -> Moments:
@@ -116,10 +111,9 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 class FrechetTarget:
     """One side of many Fréchet distances, decomposed once; each distance then costs eigenvalues only.
 
-    Example:
-        >>> target = FrechetTarget(Moments(np.zeros(2), np.eye(2), 10))
-        >>> target.distance(Moments(np.ones(2), np.eye(2), 10))
-        2.0
+    >>> target = FrechetTarget(Moments(np.zeros(2), np.eye(2), 10))
+    >>> target.distance(Moments(np.ones(2), np.eye(2), 10))
+    2.0
     """
 
     def __init__(self, reference: Moments) -> None:
@@ -130,11 +124,7 @@ class FrechetTarget:
         self._factor = vectors[:, kept] * np.sqrt(values[kept])  # the covariance is factor @ factor.T
 
     def distance(self, sample: Moments) -> float:
-        """The squared Fréchet distance to these moments.
-
-        Raises:
-            UserError: If the dimensions differ.
-        """
+        """The squared Fréchet distance to these moments."""
         values = np.linalg.eigvalsh(self._overlap(sample))
         gap = sample.mean - self.reference.mean
         traces = np.trace(sample.covariance) + np.trace(self.reference.covariance)
@@ -151,9 +141,6 @@ class FrechetTarget:
         Returns:
             Influences of mean zero, of shape ``(n,)``; their standard deviation over ``sqrt(n)`` is the standard error
             of the distance, the reference held.
-
-        Raises:
-            UserError: If the dimensions differ.
         """
         values, vectors = np.linalg.eigh(self._overlap(sample))
         kept = values > _floor(values)

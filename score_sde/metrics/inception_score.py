@@ -39,9 +39,8 @@ def inception_score(
     Raises:
         UserError: For logits that are not finite, and fewer than two samples in a split.
 
-    Example:
-        >>> inception_score(100.0 * np.eye(4)[np.arange(40) % 4], num_splits=2).mean.__round__(6)  # sure, and even
-        4.0
+    >>> inception_score(100.0 * np.eye(4)[np.arange(40) % 4], num_splits=2).mean.__round__(6)  # sure, and even
+    4.0
     """
     logits = np.asarray(finite_rows(logits, "logits"), np.float64)
     if num_splits < 1 or len(logits) < 2 * num_splits:

@@ -64,9 +64,6 @@ class Extrapolation(NamedTuple):
 def normal_interval(value: float, std_error: float, confidence: float = 0.95) -> tuple[float, float]:
     """``value ± z std_error``.
 
-    Raises:
-        UserError: For a confidence outside (0, 1).
-
     >>> low, high = normal_interval(0.0, 1.0)
     >>> round(high, 3), low == -high
     (1.96, True)
@@ -113,11 +110,10 @@ def frechet_interval(
     Raises:
         UserError: If the dimensions differ, for features that are not finite, and fewer examples than twice the groups.
 
-    Example:
-        >>> x = np.random.default_rng(0).normal(size=(1000, 4))
-        >>> found = frechet_interval(x, Moments(np.zeros(4), np.eye(4), 1))
-        >>> found.low < 0.0 < found.high, found.bias > 0.0
-        (True, True)
+    >>> x = np.random.default_rng(0).normal(size=(1000, 4))
+    >>> found = frechet_interval(x, Moments(np.zeros(4), np.eye(4), 1))
+    >>> found.low < 0.0 < found.high, found.bias > 0.0
+    (True, True)
     """
     features = finite_rows(features, "sample features")
     groups = random_groups(len(features), num_groups, seed)
@@ -145,12 +141,11 @@ def extrapolated_frechet(
         UserError: If the dimensions differ, for features that are not finite, fewer than three parts, and parts of
             fewer than two examples.
 
-    Example:
-        >>> x = np.random.default_rng(0).normal(size=(400, 8))
-        >>> truth = Moments(np.zeros(8), np.eye(8), 1)
-        >>> found = extrapolated_frechet(x, truth)
-        >>> abs(found.value) < 3.0 * found.std_error, round(found.distances[0], 1)
-        (True, 0.1)
+    >>> x = np.random.default_rng(0).normal(size=(400, 8))
+    >>> truth = Moments(np.zeros(8), np.eye(8), 1)
+    >>> found = extrapolated_frechet(x, truth)
+    >>> abs(found.value) < 3.0 * found.std_error, round(found.distances[0], 1)
+    (True, 0.1)
     """
     if max_parts < 3 or len(features) < 2 * max_parts:
         raise UserError(
@@ -219,10 +214,9 @@ def bootstrap_interval(
     Raises:
         UserError: For a set of fewer than two examples.
 
-    Example:
-        >>> found = bootstrap_interval(lambda x: float(x.mean()), np.arange(100.0))
-        >>> found.low < 49.5 < found.high
-        True
+    >>> found = bootstrap_interval(lambda x: float(x.mean()), np.arange(100.0))
+    >>> found.low < 49.5 < found.high
+    True
     """
     if min(len(x) for x in sets) < 2:
         raise UserError(

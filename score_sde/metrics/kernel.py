@@ -60,12 +60,11 @@ def kernel_distance(
     Raises:
         UserError: For features that are not finite or of different dimensions, and subsets larger than a set.
 
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> x, y = rng.normal(size=(200, 4)), rng.normal(size=(300, 4))
-        >>> same, other = (kernel_distance(z, y, num_subsets=5, subset_size=100) for z in (x, x + 1.0))
-        >>> same.low < 0.0 < same.high < other.low
-        True
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(200, 4)), rng.normal(size=(300, 4))
+    >>> same, other = (kernel_distance(z, y, num_subsets=5, subset_size=100) for z in (x, x + 1.0))
+    >>> same.low < 0.0 < same.high < other.low
+    True
     """
     x, y = finite_rows(x, "sample features"), finite_rows(y, "reference features")
     same_dimension(x, y, "features")

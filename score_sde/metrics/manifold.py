@@ -52,11 +52,10 @@ def precision_recall(
     Raises:
         UserError: For features that are not finite or of different dimensions, and for no more than k examples.
 
-    Example:
-        >>> x = np.random.default_rng(0).normal(size=(200, 2))
-        >>> found = precision_recall(x[:100] * 0.1, x[100:])
-        >>> found.precision.value > 0.9, found.recall.value < 0.2
-        (True, True)
+    >>> x = np.random.default_rng(0).normal(size=(200, 2))
+    >>> found = precision_recall(x[:100] * 0.1, x[100:])
+    >>> found.precision.value > 0.9, found.recall.value < 0.2
+    (True, True)
     """
     samples, reference = _centered(samples, reference, k)
     groups = random_groups(len(samples), num_groups, seed)
@@ -96,10 +95,9 @@ def density_coverage(
     Raises:
         UserError: For features that are not finite or of different dimensions, and for no more than k examples.
 
-    Example:
-        >>> x = np.random.default_rng(0).normal(size=(400, 2))
-        >>> density_coverage(x[:200], x[200:]).coverage.value > 0.9
-        True
+    >>> x = np.random.default_rng(0).normal(size=(400, 2))
+    >>> density_coverage(x[:200], x[200:]).coverage.value > 0.9
+    True
     """
     samples, reference = _centered(samples, reference, k)
     groups = random_groups(len(samples), num_groups, seed)

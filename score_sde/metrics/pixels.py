@@ -52,10 +52,9 @@ def sliced_wasserstein(
         UserError: For values that are not finite, sets of different dimensions, and fewer samples than twice the
         groups.
 
-    Example:
-        >>> x = np.random.default_rng(0).normal(size=(100, 2))
-        >>> round(sliced_wasserstein(x, x + np.array([1.0, 0.0])).value, 1)  # (theta·shift)^2 has mean 1/2
-        0.5
+    >>> x = np.random.default_rng(0).normal(size=(100, 2))
+    >>> round(sliced_wasserstein(x, x + np.array([1.0, 0.0])).value, 1)  # (theta·shift)^2 has mean 1/2
+    0.5
     """
     x, y = finite_rows(x, "samples"), finite_rows(y, "references")
     same_dimension(x, y, "examples")
@@ -89,11 +88,10 @@ def energy_distance(x: np.ndarray, y: np.ndarray, *, confidence: float = 0.95) -
     Raises:
         UserError: For values that are not finite, sets of different dimensions and fewer than two examples.
 
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> x, y = rng.normal(size=(300, 3)), rng.normal(size=(200, 3))
-        >>> energy_distance(x, y).low < 0.0 < energy_distance(x + 1.0, y).low
-        True
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(300, 3)), rng.normal(size=(200, 3))
+    >>> energy_distance(x, y).low < 0.0 < energy_distance(x + 1.0, y).low
+    True
     """
     x, y = finite_rows(x, "samples"), finite_rows(y, "references")
     same_dimension(x, y, "examples")

@@ -13,11 +13,10 @@ from score_sde.files import parse_json, reason_of
 class MetricProtocol:
     """Everything besides the model that determines a metric's value.
 
-    Example:
-        >>> MetricProtocol(metric="frechet", num_samples=5000, reference_count=50000, seed=0, extractor="inception",
-        ...                extractor_sha256="ab" * 32, reference_sha256="cd" * 32, shape=(32, 32, 3),
-        ...                num_levels=256).describe()
-        'frechet of 5000 samples, seed 0, 32x32x3 of 256 levels, to 50000 references cdcdcdcd, by inception abababab'
+    >>> MetricProtocol(metric="frechet", num_samples=5000, reference_count=50000, seed=0, extractor="inception",
+    ...                extractor_sha256="ab" * 32, reference_sha256="cd" * 32, shape=(32, 32, 3),
+    ...                num_levels=256).describe()
+    'frechet of 5000 samples, seed 0, 32x32x3 of 256 levels, to 50000 references cdcdcdcd, by inception abababab'
     """
 
     metric: str

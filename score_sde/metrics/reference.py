@@ -26,12 +26,11 @@ _ROUNDING = 1e-5  # of a covariance in single precision, with room to spare, rel
 class ReferenceStatistics:
     """Moments of the features of a reference set, optionally some of the features, and their provenance.
 
-    Example:
-        >>> features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
-        >>> reference = ReferenceStatistics(moments=moments(features), features_subset=features[:5], extractor="mine",
-        ...     extractor_sha256="ab" * 32, source="digits", split="train", count=20, shape=(8, 8, 1), num_levels=17)
-        >>> len(reference.sha256)
-        64
+    >>> features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    >>> reference = ReferenceStatistics(moments=moments(features), features_subset=features[:5], extractor="mine",
+    ...     extractor_sha256="ab" * 32, source="digits", split="train", count=20, shape=(8, 8, 1), num_levels=17)
+    >>> len(reference.sha256)
+    64
     """
 
     moments: Moments

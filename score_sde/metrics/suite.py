@@ -86,15 +86,14 @@ def measure_features(
         UserError: For unknown metrics, features that are not finite or not the reference's, a reference of another
             extractor, shape or number of levels, and a metric that lacks logits or features of the reference.
 
-    Example:
-        >>> from score_sde.metrics.frechet import moments
-        >>> x = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
-        >>> reference = ReferenceStatistics(moments=moments(x[:200]), features_subset=None, extractor="mine",
-        ...     extractor_sha256="ab" * 32, source="toy", split="train", count=200, shape=(2, 2, 1), num_levels=None)
-        >>> found = measure_features(x[200:], None, reference, extractor="mine", extractor_sha256="ab" * 32,
-        ...     shape=(2, 2, 1), num_levels=None, metrics=("frechet",))["frechet"]
-        >>> found.interval[0] < found.value < 1.0, found.details["warnings"]
-        (True, [])
+    >>> from score_sde.metrics.frechet import moments
+    >>> x = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+    >>> reference = ReferenceStatistics(moments=moments(x[:200]), features_subset=None, extractor="mine",
+    ...     extractor_sha256="ab" * 32, source="toy", split="train", count=200, shape=(2, 2, 1), num_levels=None)
+    >>> found = measure_features(x[200:], None, reference, extractor="mine", extractor_sha256="ab" * 32,
+    ...     shape=(2, 2, 1), num_levels=None, metrics=("frechet",))["frechet"]
+    >>> found.interval[0] < found.value < 1.0, found.details["warnings"]
+    (True, [])
     """
     for name in metrics:
         if name not in METRICS:
@@ -128,9 +127,6 @@ def measure_pixels(
     All metrics except the inception score are available. Samples and reference must have the same scale.
 
     The options are shape, number of levels, seeds and confidence of :func:`measure_features`.
-
-    Raises:
-        UserError: As :func:`measure_features`.
     """
     pixels = finite_rows(samples, "samples")
     known = {"extractor": PIXELS, "extractor_sha256": PIXELS, "metrics": metrics}

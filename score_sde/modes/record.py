@@ -42,9 +42,6 @@ def claim(config: Settings, workdir: Path, data: DataRecord) -> dict[str, Any]:
 
     If a run has more steps than the configuration, its record keeps the larger number.
 
-    Returns:
-        The records by file name.
-
     Raises:
         UserError: If the run was trained with other settings or on other data, or the directory cannot be written.
     """
@@ -100,11 +97,7 @@ def as_recorded(config: Settings, workdir: Path, mode: str) -> Settings:
 
 
 def check_same(config: Settings, recorded: Mapping[str, Any], workdir: Path, mode: str) -> None:
-    """Refuse a configuration that differs from a run's in fields that a mode reads.
-
-    Raises:
-        UserError: Naming every differing field.
-    """
+    """Refuse a configuration that differs from a run's in fields that a mode reads."""
     groups = READS.get(mode, MEANING)
     free = _free(groups, config.optim.schedule)
     if changed := changed_fields(recorded, config, groups=groups, free=free):

@@ -63,11 +63,7 @@ class Chart(NamedTuple):
 
 
 def save_charts(path: Path, *charts: Chart | None) -> Path | None:
-    """Charts side by side in one PNG; nothing is written if there are none.
-
-    Raises:
-        UserError: If the picture cannot be written.
-    """
+    """Charts side by side in one PNG; nothing is written if there are none."""
     found = [chart for chart in charts if chart is not None]
     if not found:
         return None

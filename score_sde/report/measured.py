@@ -36,11 +36,7 @@ def loss_chart(records: Sequence[Report]) -> Chart | None:
 
 
 def loss_curve(metrics_path: Path, path: Path) -> Path | None:
-    """Draw the losses in a ``metrics.jsonl``; without any, nothing is drawn and a message says so.
-
-    Raises:
-        UserError: If the picture cannot be written.
-    """
+    """Draw the losses in a ``metrics.jsonl``; without any, nothing is drawn and a message says so."""
     drawn = save_charts(path, loss_chart(read_json_lines(metrics_path) or []))
     if drawn is None:
         log.warning("There is no loss in %s, and %s is not drawn.", metrics_path, path)
@@ -185,11 +181,7 @@ LIKELIHOOD: dict[str, tuple[str, Callable[[Report, Arrays], list[Chart | None]]]
 
 
 def draw_likelihood(place: Path, report: Report, arrays: Arrays) -> None:
-    """Draw the pictures of a measured likelihood.
-
-    Raises:
-        UserError: If a picture cannot be written.
-    """
+    """Draw the pictures of a measured likelihood."""
     for name, (_, charts) in LIKELIHOOD.items():
         save_charts(place / name, *charts(jsonable(report), arrays))
 

@@ -31,9 +31,6 @@ def image_grid(levels: np.ndarray, path: Path, *, num_grey_levels: int, columns:
 
     Gray levels have shape ``(n, height, width, channels)`` with 1 or 3 channels; 0 is drawn black and the last one
     white. By default the grid is about square.
-
-    Raises:
-        UserError: If the file cannot be written.
     """
     columns = columns or math.ceil(math.sqrt(len(levels)))
     rows = math.ceil(len(levels) / columns)
@@ -51,9 +48,6 @@ def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, 
     States are ``(frames, n, height, width, channels)``, or ``(frames, n, d)``, of which the first two coordinates are
     drawn. A frame that exceeds the interval of the scaled data, as noise does, is scaled down to its bulk, so that
     noise of any standard deviation is visible.
-
-    Raises:
-        UserError: If the file cannot be written.
     """
     values = np.nan_to_num(np.asarray(path_values, np.float64))
     if values.ndim == 5:
@@ -65,9 +59,6 @@ def scatter(samples: np.ndarray, data: np.ndarray | None, path: Path) -> Path:
     """Data and samples side by side on equal axes; both ``(n, d)``, drawn by their first two coordinates.
 
     Without data, samples alone.
-
-    Raises:
-        UserError: If the file cannot be written.
     """
     shown = [(samples, "samples", BLUE)] if data is None else [(data, "data", GRAY), (samples, "samples", BLUE)]
     figure, panels = new_figure(4.0 * len(shown), 4.3, columns=len(shown))

@@ -204,11 +204,7 @@ def read_run(workdir: Path, *, results: Path | None = None) -> Run:
 
 
 def check_run(workdir: Path) -> None:
-    """Refuse a directory without a run.
-
-    Raises:
-        UserError: If the directory is missing or holds nothing of a run.
-    """
+    """Refuse a directory without a run."""
     if not workdir.is_dir():
         raise UserError(f"There is no directory {workdir} to report on; give the --workdir of a run.")
     known = ("config.json", "metrics.jsonl", *MODES)

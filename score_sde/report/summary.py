@@ -21,13 +21,7 @@ _EXPECTED = (
 def write_summary(workdir: Path, results: Path | None = None) -> Path:
     """Write ``summary.md`` from the results of the run so far; missing results are named with the mode that makes them.
 
-    Every file of the run is optional. The page is in the directory of the results, by default ``workdir``.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        UserError: If the page cannot be written. Unreadable files are named on it.
+    Every file of the run is optional, and unreadable ones are named. The page is in the directory of the results, by default ``workdir``.
     """
     place = results or workdir
     run = read_run(workdir, results=place)

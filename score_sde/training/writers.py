@@ -55,11 +55,7 @@ class MetricWriter:
         *,
         timings: Mapping[str, SupportsFloat] | None = None,
     ) -> None:
-        """Record the metrics of a step, and timings (such as steps per second), which go only to TensorBoard.
-
-        Raises:
-            UserError: If the files cannot be written.
-        """
+        """Record the metrics of a step, and timings (such as steps per second), which go only to TensorBoard."""
         if not is_main():
             return
         values = {name: float(value) for name, value in metrics.items()}
@@ -74,11 +70,7 @@ class MetricWriter:
         self.flush(now=False)
 
     def flush(self, *, now: bool = True) -> None:
-        """Write new data to a bucket: now, or when due.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
+        """Write new data to a bucket: now, or when due."""
         for file in (self._metrics, self._events):
             if file is not None:
                 file.publish(now=now)
@@ -88,9 +80,6 @@ class MetricWriter:
 
         Call it before resuming from the checkpoint of ``step``; the following lines are then written again with the
         same bytes. TensorBoard hides its records after ``step``.
-
-        Raises:
-            UserError: If the file cannot be read or written.
         """
         self._metrics = self._events = None
         if not is_main():

@@ -53,15 +53,14 @@ class ImageExtractor(Extractor):
 
     A batch of any size is split, and its last part padded with black images.
 
-    Example:
-        >>> def mean(params, x):
-        ...     return x.astype("float32").mean((1, 2)) * params, None
-        >>> brightness = ImageExtractor(
-        ...     name="brightness", sha256=NO_WEIGHTS, num_features=3, num_classes=None, forward=mean, params=2.0,
-        ...     shape=(4, 4, 3), num_levels=256
-        ... )
-        >>> isinstance(brightness, Extractor), brightness(np.ones((70, 4, 4, 3), np.uint8)).features.shape
-        (True, (70, 3))
+    >>> def mean(params, x):
+    ...     return x.astype("float32").mean((1, 2)) * params, None
+    >>> brightness = ImageExtractor(
+    ...     name="brightness", sha256=NO_WEIGHTS, num_features=3, num_classes=None, forward=mean, params=2.0,
+    ...     shape=(4, 4, 3), num_levels=256
+    ... )
+    >>> isinstance(brightness, Extractor), brightness(np.ones((70, 4, 4, 3), np.uint8)).features.shape
+    (True, (70, 3))
     """
 
     forward: Forward  # from parameters and a batch of images, as levels, to features and logits
@@ -110,9 +109,6 @@ class ImageExtractor(Extractor):
 def check_images(name: str, shape: tuple[int, ...], num_levels: int | None) -> int:
     """Refuse data other than images of at most 8 bits, for the named extractor; returns the number of levels.
 
-    Raises:
-        UserError: If they are not.
-
     >>> check_images("pixels", (8, 8, 1), 17)
     17
     """
@@ -126,11 +122,7 @@ def check_images(name: str, shape: tuple[int, ...], num_levels: int | None) -> i
 
 
 def check_colors(name: str, shape: tuple[int, ...], num_levels: int | None) -> None:
-    """Refuse input that a network for photographs cannot take: anything but gray or RGB images of 256 levels.
-
-    Raises:
-        UserError: If they are not.
-    """
+    """Refuse input that a network for photographs cannot take: anything but gray or RGB images of 256 levels."""
     if check_images(name, shape, num_levels) != 256 or shape[-1] not in (1, 3):
         raise UserError(
             f"Extractor {name} cannot take images of shape {shape} with {num_levels} levels; expected 1 or 3 channels "

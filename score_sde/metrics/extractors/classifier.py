@@ -88,12 +88,11 @@ def make_classifier(
     Raises:
         UserError: For another data set, images unlike the data set's, or weights of another network.
 
-    Example:
-        >>> import numpy as np
-        >>> extractor = make_classifier("digits")
-        >>> found = extractor(np.zeros((3, 8, 8, 1), np.uint8))
-        >>> extractor.name, found.features.shape, found.logits.shape
-        ('classifier-digits', (3, 64), (3, 10))
+    >>> import numpy as np
+    >>> extractor = make_classifier("digits")
+    >>> found = extractor(np.zeros((3, 8, 8, 1), np.uint8))
+    >>> extractor.name, found.features.shape, found.logits.shape
+    ('classifier-digits', (3, 64), (3, 10))
     """
     if data not in ARCHITECTURES:
         raise unknown("classifier", data, ARCHITECTURES)

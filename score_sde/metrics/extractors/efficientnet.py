@@ -118,11 +118,10 @@ def make_efficientnet(
     Raises:
         UserError: If the weights are missing or from another network, or images are not gray or RGB of 8 bits.
 
-    Example:
-        >>> make_efficientnet(shape=(8, 8, 1), num_levels=17)
-        Traceback (most recent call last):
-        ...
-        score_sde.errors.UserError: Extractor efficientnet-lite0-grey cannot take images of shape (8, 8, 1) with 17 ...
+    >>> make_efficientnet(shape=(8, 8, 1), num_levels=17)
+    Traceback (most recent call last):
+    ...
+    score_sde.errors.UserError: Extractor efficientnet-lite0-grey cannot take images of shape (8, 8, 1) with 17 ...
     """
     weights = weights or installed_weights()
     return EFFICIENTNET.extractor(weights, _prepare, shape=shape, num_levels=num_levels, batch_size=batch_size)

@@ -200,11 +200,10 @@ def make_inception(
     Raises:
         UserError: If the weights are missing or from another network, or images are not gray or RGB of 8 bits.
 
-    Example:
-        >>> make_inception(None, shape=(32, 32, 3))
-        Traceback (most recent call last):
-        ...
-        score_sde.errors.UserError: Extractor inception-2015 needs a file of weights, which was not given. ...
+    >>> make_inception(None, shape=(32, 32, 3))
+    Traceback (most recent call last):
+    ...
+    score_sde.errors.UserError: Extractor inception-2015 needs a file of weights, which was not given. ...
     """
     if resize not in RESIZES:
         raise unknown("resize", resize, RESIZES)

@@ -18,10 +18,9 @@ def make_pixels(
     Raises:
         UserError: If the data are not images of 2 to 256 levels, or a file of weights is given.
 
-    Example:
-        >>> import numpy as np
-        >>> make_pixels((2, 2, 1), 17)(np.full((1, 2, 2, 1), 4, np.uint8)).features
-        array([[0.25, 0.25, 0.25, 0.25]], dtype=float32)
+    >>> import numpy as np
+    >>> make_pixels((2, 2, 1), 17)(np.full((1, 2, 2, 1), 4, np.uint8)).features
+    array([[0.25, 0.25, 0.25, 0.25]], dtype=float32)
     """
     if weights is not None:
         raise UserError(f"Extractor pixels has no weights, and was given {weights}. Leave the file out.")

@@ -74,9 +74,6 @@ class Pretrained:
 
         ``prepare`` maps levels to the input of the network, and adds ``suffix`` to the name; the rest describes the
         images.
-
-        Raises:
-            UserError: If the weights are missing or from another network, or images are not gray or RGB of 8 bits.
         """
         shape = of_images["shape"]
         name = f"{self.name}{suffix}{'-grey' if shape[-1:] == (1,) else ''}"

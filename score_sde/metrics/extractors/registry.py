@@ -52,10 +52,9 @@ def make_extractor(
     Raises:
         UserError: For an unknown name, data that do not suit the extractor, and weights that are missing or wrong.
 
-    Example:
-        >>> extractor = make_extractor("auto", source="digits", shape=(8, 8, 1), num_levels=17)
-        >>> extractor.name, extractor.num_features
-        ('classifier-digits', 64)
+    >>> extractor = make_extractor("auto", source="digits", shape=(8, 8, 1), num_levels=17)
+    >>> extractor.name, extractor.num_features
+    ('classifier-digits', 64)
     """
     if name == "auto":
         name = _best(source, shape, num_levels, weights)

@@ -26,9 +26,6 @@ def write_report(workdir: Path, compare: Sequence[Path] = (), out: Path | None =
     Results in ``out`` are shown instead of those in ``workdir``, and the page goes there; the runs of ``compare`` are
     shown beside it.
 
-    Returns:
-        The path of the page.
-
     Raises:
         UserError: If a directory is missing or has nothing of a run in it, or the page cannot be written.
     """
