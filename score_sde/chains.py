@@ -49,12 +49,9 @@ class DDPM(Chain):
     >>> chain = DDPM(betas=linear_betas(1000))
     >>> round(float(chain.marginal(jnp.array(1.0)).mean_coeff), 5)
     0.00635
-
-    Attributes:
-        betas: Variances ``b_1 ... b_N`` of the steps, each between 0 and 1.
     """
 
-    betas: Levels
+    betas: Levels  # variances ``b_1 ... b_N`` of the steps, each between 0 and 1
 
     def problems(self) -> Iterator[str]:
         """Sentences about invalid variances."""
@@ -116,12 +113,9 @@ class NCSN(Chain):
     >>> chain = NCSN(sigmas=geometric_sigmas(3, 0.01, 1.0))
     >>> [round(float(std), 4) for std in chain.marginal(chain.times).std]
     [0.01, 0.1, 1.0]
-
-    Attributes:
-        sigmas: Noise levels, ascending.
     """
 
-    sigmas: Levels
+    sigmas: Levels  # noise levels, ascending
 
     def problems(self) -> Iterator[str]:
         """Sentences about noise levels that are invalid or do not ascend."""
@@ -158,15 +152,11 @@ class Tabulated(Chain):
     """The Markov chain that visits given marginals, such as an SDE's without a chain of its own.
 
     Level ``i = 1 ... N`` is at time ``i / N`` and the data at 0.
-
-    Attributes:
-        mean_coeffs: ``m`` of every level.
-        stds: ``s`` of every level, in proportion to ``m`` ascending.
-        prior_std: Std of the prior.
     """
 
-    mean_coeffs: Levels
-    stds: Levels
+    mean_coeffs: Levels  # ``m`` of every level
+    stds: Levels  # ``s`` of every level, in proportion to ``m`` ascending
+    # Std of the prior.
     prior_std: Number = 1.0  # pyright: ignore[reportIncompatibleMethodOverride] -- a field for a property
 
     def problems(self) -> Iterator[str]:

@@ -56,20 +56,16 @@ LEVEL_CONDITIONS: Mapping[str, bool] = MappingProxyType({"level": False, "descen
 
 @component
 class Parameterization(abc.ABC):
-    """From network output to noise, and so to score; each subclass defines :meth:`noise`.
-
-    Attributes:
-        data_std: Standard deviation of the data, used to scale inputs.
-        scale_input: Divide the inputs by ``sqrt(m^2 data_std^2 + s^2)``, as the VE SDE with its large noise needs.
-        condition_on: The noise condition, a name in :data:`CONDITIONS`.
-        num_scales: Number of noise levels of a network that is conditioned on levels.
-    """
+    """From network output to noise, and so to score; each subclass defines :meth:`noise`."""
 
     fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # fields that the subclass fixes
 
-    data_std: Number = DEFAULTS.parameterization.data_std
+    data_std: Number = DEFAULTS.parameterization.data_std  # standard deviation of the data, used to scale inputs
+    # Divide the inputs by ``sqrt(m^2 data_std^2 + s^2)``, as the VE SDE with its large noise needs.
     scale_input: bool = static(default=DEFAULTS.parameterization.scale_input)
+    # The noise condition, a name in :data:`CONDITIONS`.
     condition_on: str = static(default=DEFAULTS.parameterization.condition_on)
+    # Number of noise levels of a network that is conditioned on levels.
     num_scales: Number = DEFAULTS.parameterization.num_scales
 
     @abc.abstractmethod
@@ -95,13 +91,9 @@ class NoisePrediction(Parameterization):
 
 @component
 class ScorePrediction(Parameterization):
-    """The output is the score, or the score times ``s`` as in NCSNv2 and NCSN++ (Song & Ermon 2020, technique 3).
+    """The output is the score, or the score times ``s`` as in NCSNv2 and NCSN++ (Song & Ermon 2020, technique 3)."""
 
-    Attributes:
-        scale_by_sigma: Divide the output by ``s``.
-    """
-
-    scale_by_sigma: bool = static(default=DEFAULTS.parameterization.scale_by_sigma)
+    scale_by_sigma: bool = static(default=DEFAULTS.parameterization.scale_by_sigma)  # divide the output by ``s``
 
     def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """Minus the output, times ``s`` if the output is the score itself."""

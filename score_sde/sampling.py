@@ -239,25 +239,21 @@ class FixedSteps:
 
     The attributes are the arguments of :func:`make_sampler`, and the following.
 
-    Attributes:
-        score_of: From parameters to the score to follow.
-        law_of: From parameters to the law of a step down a chain, where the network has learned the variances.
-        name: Name of the sampler in reports.
-
     Raises:
         UserError: If the solver cannot follow the process along the grid, or not with this noise.
     """
 
-    score_of: Callable[[Params], ScoreFn]
+    score_of: Callable[[Params], ScoreFn]  # from parameters to the score to follow
     process: Process
     solver: Solver
     times: Grid
     num_steps: Int[Array, ""] | int | None = None
     noise_scale: Number | None = None
     denoising: Denoising = DEFAULTS.sampling.denoising
+    # From parameters to the law of a step down a chain, where the network has learned the variances.
     law_of: Callable[[Params], StepLaw] | None = None
     dtype: Any = float
-    name: str = ""
+    name: str = ""  # name of the sampler in reports
 
     on_grid: ClassVar[bool] = True
 

@@ -56,13 +56,9 @@ class Criterion(Protocol):
 
 @component
 class Explicit:
-    """The distance to a known score: :func:`~score_sde.objectives.explicit_score_matching`.
+    """The distance to a known score: :func:`~score_sde.objectives.explicit_score_matching`."""
 
-    Attributes:
-        target: The score of the density of the data.
-    """
-
-    target: StaticScore = static()
+    target: StaticScore = static()  # the score of the density of the data
 
     def draw(self, key: PRNGKey, x: Batch) -> Any:
         """Nothing."""
@@ -92,17 +88,12 @@ class Implicit:
 
 @component
 class Sliced:
-    """Random directions: :func:`~score_sde.objectives.sliced_score_matching`.
+    """Random directions: :func:`~score_sde.objectives.sliced_score_matching`."""
 
-    Attributes:
-        num_projections: Directions per example.
-        projections: Distribution of the directions: ``"rademacher"``, ``"gaussian"`` or ``"sphere"``.
-        variance_reduced: Use ``1/2 |s|^2`` in place of ``1/2 (v^T s)^2``.
-    """
-
-    num_projections: int = static(default=DEFAULTS.objective.num_projections)
+    num_projections: int = static(default=DEFAULTS.objective.num_projections)  # directions per example
+    # Distribution of the directions: ``"rademacher"``, ``"gaussian"`` or ``"sphere"``.
     projections: ProjectionKind = static(default="rademacher")
-    variance_reduced: bool = static(default=True)
+    variance_reduced: bool = static(default=True)  # use ``1/2 |s|^2`` in place of ``1/2 (v^T s)^2``
 
     def draw(self, key: PRNGKey, x: Batch) -> Any:
         """The directions."""
@@ -115,13 +106,9 @@ class Sliced:
 
 @component
 class Denoising:
-    """One noise level: :func:`~score_sde.objectives.denoising_score_matching`.
+    """One noise level: :func:`~score_sde.objectives.denoising_score_matching`."""
 
-    Attributes:
-        std: The noise level; the learned score belongs to data with this much noise.
-    """
-
-    std: Number = 0.1
+    std: Number = 0.1  # the noise level; the learned score belongs to data with this much noise
 
     def draw(self, key: PRNGKey, x: Batch) -> Any:
         """The noise."""

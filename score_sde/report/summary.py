@@ -21,7 +21,8 @@ _EXPECTED = (
 def write_summary(workdir: Path, results: Path | None = None) -> Path:
     """Write ``summary.md`` from the results of the run so far; missing results are named with the mode that makes them.
 
-    Every file of the run is optional, and unreadable ones are named. The page is in the directory of the results, by default ``workdir``.
+    Every file of the run is optional, and unreadable ones are named. The page is in the directory of the results, by
+    default ``workdir``.
     """
     place = results or workdir
     run = read_run(workdir, results=place)
