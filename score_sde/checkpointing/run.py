@@ -1,5 +1,6 @@
 """The checkpoints of a run: reading leaves no trace, and only the training program writes."""
 
+import contextlib
 import functools
 import logging
 import math
@@ -115,7 +116,7 @@ class Checkpoints:
         return Restored(state, *items, x64=values.get("x64"))
 
 
-class CheckpointWriter(Checkpoints):
+class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager["CheckpointWriter"]):
     """Read and write access to the checkpoints for the training program; use it as a context manager.
 
     A checkpoint appears under its step number only once complete, so a run killed while saving leaves the previous one
@@ -132,9 +133,6 @@ class CheckpointWriter(Checkpoints):
         self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
         self._store = store_in(self.directory, kept=self._kept)
         self._losses = {step: _loss_of(self.directory / str(step)) for step in self.steps} if keep_best else {}
-
-    def __enter__(self) -> "CheckpointWriter":
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()

@@ -1,5 +1,6 @@
 """Snapshots of parameter averages, all of which are kept."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Snapshots:
             raise DamagedSnapshot(step, width, f"{path / str(width)} cannot be read ({error})") from error
 
 
-class SnapshotWriter(Snapshots):
+class SnapshotWriter(Snapshots, contextlib.AbstractContextManager["SnapshotWriter"]):
     """Read and write access to the snapshots for the training program; use it as a context manager.
 
     The directory is created with the first snapshot.
@@ -54,9 +55,6 @@ class SnapshotWriter(Snapshots):
         """Write below ``workdir``."""
         super().__init__(workdir)
         self._opened: Store | Uploads | None = None
-
-    def __enter__(self) -> "SnapshotWriter":
-        return self
 
     def __exit__(self, *exc: object) -> None:
         if self._opened is not None:

@@ -16,7 +16,7 @@ from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import gathered, jit, shared_size
 from score_sde.errors import UserError, plural
-from score_sde.evaluation.base import Examples, Purpose, decisive_fields, examples, fingerprint, root_key
+from score_sde.evaluation.base import Examples, Purpose, decisive_fields, fingerprint, root_key
 from score_sde.evaluation.partial import Partial, measured_in_parts
 from score_sde.experiment import Experiment, make_grid
 from score_sde.keys import example_keys
@@ -168,8 +168,7 @@ def dataset_likelihood(
         draws = [gathered(draw(params, noise.params, key, batch.data)) for key in keys]
         return _combined(draws, importance=settings.importance_weighted)
 
-    batches = examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples)
-    nats, num_evals, success, error = measured_in_parts(batches, measure, kept)
+    nats, num_evals, success, error = measured_in_parts(experiment, source, measure, kept)
     return DatasetLikelihood(bits_per_dim(experiment, nats), nats, num_evals, success.astype(bool), error, kept.seconds)
 
 
@@ -225,8 +224,7 @@ def dataset_bound(
         bound = gathered(draw(params, noise.params, key, batch.data))
         return [bound.value, bound.std_error]
 
-    batches = examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples)
-    nats, error = measured_in_parts(batches, measure, kept)
+    nats, error = measured_in_parts(experiment, source, measure, kept)
     return DatasetBound(bits_per_dim(experiment, -nats), nats, error, kept.seconds)
 
 
@@ -278,9 +276,8 @@ def dataset_latent_bound(
         joined = importance_weighted(tight) if settings.importance_weighted else jnp.mean(tight, axis=0)
         return gathered((joined, jnp.mean(loose, axis=0)))
 
-    batches = examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples)
     kept = kept or Partial()
-    nats, elbo_nats = measured_in_parts(batches, measure, kept)
+    nats, elbo_nats = measured_in_parts(experiment, source, measure, kept)
     bits, elbo_bits = (bits_per_dim(experiment, column) for column in (nats, elbo_nats))
     return DatasetLatentBound(nats, bits, elbo_nats, elbo_bits, kept.seconds)
 

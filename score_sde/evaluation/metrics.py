@@ -16,11 +16,11 @@ from score_sde.evaluation.samples import compiled_sampler, draw_in_parts
 from score_sde.experiment import Experiment
 from score_sde.fields import DEFAULTS, Settings
 from score_sde.metrics import (
-    NOT_STATED,
     PIXELS,
     MetricResult,
     MomentsAccumulator,
     ReferenceStatistics,
+    check_reference,
     measure_features,
 )
 from score_sde.metrics.extractors import ON_POINTS, Extractor, Features, make_extractor
@@ -189,23 +189,14 @@ def check_protocol(
     extractor: Extractor, reference: ReferenceStatistics, metrics: Sequence[str], info: SourceInfo
 ) -> None:
     """Refuse, before hours of sampling, a reference of another protocol or without the features that a metric needs."""
-    given = {
-        "extractor": (extractor.name, reference.extractor),
-        "SHA-256 of the extractor's weights": (extractor.sha256, reference.extractor_sha256),
-        "number of features": (extractor.num_features, reference.moments.mean.size),
-        "shape": (info.shape, reference.shape),
-        "number of levels": (info.num_grey_levels, reference.num_levels),
-    }
-    unlike = [
-        f"the {name} is {ours} of the samples and {theirs} of the reference"
-        for name, (ours, theirs) in given.items()
-        if ours != theirs and theirs not in (NOT_STATED, None)
-    ]
-    if unlike:
-        raise UserError(
-            f"The reference statistics of {reference.source} ({reference.split}) are of another protocol: "
-            f"{'; '.join(unlike)}. Expected the same; compute them with --mode=stats for this configuration."
-        )
+    check_reference(
+        reference,
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        num_features=extractor.num_features,
+        shape=info.shape,
+        num_levels=info.num_grey_levels,
+    )
     if reference.features_subset is None and (lacking := [name for name in metrics if name not in MOMENTS_ONLY]):
         raise UserError(
             f"{', '.join(lacking)} of config.evaluation.metrics compare single examples, and the reference statistics "

@@ -6,16 +6,18 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from score_sde.cluster import is_main
+from score_sde.data import Source
 from score_sde.errors import plural
-from score_sde.evaluation.base import Examples, Progress
+from score_sde.evaluation.base import Examples, Progress, examples
 from score_sde.evaluation.results import digest
+from score_sde.experiment import Experiment
 from score_sde.files import Growing, Unreadable, atomic_write_json, read_json, reason_of, writing
 
 _NAMED = re.compile(r"(?P<name>.+)\.[0-9a-f]{12}\.partial")  # as partial_file names them
@@ -147,13 +149,14 @@ class Partial:
 
 
 def measured_in_parts(
-    batches: Iterable[Examples], measure: Callable[[Examples], Sequence[Any]], kept: Partial
+    experiment: Experiment, source: Source, measure: Callable[[Examples], Sequence[Any]], kept: Partial
 ) -> list[np.ndarray]:
-    """Measure the batches that are not kept yet, and return the columns of all, without the padding of the last.
+    """Measure the batches of the first ``likelihood.num_examples`` that are not kept yet; return the columns of all.
 
     ``measure`` maps a batch to columns with an entry per row.
     """
-    for batch in batches:
+    settings = experiment.settings.likelihood
+    for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):
         if batch.number >= kept.batches:
             start = time.perf_counter()
             columns = [np.asarray(column)[batch.mask] for column in measure(batch)]

@@ -19,7 +19,7 @@ from score_sde.metrics.manifold import DensityCoverage, PrecisionRecall, density
 from score_sde.metrics.pixels import EnergyDistance, SlicedWasserstein, energy_distance, sliced_wasserstein
 from score_sde.metrics.protocol import Comparison, MetricProtocol, MetricResult, compare
 from score_sde.metrics.reference import NOT_STATED, ReferenceStatistics, read_statistics, write_statistics
-from score_sde.metrics.suite import METRICS, PIXELS, measure_features, measure_pixels
+from score_sde.metrics.suite import METRICS, PIXELS, check_reference, measure_features, measure_pixels
 
 __all__ = [
     "METRICS",
@@ -42,6 +42,7 @@ __all__ = [
     "ReferenceStatistics",
     "SlicedWasserstein",
     "bootstrap_interval",
+    "check_reference",
     "compare",
     "density_coverage",
     "energy_distance",

@@ -99,19 +99,17 @@ def measure_features(
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
     features = finite_rows(sample_features, "sample features")
+    known = {"extractor": extractor, "extractor_sha256": extractor_sha256, "shape": shape, "num_levels": num_levels}
     protocol = MetricProtocol(
         metric="",
         num_samples=len(features),
         reference_count=reference.count,
         seed=seed if sample_seed is None else sample_seed,
-        extractor=extractor,
-        extractor_sha256=extractor_sha256,
         reference_sha256=reference.sha256,
-        shape=shape,
-        num_levels=num_levels,
+        **known,
     )
-    warnings = _like(protocol, features, reference)
-    inputs = _Inputs(features, sample_logits, reference, protocol, seed, confidence, warnings)
+    warnings = check_reference(reference, num_features=features.shape[1], **known)
+    inputs = _Inputs(features, sample_logits, reference, protocol, seed, confidence, tuple(warnings))
     return {result.protocol.metric: result for name in metrics for result in METRICS[name](inputs)}
 
 
@@ -133,34 +131,40 @@ def measure_pixels(
     return measure_features(pixels, None, reference, **known, **options)
 
 
-def _like(protocol: MetricProtocol, features: np.ndarray, reference: ReferenceStatistics) -> tuple[str, ...]:
-    """Refuse a reference made differently from the samples' features; warn of missing facts in its file."""
-    digests = (protocol.extractor_sha256, reference.extractor_sha256)
-    other_digest = digests[0] != digests[1] and NOT_STATED not in digests
-    dimensions = (features.shape[1], reference.moments.mean.size)
-    if protocol.extractor != reference.extractor or other_digest or dimensions[0] != dimensions[1]:
+def check_reference(
+    reference: ReferenceStatistics,
+    *,
+    extractor: str,
+    extractor_sha256: str,
+    num_features: int,
+    shape: tuple[int, ...],
+    num_levels: int | None,
+) -> list[str]:
+    """Refuse a reference made differently from the features of samples, and name the facts that its file lacks.
+
+    Raises:
+        UserError: With the differences.
+    """
+    foreign = NOT_STATED in (extractor_sha256, reference.extractor_sha256)
+    pairs = {
+        "extractor": (extractor, reference.extractor),
+        "SHA-256 of the extractor's weights": (extractor_sha256, reference.extractor_sha256),
+        "number of features": (num_features, reference.moments.mean.size),
+        "shape": (shape, reference.shape),
+        "number of levels": (num_levels, reference.num_levels),
+    }
+    unlike = [
+        f"the {name} is {ours} of the samples and {theirs} of the reference"
+        for name, (ours, theirs) in pairs.items()
+        if ours != theirs and not (foreign and (ours == NOT_STATED or theirs in (NOT_STATED, None)))
+    ]
+    if unlike:
         raise UserError(
-            f"The samples' features are {dimensions[0]}-dimensional, by {protocol.extractor} ({digests[0]}), and "
-            f"those of the reference {reference.source} {dimensions[1]}-dimensional, by {reference.extractor} "
-            f"({digests[1]}); expected one extractor for both; compute the reference again with that of the samples."
+            f"The reference statistics of {reference.source} ({reference.split}) are of another protocol: "
+            f"{'; '.join(unlike)}. Expected the same; compute them with --mode=stats for this configuration."
         )
-    if reference.shape is not None and reference.shape != protocol.shape:
-        raise UserError(
-            f"The samples have shape {protocol.shape}, and the reference {reference.source} {reference.shape}; "
-            "expected the same; compute a reference of the samples' resolution."
-        )
-    says_levels = reference.extractor_sha256 != NOT_STATED or reference.num_levels is not None
-    if says_levels and reference.num_levels != protocol.num_levels:
-        raise UserError(
-            f"The samples have {protocol.num_levels} levels, and the reference {reference.source} "
-            f"{reference.num_levels}; expected the same; quantize both alike."
-        )
-    warnings = []
-    if NOT_STATED in digests:
-        warnings.append(f"Whether the reference was made with the weights of {protocol.extractor} is {NOT_STATED}.")
-    if reference.shape is None:
-        warnings.append(f"The shape of the reference's examples is {NOT_STATED}.")
-    return tuple(warnings)
+    weights = [f"Whether the reference was made with the weights of {extractor} is {NOT_STATED}."]
+    return weights * foreign + [f"The shape of the reference's examples is {NOT_STATED}."] * (reference.shape is None)
 
 
 def _few_samples(inputs: _Inputs) -> list[str]:

@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from score_sde.cautions import run_cautions
 from score_sde.checkpointing import Checkpoints, edited_record, newest_config
-from score_sde.config import changed_fields, leaves
+from score_sde.config import changed_fields
 from score_sde.data import fingerprint as contents_of
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
@@ -31,6 +31,7 @@ from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
 from score_sde.likelihood import DEQUANTIZATIONS, UniformDequantizer, dequantization_loss
+from score_sde.modes.record import write_records
 from score_sde.modes.workdir import (
     check_limit,
     experiment_of,
@@ -244,14 +245,7 @@ def _claim(config: Settings, directory: Path, model: dict[str, Any]) -> dict[str
     if recorded is not None:
         _check_same(recorded, config, directory)
         _check_same_model(_model(directory), model, directory)
-    fields = config.to_dict()
-    if recorded is not None and max(Checkpoints(directory).steps, default=0) > config.dequantizer.num_steps:
-        # The record keeps the larger number of trained steps.
-        fields["dequantizer"]["num_steps"] = leaves(recorded).get("dequantizer.num_steps")
-    records = {_MODEL: model, "config.json": fields}
-    for name, record in records.items():
-        atomic_write_json(directory / name, record)
-    return records
+    return write_records(config, "dequantizer", directory, {_MODEL: model})
 
 
 def _check_same(recorded: Mapping[str, Any], config: Settings, directory: Path) -> None:

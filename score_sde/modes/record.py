@@ -40,7 +40,7 @@ _PATHS = ("npz", "folder", "arrayrecord")  # kinds of data named by their path
 def claim(config: Settings, workdir: Path, data: DataRecord) -> dict[str, Any]:
     """Record configuration and data in a new working directory, or check them against an existing record.
 
-    If a run has more steps than the configuration, its record keeps the larger number.
+    The records are returned by file name.
 
     Raises:
         UserError: If the run was trained with other settings or on other data, or the directory cannot be written.
@@ -50,14 +50,23 @@ def claim(config: Settings, workdir: Path, data: DataRecord) -> dict[str, Any]:
         check_same(config, recorded, workdir, "train")
         _check_same_data(recorded, known, data, workdir)
     check_writable(workdir)
-    fields = config.to_dict()
-    if recorded is not None and newest_step(workdir) > config.training.num_steps:
-        fields["training"]["num_steps"] = leaves(recorded).get("training.num_steps", config.training.num_steps)
     splits = {} if known is None else known.splits
-    records = {"data.json": data._replace(splits={**splits, **data.splits}).to_json(), "config.json": fields}
-    for name, record in records.items():
-        atomic_write_json(workdir / name, record)
-    return records
+    merged = data._replace(splits={**splits, **data.splits})
+    return write_records(config, "training", workdir, {"data.json": merged.to_json()})
+
+
+def write_records(config: Settings, group: str, directory: Path, records: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the records of a loop with those settings, and its configuration; return all of them by file name.
+
+    If more steps were trained than configured, the record keeps the larger number.
+    """
+    fields, num_steps = config.to_dict(), config[group].num_steps
+    if newest_step(directory) > num_steps:
+        fields[group]["num_steps"] = leaves(newest_config(directory) or {}).get(f"{group}.num_steps", num_steps)
+    written = {**records, "config.json": fields}
+    for name, record in written.items():
+        atomic_write_json(directory / name, record)
+    return written
 
 
 def newest_step(workdir: Path) -> int:

@@ -5,7 +5,7 @@ import itertools
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import jax
@@ -50,9 +50,7 @@ class Preemption:
                     self._former[number] = signal.signal(number, self._ask)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._saving.close()

@@ -4,6 +4,7 @@
 holds nothing that depends on the clock; timings go only to TensorBoard, and :func:`read_timings` finds them there.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -13,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
 
 from score_sde.cluster import is_main
@@ -183,7 +183,7 @@ def compiling(what: str) -> None:
     log.info("Compiling %s; the first time this takes a minute or more.", what)
 
 
-class ProgressBar:
+class ProgressBar(contextlib.AbstractContextManager["ProgressBar"]):
     """A bar on a terminal; elsewhere, a line in the log every ``interval`` seconds at most.
 
     Both show the progress, the loss if there is one, the rate and the remaining time. Rate and remaining time exclude
@@ -232,12 +232,7 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
 
-    def __enter__(self) -> "ProgressBar":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _open_bar(self) -> "tqdm":

@@ -98,7 +98,7 @@ def test_images_are_measured_without_an_extractor():
     )
     assert found["frechet"].value == pytest.approx(0.0, abs=1e-9)
     assert found["sliced_wasserstein"].value == 0.0
-    with pytest.raises(UserError, match="by pixels"):
+    with pytest.raises(UserError, match="the extractor is pixels"):
         measure_pixels(images, STATISTICS, shape=(8, 8, 1), num_levels=17)
 
 
@@ -124,12 +124,12 @@ def test_what_a_foreign_reference_does_not_say_is_said():
     "changed, message",
     [
         ({"metrics": ("frechett",)}, "Did you mean 'frechet'"),
-        ({"extractor": "other"}, r"by other \(.*by net"),
-        ({"extractor_sha256": "cd" * 32}, r"net \(cdcd.*net \(abab"),
-        ({"samples": SAMPLES[:, :4]}, "4-dimensional, by net .* 5-dimensional, by net"),
+        ({"extractor": "other"}, "the extractor is other of the samples and net"),
+        ({"extractor_sha256": "cd" * 32}, "weights is cdcd.* of the samples and abab"),
+        ({"samples": SAMPLES[:, :4]}, "the number of features is 4 of the samples and 5"),
         ({"samples": np.where(SAMPLES > 2.5, np.nan, SAMPLES)}, "of 120 sample features hold NaN"),
-        ({"shape": (32, 32, 3)}, r"\(32, 32, 3\), and the reference digits \(8, 8, 1\)"),
-        ({"num_levels": 256}, "256 levels"),
+        ({"shape": (32, 32, 3)}, r"the shape is \(32, 32, 3\) of the samples and \(8, 8, 1\)"),
+        ({"num_levels": 256}, "the number of levels is 256"),
         ({"logits": None}, "none were given"),
         ({"logits": LOGITS[:7]}, "those of 7 were given"),
     ],
