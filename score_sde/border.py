@@ -79,7 +79,6 @@ def ended(
 
 
 def _expected(error: BaseException) -> Ending | None:
-    """The ending for an exception of this package, or for a signal."""
     if isinstance(error, Preempted):
         return Ending(error.code, str(error))
     if isinstance(error, UserError):
@@ -290,7 +289,6 @@ class _Warnings:
 
 
 def _thread_failed(arguments: threading.ExceptHookArgs) -> None:
-    """Show an exception that has ended a thread in one line."""
     error = arguments.exc_value
     if error is not None and not isinstance(error, SystemExit):
         ending = _outside(error) or _fault(error, "a thread", None)

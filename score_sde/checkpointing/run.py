@@ -176,7 +176,6 @@ class CheckpointWriter(Checkpoints, contextlib.AbstractContextManager["Checkpoin
         return f"The checkpoint of step {steps[-1]} is kept" if steps else "No checkpoint had been written yet"
 
     def _kept(self, steps: Sequence[int]) -> set[int]:
-        """The steps to keep."""
         newest = sorted(steps)[-self._keep :]
         regular = [step for step in steps if self._keep_every and step % self._keep_every == 0]
         losses = {step: loss for step in steps if math.isfinite(loss := self._losses.get(step, math.nan))}

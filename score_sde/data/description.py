@@ -111,7 +111,6 @@ def _listed(coordinates: np.ndarray) -> str:
 
 
 def _shared(train: Source, test: Source) -> int:
-    """The number of examples of the second source that are in the first."""
     known = set(_digests(train))
     return sum(digest in known for digest in _digests(test))
 

@@ -107,7 +107,6 @@ def _describe(path: str, key: str, arrays: Mapping[str, np.ndarray], labels_key:
 
 
 def _hint(examples: np.ndarray) -> str:
-    """The conversion that makes an array acceptable."""
     kind, ndim = examples.dtype.kind, examples.ndim
     if kind not in "biuf":
         return "Convert it to numbers."

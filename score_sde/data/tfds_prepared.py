@@ -110,7 +110,6 @@ def _unreadable(version: Path, remedy: str, error: Exception) -> UserError:
 
 
 def _notes(split: str, wanted: str, splits: set[str], features: set[str]) -> tuple[str, ...]:
-    """Substitutions and omissions, in words."""
     unused = splits - {next((name for name in names if name in splits), "") for names in _SPLITS.values()}
     listed = ((unused, "the split", "the splits"), (features, "the feature", "the features"))
     left_out = [
@@ -166,7 +165,6 @@ def _write_cached(path: Path, array: np.ndarray) -> None:
 
 
 def _fit(images: np.ndarray, labels: np.ndarray, info: SourceInfo) -> bool:
-    """Whether cached arrays have the expected form."""
     return images.dtype == np.uint8 and labels.ndim == 1 and images.shape == (len(labels), *info.shape)
 
 
@@ -207,7 +205,6 @@ def _how_to_prepare(name: str) -> str:
 
 
 def _image_feature(features: dict[str, Any], version: Path) -> str:
-    """The name of the image feature."""
     import tensorflow_datasets as tfds
 
     names = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]

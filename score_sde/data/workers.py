@@ -179,5 +179,4 @@ def _keep_main_here() -> None:
 
 
 def _processes() -> "dict[int | None, BaseProcess]":
-    """The running processes of grain, by their numbers."""
     return {process.pid: process for process in multiprocessing.active_children() if process.name.startswith(_NAME)}

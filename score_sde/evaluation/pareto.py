@@ -155,7 +155,6 @@ class _Drawer:
 
 
 def _distance(x: np.ndarray, data: Moments) -> tuple[float, float]:
-    """The Fréchet distance and its bootstrap standard error."""
     rng = np.random.default_rng(0)
     draws = [frechet_distance(data, moments(x[rng.integers(len(x), size=len(x))])) for _ in range(_RESAMPLES)]
     return frechet_distance(data, moments(x)), float(np.std(draws, ddof=1))

@@ -201,7 +201,6 @@ def _tidy(path: Path) -> None:
 
 
 def _check(known: dict[str, Any]) -> int:
-    """A checksum of the contents of the small file."""
     return zlib.crc32(json.dumps(known, sort_keys=True).encode())
 
 

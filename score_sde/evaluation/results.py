@@ -82,7 +82,6 @@ def _move(directory: Path, place: Path, names: tuple[str, ...]) -> None:
 
 
 def _places(attic: Path, mode: str) -> list[Path]:
-    """The directories of earlier results of a mode, in order."""
     paths = list(attic.glob(f"{mode}-*")) if attic.is_dir() else []
     numbered = ((int(found[1]), path) for path in paths if (found := re.fullmatch(rf"{mode}-(\d{{1,9}})", path.name)))
     return [path for _, path in sorted(numbered)]

@@ -203,7 +203,6 @@ def _lapsed(path: Bucket) -> bool | None:
 
 
 def _renew(path: Bucket, holder: dict[str, Any], done: threading.Event) -> None:
-    """Renew a lock in a bucket until the work is done."""
     while not done.wait(_RENEWED):
         try:
             if not _is_of(path, holder):
@@ -223,13 +222,11 @@ def _signed(holder: dict[str, Any], **more: float) -> bytes:
 
 
 def _this(doing: str) -> dict[str, Any]:
-    """A description of this process for the lock file."""
     since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return {"doing": doing, "process": os.getpid(), "host": socket.gethostname(), "since": since}
 
 
 def _held(path: Path) -> UserError:
-    """The error that names the holder of a lock."""
     lapses = f" If it was killed, its lock lapses within {_LAPSED / 60:.0f} minutes." * isinstance(path, Bucket)
     return UserError(f"{_holder(path)}; wait for it, end it, or give another --workdir.{lapses}")
 

@@ -68,7 +68,6 @@ def flax_names(names: Iterable[str]) -> dict[str, str | None]:
 
 @functools.cache
 def _paths(conditional: bool, deepest: bool) -> dict[str, str]:
-    """The paths of all parameters of a network in the Flax tree, by their names in PyTorch."""
     long, short = ("Conditional", "Cond") if conditional else ("", "")
     blocks = {"cond": short, "residual": f"{long}ResidualBlock", "norm": f"{long}InstanceNorm2dPlus"}
     norm_arrays = CONDITIONAL_NORM_ARRAYS if conditional else NORM_ARRAYS

@@ -114,7 +114,6 @@ def make_dequantizer(
 
 
 def _known(module: type[nn.Module], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a module has."""
     known = {field.name for field in dataclasses.fields(module)} - {"name", "parent"}
     return {name: value for name, value in fields.items() if name in known}
 

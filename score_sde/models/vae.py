@@ -55,7 +55,6 @@ class VAE(nn.Module):
 
     @property
     def _seed_shape(self) -> tuple[int, int, int]:
-        """Shape of the smallest images."""
         factor = 2 ** len(self.channels)
         return self.event_shape[0] // factor, self.event_shape[1] // factor, self.channels[-1]
 

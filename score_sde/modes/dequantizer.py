@@ -277,7 +277,6 @@ def _check_same_model(recorded: dict[str, Any], model: dict[str, Any], directory
 
 
 def _model(directory: Path) -> dict[str, Any]:
-    """The recorded model and data of a dequantizer."""
     path, remedy = directory / _MODEL, f"it names the model of the dequantizer; remove {directory} to train another"
     found = read_json(path, remedy=remedy) or {}
     if not isinstance(found.get("step"), int):

@@ -102,7 +102,6 @@ class _Evaluation:
         return entry
 
     def _kept(self, what: str, step: int, identity: str, total: int) -> AbstractContextManager[Partial]:
-        """The results so far of a part of the measurement."""
         self.begun.append(partial_file(self.place, _PARTIALS[what], identity))
         return kept_in(self.place, _PARTIALS[what], identity, total=total, doing=f"{what} at {step}")
 
@@ -215,7 +214,6 @@ def _prepare(experiment: Experiment, workdir: Path, place: Path, command: str) -
 
 
 def _check_best_by(name: str, evaluation: _Evaluation) -> None:
-    """Refuse a criterion that will not be measured."""
     known = ["loss"]
     if evaluation.noise is not None:
         known.append(_UNITS[evaluation.experiment.quantization.num_grey_levels is None])

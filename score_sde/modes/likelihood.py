@@ -127,7 +127,6 @@ def _has_flow(config: Settings) -> bool:
 
 
 def _measure_chain(run: _Measurement) -> None:
-    """The variational bound of the chain, term by term."""
     with run.kept("chain", "bound of the chain") as kept:
         bound = dataset_chain_bound(run.experiment, run.state.ema_params, run.source, kept=kept)
     mean, error = mean_and_std_error(bound.bits_per_dim)
@@ -261,7 +260,6 @@ def _add_baseline(run: _Measurement, count: int) -> None:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    """The final lines of the log."""
     lines = [f"{each.line}." for each in comparable(quantities_of("likelihood.json", report))]
     if "nats_per_example" in report:
         lines.append(

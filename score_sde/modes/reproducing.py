@@ -85,7 +85,6 @@ def run_reproduce(
 
 
 def _configured(row: Row, workdir: Path, configure: Configure) -> Settings:
-    """The configuration of a row, from the working directory or the package."""
     settings = list(row.settings)
     if "evaluation.extractor=inception-2015" in settings:
         settings.append(f"evaluation.weights={workdir / INCEPTION}")

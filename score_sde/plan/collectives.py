@@ -74,7 +74,6 @@ def _group_size(line: str, devices: int) -> int:
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:
-    """Every instruction with the name of its computation."""
     computation = ""
     for line in text.splitlines():
         if match := re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line):

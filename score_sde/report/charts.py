@@ -284,5 +284,4 @@ def _scale(
 
 
 def _kept(value: float) -> float:
-    """A value clipped to the range of an axis."""
     return min(max(value, -_HUGE), _HUGE) if abs(value) > _TINY else 0.0

@@ -45,7 +45,6 @@ def counted(report: Mapping[str, Any], path: str, noun: str) -> str:
 
 
 def _listed(*parts: str) -> str:
-    """The known parts, joined."""
     return "; ".join(part for part in parts if part and not part.startswith(DASH))
 
 

@@ -138,7 +138,6 @@ def _checkpoint_problem(row: Row, checkpoint: Checkpoint, place: Path) -> list[s
 
 
 def _groups(row: Row) -> tuple[str, ...]:
-    """The groups of fields read by a row."""
     flow = row.what.startswith(("nll", "bound"))
     groups = (*_MODEL, *(("likelihood",) if flow else ("sampling", "evaluation")))
     if row.what.endswith("variational"):

@@ -85,7 +85,6 @@ def _paired(base: Run, other: Run, column: str) -> np.ndarray | None:
 
 
 def _numbers(runs: Sequence[Run], found: Sequence[list[Quantity]], labels: Sequence[str]) -> list[Table | Words]:
-    """One row per number: what each run has, and how the others differ from the first."""
     by_key = [{each.key: each for each in some} for some in found]
     rows = []
     for key in dict.fromkeys(key for each in by_key for key in each):
@@ -138,7 +137,6 @@ def _charts(runs: Sequence[Run], found: Sequence[list[Quantity]], labels: Sequen
 
 
 def _unlike_losses(runs: Sequence[Run], name: str) -> str:
-    """A warning where curves are of losses of different things."""
     laws = [loss_law(run) for run in runs]
     if name == "grad_norm" or all(law == laws[0] for law in laws):
         return ""
