@@ -120,11 +120,11 @@ def _plain(leaf: Any) -> Any:
 
 def _digest(xp: Any, words: Any, place: Any) -> Any:
     """Two sums of words mixed with their positions, in NumPy or JAX."""
-    sums = [xp.sum(_mix(words ^ _mix(place + xp.uint32(key))), dtype=xp.uint32) for key in _KEYS]
+    sums = [xp.sum(mix(words ^ mix(place + xp.uint32(key))), dtype=xp.uint32) for key in _KEYS]
     return xp.stack(sums)
 
 
-def _mix(words: Any) -> Any:
+def mix(words: Any) -> Any:
     """The finalizer of MurmurHash3 (Appleby), which is one to one."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         words = (words ^ (words >> shift)) * words.dtype.type(factor)

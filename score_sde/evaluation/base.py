@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from score_sde.checkpointing.digests import mix
 from score_sde.data import Source, eval_batches
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.distributed import shared_size, spread
@@ -103,11 +104,9 @@ def _mixed(params: Params) -> Array:
         unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
         bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
         place = jnp.arange(leaf.size, dtype=jnp.uint32).reshape(leaf.shape)
-        mixed = bits ^ (place * jnp.uint32(0x9E3779B9))
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the finalizer of MurmurHash3 (Appleby)
-            mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+        mixed = mix(bits ^ (place * jnp.uint32(0x9E3779B9)))
         # A wrapping sum of integers does not depend on the order.
-        total = total * jnp.uint32(2654435761) + jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
+        total = total * jnp.uint32(2654435761) + jnp.sum(mixed, dtype=jnp.uint32)
     return total
 
 

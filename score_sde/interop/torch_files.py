@@ -55,17 +55,13 @@ def _read_archive(path: Path, size: int) -> Any:
         order = archive.read(f"{top}byteorder").decode() if f"{top}byteorder" in entries else "little"
         if order not in ("little", "big"):
             raise RefusedError(f"its byte order is {order[:20]!r}, expected 'little' or 'big'")
-        found = storages(lambda key: archive.read(entries[f"{top}data/{key}"]), order, size)
 
-        def storage(value: Any) -> Storage:
-            reference = reference_of(value)
-            entry = entries.get(f"{top}data/{reference.key}")
-            present = entry.file_size if entry else 0
-            if entry is None or reference.size * reference.kind.dtype.itemsize != present:
-                raise RefusedError(f"storage {reference.key[:50]!r} of {reference.size} elements has {present} bytes")
-            return found(reference)
+        def read(key: str) -> bytes:
+            if (entry := entries.get(f"{top}data/{key}")) is None:
+                raise RefusedError(f"storage {key[:50]!r} is missing")
+            return archive.read(entry)
 
-        return Machine(io.BytesIO(archive.read(f"{top}data.pkl")), NAMES, storage).load()
+        return Machine(io.BytesIO(archive.read(f"{top}data.pkl")), NAMES, storages(read, order, size)).load()
 
 
 def _checked_entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -101,18 +97,8 @@ def _read_legacy(path: Path, size: int) -> Any:
         if not isinstance(keys, list) or set(keys) != set(declared) or len(keys) != len(declared):
             raise RefusedError("its list of storages does not fit its tensors")
         raw = {key: _read_storage(stream, declared[key], size) for key in keys}
-        found = storages(raw.__getitem__, "little", size)
-
-        def storage(value: Any) -> Storage:
-            reference = reference_of(value)
-            if reference.size * reference.kind.dtype.itemsize != len(raw[reference.key]):
-                raise RefusedError(
-                    f"storage {reference.key[:50]!r} of {reference.size} elements has another size elsewhere"
-                )
-            return found(reference)
-
         stream.seek(start)
-        return Machine(stream, NAMES, storage).load()
+        return Machine(stream, NAMES, storages(raw.__getitem__, "little", size)).load()
 
 
 def _read_storage(stream: mmap.mmap, reference: Reference, size: int) -> bytes:

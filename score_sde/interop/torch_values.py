@@ -55,10 +55,11 @@ class Storage:
         return np.ndarray(shape, dtype, self.data(dtype), offset * dtype.itemsize, steps)
 
 
-def storages(read: Callable[[str], bytes], byteorder: str, limit: int) -> Callable[["Reference"], Storage]:
+def storages(read: Callable[[str], bytes], byteorder: str, limit: int) -> Callable[[Any], Storage]:
     """The storages of a checkpoint by their references, each read once and converted to this machine's byte order.
 
-    ``read`` gives the bytes of a storage by its key; elements are in the ``byteorder`` ``little`` or ``big``.
+    ``read`` gives the bytes of a storage by its key; elements are in the ``byteorder`` ``little`` or ``big``. A
+    reference to more or fewer elements than there are is refused.
     """
     raw = functools.cache(read)
 
@@ -66,12 +67,16 @@ def storages(read: Callable[[str], bytes], byteorder: str, limit: int) -> Callab
     def swapped(key: str, unit: int) -> bytes:
         return np.frombuffer(raw(key), f"u{unit}").byteswap().tobytes()
 
-    def storage(reference: Reference) -> Storage:
+    def storage(value: Any) -> Storage:
+        reference = reference_of(value)
+
         def data(dtype: np.dtype) -> bytes:
             unit = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
             return raw(reference.key) if byteorder == sys.byteorder or unit == 1 else swapped(reference.key, unit)
 
-        raw(reference.key)  # now, while the file is open
+        present = len(raw(reference.key))  # now, while the file is open
+        if reference.size * reference.kind.dtype.itemsize != present:
+            raise RefusedError(f"storage {reference.key[:50]!r} of {reference.size} elements has {present} bytes")
         return Storage(reference.kind.dtype, reference.size, data, limit)
 
     return storage
