@@ -8,85 +8,85 @@ a few parts, whose sum is fused with the computation of the summands, and the re
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 Images = Float[Array, "batch height width channels"]
 PerChannel = Float[Array, "batch channels"]
 Row = Float[Array, "#batch channels"]  # one per image, or one for all
-Size = tuple[int, int]
+Size = tuple[int, ...]
 
 _PARTS = 8
+_FEW = 16  # pixels that any loop sums soon enough, while its code is sooner compiled
+_sum, _repeat = Primitive("pixel_sum"), Primitive("per_pixel")  # linear, and the transposes of each other
 
 
-def _reduce(x: Images) -> PerChannel:
-    return jnp.sum(x, axis=(1, 2))
-
-
-def _broadcast(values: PerChannel, size: Size) -> Images:
-    return jnp.broadcast_to(values[:, None, None, :], (values.shape[0], *size, values.shape[1]))
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _product(x: Float[Array, "batch *size channels"]) -> PerChannel:
-    """The sum as a batch of products of a row of ones and a matrix."""
-    flat = _wide(x).reshape(x.shape[0], -1, x.shape[-1])
-    ones, axes = jnp.ones(flat.shape[:2], flat.dtype), (((1,), (1,)), ((0,), (0,)))
-    return jax.lax.dot_general(ones, flat, axes, precision=jax.lax.Precision.HIGHEST).astype(x.dtype)
-
-
-def _folded(x: Images) -> PerChannel:
-    batch, height, width, channels = x.shape
-    parts = math.gcd(height * width, _PARTS)
-    folded = _wide(x).reshape(batch, parts, -1, channels)
-    return _product(functools.reduce(jnp.add, (folded[:, part] for part in range(parts)))).astype(x.dtype)
-
-
-def _repeated(values: PerChannel, size: Size) -> Images:
-    """The broadcast in a form that JAX transposes to :func:`_folded`."""
-    batch, channels = values.shape
-    parts = math.gcd(size[0] * size[1], _PARTS)
-    ones = jnp.ones((batch, size[0] * size[1] // parts), _wide(values).dtype)
-    axes = (((), ()), ((0,), (0,)))
-    part = jax.lax.dot_general(ones, _wide(values), axes, precision=jax.lax.Precision.HIGHEST)
-    return jnp.concatenate(parts * [part], axis=1).reshape(batch, *size, channels).astype(values.dtype)
-
-
-@jax.custom_jvp
 def pixel_sum(x: Images) -> PerChannel:
     """The sum over all pixels, for every image and channel.
 
     >>> pixel_sum(jnp.ones((1, 2, 3, 4))).tolist()
     [[6.0, 6.0, 6.0, 6.0]]
     """
-    return jax.lax.platform_dependent(x, cpu=_folded, default=_reduce)
+    return _sum.bind(x)
 
 
-@pixel_sum.defjvp
-def _(primals: tuple[Images], tangents: tuple[Images]) -> tuple[PerChannel, PerChannel]:
-    # The transpose of a sum of parts would be a concatenation; the transpose of a product with ones is a broadcast.
-    return pixel_sum(*primals), jax.lax.platform_dependent(*tangents, cpu=_product, default=_reduce)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def per_pixel(values: PerChannel, size: Size) -> Images:
     """The same values at every pixel of images of a height and width, the transpose of :func:`pixel_sum`.
 
     >>> per_pixel(jnp.ones((1, 4)), (2, 3)).shape
     (1, 2, 3, 4)
     """
-    return _broadcast(values, size)
+    return _repeat.bind(values, size=size)
 
 
-@per_pixel.defjvp
-def _(size: Size, primals: tuple[PerChannel], tangents: tuple[PerChannel]) -> tuple[Images, Images]:
-    repeated, broadcast = (functools.partial(function, size=size) for function in (_repeated, _broadcast))
-    return per_pixel(*primals, size), jax.lax.platform_dependent(*tangents, cpu=repeated, default=broadcast)
+def _reduced(x: Images) -> PerChannel:
+    return jnp.sum(x, axis=(1, 2))
+
+
+def _folded(x: Images) -> PerChannel:
+    """The sum of a few parts, then of what is left as a batch of products of a row of ones and a matrix."""
+    batch, height, width, channels = x.shape
+    if height * width <= _FEW:
+        return _reduced(x)
+    parts = math.gcd(height * width, _PARTS)
+    split = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(batch, parts, -1, channels)
+    folded = functools.reduce(jnp.add, (split[:, part] for part in range(parts)))
+    ones, axes = jnp.ones_like(folded[..., 0]), (((1,), (1,)), ((0,), (0,)))
+    return jax.lax.dot_general(ones, folded, axes, precision=jax.lax.Precision.HIGHEST).astype(x.dtype)
+
+
+def _repeated(values: PerChannel, size: Size) -> Images:
+    return jnp.broadcast_to(values[:, None, None, :], (values.shape[0], *size, values.shape[1]))
+
+
+def _batched(primitive: Primitive, arguments: Any, axes: Any, **fields: Any) -> tuple[Array, int]:
+    """A batch of batches is one batch."""
+    (x,), (axis,) = arguments, axes
+    x = jnp.moveaxis(x, axis, 0)
+    out = primitive.bind(x.reshape(-1, *x.shape[2:]), **fields)
+    return out.reshape(*x.shape[:2], *out.shape[1:]), 0
+
+
+def _abstract(x: Any, size: Size = ()) -> Any:
+    """The abstract array with the first and the last axis of ``x`` and axes of a size between; other facts stay."""
+    spec = PartitionSpec(x.sharding.spec[0], *(None for _ in size), x.sharding.spec[-1])
+    return x.update(shape=(x.shape[0], *size, x.shape[-1]), sharding=x.sharding.update(spec=spec))
+
+
+for _primitive, _form, _on_cpu in ((_sum, _reduced, _folded), (_repeat, _repeated, _repeated)):
+    _primitive.def_impl(_form)
+    _primitive.def_abstract_eval(_abstract)
+    batching.primitive_batchers[_primitive] = functools.partial(_batched, _primitive)
+    mlir.register_lowering(_primitive, mlir.lower_fun(_form, multiple_results=False))
+    mlir.register_lowering(_primitive, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")
+ad.deflinear2(_sum, lambda cotangent, x: [_repeat.bind(cotangent, size=x.aval.shape[1:3])])
+ad.deflinear2(_repeat, lambda cotangent, values, size: [_sum.bind(cotangent)])
 
 
 def pixel_mean(x: Images) -> PerChannel:

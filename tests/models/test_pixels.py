@@ -157,3 +157,21 @@ def test_the_images_of_a_batch_stay_on_their_devices():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), shared, whole)
     assert shared[0].sharding.is_equivalent_to(split, 2)
     assert "all-gather" not in program.as_text()
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize("varying", [True, False])
+def test_derivatives_are_taken_inside_and_outside_of_a_map_over_devices(kind, varying):
+    """Types that say how an array is split, or that it varies over devices, pass through sums and their transposes."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+    spec, x = PartitionSpec("data"), _normal(0, 4, 8, 8, 16)
+
+    def gradient(x):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(FORMS["group"](x))))(x)
+
+    whole = gradient(x)
+    with jax.set_mesh(mesh):
+        split = jax.device_put(x, NamedSharding(mesh, spec))
+        mapped = jax.shard_map(gradient, mesh=mesh, in_specs=(spec,), out_specs=spec, check_vma=varying)
+        for found in (jax.jit(gradient)(split), jax.jit(mapped)(split)):
+            np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-5)
