@@ -2,7 +2,7 @@
 
 There ``diffusion.py`` has the devices, ``sde`` and ``parameterization``; ``model.py`` has ``model`` and ``data``;
 ``training.py`` has ``objective``, ``optim``, ``training`` and ``dequantizer``; ``measuring.py`` has ``sampling``,
-``pareto``, ``plan``, ``likelihood`` and ``evaluation``.
+``pareto``, ``plan``, ``likelihood`` and ``evaluation``; ``conditioning.py`` has ``conditioning``.
 """
 
 from typing import TYPE_CHECKING, Any

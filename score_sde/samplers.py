@@ -90,12 +90,15 @@ class Adaptive:
 
     def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Solution:
         """Samples ``first`` to ``first + shape[0] - 1``."""
-        score_fn, keys = self.score_of(params), sample_keys(key, first, shape[0])
-        start = prior_samples(keys, self.process, shape[1:])
+        return self.of_keys(params, sample_keys(key, first, shape[0]), shape[1:])
+
+    def of_keys(self, params: Params, keys: SampleKeys, event_shape: tuple[int, ...]) -> Solution:
+        """A sample for each key."""
+        score_fn, start = self.score_of(params), prior_samples(keys, self.process, event_shape)
         process = self.process.reverse(score_fn, noise_scale=self.noise_scale)
         x, num_evals, success = self.method.solve(keys, process, start, self.t_min)
         if self.denoising == "tweedie":
-            x = denoise(self.process, score_fn, x, jnp.full(shape[:1], self.t_min))
+            x = denoise(self.process, score_fn, x, jnp.full(keys.shape, self.t_min))
         return Solution(x, num_evals + DENOISING_EVALS[self.denoising], success)
 
     def along(self, times: Grid) -> FixedSteps:

@@ -273,13 +273,17 @@ class FixedSteps:
 
     def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Solution:
         """Samples ``first`` to ``first + shape[0] - 1``."""
-        keys, solver, process, start = self._begin(params, key, shape, first)
+        return self.of_keys(params, sample_keys(key, first, shape[0]), shape[1:])
+
+    def of_keys(self, params: Params, keys: SampleKeys, event_shape: tuple[int, ...]) -> Solution:
+        """A sample for each key."""
+        keys, solver, process, start = self._begin(params, keys, event_shape)
         state = integrate(keys, solver, process, start, self.times, num_steps=self.num_steps)
         x = state.x_mean if self.denoising == "mean" else state.x
         if self.denoising == "tweedie":
-            t = jnp.full(shape[:1], self.times[self._taken], time_dtype(x))
+            t = jnp.full(keys.shape, self.times[self._taken], time_dtype(x))
             x = denoise(self.process, process.score_fn, x, t)
-        return Solution(x, jnp.full(shape[:1], self.num_evals), jnp.ones(shape[:1], bool))
+        return Solution(x, jnp.full(keys.shape, self.num_evals), jnp.ones(keys.shape, bool))
 
     def path(
         self,
@@ -291,19 +295,19 @@ class FixedSteps:
         frames: Sequence[int] | np.ndarray | None = None,
     ) -> Float[Array, "..."]:
         """The samples along the path from the prior, at the times of :func:`trajectory`."""
-        return trajectory(*self._begin(params, key, shape, first), self.times, frames=frames)
+        keys = sample_keys(key, first, shape[0])
+        return trajectory(*self._begin(params, keys, shape[1:]), self.times, frames=frames)
 
     def along(self, times: Grid) -> "FixedSteps":
         """The same steps along another grid."""
         return dataclasses.replace(self, times=times)
 
     def _begin(
-        self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int
+        self, params: Params, keys: SampleKeys, event_shape: tuple[int, ...]
     ) -> tuple[SampleKeys, Solver, ReverseProcess, Batch]:
         process = self.process.reverse(self.score_of(params), noise_scale=self.noise_scale)
-        keys = sample_keys(key, first, shape[0])
         solver = self.solver if self.law_of is None else with_step_law(self.solver, self.law_of(params))
-        return keys, solver, process, prior_samples(keys, self.process, shape[1:], self.dtype)
+        return keys, solver, process, prior_samples(keys, self.process, event_shape, self.dtype)
 
 
 def make_sampler(

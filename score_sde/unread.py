@@ -16,6 +16,7 @@ from score_sde.validation import Purpose
 _GROUPS: Mapping[Purpose, tuple[str, ...]] = {
     "train": ("sde", "parameterization", "model", "objective", "optim"),
     "sample": ("sampling",),
+    "restore": ("conditioning",),
     "pareto": ("pareto",),
     "likelihood": ("likelihood",),
     "evaluate": ("evaluation",),

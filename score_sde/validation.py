@@ -23,12 +23,13 @@ from score_sde.solvers.pairing import follows_drift
 from score_sde.training.objective import OBJECTIVES, VARIANCES
 
 #: The uses of a configuration.
-Purpose = Literal["train", "sample", "pareto", "likelihood", "evaluate", "dequantize"]
+Purpose = Literal["train", "sample", "restore", "pareto", "likelihood", "evaluate", "dequantize"]
 PURPOSES: frozenset[Purpose] = frozenset(get_args(Purpose))
 
 _OF_MODES: Mapping[str, frozenset[Purpose]] = {
     **{"train": frozenset({"train"}), "sample": frozenset({"sample"}), "pareto": frozenset({"pareto"})},
     "demo": frozenset({"train", "sample", "likelihood"}),
+    "restore": frozenset({"sample", "restore"}),
     **{"likelihood": frozenset({"likelihood"}), "train_dequantizer": frozenset({"dequantize"})},
 }
 

@@ -12,12 +12,14 @@ import pytest
 
 import score_sde
 from score_sde.cli import load_config, main
+from score_sde.conditioning.degradations import DEGRADATIONS, REGIONS
 from score_sde.config import default_config
 from score_sde.data.base import SPLITS
 from score_sde.data.sources import TFDS_INFO, TOYS, source_info
 from score_sde.diffusions import CONTINUOUS, DIFFUSIONS
 from score_sde.errors import UserError
 from score_sde.evaluation.metrics import extractor_of
+from score_sde.evaluation.restorers import RESTORERS
 from score_sde.experiment import Experiment
 from score_sde.fields import FIELDS
 from score_sde.fields.conditions import When
@@ -74,6 +76,9 @@ REGISTRIES = {
     "likelihood.dequantization": DEQUANTIZATIONS,
     "evaluation.extractor": ["auto", *EXTRACTORS],
     "evaluation.reference_split": SPLITS,
+    "conditioning.operator": DEGRADATIONS,
+    "conditioning.region": REGIONS,
+    "conditioning.method": RESTORERS,
 }
 
 
@@ -96,6 +101,7 @@ CLASSES = {
         "ncsn": fields_of(NETWORKS["ncsn"].module) - {"num_classes"},  # its classes are levels
     },
     "sampling.predictor": {name: fields_of(make) for name, make in METHODS.items()},
+    "conditioning.operator": {name: fields_of(cls) for name, cls in DEGRADATIONS.items()},
     "sampling.corrector": {"none": ()} | {name: fields_of(make) for name, make in CORRECTORS.items()},
 }
 
@@ -131,6 +137,7 @@ COMPONENTS = {
     "parameterization": [*PARAMETERIZATIONS.values()],
     "model": [*(family.module for family in NETWORKS.values()), LinenNetwork],
     "dequantizer": [*DEQUANTIZERS.values()],
+    "conditioning": [*DEGRADATIONS.values()],
     "sampling": [
         *(make if isinstance(make, type) else type(make()) for make in METHODS.values()),
         *(*CORRECTORS.values(), PredictorCorrector),

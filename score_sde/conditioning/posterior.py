@@ -74,22 +74,29 @@ def _ddnm(step: _Step) -> Batch:
 
 
 class _Method(NamedTuple):
-    """A method, what it asks of the noise, and whether its operator must be linear."""
+    """A method, what it asks of the noise, whether its operator must be linear, and its cost besides an evaluation."""
 
     gradient: Callable[[_Step], Batch]
     noise: Callable[[Any], Any]
     expected: str
     needs_linear: bool = True
+    #: Products with the Jacobian of the score, each of about the cost of an evaluation, for a number of iterations.
+    products: Callable[[int], int] = lambda iterations: 1
 
 
 _ANY = (lambda std: std >= 0.0, "0 or more")
 #: Methods by their names.
 METHODS: Mapping[str, _Method] = MappingProxyType(
     {
-        "mmps": _Method(_mmps, *_ANY),
+        "mmps": _Method(_mmps, *_ANY, products=lambda iterations: iterations),
         "pigdm": _Method(_pigdm, *_ANY),
         "dps": _Method(_dps, lambda std: std > 0.0, "a number above 0, by which dps divides", needs_linear=False),
-        "ddnm": _Method(_ddnm, lambda std: std == 0.0, "0, since ddnm takes observations as exact"),
+        "ddnm": _Method(
+            _ddnm,
+            lambda std: std == 0.0,
+            "0, since ddnm takes observations as exact",
+            products=lambda iterations: 0,
+        ),
     }
 )
 

@@ -32,11 +32,14 @@ class Purpose(enum.IntEnum):
     BUDGET = 7
     NOISE_LEVELS = 8
     PROGRESS = 9
+    OBSERVATIONS = 10
+    RESTORATIONS = 11
 
 
 def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:
     """The root key of one kind of measurement, from the seed of the run or of the samples."""
-    seed = sample_seed(experiment.settings) if purpose is Purpose.SAMPLES else experiment.settings.seed
+    of_samples = purpose in (Purpose.SAMPLES, Purpose.RESTORATIONS)
+    seed = sample_seed(experiment.settings) if of_samples else experiment.settings.seed
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 

@@ -21,6 +21,7 @@ RESULTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "latents": ("latents.json", "latents.npz", "interpolation.png"),
         "pareto": ("pareto.json", "pareto.md", "pareto.png"),
+        "restore": ("restoration.json", "restoration.npz", "restoration.png"),
         "eval": ("evaluation.json", "metrics.json", "eval.json"),
     }
 )

@@ -77,14 +77,33 @@ def draw_in_parts(
     """
     settings = experiment.settings.sampling
     size = shared_size(experiment.mesh, min(settings.batch_size, total))
-    key = root_key(experiment, Purpose.SAMPLES)
+    key, shape = root_key(experiment, Purpose.SAMPLES), (size, *experiment.event_shape)
+    each = {"size": size, "max_steps": settings.max_steps}
+    return solved_in_parts(
+        lambda start: draw(key, shape, settings.first + start), total, **each, finish=finish, kept=kept
+    )
+
+
+def solved_in_parts(
+    draw: Callable[[int], Solution],
+    total: int,
+    *,
+    size: int,
+    max_steps: int,
+    finish: Callable[[np.ndarray], list[np.ndarray]],
+    kept: Partial,
+) -> Partial:
+    """Draw the missing batches of ``size`` of ``total`` examples, given the number of their first example.
+
+    Raises:
+        UserError: If a sample is not finite, or an adaptive solver gave one up.
+    """
     for number, start in enumerate(range(0, total, size)):
         count = min(size, total - start)
         if number >= kept.batches:
             began = time.perf_counter()
-            solution = draw(key, (size, *experiment.event_shape), settings.first + start)
-            x, num_evals, success = (part[:count] for part in gathered(solution))
-            check_samples(x, success, settings.max_steps)
+            x, num_evals, success = (part[:count] for part in gathered(draw(start)))
+            check_samples(x, success, max_steps)
             kept.add([*finish(x), num_evals], time.perf_counter() - began)
         kept.progress(count)
     return kept

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from score_sde.errors import nearest, refuse
+from score_sde.fields.conditioning import Conditioning
 from score_sde.fields.conditions import When
 from score_sde.fields.diffusion import Diffusion, Mesh, Parameterization, Top
 from score_sde.fields.group import Group
@@ -50,6 +51,7 @@ class Settings(Top):
     plan: Plan = field(default_factory=Plan)
     likelihood: Likelihood = field(default_factory=Likelihood)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    conditioning: Conditioning = field(default_factory=Conditioning)
 
     @classmethod
     def of(cls, config: Nested) -> "Settings":

@@ -12,6 +12,7 @@ from score_sde.modes.evaluating import run_eval
 from score_sde.modes.likelihood import run_likelihood
 from score_sde.modes.reporting import run_plan, run_report
 from score_sde.modes.reproducing import run_reproduce
+from score_sde.modes.restoring import run_restore
 from score_sde.modes.sampling import run_conformance, run_latents, run_pareto, run_sample
 from score_sde.modes.statistics import run_stats
 from score_sde.modes.training import run_export, run_import, run_train
@@ -31,6 +32,7 @@ def run_demo(config: Settings, workdir: Path, command: str) -> None:
 MODES = {
     **{"train": run_train, "sample": run_sample, "likelihood": run_likelihood, "eval": run_eval, "demo": run_demo},
     **{"train_dequantizer": run_train_dequantizer, "latents": run_latents, "pareto": run_pareto},
+    "restore": run_restore,
     **{"import": run_import, "export": run_export, "plan": run_plan, "conformance": run_conformance},
     **{"stats": run_stats, "reproduce": run_reproduce, "report": run_report},
 }

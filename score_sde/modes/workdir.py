@@ -33,7 +33,7 @@ from score_sde.training.writers import ProgressBar
 from score_sde.typing import Params
 from score_sde.validation import purposes_of
 
-_WITHOUT_DATA = ("sample", "export")  # modes that need a model but no data
+_WITHOUT_DATA = ("sample", "restore", "export")  # modes that need no data to build their model
 _ROUGH = 0.05  # error of a reconstructed profile that triggers a warning
 
 log = logging.getLogger(__name__)

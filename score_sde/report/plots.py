@@ -5,6 +5,7 @@ matplotlib objects on the Agg canvas, without pyplot: they need no display and l
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,22 @@ def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, 
     return save_figure(_scatter_strip(values, times), path)
 
 
+def restored_rows(columns: Sequence[tuple[str, np.ndarray]], path: Path) -> Path:
+    """Images beside what was made of them, one row per image.
+
+    Args:
+        columns: The title of each column and its images ``(n, height, width, channels)``, from 0 (black) to 1 (white).
+        path: The PNG to write.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    unit = np.nan_to_num(np.stack([images for _, images in columns], axis=1))
+    pixels = np.rint(255.0 * np.clip(unit, 0.0, 1.0)).astype(np.uint8)
+    canvas = _tile(pixels.reshape(-1, *pixels.shape[2:]), len(pixels), len(columns), STRIP_TILE)
+    return save_figure(_titled(canvas, "Restored images", [title for title, _ in columns]), path, dpi=100)
+
+
 def scatter(samples: np.ndarray, data: np.ndarray | None, path: Path) -> Path:
     """Data and samples side by side on equal axes; both ``(n, d)``, drawn by their first two coordinates.
 
@@ -93,6 +110,11 @@ def _image_strip(values: np.ndarray, times: np.ndarray, quantization: "Quantizat
     pixels = np.rint(255.0 * np.clip(np.stack(unit, axis=1), 0.0, 1.0)).astype(np.uint8)
     canvas = _tile(pixels.reshape(n * frames, *pixels.shape[2:]), n, frames, STRIP_TILE)
 
+    return _titled(canvas, "From noise to data", [_time_label(time) for time in times])
+
+
+def _titled(canvas: np.ndarray, heading: str, titles: Sequence[str]) -> "Figure":
+    """Tiles under a heading, with a title above every column."""
     from matplotlib.figure import Figure
 
     margin, header, dpi = 16, 58, 100
@@ -100,11 +122,11 @@ def _image_strip(values: np.ndarray, times: np.ndarray, quantization: "Quantizat
     figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
     left = (width - canvas.shape[1]) // 2
     figure.figimage(canvas, xo=left, yo=margin, origin="upper")
-    figure.text(0.5, 1.0 - 20 / height, "From noise to data", ha="center", va="center", fontsize=12)
-    step = (canvas.shape[1] - GAP) / frames
-    for index, time in enumerate(times):
+    figure.text(0.5, 1.0 - 20 / height, heading, ha="center", va="center", fontsize=12)
+    step = (canvas.shape[1] - GAP) / len(titles)
+    for index, title in enumerate(titles):
         x = (left + GAP / 2 + (index + 0.5) * step) / width
-        figure.text(x, 1.0 - 45 / height, _time_label(time), ha="center", va="center", fontsize=9, color=GRAY)
+        figure.text(x, 1.0 - 45 / height, title, ha="center", va="center", fontsize=9, color=GRAY)
     return figure
 
 

@@ -83,6 +83,16 @@ def _sampler(report: Mapping[str, Any]) -> str:
     return _listed(", ".join(part for part in (samples, str(report.get("solver") or ""), steps) if part), denoising)
 
 
+def _restored(report: Mapping[str, Any]) -> str:
+    method = f"{report.get('method')}, {report.get('operator')}, noise {number(report.get('noise_std'))}"
+    return f"{counted(report, 'num_images', 'image')}, {counted(report, 'draws', 'draw')} each; {method}"
+
+
+def _percent(share: Any) -> str:
+    found = finite(share)
+    return DASH if found is None else f"{100.0 * found:.3g} %"
+
+
 def _recommended(report: Mapping[str, Any]) -> str:
     solver, grid = (dig(report, "recommended", "setting", name) for name in ("solver", "grid"))
     evaluations = counted(report, "recommended.num_evals", "evaluation")
@@ -185,6 +195,22 @@ RESULTS: dict[str, tuple[str, tuple[Field, ...]]] = {
     "pareto.json": ("pareto", (
         Field("recommended.distance", "Recommended sampler", error="recommended.std_error", how=_recommended),
         *(field for part in ("points.[].", "references.[].", "recommended.") for field in _fields(part, *_POINT)),
+    )),
+    "restoration.json": ("restore", (
+        Field("psnr_mean", "Peak signal-to-noise ratio of the mean", "dB", "psnr_mean_std_error", how=_restored),
+        Field("psnr_draws", "Peak signal-to-noise ratio of a draw", "dB", "psnr_draws_std_error"),
+        Field("coverage", "Coverage of intervals", error="coverage_std_error", how=lambda report: (
+            f"share of the values; {_percent(report.get('nominal_coverage'))} for draws of the posterior")),
+        Field("residual", "Residual of a draw", error="residual_std_error", how=(
+            "in standard deviations of the noise, root mean square; 1 for draws of the posterior")),
+        Field("misfit", "Residual of a draw", error="misfit_std_error", how=(
+            "root mean square, in the range of the network; the observations are exact"),
+            when=lambda report: "residual" not in report),
+        Field("num_evals", "Evaluations per draw", how=lambda report: (
+            f"and {number(report.get('num_products'))} products with the Jacobian of the network")),
+        Field("seconds", "Time of restoring", style="duration"),
+        *_fields("", "noise_std", "num_images", "draws", "nominal_coverage", "num_products"),
+        *_fields("images.[].", "psnr_mean", "psnr_draws", "coverage", "residual", "misfit"),
     )),
     "latents.json": ("latents", (
         Field("round_trip_rms", "Change by encoding and decoding", how=lambda report: (

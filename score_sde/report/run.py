@@ -30,6 +30,7 @@ PICTURES = (
     ("bounds.png", "Likelihood and bounds side by side", "likelihood"),
     ("noise_levels.png", "Bits by noise level, and what importance-sampled times save", "likelihood"),
     ("interpolation.png", "Between held-out images, along the probability flow", "latents"),
+    ("restoration.png", "Images drawn given observations of them", "restore"),
     ("pareto.png", "Quality of samplers against their cost", "pareto"),
 )
 #: Each file or directory: name, contents, and the mode that writes it.
@@ -49,6 +50,8 @@ ARTIFACTS = (
     ("progress", "what the model made of the same noise during training", "train"),
     ("latents.json", "how well data are encoded and decoded", "latents"),
     ("latents.npz", "codes of held-out data, and what they decode to", "latents"),
+    ("restoration.json", "how good draws given observations are", "restore"),
+    ("restoration.npz", "observations, and draws given them", "restore"),
     ("dequantizer.json", "what the trained dequantizer is worth", "train_dequantizer"),
     ("pareto.json", "every sampler that was measured", "pareto"),
     ("pareto.md", "which sampler, grid and number of steps to take", "pareto"),

@@ -37,6 +37,7 @@ TINY = {
     },
     **{"likelihood.budget_examples": 2, "likelihood.bound_times": 2, "evaluation.num_samples": 40},
     **{"evaluation.reference_examples": 60, "evaluation.keep_features": 50, "parameterization.num_scales": 50},
+    **{"conditioning.num_images": 2, "conditioning.draws": 2},
     **{"pareto.num_samples": 20, "pareto.evals": "5", "pareto.grids": "log_snr", "pareto.solvers": "ddim"},
 }
 POINTS = {"data.name": "toy:moons", "model.name": "mlp", **TINY}
@@ -60,6 +61,7 @@ CHAIN = {
 GOES_WITH = {
     ("sde.schedule", "linear"): {"objective.t_min": 0.02, "sampling.predictor": "ancestral", "sampling.t_min": 0.02},
     ("objective.kind", "bound"): CHAIN,
+    ("conditioning.method", "repaint"): {"conditioning.noise_std": 0.0},
     ("model.name", "ncsn"): {"model.name": "ncsnv2_64", "model.features": 32},
 }
 #: What must be set beside the conditions of a field.
@@ -70,10 +72,11 @@ READ_WITH = {
 }
 MODES = {
     **{"sampling": "sample", "likelihood": "likelihood", "evaluation": "eval", "pareto": "pareto", "plan": "plan"},
-    **{"dequantizer": "train_dequantizer"},
+    **{"dequantizer": "train_dequantizer", "conditioning": "restore"},
 }
 NOT_RUN = {
     **dict.fromkeys(("data.data_dir", "data.shape", "evaluation.weights", "evaluation.reference"), "files of the user"),
+    **dict.fromkeys(("conditioning.images",), "files of the user"),
     **dict.fromkeys(("data.workers",), "processes"),
     **dict.fromkeys(("plan.topology",), "a compiler for TPUs"),
     **dict.fromkeys(("training.batch_size", "training.num_steps"), "the size of the run itself"),
@@ -101,7 +104,7 @@ def base_of(name):
         return AUTOENCODER
     if group == "dequantizer":
         return IMAGES | DEQUANTIZED
-    if group == "model" or name.startswith("sampling.threshold") or name in READ_ON_IMAGES:
+    if group in ("model", "conditioning") or name.startswith("sampling.threshold") or name in READ_ON_IMAGES:
         return IMAGES
     return POINTS
 

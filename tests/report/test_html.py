@@ -116,6 +116,12 @@ def _fill(workdir, *, seed=0, shift=0.0):
         ("evaluation", {"checkpoints": rows, "best": 2000}), ("eval", {"loss": 0.1, "std_error": 0.01, **HOW}),
         ("latents", {"round_trip_rms": 0.01, "code_mean": 0.1, "code_std": 0.9, "decoded_exactly": 0.75,
                      "num_examples": 8, "num_evals_mean": 40.0, "seconds": 2.0, **HOW}),
+        ("restoration", {"psnr_mean": 21.5, "psnr_mean_std_error": 0.5, "psnr_draws": 18.25, "coverage": 0.875,
+                         "coverage_std_error": 0.01, "residual": 1.02, "residual_std_error": 0.01, "operator": "mask",
+                         "method": "mmps", "noise_std": 0.1, "num_images": 1, "draws": 19, "nominal_coverage": 0.9,
+                         "num_evals": 51.0, "num_products": 153.0, "seconds": 3.0,
+                         "images": [{"psnr_mean": 21.5, "psnr_draws": 18.25, "coverage": 0.875, "residual": 1.02}],
+                         **HOW}),
         ("dequantizer", {"bits_per_dim": 2.0, "uniform_bits_per_dim": 2.1, "gain_bits_per_dim": 0.1,
                          "gain_std_error": 0.01, "protocol": "bound with one time per example", **HOW}),
         ("pareto", {"points": [point, {**point, "num_evals": 32, "distance": 0.3}], "references": [point],
@@ -129,7 +135,8 @@ def _fill(workdir, *, seed=0, shift=0.0):
         speed = {"images_per_second": 1000.0 + step, "data_wait_fraction": 0.1}
         writer.write(step, {"loss": 30.0 / step, "grad_norm": 1.0, "lr": 0.1, **held_out}, timings=speed)
     levels = rng.integers(0, 17, size=(4, 8, 8, 1))
-    pictures = ["samples.png", "trajectory.png", "interpolation.png", *(f"progress/step_{n:08d}.png" for n in (5, 10))]
+    drawn = ("samples.png", "trajectory.png", "interpolation.png", "restoration.png")
+    pictures = [*drawn, *(f"progress/step_{n:08d}.png" for n in (5, 10))]
     for name in pictures:
         image_grid(levels, workdir / name, num_grey_levels=17)
 
@@ -184,11 +191,12 @@ def test_a_complete_run_shows_everything(run):
         "Fréchet distance", "Sliced Wasserstein distance", "95 % interval 1.900 to 2.100", "Gradient norm",
         "Throughput", "step 10", "Through training", "From noise to data", "Error budget", "Where the bits are spent",
         "Rate and distortion", "Recommended sampler", "heun on the edm grid, 16 evaluations", "2,000 best",
-        "Efficiency on more devices", "Take more.", "optim.lr",
+        "Restored images", "1 image, 19 draws each; mmps, mask, noise 0.1", "90 % for draws of the posterior",
+        "153 products with the Jacobian", "image 1", "Efficiency on more devices", "Take more.", "optim.lr",
         "2 CPUs of Some CPU", "2026-01-02 03:04:05 UTC, step 3,000", HOW["command"], "samples.png", "3,000", "1,234",
     ):  # fmt: skip
         assert expected in page.text, expected
-    assert len(page.named("img")) == 5
+    assert len(page.named("img")) == 6
     assert len(page.named("svg")) >= 15
 
 
@@ -216,7 +224,18 @@ def test_hostile_text_comes_out_as_text(run):
     (run / "config.json").write_text(json.dumps(config))
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 4000, "loss": 0.5, HOSTILE: 0.25, "eval_loss": HOSTILE}) + "\n")
-    for name in ("likelihood", "metrics", "plan", "sampling", "evaluation", "eval", "pareto", "latents", "dequantizer"):
+    for name in (
+        "likelihood",
+        "metrics",
+        "plan",
+        "sampling",
+        "evaluation",
+        "eval",
+        "pareto",
+        "latents",
+        "dequantizer",
+        "restoration",
+    ):
         report = _replaced(json.loads((run / f"{name}.json").read_text()), HOSTILE)
         report |= {"command": HOSTILE, HOSTILE: {"value": 1.0, "protocol": {HOSTILE: HOSTILE}}}
         if name == "metrics":
@@ -241,7 +260,9 @@ def _replaced(value, text):
 JUNK = (None, True, "word", [], {}, [1, "x"], {"mean": "x"}, -1, 0, 1e308, 10**400, float("nan"), float("inf"), 1e-320)
 
 
-@pytest.mark.parametrize("name", ["likelihood", "metrics", "evaluation", "pareto", "plan", "sampling", "eval"])
+@pytest.mark.parametrize(
+    "name", ["likelihood", "metrics", "evaluation", "pareto", "plan", "sampling", "eval", "restoration"]
+)
 def test_no_value_of_a_report_stops_the_page(run, name):
     report = json.loads((run / f"{name}.json").read_text())
     rng = np.random.default_rng(0)

@@ -17,6 +17,12 @@ from score_sde.report.run import ARTIFACTS, PAGES, PICTURES, Run, default_fields
 
 _CARDS = 6  # numbers shown large; the rest are in their sections
 _MAX_LISTED = 200  # files that a page names
+_RESTORED = {
+    "psnr_mean": "PSNR of the mean, dB",
+    "psnr_draws": "of a draw, dB",
+    "coverage": "coverage",
+    "residual": "residual",
+}
 _LOSSES = ("step", "loss", "grad_norm", "eval_loss", "eval_loss_std_error")  # what is not drawn by itself
 
 
@@ -75,6 +81,26 @@ def likelihood(run: Run, found: Sequence[Quantity]) -> Section:
     table = numbers(found, "Likelihood in numbers", "likelihood.json")
     protocol = Words(str(report.get("protocol") or ""), "protocol")
     return Section("likelihood", "Likelihood", [protocol, grid(*charts, budget_chart(report)), table])
+
+
+def restoration(run: Run, found: Sequence[Quantity]) -> Section | None:
+    """Images drawn given observations of them; None if none were."""
+    report = run.report("restoration.json")
+    entries = report.get("images")
+    rows = [
+        [f"image {index}", *(number(dig(each, name)) for name in _RESTORED)]
+        for index, each in enumerate(entries if isinstance(entries, list) else (), start=1)
+    ]
+    blocks = [
+        picture(run, "restoration.png", "Restored images", "restore", "a row per image", "samples"),
+        numbers(found, "Restored images in numbers", "restoration.json"),
+        Group(
+            "details",
+            [Table("Image by image", ["", *_RESTORED.values()], rows[:_MAX_LISTED], "numbers dense")],
+            "Image by image",
+        ),
+    ]
+    return Section("restoration", "Restored images", blocks) if report else None
 
 
 def metrics(run: Run, found: Sequence[Quantity]) -> Section:
@@ -226,4 +252,7 @@ def _size(path: Path) -> str:
 
 
 #: The parts below the headline and the comparison, in their order.
-PARTS = (training, samples, likelihood, metrics, evaluation, pareto, plan, configuration, provenance, files)
+PARTS = (
+    *(training, samples, restoration, likelihood, metrics, evaluation, pareto, plan),
+    *(configuration, provenance, files),
+)

@@ -1,0 +1,195 @@
+"""The methods that draw images given observations of them, by name."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from score_sde.arguments import not_fulfilled
+from score_sde.chains import Chain
+from score_sde.conditioning import DAPS, Inpaint, LinearOperator, RePaint, posterior_score, twisted_diffusion
+from score_sde.conditioning.operators import Observations
+from score_sde.conditioning.posterior import METHODS
+from score_sde.experiment import Experiment, make_method
+from score_sde.fields.conditioning import Conditioning
+from score_sde.keys import fold_in
+from score_sde.sampling import FixedSteps
+from score_sde.solvers import Solver
+from score_sde.solvers.base import Solution
+from score_sde.typing import Params, PRNGKey, SampleKeys, ScoreFn
+
+_CHOSEN = 0x7FFFFFFD  # purpose of the key by which a draw chooses among the particles of its image
+
+
+class Observed(NamedTuple):
+    """What is observed of every image.
+
+    Attributes:
+        operator: The operator.
+        known: 1 where a value of an image is observed itself, 0 elsewhere; ``None`` if none is.
+    """
+
+    operator: LinearOperator
+    known: Array | None
+
+
+class Restorer(NamedTuple):
+    """A method that draws images given observations of them.
+
+    Attributes:
+        draw: From experiment, operator, parameters, a key and an observation for each row to a draw for each.
+        noise: Whether it takes a standard deviation of the noise.
+        expected: That condition in words.
+        products: Products with the Jacobian of the network for each evaluation of it.
+        holds_pixels: Whether it holds known pixels, and so takes masks alone.
+        repeats_steps: Whether it repeats the steps of the configured solver.
+        follows_levels: Whether it needs the times between the levels of a chain.
+        shares_run: Whether all draws of an image come from one run; rows then come image by image.
+        takes_solver: Whether it follows the configured solver; the others follow its times alone.
+    """
+
+    draw: Callable[[Experiment, Observed, Params, SampleKeys, Observations], Solution]
+    noise: Callable[[Any], Any]
+    expected: str
+    products: Callable[[Conditioning], int] = lambda fields: 0
+    holds_pixels: bool = False
+    repeats_steps: bool = False
+    follows_levels: bool = False
+    shares_run: bool = False
+    takes_solver: bool = True
+
+
+def _by_score(
+    name: str, experiment: Experiment, seen: Observed, params: Params, keys: SampleKeys, y: Observations
+) -> Solution:
+    """The configured sampler along the posterior score; learned variances belong to another score, and are left out."""
+    fields, sampler = experiment.settings.conditioning, experiment.sampler
+
+    def score_of(params: Params) -> ScoreFn:
+        return posterior_score(
+            experiment.process,
+            experiment.followed_score(params),
+            seen.operator,
+            y,
+            fields.noise_std,
+            method=name,
+            iterations=fields.solve_steps,
+            data_std=fields.data_std,
+        )
+
+    own = {"law_of": None} if isinstance(sampler, FixedSteps) else {}
+    given: Any = dataclasses.replace(sampler, score_of=score_of, **own)
+    return given.of_keys(params, keys, experiment.event_shape)
+
+
+def _repaint(experiment: Experiment, seen: Observed, params: Params, keys: SampleKeys, y: Observations) -> Solution:
+    method = make_method(experiment.settings.sampling)
+    assert seen.known is not None and isinstance(method, Solver)
+    mask = jnp.broadcast_to(seen.known[None], y.shape)
+    inpaint = Inpaint(solver=method, known=y, mask=mask)
+    solver = RePaint(solver=inpaint, num_repeats=experiment.settings.conditioning.num_repeats)
+    found = experiment.fixed_steps(solver, experiment.times).of_keys(params, keys, experiment.event_shape)
+    return found._replace(y=inpaint.restore(found.y))
+
+
+def _daps(experiment: Experiment, seen: Observed, params: Params, keys: SampleKeys, y: Observations) -> Solution:
+    fields = experiment.settings.conditioning
+    solver = DAPS(
+        operator=seen.operator,
+        y=y,
+        noise_std=fields.noise_std,
+        num_flow_steps=fields.flow_steps,
+        t_end=experiment.settings.sampling.t_min,
+    )
+    # The mean of the last step is the draw itself, up to the coefficient of the mean, before it is noised.
+    steps = dataclasses.replace(experiment.fixed_steps(solver, experiment.times), denoising="mean")
+    found = steps.of_keys(params, keys, experiment.event_shape)
+    return found._replace(y=found.y / experiment.process.marginal(experiment.times[-1]).mean_coeff)
+
+
+def _tds(experiment: Experiment, seen: Observed, params: Params, keys: SampleKeys, y: Observations) -> Solution:
+    """One run for each image, with the key of its first draw; every draw chooses one of the particles."""
+    fields, times = experiment.settings.conditioning, experiment.times
+
+    def run(key: PRNGKey, y: Array) -> Any:
+        return twisted_diffusion(
+            key,
+            experiment.process,
+            experiment.followed_score(params),
+            seen.operator,
+            y[None],
+            fields.noise_std,
+            shape=experiment.event_shape,
+            times=times,
+            num_particles=fields.num_particles,
+            data_std=fields.data_std,
+        )
+
+    particles = jax.vmap(run)(keys[:: fields.draws], y[:: fields.draws])
+    images = jnp.repeat(jnp.arange(len(particles.x)), fields.draws)
+    chosen = jax.vmap(jax.random.categorical)(fold_in(keys, _CHOSEN), particles.log_weights[images])
+    share = fields.num_particles * len(times) / fields.draws
+    return Solution(particles.x[images, chosen], jnp.full(keys.shape, round(share)), jnp.ones(keys.shape, bool))
+
+
+def _not_negative(noise_std: Any) -> Any:
+    return noise_std >= 0.0
+
+
+#: Methods by their names.
+RESTORERS: Mapping[str, Restorer] = MappingProxyType(
+    {
+        **{
+            name: Restorer(
+                functools.partial(_by_score, name),
+                method.noise,
+                method.expected,
+                lambda fields, method=method: method.products(fields.solve_steps),
+            )
+            for name, method in METHODS.items()
+        },
+        "repaint": Restorer(
+            _repaint,
+            lambda noise_std: noise_std == 0.0,
+            "0, since repaint holds known pixels exactly",
+            holds_pixels=True,
+            repeats_steps=True,
+        ),
+        "daps": Restorer(_daps, _not_negative, "0 or more", follows_levels=True, takes_solver=False),
+        "tds": Restorer(
+            _tds,
+            lambda noise_std: noise_std > 0.0,
+            "a number above 0, by which twists divide",
+            products=lambda fields: 1,
+            shares_run=True,
+            takes_solver=False,
+        ),
+    }
+)
+
+
+def problems_of_method(experiment: Experiment, seen: Observed) -> Iterator[str]:
+    """Sentences about a method that does not go with the operator, the noise, the sampler or the process."""
+    fields, sampling = experiment.settings.conditioning, experiment.settings.sampling
+    method = RESTORERS[fields.method]
+    yield from not_fulfilled("config.conditioning.noise_std", fields.noise_std, method.noise, method.expected)
+    if method.holds_pixels and seen.known is None:
+        yield (
+            f"config.conditioning.method is {fields.method}, which holds known pixels, and config.conditioning."
+            f"operator={fields.operator} shows none as they are; expected operator=mask, or another method."
+        )
+    if method.repeats_steps and not isinstance(make_method(sampling), Solver):
+        yield (
+            f"config.conditioning.method is {fields.method}, which repeats the steps of a solver, and config.sampling."
+            f"predictor={sampling.predictor} chooses its own; expected a predictor of fixed steps, such as ancestral."
+        )
+    if method.follows_levels and isinstance(experiment.process, Chain):
+        yield (
+            f"config.conditioning.method is {fields.method}, which follows the flow at times between the levels of a "
+            f"chain (config.sde.schedule={experiment.settings.sde.schedule}); expected another method."
+        )

@@ -1,0 +1,62 @@
+"""The fields of conditional samples: observations of images, and the methods that draw images given them."""
+
+import dataclasses
+from typing import ClassVar
+
+from score_sde.fields.conditions import When, given
+from score_sde.fields.diffusion import SCORE
+from score_sde.fields.group import Group
+from score_sde.fields.lines import choice, integer, path, real
+
+OBSERVED = ("mask", "grey", "downsample", "blur", "motion_blur", "projection")
+REGIONS = ("half", "box", "random")
+METHODS = ("mmps", "pigdm", "dps", "ddnm", "repaint", "daps", "tds")
+
+_MASK, _DOWNSAMPLE, _BLUR, _MOTION_BLUR, _PROJECTION = (
+    given("conditioning.operator", name) for name in ("mask", "downsample", "blur", "motion_blur", "projection")
+)
+_MMPS, _REPAINT, _DAPS, _TDS = (given("conditioning.method", name) for name in ("mmps", "repaint", "daps", "tds"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditioning(Group):
+    """Conditional samples: --mode=restore draws images given observations of them."""
+
+    when: ClassVar[When] = SCORE
+
+    operator: str = choice(
+        OBSERVED,
+        "what is observed of an image: the pixels outside a region, the mean of its channels, the means of blocks, a "
+        "Gaussian blur, a blur along a line, or random directions",
+    )
+    region: str = choice(REGIONS, "the unknown pixels: the lower rows, a box in the middle, or some at random", _MASK)
+    missing: float = real(0.5, 1e-3, 0.999, "share of the pixels that are unknown", _MASK)
+    factor: int = integer(2, 2, 1024, "height and width of a block in pixels", _DOWNSAMPLE)
+    blur_std: float = real(1.0, 0.1, 1e3, "standard deviation of the blur in pixels", _BLUR)
+    blur_length: int = integer(5, 2, 1024, "length of the line in pixels", _MOTION_BLUR)
+    blur_angle: float = real(0.0, -360.0, 360.0, "degrees of the line from the horizontal", _MOTION_BLUR)
+    num_projections: int = integer(16, 1, 10**6, "how many directions, orthonormal", _PROJECTION)
+    noise_std: float = real(
+        0.1, 0.0, 1e3, "standard deviation of the noise of observations, of images from -1 to 1 (uncentered: 0 to 1)"
+    )
+    method: str = choice(
+        METHODS,
+        "how images are drawn: with a posterior score by the sampler of config.sampling (mmps, pigdm, dps, and ddnm "
+        "without noise), by repeated steps that hold known pixels (repaint, without noise), by decoupled annealing "
+        "(daps), or as weighted particles (tds)",
+    )
+    solve_steps: int = integer(3, 1, 1000, "conjugate gradient iterations per evaluation", _MMPS)
+    data_std: float = real(
+        *(0.5, 1e-3, 1e3, "standard deviation of the data in the range of the network"),
+        when=given("conditioning.method", "pigdm", "tds"),
+    )
+    num_repeats: int = integer(10, 1, 1000, "how often each step is taken", _REPAINT)
+    flow_steps: int = integer(5, 1, 1000, "evaluations along the flow at each step", _DAPS)
+    num_particles: int = integer(64, 2, 10**6, "particles for each image", _TDS)
+    images: str = path(
+        "",
+        "what is restored in place of the test split: an image, or an .npz file of images (images, x or samples) to be "
+        "observed, or of observations (y, with truth if it is known)",
+    )
+    num_images: int = integer(8, 1, 100_000, "how many of the first images")
+    draws: int = integer(19, 2, 10_000, "draws for each image; 19, 39, ... make intervals of exactly 90 %")
