@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # All rooms (modules and folders of the package), bottom up: each imports from rooms below its own only.
 CORE = (
-    {"errors", "typing"},
+    {"errors", "labels", "typing"},
     {"arguments", "fields"},
     {"keys", "processes", "quantization"},
     {"chains"},

@@ -6,7 +6,18 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from score_sde.errors import UserError
+
 SPLITS = ("train", "test")
+
+#: How data of each kind come to have labels.
+_HOW_TO_LABEL = {
+    "npz": "an array 'labels' (or 'train_labels' and 'test_labels')",
+    "folder": "a subfolder for every class, in train/ and test/ or at the top",
+    "arrayrecord": "labels.npz beside the records, with arrays 'train' and 'test'",
+    "tfds": "a data set with a class as its feature 'label'",
+    "toy": "a toy of several parts, such as toy:gaussians",
+}
 
 
 class SourceInfo(NamedTuple):
@@ -26,7 +37,7 @@ class Source(Protocol):
     Images come as integer levels ``0 .. num_grey_levels - 1`` (uint8, NHWC), so that a dequantizer knows the original
     levels. Continuous data come as float32 ``(n, dim)``, at about unit scale. A further attribute, ``notes``, may list
     omissions and changes: a tuple of clauses such as "1 hidden file is ignored", which
-    :func:`~score_sde.data.description.describe` reports.
+    :func:`~score_sde.data.description.describe` reports. So may ``classes``, the names of the classes in order.
     """
 
     @property
@@ -63,12 +74,14 @@ class ArraySource:
         labels: np.ndarray | None = None,
         *,
         notes: tuple[str, ...] = (),
+        classes: tuple[str, ...] = (),
     ) -> None:
-        """Wrap ``examples`` of shape ``(n, *info.shape)`` and optionally ``labels`` of shape ``(n,)``."""
+        """Wrap ``examples`` of shape ``(n, *info.shape)``, with ``labels`` of shape ``(n,)`` and the classes' names."""
         self.info = info
         self._examples = examples
         self._labels = labels
         self.notes = notes
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -88,6 +101,24 @@ class ArraySource:
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
         """The int32 labels at ``indices``, or None."""
         return None if self._labels is None else np.asarray(self._labels[indices], dtype=np.int32)
+
+
+def no_labels(name: str) -> str:
+    """The sentence about data without labels where a class-conditional run needs them."""
+    how = _HOW_TO_LABEL.get(name.partition(":")[0], "data with labels, such as digits")
+    return f"{name} has no labels; expected {how}, or config.conditioning.classes=False."
+
+
+def labels_of(source: Source, indices: np.ndarray) -> np.ndarray:
+    """The int32 labels of examples that must have some; -1 stands for no class.
+
+    Raises:
+        UserError: for a source without labels.
+    """
+    labels = source.labels(indices)
+    if labels is None:
+        raise UserError(no_labels(source.info.name))
+    return labels
 
 
 def _by_name(value: Any) -> Any:

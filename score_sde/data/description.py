@@ -8,29 +8,34 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from score_sde.data.base import Source
+from score_sde.data.base import Source, labels_of
 from score_sde.data.identity import is_small
 from score_sde.errors import plural
 
 log = logging.getLogger(__name__)
 
 _MOST_LISTED = 5
+_MOST_CLASSES = 20
 _CHUNK = 4096  # examples read at once
 _FAR = 10.0  # how far from 1 a scale may be
 
 
-def tell(sources: Mapping[str, Source]) -> None:
+def tell(sources: Mapping[str, Source], *, labels: bool = False) -> None:
     """Log :func:`describe`."""
-    for line in describe(sources):
+    for line in describe(sources, labels=labels):
         log.info("%s", line)
 
 
-def describe(sources: Mapping[str, Source]) -> list[str]:
+def describe(sources: Mapping[str, Source], *, labels: bool = False) -> list[str]:
     """Lines about the number and kind of examples, and about omissions and changes.
+
+    Where the labels are used, the lines tell of the classes too.
 
     >>> from score_sde.data.sources import load_source
     >>> print(*describe({split: load_source("digits", split) for split in ("train", "test")}))
     digits: 1,797 images of 8x8x1 with 17 levels, 1,500 in train and 297 in test.
+    >>> print(*describe({"train": load_source("digits", "train")}, labels=True))
+    digits: 1,500 images of 8x8x1 with 17 levels in 10 classes, 1,500 in train.
     """
     first = next(iter(sources.values()))
     info, total = first.info, sum(len(source) for source in sources.values())
@@ -38,12 +43,19 @@ def describe(sources: Mapping[str, Source]) -> list[str]:
     kind = f"{plural(total, 'example')} of shape {size}"
     if info.num_grey_levels is not None:
         kind = f"{plural(total, 'image')} of {size} with {info.num_grey_levels} levels"
+    if labels and info.num_classes:
+        kind += f" in {info.num_classes:,} {plural(info.num_classes, 'class', 'classes')}"
     splits = " and ".join(f"{len(source):,} in {name}" for name, source in sources.items())
     lines = [f"{info.name}: {total:,} {kind}, {splits}."]
     notes = dict.fromkeys(note for source in sources.values() for note in getattr(source, "notes", ()))
     if notes:
         lines.append(f"{info.name}: {'; '.join(notes)}.")
     whole = {name: source for name, source in sources.items() if is_small(source)}
+    if names := getattr(first, "classes", ()) if labels else ():
+        listed = ", ".join(f"{index} {name}" for index, name in enumerate(names[:_MOST_CLASSES]))
+        lines.append(f"{info.name}: the classes are {listed}{', ...' * (len(names) > _MOST_CLASSES)}.")
+    if labels:
+        lines += [line for name, source in whole.items() for line in _classes(name, source)]
     if info.num_grey_levels is None:
         lines += [line for name, source in whole.items() for line in _scale(name, source)]
     if set(whole) >= {"train", "test"} and (shared := _shared(whole["train"], whole["test"])):
@@ -71,6 +83,18 @@ def suffixes(names: Iterable[str]) -> str:
     most = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:_MOST_LISTED]
     parts = [f"{ascii(suffix)[1:-1]} {count:,}" for suffix, count in most]
     return ", ".join(parts + ["others"] * (len(found) > _MOST_LISTED))
+
+
+def _classes(name: str, source: Source) -> Iterator[str]:
+    """Classes without an example, and examples without a class."""
+    found, total = labels_of(source, np.arange(len(source))), source.info.num_classes or 0
+    empty = np.setdiff1d(np.arange(total), found)
+    without = int((found < 0).sum())
+    notes = (
+        counted(len(empty), "class has", "classes have", f"no example ({', '.join(map(str, empty[:_MOST_LISTED]))})"),
+        counted(without, "example has", "examples have", "no class"),
+    )
+    yield from (f"{source.info.name}: in the {name} split {note}." for note in notes if note)
 
 
 def _scale(name: str, source: Source) -> Iterator[str]:

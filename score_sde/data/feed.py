@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-import numpy as np
-
 from score_sde.data.pipeline import TrainIterator
 from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
+from score_sde.labels import data_of, stacked
 
 WAITING_SECONDS = 900.0  # the longest wait for a batch
 CLOSING_SECONDS = 5.0  # the longest wait for a read under way, before its processes are ended
 
-PlacedT = TypeVar("PlacedT", bound=Any)  # an array
+PlacedT = TypeVar("PlacedT", bound=Any)  # an array, or arrays in a structure
 
 
 class Feed(Iterator[PlacedT]):
@@ -39,7 +38,7 @@ class Feed(Iterator[PlacedT]):
     def __init__(
         self,
         iterator: TrainIterator,
-        place: Callable[[np.ndarray], PlacedT],
+        place: Callable[[Any], PlacedT],
         *,
         per_dispatch: int = 1,
         prefetch: int = DEFAULTS.data.prefetch,
@@ -49,7 +48,8 @@ class Feed(Iterator[PlacedT]):
         Args:
             iterator: the batches of this process.
             place: puts a host array ``(rows, *event)``, or ``(per_dispatch, rows, *event)`` if several batches are
-                stacked, on the devices. It runs in the thread.
+                stacked, on the devices; with labels, both arrays in a :class:`~score_sde.labels.Labeled`. It runs in
+                the thread.
             per_dispatch: number of batches in one array, stacked along a new first axis if more than one.
             prefetch: number of arrays to keep ready; 0 reads on demand, without a thread.
         """
@@ -86,7 +86,7 @@ class Feed(Iterator[PlacedT]):
             self._ahead.popleft()
             self._top_up()
         self._waited += time.perf_counter() - start
-        self._examples += math.prod(placed.shape[: 2 if self._per_dispatch > 1 else 1])
+        self._examples += math.prod(data_of(placed).shape[: 2 if self._per_dispatch > 1 else 1])
         return placed
 
     def get_state(self) -> dict[str, Any]:
@@ -145,16 +145,16 @@ class Feed(Iterator[PlacedT]):
             raise self._failure
         try:
             batches = [self._next_batch() for _ in range(self._per_dispatch)]
-            placed = self._place(np.stack(batches) if self._per_dispatch > 1 else batches[0])
+            placed = self._place(stacked(batches) if self._per_dispatch > 1 else batches[0])
         except Exception as error:
             self._failure = error
             raise
         return placed, self._iterator.get_state()
 
-    def _next_batch(self) -> np.ndarray:
+    def _next_batch(self) -> Any:
         if self._dropping:
             raise RuntimeError("what was read ahead is dropped")
-        return next(self._iterator).data
+        return next(self._iterator).examples
 
     def _drop(self) -> None:
         """Drop batches read ahead. A read under way is waited for, and ended if it takes long."""

@@ -32,7 +32,8 @@ def load_folder(path: str, split: str) -> ArraySource:
     Subfolders ``train/`` and ``test/`` (or ``Train/`` and ``TEST/``) are the splits. Without them, about a tenth of the
     files, chosen by a hash of the relative name, is the test split, so that adding files moves no others. Images come
     as uint8 ``(n, height, width, channels)`` in the order of their names: 1 channel if all are gray, else 3; upright,
-    by their orientation tags. Hidden files and folders are left out, and links to folders are not followed.
+    by their orientation tags. Hidden files and folders are left out, and links to folders are not followed. Where all
+    images lie in subfolders (of the splits), and in two or more, these are their classes, in the order of their names.
 
     Raises:
         UserError: for a missing, unreadable or empty folder, an empty split, parts of a split under other names, images
@@ -63,8 +64,19 @@ def load_folder(path: str, split: str) -> ArraySource:
         counted(sum(found.turned for found in formats), "image is", "images are", "turned upright by a tag"),
         counted(sum(found.profiled for found in formats), "image has", "images have", "a color profile, left aside"),
     ]
-    info = SourceInfo(f"folder:{path}", images.shape[1:], 256, None)
-    return ArraySource(info, images, notes=tuple(filter(None, notes)))
+    depth = 1 if _splits_of(root) else 0
+    classes = tuple(sorted({_class_of(name, depth) for name in names}))
+    if len(classes) < 2 or "" in classes:
+        classes = ()
+    labels = np.asarray([classes.index(_class_of(name, depth)) for name in chosen], np.int32) if classes else None
+    info = SourceInfo(f"folder:{path}", images.shape[1:], 256, len(classes) or None)
+    return ArraySource(info, images, labels, notes=tuple(filter(None, notes)), classes=classes)
+
+
+def _class_of(name: str, depth: int) -> str:
+    """The subfolder that an image lies in, below ``depth`` folders; empty for none."""
+    parts = name.split("/")[depth:]
+    return parts[0] if len(parts) > 1 else ""
 
 
 class _Found(NamedTuple):

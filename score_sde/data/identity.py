@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from score_sde.data.base import ArraySource, Source, SourceInfo
+from score_sde.data.base import ArraySource, Source, SourceInfo, labels_of
 from score_sde.errors import plural
 
 #: Fields of ``config.data`` about the location and reading of data, not their content.
@@ -24,8 +24,8 @@ def is_small(source: Source) -> bool:
     return isinstance(source, ArraySource) and len(source) * source.gather(np.arange(1)).nbytes <= IN_FULL
 
 
-def fingerprint(source: Source) -> str:
-    """A SHA-256 of a split's number of examples, their shape and type, and their contents; labels do not count.
+def fingerprint(source: Source, *, labels: bool = False) -> str:
+    """A SHA-256 of a split's number of examples, their shape and type, and their contents; labels count if asked to.
 
     An array in memory of at most ``IN_FULL`` bytes is read in full. Of a larger one, and of examples that must be
     decoded one by one, ``SPREAD`` evenly spaced examples are read, including the first and the last. This takes about a
@@ -41,6 +41,8 @@ def fingerprint(source: Source) -> str:
     digest = hashlib.sha256(f"{count} {first.shape[1:]} {first.dtype.str} {len(rows)}".encode())
     for chunk in np.array_split(rows, math.ceil(len(rows) * first.nbytes / _CHUNK)):
         digest.update(np.ascontiguousarray(source.gather(chunk)).data)
+        if labels:
+            digest.update(labels_of(source, chunk).data)
     return digest.hexdigest()
 
 
@@ -61,9 +63,11 @@ class DataRecord(NamedTuple):
     splits: Mapping[str, SplitRecord]  # the splits by their names; none for data that were not available
 
     @classmethod
-    def of(cls, info: SourceInfo, sources: Mapping[str, Source]) -> "DataRecord":
-        """The record of data, with the available splits."""
-        splits = {name: SplitRecord(len(source), fingerprint(source)) for name, source in sources.items()}
+    def of(cls, info: SourceInfo, sources: Mapping[str, Source], *, labels: bool = False) -> "DataRecord":
+        """The record of data, with the available splits, whose labels count if asked to."""
+        splits = {
+            name: SplitRecord(len(source), fingerprint(source, labels=labels)) for name, source in sources.items()
+        }
         return cls(*info, splits)
 
     @classmethod

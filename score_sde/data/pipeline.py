@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from score_sde.data.base import Source
+from score_sde.data.base import Source, labels_of
 from score_sde.data.transforms import random_flip as flip_images
 from score_sde.data.workers import Workers
 from score_sde.errors import UserError
+from score_sde.labels import Labeled
 
 _FLIP_STREAM = 1  # separates the coin tosses of the flips from other draws with the same seed
 
@@ -30,10 +31,17 @@ class TrainBatch:
     Attributes:
         data: ``(batch_size // process_count, *event)``, as the source stores it.
         index: the positions of the examples in the source, int64.
+        label: the classes of the examples, int32, if they were asked for.
     """
 
     data: np.ndarray
     index: np.ndarray
+    label: np.ndarray | None = None
+
+    @property
+    def examples(self) -> Any:
+        """The data, with their labels if they were asked for."""
+        return self.data if self.label is None else Labeled(self.data, self.label)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,11 +52,13 @@ class EvalBatch:
         data: ``(batch_size // process_count, *event)``.
         mask: False for rows that only fill up the last batch.
         index: the position of each row in the source, int64; a filling row repeats the last one.
+        label: the class of each row, int32, if labels were asked for.
     """
 
     data: np.ndarray
     mask: np.ndarray
     index: np.ndarray
+    label: np.ndarray | None = None
 
 
 class TrainIterator(Iterator[TrainBatch]):
@@ -132,6 +142,7 @@ def make_train_iterator(
     random_flip: bool = False,
     workers: int = 0,
     contents: str | None = None,
+    labels: bool = False,
 ) -> TrainIterator:
     """An endless stream of batches; every epoch is a fresh permutation of the whole source.
 
@@ -149,10 +160,11 @@ def make_train_iterator(
             where examples must be decoded, and cost seconds to start. The source must then be picklable; one in memory
             is copied to each. The stream is the same for any number of workers.
         contents: the :func:`~score_sde.data.identity.fingerprint` of the source, which a restored state must share.
+        labels: yield the classes of the examples too.
 
     Raises:
         UserError: for a batch size below 1 or not divisible by ``process_count``, a process index or seed out of
-            range, fewer than 0 workers, or flips of data that are not images.
+            range, fewer than 0 workers, flips of data that are not images, or labels of data that have none.
 
     Example:
         >>> from score_sde.data.sources import load_source
@@ -170,6 +182,8 @@ def make_train_iterator(
             f"Random flips were asked of {source.info.name}, whose examples have shape {source.info.shape}, expected "
             "images (height, width, channels). Switch random flips off."
         )
+    if labels:
+        labels_of(source, np.arange(1))
     read = _BatchReader(
         source=source,
         seed=seed,
@@ -177,6 +191,7 @@ def make_train_iterator(
         start=process_index * local,
         local=local,
         flips=random_flip,
+        labels=labels,
     )
     stream = {
         "source": source.info.name,
@@ -203,6 +218,7 @@ class _BatchReader:
     start: int  # the first row
     local: int  # the number of rows
     flips: bool
+    labels: bool = False
 
     def __call__(self, number: int) -> TrainBatch:
         position = number * self.batch_size + self.start
@@ -212,7 +228,7 @@ class _BatchReader:
             # PCG64 jumps ahead by any number of draws at once, and each image takes exactly one.
             rng = np.random.Generator(np.random.PCG64([self.seed, _FLIP_STREAM]).advance(position))
             data = flip_images(data, rng)
-        return TrainBatch(data, index)
+        return TrainBatch(data, index, labels_of(self.source, index) if self.labels else None)
 
     def _indices(self, position: int) -> np.ndarray:
         """The examples of this process from a position on: k is entry ``k % n`` of the permutation ``k // n``."""
@@ -238,6 +254,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     limit: int | None = None,
+    labels: bool = False,
 ) -> Iterator[EvalBatch]:
     """One pass over the source in its own order, in batches of one shape.
 
@@ -250,10 +267,11 @@ def eval_batches(
         process_index: index of the share of each batch to yield.
         process_count: number of processes that share each batch.
         limit: number of examples to stop after; None for all.
+        labels: yield the classes of the examples too.
 
     Raises:
-        UserError: for a batch size below 1 or not divisible by ``process_count``, a process index out of range, or
-            a limit below 1.
+        UserError: for a batch size below 1 or not divisible by ``process_count``, a process index out of range, a
+            limit below 1, or labels of data that have none.
 
     Example:
         >>> from score_sde.data.sources import load_source
@@ -271,7 +289,8 @@ def eval_batches(
         for start in range(0, total, batch_size):
             position = start + process_index * local + np.arange(local)
             index = np.minimum(position, total - 1)
-            yield EvalBatch(source.gather(index), position < total, index)
+            label = labels_of(source, index) if labels else None
+            yield EvalBatch(source.gather(index), position < total, index, label)
 
     return batches()
 

@@ -15,8 +15,9 @@ from score_sde.data.base import SPLITS, SourceInfo
 from score_sde.data.description import counted, suffixes
 from score_sde.data.images import ImageFormat, decode_image, encode_png, image_format
 from score_sde.errors import UserError, explained
-from score_sde.files import reason_of, replacing
+from score_sde.files import read_arrays, reason_of, replacing
 
+_LABELS = "labels.npz"  # beside the records
 _PROBES = 32  # records whose size is compared when a source is opened; the others are checked when read
 
 
@@ -42,6 +43,14 @@ class RecordSource:
         self._records = records
         self._image = image
         self._label = label
+        self._labels: np.ndarray | None = None
+
+    def labeled(self, labels: np.ndarray, num_classes: int) -> "RecordSource":
+        """The same records with labels from elsewhere, of shape ``(n,)``."""
+        info = self.info._replace(num_classes=num_classes)
+        source = RecordSource(info, self._records, image=self._image, notes=self.notes)
+        source._labels = labels.astype(np.int32)
+        return source
 
     def __len__(self) -> int:
         return len(self._records)
@@ -59,6 +68,8 @@ class RecordSource:
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
         """The int32 labels at ``indices``, or None."""
+        if self._labels is not None:
+            return self._labels[indices]
         if self._label is None:
             return None
         return np.asarray([self._label(record) for record in self._read(indices)], np.int32)
@@ -103,10 +114,12 @@ def load_array_records(path: str, split: str) -> RecordSource:
 
     The split is ``PATH/train*.array_record*`` or ``PATH/test*.array_record*``, all files of it in the order of their
     names. The first record determines the size; there are 3 channels if any of the checked records has color.
-    :func:`write_array_records` writes such files.
+    :func:`write_array_records` writes such files. ``PATH/labels.npz`` may hold the class of every record, integers from
+    0, or -1 for none: the arrays ``train`` and ``test``.
 
     Raises:
-        UserError: for a missing folder or split, an empty or damaged file, or images that differ in size.
+        UserError: for a missing folder or split, an empty or damaged file, images that differ in size, or labels that
+            are not whole numbers or of another number than the records.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -123,7 +136,26 @@ def load_array_records(path: str, split: str) -> RecordSource:
     advice = "expected intact ArrayRecord files. Write them anew."
     # The library does not document its errors for damaged files.
     with explained(lambda error: UserError(f"{name}: {listed} cannot be read ({reason_of(error)}), {advice}")):
-        return open_records(name, ArrayRecordDataSource([str(file) for file in files]), notes=notes)
+        source = open_records(name, ArrayRecordDataSource([str(file) for file in files]), notes=notes)
+    return _with_labels(source, Path(path), split)
+
+
+def _with_labels(source: RecordSource, root: Path, split: str) -> RecordSource:
+    """The source with the labels beside its records, if there are any."""
+    path = root / _LABELS
+    found = read_arrays(path, SPLITS, remedy="expected an archive of numpy.savez(path, train=..., test=...)")
+    if found is None:
+        return source
+    for name in SPLITS:
+        labels = found.get(name, np.zeros(0))
+        good = labels.ndim == 1 and labels.dtype.kind in "iu" and labels.size and -1 <= labels.min()
+        if not good or labels.max() >= 2**31 or (name == split and len(labels) != len(source)):
+            count = f" of shape ({len(source)},)" if name == split else ""
+            raise UserError(
+                f"{path} holds '{name}' as {labels.dtype} of shape {labels.shape}, expected integers{count}: the class "
+                "of every record, from 0, or -1 for none. Write it anew."
+            )
+    return source.labeled(found[split], 1 + max(int(found[name].max()) for name in SPLITS))
 
 
 def open_records(
@@ -168,7 +200,7 @@ def _split_files(root: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
         prepared = (root / "dataset_info.json").is_file()
         advice = "This is a TFDS data set: name it as tfds:NAME." if prepared else "Name the files so, or write some."
         raise UserError(f"arrayrecord:{root} holds no {pattern}, expected at least one such file. {advice}")
-    used = {file for name in SPLITS for file in root.glob(f"{name}*.array_record*")}
+    used = {file for name in SPLITS for file in root.glob(f"{name}*.array_record*")} | {root / _LABELS}
     others = [path.name for path in root.iterdir() if path not in used]
     note = counted(len(others), "other file or folder is", "other files and folders are", "ignored")
     return files, (f"{note} ({suffixes(others)})",) if note else ()
