@@ -6,10 +6,13 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array, Integer
 
 from score_sde.chains import Chain
+from score_sde.conditioning.classes import class_prediction, class_score
 from score_sde.config import build
 from score_sde.diffusions import make_process, make_sde
 from score_sde.distributed import make_mesh, state_sharding, with_sharding
@@ -17,9 +20,10 @@ from score_sde.errors import UserError, refuse
 from score_sde.fields import Settings
 from score_sde.fields.measuring import Sampling
 from score_sde.fields.settings import Nested
+from score_sde.labels import Conditioned
 from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.models.registry import NETWORKS, make_dequantizer, make_latent_model, make_network
-from score_sde.objectives import LatentVariableModel, NoiseAndFraction, make_predict_fn
+from score_sde.objectives import LatentVariableModel, NoiseAndFraction, class_conditional, make_predict_fn
 from score_sde.parameterization import PARAMETERIZATIONS, THRESHOLDS, Parameterization, make_score_fn, thresholded
 from score_sde.processes import Process
 from score_sde.quantization import Quantization
@@ -33,7 +37,7 @@ from score_sde.training.objective import VARIANCES, Trainees, make_loss
 from score_sde.training.optim import make_optimizer
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Batch, Dequantizer, Loss, Network, Params, ScoreFn, Times, expand_like
-from score_sde.validation import PURPOSES, Purpose, problems_of
+from score_sde.validation import PURPOSES, Purpose, class_problems, problems_of
 from score_sde.variational import LearnedReversal
 
 
@@ -44,6 +48,7 @@ class Experiment:
     settings: Settings
     mesh: Mesh  # the devices
     event_shape: tuple[int, ...]
+    num_classes: int  # classes that the network is trained on; 0 for a run without labels
     quantization: Quantization
     sde: SDE
     process: Process  # trained and sampled: the SDE, or a chain that converges to it
@@ -62,6 +67,7 @@ class Experiment:
         event_shape: tuple[int, ...],
         num_grey_levels: int | None,
         *,
+        num_classes: int | None = None,
         mesh: Mesh | None = None,
         purposes: Collection[Purpose] = PURPOSES,
     ) -> "Experiment":
@@ -73,6 +79,7 @@ class Experiment:
             config: The configuration.
             event_shape: Shape of one example.
             num_grey_levels: Number of gray levels; ``None`` for continuous data.
+            num_classes: Number of classes of the data; ``None`` for data without labels.
             mesh: The devices.
             purposes: The uses of the run; fields that they do not read are not checked.
 
@@ -82,19 +89,23 @@ class Experiment:
         settings = Settings.of(config)
         if mesh is None:
             mesh = make_mesh(data=settings.mesh.data, fsdp=settings.mesh.fsdp)
-        refuse(_problems(settings, event_shape, num_grey_levels, purposes))
+        refuse(_problems(settings, event_shape, num_grey_levels, num_classes, purposes))
+        classes = classes_of(settings, num_classes)
         sde = make_sde(settings)
         process = make_process(settings, sde)
-        trainees = _make_trainees(settings, event_shape)
+        trainees = _make_trainees(settings, event_shape, classes)
         kind = PARAMETERIZATIONS[settings.parameterization.output]
         parameterization = build(kind, {**settings.parameterization, **kind.fixed})
         quantization = Quantization(num_grey_levels=num_grey_levels, centered=settings.data.centered)
         loss = make_loss(settings, process, trainees, parameterization, quantization)
+        if classes:
+            loss = class_conditional(loss, settings.conditioning.null_probability)
         tx = make_optimizer(settings.optim, num_steps=settings.training.num_steps)
         return cls(
             settings=settings,
             mesh=mesh,
             event_shape=event_shape,
+            num_classes=classes,
             quantization=quantization,
             sde=sde,
             process=process,
@@ -138,6 +149,7 @@ class Experiment:
             t_min=sampling.t_min,
             noise_scale=self.noise_scale_for(method),
             denoising=sampling.denoising,
+            condition=self.condition,
         )
 
     def fixed_steps(self, solver: Solver, times: Grid, **options: Any) -> FixedSteps:
@@ -153,6 +165,7 @@ class Experiment:
             times=times,
             noise_scale=self.noise_scale_for(solver),
             denoising=self.settings.sampling.denoising,
+            condition=self.condition,
             **options,
         )
 
@@ -190,12 +203,36 @@ class Experiment:
         return with_sharding(shapes, state_sharding(self.mesh, shapes))
 
     def score_fn(self, params: Params) -> ScoreFn:
-        """The score of the SDE's marginals under given parameters, without dropout."""
+        """The score of the SDE's marginals under given parameters, without dropout.
+
+        Parameters that are :class:`~score_sde.labels.Conditioned` give the score of a class.
+        """
         return make_score_fn(self.network, self.parameterization, self.sde, params)
 
     def followed_score(self, params: Params) -> ScoreFn:
-        """The score that samplers follow: with ``sampling.thresholding``, one whose denoised samples are images."""
-        return self.in_range(make_score_fn(self.network, self.parameterization, self.process, params))
+        """The score that samplers follow: guided by the classes of :meth:`condition`, if there are any.
+
+        With ``sampling.thresholding`` its denoised samples are images.
+        """
+        return self.in_range(class_score(self._model_score, params, self.settings.conditioning.scale))
+
+    def _model_score(self, params: Params) -> ScoreFn:
+        return make_score_fn(self.network, self.parameterization, self.process, params)
+
+    def condition(self, params: Params, indices: Integer[Array, " batch"]) -> Params:
+        """The parameters for samples of some numbers, by their classes; of a run without labels the parameters alone.
+
+        The classes are those of ``conditioning.labels``, or all, in turn: the class of a sample depends on its number.
+        """
+        if not self.num_classes:
+            return params
+        labels = jnp.asarray(self.sampled_classes)
+        return Conditioned(params, labels[indices % len(labels)])
+
+    @property
+    def sampled_classes(self) -> tuple[int, ...]:
+        """The classes of the samples, in turn; none for a run without labels."""
+        return self.settings.conditioning.labels or tuple(range(self.num_classes)) if self.num_classes else ()
 
     @property
     def learns_variances(self) -> bool:
@@ -211,7 +248,10 @@ class Experiment:
         chain = self.process
         if not isinstance(chain, Chain):
             raise UserError("Only a chain has steps with variances; expected one, such as config.sde.schedule=linear.")
-        predict = make_predict_fn(self.reversal_network, self.parameterization, chain, params)
+        predict = class_prediction(
+            functools.partial(make_predict_fn, self.reversal_network, self.parameterization, chain),
+            *(params, self.settings.conditioning.scale),
+        )
 
         def in_range(x: Batch, t: Times) -> NoiseAndFraction:
             noise, fraction = predict(x, t)
@@ -241,10 +281,17 @@ class Experiment:
 
 
 def _problems(
-    config: Settings, event_shape: tuple[int, ...], num_grey_levels: int | None, purposes: Collection[Purpose]
+    config: Settings,
+    event_shape: tuple[int, ...],
+    num_grey_levels: int | None,
+    num_classes: int | None,
+    purposes: Collection[Purpose],
 ) -> list[str]:
     """Every problem with fields that are valid one by one; some of them appear only in building."""
-    found = list(problems_of(config, event_shape, num_grey_levels, purposes))
+    found = [
+        *problems_of(config, event_shape, num_grey_levels, purposes),
+        *class_problems(config, num_classes, purposes),
+    ]
 
     def attempt(make: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -255,7 +302,7 @@ def _problems(
 
     sde, wanted = attempt(make_sde, config), set(purposes)
     process = attempt(make_process, config, sde) if sde is not None else None
-    attempt(_make_trainees, config, event_shape)
+    attempt(_make_trainees, config, event_shape, classes_of(config, num_classes))
     trained = DEQUANTIZATIONS[config.likelihood.dequantization] and not NETWORKS[config.model.name].is_latent
     if "dequantize" in wanted or ("likelihood" in wanted and trained):
         attempt(make_dequantizer, dict(config.dequantizer), event_shape, num_grey_levels)
@@ -322,11 +369,16 @@ def make_method(sampling: Sampling) -> Solver | AdaptiveMethod:
     )
 
 
-def _make_trainees(config: Settings, event_shape: tuple[int, ...]) -> Trainees:
+def classes_of(config: Settings, num_classes: int | None) -> int:
+    """The number of classes that a network is trained on, by default all of the data; 0 for a run without labels."""
+    return (config.model.num_classes or num_classes or 0) if config.conditioning.classes else 0
+
+
+def _make_trainees(config: Settings, event_shape: tuple[int, ...], classes: int) -> Trainees:
     if NETWORKS[config.model.name].is_latent:
         return Trainees.of_latent(make_latent_model(dict(config.model), event_shape))
     network = make_network(
-        dict(config.model),
+        {**config.model, "num_classes": classes or config.model.num_classes},
         event_shape,
         num_scales=config.parameterization.num_scales,
         centered=config.data.centered,

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Integer
 
 from score_sde.arguments import check_key, not_whole
 from score_sde.errors import UserError, refuse
@@ -19,8 +19,16 @@ def sample_keys(key: PRNGKey, first: Array | int, count: int) -> SampleKeys:
     refuse([*not_whole("first", first, 0, 2**32 - 1), *not_whole("count", count, 0)])
     if is_known(first) and int(first) + count > 2**32:
         raise UserError(f"The last sample is {int(first) + count - 1}; expected an index of at most 2^32 - 1.")
-    indices = jnp.asarray(first, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(sample_indices(first, count))
+
+
+def sample_indices(first: Array | int, count: int) -> Integer[Array, " batch"]:
+    """The indices ``first`` to ``first + count - 1``.
+
+    >>> sample_indices(3, 2).tolist()
+    [3, 4]
+    """
+    return jnp.asarray(first, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
 
 
 def example_keys(key: PRNGKey, x: Array) -> SampleKeys:

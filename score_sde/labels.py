@@ -78,3 +78,9 @@ def unconditioned(params: Any) -> tuple[Any, Any]:
     (({'w': 1.0}, [3]), ({'w': 1.0}, None))
     """
     return (params.params, params.label) if isinstance(params, Conditioned) else (params, None)
+
+
+def unconditional(params: Any, indices: Any) -> Any:
+    """The parameters for some samples of a network without classes: the parameters alone, whatever their indices."""
+    del indices
+    return params

@@ -20,6 +20,7 @@ from jaxtyping import Array
 
 from score_sde.arguments import of_examples, rows, score_at
 from score_sde.fields import DEFAULTS
+from score_sde.labels import unconditioned
 from score_sde.processes import Process
 from score_sde.typing import (
     Batch,
@@ -162,9 +163,13 @@ def make_noise_fn(
     *,
     label: Labels | None = None,
     key: PRNGKey | None = None,
-) -> ScoreFn:
-    """The noise prediction ``(x, t) -> E[z | x_t]``; a key switches dropout on, labels condition on classes."""
-    return _Noise(network, parameterization, process, params, label, key)
+) -> "_Noise":
+    """The noise prediction ``(x, t) -> E[z | x_t]``; a key switches dropout on, labels condition on classes.
+
+    Labels may also come with the parameters, as :class:`score_sde.labels.Conditioned`.
+    """
+    params, known = unconditioned(params)
+    return _Noise(network, parameterization, process, params, known if label is None else label, key)
 
 
 def make_score_fn(
@@ -177,7 +182,7 @@ def make_score_fn(
     key: PRNGKey | None = None,
 ) -> ScoreFn:
     """The score function ``(x, t) -> grad_x log p_t(x)`` of a network; arguments as in :func:`make_noise_fn`."""
-    return _Score(_Noise(network, parameterization, process, params, label, key))
+    return _Score(make_noise_fn(network, parameterization, process, params, label=label, key=key))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,14 +11,24 @@ from types import MappingProxyType
 from typing import ClassVar, TypeAlias
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Integer
 
 from score_sde.fields import DEFAULTS
+from score_sde.keys import sample_indices
+from score_sde.labels import unconditional
 from score_sde.likelihood.flow import transport
 from score_sde.objectives import LatentVariableModel, sample_from_prior
 from score_sde.parameterization import denoise
 from score_sde.processes import ReverseProcess
-from score_sde.sampling import DENOISING_EVALS, Denoising, FixedSteps, Grid, prior_samples, sample_keys, solver_keys
+from score_sde.sampling import (
+    DENOISING_EVALS,
+    Denoising,
+    FixedSteps,
+    Grid,
+    prior_samples,
+    sample_keys,
+    solver_keys,
+)
 from score_sde.sdes import SDE
 from score_sde.solvers import PREDICTORS, EulerMaruyama, Follows, Solver
 from score_sde.solvers.base import Solution, continuous
@@ -83,6 +93,7 @@ class Adaptive:
     t_min: Number
     noise_scale: Number
     denoising: Denoising = DEFAULTS.sampling.denoising
+    condition: Callable[[Params, Integer[Array, " batch"]], Params] = unconditional
     name: str = ""
 
     on_grid: ClassVar[bool] = False
@@ -90,6 +101,7 @@ class Adaptive:
 
     def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Solution:
         """Samples ``first`` to ``first + shape[0] - 1``."""
+        params = self.condition(params, sample_indices(first, shape[0]))
         return self.of_keys(params, sample_keys(key, first, shape[0]), shape[1:])
 
     def of_keys(self, params: Params, keys: SampleKeys, event_shape: tuple[int, ...]) -> Solution:
@@ -110,6 +122,7 @@ class Adaptive:
             times=times,
             noise_scale=self.noise_scale,
             denoising=self.denoising,
+            condition=self.condition,
             name=self.name,
         )
 

@@ -12,13 +12,14 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, runt
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from score_sde.arguments import check_samples, not_fulfilled, not_whole
 from score_sde.chains import Chain
 from score_sde.errors import UserError, refuse, unknown
 from score_sde.fields import DEFAULTS
-from score_sde.keys import fold_in, sample_keys
+from score_sde.keys import fold_in, sample_indices, sample_keys
+from score_sde.labels import unconditional
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
 from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers.base import Solution, Solver, SolverState
@@ -252,6 +253,8 @@ class FixedSteps:
     denoising: Denoising = DEFAULTS.sampling.denoising
     # From parameters to the law of a step down a chain, where the network has learned the variances.
     law_of: Callable[[Params], StepLaw] | None = None
+    # From parameters and the numbers of samples to the parameters for their classes.
+    condition: Callable[[Params, Integer[Array, " batch"]], Params] = unconditional
     dtype: Any = float
     name: str = ""  # name of the sampler in reports
 
@@ -273,6 +276,7 @@ class FixedSteps:
 
     def __call__(self, params: Params, key: PRNGKey, shape: tuple[int, ...], first: Array | int = 0) -> Solution:
         """Samples ``first`` to ``first + shape[0] - 1``."""
+        params = self.condition(params, sample_indices(first, shape[0]))
         return self.of_keys(params, sample_keys(key, first, shape[0]), shape[1:])
 
     def of_keys(self, params: Params, keys: SampleKeys, event_shape: tuple[int, ...]) -> Solution:
@@ -295,7 +299,7 @@ class FixedSteps:
         frames: Sequence[int] | np.ndarray | None = None,
     ) -> Float[Array, "..."]:
         """The samples along the path from the prior, at the times of :func:`trajectory`."""
-        keys = sample_keys(key, first, shape[0])
+        params, keys = self.condition(params, sample_indices(first, shape[0])), sample_keys(key, first, shape[0])
         return trajectory(*self._begin(params, keys, shape[1:]), self.times, frames=frames)
 
     def along(self, times: Grid) -> "FixedSteps":

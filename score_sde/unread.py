@@ -14,8 +14,8 @@ from score_sde.validation import Purpose
 
 #: The groups that each purpose reads: every field whose conditions hold.
 _GROUPS: Mapping[Purpose, tuple[str, ...]] = {
-    "train": ("sde", "parameterization", "model", "objective", "optim"),
-    "sample": ("sampling",),
+    "train": ("sde", "parameterization", "model", "objective", "optim", "conditioning"),
+    "sample": ("sampling", "conditioning"),
     "restore": ("conditioning",),
     "pareto": ("pareto",),
     "likelihood": ("likelihood",),

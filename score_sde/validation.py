@@ -7,8 +7,9 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, get_args
 
+from score_sde.data.base import no_labels
 from score_sde.diffusions import DIFFUSIONS, on_chain
-from score_sde.fields import FIELDS, Settings
+from score_sde.fields import DEFAULTS, FIELDS, Settings
 from score_sde.fields.conditions import shown
 from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.models.layers import EMBEDDINGS
@@ -150,11 +151,6 @@ _SIZES = {False: ("features", "channel_multipliers", "num_blocks"), True: ("chan
 def _trained(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     """Sentences about values that new runs may not train with, though old runs may have."""
     model, parameterization, family = config.model, config.parameterization, NETWORKS[config.model.name]
-    if model.num_classes:
-        yield (
-            f"config.model.num_classes is {model.num_classes}, and training does not read labels yet: the network "
-            "would learn one class, none; expected 0."
-        )
     if family.needs_embedding and model.embedding not in EMBEDDINGS:
         yield (
             f"config.model.embedding is {model.embedding}, and the {model.name} always embeds the noise; expected "
@@ -174,6 +170,62 @@ def _trained(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
                 f"config.model.attention_resolutions is {shown(model.attention_resolutions)}, and the feature maps of "
                 f"such images have heights {', '.join(map(str, heights))}; expected some of these, or ()."
             )
+
+
+def class_problems(config: Settings, num_classes: int | None, purposes: Collection[Purpose]) -> Iterator[str]:
+    """Sentences about classes that the data, the network or its training lack.
+
+    Args:
+        config: A configuration whose fields have been checked one by one.
+        num_classes: The number of classes of the data; ``None`` for data without labels.
+        purposes: The uses of the configuration.
+    """
+    conditioning, model, wanted = config.conditioning, config.model, set(purposes)
+    draws = bool(wanted & {"sample", "pareto"}) or ("train" in wanted and config.training.sample_every > 0)
+    if not conditioning.classes:
+        if model.num_classes and "train" in wanted:
+            yield (
+                f"config.model.num_classes is {model.num_classes} and config.conditioning.classes is False: the "
+                "network would learn one class, none; expected config.conditioning.classes=True, or "
+                "config.model.num_classes=0."
+            )
+        asked = [name for name in ("labels", "scale") if conditioning[name] != DEFAULTS.conditioning[name]]
+        for name in asked if draws else ():
+            yield (
+                f"config.conditioning.{name} is {shown(conditioning[name])}, and the network knows no classes; "
+                "expected a run that was trained with config.conditioning.classes=True."
+            )
+        return
+    if not NETWORKS[model.name].takes_labels:
+        known = ", ".join(name for name, family in NETWORKS.items() if family.takes_labels)
+        yield (
+            f"config.conditioning.classes is True, and config.model.name={model.name} takes no labels; expected one of "
+            f"{known}, or config.conditioning.classes=False."
+        )
+    if not model.num_classes and num_classes is None:
+        yield no_labels(config.data.name)
+    if model.num_classes and num_classes not in (None, model.num_classes):
+        yield (
+            f"config.model.num_classes is {model.num_classes}, and {config.data.name} has {num_classes} classes; "
+            f"expected {num_classes}, or 0 for their number."
+        )
+    if draws:
+        yield from _class_samples(config, model.num_classes or num_classes)
+
+
+def _class_samples(config: Settings, count: int | None) -> Iterator[str]:
+    conditioning = config.conditioning
+    if count and (unknown := [label for label in conditioning.labels if label >= count]):
+        yield (
+            f"config.conditioning.labels has {', '.join(map(str, unknown))}; expected classes from 0 to {count - 1}, "
+            f"the {count} of {config.data.name}."
+        )
+    if conditioning.scale != 1.0 and not conditioning.null_probability:
+        yield (
+            f"config.conditioning.scale is {conditioning.scale:g}, and with config.conditioning.null_probability=0 "
+            "training never drops a label: the network has no score without a class to guide with; expected scale 1.0, "
+            "or a run that was trained with null_probability=0.1."
+        )
 
 
 def _averages(config: Settings) -> Iterator[str]:

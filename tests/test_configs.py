@@ -9,6 +9,7 @@ import pytest
 from score_sde.config import default_config, from_file
 from score_sde.errors import UserError
 from score_sde.fields import FIELDS
+from score_sde.labels import Labeled
 from score_sde.modes.workdir import build_experiment
 from score_sde.sdes import VP, SubVP
 
@@ -17,7 +18,8 @@ FILES = sorted(CONFIGS.rglob("*.py"))
 # Tracing takes seconds for each of the large published networks: one of every family stands for the others.
 PUBLISHED = [file for file in FILES if "import published" in file.read_text()]
 FAMILIES = ("vp/ddpm/cifar10", "ve/cifar10_ncsnpp_continuous", "ve/ncsn/cifar10", "ve/ncsnv2/cifar10")
-TRACED = [file for file in FILES if file not in PUBLISHED] + [CONFIGS / f"{name}.py" for name in FAMILIES]
+LARGE = [*PUBLISHED, CONFIGS / "vp" / "cifar10_classes.py"]
+TRACED = [file for file in FILES if file not in LARGE] + [CONFIGS / f"{name}.py" for name in FAMILIES]
 
 
 def _name(file):
@@ -40,6 +42,8 @@ def test_a_shipped_configuration_builds_and_its_training_step_traces(file):
     state = experiment.abstract_state()
     dtype = np.uint8 if experiment.quantization.num_grey_levels else np.float32
     batch = jax.ShapeDtypeStruct((experiment.settings.training.batch_size, *experiment.event_shape), dtype)
+    if experiment.num_classes:
+        batch = Labeled(batch, jax.ShapeDtypeStruct(batch.shape[:1], np.int32))
     after, metrics = jax.eval_shape(experiment.train_step, state, batch)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert metrics["loss"].shape == metrics["grad_norm"].shape == ()

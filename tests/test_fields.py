@@ -274,7 +274,11 @@ def test_all_that_is_wrong_is_said_at_once_and_only_what_the_purpose_reads():
 @pytest.mark.parametrize(
     ("overrides", "purpose", "part"),
     [
-        (("model.num_classes=10",), "train", "num_classes is 10, and training does not read labels"),
+        (
+            ("model.num_classes=10",),
+            "train",
+            "num_classes is 10 and config.conditioning.classes is False: the network would learn one class",
+        ),
         (("model.attention_resolutions=5",), "train", "have heights 32, 16, 8, 4, 2, 1; expected some of these"),
         (("model.fir=True", "model.fir_kernel=0,0"), "train", "fir_kernel is (0.0, 0.0); expected at least one weight"),
         (("model.features=65536", "model.channel_multipliers=1024"), "sample", "parameters"),

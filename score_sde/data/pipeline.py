@@ -60,6 +60,11 @@ class EvalBatch:
     index: np.ndarray
     label: np.ndarray | None = None
 
+    @property
+    def examples(self) -> Any:
+        """The data, with their labels if they were asked for."""
+        return self.data if self.label is None else Labeled(self.data, self.label)
+
 
 class TrainIterator(Iterator[TrainBatch]):
     """An infinite iterator over :class:`TrainBatch` whose position in the stream can be saved and restored.

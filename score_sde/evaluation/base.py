@@ -52,7 +52,7 @@ class Examples(NamedTuple):
     """A batch of examples, split over the devices."""
 
     number: int  # of the batch
-    data: Array  # ``(batch, *event)``, as stored by the source
+    data: Any  # ``(batch, *event)``, as stored by the source; with their labels in a run of classes
     mask: np.ndarray  # False for padding rows of the last batch
 
 
@@ -63,8 +63,9 @@ def examples(experiment: Experiment, source: Source, *, batch_size: int, limit: 
     """
     total = min(limit or len(source), len(source))
     size = shared_size(experiment.mesh, min(batch_size, total))
-    for index, batch in enumerate(eval_batches(source, batch_size=size, limit=total)):
-        yield Examples(index, spread(experiment.mesh, batch.data), batch.mask)
+    labels = experiment.num_classes > 0
+    for index, batch in enumerate(eval_batches(source, batch_size=size, limit=total, labels=labels)):
+        yield Examples(index, jax.tree.map(lambda part: spread(experiment.mesh, part), batch.examples), batch.mask)
 
 
 def decisive_fields(config: Settings, groups: Collection[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from score_sde.distributed import gathered
 from score_sde.evaluation.base import Examples, Purpose, examples, mean_and_std_error, root_key
 from score_sde.evaluation.likelihood import BinNoise, DatasetLikelihood, Draw, FlowProtocol, dequantized, flow_draw
 from score_sde.experiment import Experiment
+from score_sde.labels import data_of
 from score_sde.likelihood import prior_divergence
 from score_sde.typing import Params
 
@@ -74,7 +75,7 @@ def error_budget(
     plain = measured(decoder=False)
     solver = difference(plain, measured(decoder=False, refinements=1))
     truncation = difference(plain, measured(decoder=True))
-    x, _ = dequantized(experiment, noise, noise.params, key, batch.data)
+    x, _ = dequantized(experiment, noise, noise.params, key, data_of(batch.data))
     prior = _counted(prior_divergence(experiment.sde, jnp.ones(()), x), batch)
     good = result.success
     return ErrorBudget(

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from score_sde.errors import UserError
 from score_sde.evaluation.base import Purpose, examples, root_key
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment
+from score_sde.labels import conditioned
 from score_sde.objectives import make_predict_fn
 from score_sde.parameterization import make_score_fn
 from score_sde.typing import Params, PRNGKey
@@ -115,7 +116,8 @@ def _batches(experiment: Experiment, params: Params, source: Source, process: Ch
     num_terms = settings.chain_terms or None
 
     @jit
-    def measure(params: Params, key: PRNGKey, levels: Array, mask: Array) -> _Sums:
+    def measure(params: Params, key: PRNGKey, batch: Any, mask: Array) -> _Sums:
+        params, levels = conditioned(params, batch)
         x = quantization.midpoints(levels)
         if experiment.learns_variances:
             predict = make_predict_fn(experiment.reversal_network, experiment.parameterization, process, params)

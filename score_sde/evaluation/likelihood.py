@@ -20,6 +20,7 @@ from score_sde.evaluation.base import Examples, Purpose, decisive_fields, finger
 from score_sde.evaluation.partial import Partial, measured_in_parts
 from score_sde.experiment import Experiment, make_grid
 from score_sde.keys import example_keys
+from score_sde.labels import conditioned
 from score_sde.likelihood import (
     Bound,
     Dequantized,
@@ -101,8 +102,8 @@ class DatasetLikelihood(NamedTuple):
 
 def flow_draw(
     experiment: Experiment, protocol: FlowProtocol, noise: BinNoise
-) -> Callable[[Params, Params, PRNGKey, Array], Draw]:
-    """The compiled program ``(params, noise_params, key, levels) -> Draw`` for a batch of examples."""
+) -> Callable[[Params, Params, PRNGKey, Any], Draw]:
+    """The compiled program ``(params, noise_params, key, batch) -> Draw`` for a batch of examples."""
     sde, shared = experiment.sde, {"num_probes": protocol.num_probes or None, "probe_kind": protocol.probe_kind}
     if protocol.num_steps:
         points = {"num_steps": protocol.num_steps, "t_end": protocol.t_min}
@@ -115,7 +116,8 @@ def flow_draw(
         shared |= {"t0": protocol.t_min, "rtol": tolerance, "atol": tolerance}
 
     @jit
-    def draw(params: Params, noise_params: Params, key: PRNGKey, levels: Array) -> Draw:
+    def draw(params: Params, noise_params: Params, key: PRNGKey, batch: Any) -> Draw:
+        params, levels = conditioned(params, batch)
         noise_key, probe_key, decoder_key = (jax.random.fold_in(key, n) for n in range(3))
         x, log_q = dequantized(experiment, noise, noise_params, noise_key, levels)
         score_fn = experiment.score_fn(params)
@@ -212,7 +214,8 @@ def dataset_bound(
     settings, noise, kept = experiment.settings.likelihood, noise or BinNoise(), kept or Partial()
 
     @jit
-    def draw(params: Params, noise_params: Params, key: PRNGKey, levels: Array) -> Bound:
+    def draw(params: Params, noise_params: Params, key: PRNGKey, batch: Any) -> Bound:
+        params, levels = conditioned(params, batch)
         noise_key, bound_key = jax.random.split(key)
         x, log_q = dequantized(experiment, noise, noise_params, noise_key, levels)
         options = {"t_min": settings.t_min, "num_times": settings.bound_times}
@@ -289,5 +292,6 @@ def identity_of(experiment: Experiment, params: Params, noise: BinNoise, source:
     """
     groups = ("seed", "sde", "parameterization", "model", "data", "likelihood")
     size = shared_size(experiment.mesh, experiment.settings.likelihood.batch_size)
-    known = [fingerprint(params), noise.name, fingerprint(noise.params), contents_of(source), size]
+    contents = contents_of(source, labels=experiment.num_classes > 0)
+    known = [fingerprint(params), noise.name, fingerprint(noise.params), contents, size]
     return json.dumps([decisive_fields(experiment.settings, groups), *known])

@@ -2,31 +2,31 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from score_sde.data import Source
 from score_sde.distributed import everywhere, gathered, jit
 from score_sde.evaluation.base import Purpose, examples, mean_and_std_error, root_key
 from score_sde.evaluation.likelihood import BinNoise, dequantized
 from score_sde.experiment import Experiment
+from score_sde.labels import conditioned, on_data
 from score_sde.objectives import likelihood_weighting, loss_by_noise_level, score_matching_loss
 from score_sde.typing import Params, PRNGKey, Times
 
 _EXAMPLES = 256  # of the report by noise level
 
-Losses = Callable[[Params, PRNGKey, Array], Times]  # for a batch of examples as stored by the source
+Losses = Callable[[Params, PRNGKey, Any], Times]  # for a batch of examples as stored by the source
 
 
 def model_losses(experiment: Experiment) -> Losses:
     """The training loss of the score network, without dropout."""
 
-    def losses(params: Params, key: PRNGKey, levels: Array) -> Times:
+    def losses(params: Params, key: PRNGKey, batch: Any) -> Times:
         prepare_key, loss_key = jax.random.split(key)
-        x = experiment.quantization.dequantize(prepare_key, levels)
+        x = on_data(lambda levels: experiment.quantization.dequantize(prepare_key, levels), batch)
         return experiment.loss(params, loss_key, x, train=False)
 
     return losses
@@ -89,7 +89,8 @@ def noise_level_report(
     )
 
     @jit
-    def measure(params: Params, noise_params: Params, key: PRNGKey, levels: Array):  # noqa: ANN202
+    def measure(params: Params, noise_params: Params, key: PRNGKey, batch: Any):  # noqa: ANN202
+        params, levels = conditioned(params, batch)
         noise_key, loss_key = jax.random.split(key)
         x, _ = dequantized(experiment, noise or BinNoise(), noise_params, noise_key, levels)
         options = {"t0": settings.t_min, "num_levels": settings.noise_levels}

@@ -15,6 +15,7 @@ from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import Purpose, fingerprint, root_key, sample_seed
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment
+from score_sde.labels import Conditioned, Labeled, conditioned
 from score_sde.likelihood.latents import decode, encode, interpolate
 from score_sde.sampling import FixedSteps
 from score_sde.solvers.base import Solution
@@ -135,7 +136,34 @@ def identity_of_samples(experiment: Experiment, params: Params) -> str:
     groups = ("sde", "parameterization", "model", "sampling")
     known = [sample_seed(config), fingerprint(params), shared_size(experiment.mesh, config.sampling.batch_size)]
     data = [experiment.event_shape, quantization.num_grey_levels, quantization.centered]
-    return json.dumps([{name: dict(config[name]) for name in groups}, known, data])
+    classes = [[experiment.num_classes, experiment.sampled_classes, config.conditioning.scale]]
+    fields = {name: dict(config[name]) for name in groups}
+    return json.dumps([fields, known, data, *(classes if experiment.num_classes else [])])
+
+
+def sampled_labels(experiment: Experiment, count: int, first: int = 0) -> np.ndarray | None:
+    """The class of each of some samples; ``None`` for a run without labels."""
+    classes = np.asarray(experiment.sampled_classes, np.int32)
+    return classes[(first + np.arange(count)) % len(classes)] if len(classes) else None
+
+
+def in_rows(labels: np.ndarray | None) -> tuple[np.ndarray | slice, int | None]:
+    """The places of samples in a grid with a row for each class, and its columns.
+
+    Where a class has a single sample, and without labels, all samples keep their order, and the grid has no rows of
+    classes.
+
+    >>> place, columns = in_rows(np.array([3, 7, 3, 7, 3]))
+    >>> place.tolist(), columns
+    ([0, 2, 1, 3], 2)
+    """
+    if labels is None:
+        return slice(None), None
+    _, first, counts = np.unique(labels, return_index=True, return_counts=True)
+    if counts.min() < 2:
+        return slice(None), None
+    places = [np.flatnonzero(labels == labels[index])[: counts.min()] for index in np.sort(first)]
+    return np.concatenate(places), int(counts.min())
 
 
 def compiled_sampler(experiment: Experiment) -> Callable[..., Solution]:
@@ -190,10 +218,13 @@ class LatentCodes(NamedTuple):
     seconds: float
 
 
-def latent_codes(experiment: Experiment, params: Params, levels: np.ndarray) -> LatentCodes:
+def latent_codes(
+    experiment: Experiment, params: Params, levels: np.ndarray, labels: np.ndarray | None = None
+) -> LatentCodes:
     """Carry data along the probability flow to noise and back, and interpolate between the codes of pairs.
 
-    The tolerances are the likelihood's: a code is the endpoint of its solve.
+    The tolerances are the likelihood's: a code is the endpoint of its solve. With labels the flow is of the class of
+    each example, and between two examples of the class of the nearer one.
 
     Raises:
         UserError: If a solve is given up.
@@ -202,7 +233,8 @@ def latent_codes(experiment: Experiment, params: Params, levels: np.ndarray) -> 
     accuracy = {"t_end": settings.t_min, "tolerance": settings.tolerance}
 
     @jit
-    def there_and_back(params: Params, key: PRNGKey, levels: Array) -> Any:
+    def there_and_back(params: Params, key: PRNGKey, batch: Any) -> Any:
+        params, levels = conditioned(params, batch)
         x = experiment.quantization.dequantize(key, levels)
         codes = encode(sde, experiment.score_fn(params), x, **accuracy)
         return x, codes, decode(sde, experiment.score_fn(params), codes.y, **accuracy)
@@ -210,13 +242,20 @@ def latent_codes(experiment: Experiment, params: Params, levels: np.ndarray) -> 
     start = time.perf_counter()
     # Repeating the last one pads the rows, so that they divide evenly over the devices.
     rows = np.minimum(np.arange(shared_size(experiment.mesh, len(levels))), len(levels) - 1)
-    found = there_and_back(params, root_key(experiment, Purpose.LATENTS), spread(experiment.mesh, levels[rows]))
+    examples = levels[rows] if labels is None else Labeled(levels[rows], labels[rows])
+    batch = jax.tree.map(lambda part: spread(experiment.mesh, part), examples)
+    found = there_and_back(params, root_key(experiment, Purpose.LATENTS), batch)
     x, codes, back = jax.tree.map(lambda leaf: leaf[: len(levels)], gathered(found))
     pairs = min(_ROWS, len(levels) // 2)
     path = interpolate(jnp.asarray(codes.y[: 2 * pairs : 2]), jnp.asarray(codes.y[1 : 2 * pairs : 2]), _COLUMNS)
+    given = params
+    if labels is not None:
+        near = np.arange(_COLUMNS)[:, None] < _COLUMNS / 2
+        label = np.where(near, labels[: 2 * pairs : 2], labels[1 : 2 * pairs : 2])
+        given = Conditioned(params, jnp.asarray(label.reshape(-1)))
     between = gathered(
         jit(lambda params, z: decode(sde, experiment.score_fn(params), z, **accuracy))(
-            params, path.reshape(-1, *x.shape[1:])
+            given, path.reshape(-1, *x.shape[1:])
         )
     )
     if not all(bool(solution.success.all()) for solution in (codes, back, between)):

@@ -1,4 +1,4 @@
-"""The fields of conditional samples: observations of images, and the methods that draw images given them."""
+"""The fields of conditional samples: classes of labeled data, and images given observations of them."""
 
 import dataclasses
 from typing import ClassVar
@@ -6,12 +6,15 @@ from typing import ClassVar
 from score_sde.fields.conditions import When, given
 from score_sde.fields.diffusion import SCORE
 from score_sde.fields.group import Group
-from score_sde.fields.lines import choice, integer, path, real
+from score_sde.fields.kinds import Integer
+from score_sde.fields.lines import choice, flag, integer, path, real, several
+from score_sde.fields.model import MAX_CLASSES
 
 OBSERVED = ("mask", "grey", "downsample", "blur", "motion_blur", "projection")
 REGIONS = ("half", "box", "random")
 METHODS = ("mmps", "pigdm", "dps", "ddnm", "repaint", "daps", "tds")
 
+_CLASSES = given("conditioning.classes", True)
 _MASK, _DOWNSAMPLE, _BLUR, _MOTION_BLUR, _PROJECTION = (
     given("conditioning.operator", name) for name in ("mask", "downsample", "blur", "motion_blur", "projection")
 )
@@ -20,10 +23,26 @@ _MMPS, _REPAINT, _DAPS, _TDS = (given("conditioning.method", name) for name in (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conditioning(Group):
-    """Conditional samples: --mode=restore draws images given observations of them."""
+    """Conditional samples: of a class, where training reads labels, and in --mode=restore given an observation."""
 
     when: ClassVar[When] = SCORE
 
+    classes: bool = flag(
+        False, "train on the labels of the data too, so that samples and likelihoods are of a class", When()
+    )
+    null_probability: float = real(
+        *(0.1, 0.0, 0.99, "share of the examples without their label in training, for guidance; 0 for none"),
+        when=_CLASSES,
+    )
+    labels: tuple[int, ...] = several(
+        *((), Integer(low=0, high=MAX_CLASSES - 1), (0, 1000)),
+        "classes of the samples, in turn; empty for all",
+        when=_CLASSES,
+    )
+    scale: float = real(
+        *(1.0, 0.0, 100.0, "guidance of samples by their class: 1 off, above 1 further towards it, 0 of no class"),
+        when=_CLASSES,
+    )
     operator: str = choice(
         OBSERVED,
         "what is observed of an image: the pixels outside a region, the mean of its channels, the means of blocks, a "

@@ -9,6 +9,7 @@ from score_sde.fields.lines import choice, flag, integer, path, real, several
 
 MAX_WIDTH = 2**16  # channels or units; two such layers have 4e9 weights between them
 MAX_SIDE = 2**16  # pixels
+MAX_CLASSES = 100_000
 _MAX_LEVELS = 12  # an image of the largest side then has 16 pixels per side
 _ACTIVATIONS = ("elu", "relu", "lrelu", "swish")
 _WIDTH, _SIDE = Integer(low=1, high=MAX_WIDTH), Integer(low=1, high=MAX_SIDE)
@@ -45,7 +46,10 @@ class Model(Group):
     fourier_scale: float = real(
         16.0, 1e-3, 1e3, "standard deviation of the frequencies", _EMBEDS & given("model.embedding", "fourier")
     )
-    num_classes: int = integer(0, 0, 100_000, "classes of a class-conditional U-Net; 0 for none", _UNET)
+    num_classes: int = integer(
+        *(0, 0, MAX_CLASSES, "classes of a network with conditioning.classes; 0 for the number in the data"),
+        when=_EMBEDS & given("conditioning.classes", True),
+    )
     activation: str = choice(_ACTIVATIONS, "the nonlinearity", default="swish")
     resblock_type: str = choice(("biggan", "ddpm"), "resampling inside residual blocks, or between them", _NCSNPP)
     resample_with_conv: bool = flag(

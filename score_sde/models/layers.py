@@ -11,13 +11,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
 from score_sde.models.pixels import Images, add_everywhere, centered_moments, rescale
 from score_sde.models.storing import stored, stored_gradient
-from score_sde.typing import Times, time_dtype
+from score_sde.typing import Labels, Times, is_known, time_dtype
 
 Features = Float[Array, "batch features"]
 Activation = Callable[[Array], Array]
@@ -210,3 +212,40 @@ class TimeEmbedding(nn.Module):
             h = positional_embedding(condition, self.width)
         h = nn.Dense(4 * self.width, kernel_init=ddpm_init())(h)
         return nn.Dense(4 * self.width, kernel_init=ddpm_init())(self.activation(h))
+
+
+def label_embedding(num_classes: int, width: int, label: Labels | None, condition: Times) -> Features:
+    """A learned vector for each class, and one for no class, of the module that calls this.
+
+    The last row stands for no class, so that one network serves classifier-free guidance.
+
+    Args:
+        num_classes: Number of classes.
+        width: Size of the vectors.
+        label: The classes; ``None``, or -1 for single examples, stands for no class. Traced labels out of range give
+            NaN.
+        condition: The noise condition, of the shape of the labels.
+    """
+    index = jnp.full(condition.shape, -1) if label is None else label
+    known = (index >= -1) & (index < num_classes)
+    row = jnp.where(index < 0, num_classes, index)
+    table = nn.Embed(num_classes + 1, width, name="label_embedding")
+    return table(jnp.where(known, row, num_classes + 1))  # beyond the table: NaN
+
+
+def check_labels(label: Labels, num_classes: int) -> None:
+    """Refuse labels that a network has no classes for; traced labels cannot be read, and pass.
+
+    Raises:
+        UserError: For labels given to a network without classes, and for labels out of range.
+    """
+    if not num_classes:
+        raise UserError("The network has no classes (num_classes=0), and labels were given; expected none.")
+    if not is_known(label):
+        return
+    classes = np.asarray(label)
+    if not ((classes >= -1) & (classes < num_classes)).all():
+        raise UserError(
+            f"The labels lie between {classes.min()} and {classes.max()}; expected 0 to {num_classes - 1}, the classes "
+            "of the network, or -1 for none."
+        )

@@ -5,8 +5,8 @@ from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
 from score_sde.models.dropout import Dropout
-from score_sde.models.layers import ACTIVATIONS, TimeEmbedding
-from score_sde.typing import Times
+from score_sde.models.layers import ACTIVATIONS, TimeEmbedding, check_labels, label_embedding
+from score_sde.typing import Labels, Times
 
 
 class MLP(nn.Module):
@@ -18,16 +18,25 @@ class MLP(nn.Module):
     embedding: str = DEFAULTS.model.embedding
     fourier_scale: float = DEFAULTS.model.fourier_scale
     activation: str = DEFAULTS.model.activation
+    num_classes: int = DEFAULTS.model.num_classes
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch dim"], condition: Times, *, train: bool = False
+        self, x: Float[Array, "batch dim"], condition: Times, *, label: Labels | None = None, train: bool = False
     ) -> Float[Array, "batch dim"]:
-        """The network output, of the shape of ``x``."""
+        """The network output, of the shape of ``x``; labels are as for :class:`~score_sde.models.ncsnpp.NCSNpp`.
+
+        Raises:
+            UserError: For labels given to a network without classes, and for labels out of range.
+        """
+        if label is not None:
+            check_labels(label, self.num_classes)
         activation = ACTIVATIONS[self.activation]
-        embedding = activation(
-            TimeEmbedding(self.features // 4, self.embedding, activation, self.fourier_scale)(condition)
-        )
+        width = 4 * (self.features // 4)
+        embedding = TimeEmbedding(self.features // 4, self.embedding, activation, self.fourier_scale)(condition)
+        if self.num_classes:
+            embedding = embedding + label_embedding(self.num_classes, width, label, condition)
+        embedding = activation(embedding)
         h = nn.Dense(self.features)(x)
         for _ in range(self.num_blocks):
             r = nn.Dense(self.features)(activation(nn.LayerNorm(use_fast_variance=False)(h))) + nn.Dense(self.features)(

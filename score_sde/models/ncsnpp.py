@@ -17,9 +17,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
-from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
 from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS, InputPyramid, Maps, OutputPyramid, ResidualBlock
 from score_sde.models.layers import (
@@ -30,7 +28,9 @@ from score_sde.models.layers import (
     GroupNorm,
     Images,
     TimeEmbedding,
+    check_labels,
     conv3x3,
+    label_embedding,
 )
 from score_sde.models.resampling import (
     Downsample,
@@ -41,7 +41,7 @@ from score_sde.models.resampling import (
     fir_upsample,
     upsample,
 )
-from score_sde.typing import Labels, Times, is_known
+from score_sde.typing import Labels, Times
 
 Block = Callable[..., Maps]  # (features, width, resample=None) -> features
 
@@ -92,7 +92,7 @@ class NCSNpp(nn.Module):
                 range give NaN.
         """
         if label is not None:
-            self._check(label)
+            check_labels(label, self.num_classes)
         if self.rescale_input:
             x = 2.0 * x - 1.0
         kernel = self.fir_kernel if self.fir else None
@@ -111,27 +111,9 @@ class NCSNpp(nn.Module):
             activation = ACTIVATIONS[self.activation]
             embedding = TimeEmbedding(self.features, self.embedding, activation, self.fourier_scale)(condition)
         if self.num_classes:
-            # The last row stands for "no class", so that one network serves classifier-free guidance.
-            index = jnp.full(condition.shape, -1) if label is None else label
-            known = (index >= -1) & (index < self.num_classes)
-            row = jnp.where(index < 0, self.num_classes, index)
-            classes = nn.Embed(self.num_classes + 1, 4 * self.features, name="label_embedding")(
-                jnp.where(known, row, self.num_classes + 1)  # beyond the table: NaN
-            )
+            classes = label_embedding(self.num_classes, 4 * self.features, label, condition)
             embedding = classes if embedding is None else embedding + classes
         return embedding
-
-    def _check(self, label: Labels) -> None:
-        if not self.num_classes:
-            raise UserError("The network has no classes (num_classes=0), and labels were given; expected none.")
-        if not is_known(label):
-            return
-        classes = np.asarray(label)
-        if not ((classes >= -1) & (classes < self.num_classes)).all():
-            raise UserError(
-                f"The labels lie between {classes.min()} and {classes.max()}; expected 0 to {self.num_classes - 1}, "
-                "the classes of the network, or -1 for none."
-            )
 
     def _make_block(self, embedding: Features | None, train: bool) -> Block:
         # The static argument is ``train``; position 0 is the module itself. The name keeps the parameters' paths.

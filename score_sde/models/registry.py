@@ -29,6 +29,7 @@ class Family(NamedTuple):
     is_latent: bool = False  # an encoder and a decoder without a score
     looks_up_level: bool = False  # by its number
     needs_embedding: bool = False
+    takes_labels: bool = False
 
 
 # Fields that the original DDPM does not read from its configuration.
@@ -38,13 +39,13 @@ _DDPM = {
     **{"progressive": "none", "progressive_input": "none", "progressive_combine": "sum", "fir_kernel": (1, 3, 3, 1)},
 }
 NETWORKS: Mapping[str, Family] = {
-    "ncsnpp": Family(NCSNpp, unet_count),
-    "ddpm": Family(DDPM, unet_count, _DDPM),
+    "ncsnpp": Family(NCSNpp, unet_count, takes_labels=True),
+    "ddpm": Family(DDPM, unet_count, _DDPM, takes_labels=True),
     "ncsn": Family(NCSN, ncsn_count, {"resolution": 64}, 1, looks_up_level=True),
     "ncsnv2_64": Family(NCSNv2, refinenet_count, {"resolution": 64}, 1),
     "ncsnv2_128": Family(NCSNv2, refinenet_count, {"resolution": 128}, 2),
     "ncsnv2_256": Family(NCSNv2, refinenet_count, {"resolution": 256}, 3),
-    "mlp": Family(MLP, mlp_count, for_images=False, needs_embedding=True),
+    "mlp": Family(MLP, mlp_count, for_images=False, needs_embedding=True, takes_labels=True),
     "vae": Family(VAE, autoencoder_count, is_latent=True),
 }
 DEQUANTIZERS: Mapping[str, type[nn.Module]] = {"flowpp": FlowPP}

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array
 
 from score_sde.cautions import run_cautions
 from score_sde.checkpointing import Checkpoints, edited_record, newest_config
@@ -30,6 +29,7 @@ from score_sde.evaluation.loss import Losses, LossEvaluator
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
+from score_sde.labels import Conditioned
 from score_sde.likelihood import DEQUANTIZATIONS, UniformDequantizer, dequantization_loss
 from score_sde.modes.record import write_records
 from score_sde.modes.workdir import (
@@ -41,6 +41,7 @@ from score_sde.modes.workdir import (
     train_to_end,
     trained_model,
 )
+from score_sde.objectives import given_labels
 from score_sde.report.measured import loss_curve
 from score_sde.state import TrainState, state_of
 from score_sde.training.loop import Task
@@ -114,16 +115,22 @@ def dequantizer_loss(experiment: Experiment, dequantizer: Dequantizer, model_par
     """The loss of a dequantizer against a fixed model, configured by ``config.dequantizer``."""
     settings = experiment.settings.dequantizer
     options = {"t_min": settings.t_min, "offset": settings.offset, "dropout": bool(settings.dropout)}
-    score_fn = experiment.score_fn(model_params)
-    return dequantization_loss(experiment.quantization, dequantizer, experiment.sde, score_fn, **options)
+
+    def loss(params: Params) -> Loss:
+        score_fn = experiment.score_fn(params)
+        return dequantization_loss(experiment.quantization, dequantizer, experiment.sde, score_fn, **options)
+
+    if not experiment.num_classes:
+        return loss(model_params)
+    return given_labels(lambda label: loss(Conditioned(model_params, label)))
 
 
 def held_out_losses(experiment: Experiment, dequantizer: Dequantizer) -> Losses:
     """The same loss without dropout, as a function of ``(params, model_params)``, for a :class:`LossEvaluator`."""
 
-    def losses(params: tuple[Params, Params], key: PRNGKey, levels: Array) -> Times:
+    def losses(params: tuple[Params, Params], key: PRNGKey, batch: Any) -> Times:
         own, model_params = params
-        return dequantizer_loss(experiment, dequantizer, model_params)(own, key, levels, train=False)
+        return dequantizer_loss(experiment, dequantizer, model_params)(own, key, batch, train=False)
 
     return losses
 
@@ -167,7 +174,8 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
     with writing(directory):
         directory.mkdir(exist_ok=True)
     with only_writer(directory, "train", doing=f"training the dequantizer in {directory}"):
-        known = {"parameters": fingerprint(frozen), "data": contents_of(task.source)}
+        contents = contents_of(task.source, labels=config.conditioning.classes)
+        known = {"parameters": fingerprint(frozen), "data": contents}
         records = _claim(config, directory, {"step": int(model.step), **known})
         return train_to_end(dataclasses.replace(task, records=records), directory)
 

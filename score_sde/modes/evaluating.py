@@ -89,7 +89,11 @@ class _Evaluation:
         if noise is None:
             del fields["likelihood"]
         batches = [shared_size(mesh, config[group].batch_size) for group in ("likelihood", "sampling")]
-        return hashlib.sha256(json.dumps([fields, protocol, noise, batches, self.contents]).encode()).hexdigest()
+        known = [fields, protocol, noise, batches, self.contents]
+        if classes := self.experiment.num_classes:
+            guided = self.samples and [self.experiment.sampled_classes, config.conditioning.scale]
+            known += [[classes, config.conditioning.null_probability, guided]]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def measure(self, step: int, params: Params, digest: str) -> dict[str, Any]:
         """The entry of one checkpoint; ``digest`` is the fingerprint of ``params``."""
@@ -204,7 +208,7 @@ def _prepare(experiment: Experiment, workdir: Path, place: Path, command: str) -
         experiment=experiment,
         place=place,
         source=source,
-        contents=contents_of(source),
+        contents=contents_of(source, labels=experiment.num_classes > 0),
         loss=LossEvaluator(experiment, source),
         noise=noise,
         samples=samples,

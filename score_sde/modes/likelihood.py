@@ -215,6 +215,7 @@ def _data(experiment: Experiment, noise: BinNoise, total: int) -> str:
         draws = settings.num_dequantizations
         several = ", importance-weighted" if settings.importance_weighted else ""
         data = f"{noise.name} dequantisation x{draws}{several}, {levels} levels"
+    data += ", given their classes" * (experiment.num_classes > 0)
     return f"{data}, {total} {plural(total, 'example')} of the test split"
 
 

@@ -15,7 +15,7 @@ from score_sde.files import Bucket, Unreadable, atomic_write_json, check_writabl
 from score_sde.training.optim import SCHEDULES
 
 #: Groups of fields that decide the meaning of the parameters of a run.
-MEANING = ("sde", "parameterization", "model", "data")
+MEANING = ("sde", "parameterization", "model", "data", "conditioning")
 #: Groups of fields that decide the training; they may not change under an existing run.
 TRAINED = ("seed", *MEANING, "objective", "optim", "training")
 #: Groups of fields by mode. Other modes read only ``MEANING``, and take the rest from the record of the run.
@@ -31,6 +31,8 @@ _FREE = (
     # Data are identified by content, not by path.
     *(f"data.{name}" for name in PLACE_FIELDS),
     "optim.ema_snapshot_every",
+    # The others are read by modes that take samples.
+    *(f"conditioning.{name}" for name in DEFAULTS.conditioning if name not in ("classes", "null_probability")),
 )
 #: Folders of a run whose files its modes create, move and remove.
 OWN = ("checkpoints", "averages", "damaged_checkpoints", "dequantizer", "earlier", "progress", "tensorboard")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from score_sde.data import fingerprint
+from score_sde.data.base import labels_of
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import sample_seed
 from score_sde.evaluation.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
@@ -17,7 +18,14 @@ from score_sde.evaluation.pareto import front, measure, recommended, settings_of
 from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.problems import CASES
 from score_sde.evaluation.results import digest, keep_earlier
-from score_sde.evaluation.samples import draw_samples, draw_trajectory, identity_of_samples, latent_codes
+from score_sde.evaluation.samples import (
+    draw_samples,
+    draw_trajectory,
+    identity_of_samples,
+    in_rows,
+    latent_codes,
+    sampled_labels,
+)
 from score_sde.experiment import Experiment, make_predictor
 from score_sde.fields import Settings
 from score_sde.files import atomic_savez, atomic_write_json, atomic_write_text, check_writable, jsonable, one_at_a_time
@@ -62,14 +70,17 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
         count = 6 if num_grey_levels is not None else 1000  # rows of images, or points of a scatter
         strip = draw_trajectory(experiment, state.ema_params, steps, count=count, frames=10)
     keep_earlier(place, "sample", digest(identity))
-    gray = {} if num_grey_levels is None else {"num_levels": np.asarray(num_grey_levels)}
-    atomic_savez(place / "samples.npz", samples=levels, **gray)  # readable as data by npz:samples.npz
+    known = {} if num_grey_levels is None else {"num_levels": np.asarray(num_grey_levels)}
+    labels = sampled_labels(experiment, len(levels), settings.first)
+    known |= {} if labels is None else {"labels": labels}
+    atomic_savez(place / "samples.npz", samples=levels, **known)  # readable as data by npz:samples.npz
     if strip is not None:
         trajectory_strip(*strip, place / "trajectory.png", quantization=experiment.quantization)
     if num_grey_levels is None:
         scatter(levels, _points_at_hand(experiment), place / "samples.png")
     else:
-        image_grid(levels[:100], place / "samples.png", num_grey_levels=num_grey_levels)
+        shown, columns = in_rows(None if labels is None else labels[: 10 * len(set(labels.tolist()))][:100])
+        image_grid(levels[:100][shown], place / "samples.png", num_grey_levels=num_grey_levels, columns=columns)
     report = {
         "solver": experiment.sampler.name,
         "num_steps": settings.num_steps if experiment.sampler.on_grid else None,
@@ -79,6 +90,7 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
         "seed": sample_seed(config),
         "first": settings.first,
         "denoising": settings.denoising,
+        **_conditions(experiment),
         "seconds": drawn.seconds,
         "identity": digest(identity),
         **provenance(state, command),
@@ -92,6 +104,13 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
         drawn.seconds,
     )
     summarize(workdir, place)
+
+
+def _conditions(experiment: Experiment) -> dict[str, Any]:
+    """The classes of the samples and their guidance, for a report; nothing for a run without labels."""
+    if not experiment.num_classes:
+        return {}
+    return {"classes": list(experiment.sampled_classes), "scale": experiment.settings.conditioning.scale}
 
 
 def _points_at_hand(experiment: Experiment) -> np.ndarray | None:
@@ -163,9 +182,10 @@ def run_latents(config: Settings, workdir: Path, command: str, *, out: Path | No
     check_limit(config)
     state, average = trained_model(experiment, workdir)
     source = measured_split(config, workdir, "test")
-    levels = source.gather(np.arange(min(config.sampling.num_samples, len(source))))
+    rows = np.arange(min(config.sampling.num_samples, len(source)))
+    levels, labels = source.gather(rows), labels_of(source, rows) if experiment.num_classes else None
     compiling("encoder and decoder")
-    found = latent_codes(experiment, state.ema_params, levels)
+    found = latent_codes(experiment, state.ema_params, levels, labels)
     num_grey_levels = experiment.quantization.num_grey_levels
     identity = digest(json.dumps([identity_of(experiment, state.ema_params, BinNoise(), source), len(levels)]))
     keep_earlier(place, "latents", identity)

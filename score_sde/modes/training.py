@@ -17,7 +17,7 @@ from score_sde.data import DataRecord, Source, tell
 from score_sde.errors import UserError
 from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.loss import LossEvaluator
-from score_sde.evaluation.samples import sketch
+from score_sde.evaluation.samples import in_rows, sampled_labels, sketch
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable, one_at_a_time, only_writer, read_json
@@ -37,6 +37,7 @@ from score_sde.modes.workdir import (
 from score_sde.report.measured import loss_curve
 from score_sde.report.plots import image_grid, scatter
 from score_sde.state import TrainState
+from score_sde.training.labels import check_reads_labels
 from score_sde.training.loop import Task, Watch
 from score_sde.typing import Params
 
@@ -48,14 +49,14 @@ def run_train(config: Settings, workdir: Path, command: str) -> None:
 
     def prepare() -> tuple[tuple[Experiment, dict[str, Source], DataRecord], dict[str, Any]]:
         experiment, sources = build_experiment(config, "train"), load_splits(config)
-        record = DataRecord.of(sources["train"].info, sources)
+        record = DataRecord.of(sources["train"].info, sources, labels=config.conditioning.classes)
         return (experiment, sources, record), record.summary()
 
     experiment, sources, data = agreed_on("data", prepare)
     check_writable(workdir)
     with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
         records = claim(config, workdir, data)
-        tell(sources)
+        tell(sources, labels=config.conditioning.classes)
         watch = _pictures(experiment, sources["test"], workdir / "progress")
         train(
             experiment,
@@ -84,9 +85,14 @@ def train(
 
     ``watch`` is called with the averaged parameters every ``training.sample_every`` steps. The splits of the data are
     loaded unless given. The other arguments are those of :class:`score_sde.training.loop.Task`.
+
+    Raises:
+        UserError: As :func:`score_sde.training.loop.run`; if a network that is trained on labels ignores them.
     """
     config = experiment.settings
     sources = load_splits(config) if sources is None else sources
+    if experiment.num_classes and not has_checkpoint(workdir):
+        check_reads_labels(experiment.network, experiment.event_shape)
     task = Task(
         mesh=experiment.mesh,
         run=config,
@@ -109,13 +115,15 @@ def train(
 def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:
     """Draws samples of the model from the same noise every time: ``progress/step_00000500.png``."""
     num_grey_levels = experiment.quantization.num_grey_levels
-    samples = sketch(experiment, 36 if num_grey_levels is not None else 1000)
+    count = min(6 * len(experiment.sampled_classes), 60) or 36
+    samples = sketch(experiment, count if num_grey_levels is not None else 1000)
+    shown, columns = in_rows(sampled_labels(experiment, count))
 
     def draw(step: int, params: Params) -> None:
         found = samples(params)
         picture = directory / f"step_{step:08d}.png"
         if num_grey_levels is not None:
-            image_grid(found, picture, num_grey_levels=num_grey_levels)
+            image_grid(found[shown], picture, num_grey_levels=num_grey_levels, columns=columns)
         elif np.isfinite(found).all():  # early in training a model may send points anywhere
             scatter(found, source.gather(np.arange(min(len(found), len(source)))), picture)
 

@@ -43,7 +43,12 @@ def build_experiment(config: Nested, mode: str | None = None) -> Experiment:
     """The experiment of a configuration and its data, for one mode or for all."""
     settings = Settings.of(config)
     info = data_info(settings)
-    return Experiment.from_config(settings, info.shape, info.num_grey_levels, purposes=purposes_of(mode, settings))
+    return _experiment(settings, info, mode)
+
+
+def _experiment(config: Settings, info: SourceInfo, mode: str | None) -> Experiment:
+    options = {"num_classes": info.num_classes, "purposes": purposes_of(mode, config)}
+    return Experiment.from_config(config, info.shape, info.num_grey_levels, **options)
 
 
 def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
@@ -57,7 +62,7 @@ def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
     """
     config, known = as_recorded(config, workdir, mode), recorded_data(workdir)
     if known is not None and mode in _WITHOUT_DATA:
-        return Experiment.from_config(config, known.shape, known.num_levels, purposes=purposes_of(mode, config))
+        return _experiment(config, known.info, mode)
     with _perhaps_moved(config, workdir):
         info = data_info(config)
     if known is not None and (known.shape, known.num_levels) != (info.shape, info.num_grey_levels):
@@ -66,7 +71,7 @@ def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
             f"{workdir} was trained on {known.shape} with {known.num_levels}; expected the same. Give such data as "
             "config.data.name."
         )
-    return Experiment.from_config(config, info.shape, info.num_grey_levels, purposes=purposes_of(mode, config))
+    return _experiment(config, info, mode)
 
 
 @contextlib.contextmanager
@@ -90,7 +95,7 @@ def measured_split(config: Settings, workdir: Path, split: str) -> Source:
     def prepare() -> tuple[tuple[Source, str], dict[str, str]]:
         with _perhaps_moved(config, workdir):
             source = load_split(config, split)
-        contents = contents_of(source)
+        contents = contents_of(source, labels=config.conditioning.classes)
         return (source, contents), {f"the {split} split": contents}
 
     (source, contents), known = agreed_on("data", prepare), recorded_data(workdir)
@@ -105,13 +110,15 @@ def measured_split(config: Settings, workdir: Path, split: str) -> Source:
 
 
 def data_info(config: Settings) -> SourceInfo:
-    """Shape and gray levels of the data; with ``config.data.shape`` the images need not be available.
+    """Shape, gray levels and classes of the data.
+
+    With ``config.data.shape`` the images need not be available, unless their number of classes is needed.
 
     Raises:
         UserError: If this shape is not a shape of 8-bit images, or differs from the shape of the data.
     """
     shape = tuple(config.data.shape)
-    if not shape:
+    if not shape or (config.conditioning.classes and not config.model.num_classes):
         return source_info(config.data.name, data_dir=config.data.data_dir or None)
     return SourceInfo(config.data.name, shape, 256, None)
 

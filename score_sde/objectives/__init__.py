@@ -1,5 +1,6 @@
 """Training objectives: denoising score matching, its training times and weightings, and the score matching family."""
 
+from score_sde.objectives.conditional import class_conditional, given_labels
 from score_sde.objectives.criteria import (
     CRITERIA,
     Criterion,
@@ -65,11 +66,13 @@ __all__ = [
     "NoiseLevels",
     "Sliced",
     "UniformTimes",
+    "class_conditional",
     "criterion_loss",
     "denoising_score_matching",
     "draw_projections",
     "elbo",
     "explicit_score_matching",
+    "given_labels",
     "implicit_score_matching",
     "importance_bound",
     "likelihood_weighting",

@@ -106,6 +106,8 @@ def make_plan(config: Settings, info: SourceInfo) -> Plan:
         mesh, parts = described_mesh(find_chip(config.plan.chip), config.plan.topology, fsdp=config.mesh.fsdp)
     else:
         mesh, parts = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp), 1
+    if config.conditioning.classes and info.num_classes is not None:
+        config = config.with_("model", num_classes=info.num_classes)
     experiment = Experiment.from_config(config, info.shape, info.num_grey_levels, mesh=mesh, purposes=("train",))
     accumulate, batch_size = config.training.accumulate, config.training.batch_size
     check_batch(mesh, batch_size, parts=accumulate)

@@ -24,6 +24,7 @@ from score_sde.distributed import (
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
+from score_sde.labels import Labeled
 from score_sde.plan.chips import Chip
 from score_sde.plan.collectives import Collective, collectives
 from score_sde.typing import Batch, Params, Scalar
@@ -104,7 +105,9 @@ def train_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[A
     step = jit_step(experiment.train_step, experiment.mesh, state_sharding(experiment.mesh, state))
     dtype = np.float32 if experiment.quantization.num_grey_levels is None else np.uint8
     place = batch_sharding(experiment.mesh)
-    return step, (state, jax.ShapeDtypeStruct((batch_size, *experiment.event_shape), dtype, sharding=place))
+    data = jax.ShapeDtypeStruct((batch_size, *experiment.event_shape), dtype, sharding=place)
+    label = jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=place)
+    return step, (state, Labeled(data, label) if experiment.num_classes else data)
 
 
 def sample_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[Any, ...]]:

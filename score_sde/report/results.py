@@ -9,6 +9,7 @@ from score_sde.report.figures import DASH, dig, finite, num_bytes, number
 #: A description of a field: text, or a function of the file.
 Words = str | Callable[[Mapping[str, Any]], str]
 _SHOWN = 40  # characters of a value in a message
+_CLASSES = 12  # listed
 
 
 class Field(NamedTuple):
@@ -80,7 +81,19 @@ def _sampler(report: Mapping[str, Any]) -> str:
     steps = "adaptive steps" if report.get("num_steps") is None else counted(report, "num_steps", "step")
     denoising = f"denoising: {report['denoising']}" if report.get("denoising") else ""
     samples = counted(report, "num_samples", "sample")
-    return _listed(", ".join(part for part in (samples, str(report.get("solver") or ""), steps) if part), denoising)
+    given = ", ".join(part for part in (samples, str(report.get("solver") or ""), steps) if part)
+    return _listed(given, denoising, _classes(report))
+
+
+def _classes(report: Mapping[str, Any]) -> str:
+    """The classes of samples and their guidance; nothing for samples of no class."""
+    classes = report.get("classes")
+    if not isinstance(classes, list) or not classes:
+        return ""
+    shown = ", ".join(str(label) for label in classes[:_CLASSES]) + ", ..." * (len(classes) > _CLASSES)
+    scale = finite(report.get("scale"))
+    guided = f" with guidance {number(scale)}" if scale not in (None, 1.0) else ""
+    return f"of {plural(len(classes), 'class', 'classes')} {shown}{guided}"
 
 
 def _restored(report: Mapping[str, Any]) -> str:

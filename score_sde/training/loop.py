@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
 
 from score_sde.checkpointing import Check, CheckpointWriter, NotFinite, SnapshotWriter, double_precision
 from score_sde.cluster import is_main
@@ -24,7 +23,7 @@ from score_sde.files import atomic_write_json
 from score_sde.state import TrainState
 from score_sde.training.ema import power_averages
 from score_sde.training.preemption import Preemption
-from score_sde.training.step import TrainStep, repeat_step
+from score_sde.training.step import Examples, TrainStep, repeat_step
 from score_sde.training.writers import MetricWriter, ProgressBar, compiling
 from score_sde.typing import Metrics, Params
 
@@ -163,7 +162,7 @@ def _preempted(preemption: Preemption, step: int) -> Preempted:
 def _steps(task: Task, count: int) -> Callable[..., tuple[TrainState, Metrics]]:
     """The program of ``count`` steps per call."""
 
-    def steps(state: TrainState, batch: Array, *constants: Params) -> tuple[TrainState, Metrics]:
+    def steps(state: TrainState, batch: Examples, *constants: Params) -> tuple[TrainState, Metrics]:
         step_fn = task.step(*constants)
         if count > 1:
             step_fn = repeat_step(step_fn, unroll=loops_are_slow(task.mesh))
@@ -173,6 +172,7 @@ def _steps(task: Task, count: int) -> Callable[..., tuple[TrainState, Metrics]]:
 
 
 def _iterator(task: Task) -> TrainIterator:
+    labels = task.run.conditioning.classes
     return make_train_iterator(
         task.source,
         batch_size=task.settings.batch_size,
@@ -181,15 +181,16 @@ def _iterator(task: Task) -> TrainIterator:
         process_count=jax.process_count(),
         random_flip=task.run.data.random_flip,
         workers=task.run.data.workers,
-        contents=fingerprint(task.source),
+        contents=fingerprint(task.source, labels=labels),
+        labels=labels,
     )
 
 
 def _feed(task: Task, iterator: TrainIterator) -> Feed:
     per_dispatch = task.settings.steps_per_dispatch
 
-    def place(batch: np.ndarray) -> Array:
-        return global_batch(task.mesh, batch, leading=int(per_dispatch > 1))
+    def place(batch: Any) -> Examples:
+        return jax.tree.map(lambda part: global_batch(task.mesh, part, leading=int(per_dispatch > 1)), batch)
 
     return Feed(iterator, place, per_dispatch=per_dispatch, prefetch=task.run.data.prefetch)
 

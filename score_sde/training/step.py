@@ -1,7 +1,7 @@
 """One step of training, as a pure function of state and batch."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,19 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from score_sde.distributed import loops_are_slow, replicated, state_sharding
+from score_sde.labels import Labeled, data_of, on_data
 from score_sde.state import TrainState
-from score_sde.typing import Batch, Loss, Metrics, Params, PRNGKey, Scalar
+from score_sde.typing import Loss, Metrics, Params, PRNGKey, Scalar
 
-Prepare = Callable[[PRNGKey, Array], Batch]
+Examples: TypeAlias = Array | Labeled
+Prepare = Callable[[PRNGKey, Any], Any]
 
 
 @runtime_checkable
 class TrainStep(Protocol):
     """Maps the state and a batch of raw data to the next state and the metrics of the step."""
 
-    def __call__(self, state: TrainState, batch: Array, /) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, batch: Examples, /) -> tuple[TrainState, Metrics]:
         """One step, or several for a stack of batches."""
         ...
 
@@ -50,7 +52,8 @@ def make_train_step(
     Args:
         loss: The loss of every example; its mean is minimized.
         tx: The optimizer.
-        prepare: Maps the raw batch to continuous data, for example :meth:`Quantization.dequantize`.
+        prepare: Maps the raw batch to continuous data, for example :meth:`Quantization.dequantize`; of a batch with
+            labels its examples.
         ema_rate: Rate of the moving average of the parameters.
         ema_warmup: See :func:`ema_rate_at`.
         accumulate: Number of parts for gradient accumulation. Random numbers are drawn for the whole batch, so the
@@ -60,14 +63,14 @@ def make_train_step(
     """
     unroll = loops_are_slow(mesh)
 
-    def gradient(params: Params, key: PRNGKey, x: Array) -> tuple[Scalar, Params]:
+    def gradient(params: Params, key: PRNGKey, x: Examples) -> tuple[Scalar, Params]:
         # Without these constraints XLA splits the channels of the activations like the parameters, and moves
         # activations between devices in dozens of messages.
         whole = params if mesh is None else jax.lax.with_sharding_constraint(params, replicated(mesh))
 
         draws, dropout_key = loss.draw(key, x)
 
-        def gradient_of(x: Array, draws: Any, dropout_key: PRNGKey) -> tuple[Scalar, Params]:
+        def gradient_of(x: Examples, draws: Any, dropout_key: PRNGKey) -> tuple[Scalar, Params]:
             def mean_loss(params: Params) -> Scalar:
                 return jnp.mean(loss.losses(params, x, draws, dropout_key))
 
@@ -90,9 +93,9 @@ def make_train_step(
         total, _ = jax.lax.scan(add, start, jnp.arange(accumulate), unroll=accumulate if unroll else 1)
         return jax.tree.map(lambda value: value / accumulate, total)
 
-    def step(state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Examples) -> tuple[TrainState, Metrics]:
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        value, grads = gradient(state.params, loss_key, prepare(prepare_key, batch))
+        value, grads = gradient(state.params, loss_key, on_data(lambda data: prepare(prepare_key, data), batch))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         rate = ema_rate_at(state.step, ema_rate, warmup=ema_warmup)
@@ -125,7 +128,7 @@ def repeat_step(step: TrainStep, *, unroll: bool) -> TrainStep:
     ``unroll`` unrolls the scan; see :func:`~score_sde.distributed.loops_are_slow`.
     """
 
-    def steps(state: TrainState, batches: Array) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(step, state, batches, unroll=batches.shape[0] if unroll else 1)
+    def steps(state: TrainState, batches: Examples) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(step, state, batches, unroll=data_of(batches).shape[0] if unroll else 1)
 
     return steps

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from score_sde.chains import Chain
 from score_sde.errors import UserError
+from score_sde.labels import unconditioned
 from score_sde.parameterization import Parameterization
 from score_sde.typing import Batch, Labels, Network, Params, PRNGKey, Times, expand_like, time_dtype
 from score_sde.variational.gaussian import Gaussian
@@ -86,12 +87,15 @@ def make_predict_fn(
         network: A network with two outputs, as from :func:`with_variances`.
         parameterization: The meaning of the first half.
         chain: The chain.
-        params: Parameters of the network.
+        params: Parameters of the network, or :class:`~score_sde.labels.Conditioned` on classes.
         key: Switches dropout on.
     """
+    params, label = unconditioned(params)
+    given = {} if label is None else {"label": label}
 
     def predict(x: Batch, t: Times) -> NoiseAndFraction:
-        output, raw = jnp.split(network.apply(params, *parameterization.inputs(chain, x, t), key=key), 2, axis=-1)
+        both = network.apply(params, *parameterization.inputs(chain, x, t), key=key, **given)
+        output, raw = jnp.split(both, 2, axis=-1)
         return NoiseAndFraction(parameterization.noise(chain, output, x, t), 0.5 * (raw + 1.0))
 
     return predict
