@@ -203,7 +203,6 @@ class _Once(argparse.Action):
     """Store a value, and refuse a second, different one, which would silently drop the first."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
-        """Store."""
         before = getattr(namespace, self.dest, None)
         if before not in (None, self.default, values):
             parser.error(f"--{self.dest} is given twice, as {before} and as {values}")
@@ -214,7 +213,6 @@ class _Help(argparse.Action):
     """Print all flags and modes, or the description of a field, and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
-        """Print."""
         from score_sde.fields.reference import help_on
 
         print(help_on(values) if values else parser.format_help())
@@ -225,7 +223,6 @@ class _Version(argparse.Action):
     """Print the versions that a bug report needs, and end; argparse's own action hides that nobody reads them."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        """Print."""
         print(software())
         parser.exit()
 

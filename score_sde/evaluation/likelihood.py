@@ -60,7 +60,6 @@ class FlowProtocol:
         return build(cls, dict(experiment.settings.likelihood), **changes)
 
     def __str__(self) -> str:
-        """The protocol in words."""
         trace = f"{self.num_probes} {self.probe_kind} probe(s)" if self.num_probes else "exact trace"
         solver = f"tolerance {self.tolerance:g}"
         if self.num_steps:

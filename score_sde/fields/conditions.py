@@ -27,7 +27,6 @@ class Where(NamedTuple):
         return (values[self.field] in self.values) is not self.but
 
     def __str__(self) -> str:
-        """The values in words."""
         *others, last = map(word, self.values)
         words = f"{', '.join(others)} or {last}" if others else last
         return f"config.{self.field} is {'not ' * self.but}{words}"
@@ -43,15 +42,12 @@ class When:
     clauses: tuple[Clause, ...] = ()  # the clauses, each a set of alternatives; none for a field that is always read
 
     def __and__(self, other: "When") -> "When":
-        """The condition that both hold."""
         return When(self.clauses + other.clauses)
 
     def __or__(self, other: "When") -> "When":
-        """The condition that one of them holds."""
         return When(tuple(a + b for a in self.clauses for b in other.clauses))
 
     def __bool__(self) -> bool:
-        """Whether there is any condition."""
         return bool(self.clauses)
 
     def failing(self, values: Mapping[str, Any]) -> Clause | None:
@@ -59,7 +55,6 @@ class When:
         return next((clause for clause in self.clauses if not any(where.holds(values) for where in clause)), None)
 
     def __str__(self) -> str:
-        """All clauses in words."""
         alone = len(self.clauses) == 1
         return " and ".join(
             told(clause) if alone or len(clause) == 1 else f"({told(clause)})" for clause in self.clauses

@@ -16,15 +16,12 @@ class Group(Mapping[str, Any]):
     """
 
     def __getitem__(self, name: str) -> Any:
-        """The value of a field."""
         if name not in {field.name for field in dataclasses.fields(self)}:
             raise KeyError(name)
         return getattr(self, name)
 
     def __iter__(self) -> Iterator[str]:
-        """The names, in alphabetical order."""
         return iter(sorted(field.name for field in dataclasses.fields(self)))
 
     def __len__(self) -> int:
-        """The number of fields."""
         return len(dataclasses.fields(self))
