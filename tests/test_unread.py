@@ -12,7 +12,7 @@ import pytest
 from score_sde.cli import main
 from score_sde.config import changed_fields, default_config, from_file
 from score_sde.errors import UserError
-from score_sde.evaluation.likelihood import BinNoise, FlowProtocol, flow_draw
+from score_sde.evaluation.likelihood import BinNoise, flow_draw
 from score_sde.evaluation.samples import compiled_sampler
 from score_sde.experiment import Experiment
 from score_sde.fields import FIELDS
@@ -59,7 +59,7 @@ def traced(purpose, changes, shape=(2,)):
     elif purpose == "train":
         program = jax.make_jaxpr(lambda params: experiment.loss(params, key, batch, train=True))(params)
     else:
-        program = flow_draw(experiment, FlowProtocol.of(experiment), BinNoise()).trace(params, {}, key, batch).jaxpr
+        program = flow_draw(experiment, BinNoise()).trace(params, {}, key, batch).jaxpr
     text = re.sub(
         r"0x[0-9a-f]+", "", f"{program} {jax.make_jaxpr(experiment.init_state)() if purpose == 'train' else ''}"
     )

@@ -18,7 +18,7 @@ import numpy as np
 from score_sde.data import Source
 from score_sde.distributed import gathered
 from score_sde.evaluation.base import Examples, Purpose, examples, mean_and_std_error, root_key
-from score_sde.evaluation.likelihood import BinNoise, DatasetLikelihood, Draw, FlowProtocol, dequantized, flow_draw
+from score_sde.evaluation.likelihood import BinNoise, DatasetLikelihood, Draw, dequantized, flow_draw
 from score_sde.experiment import Experiment
 from score_sde.labels import data_of
 from score_sde.likelihood import prior_divergence
@@ -69,8 +69,8 @@ def error_budget(
 
     def measured(key: Any = key, **changes: Any) -> Draw:
         # One probe for the whole solve: two solutions then differ by their solver error alone.
-        protocol = FlowProtocol.of(experiment, **{"fresh_probes": False, **changes})
-        return _counted(flow_draw(experiment, protocol, noise)(params, noise.params, key, batch.data), batch)
+        draw = flow_draw(experiment, noise, **{"fresh_probes": False, **changes})
+        return _counted(draw(params, noise.params, key, batch.data), batch)
 
     plain = measured(decoder=False)
     solver = difference(plain, measured(decoder=False, refinements=1))
@@ -110,7 +110,7 @@ def _probe_error(
     good, settings = result.success, experiment.settings.likelihood
     if settings.num_probes != 1:
         return float(np.sqrt(np.sum(result.probe_std_error[good] ** 2)) / good.sum())
-    draw = flow_draw(experiment, FlowProtocol.of(experiment, num_probes=2), noise)
+    draw = flow_draw(experiment, noise, num_probes=2)
     key = jax.random.fold_in(root_key(experiment, Purpose.BUDGET), 1)
     pair = _counted(draw(params, noise.params, key, batch.data), batch)
     # Per image, the error of the mean of two probes; the error of a single probe is sqrt(2) times larger.

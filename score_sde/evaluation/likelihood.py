@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.config import build
 from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import gathered, jit, shared_size
@@ -19,6 +18,7 @@ from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import Examples, Purpose, decisive_fields, fingerprint, root_key
 from score_sde.evaluation.partial import Partial, measured_in_parts
 from score_sde.experiment import Experiment, make_grid
+from score_sde.fields.measuring import Likelihood
 from score_sde.keys import example_keys
 from score_sde.labels import conditioned
 from score_sde.likelihood import (
@@ -37,37 +37,6 @@ from score_sde.objectives import elbo, importance_bound
 from score_sde.typing import Dequantizer, Params, PRNGKey, Times
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FlowProtocol:
-    """The protocol of the likelihood of one draw; the fields are those of ``config.likelihood``."""
-
-    t_min: float
-    tolerance: float
-    num_steps: int
-    grid: str
-    order: int
-    num_probes: int
-    probe_kind: Any
-    fresh_probes: bool
-    decoder: bool
-    refinements: int = 0  # times that tolerances are divided by ten, or steps halved
-
-    @classmethod
-    def of(cls, experiment: Experiment, **changes: Any) -> "FlowProtocol":
-        """The protocol of the configuration, with changed fields."""
-        return build(cls, dict(experiment.settings.likelihood), **changes)
-
-    def __str__(self) -> str:
-        trace = f"{self.num_probes} {self.probe_kind} probe(s)" if self.num_probes else "exact trace"
-        solver = f"tolerance {self.tolerance:g}"
-        if self.num_steps:
-            solver = f"{self.num_steps} {plural(self.num_steps, 'step')} of order {self.order} on the {self.grid} grid"
-            if self.num_probes:
-                trace += ", fresh at each" if self.fresh_probes else ", frozen"
-        end = f"with the decoder at t={self.t_min:g}" if self.decoder else f"from t={self.t_min:g}"
-        return f"probability flow {end}, {trace}, {solver}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,19 +69,23 @@ class DatasetLikelihood(NamedTuple):
 
 
 def flow_draw(
-    experiment: Experiment, protocol: FlowProtocol, noise: BinNoise
+    experiment: Experiment, noise: BinNoise, *, refinements: int = 0, **changes: Any
 ) -> Callable[[Params, Params, PRNGKey, Any], Draw]:
-    """The compiled program ``(params, noise_params, key, batch) -> Draw`` for a batch of examples."""
-    sde, shared = experiment.sde, {"num_probes": protocol.num_probes or None, "probe_kind": protocol.probe_kind}
-    if protocol.num_steps:
-        points = {"num_steps": protocol.num_steps, "t_end": protocol.t_min}
-        times = make_grid(experiment.settings, sde, grid=protocol.grid, **points)
-        for _ in range(protocol.refinements):
+    """The compiled program ``(params, noise_params, key, batch) -> Draw`` for a batch of examples.
+
+    It follows ``config.likelihood`` with changed fields. A refinement divides tolerances by ten, or halves the steps.
+    """
+    sde, settings = experiment.sde, dataclasses.replace(experiment.settings.likelihood, **changes)
+    shared = {"num_probes": settings.num_probes or None, "probe_kind": settings.probe_kind}
+    if settings.num_steps:
+        points = {"num_steps": settings.num_steps, "t_end": settings.t_min}
+        times = make_grid(experiment.settings, sde, grid=settings.grid, **points)
+        for _ in range(refinements):
             times = refined(times, sde)
-        shared |= {"order": protocol.order, "fresh_probes": protocol.fresh_probes}
+        shared |= {"order": settings.order, "fresh_probes": settings.fresh_probes}
     else:
-        times, tolerance = None, protocol.tolerance / 10**protocol.refinements
-        shared |= {"t0": protocol.t_min, "rtol": tolerance, "atol": tolerance}
+        times, tolerance = None, settings.tolerance / 10**refinements
+        shared |= {"t0": settings.t_min, "rtol": tolerance, "atol": tolerance}
 
     @jit
     def draw(params: Params, noise_params: Params, key: PRNGKey, batch: Any) -> Draw:
@@ -121,8 +94,8 @@ def flow_draw(
         x, log_q = dequantized(experiment, noise, noise_params, noise_key, levels)
         score_fn = experiment.score_fn(params)
         cost, extra = -log_q, 0
-        if protocol.decoder:
-            x, term = decoder_term(decoder_key, sde, score_fn, x, protocol.t_min)
+        if settings.decoder:
+            x, term = decoder_term(decoder_key, sde, score_fn, x, settings.t_min)
             cost, extra = cost - term, 1
         if times is None:
             result = log_likelihood(probe_key, sde, score_fn, x, **shared)
@@ -132,6 +105,18 @@ def flow_draw(
         return Draw(result.logp + cost, result.num_evals + extra, success, result.probe_std_error)
 
     return draw
+
+
+def flow_protocol(settings: Likelihood) -> str:
+    """The protocol of the likelihood of one draw, in words."""
+    trace = f"{settings.num_probes} {settings.probe_kind} probe(s)" if settings.num_probes else "exact trace"
+    solver, steps = f"tolerance {settings.tolerance:g}", settings.num_steps
+    if steps:
+        solver = f"{steps} {plural(steps, 'step')} of order {settings.order} on the {settings.grid} grid"
+        if settings.num_probes:
+            trace += ", fresh at each" if settings.fresh_probes else ", frozen"
+    end = f"with the decoder at t={settings.t_min:g}" if settings.decoder else f"from t={settings.t_min:g}"
+    return f"probability flow {end}, {trace}, {solver}"
 
 
 def dequantized(
@@ -161,7 +146,7 @@ def dataset_likelihood(
     ``likelihood.importance_weighted`` their weights are averaged, which gives a tighter bound on the likelihood.
     """
     settings, noise, kept = experiment.settings.likelihood, noise or BinNoise(), kept or Partial()
-    draw, root = flow_draw(experiment, FlowProtocol.of(experiment), noise), root_key(experiment, Purpose.LIKELIHOOD)
+    draw, root = flow_draw(experiment, noise), root_key(experiment, Purpose.LIKELIHOOD)
 
     def measure(batch: Examples) -> tuple[Array, ...]:
         roots = [jax.random.fold_in(root, n) for n in range(settings.num_dequantizations)]

@@ -17,10 +17,10 @@ from score_sde.evaluation.chain_bound import dataset_chain_bound
 from score_sde.evaluation.likelihood import (
     BinNoise,
     DatasetLikelihood,
-    FlowProtocol,
     dataset_bound,
     dataset_latent_bound,
     dataset_likelihood,
+    flow_protocol,
     identity_of,
 )
 from score_sde.evaluation.loss import noise_level_report
@@ -177,7 +177,7 @@ def _measure_flow(run: _Measurement) -> None:
         result = dataset_likelihood(experiment, params, source, noise=noise, kept=kept)
     columns |= result._asdict()
     del columns["seconds"]
-    report["protocol"] = f"{FlowProtocol.of(experiment)}, {_data(experiment, noise, run.total)}"
+    report["protocol"] = f"{flow_protocol(settings)}, {_data(experiment, noise, run.total)}"
     _add_mean(report, experiment, result)
     if settings.budget_examples:
         again = min(settings.budget_examples, run.total)

@@ -18,7 +18,6 @@ from score_sde.evaluation.conformance import GAUSSIAN
 from score_sde.evaluation.likelihood import (
     BinNoise,
     DatasetLikelihood,
-    FlowProtocol,
     dataset_likelihood,
     flow_draw,
     identity_of,
@@ -61,7 +60,7 @@ def source_of(x):
 def test_the_interval_covers_the_truth_as_often_as_it_says(frozen):
     """200 test sets of 64 draws from a known density: the 95 % interval holds its entropy in 90 to 99 % of them."""
     experiment = make_experiment("likelihood.num_steps=40", f"likelihood.fresh_probes={not frozen}")
-    draw = flow_draw(experiment, FlowProtocol.of(experiment), BinNoise())
+    draw = flow_draw(experiment, BinNoise())
     x = jnp.asarray(AR1.sample(200 * 64, seed=3), jnp.float32)
     nats = np.stack([draw({}, {}, jax.random.key(i), x[64 * i : 64 * (i + 1)]).logp for i in range(200)])
     # The solver's own error, measured once, is common to all of them.
@@ -84,7 +83,7 @@ def test_the_share_of_the_probes_is_what_they_do():
         source = source_of(AR1.sample(64, seed=5))
         result = dataset_likelihood(experiment, {}, source)
         stated = error_budget(experiment, {}, source, result, noise=BinNoise()).probes
-        draw = flow_draw(experiment, FlowProtocol.of(experiment), BinNoise())
+        draw = flow_draw(experiment, BinNoise())
         x = jnp.asarray(source.gather(np.arange(64)))
         means = [float(draw({}, {}, jax.random.key(i), x).logp.mean()) for i in range(200)]
         assert 0.8 < np.std(means) / stated < 1.25

@@ -11,7 +11,7 @@ from score_sde.config import from_file
 from score_sde.data import source_info
 from score_sde.distributed import AXES
 from score_sde.errors import UserError
-from score_sde.evaluation.likelihood import BinNoise, FlowProtocol, flow_draw
+from score_sde.evaluation.likelihood import BinNoise, flow_draw
 from score_sde.experiment import Experiment
 from score_sde.plan.program import sample_program, train_program
 
@@ -36,7 +36,7 @@ def _likelihood_program(experiment):
     dtype = np.float32 if experiment.quantization.num_grey_levels is None else np.uint8
     levels = jax.ShapeDtypeStruct((BATCH, *experiment.event_shape), dtype)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    draw = flow_draw(experiment, FlowProtocol.of(experiment), BinNoise())
+    draw = flow_draw(experiment, BinNoise())
     return draw, (experiment.abstract_state().params, {}, key, levels)
 
 
