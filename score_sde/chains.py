@@ -320,9 +320,8 @@ def largest_distance(data: np.ndarray, *, block: int = 1024) -> float:
     >>> largest_distance(np.array([[0.0], [3.0], [1.0]]))
     3.0
 
-    Args:
-        data: Examples, scaled as the network will see them, shape ``(n, *event)``.
-        block: Number of rows of distances held at once.
+    The examples, of shape ``(n, *event)``, are scaled as the network will see them. A ``block`` of rows of distances is
+    held at once.
     """
     flat = np.asarray(data, np.float64).reshape(len(data), -1)
     squares = np.sum(flat**2, axis=1)
@@ -372,10 +371,8 @@ def langevin_step(ratio: float, num_steps: int, sigma_min: float = _SDE.sigma_mi
     >>> f"{langevin_step(noise_ratio(3 * 32 * 32), 5):.1e}"  # 6.2e-6 for CIFAR-10
     '6.2e-06'
 
-    Args:
-        ratio: Ratio of neighboring levels.
-        num_steps: Langevin steps ``T`` per level.
-        sigma_min: Smallest noise ``s_1``.
+    ``ratio`` is the one of neighboring levels; a level has ``num_steps`` Langevin steps ``T``, and the smallest noise
+    is ``s_1``.
     """
     if not ratio > 1.0 or num_steps < 1:
         raise UserError(f"ratio is {ratio} and num_steps {num_steps}; expected more than 1, and at least 1.")

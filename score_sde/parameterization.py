@@ -228,12 +228,7 @@ def thresholded(
     section 2.3) clips at the quantile of the distances from the middle of the range, if it lies outside, and shrinks
     the sample into the range.
 
-    Args:
-        process: The forward process.
-        score_fn: The score of its marginals.
-        low: Least value of the data.
-        high: Greatest value.
-        quantile: Such as 0.995, over all values of an example.
+    Data lie between ``low`` and ``high``. The quantile, such as 0.995, is over all values of an example.
 
     >>> from score_sde.sdes import VP
     >>> def score(x, t):  # of a point mass at 3

@@ -149,14 +149,9 @@ def integrate(
 
     The samples keep their type, and the times take it.
 
-    Args:
-        keys: One key per sample.
-        solver: A stochastic or deterministic step.
-        process: The process to integrate. Without a noise scale of its own, it has the one that the solver follows.
-        x: Starting points at ``times[0]``.
-        times: Decreasing grid.
-        num_steps: Number of steps to take; all by default. It may vary under one compiled program, so that grids
-            padded to one length are swept without recompilation.
+    There is one key per sample. A process without a noise scale of its own has the one that the solver follows.
+    ``num_steps`` may vary under one compiled program, so that grids padded to one length are swept without
+    recompilation.
 
     Returns:
         The state at ``times[num_steps]``.
@@ -181,14 +176,8 @@ def trajectory(
 ) -> Float[Array, "..."]:
     """The samples at times of the grid, stacked in front: shape ``(frames, batch, *event)``.
 
-    Args:
-        keys: One key per sample.
-        solver: A stochastic or deterministic step.
-        process: The process to integrate.
-        x: Starting points at ``times[0]``.
-        times: Decreasing grid.
-        frames: The indices of the times to keep, in any order; all by default. Only these need memory, however many
-            steps there are.
+    There is one key per sample. ``frames`` are the indices of the times to keep, in any order, by default of all. Only
+    these need memory, however many steps there are.
 
     Raises:
         UserError: If a frame is not an index into the times, and as :func:`integrate`.

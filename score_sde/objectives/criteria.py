@@ -144,10 +144,7 @@ def static_score_matching_loss(network: Network, criterion: Criterion, *, condit
     Sample from it with :func:`score_sde.solvers.langevin_monte_carlo`. No solver of a process can use it; see
     :func:`criterion_loss`.
 
-    Args:
-        network: The network to train.
-        criterion: The criterion.
-        condition: The constant noise condition.
+    The noise condition of the network is constant.
 
     Returns:
         The loss; its draws are the criterion's.
@@ -180,14 +177,8 @@ def criterion_loss(
     ``lambda = s^2`` by 1 per dimension (``reduce_mean``), by ``d / 2`` without. The Jacobian-vector products make it
     more expensive.
 
-    Args:
-        process: The forward process.
-        network: The network to train.
-        parameterization: The meaning of its output.
-        criterion: :class:`Implicit` or :class:`Sliced`.
-        times: Draws the training times.
-        weighting: ``lambda(t)``.
-        reduce_mean: Per dimension and doubled, or unchanged: the two conventions of ``score_matching_loss``.
+    The criterion is :class:`Implicit` or :class:`Sliced`; the weighting is ``lambda(t)``. ``reduce_mean`` means per
+    dimension and doubled, or unchanged: the two conventions of ``score_matching_loss``.
 
     Returns:
         The loss. It draws the same times and noise from a key as ``score_matching_loss``.

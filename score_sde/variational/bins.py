@@ -26,11 +26,8 @@ def log_bin_probability(x: Batch, shift: Batch, std: Number, quantization: Quant
 
     The mean is given by its distance from ``x``, which keeps its digits where it is much smaller than ``x``.
 
-    Args:
-        x: Scaled values, each strictly inside its bin, such as at the midpoint.
-        shift: Mean minus ``x``, of the same shape.
-        std: Standard deviation of the Gaussian.
-        quantization: The gray levels and their scale.
+    Scaled values lie strictly inside their bins, such as at the midpoint; ``shift`` is the mean minus ``x``, of the
+    same shape.
 
     Raises:
         UserError: If the data have no gray levels.
