@@ -85,7 +85,9 @@ def main(argv: list[str]) -> int:
         else:
             quiet_compiler()  # with several processes, JAX names the failed one there
         config = _config(options, overrides, joined=joined)
-        from score_sde.modes import MODES as RUN  # the heavy imports, after --help and flag errors
+        from score_sde import modes
+
+        modes.load(options.mode)  # the heavy imports, after --help and flag errors
         from score_sde.modes.record import check_places
 
         keep = frozenset({signal.SIGTERM}) if joined and heeds_sigterm else frozenset()
@@ -94,7 +96,7 @@ def main(argv: list[str]) -> int:
         command, extra = shlex.join(["python", "-m", "score_sde", *argv]), _extra(options, overrides)
         check_places(place(options.workdir), extra.get("out"))
         with heeded(keep=keep):
-            code = RUN[options.mode](config, place(options.workdir), command, **extra) or 0
+            code = modes.MODES[options.mode](config, place(options.workdir), command, **extra) or 0
     except (Exception, KeyboardInterrupt) as error:
         doing = "Reading the command line" if options is None else f"--mode={options.mode}"
         code = ended(error, doing=doing, directory=None if options is None else place(options.workdir))

@@ -179,3 +179,9 @@ def test_importing_the_package_or_its_command_line_does_not_load_jax():
 def test_the_help_on_a_field_loads_no_library():
     asked = "from score_sde.cli import main\ntry:\n    main(['--help=mesh'])\nexcept SystemExit:\n    pass"
     assert not _loaded_after(asked) & {"jax", "numpy", *HOMES}
+
+
+def test_training_begins_without_the_libraries_that_it_needs_later_or_not_at_all():
+    asked = "from score_sde import modes, data\nmodes.load('train')\ndata.load_source('digits', 'train')"
+    later = {"diffrax", "grain", "jinja2", "matplotlib", "orbax", "scipy", "sklearn", "tensorboardX", "tensorstore"}
+    assert not _loaded_after(asked) & later

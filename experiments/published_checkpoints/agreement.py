@@ -24,7 +24,7 @@ import numpy as np
 from score_sde.config import default_config
 from score_sde.fields import Settings
 from score_sde.models.adapters import LinenNetwork
-from score_sde.modes import run_export, run_import
+from score_sde.modes.exchanging import run_export, run_import
 from score_sde.modes.workdir import build_experiment, trained_state
 from score_sde.state import TrainState
 

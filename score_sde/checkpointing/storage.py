@@ -1,5 +1,8 @@
 """Checkpoints on disk: written atomically, read without a trace. The only file that imports Orbax.
 
+Orbax takes long to import. It is imported when the first checkpoint is read or written, so that no training waits for
+it before its first step.
+
 A checkpoint is a directory named after its step. It holds trees of arrays, JSON values, and an item ``digests`` with
 the digests of all of them, which are verified when it is read.
 """
@@ -12,18 +15,18 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from etils import epath
-from jax.experimental import multihost_utils
 
 from score_sde.checkpointing.digests import descriptions, examine, json_digest
 from score_sde.cluster import is_main
 from score_sde.errors import UserError, explained
 from score_sde.files import Bucket, failures, fetched, reason_of
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import CheckpointManager
 
 #: Orbax's mark of a complete checkpoint in a bucket, where a directory cannot be renamed as the last step.
 COMPLETE = "commit_success.txt"
@@ -123,25 +126,25 @@ class Store:
 
         ``kept`` selects the steps to keep after another one has been written.
         """
-        self.directory = directory
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Kept(kept),
-            cleanup_tmp_directories=True,
-            lightweight_initialize=True,
-            # Otherwise, on a full disk, threads that wait for a directory would delay the end of a program by 20 min.
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-        )
+        self.directory, self._kept = directory, kept
+        self._opened: CheckpointManager | None = None
+        self._loops = contextlib.ExitStack()
         if is_main():
             _remove_begun(directory)
         with writing_checkpoints(directory):
-            self._manager = _Manager(epath.Path(str(directory)), options=options)
-        self._loops = contextlib.ExitStack()
-        self._loops.enter_context(_patient_loops())
+            directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def _manager(self) -> "CheckpointManager":
+        if self._opened is None:
+            self._opened = _manager_of(self.directory, self._kept)
+            self._loops.enter_context(_patient_loops())
+        return self._opened
 
     @property
     def steps(self) -> list[int]:
         """Steps with a checkpoint, written or in progress, ascending."""
-        return sorted(self._manager.all_steps())
+        return steps_in(self.directory) if self._opened is None else sorted(self._opened.all_steps())
 
     def save(self, step: int, trees: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint in the background, with its digests.
@@ -158,6 +161,8 @@ class Store:
             digests[name] = examined.digests
         proof = {"trees": digests, "values": {name: json_digest(value) for name, value in values.items()}}
         values[_DIGESTS] = {**proof, "own": json_digest(proof)}
+        import orbax.checkpoint as ocp
+
         items = ocp.args.Composite(
             **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
             **{name: ocp.args.JsonSave(value) for name, value in values.items()},
@@ -172,15 +177,18 @@ class Store:
 
     def reload(self) -> None:
         """List the directory again, after checkpoints were moved in or out."""
-        self._manager.reload()
+        if self._opened is not None:
+            self._opened.reload()
 
     def close(self) -> None:
         """Wait for unfinished saves, and end the threads of the manager."""
+        if (manager := self._opened) is None:
+            return
         with self._loops, writing_checkpoints(self.directory):
             try:
-                self._manager.wait_until_finished()
+                manager.wait_until_finished()
             finally:
-                self._manager.close()
+                manager.close()
 
 
 def _remove_begun(directory: Path) -> None:
@@ -197,16 +205,28 @@ class NotFinite(UserError):
     """Training reached infinite or NaN values, which are not saved."""
 
 
-class _Manager(ocp.CheckpointManager):
+def _manager_of(directory: Path, kept: Callable[[Sequence[int]], Collection[int]]) -> "CheckpointManager":
     """Orbax's manager, without its own check for a scheduler's request to end the run.
 
     JAX ends all processes at the check whose number is one more than the largest number used by any of them so far. The
     training loop checks after every step and counts its checks; Orbax checks at every save and passes the step. Mixing
     the two would delay a SIGTERM by as many checks as the run has steps.
     """
+    import orbax.checkpoint as ocp
+    from etils import epath
 
-    def reached_preemption(self, step: int) -> bool:
-        return False
+    class Manager(ocp.CheckpointManager):
+        def reached_preemption(self, step: int) -> bool:
+            return False
+
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=_Kept(kept),
+        cleanup_tmp_directories=True,
+        lightweight_initialize=True,
+        # Otherwise, on a full disk, threads that wait for a directory would delay the end of a program by 20 min.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+    )
+    return Manager(epath.Path(str(directory)), options=options)
 
 
 class _Kept:
@@ -240,11 +260,15 @@ def _value(path: Path, name: str, written: Mapping[str, Any] | None) -> Any:
 
 
 def _read_json(path: Path) -> Any:
+    import orbax.checkpoint as ocp
+
     with fetched(path) as local:
         return ocp.JsonCheckpointHandler().restore(local)  # pyright: ignore[reportArgumentType]  # any path will do
 
 
 def _read_arrays(path: Path, like: Any) -> Any:
+    import orbax.checkpoint as ocp
+
     item = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
     with fetched(path) as local, _patient_loops():
         return ocp.StandardCheckpointHandler().restore(local, args=item)  # pyright: ignore[reportArgumentType]
@@ -307,6 +331,8 @@ def _agreed(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # Orbax and tensorstore raise anything, even a bare Exception
         problem = error
+    from jax.experimental import multihost_utils
+
     good = multihost_utils.process_allgather(np.asarray(problem is None))
     if not np.all(good):
         if reason := next((text for text in _LACKS if text in str(problem).lower()), None):
@@ -316,6 +342,8 @@ def _agreed(path: Path) -> Iterator[None]:
 
 def first_says(number: int) -> int:
     """Broadcast a number from the first process to all processes."""
+    from jax.experimental import multihost_utils
+
     return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
 
 

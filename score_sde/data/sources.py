@@ -1,6 +1,7 @@
 """From a name to a data source: the registry of data sets."""
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -27,13 +28,23 @@ def load_digits(split: str) -> ArraySource:
     The set has no official split; this one is a permutation by ``DIGITS_SPLIT_SEED`` from a generator whose
     stream NumPy has frozen, so it is the same on every machine and in every version.
     """
-    from sklearn import datasets
+    table = _digits_table()
+    order = np.random.RandomState(DIGITS_SPLIT_SEED).permutation(len(table))
+    rows = table[order[:DIGITS_NUM_TRAIN] if split == "train" else order[DIGITS_NUM_TRAIN:]]
+    return ArraySource(DIGITS_INFO, rows[:, :-1].reshape(-1, *DIGITS_INFO.shape), rows[:, -1].copy())
+
+
+@functools.cache
+def _digits_table() -> np.ndarray:
+    """One row per digit: its 64 gray levels and its class. Importing scikit-learn for one file would take a second."""
+    package = importlib.util.find_spec("sklearn")
+    for place in (package and package.submodule_search_locations) or ():
+        if os.path.isfile(path := os.path.join(place, "datasets", "data", "digits.csv.gz")):
+            return np.loadtxt(path, delimiter=",").astype(np.uint8)
+    from sklearn import datasets  # of a version that keeps the file elsewhere
 
     digits: Any = datasets.load_digits()
-    order = np.random.RandomState(DIGITS_SPLIT_SEED).permutation(len(digits.images))
-    chosen = order[:DIGITS_NUM_TRAIN] if split == "train" else order[DIGITS_NUM_TRAIN:]
-    images = digits.images[chosen, :, :, None].astype(np.uint8)
-    return ArraySource(DIGITS_INFO, images, digits.target[chosen].astype(np.uint8))
+    return np.column_stack([digits.data, digits.target]).astype(np.uint8)
 
 
 def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tuple[int, ...] = ()) -> Source:

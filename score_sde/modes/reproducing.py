@@ -17,9 +17,10 @@ from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, atomic_write_text, check_writable, one_at_a_time, read_json
 from score_sde.modes.dequantizer import run_train_dequantizer
 from score_sde.modes.evaluating import run_eval
+from score_sde.modes.exchanging import run_import
 from score_sde.modes.likelihood import run_likelihood
 from score_sde.modes.record import check_same, newest_step
-from score_sde.modes.training import run_import, run_train
+from score_sde.modes.training import run_train
 from score_sde.modes.workdir import experiment_of, load_split, machine, trained_state
 from score_sde.paths import config_file
 from score_sde.report.rendering import render

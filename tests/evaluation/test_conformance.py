@@ -133,7 +133,7 @@ def test_the_command_needs_no_configuration(tmp_path, monkeypatch, capsys):
         "corrector_rows": [],
     }
     for name, rows in short.items():
-        monkeypatch.setattr(f"score_sde.modes.sampling.{name}", lambda rows=rows: rows)
+        monkeypatch.setattr(f"score_sde.modes.comparing.{name}", lambda rows=rows: rows)
     assert main([f"--workdir={tmp_path / 'c'}", "--mode=conformance"]) == 0, capsys.readouterr().err
     page = (tmp_path / "c" / "conformance.md").read_text()
     assert page.count("| VP | dpm_solver_1 | log_snr |") == 2 and "| VP | ddim |" in page

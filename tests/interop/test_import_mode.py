@@ -11,7 +11,7 @@ from score_sde.errors import UserError
 from score_sde.interop.checkpoints import import_checkpoint
 from score_sde.interop.convert import expected_shapes, fit, from_flax_names, from_torch_names
 from score_sde.models.registry import make_network
-from score_sde.modes import training
+from score_sde.modes import exchanging
 from tests.interop import originals
 from tests.interop import torch_writer as writer
 from tests.interop.test_ncsn_names import WIDTH, StateDict
@@ -77,7 +77,9 @@ def flax_import(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", [(CheckpointWriter, "save"), (training, "atomic_write_json"), (training, "claim")])
+@pytest.mark.parametrize(
+    "place", [(CheckpointWriter, "save"), (exchanging, "atomic_write_json"), (exchanging, "claim")]
+)
 def test_an_import_cut_off_anywhere_is_given_again(place, flax_import, monkeypatch, capsys):
     arguments = flax_import()
 
