@@ -75,13 +75,8 @@ class Experiment:
 
         It runs on the devices of ``mesh``, by default all there are, arranged by ``config.mesh``.
 
-        Args:
-            config: The configuration.
-            event_shape: Shape of one example.
-            num_grey_levels: Number of gray levels; ``None`` for continuous data.
-            num_classes: Number of classes of the data; ``None`` for data without labels.
-            mesh: The devices.
-            purposes: The uses of the run; fields that they do not read are not checked.
+        Continuous data have ``None`` gray levels, and data without labels ``None`` classes. Fields that the purposes do
+        not read are not checked.
 
         Raises:
             UserError: With every problem: unknown fields and names, values out of range or at odds with others.

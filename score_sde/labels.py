@@ -10,15 +10,10 @@ import numpy as np
 
 
 class Labeled(NamedTuple):
-    """Examples with a class each: the batch of a class-conditional run. Its fields may be shapes or shardings too.
+    """Examples with a class each: the batch of a class-conditional run. Its fields may be shapes or shardings too."""
 
-    Attributes:
-        data: The examples, of shape ``(batch, *event)``.
-        label: The class of each, of shape ``(batch,)``; -1 for none.
-    """
-
-    data: Any
-    label: Any
+    data: Any  # the examples, of shape ``(batch, *event)``
+    label: Any  # the class of each, of shape ``(batch,)``; -1 for none
 
 
 class Conditioned(NamedTuple):
@@ -26,14 +21,10 @@ class Conditioned(NamedTuple):
 
     Together they are a network without classes: a function of parameters, such as a score, a loss or a sampler, takes
     them in place of the parameters alone.
-
-    Attributes:
-        params: The parameters.
-        label: The class of each example; -1 for none.
     """
 
     params: Any
-    label: Any
+    label: Any  # the class of each example; -1 for none
 
 
 def data_of(batch: Any) -> Any:

@@ -38,8 +38,7 @@ def heeded(*, keep: Collection[int] = ()) -> Iterator[None]:
     the exit code 128 plus the number of the signal, as if it had not been prepared for it. Signals that the process
     was started to ignore (``nohup``) stay ignored.
 
-    Args:
-        keep: Signals that other code handles.
+    Other code handles the signals to ``keep``.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -45,8 +45,7 @@ def quiet_compiler() -> None:
 def hand_over_signals(*, keep: frozenset[signal.Signals] = frozenset()) -> None:
     """Give signals their usual meaning once imports are done: SIGINT raises, and SIGTERM ends the process.
 
-    Args:
-        keep: Signals that other code has taken over meanwhile.
+    Other code has taken over the signals to ``keep``.
     """
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     for number, handler in usual.items():

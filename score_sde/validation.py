@@ -173,13 +173,7 @@ def _trained(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
 
 
 def class_problems(config: Settings, num_classes: int | None, purposes: Collection[Purpose]) -> Iterator[str]:
-    """Sentences about classes that the data, the network or its training lack.
-
-    Args:
-        config: A configuration whose fields have been checked one by one.
-        num_classes: The number of classes of the data; ``None`` for data without labels.
-        purposes: The uses of the configuration.
-    """
+    """Sentences about classes that the data, the network or its training lack."""
     conditioning, model, wanted = config.conditioning, config.model, set(purposes)
     draws = bool(wanted & {"sample", "pareto"}) or ("train" in wanted and config.training.sample_every > 0)
     if not conditioning.classes:

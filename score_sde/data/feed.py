@@ -45,13 +45,9 @@ class Feed(Iterator[PlacedT]):
     ) -> None:
         """Wrap an iterator; nothing is read before the first array is requested.
 
-        Args:
-            iterator: the batches of this process.
-            place: puts a host array ``(rows, *event)``, or ``(per_dispatch, rows, *event)`` if several batches are
-                stacked, on the devices; with labels, both arrays in a :class:`~score_sde.labels.Labeled`. It runs in
-                the thread.
-            per_dispatch: number of batches in one array, stacked along a new first axis if more than one.
-            prefetch: number of arrays to keep ready; 0 reads on demand, without a thread.
+        ``place`` runs in a thread; it puts a host array ``(rows, *event)`` on the devices, or ``(per_dispatch, rows,
+        *event)`` if several batches are stacked, and with labels both arrays in a :class:`~score_sde.labels.Labeled`.
+        ``prefetch`` arrays are kept ready; 0 reads on demand, without a thread.
         """
         self._iterator = iterator
         self._place = place

@@ -14,17 +14,11 @@ _IMAGES = ("images", "x", "samples")
 
 
 class Given(NamedTuple):
-    """The contents of a file: images, or observations.
+    """The contents of a file: images, or observations."""
 
-    Attributes:
-        levels: Gray levels of images ``(n, height, width, channels)``; ``None`` for observations.
-        y: Observations ``(n, *observed)`` in the range of the network; ``None`` for images.
-        truth: The images behind the observations in this range, if they are known.
-    """
-
-    levels: np.ndarray | None
-    y: np.ndarray | None = None
-    truth: np.ndarray | None = None
+    levels: np.ndarray | None  # gray levels of images ``(n, height, width, channels)``; ``None`` for observations
+    y: np.ndarray | None = None  # observations ``(n, *observed)`` in the range of the network; ``None`` for images
+    truth: np.ndarray | None = None  # the images behind the observations in this range, if they are known
 
 
 def load_given(path: str, shape: tuple[int, ...], num_grey_levels: int) -> Given:
@@ -33,11 +27,6 @@ def load_given(path: str, shape: tuple[int, ...], num_grey_levels: int) -> Given
     An ``.npz`` file with an array ``y`` holds observations, as floats, and the images behind them if it has ``truth``
     too. Any other holds gray levels under ``images``, ``x`` or ``samples``, of ``num_levels`` (256 by default). Every
     other file is an image of 8 bits.
-
-    Args:
-        path: The file.
-        shape: Shape of one image of the data.
-        num_grey_levels: The gray levels of the data.
 
     Raises:
         UserError: For a missing or unreadable file, and arrays of another kind or shape.

@@ -26,17 +26,11 @@ _FLIP_STREAM = 1  # separates the coin tosses of the flips from other draws with
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainBatch:
-    """The rows of one training batch that belong to this process.
+    """The rows of one training batch that belong to this process."""
 
-    Attributes:
-        data: ``(batch_size // process_count, *event)``, as the source stores it.
-        index: the positions of the examples in the source, int64.
-        label: the classes of the examples, int32, if they were asked for.
-    """
-
-    data: np.ndarray
-    index: np.ndarray
-    label: np.ndarray | None = None
+    data: np.ndarray  # ``(batch_size // process_count, *event)``, as the source stores it
+    index: np.ndarray  # the positions of the examples in the source, int64
+    label: np.ndarray | None = None  # the classes of the examples, int32, if they were asked for
 
     @property
     def examples(self) -> Any:
@@ -46,19 +40,12 @@ class TrainBatch:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvalBatch:
-    """The rows of one evaluation batch that belong to this process.
+    """The rows of one evaluation batch that belong to this process."""
 
-    Attributes:
-        data: ``(batch_size // process_count, *event)``.
-        mask: False for rows that only fill up the last batch.
-        index: the position of each row in the source, int64; a filling row repeats the last one.
-        label: the class of each row, int32, if labels were asked for.
-    """
-
-    data: np.ndarray
-    mask: np.ndarray
-    index: np.ndarray
-    label: np.ndarray | None = None
+    data: np.ndarray  # ``(batch_size // process_count, *event)``
+    mask: np.ndarray  # False for rows that only fill up the last batch
+    index: np.ndarray  # the position of each row in the source, int64; a filling row repeats the last one
+    label: np.ndarray | None = None  # the class of each row, int32, if labels were asked for
 
     @property
     def examples(self) -> Any:
@@ -75,9 +62,8 @@ class TrainIterator(Iterator[TrainBatch]):
     def __init__(self, open_at: Callable[[int], Iterator[TrainBatch]], stream: dict[str, Any]) -> None:
         """Wrap a stream.
 
-        Args:
-            open_at: returns the batches from a number on; a ``close`` method of the result ends its processes.
-            stream: the facts that identify the stream.
+        ``open_at`` gives the batches from a number on; a ``close`` method of its result ends processes. ``stream`` has
+        the facts that identify the stream.
         """
         self._open_at = open_at
         self._stream = stream
@@ -266,13 +252,8 @@ def eval_batches(
     The last batch is filled up by repeating the last example, with ``mask`` False there, so that each example
     counts exactly once. Every process yields the same number of batches.
 
-    Args:
-        source: the examples.
-        batch_size: the global batch size, over all processes.
-        process_index: index of the share of each batch to yield.
-        process_count: number of processes that share each batch.
-        limit: number of examples to stop after; None for all.
-        labels: yield the classes of the examples too.
+    The batch size is the global one, over all processes, each of which yields the share of its index. Without a limit
+    all examples are read.
 
     Raises:
         UserError: for a batch size below 1 or not divisible by ``process_count``, a process index out of range, a

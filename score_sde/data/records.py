@@ -209,10 +209,9 @@ def _split_files(root: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
 def write_array_records(path: str | Path, images: Iterable[np.ndarray | bytes]) -> int:
     """Write images to one ArrayRecord file, each a record of its own, and return their number.
 
-    Args:
-        path: the file, such as ``FOLDER/train-00000.array_record``.
-        images: uint8 arrays ``(height, width, channels)`` with 1 or 3 channels, which become PNGs, or the bytes of
-            image files, which are kept: ``(file.read_bytes() for file in sorted(folder.glob("*.png")))``.
+    Images are uint8 arrays ``(height, width, channels)`` with 1 or 3 channels, which become PNGs, or the bytes of image
+    files, which are kept: ``(file.read_bytes() for file in sorted(folder.glob("*.png")))``. The file is one such as
+    ``FOLDER/train-00000.array_record``.
 
     Raises:
         UserError: for an array of another kind.

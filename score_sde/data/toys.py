@@ -22,14 +22,10 @@ SWISSROLL_STD = 0.02
 
 
 class Toy(NamedTuple):
-    """A sample of a toy distribution.
+    """A sample of a toy distribution."""
 
-    Attributes:
-        points: ``(n, 2)``.
-        part: The part of the distribution that each point comes from, ``(n,)``; None for one of a single part.
-    """
-
-    points: np.ndarray
+    points: np.ndarray  # ``(n, 2)``
+    # The part of the distribution that each point comes from, ``(n,)``; None for one of a single part.
     part: np.ndarray | None = None
 
 

@@ -12,10 +12,6 @@ def random_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Exactly one uniform number is drawn per image, in order, so that a generator advanced by ``k`` flips the images
     ``k, k + 1, ...`` of a stream exactly as one that has processed all earlier images.
 
-    Args:
-        images: ``(n, height, width, channels)``.
-        rng: the source of the coin tosses.
-
     >>> image = np.arange(3).reshape(1, 1, 3, 1)
     >>> random_flip(image, np.random.default_rng(1)).ravel().tolist()
     [0, 1, 2]
@@ -31,9 +27,7 @@ def random_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def check_images(batch: np.ndarray, info: SourceInfo) -> None:
     """Refuse a batch that disagrees with ``info``.
 
-    Args:
-        batch: ``(n, *info.shape)``: uint8 levels below ``info.num_grey_levels``, or finite float32 if that is None.
-        info: the description of the source.
+    A batch ``(n, *info.shape)`` holds uint8 levels below ``info.num_grey_levels``, or finite float32 if that is None.
 
     Raises:
         UserError: for a wrong shape, number of channels, dtype or range.

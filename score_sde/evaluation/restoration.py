@@ -32,35 +32,21 @@ _DEQUANTIZATION, _NOISE = 0, 1  # and from the key of an image
 
 
 class Observations(NamedTuple):
-    """Observations of some images, in the range of the network.
+    """Observations of some images, in the range of the network."""
 
-    Attributes:
-        y: The observations ``(n, *observed)``.
-        truth: The images behind them ``(n, height, width, channels)``; ``None`` if they are unknown.
-    """
-
-    y: np.ndarray
-    truth: np.ndarray | None
+    y: np.ndarray  # ``(n, *observed)``
+    truth: np.ndarray | None  # the images behind them ``(n, height, width, channels)``; ``None`` if they are unknown
 
 
 class Quality(NamedTuple):
-    """The draws for one image, summarized.
+    """The draws for one image, summarized."""
 
-    Attributes:
-        mean: Mean of the draws.
-        std: Their standard deviation, value by value.
-        misfit: Mean square of ``y - A x`` over draws and observations.
-        psnr_mean: Peak signal-to-noise ratio of the mean in dB; nan without the truth, as the next two.
-        psnr_draws: Mean of the ratios of the draws.
-        coverage: Share of the values within their intervals.
-    """
-
-    mean: np.ndarray
-    std: np.ndarray
-    misfit: float
-    psnr_mean: float
-    psnr_draws: float
-    coverage: float
+    mean: np.ndarray  # mean of the draws
+    std: np.ndarray  # their standard deviation, value by value
+    misfit: float  # mean square of ``y - A x`` over draws and observations
+    psnr_mean: float  # peak signal-to-noise ratio of the mean in dB; nan without the truth, as the next two
+    psnr_draws: float  # mean of the ratios of the draws
+    coverage: float  # share of the values within their intervals
 
 
 def observed_of(experiment: Experiment) -> Observed:

@@ -27,41 +27,26 @@ _CHOSEN = 0x7FFFFFFD  # purpose of the key by which a draw chooses among the par
 
 
 class Observed(NamedTuple):
-    """What is observed of every image.
-
-    Attributes:
-        operator: The operator.
-        known: 1 where a value of an image is observed itself, 0 elsewhere; ``None`` if none is.
-    """
+    """What is observed of every image."""
 
     operator: LinearOperator
-    known: Array | None
+    known: Array | None  # 1 where a value of an image is observed itself, 0 elsewhere; ``None`` if none is
 
 
 class Restorer(NamedTuple):
-    """A method that draws images given observations of them.
+    """A method that draws images given observations of them."""
 
-    Attributes:
-        draw: From experiment, operator, parameters, a key and an observation for each row to a draw for each.
-        noise: Whether it takes a standard deviation of the noise.
-        expected: That condition in words.
-        products: Products with the Jacobian of the network for each evaluation of it.
-        holds_pixels: Whether it holds known pixels, and so takes masks alone.
-        repeats_steps: Whether it repeats the steps of the configured solver.
-        follows_levels: Whether it needs the times between the levels of a chain.
-        shares_run: Whether all draws of an image come from one run; rows then come image by image.
-        takes_solver: Whether it follows the configured solver; the others follow its times alone.
-    """
-
+    # From experiment, operator, parameters, a key and an observation for each row to a draw for each.
     draw: Callable[[Experiment, Observed, Params, SampleKeys, Observations], Solution]
-    noise: Callable[[Any], Any]
-    expected: str
+    noise: Callable[[Any], Any]  # whether it takes a standard deviation of the noise
+    expected: str  # that condition in words
+    # Products with the Jacobian of the network for each evaluation of it.
     products: Callable[[Conditioning], int] = lambda fields: 0
-    holds_pixels: bool = False
-    repeats_steps: bool = False
-    follows_levels: bool = False
-    shares_run: bool = False
-    takes_solver: bool = True
+    holds_pixels: bool = False  # whether it holds known pixels, and so takes masks alone
+    repeats_steps: bool = False  # whether it repeats the steps of the configured solver
+    follows_levels: bool = False  # whether it needs the times between the levels of a chain
+    shares_run: bool = False  # whether all draws of an image come from one run; rows then come image by image
+    takes_solver: bool = True  # whether it follows the configured solver; the others follow its times alone
 
 
 def _by_score(

@@ -219,12 +219,7 @@ def label_embedding(num_classes: int, width: int, label: Labels | None, conditio
 
     The last row stands for no class, so that one network serves classifier-free guidance.
 
-    Args:
-        num_classes: Number of classes.
-        width: Size of the vectors.
-        label: The classes; ``None``, or -1 for single examples, stands for no class. Traced labels out of range give
-            NaN.
-        condition: The noise condition, of the shape of the labels.
+    The label ``None``, or -1 for single examples, stands for no class. Traced labels out of range give NaN.
     """
     index = jnp.full(condition.shape, -1) if label is None else label
     known = (index >= -1) & (index < num_classes)

@@ -47,12 +47,7 @@ Block = Callable[..., Maps]  # (features, width, resample=None) -> features
 
 
 class NCSNpp(nn.Module):
-    """The DDPM++ / NCSN++ U-Net, with its fields of ``config.model`` (``docs/fields.md``), and two more.
-
-    Attributes:
-        min_group_channels: Least number of channels in a group of the normalization.
-        rescale_input: Map inputs from [0, 1] to [-1, 1] first, for data that are not centered.
-    """
+    """The DDPM++ / NCSN++ U-Net, with its fields of ``config.model`` (``docs/fields.md``), and two more."""
 
     features: int = DEFAULTS.model.features
     channel_multipliers: tuple[int, ...] = DEFAULTS.model.channel_multipliers
@@ -73,19 +68,16 @@ class NCSNpp(nn.Module):
     progressive_combine: str = DEFAULTS.model.progressive_combine
     skip_rescale: bool = DEFAULTS.model.skip_rescale
     init_scale: float = DEFAULTS.model.init_scale
-    min_group_channels: int = 4
-    rescale_input: bool = False
+    min_group_channels: int = 4  # least number of channels in a group of the normalization
+    rescale_input: bool = False  # map inputs from [0, 1] to [-1, 1] first, for data that are not centered
     remat: bool = DEFAULTS.model.remat
 
     @nn.compact
     def __call__(self, x: Images, condition: Times, *, label: Labels | None = None, train: bool = False) -> Images:
         """The network output, of the shape of ``x``.
 
-        Args:
-            x: Noisy images.
-            condition: The noise condition: a time or level for positional embeddings, ``log sigma`` for Fourier ones.
-            label: Classes; ``None``, or -1 for single examples, stands for no class.
-            train: Switch dropout on.
+        The noise condition is a time or level for positional embeddings, ``log sigma`` for Fourier ones. The label
+        ``None``, or -1 for single examples, stands for no class.
 
         Raises:
             UserError: For labels given to a network without classes, and for labels out of range; traced labels out of

@@ -24,10 +24,8 @@ def class_conditional(loss: Loss, null_probability: Number = DEFAULTS.conditioni
     the scores with and without a class (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1). Like dropout this needs the
     key of the dropout: losses without it are of the labels as given.
 
-    Args:
-        loss: The loss of a network, which reads classes from its parameters
-            (:class:`~score_sde.labels.Conditioned`), as every loss of this package does.
-        null_probability: The probability.
+    The given loss reads classes from its parameters (:class:`~score_sde.labels.Conditioned`), as every loss of this
+    package does.
 
     Raises:
         UserError: If the probability is not one.

@@ -59,9 +59,7 @@ def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, 
 def restored_rows(columns: Sequence[tuple[str, np.ndarray]], path: Path) -> Path:
     """Images beside what was made of them, one row per image.
 
-    Args:
-        columns: The title of each column and its images ``(n, height, width, channels)``, from 0 (black) to 1 (white).
-        path: The PNG to write.
+    A column has a title and images ``(n, height, width, channels)``, from 0 (black) to 1 (white).
 
     Raises:
         UserError: If the file cannot be written.

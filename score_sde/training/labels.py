@@ -17,10 +17,6 @@ def check_reads_labels(network: Network, shape: tuple[int, ...]) -> None:
 
     It is asked at random parameters: at fresh ones the last layer may be zero, and would hide its input.
 
-    Args:
-        network: The network.
-        shape: Shape of one example.
-
     Raises:
         UserError: If no label changes the output.
     """

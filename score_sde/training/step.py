@@ -49,17 +49,10 @@ def make_train_step(
 ) -> TrainStep:
     """The training step ``(state, batch) -> (state, metrics)``.
 
-    Args:
-        loss: The loss of every example; its mean is minimized.
-        tx: The optimizer.
-        prepare: Maps the raw batch to continuous data, for example :meth:`Quantization.dequantize`; of a batch with
-            labels its examples.
-        ema_rate: Rate of the moving average of the parameters.
-        ema_warmup: See :func:`ema_rate_at`.
-        accumulate: Number of parts for gradient accumulation. Random numbers are drawn for the whole batch, so the
-            parts change only dropout.
-        mesh: The devices, if the state may be sharded: every device then computes with whole parameters and keeps its
-            shard of the gradient.
+    The mean of the loss is minimized. ``prepare`` maps the raw batch to continuous data, for example
+    :meth:`Quantization.dequantize`; of a batch with labels its examples. A gradient is accumulated over parts, whose
+    random numbers are drawn for the whole batch, so that the parts change only dropout. With the mesh the state may be
+    sharded: every device then computes with whole parameters and keeps its shard of the gradient.
     """
     unroll = loops_are_slow(mesh)
 

@@ -83,12 +83,8 @@ def make_predict_fn(
     The parameterization interprets the first half of the last axis; the second is ``2 w - 1``, so that a network that
     starts at zero starts between the two variances. The fraction is not confined to ``[0, 1]``, as in the original.
 
-    Args:
-        network: A network with two outputs, as from :func:`with_variances`.
-        parameterization: The meaning of the first half.
-        chain: The chain.
-        params: Parameters of the network, or :class:`~score_sde.labels.Conditioned` on classes.
-        key: Switches dropout on.
+    The network has two outputs, as from :func:`with_variances`; the parameterization is the meaning of the first. The
+    parameters may be :class:`~score_sde.labels.Conditioned` on classes, and a key switches dropout on.
     """
     params, label = unconditioned(params)
     given = {} if label is None else {"label": label}
