@@ -35,7 +35,7 @@ class Conditioning(Group):
         when=_CLASSES,
     )
     labels: tuple[int, ...] = several(
-        *((), Integer(low=0, high=MAX_CLASSES - 1), (0, 1000)),
+        *((), Integer(low=0, high=MAX_CLASSES - 1), (0, 100)),
         "classes of the samples, in turn; empty for all",
         when=_CLASSES,
     )

@@ -74,6 +74,11 @@ MODES = {
     **{"sampling": "sample", "likelihood": "likelihood", "evaluation": "eval", "pareto": "pareto", "plan": "plan"},
     **{"dequantizer": "train_dequantizer", "conditioning": "restore"},
 }
+#: Fields that another mode than their group's reads.
+MODES_OF = {
+    **dict.fromkeys(("conditioning.classes", "conditioning.null_probability"), "train"),
+    **dict.fromkeys(("conditioning.labels", "conditioning.scale"), "sample"),
+}
 NOT_RUN = {
     **dict.fromkeys(("data.data_dir", "data.shape", "evaluation.weights", "evaluation.reference"), "files of the user"),
     **dict.fromkeys(("conditioning.images",), "files of the user"),
@@ -83,6 +88,11 @@ NOT_RUN = {
 }
 DEEP = ("dequantizer.blocks", "dequantizer.num_flows")  # which are compiled for minutes
 FREE = ("seed", "sampling.max_steps", "data.prefetch", "training.keep_checkpoints", "parameterization.num_scales")
+
+
+def mode_of(name, other):
+    """The mode that reads a field; another for the groups that all modes read."""
+    return MODES_OF.get(name) or MODES.get(name.partition(".")[0], other)
 
 
 def affordable(name, kind):
@@ -139,7 +149,8 @@ def runs(tmp_path_factory):
     kept = {}
 
     def trained(settings):
-        key = json.dumps({name: str(value) for name, value in settings.items() if name.split(".")[0] not in MODES})
+        decisive = {name: str(value) for name, value in settings.items() if mode_of(name, "train") == "train"}
+        key = json.dumps(decisive)
         if key not in kept:
             kept[key] = tmp_path_factory.mktemp("run")
             assert (
@@ -180,7 +191,7 @@ def finite(path):
 def test_an_affordable_value_ends_in_finite_numbers_or_in_one_message(name, runs, tmp_path, capsys, monkeypatch):
     if name in NOT_RUN:
         pytest.skip(NOT_RUN[name])
-    mode = MODES.get(name.partition(".")[0], "sample" if name == "ema_width" else "train")
+    mode = mode_of(name, "sample" if name == "ema_width" else "train")
     settings = settings_of(name)
     ended, failed = [], []
     for index, value in enumerate(affordable(name, FIELDS[name])):
@@ -207,7 +218,7 @@ def test_an_affordable_value_ends_in_finite_numbers_or_in_one_message(name, runs
 
 
 def test_the_fields_that_are_not_run_exist():
-    names = {*NOT_RUN, *READ_WITH, *READ_ON_IMAGES, *FREE, *DEEP, *TINY, *DEQUANTIZED}
+    names = {*NOT_RUN, *MODES_OF, *READ_WITH, *READ_ON_IMAGES, *FREE, *DEEP, *TINY, *DEQUANTIZED}
     assert names <= set(FIELDS) and default_config().seed
 
 
@@ -219,6 +230,6 @@ def test_the_settings_under_which_a_field_is_read_go_together(name):
     }
     config = DEFAULTS.with_fields(typed)
     shape, levels = ((2,), None) if settings["data.name"].startswith("toy:") else ((8, 8, 1), 17)
-    mode = MODES.get(name.partition(".")[0], "train")
+    mode = mode_of(name, "train")
     assert not list(problems_of(config, shape, levels, purposes_of(mode, config)))
     assert FIELDS[name].when.failing(leaves(config)) is None
