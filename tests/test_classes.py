@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_sde.conditioning.classes import class_prediction, class_score
 from score_sde.config import default_config
 from score_sde.data import ArraySource, SourceInfo
 from score_sde.errors import UserError
 from score_sde.evaluation.likelihood import dataset_bound, dataset_likelihood
-from score_sde.evaluation.samples import draw_samples, in_rows, sampled_labels
+from score_sde.evaluation.samples import draw_samples, in_rows, latent_codes, sampled_labels
 from score_sde.experiment import Experiment
 from score_sde.labels import Conditioned
 from score_sde.parameterization import NoisePrediction
+from score_sde.variational import NoiseAndFraction, with_fraction
 
 MEANS, STDS = np.array([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]]), np.array([0.3, 0.4, 0.2])
 
@@ -47,7 +49,8 @@ def experiment(**changes):
     }
     config.update_from_flattened_dict(fields | {name.replace("__", "."): value for name, value in changes.items()})
     made = Experiment.from_config(config, (2,), None, num_classes=3, purposes=("sample", "likelihood"))
-    return dataclasses.replace(made, network=Exact(), parameterization=NoisePrediction(condition_on="log_noise"))
+    views = {"network": Exact(), "reversal_network": with_fraction(Exact(), 0.0)}
+    return dataclasses.replace(made, **views, parameterization=NoisePrediction(condition_on="log_noise"))
 
 
 PARAMS = {"zero": jnp.zeros(())}
@@ -72,6 +75,10 @@ SAMPLERS = {
     },
     "adaptive with noise": {"sampling__predictor": "adaptive_sde"},
     "a chain": {"sampling__predictor": "ddim", "sde__schedule": "linear"},
+    "a chain with learned variances": {
+        **{"sampling__predictor": "ancestral", "sde__schedule": "linear", "objective__kind": "bound"},
+        **{"parameterization__variances": "learned", "sampling__num_steps": 100},
+    },
 }
 
 
@@ -114,6 +121,34 @@ def test_guidance_moves_samples_of_a_class_away_from_the_others():
         outwards = MEANS[label] - MEANS.mean(axis=0)
         assert ((guided - plain)[label::3] @ outwards).mean() > 0.0
         assert (guided[label::3].std(axis=0) < plain[label::3].std(axis=0)).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
+def test_a_guided_step_has_the_guided_noise_and_the_variance_of_its_class(scale):
+    label, x, t = jnp.array([0, 2, 1]), jax.random.normal(jax.random.key(0), (3, 2)), jnp.array([0.2, 0.5, 0.9])
+
+    def predict_of(params):
+        label = params.label[:, None]
+        return lambda x, t: NoiseAndFraction(jnp.sin(x + t[:, None] + label), jnp.broadcast_to(0.1 * label, x.shape))
+
+    def score_of(params):
+        return lambda x, t: -predict_of(params)(x, t).noise
+
+    given = Conditioned(PARAMS, label)
+    noise, fraction = class_prediction(predict_of, given, scale)(x, t)
+    np.testing.assert_allclose(noise, -class_score(score_of, given, scale)(x, t), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fraction, [[0.0] * 2, [0.2] * 2, [0.1] * 2], rtol=1e-6)
+
+
+def test_codes_are_of_the_class_of_their_example():
+    _, x, true = labeled(np.arange(12) % 3)
+    found = latent_codes(experiment(), PARAMS, x, true)
+    assert found.round_trip_rms < 1e-2
+    # The flow of a Gaussian standardizes it.
+    np.testing.assert_allclose(found.codes, (x - MEANS[true]) / STDS[true, None], atol=0.02)
+    ends = found.between[0], found.between[-1]
+    np.testing.assert_allclose(ends[0], x[0::2], atol=0.02)
+    np.testing.assert_allclose(ends[1], x[1::2], atol=0.02)
 
 
 def labeled(labels):
