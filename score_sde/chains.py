@@ -49,9 +49,12 @@ class DDPM(Chain):
     >>> chain = DDPM(betas=linear_betas(1000))
     >>> round(float(chain.marginal(jnp.array(1.0)).mean_coeff), 5)
     0.00635
+
+    Attributes:
+        betas: Variances ``b_1 ... b_N`` of the steps, each between 0 and 1.
     """
 
-    betas: Levels  # variances ``b_1 ... b_N`` of the steps, each between 0 and 1
+    betas: Levels
 
     def problems(self) -> Iterator[str]:
         """Sentences about invalid variances."""
@@ -113,9 +116,12 @@ class NCSN(Chain):
     >>> chain = NCSN(sigmas=geometric_sigmas(3, 0.01, 1.0))
     >>> [round(float(std), 4) for std in chain.marginal(chain.times).std]
     [0.01, 0.1, 1.0]
+
+    Attributes:
+        sigmas: Noise levels, ascending.
     """
 
-    sigmas: Levels  # noise levels, ascending
+    sigmas: Levels
 
     def problems(self) -> Iterator[str]:
         """Sentences about noise levels that are invalid or do not ascend."""
@@ -152,11 +158,15 @@ class Tabulated(Chain):
     """The Markov chain that visits given marginals, such as an SDE's without a chain of its own.
 
     Level ``i = 1 ... N`` is at time ``i / N`` and the data at 0.
+
+    Attributes:
+        mean_coeffs: ``m`` of every level.
+        stds: ``s`` of every level, in proportion to ``m`` ascending.
+        prior_std: Std of the prior.
     """
 
-    mean_coeffs: Levels  # ``m`` of every level
-    stds: Levels  # ``s`` of every level, in proportion to ``m`` ascending
-    # Std of the prior.
+    mean_coeffs: Levels
+    stds: Levels
     prior_std: Number = 1.0  # pyright: ignore[reportIncompatibleMethodOverride] -- a field for a property
 
     def problems(self) -> Iterator[str]:
@@ -320,8 +330,9 @@ def largest_distance(data: np.ndarray, *, block: int = 1024) -> float:
     >>> largest_distance(np.array([[0.0], [3.0], [1.0]]))
     3.0
 
-    The examples, of shape ``(n, *event)``, are scaled as the network will see them. A ``block`` of rows of distances is
-    held at once.
+    Args:
+        data: Examples, scaled as the network will see them, shape ``(n, *event)``.
+        block: Number of rows of distances held at once.
     """
     flat = np.asarray(data, np.float64).reshape(len(data), -1)
     squares = np.sum(flat**2, axis=1)
@@ -371,8 +382,10 @@ def langevin_step(ratio: float, num_steps: int, sigma_min: float = _SDE.sigma_mi
     >>> f"{langevin_step(noise_ratio(3 * 32 * 32), 5):.1e}"  # 6.2e-6 for CIFAR-10
     '6.2e-06'
 
-    ``ratio`` is the one of neighboring levels; a level has ``num_steps`` Langevin steps ``T``, and the smallest noise
-    is ``s_1``.
+    Args:
+        ratio: Ratio of neighboring levels.
+        num_steps: Langevin steps ``T`` per level.
+        sigma_min: Smallest noise ``s_1``.
     """
     if not ratio > 1.0 or num_steps < 1:
         raise UserError(f"ratio is {ratio} and num_steps {num_steps}; expected more than 1, and at least 1.")

@@ -57,16 +57,20 @@ LEVEL_CONDITIONS: Mapping[str, bool] = MappingProxyType({"level": False, "descen
 
 @component
 class Parameterization(abc.ABC):
-    """From network output to noise, and so to score; each subclass defines :meth:`noise`."""
+    """From network output to noise, and so to score; each subclass defines :meth:`noise`.
+
+    Attributes:
+        data_std: Standard deviation of the data, used to scale inputs.
+        scale_input: Divide the inputs by ``sqrt(m^2 data_std^2 + s^2)``, as the VE SDE with its large noise needs.
+        condition_on: The noise condition, a name in :data:`CONDITIONS`.
+        num_scales: Number of noise levels of a network that is conditioned on levels.
+    """
 
     fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # fields that the subclass fixes
 
-    data_std: Number = DEFAULTS.parameterization.data_std  # standard deviation of the data, used to scale inputs
-    # Divide the inputs by ``sqrt(m^2 data_std^2 + s^2)``, as the VE SDE with its large noise needs.
+    data_std: Number = DEFAULTS.parameterization.data_std
     scale_input: bool = static(default=DEFAULTS.parameterization.scale_input)
-    # The noise condition, a name in :data:`CONDITIONS`.
     condition_on: str = static(default=DEFAULTS.parameterization.condition_on)
-    # Number of noise levels of a network that is conditioned on levels.
     num_scales: Number = DEFAULTS.parameterization.num_scales
 
     @abc.abstractmethod
@@ -92,9 +96,13 @@ class NoisePrediction(Parameterization):
 
 @component
 class ScorePrediction(Parameterization):
-    """The output is the score, or the score times ``s`` as in NCSNv2 and NCSN++ (Song & Ermon 2020, technique 3)."""
+    """The output is the score, or the score times ``s`` as in NCSNv2 and NCSN++ (Song & Ermon 2020, technique 3).
 
-    scale_by_sigma: bool = static(default=DEFAULTS.parameterization.scale_by_sigma)  # divide the output by ``s``
+    Attributes:
+        scale_by_sigma: Divide the output by ``s``.
+    """
+
+    scale_by_sigma: bool = static(default=DEFAULTS.parameterization.scale_by_sigma)
 
     def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
         """Minus the output, times ``s`` if the output is the score itself."""
@@ -228,7 +236,12 @@ def thresholded(
     section 2.3) clips at the quantile of the distances from the middle of the range, if it lies outside, and shrinks
     the sample into the range.
 
-    Data lie between ``low`` and ``high``. The quantile, such as 0.995, is over all values of an example.
+    Args:
+        process: The forward process.
+        score_fn: The score of its marginals.
+        low: Least value of the data.
+        high: Greatest value.
+        quantile: Such as 0.995, over all values of an example.
 
     >>> from score_sde.sdes import VP
     >>> def score(x, t):  # of a point mass at 3

@@ -126,12 +126,17 @@ class Process(Checked, abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReverseProcess:
-    """The time reversal of a process under a score function, which solvers follow from ``t = 1`` to 0."""
+    """The time reversal of a process under a score function, which solvers follow from ``t = 1`` to 0.
+
+    Attributes:
+        forward: The forward process.
+        score_fn: The score of its marginals.
+        stated_noise_scale: The requested noise scale. ``None`` leaves the choice to the solver in
+            :func:`score_sde.sampling.integrate`, and means 1, the reverse SDE, where it is read directly.
+    """
 
     forward: Process
-    score_fn: ScoreFn  # the score of its marginals
-    # The requested noise scale. ``None`` leaves the choice to the solver in :func:`score_sde.sampling.integrate`, and
-    # means 1, the reverse SDE, where it is read directly.
+    score_fn: ScoreFn
     stated_noise_scale: Number | None = None
 
     @property

@@ -26,11 +26,15 @@ _MANY = 64  # values: chance does not put so many into the brighter half
 
 @component
 class Quantization(Checked):
-    """The gray levels of a data set and the interval its pixels are scaled to."""
+    """The gray levels of a data set and the interval its pixels are scaled to.
 
-    # Number of gray levels ``K``, 2 or more; ``None`` for continuous data.
+    Attributes:
+        num_grey_levels: Number of gray levels ``K``, 2 or more; ``None`` for continuous data.
+        centered: Scale to ``[-1, 1]`` if true, else to ``[0, 1]``.
+    """
+
     num_grey_levels: int | None = static(default=256)
-    centered: bool = static(default=True)  # scale to ``[-1, 1]`` if true, else to ``[0, 1]``
+    centered: bool = static(default=True)
 
     def problems(self) -> Iterator[str]:
         """The sentence about an invalid number of levels."""

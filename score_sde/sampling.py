@@ -149,9 +149,14 @@ def integrate(
 
     The samples keep their type, and the times take it.
 
-    There is one key per sample. A process without a noise scale of its own has the one that the solver follows.
-    ``num_steps`` may vary under one compiled program, so that grids padded to one length are swept without
-    recompilation.
+    Args:
+        keys: One key per sample.
+        solver: A stochastic or deterministic step.
+        process: The process to integrate. Without a noise scale of its own, it has the one that the solver follows.
+        x: Starting points at ``times[0]``.
+        times: Decreasing grid.
+        num_steps: Number of steps to take; all by default. It may vary under one compiled program, so that grids
+            padded to one length are swept without recompilation.
 
     Returns:
         The state at ``times[num_steps]``.
@@ -176,8 +181,14 @@ def trajectory(
 ) -> Float[Array, "..."]:
     """The samples at times of the grid, stacked in front: shape ``(frames, batch, *event)``.
 
-    There is one key per sample. ``frames`` are the indices of the times to keep, in any order, by default of all. Only
-    these need memory, however many steps there are.
+    Args:
+        keys: One key per sample.
+        solver: A stochastic or deterministic step.
+        process: The process to integrate.
+        x: Starting points at ``times[0]``.
+        times: Decreasing grid.
+        frames: The indices of the times to keep, in any order; all by default. Only these need memory, however many
+            steps there are.
 
     Raises:
         UserError: If a frame is not an index into the times, and as :func:`integrate`.
@@ -229,23 +240,27 @@ class FixedSteps:
 
     The attributes are the arguments of :func:`make_sampler`, and the following.
 
+    Attributes:
+        score_of: From parameters to the score to follow.
+        law_of: From parameters to the law of a step down a chain, where the network has learned the variances.
+        name: Name of the sampler in reports.
+
     Raises:
         UserError: If the solver cannot follow the process along the grid, or not with this noise.
     """
 
-    score_of: Callable[[Params], ScoreFn]  # from parameters to the score to follow
+    score_of: Callable[[Params], ScoreFn]
     process: Process
     solver: Solver
     times: Grid
     num_steps: Int[Array, ""] | int | None = None
     noise_scale: Number | None = None
     denoising: Denoising = DEFAULTS.sampling.denoising
-    # From parameters to the law of a step down a chain, where the network has learned the variances.
     law_of: Callable[[Params], StepLaw] | None = None
     # From parameters and the numbers of samples to the parameters for their classes.
     condition: Callable[[Params, Integer[Array, " batch"]], Params] = unconditional
     dtype: Any = float
-    name: str = ""  # name of the sampler in reports
+    name: str = ""
 
     on_grid: ClassVar[bool] = True
 

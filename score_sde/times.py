@@ -122,6 +122,12 @@ class ImportanceTimes(_Between):
     With likelihood weighting the factor of the squared error in noise space becomes the constant
     :attr:`normalizer` ``/ (t1 - t0)``.
 
+    Attributes:
+        sde: The forward process.
+        t0: Smallest time.
+        t1: Largest time.
+        base: Draws the quantiles in ``[0, 1]``; ``LowDiscrepancyTimes(t0=0.0)`` for one in each stratum.
+
     >>> from score_sde.sdes import VP
     >>> times = ImportanceTimes(sde=VP(), t0=1e-5)
     >>> round(float(times.normalizer), 4)
@@ -130,10 +136,9 @@ class ImportanceTimes(_Between):
     ['0.000108', '0.114421', '0.872628']
     """
 
-    sde: Process  # the forward process
-    t0: Number = 1e-5  # smallest time
-    t1: Number = 1.0  # largest time
-    # Draws the quantiles in ``[0, 1]``; ``LowDiscrepancyTimes(t0=0.0)`` for one in each stratum.
+    sde: Process
+    t0: Number = 1e-5
+    t1: Number = 1.0
     base: TimeSampler = UniformTimes(t0=0.0)
 
     @property

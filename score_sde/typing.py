@@ -182,12 +182,15 @@ class TimeSampler(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """The loss of every example, in two steps; a caller may mask, average or bound it."""
+    """The loss of every example, in two steps; a caller may mask, average or bound it.
 
-    # Everything random in the losses of ``(key, batch)``, a pytree whose arrays begin with the axis of the batch, so
-    # that a part of the batch takes its share of them, and a key for dropout.
+    Attributes:
+        draw: Everything random in the losses of ``(key, batch)``, a pytree whose arrays begin with the axis of the
+            batch, so that a part of the batch takes its share of them, and a key for dropout.
+        losses: The losses of ``(params, batch, draws, dropout_key)``, of shape ``(batch,)``; a key switches dropout on.
+    """
+
     draw: Callable[[PRNGKey, Any], tuple[Any, PRNGKey]]
-    # The losses of ``(params, batch, draws, dropout_key)``, of shape ``(batch,)``; a key switches dropout on.
     losses: Callable[[Params, Any, Any, PRNGKey | None], Times]
 
     def __call__(self, params: Params, key: PRNGKey, batch: Any, *, train: bool) -> Times:

@@ -158,8 +158,13 @@ def bound_draw(
     The draw is unbiased for every example, and differentiable in ``x``. The times are uniform in log-SNR and spread
     evenly over the batch, which makes their mean vary less than with independent draws.
 
-    The noise of example ``i`` uses ``fold_in(key, i)``. The offset is the decoder at ``t_min``, for one more evaluation
-    of the score.
+    Args:
+        key: Draws times and noise; the noise of example ``i`` uses ``fold_in(key, i)``.
+        sde: The forward process.
+        score_fn: The score of its marginals.
+        x: Continuous data of shape ``(batch, *event)``.
+        t_min: Time of the decoder.
+        offset: Add the decoder, for one more evaluation of the score.
 
     Returns:
         The bound in nats per example.
@@ -222,8 +227,13 @@ def noise_error(
 ) -> Times:
     """``|n - z|^2 - |z|^2`` at ``x_t = m x + s z``; its mean over the noise ``z`` is ``e(t)``.
 
-    There is one time per example. With probes it takes the sliced form ``|n|^2 - 2 s div n``, with the mean of the
-    quadratic forms as divergence.
+    Args:
+        sde: The forward process.
+        score_fn: The score of its marginals.
+        x: The data.
+        t: One time per example.
+        noise: The noise ``z``.
+        probes: For the sliced form ``|n|^2 - 2 s div n``, with the mean of the quadratic forms as divergence.
 
     >>> from score_sde.sdes import VP
     >>> x, t, noise = jnp.zeros((1, 2)), jnp.ones(1), jnp.array([[1.0, -2.0]])

@@ -90,8 +90,14 @@ def dequantization_loss(
     Song et al. 2021b (arXiv 2101.09258): the cost of the images under a model, from one time per image
     (:func:`~score_sde.likelihood.bound_draw`), plus the log-density of their noise.
 
-    The score is held fixed. The offset is the decoder at ``t_min``, for one more evaluation of the score. ``dropout``
-    says whether the dequantizer has dropout in training.
+    Args:
+        quantization: The gray levels.
+        dequantizer: The dequantizer to train.
+        sde: The forward process.
+        score_fn: The score of its marginals, held fixed.
+        t_min: Time of the decoder.
+        offset: Add the decoder, for one more evaluation of the score.
+        dropout: Whether the dequantizer has dropout in training.
 
     Returns:
         The loss; its batches are gray levels, and it draws keys and times.

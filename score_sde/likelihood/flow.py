@@ -136,8 +136,13 @@ def bits_per_dim(
 ) -> tuple[Times, Likelihood]:
     """Bits per dimension of dequantized images, and the underlying likelihood.
 
-    The images have noise in their bins, such as ``quantization.dequantize(key, levels)``, and are not under a trace.
-    Key and options are those of :func:`log_likelihood`.
+    Args:
+        key: As in :func:`log_likelihood`.
+        sde: The forward process.
+        score_fn: The score of its marginals.
+        x: Images with noise in their bins, such as ``quantization.dequantize(key, levels)``; not under a trace.
+        quantization: Number of gray levels and scale of the images.
+        **options: As in :func:`log_likelihood`.
 
     Raises:
         UserError: If ``x`` are not images of this scale, or lack noise, so that their likelihood has no bound; see
@@ -163,7 +168,12 @@ def decoder_term(key: PRNGKey, sde: SDE, score_fn: ScoreFn, x: Batch, t_min: Num
 
         -log p_0(x) <= E_z[-log p_t(m x + s z) + 1/2 (|n - z|^2 - |z|^2)] - d log m.
 
-    The noise of example ``i`` uses ``fold_in(key, i)``.
+    Args:
+        key: Draws the noise; example ``i`` uses ``fold_in(key, i)``.
+        sde: The forward process.
+        score_fn: The score of its marginals.
+        x: Continuous data.
+        t_min: Time of the decoder.
 
     Returns:
         ``x_t``, and the term to add to ``-log p_t(x_t)``, in nats per example.

@@ -104,9 +104,16 @@ def sample_with_log_density(
 ) -> Likelihood:
     """Samples of the probability flow with their log-densities, from the same evaluations.
 
-    Each key draws the probes of a sample. ``start`` are draws from the prior, such as
-    :func:`score_sde.sampling.prior_samples`, and the grid goes from 1 down to the time of the samples. The rest is as
-    in :func:`log_likelihood_on_grid`.
+    Args:
+        keys: One key per sample, which draws its probes.
+        sde: The forward process.
+        score_fn: The score of its marginals.
+        start: Draws from the prior, such as :func:`score_sde.sampling.prior_samples`.
+        times: Grid from 1 down to the time of the samples.
+        order: As in :func:`log_likelihood_on_grid`, like the rest.
+        num_probes: Hutchinson probes per sample and time, or ``None`` for the exact trace.
+        probe_kind: ``"rademacher"`` or ``"gaussian"``.
+        fresh_probes: Whether to draw new probes at every time; else all times share them.
 
     Returns:
         A :class:`Likelihood` whose ``latents`` are the samples at ``times[-1]`` and ``logp`` their log-densities there.

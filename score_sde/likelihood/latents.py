@@ -20,7 +20,12 @@ def encode(
 ) -> Solution:
     """The latent codes of data, which look like draws from the prior.
 
-    Data enter the flow at ``t_end``; the tolerance of the adaptive solver is both relative and absolute.
+    Args:
+        sde: The forward process.
+        score_fn: The score of its marginals.
+        x: Data of shape ``(batch, *event)``.
+        t_end: Time at which the data enter the flow.
+        tolerance: Relative and absolute tolerance of the adaptive solver.
 
     >>> import jax
     >>> from score_sde.sdes import VP

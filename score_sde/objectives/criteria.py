@@ -56,9 +56,13 @@ class Criterion(Protocol):
 
 @component
 class Explicit:
-    """The distance to a known score: :func:`~score_sde.objectives.explicit_score_matching`."""
+    """The distance to a known score: :func:`~score_sde.objectives.explicit_score_matching`.
 
-    target: StaticScore = static()  # the score of the density of the data
+    Attributes:
+        target: The score of the density of the data.
+    """
+
+    target: StaticScore = static()
 
     def draw(self, key: PRNGKey, x: Batch) -> Any:
         """Nothing."""
@@ -88,12 +92,17 @@ class Implicit:
 
 @component
 class Sliced:
-    """Random directions: :func:`~score_sde.objectives.sliced_score_matching`."""
+    """Random directions: :func:`~score_sde.objectives.sliced_score_matching`.
 
-    num_projections: int = static(default=DEFAULTS.objective.num_projections)  # directions per example
-    # Distribution of the directions: ``"rademacher"``, ``"gaussian"`` or ``"sphere"``.
+    Attributes:
+        num_projections: Directions per example.
+        projections: Distribution of the directions: ``"rademacher"``, ``"gaussian"`` or ``"sphere"``.
+        variance_reduced: Use ``1/2 |s|^2`` in place of ``1/2 (v^T s)^2``.
+    """
+
+    num_projections: int = static(default=DEFAULTS.objective.num_projections)
     projections: ProjectionKind = static(default="rademacher")
-    variance_reduced: bool = static(default=True)  # use ``1/2 |s|^2`` in place of ``1/2 (v^T s)^2``
+    variance_reduced: bool = static(default=True)
 
     def draw(self, key: PRNGKey, x: Batch) -> Any:
         """The directions."""
@@ -106,9 +115,13 @@ class Sliced:
 
 @component
 class Denoising:
-    """One noise level: :func:`~score_sde.objectives.denoising_score_matching`."""
+    """One noise level: :func:`~score_sde.objectives.denoising_score_matching`.
 
-    std: Number = 0.1  # the noise level; the learned score belongs to data with this much noise
+    Attributes:
+        std: The noise level; the learned score belongs to data with this much noise.
+    """
+
+    std: Number = 0.1
 
     def draw(self, key: PRNGKey, x: Batch) -> Any:
         """The noise."""
@@ -144,7 +157,10 @@ def static_score_matching_loss(network: Network, criterion: Criterion, *, condit
     Sample from it with :func:`score_sde.solvers.langevin_monte_carlo`. No solver of a process can use it; see
     :func:`criterion_loss`.
 
-    The noise condition of the network is constant.
+    Args:
+        network: The network to train.
+        criterion: The criterion.
+        condition: The constant noise condition.
 
     Returns:
         The loss; its draws are the criterion's.
@@ -177,8 +193,14 @@ def criterion_loss(
     ``lambda = s^2`` by 1 per dimension (``reduce_mean``), by ``d / 2`` without. The Jacobian-vector products make it
     more expensive.
 
-    The criterion is :class:`Implicit` or :class:`Sliced`; the weighting is ``lambda(t)``. ``reduce_mean`` means per
-    dimension and doubled, or unchanged: the two conventions of ``score_matching_loss``.
+    Args:
+        process: The forward process.
+        network: The network to train.
+        parameterization: The meaning of its output.
+        criterion: :class:`Implicit` or :class:`Sliced`.
+        times: Draws the training times.
+        weighting: ``lambda(t)``.
+        reduce_mean: Per dimension and doubled, or unchanged: the two conventions of ``score_matching_loss``.
 
     Returns:
         The loss. It draws the same times and noise from a key as ``score_matching_loss``.

@@ -58,8 +58,11 @@ def sliced_score_matching(
 
     The directions need mean zero and unit covariance, so that the expectation is :func:`implicit_score_matching`.
 
-    Every example has its projections, see :func:`draw_projections`. ``variance_reduced`` takes the expectation of the
-    second term, ``1/2 |s|^2``, in closed form (SSM-VR).
+    Args:
+        score: The score of a batch.
+        x: Data.
+        projections: Directions of every example; see :func:`draw_projections`.
+        variance_reduced: Take the expectation of the second term, ``1/2 |s|^2``, in closed form (SSM-VR).
 
     >>> v = jnp.array([[[1.0, -1.0], [1.0, 1.0]]])
     >>> for reduced in (True, False):

@@ -46,8 +46,14 @@ def score_matching_loss(
 ) -> Loss:
     """The continuous denoising score matching loss of a network.
 
-    The weighting is ``lambda(t)``, see :mod:`score_sde.times`. ``reduce_mean`` averages the squared error over the
-    event; otherwise half its sum is taken. Both are conventions of Song et al., for VP and VE configurations.
+    Args:
+        process: The forward process.
+        network: The network to train.
+        parameterization: The meaning of its output.
+        times: Draws the training times.
+        weighting: ``lambda(t)``; see :mod:`score_sde.times`.
+        reduce_mean: ``True`` averages the squared error over the event, ``False`` takes half its sum; both are
+            conventions of Song et al., for VP and VE configurations.
 
     Returns:
         The loss; it draws times, noisy data and their noise.
@@ -108,8 +114,16 @@ def loss_by_noise_level(
     Both have the same overall mean; the ratio of their squared overall standard deviations is the gain of importance
     sampling (Song et al. 2021b, arXiv 2101.09258, section 5).
 
-    Every level sees the whole batch, once for each law. ``make_loss`` is the loss with given ``times`` in ``[t0, t1]``,
-    such as ``functools.partial(score_matching_loss, sde, network, parameterization, weighting=likelihood_weighting)``.
+    Args:
+        params: Parameters of the network.
+        key: Draws times and noise.
+        batch: Data; every level sees the whole batch, once for each law.
+        sde: The forward process.
+        make_loss: The loss with given ``times``, such as
+            ``functools.partial(score_matching_loss, sde, network, parameterization, weighting=likelihood_weighting)``.
+        t0: Smallest training time.
+        t1: Largest training time.
+        num_levels: Number of levels.
 
     Returns:
         Edges of the levels, and for each law the share of its draws and the mean and standard deviation of the

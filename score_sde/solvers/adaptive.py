@@ -34,9 +34,16 @@ def solve_ode(
     integrates backwards. An example that needs more than ``max_steps`` steps raises nothing; its ``success`` is
     ``False``.
 
-    The vector field acts on one example; the leaves of ``y0`` and ``args``, such as the probes of a trace estimator,
-    have a leading batch axis. ``max_steps`` bounds accepted and rejected steps. With ``joint`` the whole batch takes
-    the same steps, across all devices and hosts.
+    Args:
+        vector_field: Acts on one example.
+        y0: A pytree whose leaves have a leading batch axis.
+        args: A pytree with a leading batch axis, passed to the vector field, such as the probes of a trace estimator.
+        t0: Start.
+        t1: End.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        max_steps: Upper bound on accepted and rejected steps.
+        joint: The same steps for the whole batch, across all devices and hosts.
 
     Returns:
         The solution at ``t1``. Each attempted step costs six evaluations of the vector field, the start one more.

@@ -49,10 +49,16 @@ def solve_sde(
     step is tried again on the first part of the same path. New noise, as in the paper, favors noise that moves the
     sample little: in four dimensions the variance of the samples was then off by a third at every tolerance.
 
-    There is one key per sample, which starts at ``t = 1``. The paper uses a relative tolerance of 0.01 to 0.1 and an
-    absolute one of one gray level of 256, 0.0078 for images in [-1, 1]. ``max_steps`` bounds the attempts. With
-    ``joint`` all samples take the same steps, as small as the sample with the largest error needs; else a sample does
-    not depend on the others.
+    Args:
+        keys: One key per sample.
+        process: The process to integrate.
+        x: Starting points at ``t = 1``.
+        t1: End.
+        rtol: Relative tolerance; the paper uses 0.01 to 0.1.
+        atol: Absolute tolerance; the paper uses one gray level of 256, 0.0078 for images in [-1, 1].
+        max_steps: Upper bound on attempts.
+        joint: The same steps for the whole batch, as small as the sample with the largest error needs; else every
+            sample has its own and does not depend on the others.
 
     Returns:
         The solution at ``t1``. Each attempt costs two evaluations.

@@ -29,12 +29,15 @@ class Langevin(StatelessSolver):
 
     ``x <- x + h score + sqrt(2 h) z`` with ``h = 2 a (snr |z| / |score|)^2``. The factor ``a`` is 1: the original's
     ``1 - beta_i`` for the VP SDE tends to 1 with the number of steps, and the step should not depend on that number.
+
+    Attributes:
+        snr: Signal-to-noise ratio ``r``.
+        per_sample: ``False`` takes both norms as means over the batch, as the original does; ``True`` takes them
+            sample by sample, so that a sample does not depend on its neighbors. The step then depends on the sample,
+            which perturbs the marginal slightly, more so in few dimensions.
     """
 
-    snr: Number = DEFAULTS.sampling.snr  # signal-to-noise ratio ``r``
-    # ``False`` takes both norms as means over the batch, as the original does; ``True`` takes them sample by sample, so
-    # that a sample does not depend on its neighbors. The step then depends on the sample, which perturbs the marginal
-    # slightly, more so in few dimensions.
+    snr: Number = DEFAULTS.sampling.snr
     per_sample: bool = static(default=DEFAULTS.sampling.per_sample)
 
     follows: ClassVar[Follows] = "still"
@@ -63,9 +66,12 @@ class AnnealedLangevin(StatelessSolver):
     ``x <- x + h score + sqrt(2 h) z`` with ``h = 2 (snr s(t))^2``. Their step ``alpha_i = lr s_i^2 / s_L^2``, with
     ``x + alpha/2 score + sqrt(alpha) z``, is this one for ``snr = sqrt(lr) / (2 s_L)``. The step of NCSNv2,
     ``x + alpha score + sqrt(2 alpha) z``, is this one for ``snr = sqrt(lr / 2) / s_L``.
+
+    Attributes:
+        snr: Signal-to-noise ratio ``r``.
     """
 
-    snr: Number = DEFAULTS.sampling.snr  # signal-to-noise ratio ``r``
+    snr: Number = DEFAULTS.sampling.snr
 
     follows: ClassVar[Follows] = "still"
 

@@ -96,10 +96,13 @@ class DPMSolverMultistep(StatelessSolver):
     ``D`` is extrapolated from as many past values as there are, up to ``order``: linearly to the middle of the step
     (2M), or by the quadratic whose integral is exact (3M). One evaluation a step. With ``order = 1`` it is DDIM for
     ``eta`` 0 and 1.
+
+    Attributes:
+        order: 1, 2 or 3.
+        follows: The process with its noise scale, ``"any"``, or the probability flow alone, ``"flow"``.
     """
 
-    order: int = static(default=2)  # 1, 2 or 3
-    # The process with its noise scale, ``"any"``, or the probability flow alone, ``"flow"``.
+    order: int = static(default=2)
     follows: Follows = static(default="any")
     keeps_past: ClassVar[bool] = True
 
@@ -188,9 +191,12 @@ class UniPC(StatelessSolver):
     At the start of a step the newest denoised sample first corrects the step that led here, at no cost, and then
     predicts the next. The last step is therefore not corrected, as in the original. The order of the corrected
     solution is ``order + 1``.
+
+    Attributes:
+        order: Order of the predictor, 1 to 3.
     """
 
-    order: int = static(default=2)  # order of the predictor, 1 to 3
+    order: int = static(default=2)
     follows: ClassVar[Follows] = "flow"
     keeps_past: ClassVar[bool] = True
 

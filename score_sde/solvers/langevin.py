@@ -43,9 +43,13 @@ def langevin_monte_carlo(
 ) -> Batch:
     """Unadjusted Langevin dynamics: one chain per key.
 
-    There is one key per chain, so that chain ``i`` ignores its neighbors. The score is ``grad log p`` of a batch, such
-    as ``lambda x: process.score(x, t)``, evaluated once a step. A smaller step size ``e`` means less bias and slower
-    mixing. It may vary under one compiled program, and so may ``num_steps``.
+    Args:
+        keys: One key per chain, so that chain ``i`` ignores its neighbors.
+        score: ``grad log p`` of a batch, such as ``lambda x: process.score(x, t)``.
+        x: Starting points.
+        step_size: ``e``; smaller means less bias and slower mixing. Both this and ``num_steps`` may vary under one
+            compiled program.
+        num_steps: Number of steps, each with one evaluation.
 
     Returns:
         The last states.
@@ -82,9 +86,12 @@ def metropolis_langevin(
     ``min(1, p(y) q(x | y) / (p(x) q(y | x)))``, where ``q(y | x) = N(y; x + e/2 score(x), e I)``. A good step accepts
     about 57 % of proposals (Roberts & Rosenthal 1998).
 
-    There is one key per chain. The density ``log p`` of every example, up to a constant, is differentiable, and
-    evaluated once a proposal with its gradient. The step size ``e`` and ``num_steps`` may vary under one compiled
-    program.
+    Args:
+        keys: One key per chain.
+        log_density: ``log p`` of every example, up to a constant; differentiable.
+        x: Starting points.
+        step_size: ``e``. Both this and ``num_steps`` may vary under one compiled program.
+        num_steps: Number of proposals, each with one evaluation of ``log p`` and its gradient.
 
     Returns:
         The last states, and the fraction of accepted proposals of every chain.

@@ -54,14 +54,19 @@ class EDMHeun(StatelessSolver):
 
     In ``y = x / m`` and ``r = s / m`` the probability flow is ``dy/dr = (y - denoised) / r``, straight where the
     denoised sample stands still. With ``churn`` each step first adds noise, up to the ratio ``r (1 + churn)``.
+
+    Attributes:
+        churn: Relative increase of the noise level before each step: the paper's ``S_churn / N``, there at most 0.41.
+            The maximum, 1, doubles the noise.
+        churn_min: Least ratio at which noise is added, the paper's ``S_min``.
+        churn_max: Greatest ratio at which noise is added, ``S_max``.
+        noise: Std of the added noise, ``S_noise``.
     """
 
-    # Relative increase of the noise level before each step: the paper's ``S_churn / N``, there at most 0.41. The
-    # maximum, 1, doubles the noise.
     churn: Number = DEFAULTS.sampling.churn
-    churn_min: Number = DEFAULTS.sampling.churn_min  # least ratio at which noise is added, the paper's ``S_min``
-    churn_max: Number = DEFAULTS.sampling.churn_max  # greatest ratio at which noise is added, ``S_max``
-    noise: Number = 1.0  # std of the added noise, ``S_noise``
+    churn_min: Number = DEFAULTS.sampling.churn_min
+    churn_max: Number = DEFAULTS.sampling.churn_max
+    noise: Number = 1.0
 
     follows: ClassVar[Follows] = "own"
 

@@ -69,8 +69,11 @@ def follows_chain(solver: Any) -> bool:
 def noise_scale_of(solver: Any, noise_scale: Number | None = None, *, name: str = "noise_scale") -> Number:
     """The noise scale of the process for a solver: the given one, or else the solver's own.
 
-    A traced noise scale cannot be read; a solver that accepts a single value then follows the process with this value.
-    Messages call the number ``name``.
+    Args:
+        solver: The solver.
+        noise_scale: The requested noise scale. A traced one cannot be read; a solver that accepts a single value then
+            follows the process with this value.
+        name: Name of the number in the message.
 
     Raises:
         UserError: If the solver would drop noise of the process, or add noise that it lacks, or if the noise scale is
@@ -136,8 +139,11 @@ def check_times(
 ) -> None:
     """Refuse times along which a process cannot be followed, as far as they can be read.
 
-    After its last used step, by default its last, a grid may be padded with anything. With ``still`` the sample stays
-    at its time, so that the times may repeat.
+    Args:
+        process: The process to sample.
+        times: The grid; after its last used step it may be padded with anything.
+        num_steps: Number of steps to take; all by default.
+        still: Whether the sample stays at its time, so that the times may repeat.
 
     Raises:
         UserError: If there are no steps or fewer than requested, or if the times do not decrease strictly within the

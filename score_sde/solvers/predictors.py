@@ -82,9 +82,12 @@ class DDIM(StatelessSolver):
     ``x_s = m(s) x_0 + sqrt(s(s)^2 - c^2) noise + c z`` with the denoised ``x_0``, the predicted noise and ``c`` the
     posterior's std times ``eta``. With ``eta = 0`` it solves the probability flow to order 1; with ``eta = 1`` it is
     :class:`Ancestral` with small noise.
+
+    Attributes:
+        eta: From 0, no noise, to 1. The noise scale of the process plays no part.
     """
 
-    eta: Number = DEFAULTS.sampling.eta  # from 0, no noise, to 1; the noise scale of the process plays no part
+    eta: Number = DEFAULTS.sampling.eta
 
     def problems(self) -> Iterator[str]:
         """The sentence about more noise than a step can add."""

@@ -24,9 +24,12 @@ class GaussianReversal(StatelessSolver):
 
     With the posterior's mean at the denoised sample and its std, or the transition's, it is
     :class:`~score_sde.solvers.Ancestral` with small or large noise. The score of the process plays no part.
+
+    Attributes:
+        law: The law of a step, such as :meth:`score_sde.variational.LearnedReversal.step`.
     """
 
-    law: StepLaw  # the law of a step, such as :meth:`score_sde.variational.LearnedReversal.step`
+    law: StepLaw
 
     follows: ClassVar[Follows] = "sde"
 

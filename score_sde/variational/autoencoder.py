@@ -55,7 +55,11 @@ class LatentVariableModel(Protocol):
 def elbo(key: PRNGKey, model: LatentVariableModel, params: Params, x: Batch) -> Times:
     """One draw of the evidence lower bound on ``log p(x)``, with the divergence in closed form.
 
-    Example ``i`` uses ``fold_in(key, i)``; the draw is differentiable in the parameters (the reparameterized gradient).
+    Args:
+        key: Draws the latent variables; example ``i`` uses ``fold_in(key, i)``.
+        model: Encoder and decoder.
+        params: Their parameters, in which the draw is differentiable (the reparameterized gradient).
+        x: Continuous data of shape ``(batch, *event)``.
 
     Returns:
         ``log p(x | z) - KL(q(z | x) || N(0, I))`` in nats per example, unbiased for the bound.
@@ -83,8 +87,14 @@ def importance_bound(
 ) -> Times:
     """One draw of the bound on ``log p(x)`` from ``num_samples`` weights (Burda et al. 2016, eq. 8).
 
-    In the mean the bound rises with the number ``K`` of weights; one gives the evidence lower bound, with the
-    divergence sampled. A ``chunk`` of samples is in memory at once, on which the result does not depend.
+    Args:
+        key: Draws the latent variables.
+        model: Encoder and decoder.
+        params: Their parameters.
+        x: Continuous data of shape ``(batch, *event)``.
+        num_samples: The number ``K`` of weights. In the mean the bound rises with it; one gives the evidence lower
+            bound, with the divergence sampled.
+        chunk: Number of samples in memory at once; the result does not depend on it.
 
     Returns:
         ``log (1/K) sum_k w_k`` in nats per example.
@@ -112,8 +122,10 @@ def importance_weighted(log_weights: Float[Array, "..."], axis: int = 0) -> Floa
 def vae_loss(model: LatentVariableModel, *, num_samples: int | None = None) -> Loss:
     """The negative bound in nats per dimension, to train encoder and decoder together.
 
-    Without a number of samples it is the evidence lower bound, a variational autoencoder; else the bound of ``K``
-    weights, an importance-weighted one (Burda et al. 2016), with all samples in memory at once.
+    Args:
+        model: Encoder and decoder.
+        num_samples: ``None`` for the evidence lower bound, a variational autoencoder; ``K`` for the bound of ``K``
+            weights, an importance-weighted one (Burda et al. 2016), with all samples in memory at once.
 
     Returns:
         The loss; it draws a key per example, and has no dropout.
@@ -149,8 +161,13 @@ def sample_from_prior(
 ) -> Batch:
     """Decode ``n`` standard normal latent variables.
 
-    Sample ``i``, from ``first`` on, uses ``fold_in(key, i)``, and does not depend on ``n``. With ``noise`` it is drawn
-    from ``p(x | z)``, a sample of the model; else it is the mean, which looks better.
+    Args:
+        key: Sample ``i`` uses ``fold_in(key, i)``, and does not depend on ``n``.
+        model: Encoder and decoder.
+        params: Their parameters.
+        n: Number of samples.
+        first: Index of the first sample.
+        noise: Draw from ``p(x | z)``, a sample of the model; else take its mean, which looks better.
     """
     keys = sample_keys(key, first, n)
     z = sample_noise(fold_in(keys, 0), jnp.zeros((n, *model.latent_shape), jnp.float32))

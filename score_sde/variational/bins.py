@@ -26,8 +26,11 @@ def log_bin_probability(x: Batch, shift: Batch, std: Number, quantization: Quant
 
     The mean is given by its distance from ``x``, which keeps its digits where it is much smaller than ``x``.
 
-    Scaled values lie strictly inside their bins, such as at the midpoint; ``shift`` is the mean minus ``x``, of the
-    same shape.
+    Args:
+        x: Scaled values, each strictly inside its bin, such as at the midpoint.
+        shift: Mean minus ``x``, of the same shape.
+        std: Standard deviation of the Gaussian.
+        quantization: The gray levels and their scale.
 
     Raises:
         UserError: If the data have no gray levels.

@@ -50,9 +50,12 @@ def learned_variance_bound(
     posterior's decoder; with 1, the one with large variances and the marginal's decoder. It is differentiable in the
     parameters of the prediction.
 
-    Example ``i`` uses ``fold_in(key, i)``. ``predict`` gives noise and fraction of every step; at the first level the
-    fraction is the decoder's. Of gray levels, the data are any point inside each bin; without a quantization, they are
-    continuous.
+    Args:
+        key: Draws the noise; example ``i`` uses ``fold_in(key, i)``.
+        chain: The chain.
+        predict: Noise and fraction of every step; at the first level the fraction is the decoder's.
+        x: Data; for gray levels any point inside each bin.
+        quantization: The gray levels; by default the data are continuous.
 
     Returns:
         The bound on ``-log P(x)`` in nats and its terms, per example, from the prior to the data. The standard error

@@ -112,10 +112,15 @@ class Reversal(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearnedReversal:
-    """The reversal of a chain by predicted noise, with variances of its own (Nichol & Dhariwal 2021, eq. 15)."""
+    """The reversal of a chain by predicted noise, with variances of its own (Nichol & Dhariwal 2021, eq. 15).
+
+    Attributes:
+        chain: The chain.
+        predict: Noise and fraction at ``(x_t, t)``, as from :func:`make_predict_fn`.
+    """
 
     chain: Chain
-    predict: PredictFn  # noise and fraction at ``(x_t, t)``, as from :func:`make_predict_fn`
+    predict: PredictFn
 
     def step(self, x: Batch, t: Times, s: Times) -> Gaussian:
         """The posterior's mean at the predicted noise, and the learned variance."""

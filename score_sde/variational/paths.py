@@ -41,9 +41,13 @@ def hierarchical_elbo(
     The reversal needs only densities. For a :class:`~score_sde.variational.LearnedReversal` the mean is minus the
     :func:`~score_sde.variational.learned_variance_bound`; with exact reversal and prior the draw does not vary.
 
-    Example ``i`` uses ``fold_in(key, i)``. Of gray levels, the data are any point inside each bin, and the decoder
-    gives the probability of the bin; else its density. The weights of ``num_samples`` paths are averaged under the
-    logarithm, which tightens the bound.
+    Args:
+        key: Draws the paths; example ``i`` uses ``fold_in(key, i)``.
+        chain: The encoder.
+        reversal: The decoder.
+        x: Data; for gray levels any point inside each bin.
+        quantization: The gray levels, for which the decoder gives the probability of the bin; else its density.
+        num_samples: Number of paths whose weights are averaged under the logarithm, which tightens the bound.
 
     Returns:
         The bound on ``log P(x)`` in nats per example.
@@ -95,7 +99,12 @@ def path_log_weight(
 ) -> Times:
     """``log p(x_0, ..., x_T) - log q(x_1, ..., x_T | x_0)`` of a path, in nats per example.
 
-    The path has the levels of :func:`forward_path`; the quantization is as in :func:`hierarchical_elbo`.
+    Args:
+        chain: The forward process ``q``.
+        reversal: The model ``p``.
+        x: The data ``x_0``.
+        path: The levels, as from :func:`forward_path`.
+        quantization: As in :func:`hierarchical_elbo`.
     """
 
     def gained(row: tuple[Array, Array, Batch, Batch]) -> Times:
