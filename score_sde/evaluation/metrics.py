@@ -10,7 +10,7 @@ import numpy as np
 
 from score_sde.data import Source, SourceInfo, fingerprint
 from score_sde.errors import UserError
-from score_sde.evaluation.base import Progress, sample_seed
+from score_sde.evaluation.base import Progress, mean_and_std_error, sample_seed
 from score_sde.evaluation.partial import Partial
 from score_sde.evaluation.samples import compiled_sampler, draw_in_parts
 from score_sde.experiment import Experiment
@@ -183,6 +183,16 @@ class SampleEvaluator:
         # The file of partial results holds arrays only.
         none = np.zeros((len(x), 0), np.float32)
         return [found.features, none if found.logits is None else found.logits]
+
+
+def class_accuracy(found: SampleFeatures, labels: np.ndarray) -> tuple[float, float]:
+    """The share of samples that a classifier takes for their class, and its standard error.
+
+    >>> class_accuracy(SampleFeatures(np.zeros((4, 1)), np.eye(4), 1.0, 1.0), np.array([0, 1, 2, 0]))
+    (0.75, 0.25)
+    """
+    assert found.logits is not None
+    return mean_and_std_error(np.argmax(found.logits, axis=1) == labels)
 
 
 def check_protocol(

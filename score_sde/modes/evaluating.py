@@ -19,13 +19,22 @@ from score_sde.errors import UserError, plural, unknown
 from score_sde.evaluation.base import decisive_fields, fingerprint, mean_and_std_error, with_error
 from score_sde.evaluation.likelihood import BinNoise, dataset_likelihood, identity_of
 from score_sde.evaluation.loss import LossEvaluator
-from score_sde.evaluation.metrics import SampleEvaluator, check_protocol, extractor_of, metrics_of
+from score_sde.evaluation.metrics import (
+    SampleEvaluator,
+    SampleFeatures,
+    check_protocol,
+    class_accuracy,
+    extractor_of,
+    metrics_of,
+)
 from score_sde.evaluation.partial import Partial, discard, partial_file
 from score_sde.evaluation.record import EvaluationRecord, chosen_steps
+from score_sde.evaluation.samples import sampled_labels
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, one_at_a_time
 from score_sde.metrics import ReferenceStatistics
+from score_sde.metrics.extractors import Extractor
 from score_sde.modes.dequantizer import load_noise
 from score_sde.modes.record import of_this_run
 from score_sde.modes.statistics import load_reference
@@ -139,10 +148,19 @@ class _Evaluation:
             found = samples.evaluate(params, kept=kept)
         results = samples.evaluate.measure(found, samples.reference, samples.metrics)
         return {
+            **self._accuracy(found, samples.evaluate.extractor),
             "metrics": {name: json.loads(result.to_json()) for name, result in results.items()},
             "num_evals": found.num_evals,
             "sampling_seconds": found.seconds,
         }
+
+    def _accuracy(self, found: SampleFeatures, extractor: Extractor) -> dict[str, float]:
+        """How often a classifier of the same data recognizes the class of a sample; nothing without classes or it."""
+        labels = sampled_labels(self.experiment, len(found.features), self.experiment.settings.sampling.first)
+        if labels is None or extractor.name != f"classifier-{self.source.info.name}":
+            return {}
+        share, error = class_accuracy(found, labels)
+        return {"class_accuracy": share, "class_accuracy_std_error": error}
 
 
 @one_at_a_time("eval")
@@ -248,6 +266,9 @@ def _tell(entry: Mapping[str, Any]) -> None:
     for name in _UNITS:
         if name in entry:
             log.info("  %s %s", name, with_error(entry[name], entry[f"{name}_std_error"]))
+    if "class_accuracy" in entry:
+        share = with_error(entry["class_accuracy"], entry["class_accuracy_std_error"])
+        log.info("  samples recognized as of their class: %s", share)
     metrics = entry.get("metrics", {})
     for each in metric_quantities(metrics):
         log.info("  %s", each.line)

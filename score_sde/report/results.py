@@ -129,6 +129,7 @@ CHECKPOINT = (
     Field("loss", "Loss", error="loss_std_error", needed=True),
     Field("bits_per_dim", "Bits per dimension", error="bits_per_dim_std_error", needed=True),
     Field("nats_per_example", "Log-likelihood", error="nats_per_example_std_error", needed=True),
+    Field("class_accuracy", "Samples of their class", error="class_accuracy_std_error"),
 )
 _METRIC = ("value", "std_error", "details.corrected", "protocol.num_samples", "protocol.reference_count")
 _POINT = ("num_evals", "distance", "std_error")

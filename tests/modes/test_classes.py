@@ -1,11 +1,23 @@
 """A run on labels, from the command line: trained, resumed, sampled, measured, and its data known by their labels."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from score_sde.cli import main
+from score_sde.config import default_config
+from score_sde.data.sources import DIGITS_INFO
+from score_sde.evaluation.metrics import Points, SampleFeatures
+from score_sde.experiment import Experiment
+from score_sde.labels import Labeled
+from score_sde.likelihood import UniformDequantizer
+from score_sde.modes.dequantizer import dequantizer_loss
+from score_sde.modes.evaluating import _Evaluation
 
 TINY = {
     **{"data.name": "toy:rings", "model.name": "mlp", "model.features": 8, "model.num_blocks": 1},
@@ -105,6 +117,50 @@ def test_other_labels_of_the_same_data_are_refused_for_training_and_named_elsewh
     assert "contents of the train split" in capsys.readouterr().err
     assert sample(tmp_path / "run", mode="likelihood") == 0
     assert any("is not that of the data that the run was trained on" in message for message in caplog.messages)
+
+
+def images(**changes):
+    """A run on the classes of small images of four gray levels."""
+    config = default_config()
+    fields = {
+        **{"conditioning.classes": True, "data.name": "digits", "dequantizer.offset": False},
+        **{"model.channel_multipliers": (1,), "model.features": 8, "model.attention_resolutions": ()},
+    }
+    config.update_from_flattened_dict(fields | changes)
+    return Experiment.from_config(config, (2, 2, 1), 4, num_classes=10, purposes=("train", "dequantize"))
+
+
+class ByClass:
+    """Noise that depends on the class."""
+
+    def init(self, key, shape):
+        return {}
+
+    def apply(self, params, x, condition, *, label=None, key=None):
+        return x * (1.0 + 0.1 * label[:, None, None, None])
+
+
+def test_dequantization_noise_is_judged_by_the_model_of_the_class_of_its_image():
+    experiment = dataclasses.replace(images(), network=ByClass())
+    loss = dequantizer_loss(experiment, UniformDequantizer(), {})
+    levels, label = jax.random.randint(jax.random.key(0), (6, 2, 2, 1), 0, 4), jnp.array([0, 3, 1, 1, 9, 0])
+
+    def losses(label):
+        return loss({}, jax.random.key(1), Labeled(levels, label), train=False)
+
+    alone = {k: losses(jnp.full(6, k)) for k in set(label.tolist())}
+    assert len({float(values[0]) for values in alone.values()}) == len(alone)
+    np.testing.assert_array_equal(losses(label), [alone[k][i] for i, k in enumerate(label.tolist())])
+
+
+def test_a_classifier_judges_the_classes_of_its_own_data_alone():
+    labels = np.arange(20) % 10
+    logits = np.eye(10)[np.where(np.arange(20) < 5, (labels + 1) % 10, labels)]
+    found = SampleFeatures(np.zeros((20, 1)), logits, 1.0, 1.0)
+    run = SimpleNamespace(experiment=images(), source=SimpleNamespace(info=DIGITS_INFO))
+    of_digits, of_mnist = (Points(num_features=1, name=f"classifier-{name}") for name in ("digits", "mnist"))
+    assert _Evaluation._accuracy(run, found, of_digits)["class_accuracy"] == 0.75
+    assert _Evaluation._accuracy(run, found, of_mnist) == {}
 
 
 def test_data_without_labels_are_refused_before_training(tmp_path, capsys):
