@@ -12,16 +12,34 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from score_sde.defaults import ConfigDict, default_config
 from score_sde.errors import UserError, nearest, refuse
-from score_sde.fields import FIELDS, Settings
+from score_sde.fields import FIELDS, GROUPS, Settings
 from score_sde.fields.kinds import Real, Several
 from score_sde.fields.settings import leaves, nested, wrong_names, wrong_values
 from score_sde.files import read_json
 
+if TYPE_CHECKING:
+    # The library types every field as a union of all kinds; ours are checked at run time, by Settings.of.
+    class ConfigDict(Any):
+        """A nested, typo-safe dictionary of fields."""
+
+else:
+    from ml_collections import ConfigDict
+
 _MODULE = "score_sde_config_file"
+
+
+def default_config() -> ConfigDict:
+    """Every field with its default; the defaults describe the continuous VP DDPM++ of Song et al."""
+    config = ConfigDict()
+    for group in filter(None, GROUPS):
+        config[group] = ConfigDict()
+    for name, kind in FIELDS.items():
+        group, _, field = name.rpartition(".")
+        (config[group] if group else config)[field] = kind.default
+    return config.lock()
 
 
 def from_file(path: Path) -> ConfigDict:

@@ -1,5 +1,6 @@
 """A working directory may be a bucket: every result is the same as on a disk, and what a bucket lacks is said."""
 
+import importlib
 import itertools
 import json
 import os
@@ -20,12 +21,12 @@ from score_sde.evaluation.partial import Partial, discard, partial_file
 from score_sde.evaluation.results import keep_earlier
 from score_sde.files import (
     Bucket,
+    Growing,
     Unreadable,
     atomic_path,
     atomic_savez,
     atomic_write_json,
     check_writable,
-    growing,
     locks,
     one_at_a_time,
     only_writer,
@@ -232,7 +233,7 @@ def _wait(done):
 def test_what_grows_is_in_the_bucket_when_it_is_asked_for_and_else_when_it_takes_little_time(bucket, monkeypatch):
     writer = MetricWriter(bucket)
     writer.write(1, {"loss": 1.0})  # the first is written at once
-    monkeypatch.setattr(growing, "_SHARE", 1e-9)
+    monkeypatch.setattr(importlib.import_module(Growing.__module__), "_SHARE", 1e-9)
     for step in (2, 3):
         writer.write(step, {"loss": 1.0})
     assert len((bucket / "metrics.jsonl").read_bytes().splitlines()) < 3

@@ -28,7 +28,7 @@ CORE = (
 LAYERS = (
     {"compiler", "startup", *CORE[0]},
     {"signals", "border", "cluster", "machine", *CORE[1]},
-    {"agreement", "defaults", "files", *CORE[2]},
+    {"agreement", "files", *CORE[2]},
     {"config"},
     {"distributed", "interop", "paths", "published", *CORE[3]},
     CORE[4],
@@ -66,7 +66,7 @@ HOMES = {
     "etils": ("files/buckets.py", "checkpointing/storage.py"),
     "fsspec": ("files/buckets.py",),
     "tensorboardX": ("training/writers.py",),
-    "ml_collections": ("defaults.py",),
+    "ml_collections": ("config.py",),
     "safetensors": ("interop/safetensors_files.py",),
     "msgpack": ("interop/flax_files.py",),
     "tensorflow": (),

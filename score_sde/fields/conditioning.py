@@ -5,9 +5,8 @@ from typing import ClassVar
 
 from score_sde.fields.conditions import When, given
 from score_sde.fields.diffusion import SCORE
-from score_sde.fields.group import Group
 from score_sde.fields.kinds import Integer
-from score_sde.fields.lines import choice, flag, integer, path, real, several
+from score_sde.fields.lines import Group, choice, flag, integer, path, real, several
 from score_sde.fields.model import MAX_CLASSES
 
 OBSERVED = ("mask", "grey", "downsample", "blur", "motion_blur", "projection")

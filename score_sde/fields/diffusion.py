@@ -4,8 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from score_sde.fields.conditions import When, given, unless
-from score_sde.fields.group import Group
-from score_sde.fields.lines import choice, flag, integer, real
+from score_sde.fields.lines import Group, choice, flag, integer, real
 
 SCORE = unless("model.name", "vae")  # a vae has no score
 CHAIN = unless("sde.schedule", "continuous")

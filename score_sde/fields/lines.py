@@ -1,15 +1,37 @@
-"""The line of a field in its group: its default, valid values and meaning, and the condition under which it is read.
+"""Groups of fields, and the line of a field: its default, valid values, meaning, and condition for being read.
 
 Every function but :func:`choice` takes the default, the arguments of its kind, the meaning, the condition, and options
 of its class in ``kinds``: ``or_zero``, ``even``, ``distinct``, ``or_empty``, ``prefixes`` and ``instead``.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from score_sde.fields.conditions import When
 from score_sde.fields.kinds import Choice, Flag, Integer, Kind, Path, Real, Several, Text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group(Mapping[str, Any]):
+    """The values of some fields, as attributes and by their names, in the order of these.
+
+    >>> from score_sde.fields import Settings
+    >>> mesh = Settings().mesh
+    >>> mesh.fsdp, mesh["fsdp"], dict(mesh)
+    (1, 1, {'data': 0, 'fsdp': 1})
+    """
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in {field.name for field in dataclasses.fields(self)}:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(field.name for field in dataclasses.fields(self)))
+
+    def __len__(self) -> int:
+        return len(dataclasses.fields(self))
 
 
 def _maker(kind: type[Kind], *arguments: str) -> Callable[..., Any]:

@@ -6,9 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from score_sde.fields.conditions import When, given, unless
 from score_sde.fields.diffusion import CHAIN, MAX_LEVELS, SCORE
-from score_sde.fields.group import Group
 from score_sde.fields.kinds import Choice, Integer
-from score_sde.fields.lines import choice, flag, integer, path, real, several, text
+from score_sde.fields.lines import Group, choice, flag, integer, path, real, several, text
 from score_sde.fields.training import MAX_BATCH
 
 NOISY = (

@@ -3,9 +3,8 @@
 import dataclasses
 
 from score_sde.fields.conditions import given, unless
-from score_sde.fields.group import Group
 from score_sde.fields.kinds import Integer, Real
-from score_sde.fields.lines import choice, flag, integer, path, real, several
+from score_sde.fields.lines import Group, choice, flag, integer, path, real, several
 
 MAX_WIDTH = 2**16  # channels or units; two such layers have 4e9 weights between them
 MAX_SIDE = 2**16  # pixels

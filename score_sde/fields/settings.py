@@ -10,8 +10,8 @@ from score_sde.errors import nearest, refuse
 from score_sde.fields.conditioning import Conditioning
 from score_sde.fields.conditions import When
 from score_sde.fields.diffusion import Diffusion, Mesh, Parameterization, Top
-from score_sde.fields.group import Group
 from score_sde.fields.kinds import Kind
+from score_sde.fields.lines import Group
 from score_sde.fields.measuring import Evaluation, Likelihood, Pareto, Plan, Sampling
 from score_sde.fields.model import Data, Model
 from score_sde.fields.training import Dequantizer, Objective, Optim, Training

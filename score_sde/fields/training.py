@@ -5,9 +5,8 @@ from typing import Literal
 
 from score_sde.fields.conditions import given, unless
 from score_sde.fields.diffusion import SCORE
-from score_sde.fields.group import Group
 from score_sde.fields.kinds import Real
-from score_sde.fields.lines import choice, flag, integer, real, several
+from score_sde.fields.lines import Group, choice, flag, integer, real, several
 
 MAX_STEPS = 10**9  # steps are counted in 32 bits
 MAX_BATCH = 2**20

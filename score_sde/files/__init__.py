@@ -2,7 +2,6 @@
 
 from score_sde.files.arrays import array_names, atomic_savez, read_arrays
 from score_sde.files.buckets import Bucket, check_bucket, failures, fetched
-from score_sde.files.growing import Growing
 from score_sde.files.locks import check_writable, one_at_a_time, only_writer, remove_abandoned
 from score_sde.files.reading import (
     Unreadable,
@@ -15,6 +14,7 @@ from score_sde.files.reading import (
 )
 from score_sde.files.writing import (
     ELSEWHERE,
+    Growing,
     atomic_path,
     atomic_write_json,
     atomic_write_text,

@@ -1,4 +1,4 @@
-r"""The U-Net of Song et al. 2021, appendix H: DDPM++ and NCSN++ are its configurations, and DDPM (models/ddpm.py) too.
+r"""The U-Net of Song et al. 2021, appendix H: DDPM++ and NCSN++ are its configurations, and DDPM is another.
 
     condition --> TimeEmbedding ---------------------------------------------.
                                                                              v
@@ -165,3 +165,15 @@ class NCSNpp(nn.Module):
     def _head(self, h: Maps, features: int, scale: float) -> Maps:
         h = ACTIVATIONS[self.activation](GroupNorm(self.min_group_channels)(h))
         return conv3x3(features, scale)(h)
+
+
+class DDPM(NCSNpp):
+    """The U-Net of Ho et al. 2020 (arXiv 2006.11239), as Song et al. 2021 ship it: the same trunk with other defaults.
+
+    Between levels it has convolutions. With ``attention_every_block`` it is the original.
+    """
+
+    num_blocks: int = 2
+    resblock_type: str = "ddpm"
+    skip_rescale: bool = False
+    min_group_channels: int = 1

@@ -9,11 +9,10 @@ import flax.linen as nn
 
 from score_sde.errors import UserError, unknown
 from score_sde.models.adapters import LinenDequantizer, LinenNetwork
-from score_sde.models.ddpm import DDPM
 from score_sde.models.flowpp import FlowPP
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsn import NCSN, NCSNv2
-from score_sde.models.ncsnpp import NCSNpp
+from score_sde.models.ncsnpp import DDPM, NCSNpp
 from score_sde.models.sizes import autoencoder_count, mlp_count, ncsn_count, refinenet_count, unet_count
 from score_sde.models.vae import VAE, LinenVAE, make_vae
 

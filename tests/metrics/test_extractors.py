@@ -14,7 +14,7 @@ from score_sde.errors import UserError
 from score_sde.interop import read_safetensors, write_safetensors
 from score_sde.metrics.extractors import EXTRACTORS, Extractor, make_extractor
 from score_sde.metrics.extractors import classifier as classifiers
-from score_sde.metrics.extractors.base import NO_WEIGHTS, ImageExtractor
+from score_sde.metrics.extractors.base import NO_WEIGHTS, ImageExtractor, make_pixels
 from score_sde.metrics.extractors.classifier import ARCHITECTURES, WEIGHTS, make_classifier
 from score_sde.metrics.extractors.layers import (
     Layer,
@@ -27,7 +27,6 @@ from score_sde.metrics.extractors.layers import (
     tensors_of,
     to_rgb,
 )
-from score_sde.metrics.extractors.pixels import make_pixels
 
 OWN = {
     "pixels": lambda: make_pixels((5, 4, 3), 256, batch_size=4),

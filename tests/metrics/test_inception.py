@@ -11,7 +11,7 @@ from score_sde.interop import write_safetensors
 from score_sde.metrics.extractors import efficientnet, inception
 from score_sde.metrics.extractors.efficientnet import EFFICIENTNET
 from score_sde.metrics.extractors.inception import INCEPTION
-from score_sde.metrics.extractors.resize import resize_half_pixel, resize_tensorflow1
+from score_sde.metrics.extractors.layers import resize_half_pixel, resize_tensorflow1
 from tests.interop import torch_writer as writer
 from tests.metrics.inception_reference import FILE, STRIDE, formula, images, listed
 

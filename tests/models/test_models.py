@@ -8,7 +8,6 @@ import pytest
 
 from score_sde.errors import UserError
 from score_sde.models.adapters import LinenNetwork
-from score_sde.models.ddpm import DDPM
 from score_sde.models.layers import (
     AttentionBlock,
     GroupNorm,
@@ -18,7 +17,7 @@ from score_sde.models.layers import (
 )
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsn import NCSN, NCSNv2
-from score_sde.models.ncsnpp import NCSNpp
+from score_sde.models.ncsnpp import DDPM, NCSNpp
 from score_sde.objectives import TIME_SAMPLERS, WEIGHTINGS, score_matching_loss
 from score_sde.parameterization import PARAMETERIZATIONS
 from score_sde.sdes import VE, VP

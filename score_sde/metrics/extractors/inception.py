@@ -15,9 +15,17 @@ from jaxtyping import Array, Float
 
 from score_sde.errors import unknown
 from score_sde.metrics.extractors.base import ImageExtractor
-from score_sde.metrics.extractors.layers import Conv, Images, Layer, Tensors, max_pool, mean_pool
+from score_sde.metrics.extractors.layers import (
+    Conv,
+    Images,
+    Layer,
+    Tensors,
+    max_pool,
+    mean_pool,
+    resize_half_pixel,
+    resize_tensorflow1,
+)
 from score_sde.metrics.extractors.pretrained import Pretrained
-from score_sde.metrics.extractors.resize import resize_half_pixel, resize_tensorflow1
 
 NAME = "inception-2015"
 SIZE = 299

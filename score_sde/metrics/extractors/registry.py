@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from score_sde.errors import unknown
-from score_sde.metrics.extractors import classifier, efficientnet, inception, pixels
-from score_sde.metrics.extractors.base import Extractor
+from score_sde.metrics.extractors import classifier, efficientnet, inception
+from score_sde.metrics.extractors.base import Extractor, make_pixels
 
 #: The makers of extractors by name: functions of ``shape``, ``num_levels`` and ``weights``.
 EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {
-    "pixels": pixels.make_pixels,
+    "pixels": make_pixels,
     **{f"classifier-{data}": functools.partial(classifier.make_classifier, data) for data in classifier.ARCHITECTURES},
     **{
         f"{inception.NAME}{suffix}": functools.partial(inception.make_inception, resize=resize)
