@@ -20,15 +20,7 @@ from score_sde.likelihood.flow import transport
 from score_sde.objectives import LatentVariableModel, sample_from_prior
 from score_sde.parameterization import denoise
 from score_sde.processes import ReverseProcess
-from score_sde.sampling import (
-    DENOISING_EVALS,
-    Denoising,
-    FixedSteps,
-    Grid,
-    prior_samples,
-    sample_keys,
-    solver_keys,
-)
+from score_sde.sampling import DENOISING_EVALS, Denoising, FixedSteps, Grid, prior_samples, sample_keys, solver_keys
 from score_sde.sdes import SDE
 from score_sde.solvers import PREDICTORS, EulerMaruyama, Follows, Solver
 from score_sde.solvers.base import Solution, continuous

@@ -6,13 +6,7 @@ import numpy as np
 
 from score_sde.errors import UserError
 from score_sde.metrics.checks import finite_rows, same_dimension
-from score_sde.metrics.intervals import (
-    Estimate,
-    jackknife_error,
-    normal_interval,
-    random_groups,
-    wilson_interval,
-)
+from score_sde.metrics.intervals import Estimate, jackknife_error, normal_interval, random_groups, wilson_interval
 from score_sde.metrics.pairs import row_blocks, squared_distances
 
 

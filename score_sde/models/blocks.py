@@ -12,16 +12,7 @@ from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
 from score_sde.models.dropout import Dropout
-from score_sde.models.layers import (
-    Activation,
-    Features,
-    GroupNorm,
-    Images,
-    Pointwise,
-    conv3x3,
-    ddpm_init,
-    residual_sum,
-)
+from score_sde.models.layers import Activation, Features, GroupNorm, Images, Pointwise, conv3x3, ddpm_init, residual_sum
 from score_sde.models.pixels import add_everywhere
 from score_sde.models.resampling import Downsample, Kernel, Upsample
 

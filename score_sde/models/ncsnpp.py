@@ -32,15 +32,7 @@ from score_sde.models.layers import (
     conv3x3,
     label_embedding,
 )
-from score_sde.models.resampling import (
-    Downsample,
-    Kernel,
-    Upsample,
-    downsample,
-    fir_downsample,
-    fir_upsample,
-    upsample,
-)
+from score_sde.models.resampling import Downsample, Kernel, Upsample, downsample, fir_downsample, fir_upsample, upsample
 from score_sde.typing import Labels, Times
 
 Block = Callable[..., Maps]  # (features, width, resample=None) -> features

@@ -17,13 +17,7 @@ from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import check_writable, only_writer
 from score_sde.modes.record import claim, of_this_run
-from score_sde.modes.workdir import (
-    build_experiment,
-    has_checkpoint,
-    load_splits,
-    summarize,
-    train_to_end,
-)
+from score_sde.modes.workdir import build_experiment, has_checkpoint, load_splits, summarize, train_to_end
 from score_sde.report.measured import loss_curve
 from score_sde.report.plots import image_grid, scatter
 from score_sde.state import TrainState

@@ -19,12 +19,7 @@ from score_sde.objectives.family import (
     implicit_score_matching,
     sliced_score_matching,
 )
-from score_sde.objectives.score_matching import (
-    LevelLosses,
-    NoiseLevels,
-    loss_by_noise_level,
-    score_matching_loss,
-)
+from score_sde.objectives.score_matching import LevelLosses, NoiseLevels, loss_by_noise_level, score_matching_loss
 from score_sde.times import (
     TIME_SAMPLERS,
     WEIGHTINGS,

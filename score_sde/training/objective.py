@@ -14,13 +14,7 @@ from typing import Any, NamedTuple
 from score_sde.config import build
 from score_sde.errors import UserError
 from score_sde.fields import Settings
-from score_sde.objectives import (
-    CRITERIA,
-    TIME_SAMPLERS,
-    WEIGHTINGS,
-    criterion_loss,
-    score_matching_loss,
-)
+from score_sde.objectives import CRITERIA, TIME_SAMPLERS, WEIGHTINGS, criterion_loss, score_matching_loss
 from score_sde.parameterization import Parameterization
 from score_sde.processes import Process
 from score_sde.quantization import Quantization

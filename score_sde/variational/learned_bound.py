@@ -15,18 +15,7 @@ from score_sde.keys import example_keys, fold_in, sample_noise
 from score_sde.parameterization import Parameterization
 from score_sde.quantization import CONTINUOUS, Quantization
 from score_sde.times import LowDiscrepancyTimes
-from score_sde.typing import (
-    Batch,
-    Loss,
-    Network,
-    Number,
-    Params,
-    PRNGKey,
-    Times,
-    TimeSampler,
-    event_sum,
-    expand_like,
-)
+from score_sde.typing import Batch, Loss, Network, Number, Params, PRNGKey, Times, TimeSampler, event_sum, expand_like
 from score_sde.variational.ancestral_bound import ChainBound, prior_divergence
 from score_sde.variational.bins import decoder_log_probability
 from score_sde.variational.gaussian import Gaussian
