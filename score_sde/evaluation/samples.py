@@ -1,5 +1,6 @@
 """Samples of a trained model, with the solver of its configuration, and latent codes of data under it."""
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -117,14 +118,18 @@ def sketch(experiment: Experiment, count: int) -> Callable[[Params], np.ndarray]
     """
     mesh, size = experiment.mesh, shared_size(experiment.mesh, count)
     steps = {"predictor": "dpm_solver_2m", "corrector": "none", "grid": "log_snr", "num_steps": SKETCH_STEPS}
-    sampler = experiment.with_sampling(**steps).sampler
-    draw = jit(
-        lambda params, key: sampler(params, key, (size, *experiment.event_shape), 0)[0],
-        out_shardings=batch_sharding(mesh),
-    )
+
+    @functools.cache
+    def program() -> Callable[[Params, PRNGKey], Array]:
+        # Made with the first samples: its grid alone takes the compiler a second, which no training should begin with.
+        sampler = experiment.with_sampling(**steps).sampler
+        return jit(
+            lambda params, key: sampler(params, key, (size, *experiment.event_shape), 0)[0],
+            out_shardings=batch_sharding(mesh),
+        )
 
     def samples(params: Params) -> np.ndarray:
-        x = gathered(draw(everywhere(mesh, params), root_key(experiment, Purpose.PROGRESS)))
+        x = gathered(program()(everywhere(mesh, params), root_key(experiment, Purpose.PROGRESS)))
         return experiment.quantization.quantize(x[:count])
 
     return samples

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from score_sde.evaluation.samples import sketch
 from score_sde.modes.training import run_train, train
 from score_sde.modes.workdir import build_experiment
 from score_sde.sdes import VP
+from score_sde.training import loop
 from tests.checkpointing.small import bits
 from tests.training.test_resume import CONFIG, _overrides
 
@@ -55,3 +57,26 @@ def test_the_pictures_of_a_run_are_named_by_their_steps(tmp_path):
         "step_00000015.png",
         "step_00000030.png",
     ]
+
+
+def test_one_program_is_compiled_before_the_training_step(tmp_path, monkeypatch):
+    """The initialization: evaluation, pictures and their grids wait until they are needed."""
+    names = []
+
+    def note(event, duration, **labels):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(labels["fun_name"])
+
+    def first(state, batch):
+        jax.block_until_ready(state)
+        raise EOFError
+
+    monkeypatch.setattr(loop, "jit_step", lambda *args, **kwargs: first)
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        with pytest.raises(EOFError):
+            run_train(load_config(CONFIG, _overrides(**{"training.sample_every": 15})), tmp_path, "command")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert names == ["jit(init_state)"]
