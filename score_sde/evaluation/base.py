@@ -2,7 +2,7 @@
 
 import enum
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -101,17 +101,29 @@ def with_error(mean: float, error: float, *, digits: int = 4, unit: str = "") ->
     return f"{mean:.{digits}f} +- {error:.{digits}f}{unit}"
 
 
-@jax.jit
-def _mixed(params: Params) -> Array:
-    total = jnp.uint32(0)
-    for leaf in jax.tree.leaves(params):
-        unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
-        bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-        place = jnp.arange(leaf.size, dtype=jnp.uint32).reshape(leaf.shape)
-        mixed = mix(bits ^ (place * jnp.uint32(0x9E3779B9)))
+def _total(xp: Any, words: Iterable[Any]) -> Any:
+    """One number from all words and their positions, in NumPy or JAX."""
+    total = xp.zeros(1, xp.uint32)
+    for bits in words:
+        place = xp.arange(bits.size, dtype=xp.uint32).reshape(bits.shape)
         # A wrapping sum of integers does not depend on the order.
-        total = total * jnp.uint32(2654435761) + jnp.sum(mixed, dtype=jnp.uint32)
-    return total
+        added = xp.sum(mix(bits ^ (place * xp.uint32(0x9E3779B9))), dtype=xp.uint32)
+        total = total * xp.uint32(2654435761) + added
+    return total[0]
+
+
+@jax.jit
+def _total_on_devices(params: Params) -> Array:
+    leaves = jax.tree.leaves(params)
+    unsigned = (jnp.dtype(f"uint{8 * leaf.dtype.itemsize}") for leaf in leaves)
+    kinds = zip(leaves, unsigned, strict=True)
+    return _total(jnp, (jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32) for leaf, kind in kinds))
+
+
+def _total_on_host(params: Params) -> np.uint32:
+    # Arrays of at least one axis, for NumPy warns of products of single numbers that wrap.
+    arrays = (np.atleast_1d(np.ascontiguousarray(leaf)) for leaf in jax.tree.leaves(params))
+    return _total(np, (array.view(f"u{array.dtype.itemsize}").astype(np.uint32) for array in arrays))
 
 
 def fingerprint(params: Params) -> str:
@@ -120,4 +132,12 @@ def fingerprint(params: Params) -> str:
     >>> fingerprint({"a": jnp.arange(3.0)}) == fingerprint({"a": jnp.arange(3.0) + 1e-6})
     False
     """
-    return f"{int(_mixed(params)):08x}"
+    # On a CPU the program would take longer to compile than all of its runs.
+    total = _total_on_host if all(map(_is_at_hand, jax.tree.leaves(params))) else _total_on_devices
+    return f"{int(total(params)):08x}"
+
+
+def _is_at_hand(leaf: Any) -> bool:
+    if not isinstance(leaf, jax.Array):
+        return True
+    return leaf.is_fully_addressable and all(device.platform == "cpu" for device in leaf.devices())
