@@ -98,7 +98,8 @@ def keep_compiled_programs() -> str | None:
 
     Returned is the reason why they are not kept, or None if they are, or if the user has switched the cache off.
     """
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    # Small programs too: reading one takes a tenth of the time of compiling it, and a command has dozens.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     place = os.environ.get(_CACHE, _cache_directory())
     if place == "":
         return None
