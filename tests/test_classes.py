@@ -218,6 +218,12 @@ def test_what_cannot_be_asked_for_is_one_sentence(case):
         experiment(**{name.replace(".", "__"): value for name, value in changes.items()})
 
 
+def test_a_network_that_always_knew_a_class_restores_nothing():
+    config = experiment(conditioning__null_probability=0.0).settings
+    with pytest.raises(UserError, match="null_probability is 0: training never drops a label, and images are restored"):
+        Experiment.from_config(config, (2,), None, num_classes=3, purposes=("restore",))
+
+
 def test_data_without_labels_are_refused():
     config = experiment().settings
     with pytest.raises(UserError, match=r"toy:rings has no labels; expected a toy of several parts"):

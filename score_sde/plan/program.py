@@ -27,7 +27,7 @@ from score_sde.fields import Settings
 from score_sde.labels import Labeled
 from score_sde.plan.chips import Chip
 from score_sde.plan.collectives import Collective, collectives
-from score_sde.typing import Batch, Params, Scalar
+from score_sde.typing import Params, Scalar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,9 +105,14 @@ def train_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[A
     step = jit_step(experiment.train_step, experiment.mesh, state_sharding(experiment.mesh, state))
     dtype = np.float32 if experiment.quantization.num_grey_levels is None else np.uint8
     place = batch_sharding(experiment.mesh)
-    data = jax.ShapeDtypeStruct((batch_size, *experiment.event_shape), dtype, sharding=place)
-    label = jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=place)
-    return step, (state, Labeled(data, label) if experiment.num_classes else data)
+    return step, (state, _batch(experiment, batch_size, dtype, sharding=place))
+
+
+def _batch(experiment: Experiment, batch_size: int, dtype: Any, **place: Any) -> Any:
+    """The shapes of a batch, with labels if the run has classes."""
+    data = jax.ShapeDtypeStruct((batch_size, *experiment.event_shape), dtype, **place)
+    label = jax.ShapeDtypeStruct((batch_size,), np.int32, **place)
+    return Labeled(data, label) if experiment.num_classes else data
 
 
 def sample_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[Any, ...]]:
@@ -196,9 +201,9 @@ def activations(config: Settings, shape: tuple[int, ...], levels: int | None) ->
         params = experiment.abstract_state().params
 
         def kept(examples: int) -> tuple[int, int]:
-            batch = jax.ShapeDtypeStruct((examples, *experiment.event_shape), jnp.float32)
+            batch = _batch(experiment, examples, jnp.float32)
 
-            def loss(params: Params, batch: Batch) -> Scalar:
+            def loss(params: Params, batch: Any) -> Scalar:
                 return jnp.mean(experiment.loss(params, jax.random.key(0), batch, train=True))
 
             return examples, kept_bytes(loss, params, batch)

@@ -26,6 +26,8 @@ from score_sde.plan.program import (
     num_parameters,
     read,
     state_bytes,
+    train_program,
+    undivided,
 )
 
 
@@ -51,6 +53,19 @@ def _experiment(data=1, fsdp=1):
 @functools.cache
 def _program(data=1, fsdp=1):
     return measure(_experiment(data, fsdp), 4)
+
+
+def test_a_run_on_labels_is_planned_with_its_labels():
+    """A class is a row of a table added to an embedding: next to nothing beside the layers of the network."""
+    plain, classes = _config(**MLP), _config(**MLP, **{"conditioning.classes": True, "model.num_classes": 3})
+    stored = [activations(config, (2,), None).stored for config in (plain, classes)]
+    assert stored[0] <= stored[1] < 1.2 * stored[0]
+    experiments = [undivided(config, (2,), None) for config in (plain, classes)]
+    flops = [
+        flops_of(*parts) for parts in ((step, *given) for step, given in (train_program(e, 4) for e in experiments))
+    ]
+    assert flops[0] < flops[1] < 1.2 * flops[0]
+    assert num_parameters(experiments[1]) - num_parameters(experiments[0]) == 4 * 128  # and a row for no class
 
 
 @pytest.mark.slow
