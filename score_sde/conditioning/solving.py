@@ -67,6 +67,73 @@ def conjugate_gradients(
     return end.solution, end.image
 
 
+class _Residuals(NamedTuple):
+    solution: Array
+    image: Array
+    residual: Array
+    direction: Array
+    applied: Array  # to the direction
+    applied_image: Array
+    size: Times  # of what is applied, squared; 0 before the first iteration
+
+
+def least_residuals(
+    apply: Callable[[Array], tuple[Array, Array]],
+    b: Observations,
+    no_image: Batch,
+    iterations: int,
+    *,
+    floor: Any = 0.0,
+) -> tuple[Observations, Batch]:
+    r"""Solve ``M u = b`` for every example, as :func:`conjugate_gradients`, where ``M`` may be no covariance.
+
+    Every iteration applies ``M`` once and moves to the least residual along its direction (the method of conjugate
+    residuals; Eisenstat et al. 1983, SIAM J. Numer. Anal. 20, with one direction kept). No residual grows, even if
+    ``M`` is neither symmetric nor positive. An example ends early when it is solved, or when ``M`` along its residual
+    does not exceed a floor.
+
+    Args:
+        apply: From ``p`` to ``M p`` and to an image of ``p`` that is linear in it.
+        b: The right-hand sides.
+        no_image: Zeros of the shape of an image.
+        iterations: Number of iterations.
+        floor: A diagonal that ``M`` exceeds, such as the noise that is added to a covariance.
+
+    >>> rotation = lambda p: (jnp.stack([p[:, 0] - p[:, 1], p[:, 0] + p[:, 1]], axis=1), p)
+    >>> u, image = least_residuals(rotation, jnp.array([[2.0, 0.0]]), jnp.zeros((1, 2)), 2)
+    >>> u.round(4).tolist()
+    [[1.0, -1.0]]
+    """
+    start = event_sum(b**2)
+
+    def iterate(_: Array, now: _Residuals) -> _Residuals:
+        applied, image = apply(now.residual)
+        square = event_sum(now.residual**2)
+        above = event_sum(now.residual * applied) > event_sum(floor * now.residual**2)
+        known = jnp.where(now.size > 0.0, now.size, 1.0)  # before the first iteration there is no direction to leave
+        turn = -event_sum(applied * now.applied) / known
+        direction = now.residual + expand_like(turn, b) * now.direction
+        applied = applied + expand_like(turn, b) * now.applied
+        image = image + expand_like(turn, no_image) * now.applied_image
+        size = event_sum(applied**2)
+        going = above & (square > _SOLVED * start) & (size > 0.0)
+        step = jnp.where(going, event_sum(now.residual * applied), 0.0) / jnp.where(going, size, 1.0)
+        return _Residuals(
+            now.solution + expand_like(step, b) * direction,
+            now.image + expand_like(step, no_image) * image,
+            now.residual - expand_like(step, b) * applied,
+            direction,
+            applied,
+            image,
+            size,
+        )
+
+    none = jnp.zeros_like(b)
+    first = _Residuals(none, no_image, b, none, none, no_image, jnp.zeros_like(start))
+    end = jax.lax.fori_loop(0, iterations, iterate, first)
+    return end.solution, end.image
+
+
 def solve_noisy(
     operator: LinearOperator, b: Observations, shape: tuple[int, ...], weight: Times, variance: Any
 ) -> Observations:

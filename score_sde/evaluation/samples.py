@@ -183,7 +183,8 @@ def check_samples(x: np.ndarray, success: np.ndarray, max_steps: int) -> None:
         raise UserError(
             f"{infinite} of {len(x)} {plural(len(x), 'sample is', 'samples are')} not finite: either the score of "
             "the network is not, or the steps are too large for this process. Raise "
-            "config.sampling.num_steps or lower config.sampling.snr."
+            "config.sampling.num_steps or lower config.sampling.snr; where denoised images leave their range, set "
+            "config.sampling.thresholding=static."
         )
     if not success.all():
         raise UserError(

@@ -63,7 +63,7 @@ class Conditioning(Group):
         "without noise), by repeated steps that hold known pixels (repaint, without noise), by decoupled annealing "
         "(daps), or as weighted particles (tds)",
     )
-    solve_steps: int = integer(3, 1, 1000, "conjugate gradient iterations per evaluation", _MMPS)
+    solve_steps: int = integer(3, 1, 1000, "iterations of the linear solver at each evaluation", _MMPS)
     data_std: float = real(
         *(0.5, 1e-3, 1e3, "standard deviation of the data in the range of the network"),
         when=given("conditioning.method", "pigdm", "tds"),
