@@ -1,18 +1,7 @@
 """Small files: written atomically, read without trust, in directories with one writer at a time."""
 
 from score_sde.files.arrays import array_names, atomic_savez, read_arrays
-from score_sde.files.buckets import Bucket, check_bucket, failures, fetched
-from score_sde.files.locks import check_writable, one_at_a_time, only_writer, remove_abandoned
-from score_sde.files.reading import (
-    Unreadable,
-    parse_json,
-    parse_json_line,
-    read_bytes,
-    read_json,
-    read_json_lines,
-    reason_of,
-)
-from score_sde.files.writing import (
+from score_sde.files.atomic import (
     ELSEWHERE,
     Growing,
     atomic_path,
@@ -23,6 +12,17 @@ from score_sde.files.writing import (
     refusal,
     replacing,
     writing,
+)
+from score_sde.files.buckets import Bucket, check_bucket, failures, fetched
+from score_sde.files.locks import check_writable, one_at_a_time, only_writer, remove_abandoned
+from score_sde.files.reading import (
+    Unreadable,
+    parse_json,
+    parse_json_line,
+    read_bytes,
+    read_json,
+    read_json_lines,
+    reason_of,
 )
 
 __all__ = [

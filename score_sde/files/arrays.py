@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from score_sde.files.atomic import atomic_path
 from score_sde.files.reading import REMEDY, is_there, reading, reason_of
-from score_sde.files.writing import atomic_path
 from score_sde.machine import memory_bytes
 
 _MAGIC = b"\x93NUMPY"

@@ -25,9 +25,9 @@ from typing import Any, TypeVar, cast
 
 from score_sde.cluster import is_main
 from score_sde.errors import UserError
+from score_sde.files.atomic import refusal, writing
 from score_sde.files.buckets import Bucket
 from score_sde.files.reading import Unreadable, read_json, reason_of
-from score_sde.files.writing import refusal, writing
 
 try:
     import fcntl
