@@ -135,6 +135,15 @@ def test_a_field_of_the_likelihood_is_named_if_and_only_if_it_makes_no_other_pro
     assert check("likelihood", {"likelihood.num_steps": num_steps, "likelihood.num_probes": num_probes}) > 4
 
 
+def test_labels_and_guidance_are_named_if_and_only_if_no_label_is_read():
+    classes = {"conditioning.classes": True, "model.num_classes": 3}
+    for field, value in {"conditioning.labels": (2,), "conditioning.scale": 2.0}.items():
+        assert field in named(configured({field: value}), {"sample"})
+        assert field not in named(configured(classes | {field: value}), {"sample"})
+        given = (*classes.items(), (field, value))
+        assert traced("sample", given) != traced("sample", tuple(classes.items()))
+
+
 IMAGES = {"model.channel_multipliers": (1, 2), "model.attention_resolutions": (8,), "model.features": 8}
 TRAINING = {
     "a perceptron": ({}, (2,)),

@@ -24,6 +24,7 @@ TFDS_INFO = {
     "cifar10": SourceInfo("cifar10", (32, 32, 3), 256, 10),
 }
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CLASSES = {"cifar10": CIFAR10_CLASSES}
 
 
 def load_tfds(name: str, split: str, data_dir: str | None) -> ArraySource:
@@ -38,7 +39,9 @@ def load_tfds(name: str, split: str, data_dir: str | None) -> ArraySource:
     root = data_root(data_dir)
     version = prepared_version(name, root) or _prepare_locked(name, root)
     remedy = "Remove that directory; it is then prepared again from the original files."
-    return decoded_source(TFDS_INFO[name], version, split, lambda: open_split(name, version, split, remedy=remedy)[1])
+    opened = decoded_source(TFDS_INFO[name], version, split, lambda: open_split(name, version, split, remedy=remedy)[1])
+    opened.classes = _CLASSES.get(name, ())
+    return opened
 
 
 def _prepare_locked(name: str, root: Path) -> Path:

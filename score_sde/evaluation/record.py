@@ -174,6 +174,9 @@ class EvaluationRecord:
         keep_earlier(self._path.parent, "eval", self._identity)
         atomic_write_json(self._path, report)
         if "metrics" in done[best]:
-            chosen = {"step": best, "best_of": sorted(done), "best_by": by, "metrics": done[best]["metrics"]}
+            shown = {
+                name: value for name, value in done[best].items() if name.startswith(("metrics", "class_accuracy"))
+            }
+            chosen = {"step": best, "best_of": sorted(done), "best_by": by, **shown}
             atomic_write_json(self._path.with_name("metrics.json"), chosen | dict(self._provenance))
         return best, by

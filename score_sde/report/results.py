@@ -184,6 +184,8 @@ RESULTS: dict[str, tuple[str, tuple[Field, ...]]] = {
     )),
     "metrics.json": ("eval", (
         *_fields("metrics.*.", *_METRIC), Field("metrics.*.value", interval="metrics.*.interval"),
+        Field("class_accuracy", "Samples of their class", error="class_accuracy_std_error",
+              how="as a share; recognized by a classifier of the data"),
         *_fields("", "best_of.[]"),
     )),
     "eval.json": ("eval", (

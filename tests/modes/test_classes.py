@@ -13,11 +13,13 @@ from score_sde.cli import main
 from score_sde.config import default_config
 from score_sde.data.sources import DIGITS_INFO
 from score_sde.evaluation.metrics import Points, SampleFeatures
+from score_sde.evaluation.record import EvaluationRecord
 from score_sde.experiment import Experiment
 from score_sde.labels import Labeled
 from score_sde.likelihood import UniformDequantizer
 from score_sde.modes.dequantizer import dequantizer_loss
 from score_sde.modes.evaluating import _Evaluation
+from score_sde.report.quantities import quantities_of
 
 TINY = {
     **{"data.name": "toy:rings", "model.name": "mlp", "model.features": 8, "model.num_blocks": 1},
@@ -77,6 +79,7 @@ def test_samples_are_of_the_classes_that_are_asked_for(trained, tmp_path):
     assert found["labels"].tolist() == [3, 1, 3, 1, 3, 1, 3, 1, 3] and found["samples"].shape == (9, 2)
     report = json.loads((tmp_path / "sampling.json").read_text())
     assert (report["classes"], report["scale"]) == ([3, 1], 2.0)
+    assert "of classes 3, 1 with guidance 2" in (tmp_path / "summary.md").read_text()
     assert sample(trained, f"--out={tmp_path}") == 0
     assert not (np.load(tmp_path / "samples.npz")["samples"] == found["samples"]).all()
     assert (tmp_path / "earlier" / "sample-1" / "samples.npz").exists()  # other classes are another result
@@ -161,6 +164,15 @@ def test_a_classifier_judges_the_classes_of_its_own_data_alone():
     of_digits, of_mnist = (Points(num_features=1, name=f"classifier-{name}") for name in ("digits", "mnist"))
     assert _Evaluation._accuracy(run, found, of_digits)["class_accuracy"] == 0.75
     assert _Evaluation._accuracy(run, found, of_mnist) == {}
+
+
+def test_the_accuracy_of_the_best_checkpoint_is_on_the_page(tmp_path):
+    record = EvaluationRecord(tmp_path / "evaluation.json", "identity", best_by="loss", provenance={})
+    shared = {"parameters": "00", "loss_std_error": 0.1, "class_accuracy_std_error": 0.01, "metrics": {}}
+    record.add({"step": 1, "loss": 2.0, "class_accuracy": 0.5, **shared})
+    record.add({"step": 2, "loss": 1.0, "class_accuracy": 0.75, **shared})
+    (told,) = quantities_of("metrics.json", json.loads((tmp_path / "metrics.json").read_text()))
+    assert told.line.startswith("Samples of their class 0.75") and "recognized by a classifier" in told.how
 
 
 def test_data_without_labels_are_refused_before_training(tmp_path, capsys):
