@@ -81,6 +81,7 @@ def _observe(spent: dict[str, float], end: Callable[[], None]) -> None:
             jax.block_until_ready(step(*operands))
             end()
 
+        once.lower = step.lower  # a training compiles it before there is a state
         return once
 
     jax.monitoring.register_event_duration_secs_listener(count)

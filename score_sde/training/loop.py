@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,9 @@ def run(task: Task, workdir: Path) -> TrainState:
     settings, mesh = task.settings, task.mesh
     per_dispatch, every = settings.steps_per_dispatch, task.snapshot_every
     check_batch(mesh, settings.batch_size, parts=settings.accumulate)
-    sharding = state_sharding(mesh, jax.eval_shape(task.init_state))
+    shapes = jax.eval_shape(task.init_state)
+    sharding = state_sharding(mesh, shapes)
+    like = with_sharding(shapes, sharding)
     run_step = jit_step(
         _steps(task, per_dispatch), mesh, sharding, leading=int(per_dispatch > 1), constants=task.constants
     )
@@ -92,7 +96,7 @@ def run(task: Task, workdir: Path) -> TrainState:
         Preemption() as preemption,
     ):
         writer, iterator = MetricWriter(workdir), _iterator(task)
-        state, start, window = _start(task, saved, iterator, sharding)
+        make_state, start, window = _start(task, saved, iterator, like)
         writer.truncate(start)
         snapshots.forget_after(start)
         if start < settings.num_steps:
@@ -100,8 +104,12 @@ def run(task: Task, workdir: Path) -> TrainState:
                 log.warning("%s", sentence)
             compiling("the training step")
         with _feed(task, iterator) as feed, ProgressBar(total=settings.num_steps, initial=start) as bar:
-            for done in range(start + per_dispatch, settings.num_steps + 1, per_dispatch):
-                state, metrics = run_step(state, next(feed))
+            steps = range(start + per_dispatch, settings.num_steps + 1, per_dispatch)
+            batches = _compiled_first(run_step, like, feed) if steps else feed
+            state = make_state()
+            del make_state  # which may hold it
+            for done in steps:
+                state, metrics = run_step(state, next(batches))
                 window.append(metrics)
                 last, ending, loss = done == settings.num_steps, preemption.requested(), None
                 if done % settings.log_every == 0 or last:
@@ -195,16 +203,31 @@ def _feed(task: Task, iterator: TrainIterator) -> Feed:
     return Feed(iterator, place, per_dispatch=per_dispatch, prefetch=task.run.data.prefetch)
 
 
+def _compiled_first(run_step: Callable[..., Any], like: TrainState, feed: Feed) -> Iterator[Examples]:
+    """The batches of a feed, with the step compiled for the first one before there is a state."""
+    first = next(feed)
+    if (lower := getattr(run_step, "lower", None)) is not None:
+        lower(like, first).compile()
+    return itertools.chain((first,), feed)
+
+
 def _start(
-    task: Task, checkpoints: CheckpointWriter, iterator: TrainIterator, sharding: Any
-) -> tuple[TrainState, int, list[dict[str, Any]]]:
-    """The newest checkpoint with the data stream at its position, or a fresh state; and the metrics not yet logged."""
-    like = with_sharding(jax.eval_shape(task.init_state), sharding)
+    task: Task, checkpoints: CheckpointWriter, iterator: TrainIterator, like: TrainState
+) -> tuple[Callable[[], TrainState], int, list[dict[str, Any]]]:
+    """The newest checkpoint with the data stream at its position, or a fresh state; and the metrics not yet logged.
+
+    A fresh state is made when it is called for. Until then its program compiles in a thread, beside that of the step.
+    """
     restored = checkpoints.restore_newest(like, check=task.check)
     if restored is None:
         # The initialization runs once: on a CPU, optimizing its program takes four times longer than running it.
         options = {"xla_backend_optimization_level": 0} if loops_are_slow(task.mesh) else {}
-        return jax.jit(task.init_state, out_shardings=sharding, compiler_options=options)(), 0, []
+        sharding = jax.tree.map(lambda leaf: leaf.sharding, like)
+        lowered = jax.jit(task.init_state, out_shardings=sharding, compiler_options=options).lower()
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="initialization")
+        compiled = thread.submit(lowered.compile)
+        thread.shutdown(wait=False)
+        return lambda: compiled.result()(), 0, []
     if restored.iterator:  # imported checkpoints have none: data start from the beginning
         iterator.set_state(restored.iterator)
     step = int(restored.state.step)
@@ -212,7 +235,7 @@ def _start(
     if step < task.settings.num_steps:
         _say_other_precision(restored.x64, step)
     columns = {name: np.asarray(values, np.float32) for name, values in restored.window.items()}
-    return restored.state, step, [columns] if columns else []
+    return lambda: restored.state, step, [columns] if columns else []
 
 
 def _say_other_precision(before: bool | None, step: int) -> None:

@@ -1,12 +1,14 @@
 """Pictures during training: of the same noise, by the model of that step, without a trace in the training."""
 
 import dataclasses
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_sde import distributed
 from score_sde.cli import load_config
 from score_sde.evaluation.samples import sketch
 from score_sde.modes.training import run_train, train
@@ -59,19 +61,25 @@ def test_the_pictures_of_a_run_are_named_by_their_steps(tmp_path):
     ]
 
 
-def test_one_program_is_compiled_before_the_training_step(tmp_path, monkeypatch):
-    """The initialization: evaluation, pictures and their grids wait until they are needed."""
-    names = []
+def test_two_programs_are_compiled_up_to_the_first_step_and_the_first_of_them_beside_the_second(tmp_path, monkeypatch):
+    """Initialization and step, each once: evaluation, pictures and their grids wait until they are needed."""
+    compiled = []
 
     def note(event, duration, **labels):
         if event == "/jax/core/compile/backend_compile_duration":
-            names.append(labels["fun_name"])
+            compiled.append((labels["fun_name"], threading.current_thread() is threading.main_thread()))
 
-    def first(state, batch):
-        jax.block_until_ready(state)
-        raise EOFError
+    def jit_step(*args, **kwargs):
+        step = distributed.jit_step(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "jit_step", lambda *args, **kwargs: first)
+        def first(state, batch):
+            jax.block_until_ready(step(state, batch))
+            raise EOFError
+
+        first.lower = step.lower
+        return first
+
+    monkeypatch.setattr(loop, "jit_step", jit_step)
     jax.clear_caches()
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
@@ -79,4 +87,4 @@ def test_one_program_is_compiled_before_the_training_step(tmp_path, monkeypatch)
             run_train(load_config(CONFIG, _overrides(**{"training.sample_every": 15})), tmp_path, "command")
     finally:
         jax.monitoring.unregister_event_duration_listener(note)
-    assert names == ["jit(init_state)"]
+    assert sorted(compiled) == [("jit(init_state)", False), ("jit(steps)", True)]
