@@ -28,7 +28,7 @@ class Feed(Iterator[PlacedT]):
     Example:
         >>> from score_sde.data import load_source, make_train_iterator
         >>> batches = make_train_iterator(load_source("digits", "train"), batch_size=32, seed=0)
-        >>> with Feed(batches, np.asarray, per_dispatch=4, prefetch=2) as feed:
+        >>> with Feed(batches, lambda batch: batch, per_dispatch=4, prefetch=2) as feed:
         ...     array = next(feed)
         ...     place = feed.get_state()
         >>> array.shape, place["grain"]
