@@ -99,9 +99,19 @@ def bad_values(kind):
         return [kind.low - 1, kind.high + 1, -kind.high - 1, float(kind.low), True, str(kind.low), *odd]
     if isinstance(kind, Real):
         below = kind.low * 1.01 if kind.low < 0.0 else kind.low * 0.99 or -1e-6
-        return [below, kind.high * 1.01, min(-kind.high, below), math.nan, math.inf, -math.inf, True, str(kind.high), (kind.high,)]
+        return [
+            below,
+            kind.high * 1.01,
+            min(-kind.high, below),
+            math.nan,
+            math.inf,
+            -math.inf,
+            True,
+            str(kind.high),
+            (kind.high,),
+        ]
     if isinstance(kind, Choice):
-        return [typo(name) for name in kind.names if len(name) > 3] + [
+        return [typo(name) for name in kind.names if len(name) > 3 and typo(name) not in kind.names] + [
             f"{kind.names[0]} ",
             kind.names[-1].upper() + "!",
         ]
