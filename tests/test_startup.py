@@ -158,6 +158,14 @@ def test_signals_mean_the_usual_once_imports_are_done():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
 
 
+@pytest.mark.parametrize(("begun", "kept"), [("begin()", True), ("", False)])
+def test_what_is_imported_is_not_searched_for_garbage_in_the_programs_own_process(begun, kept):
+    code = f"import gc\nfrom score_sde.startup import begin, keep_imported\n{begun}\nprint(gc.isenabled())\n"
+    code += "import score_sde.cli\nkeep_imported()\nprint(gc.isenabled(), gc.get_freeze_count() > 1000)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(not kept), "True", str(kept)]
+
+
 def test_versions_are_told_without_loading_anything_heavy():
     start = time.perf_counter()
     command = [*HELP[:-1], "--version"]

@@ -39,6 +39,9 @@ _IMAGES = 128  # at least a batch
 
 def child(out: Path, began: float, arguments: list[str]) -> None:
     """Run one command of the package up to its first step, or its first batch of results."""
+    from score_sde.startup import begin
+
+    begin()
     from score_sde import modes
     from score_sde.cli import main
 
