@@ -18,6 +18,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("SCORE_SDE_TRACEBACK", "1")  # a bug fails a test with its own exception
 
 import jax
+import jaxlib
 import pytest
 
 import score_sde  # noqa: F401  # adds its own flag, before any test starts the backend
@@ -27,6 +28,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# The older code generator of XLA:CPU compiles an operation in two thirds of the time. An unknown flag ends the process,
+# and 0.12 does not know this one.
+FEW_OPTIMIZATIONS = ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 MEMORY = 3 * 2**30  # bytes of one worker from which it forgets its compiled programs
 
 
@@ -39,6 +43,8 @@ def pytest_configure(config):
     if not config.getoption("--slow"):
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the programs that tests start
         jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0")
+        if jaxlib.__version__.startswith("0.10."):
+            os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *FEW_OPTIMIZATIONS])
 
 
 @pytest.hookimpl(tryfirst=True)
