@@ -24,8 +24,9 @@ CONFIGS = ROOT / "configs"
 
 
 def _trained(out, which):
-    # Compiling takes nearly all of the time, so it optimizes nothing.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    # Compiling takes nearly all of the time, so it optimizes nothing, and by the flags of these tests.
+    kept = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
+    flags = " ".join([*kept, "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"])
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.training.on_devices", str(out), which]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -34,7 +35,11 @@ def _trained(out, which):
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param("some", id="some"), pytest.param("every", marks=pytest.mark.long, id="every")]
+    scope="module",
+    params=[
+        pytest.param("some", marks=pytest.mark.slow, id="some"),
+        pytest.param("every", marks=pytest.mark.long, id="every"),
+    ],
 )
 def runs(request, tmp_path_factory):
     return _trained(tmp_path_factory.mktemp(f"devices_{request.param}"), request.param)
@@ -45,7 +50,6 @@ def _results(runs, name="result.npz"):
     return found.pop("1x1"), found
 
 
-@pytest.mark.slow
 def test_twenty_steps_are_the_same_twenty_steps(runs):
     """Not to the bit, for sums over a batch come in another order: losses to 1e-5, parameters to 1e-4."""
     alone, others = _results(runs)
