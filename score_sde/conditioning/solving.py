@@ -12,6 +12,8 @@ from score_sde.typing import Batch, Times, event_sum, expand_like
 
 #: Squared relative residual at which an example counts as solved, which float32 can just reach.
 _SOLVED = 1e-12
+#: Most iterations that are written out: in a loop a CPU takes ten times as long for a gradient of a network.
+_WRITTEN_OUT = 8
 #: Most iterations for a system that costs no evaluation of the model.
 _MOST_ITERATIONS = 100
 
@@ -106,7 +108,7 @@ def least_residuals(
     """
     start = event_sum(b**2)
 
-    def iterate(_: Array, now: _Residuals) -> _Residuals:
+    def iterate(_: Any, now: _Residuals) -> _Residuals:
         applied, image = apply(now.residual)
         square = event_sum(now.residual**2)
         above = event_sum(now.residual * applied) > event_sum(floor * now.residual**2)
@@ -130,8 +132,17 @@ def least_residuals(
 
     none = jnp.zeros_like(b)
     first = _Residuals(none, no_image, b, none, none, no_image, jnp.zeros_like(start))
-    end = jax.lax.fori_loop(0, iterations, iterate, first)
+    end = _repeated(iterate, first, iterations)
     return end.solution, end.image
+
+
+def _repeated(iterate: Callable[[Any, _Residuals], _Residuals], state: _Residuals, iterations: int) -> _Residuals:
+    """Some iterations, written out if they are few."""
+    if iterations > _WRITTEN_OUT:
+        return jax.lax.fori_loop(0, iterations, iterate, state)
+    for index in range(iterations):
+        state = iterate(index, state)
+    return state
 
 
 def solve_noisy(

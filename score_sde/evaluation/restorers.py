@@ -163,11 +163,6 @@ def problems_of_method(experiment: Experiment, seen: Observed) -> Iterator[str]:
     fields, sampling = experiment.settings.conditioning, experiment.settings.sampling
     method = RESTORERS[fields.method]
     yield from not_fulfilled("config.conditioning.noise_std", fields.noise_std, method.noise, method.expected)
-    if experiment.num_classes and not fields.null_probability:
-        yield (
-            "config.conditioning.null_probability is 0, so that the network has no score without a class, and images "
-            "are restored without one; expected a run that was trained with null_probability=0.1."
-        )
     if method.holds_pixels and seen.known is None:
         yield (
             f"config.conditioning.method is {fields.method}, which holds known pixels, and config.conditioning."
