@@ -31,6 +31,7 @@ MODES = {
     "latents": "encode held-out data, decode, interpolate: latents.npz, interpolation.png",
     "pareto": "find the sampler, grid and number of steps to take: pareto.md",
     "restore": "draw images given observations of them, such as their upper halves: restoration.png",
+    "classify": "tell the classes of held-out data by their likelihoods given each class: classification.json",
     "import": "make the published --checkpoint of another implementation a run",
     "export": "write the parameters for other programs: model.safetensors",
     "plan": "say what training needs and how fast it can be, from the compiled program: plan.md; trains nothing",
@@ -42,7 +43,10 @@ MODES = {
 WITHOUT_CONFIG = ("conformance", "reproduce", "report")
 TRAINING = ("train", "demo", "train_dequantizer")  # these save and end when SIGTERM or SIGINT comes
 #: Modes that read a run, or none, and write results, which may go elsewhere.
-RESULTS = ("sample", "likelihood", "eval", "latents", "pareto", "restore", "export", "plan", "stats", "report")
+RESULTS = (
+    *("sample", "likelihood", "eval", "latents", "pareto", "restore", "classify"),
+    *("export", "plan", "stats", "report"),
+)
 PATHS = ("workdir", "out", "checkpoint")  # flags that name a place in the file system
 EXAMPLES = """examples:
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=demo

@@ -31,6 +31,7 @@ _OF_MODES: Mapping[str, frozenset[Purpose]] = {
     **{"train": frozenset({"train"}), "sample": frozenset({"sample"}), "pareto": frozenset({"pareto"})},
     "demo": frozenset({"train", "sample", "likelihood"}),
     "restore": frozenset({"sample", "restore"}),
+    "classify": frozenset({"likelihood"}),
     **{"likelihood": frozenset({"likelihood"}), "train_dequantizer": frozenset({"dequantize"})},
 }
 

@@ -259,7 +259,17 @@ def test_a_config_that_differs_from_that_of_the_run_is_refused_field_by_field(re
     assert "give another --workdir" in message
     assert "optim.lr: 0.001 -> 0.1" in refused("optim.lr=0.1", mode="train_dequantizer", workdir=workdir)
     assert "objective.t_min: 1e-05 -> 0.001" in refused("objective.t_min=0.001", mode="eval", workdir=workdir)
-    for mode in ("sample", "likelihood", "eval", "export", "latents", "pareto", "restore", "train_dequantizer"):
+    for mode in (
+        "sample",
+        "likelihood",
+        "eval",
+        "export",
+        "latents",
+        "pareto",
+        "restore",
+        "classify",
+        "train_dequantizer",
+    ):
         assert "model.features: 128 -> 8" in refused("model.features=8", mode=mode, workdir=workdir)
 
 

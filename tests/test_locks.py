@@ -122,7 +122,8 @@ def model(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "mode", ["train", "sample", "likelihood", "eval", "latents", "pareto", "restore", "stats", "train_dequantizer"]
+    "mode",
+    ["train", "sample", "likelihood", "eval", "latents", "pareto", "restore", "classify", "stats", "train_dequantizer"],
 )
 def test_every_mode_that_writes_for_long_is_refused_while_it_is_under_way(mode, model, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)

@@ -34,6 +34,8 @@ class Purpose(enum.IntEnum):
     PROGRESS = 9
     OBSERVATIONS = 10
     RESTORATIONS = 11
+    CLASSES = 12
+    CLASS_BOUNDS = 13
 
 
 def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:

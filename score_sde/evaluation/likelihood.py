@@ -68,10 +68,17 @@ class DatasetLikelihood(NamedTuple):
     seconds: float
 
 
-def flow_draw(
-    experiment: Experiment, noise: BinNoise, *, refinements: int = 0, **changes: Any
-) -> Callable[[Params, Params, PRNGKey, Any], Draw]:
-    """The compiled program ``(params, noise_params, key, batch) -> Draw`` for a batch of examples.
+#: A program ``(params, noise_params, key, batch) -> draw`` for a batch of examples.
+Program = Callable[[Params, Params, PRNGKey, Any], Any]
+
+
+def flow_draw(experiment: Experiment, noise: BinNoise, *, refinements: int = 0, **changes: Any) -> Program:
+    """:func:`flow_program`, compiled."""
+    return jit(flow_program(experiment, noise, refinements=refinements, **changes))
+
+
+def flow_program(experiment: Experiment, noise: BinNoise, *, refinements: int = 0, **changes: Any) -> Program:
+    """The function ``(params, noise_params, key, batch) -> Draw`` for a batch of examples.
 
     It follows ``config.likelihood`` with changed fields. A refinement divides tolerances by ten, or halves the steps.
     """
@@ -87,7 +94,6 @@ def flow_draw(
         times, tolerance = None, settings.tolerance / 10**refinements
         shared |= {"t0": settings.t_min, "rtol": tolerance, "atol": tolerance}
 
-    @jit
     def draw(params: Params, noise_params: Params, key: PRNGKey, batch: Any) -> Draw:
         params, levels = conditioned(params, batch)
         noise_key, probe_key, decoder_key = (jax.random.fold_in(key, n) for n in range(3))
@@ -117,6 +123,18 @@ def flow_protocol(settings: Likelihood) -> str:
             trace += ", fresh at each" if settings.fresh_probes else ", frozen"
     end = f"with the decoder at t={settings.t_min:g}" if settings.decoder else f"from t={settings.t_min:g}"
     return f"probability flow {end}, {trace}, {solver}"
+
+
+def data_protocol(experiment: Experiment, noise: BinNoise, total: int, *, classes: str = "their classes") -> str:
+    """The data, their number and their dequantization: the end of a protocol in words."""
+    settings, levels = experiment.settings.likelihood, experiment.quantization.num_grey_levels
+    data = "continuous data"
+    if levels is not None:
+        draws = settings.num_dequantizations
+        several = ", importance-weighted" if settings.importance_weighted else ""
+        data = f"{noise.name} dequantisation x{draws}{several}, {levels} levels"
+    data += f", given {classes}" * (experiment.num_classes > 0)
+    return f"{data}, {total} {plural(total, 'example')} of the test split"
 
 
 def dequantized(
@@ -152,7 +170,7 @@ def dataset_likelihood(
         roots = [jax.random.fold_in(root, n) for n in range(settings.num_dequantizations)]
         keys = [jax.random.fold_in(key, batch.number) for key in roots]
         draws = [gathered(draw(params, noise.params, key, batch.data)) for key in keys]
-        return _combined(draws, importance=settings.importance_weighted)
+        return combined(draws, importance=settings.importance_weighted)
 
     nats, num_evals, success, error = measured_in_parts(experiment, source, measure, kept)
     return DatasetLikelihood(bits_per_dim(experiment, nats), nats, num_evals, success.astype(bool), error, kept.seconds)
@@ -165,7 +183,8 @@ def bits_per_dim(experiment: Experiment, nats: np.ndarray) -> np.ndarray:
     return np.asarray(experiment.quantization.bits_per_dim(jnp.asarray(nats), int(np.prod(experiment.event_shape))))
 
 
-def _combined(draws: list[Draw], *, importance: bool) -> tuple[Array, ...]:
+def combined(draws: list[Draw], *, importance: bool) -> tuple[Array, ...]:
+    """Log-likelihood, evaluations, success and probe error of several draws of noise; their weights may be averaged."""
     logp, num_evals, success, error = (jnp.stack(column) for column in zip(*draws, strict=True))
     weights = jax.nn.softmax(logp, axis=0) if importance else jnp.full_like(logp, 1.0 / len(draws))
     value = importance_weighted(logp) if importance else jnp.mean(logp, axis=0)
@@ -195,16 +214,8 @@ def dataset_bound(
 
     ``kept`` is as in :func:`dataset_likelihood`.
     """
-    settings, noise, kept = experiment.settings.likelihood, noise or BinNoise(), kept or Partial()
-
-    @jit
-    def draw(params: Params, noise_params: Params, key: PRNGKey, batch: Any) -> Bound:
-        params, levels = conditioned(params, batch)
-        noise_key, bound_key = jax.random.split(key)
-        x, log_q = dequantized(experiment, noise, noise_params, noise_key, levels)
-        options = {"t_min": settings.t_min, "num_times": settings.bound_times}
-        bound = nll_bound(bound_key, experiment.sde, experiment.score_fn(params), x, **options)
-        return bound._replace(value=bound.value + log_q)
+    noise, kept = noise or BinNoise(), kept or Partial()
+    draw = jit(bound_program(experiment, noise))
 
     def measure(batch: Examples) -> list[np.ndarray]:
         key = jax.random.fold_in(root_key(experiment, Purpose.BOUND), batch.number)
@@ -213,6 +224,21 @@ def dataset_bound(
 
     nats, error = measured_in_parts(experiment, source, measure, kept)
     return DatasetBound(bits_per_dim(experiment, -nats), nats, error, kept.seconds)
+
+
+def bound_program(experiment: Experiment, noise: BinNoise) -> Program:
+    """The function ``(params, noise_params, key, batch) -> Bound`` for a batch of examples."""
+    settings = experiment.settings.likelihood
+
+    def draw(params: Params, noise_params: Params, key: PRNGKey, batch: Any) -> Bound:
+        params, levels = conditioned(params, batch)
+        noise_key, bound_key = jax.random.split(key)
+        x, log_q = dequantized(experiment, noise, noise_params, noise_key, levels)
+        options = {"t_min": settings.t_min, "num_times": settings.bound_times}
+        bound = nll_bound(bound_key, experiment.sde, experiment.score_fn(params), x, **options)
+        return bound._replace(value=bound.value + log_q)
+
+    return draw
 
 
 class DatasetLatentBound(NamedTuple):

@@ -149,14 +149,21 @@ class Partial:
 
 
 def measured_in_parts(
-    experiment: Experiment, source: Source, measure: Callable[[Examples], Sequence[Any]], kept: Partial
+    experiment: Experiment,
+    source: Source,
+    measure: Callable[[Examples], Sequence[Any]],
+    kept: Partial,
+    *,
+    rows: int = 1,
 ) -> list[np.ndarray]:
     """Measure the batches of the first ``likelihood.num_examples`` that are not kept yet; return the columns of all.
 
-    ``measure`` maps a batch to columns with an entry per row.
+    ``measure`` maps a batch to columns with an entry per example. It may ask the network for several ``rows`` for each,
+    so that a batch has fewer examples.
     """
     settings = experiment.settings.likelihood
-    for batch in examples(experiment, source, batch_size=settings.batch_size, limit=settings.num_examples):
+    size = max(settings.batch_size // rows, 1)
+    for batch in examples(experiment, source, batch_size=size, limit=settings.num_examples):
         if batch.number >= kept.batches:
             start = time.perf_counter()
             columns = [np.asarray(column)[batch.mask] for column in measure(batch)]

@@ -22,6 +22,7 @@ RESULTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "latents": ("latents.json", "latents.npz", "interpolation.png"),
         "pareto": ("pareto.json", "pareto.md", "pareto.png"),
         "restore": ("restoration.json", "restoration.npz", "restoration.png"),
+        "classify": ("classification.json", "classification.npz", "confusion.png"),
         "eval": ("evaluation.json", "metrics.json", "eval.json"),
     }
 )

@@ -18,6 +18,7 @@ _PLACES = {
     "latents": "sampling.run_latents",
     "pareto": "comparing.run_pareto",
     "restore": "restoring.run_restore",
+    "classify": "classifying.run_classify",
     "import": "exchanging.run_import",
     "export": "exchanging.run_export",
     "plan": "reporting.run_plan",

@@ -17,6 +17,7 @@ from score_sde.evaluation.chain_bound import dataset_chain_bound
 from score_sde.evaluation.likelihood import (
     BinNoise,
     DatasetLikelihood,
+    data_protocol,
     dataset_bound,
     dataset_latent_bound,
     dataset_likelihood,
@@ -162,7 +163,7 @@ def _measure_latent(run: _Measurement) -> None:
     good = np.isfinite(bound.nats)
     result = DatasetLikelihood(bound.bits_per_dim, bound.nats, evals, good, np.zeros(len(good)), bound.seconds)
     report["quantity"] = f"bound of {settings.num_weights} importance weights"
-    report["protocol"] = f"{report['quantity']}, {_data(experiment, BinNoise(), run.total)}"
+    report["protocol"] = f"{report['quantity']}, {data_protocol(experiment, BinNoise(), run.total)}"
     _add_mean(report, experiment, result)
     loose = bound.elbo_bits_per_dim if discrete else -bound.elbo_nats
     report["elbo"], report["elbo_std_error"] = mean_and_std_error(loose)
@@ -177,7 +178,7 @@ def _measure_flow(run: _Measurement) -> None:
         result = dataset_likelihood(experiment, params, source, noise=noise, kept=kept)
     columns |= result._asdict()
     del columns["seconds"]
-    report["protocol"] = f"{flow_protocol(settings)}, {_data(experiment, noise, run.total)}"
+    report["protocol"] = f"{flow_protocol(settings)}, {data_protocol(experiment, noise, run.total)}"
     _add_mean(report, experiment, result)
     if settings.budget_examples:
         again = min(settings.budget_examples, run.total)
@@ -205,18 +206,6 @@ def _measure_flow(run: _Measurement) -> None:
         levels = noise_level_report(experiment, params, source, noise=noise)
         report["noise_levels"] = levels._asdict()
     _add_baseline(run, len(result.nats))
-
-
-def _data(experiment: Experiment, noise: BinNoise, total: int) -> str:
-    """The data, their number and their dequantization: the end of a protocol in words."""
-    settings, levels = experiment.settings.likelihood, experiment.quantization.num_grey_levels
-    data = "continuous data"
-    if levels is not None:
-        draws = settings.num_dequantizations
-        several = ", importance-weighted" if settings.importance_weighted else ""
-        data = f"{noise.name} dequantisation x{draws}{several}, {levels} levels"
-    data += ", given their classes" * (experiment.num_classes > 0)
-    return f"{data}, {total} {plural(total, 'example')} of the test split"
 
 
 def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLikelihood) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 GRID_TILE, STRIP_TILE = 40, 64  # smallest side of an image in a grid and in a strip, in screen pixels
 GAP = 2  # white pixels between images
 MAX_POINTS = 5000  # of a scatter plot; more would hide each other
+MAX_NAMED = 25  # classes whose counts are written out
 BLUE, GRAY = "#2b6cb0", "#4a5568"
 DPI = 130
 
@@ -68,6 +69,31 @@ def restored_rows(columns: Sequence[tuple[str, np.ndarray]], path: Path) -> Path
     pixels = np.rint(255.0 * np.clip(unit, 0.0, 1.0)).astype(np.uint8)
     canvas = _tile(pixels.reshape(-1, *pixels.shape[2:]), len(pixels), len(columns), STRIP_TILE)
     return save_figure(_titled(canvas, "Restored images", [title for title, _ in columns]), path, dpi=100)
+
+
+def confusion(counts: np.ndarray, path: Path) -> Path:
+    """The number of examples by their class (rows) and the class that they are taken for (columns).
+
+    Args:
+        counts: Of shape ``(classes, classes)``; the shade of a cell is its share of its row.
+        path: The PNG to write.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    size = len(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(2.0 + 0.35 * size, 12.0)
+    figure, axes = new_figure(side + 0.6, side)
+    axes.grid(False)
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    axes.set(xlabel="class of the highest likelihood", ylabel="true class", title="Held-out examples by class")
+    if size <= MAX_NAMED:
+        axes.set(xticks=range(size), yticks=range(size))
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            color = "white" if shares[row, column] > 0.5 else GRAY
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=color)
+    return save_figure(figure, path)
 
 
 def scatter(samples: np.ndarray, data: np.ndarray | None, path: Path) -> Path:

@@ -35,14 +35,14 @@ def bits_unit(report: Mapping[str, Any]) -> str:
     return "bits/dim" if "bits_per_dim" in report or "nats_per_example" not in report else "nats per example"
 
 
-def counted(report: Mapping[str, Any], path: str, noun: str) -> str:
+def counted(report: Mapping[str, Any], path: str, noun: str, many: str = "") -> str:
     """A count with its noun.
 
     >>> counted({"a": {"b": 1}}, "a.b", "image"), counted({}, "a.b", "image")
     ('1 image', '– images')
     """
     found = dig(report, *path.split("."))
-    return f"{number(found)} {plural(found, noun)}"
+    return f"{number(found)} {plural(found, noun, many)}"
 
 
 def _listed(*parts: str) -> str:
@@ -227,6 +227,23 @@ RESULTS: dict[str, tuple[str, tuple[Field, ...]]] = {
         Field("seconds", "Time of restoring", style="duration"),
         *_fields("", "noise_std", "num_images", "draws", "nominal_coverage", "num_products"),
         *_fields("images.[].", "psnr_mean", "psnr_draws", "coverage", "residual", "misfit"),
+    )),
+    "classification.json": ("classify", (
+        Field("accuracy", "Accuracy by the likelihood of each class", interval="accuracy_interval", how=_protocol),
+        Field("cross_entropy", "Cross-entropy of these classes", "nats", "cross_entropy_std_error", how=(
+            "mean negative log-posterior of the true class, all classes equally likely")),
+        Field("bits_per_dim", "Negative log-likelihood in the true class", "bits/dim", "std_error"),
+        Field("bound.accuracy", "Accuracy by the bound of each class", interval="bound.accuracy_interval",
+              how=lambda report: f"reverse SDE, {counted(report, 'bound.num_times', 'time')}"),
+        Field("bound.cross_entropy", "Cross-entropy of these classes", "nats", "bound.cross_entropy_std_error"),
+        Field("discriminative.accuracy", "Accuracy of a discriminative classifier",
+              interval="discriminative.accuracy_interval", how=lambda report: (
+              f"{dig(report, 'discriminative', 'name')}, the same images")),
+        Field("num_evals_mean", "Evaluations per example", how=lambda report: (
+            f"for the likelihoods in {counted(report, 'num_classes', 'class', 'classes')}")),
+        Field("seconds", "Time of classifying", how=lambda report: counted(report, "num_examples", "example"),
+              style="duration"),
+        *_fields("", "num_examples", "num_failed", "num_unlabeled", "num_classes", "bound.num_times"),
     )),
     "latents.json": ("latents", (
         Field("round_trip_rms", "Change by encoding and decoding", how=lambda report: (

@@ -31,6 +31,7 @@ PICTURES = (
     ("noise_levels.png", "Bits by noise level, and what importance-sampled times save", "likelihood"),
     ("interpolation.png", "Between held-out images, along the probability flow", "latents"),
     ("restoration.png", "Images drawn given observations of them", "restore"),
+    ("confusion.png", "Held-out examples by their class and the class of the highest likelihood", "classify"),
     ("pareto.png", "Quality of samplers against their cost", "pareto"),
 )
 #: Each file or directory: name, contents, and the mode that writes it.
@@ -52,6 +53,8 @@ ARTIFACTS = (
     ("latents.npz", "codes of held-out data, and what they decode to", "latents"),
     ("restoration.json", "how good draws given observations are", "restore"),
     ("restoration.npz", "observations, and draws given them", "restore"),
+    ("classification.json", "how often held-out data are likeliest in their own class", "classify"),
+    ("classification.npz", "the likelihood of every held-out example in every class", "classify"),
     ("dequantizer.json", "what the trained dequantizer is worth", "train_dequantizer"),
     ("pareto.json", "every sampler that was measured", "pareto"),
     ("pareto.md", "which sampler, grid and number of steps to take", "pareto"),

@@ -243,7 +243,7 @@ def test_statistics_of_a_run_are_read_there(place, tmp_path):
     assert not (tmp_path / "out" / "statistics.npz").exists()
 
 
-MEASURING = ("sample", "likelihood", "eval", "latents", "pareto", "restore", "stats", "export", "plan")
+MEASURING = ("sample", "likelihood", "eval", "latents", "pareto", "restore", "classify", "stats", "export", "plan")
 
 
 @pytest.mark.parametrize("mode", MEASURING)
@@ -251,7 +251,7 @@ def test_a_place_that_takes_nothing_is_found_before_anything_is_computed(trained
     (tmp_path / "file").write_text("")
     for module, name in (("statistics", "data_statistics"), ("reporting", "make_plan")):
         monkeypatch.setattr(f"score_sde.modes.{module}.{name}", None)
-    for module in ("sampling", "likelihood", "evaluating", "restoring", "comparing", "exchanging"):
+    for module in ("sampling", "likelihood", "evaluating", "restoring", "classifying", "comparing", "exchanging"):
         monkeypatch.setattr(f"score_sde.modes.{module}.experiment_of", None)
     assert main([f"--workdir={trained / 'run'}", f"--mode={mode}", f"--out={tmp_path / 'file' / 'x'}"]) == 2
     said = capsys.readouterr().err

@@ -122,6 +122,11 @@ def _fill(workdir, *, seed=0, shift=0.0):
                          "num_evals": 51.0, "num_products": 153.0, "seconds": 3.0,
                          "images": [{"psnr_mean": 21.5, "psnr_draws": 18.25, "coverage": 0.875, "residual": 1.02}],
                          **HOW}),
+        ("classification", {"accuracy": 0.9375, "accuracy_interval": [0.72, 0.99], "cross_entropy": 0.25,
+                            "cross_entropy_std_error": 0.05, "bits_per_dim": 2.0, "std_error": 0.01, "num_examples": 16,
+                            "bound": {"accuracy": 0.875, "accuracy_interval": [0.64, 0.97], "num_times": 32},
+                            "discriminative": {"name": "classifier-digits", "accuracy": 1.0},
+                            "num_classes": 10, "num_evals_mean": 490.0, "seconds": 3.0, "protocol": "flow", **HOW}),
         ("dequantizer", {"bits_per_dim": 2.0, "uniform_bits_per_dim": 2.1, "gain_bits_per_dim": 0.1,
                          "gain_std_error": 0.01, "protocol": "bound with one time per example", **HOW}),
         ("pareto", {"points": [point, {**point, "num_evals": 32, "distance": 0.3}], "references": [point],
@@ -192,7 +197,9 @@ def test_a_complete_run_shows_everything(run):
         "Throughput", "step 10", "Through training", "From noise to data", "Error budget", "Where the bits are spent",
         "Rate and distortion", "Recommended sampler", "heun on the edm grid, 16 evaluations", "2,000 best",
         "Restored images", "1 image, 19 draws each; mmps, mask, noise 0.1", "90 % for draws of the posterior",
-        "153 products with the Jacobian", "image 1", "Efficiency on more devices", "Take more.", "optim.lr",
+        "153 products with the Jacobian", "image 1",
+        "Accuracy by the likelihood of each class", "classifier-digits, the same images",
+        "Efficiency on more devices", "Take more.", "optim.lr",
         "2 CPUs of Some CPU", "2026-01-02 03:04:05 UTC, step 3,000", HOW["command"], "samples.png", "3,000", "1,234",
     ):  # fmt: skip
         assert expected in page.text, expected
@@ -235,6 +242,7 @@ def test_hostile_text_comes_out_as_text(run):
         "latents",
         "dequantizer",
         "restoration",
+        "classification",
     ):
         report = _replaced(json.loads((run / f"{name}.json").read_text()), HOSTILE)
         report |= {"command": HOSTILE, HOSTILE: {"value": 1.0, "protocol": {HOSTILE: HOSTILE}}}
@@ -261,7 +269,8 @@ JUNK = (None, True, "word", [], {}, [1, "x"], {"mean": "x"}, -1, 0, 1e308, 10**4
 
 
 @pytest.mark.parametrize(
-    "name", ["likelihood", "metrics", "evaluation", "pareto", "plan", "sampling", "eval", "restoration"]
+    "name",
+    ["likelihood", "metrics", "evaluation", "pareto", "plan", "sampling", "eval", "restoration", "classification"],
 )
 def test_no_value_of_a_report_stops_the_page(run, name):
     report = json.loads((run / f"{name}.json").read_text())

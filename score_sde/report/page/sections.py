@@ -103,6 +103,15 @@ def restoration(run: Run, found: Sequence[Quantity]) -> Section | None:
     return Section("restoration", "Restored images", blocks) if report else None
 
 
+def classification(run: Run, found: Sequence[Quantity]) -> Section | None:
+    """Classes by the likelihood of each; None if none were told."""
+    blocks = [
+        picture(run, "confusion.png", "Held-out examples by class", "classify", "", "samples"),
+        numbers(found, "Classification in numbers", "classification.json"),
+    ]
+    return Section("classification", "Classification", blocks) if run.report("classification.json") else None
+
+
 def metrics(run: Run, found: Sequence[Quantity]) -> Section:
     """How far samples are from data, each metric with its interval and protocol."""
     table = numbers(found, "Metrics of samples", "metrics.json")
@@ -253,6 +262,6 @@ def _size(path: Path) -> str:
 
 #: The parts below the headline and the comparison, in their order.
 PARTS = (
-    *(training, samples, restoration, likelihood, metrics, evaluation, pareto, plan),
+    *(training, samples, restoration, likelihood, classification, metrics, evaluation, pareto, plan),
     *(configuration, provenance, files),
 )
