@@ -87,6 +87,7 @@ def gaussian_mixture_bits_per_dim(
 
     For continuous data, bits are of their density.
     """
+    import sklearn.mixture  # noqa: F401  # before the limit, which holds for libraries that are loaded
     from threadpoolctl import threadpool_limits
 
     start = time.perf_counter()

@@ -1,6 +1,9 @@
 """The baseline is honest: it knows the entropy of what a mixture can express, and takes nothing from the test set."""
 
+import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -71,3 +74,23 @@ def test_the_same_seed_gives_the_same_numbers():
         for _ in range(2)
     )
     assert first == second
+
+
+def test_no_library_uses_several_threads_for_it():
+    """Not even one that is loaded for it, in a process that has used none before."""
+    program = """
+import numpy as np
+from score_sde.evaluation import baseline
+from score_sde.quantization import Quantization
+chosen = baseline._choose
+def watched(*arguments):
+    import scipy.linalg, sklearn.mixture, threadpoolctl
+    print([library["num_threads"] for library in threadpoolctl.threadpool_info()])
+    return chosen(*arguments)
+baseline._choose, baseline.COMPONENTS = watched, {"diag": (1,)}
+x = np.random.default_rng(0).standard_normal((50, 2))
+baseline.gaussian_mixture_bits_per_dim(x, x, quantization=Quantization(num_grey_levels=None))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    threads = json.loads(done.stdout)
+    assert len(threads) >= 2 and set(threads) == {1}
