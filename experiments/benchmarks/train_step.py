@@ -11,6 +11,7 @@ PyTorch runs with one thread and with one per core, and with channels last or fi
 the fastest: operations of a small network cost less than waking a second thread.
 """
 
+import argparse
 import copy
 from collections.abc import Callable
 
@@ -140,6 +141,12 @@ def check_same_network(network: LinenNetwork, model: DDPMpp, params: Params, sha
     assert error < 1e-4, "the networks are not the same"
 
 
+def torch_network(args: argparse.Namespace) -> DDPMpp:
+    """PyTorch's network of the parsed size."""
+    trunk = {name: value for name, value in network_fields(args).items() if name not in PYRAMIDS}
+    return (TorchNCSNpp if args.ncsnpp else DDPMpp)(tuple(args.image), **trunk)
+
+
 def main() -> None:
     """Check that both sides do the same work, then time them."""
     parser = network_parser(__doc__)
@@ -152,8 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     image, fields = tuple(args.image), network_fields(args)
     network = LinenNetwork(NCSNpp(**fields))
-    trunk = {name: value for name, value in fields.items() if name not in PYRAMIDS}
-    model = (TorchNCSNpp if args.ncsnpp else DDPMpp)(image, **trunk)
+    model = torch_network(args)
     state = make_state(network, (1, *image))
     check_same_network(network, model, state.params, (args.batch, *image))
     model.load_flax(state.params)
