@@ -16,7 +16,13 @@ from score_sde.errors import UserError, nearest
 from score_sde.fields import FIELDS, Settings
 from score_sde.paths import config_file, place, typed, typed_fields, whole
 from score_sde.signals import heeded
-from score_sde.startup import hand_over_signals, keep_compiled_programs, keep_imported, quiet_compiler
+from score_sde.startup import (
+    hand_over_signals,
+    keep_compiled_programs,
+    keep_imported,
+    quiet_compiler,
+    return_freed_memory,
+)
 
 if TYPE_CHECKING:
     from score_sde.config import ConfigDict
@@ -97,6 +103,7 @@ def main(argv: list[str]) -> int:
         keep = frozenset({signal.SIGTERM}) if joined and heeds_sigterm else frozenset()
         hand_over_signals(keep=keep)
         keep_imported()
+        return_freed_memory()
         _say_what_is_unread(config, options.mode, overrides)
         command, extra = shlex.join(["python", "-m", "score_sde", *argv]), _extra(options, overrides)
         check_places(place(options.workdir), extra.get("out"))

@@ -178,3 +178,29 @@ def test_the_command_alone_says_what_there_is():
     done = subprocess.run(HELP[:-1], cwd=ROOT, env=PLAIN, capture_output=True, text=True)
     assert done.returncode == 2
     assert "modes:" in done.stderr and done.stderr.endswith("all flags and modes are listed above.\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_that_a_compilation_frees_goes_back_to_the_system():
+    program = """
+import ctypes, os, jax, sys
+from score_sde.startup import return_freed_memory
+if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+    sys.exit("another C library")
+return_freed_memory()
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+blocks = [bytes(4000) for _ in range(50_000)]
+full, last = resident(), blocks.pop()  # which keeps the blocks below it from being given back
+del blocks
+kept = resident()
+for seconds in (0.5, 1.5):
+    jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", seconds)
+    print(full - kept, full - resident())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if "another C library" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    (before, short), (_, long) = (map(int, line.split()) for line in done.stdout.splitlines())
+    assert max(before, short) < 0.1 * 200e6 < 0.8 * 200e6 < long

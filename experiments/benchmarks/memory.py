@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from harness import network_fields, network_parser
 
+from score_sde.startup import return_freed_memory
+
 LAYOUTS = ("last", "first")
 SIDES = ("score_sde", *(f"torch, {layout}" for layout in LAYOUTS))
 MIB = 2**20
@@ -33,6 +35,7 @@ def measured(side: str, args: argparse.Namespace) -> tuple[float, float, float]:
     import torch  # pyright: ignore[reportMissingImports]
     import train_step as steps
 
+    return_freed_memory()  # as the command line does
     loaded, image = resident("VmRSS"), tuple(args.image)
     rng = np.random.default_rng(2)
     batches = rng.integers(steps.NUM_LEVELS, size=(args.steps, args.batch, *image), dtype=np.uint8)
