@@ -52,14 +52,14 @@ def return_freed_memory() -> None:
 
     import jax
 
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if sys.platform != "linux" or (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is None:
+        return
 
-    def compiled(event: str, seconds: float, **_: object) -> None:
-        if event == "/jax/core/compile/backend_compile_duration" and seconds > _LONG:
+    def compiled(event: str, duration_secs: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration" and duration_secs > _LONG:
             trim(0)
 
-    if trim is not None:
-        jax.monitoring.register_event_duration_secs_listener(compiled)
+    jax.monitoring.register_event_duration_secs_listener(compiled)
 
 
 def prepare_process() -> None:

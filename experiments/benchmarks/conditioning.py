@@ -14,7 +14,7 @@ from harness import interleave, parser_for
 
 from score_sde.conditioning import operators, posterior_score
 from score_sde.config import from_file
-from score_sde.distributed import jit
+from score_sde.distributed import compiler_options
 from score_sde.errors import plural
 from score_sde.modes.workdir import build_experiment
 from score_sde.paths import config_file
@@ -39,7 +39,10 @@ def main() -> None:
     for name, options in cases.items():
         scores[name] = posterior_score(experiment.process, plain, operator, y, 0.1, **options)
     x, t = jax.random.normal(jax.random.key(1), shape), jnp.full(args.batch, 0.3)
-    compiled = {name: jit(score).lower(x, t).compile() for name, score in scores.items()}
+    compiled = {
+        name: jax.jit(score, compiler_options=compiler_options()).lower(x, t).compile()
+        for name, score in scores.items()
+    }
 
     def block(name: str) -> object:
         return [jax.block_until_ready(compiled[name](x, t)) for _ in range(args.steps)]

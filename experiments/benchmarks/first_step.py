@@ -84,12 +84,13 @@ def _observe(spent: dict[str, float], end: Callable[[], None]) -> None:
             jax.block_until_ready(step(*operands))
             end()
 
-        once.lower = step.lower  # a training compiles it before there is a state
+        # A training compiles its step before there is a state.
+        setattr(once, "lower", getattr(step, "lower"))  # noqa: B009, B010
         return once
 
     jax.monitoring.register_event_duration_secs_listener(count)
     loop.jit_step = first_only
-    Partial.add = lambda *_: end()
+    setattr(Partial, "add", lambda *_: end())  # noqa: B010
 
 
 def measure(arguments: list[str], cache: Path) -> dict[str, float]:
@@ -107,9 +108,9 @@ def measure(arguments: list[str], cache: Path) -> dict[str, float]:
 def random_images(shape: list[int], directory: Path) -> str:
     """The name of a data set of random images of a shape, which is written to a directory."""
     rng = np.random.default_rng(0)
-    images = {name: rng.integers(0, 256, (_IMAGES, *shape), np.uint8) for name in ("train", "test")}
+    train, test = (rng.integers(0, 256, (_IMAGES, *shape), np.uint8) for _ in range(2))
     path = directory / "random.npz"
-    np.savez(path, **images)
+    np.savez(path, train=train, test=test)
     return f"npz:{path}"
 
 

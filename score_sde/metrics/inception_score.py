@@ -61,5 +61,5 @@ def inception_score(
 def _divergences(logits: np.ndarray) -> np.ndarray:
     """``KL(p(y|x) || p(y))`` of every row, in nats."""
     log_p = special.log_softmax(logits, axis=1)
-    log_marginal = special.logsumexp(log_p, axis=0) - math.log(len(logits))
+    log_marginal = np.asarray(special.logsumexp(log_p, axis=0)) - math.log(len(logits))
     return np.sum(np.exp(log_p) * (log_p - log_marginal), axis=1)
