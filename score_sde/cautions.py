@@ -71,10 +71,10 @@ def cautions(config: Settings, source: Source) -> Iterator[str]:
 def run_cautions(config: Settings, group: str = "training") -> Iterator[str]:
     """Sentences about intervals in a configuration that do not fit the length of the run.
 
-    The group is ``training``, or ``dequantizer`` for the run that trains one.
+    The group is ``training``, or ``dequantizer`` or ``classifier`` for the run that trains one.
     """
     steps = config[group].num_steps
-    optim = config.optim if group == "training" else config.dequantizer
+    optim = config.optim if group == "training" else config[group]
     name = "optim" if group == "training" else group
     yield from _average(f"config.{name}.ema_rate", optim.ema_rate, steps, warms_up=config.optim.ema_warmup)
     if optim.warmup >= steps:

@@ -34,6 +34,7 @@ MODES = {
     "eval": "measure checkpoints on the test split, and their samples, and tell the best: evaluation.json",
     "demo": "train, sample, measure the likelihood, and write summary.md",
     "train_dequantizer": "train noise for a tighter likelihood of a trained model: dequantizer.json",
+    "train_classifier": "train a classifier of noisy labeled data, which guides samples to classes: classifier.json",
     "latents": "encode held-out data, decode, interpolate: latents.npz, interpolation.png",
     "pareto": "find the sampler, grid and number of steps to take: pareto.md",
     "restore": "draw images given observations of them, such as their upper halves: restoration.png",
@@ -47,7 +48,7 @@ MODES = {
     "report": "write one page about a run, or several with --compare: report.html; takes no --config",
 }
 WITHOUT_CONFIG = ("conformance", "reproduce", "report")
-TRAINING = ("train", "demo", "train_dequantizer")  # these save and end when SIGTERM or SIGINT comes
+TRAINING = ("train", "demo", "train_dequantizer", "train_classifier")  # these save and end when SIGTERM or SIGINT comes
 #: Modes that read a run, or none, and write results, which may go elsewhere.
 RESULTS = (
     *("sample", "likelihood", "eval", "latents", "pareto", "restore", "classify"),

@@ -13,6 +13,8 @@ from jaxtyping import Array, Integer
 
 from score_sde.chains import Chain
 from score_sde.conditioning.classes import class_prediction, class_score
+from score_sde.conditioning.guidance import classifier_guidance
+from score_sde.conditioning.noisy_classes import ClassLogProb
 from score_sde.config import build
 from score_sde.diffusions import make_process, make_sde
 from score_sde.distributed import make_mesh, state_sharding, with_sharding
@@ -20,8 +22,9 @@ from score_sde.errors import UserError, refuse
 from score_sde.fields import Settings
 from score_sde.fields.measuring import Sampling
 from score_sde.fields.settings import Nested
-from score_sde.labels import Conditioned
+from score_sde.labels import Conditioned, Guided, unconditioned
 from score_sde.likelihood import DEQUANTIZATIONS
+from score_sde.models.adapters import LinenClassifier
 from score_sde.models.registry import NETWORKS, make_dequantizer, make_latent_model, make_network
 from score_sde.objectives import LatentVariableModel, NoiseAndFraction, class_conditional, make_predict_fn
 from score_sde.parameterization import PARAMETERIZATIONS, THRESHOLDS, Parameterization, make_score_fn, thresholded
@@ -59,6 +62,7 @@ class Experiment:
     loss: Loss
     tx: optax.GradientTransformation
     train_step: TrainStep
+    classifier: LinenClassifier | None = None  # of noisy data, which guides the samples of ``Guided`` parameters
 
     @classmethod
     def from_config(
@@ -209,7 +213,14 @@ class Experiment:
 
         With ``sampling.thresholding`` its denoised samples are images.
         """
-        return self.in_range(class_score(self._model_score, params, self.settings.conditioning.scale))
+        guidance, (own, label) = self.settings.conditioning, unconditioned(params)
+        if self.classifier is None or not isinstance(own, Guided):
+            return self.in_range(class_score(self._model_score, params, guidance.scale))
+        logits_fn = functools.partial(self.classifier.logits, own.classifier)
+        model = Conditioned(own.params, label) if self.num_classes else own.params
+        score_fn = class_score(self._model_score, model, guidance.scale)
+        log_prob = ClassLogProb(logits_fn, self.process, label)
+        return self.in_range(classifier_guidance(score_fn, log_prob, guidance.classifier_scale))
 
     def _model_score(self, params: Params) -> ScoreFn:
         return make_score_fn(self.network, self.parameterization, self.process, params)
@@ -219,7 +230,7 @@ class Experiment:
 
         The classes are those of ``conditioning.labels``, or all, in turn: the class of a sample depends on its number.
         """
-        if not self.num_classes:
+        if not self.sampled_classes:
             return params
         labels = jnp.asarray(self.sampled_classes)
         return Conditioned(params, labels[indices % len(labels)])
@@ -227,7 +238,8 @@ class Experiment:
     @property
     def sampled_classes(self) -> tuple[int, ...]:
         """The classes of the samples, in turn; none for a run without labels."""
-        return self.settings.conditioning.labels or tuple(range(self.num_classes)) if self.num_classes else ()
+        count = self.num_classes if self.classifier is None else self.classifier.num_classes
+        return self.settings.conditioning.labels or tuple(range(count)) if count else ()
 
     @property
     def learns_variances(self) -> bool:

@@ -27,6 +27,13 @@ class Conditioned(NamedTuple):
     label: Any  # the class of each example; -1 for none
 
 
+class Guided(NamedTuple):
+    """The parameters of a network, and of a classifier whose gradient guides its samples."""
+
+    params: Any
+    classifier: Any
+
+
 def data_of(batch: Any) -> Any:
     """The examples of a batch, without their labels."""
     return batch.data if isinstance(batch, Labeled) else batch

@@ -24,7 +24,7 @@ from score_sde.solvers.pairing import follows_drift
 from score_sde.training.objective import OBJECTIVES, VARIANCES
 
 #: The uses of a configuration.
-Purpose = Literal["train", "sample", "restore", "pareto", "likelihood", "evaluate", "dequantize"]
+Purpose = Literal["train", "sample", "restore", "pareto", "likelihood", "evaluate", "dequantize", "guide"]
 PURPOSES: frozenset[Purpose] = frozenset(get_args(Purpose))
 
 _OF_MODES: Mapping[str, frozenset[Purpose]] = {
@@ -33,6 +33,7 @@ _OF_MODES: Mapping[str, frozenset[Purpose]] = {
     "restore": frozenset({"sample", "restore"}),
     "classify": frozenset({"likelihood"}),
     **{"likelihood": frozenset({"likelihood"}), "train_dequantizer": frozenset({"dequantize"})},
+    "train_classifier": frozenset({"guide"}),
 }
 
 _MAX_PARAMETERS = 1e11  # 400 GB in float32, and as much again for every moment and average
@@ -77,6 +78,9 @@ def problems_of(
         yield from _intervals(config, "dequantizer")
         yield from _batch(config, "dequantizer", event_shape)
         yield from _dequantizer(config, event_shape)
+    if "guide" in wanted:
+        yield from _intervals(config, "classifier")
+        yield from _batch(config, "classifier", event_shape)
     if wanted & {"train", "evaluate"}:
         yield from _training_times(config)
     if wanted & {"sample", "pareto"}:
@@ -184,7 +188,8 @@ def class_problems(config: Settings, num_classes: int | None, purposes: Collecti
                 "network would learn one class, none; expected config.conditioning.classes=True, or "
                 "config.model.num_classes=0."
             )
-        asked = [name for name in ("labels", "scale") if conditioning[name] != DEFAULTS.conditioning[name]]
+        unasked = ("scale",) if conditioning.classifier else ("labels", "scale")
+        asked = [name for name in unasked if conditioning[name] != DEFAULTS.conditioning[name]]
         for name in asked if draws else ():
             yield (
                 f"config.conditioning.{name} is {shown(conditioning[name])}, and the network knows no classes; "

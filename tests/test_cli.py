@@ -168,7 +168,10 @@ def test_an_unknown_flag_is_answered_with_the_nearest_one(capsys, argument, mean
 def test_an_argument_that_is_no_override_is_refused(capsys):
     assert main([f"--config={TOY}", "--workdir=x", "--mode=train", "--lr=1"]) == 2
     message = capsys.readouterr().err
-    assert "Unknown argument --lr=1. Did you mean --config.dequantizer.lr or --config.optim.lr?" in message
+    assert (
+        "Unknown argument --lr=1. Did you mean --config.classifier.lr or --config.dequantizer.lr or --config.optim.lr?"
+        in message
+    )
     assert "Overrides look like --config." in message
 
 

@@ -123,15 +123,19 @@ def model(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "mode",
-    ["train", "sample", "likelihood", "eval", "latents", "pareto", "restore", "classify", "stats", "train_dequantizer"],
+    [
+        *("train", "sample", "likelihood", "eval", "latents", "pareto", "restore", "classify", "stats"),
+        *("train_dequantizer", "train_classifier"),
+    ],
 )
 def test_every_mode_that_writes_for_long_is_refused_while_it_is_under_way(mode, model, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    held = model / "dequantizer" if mode == "train_dequantizer" else model
+    beside = {"train_dequantizer": "dequantizer", "train_classifier": "classifier"}
+    held = model / beside.get(mode, "")
     held.mkdir(exist_ok=True)
     before = sorted(path.name for path in model.iterdir())
     overrides = [f"--config.{name}={value}" for name, value in TINY.items()] + ["--config.dequantizer.name=flowpp"]
-    with only_writer(held, "train" if mode == "train_dequantizer" else mode, doing="at work"):
+    with only_writer(held, "train" if mode in beside else mode, doing="at work"):
         assert main([f"--config={DIGITS}", f"--workdir={model}", f"--mode={mode}", *overrides]) == 2
     said = capsys.readouterr().err
     assert f"Process {os.getpid()} on" in said and "has been at work since" in said and "Traceback" not in said

@@ -36,6 +36,7 @@ class Purpose(enum.IntEnum):
     RESTORATIONS = 11
     CLASSES = 12
     CLASS_BOUNDS = 13
+    NOISY_CLASSES = 14
 
 
 def root_key(experiment: Experiment, purpose: Purpose) -> PRNGKey:

@@ -142,8 +142,10 @@ def identity_of_samples(experiment: Experiment, params: Params) -> str:
     known = [sample_seed(config), fingerprint(params), shared_size(experiment.mesh, config.sampling.batch_size)]
     data = [experiment.event_shape, quantization.num_grey_levels, quantization.centered]
     classes = [[experiment.num_classes, experiment.sampled_classes, config.conditioning.scale]]
+    if experiment.classifier is not None:
+        classes += [[config.conditioning.classifier_scale]]
     fields = {name: dict(config[name]) for name in groups}
-    return json.dumps([fields, known, data, *(classes if experiment.num_classes else [])])
+    return json.dumps([fields, known, data, *(classes if experiment.sampled_classes else [])])
 
 
 def sampled_labels(experiment: Experiment, count: int, first: int = 0) -> np.ndarray | None:

@@ -1,10 +1,10 @@
 """Every field of a configuration, described once: its default, type, valid values and meaning.
 
 Each group is a frozen dataclass with a line per field: in ``diffusion.py`` the devices, ``sde`` and
-``parameterization``; in ``model.py`` ``model`` and ``data``; in ``training.py`` ``objective``, ``optim``, ``training``
-and ``dequantizer``; in ``measuring.py`` ``sampling``, ``pareto``, ``plan``, ``likelihood`` and ``evaluation``; in
-``conditioning.py`` ``conditioning``. The default configuration, the parsing of overrides (both in ``config.py``), and
-every check of a single field with its message follow from these lines. No library is needed.
+``parameterization``; in ``model.py`` ``model`` and ``data``; in ``training.py`` ``objective``, ``optim``, ``training``,
+``dequantizer`` and ``classifier``; in ``measuring.py`` ``sampling``, ``pareto``, ``plan``, ``likelihood`` and
+``evaluation``; in ``conditioning.py`` ``conditioning``. The default configuration, the parsing of overrides (both in
+``config.py``), and every check of a single field with its message follow from these lines. No library is needed.
 """
 
 from score_sde.fields.kinds import Kind

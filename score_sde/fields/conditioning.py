@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from score_sde.fields.conditions import When, given
+from score_sde.fields.conditions import When, given, unless
 from score_sde.fields.diffusion import SCORE
 from score_sde.fields.kinds import Integer
 from score_sde.fields.lines import Group, choice, flag, integer, path, real, several
@@ -14,6 +14,7 @@ REGIONS = ("half", "box", "random")
 METHODS = ("mmps", "pigdm", "dps", "ddnm", "repaint", "daps", "tds")
 
 _CLASSES = given("conditioning.classes", True)
+_CLASSIFIER = unless("conditioning.classifier", "")
 _MASK, _DOWNSAMPLE, _BLUR, _MOTION_BLUR, _PROJECTION = (
     given("conditioning.operator", name) for name in ("mask", "downsample", "blur", "motion_blur", "projection")
 )
@@ -36,12 +37,18 @@ class Conditioning(Group):
     labels: tuple[int, ...] = several(
         *((), Integer(low=0, high=MAX_CLASSES - 1), (0, 100)),
         "classes of the samples, in turn; empty for all",
-        when=_CLASSES,
+        when=_CLASSES | _CLASSIFIER,
     )
     scale: float = real(
         *(1.0, 0.0, 100.0, "guidance of samples by their class: 1 off, above 1 further towards it, 0 of no class"),
         when=_CLASSES,
     )
+    classifier: str = path(
+        "",
+        "a directory of --mode=train_classifier, whose classifier guides samples of --mode=sample to classes; empty "
+        "for none",
+    )
+    classifier_scale: float = real(1.0, 0.0, 100.0, "times the gradient of the classifier; 0 for none", _CLASSIFIER)
     operator: str = choice(
         OBSERVED,
         "what is observed of an image: the pixels outside a region, the mean of its channels, the means of blocks, a "

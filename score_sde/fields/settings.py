@@ -14,7 +14,7 @@ from score_sde.fields.kinds import Kind
 from score_sde.fields.lines import Group
 from score_sde.fields.measuring import Evaluation, Likelihood, Pareto, Plan, Sampling
 from score_sde.fields.model import Data, Model
-from score_sde.fields.training import Dequantizer, Objective, Optim, Training
+from score_sde.fields.training import Classifier, Dequantizer, Objective, Optim, Training
 
 
 @runtime_checkable
@@ -46,6 +46,7 @@ class Settings(Top):
     optim: Optim = field(default_factory=Optim)
     training: Training = field(default_factory=Training)
     dequantizer: Dequantizer = field(default_factory=Dequantizer)
+    classifier: Classifier = field(default_factory=Classifier)
     sampling: Sampling = field(default_factory=Sampling)
     pareto: Pareto = field(default_factory=Pareto)
     plan: Plan = field(default_factory=Plan)

@@ -1,4 +1,4 @@
-"""The fields of the objective, of the optimizer, and of the two training loops."""
+"""The fields of the objective, of the optimizer, and of the training loops."""
 
 import dataclasses
 from typing import Literal
@@ -71,7 +71,7 @@ class Optim(Group):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loop(Group):
-    """The common fields of the training loops of networks and of dequantizers."""
+    """The common fields of the training loops of networks, of dequantizers and of classifiers."""
 
     num_steps: int = integer(1_300_000, 1, MAX_STEPS, "steps of training")
     batch_size: int = integer(128, 1, MAX_BATCH, "examples of a step, over all devices and hosts")
@@ -111,4 +111,18 @@ class Dequantizer(Loop):
     lr: float = real(2e-4, 1e-12, 10.0, "learning rate; the rest of the optimizer is config.optim", or_zero=True)
     warmup: int = integer(5000, 0, MAX_STEPS, "steps of linear warm-up from 0")
     ema_rate: float = real(0.99, 1e-3, _CLOSEST, "rate of the moving average; 0 for none", or_zero=True)
+    num_steps: int = integer(300_000, 1, MAX_STEPS, "steps of training")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classifier(Loop):
+    """--mode=train_classifier: a classifier of noisy data that is told the noise, to guide samples by its gradient."""
+
+    widening: int = integer(10, 1, 64, "channels of its first blocks in multiples of 16; of points, of all its layers")
+    num_blocks: int = integer(4, 1, 64, "blocks in each of three groups, (depth - 4) / 6; of points, its layers")
+    t_min: float = real(1e-5, *_TIME, "smallest training time")
+    levels: int = integer(20, 2, 1000, "noise levels at which its accuracy is measured, evenly in log-SNR")
+    lr: float = real(2e-4, 1e-12, 10.0, "learning rate; the rest of the optimizer is config.optim", or_zero=True)
+    warmup: int = integer(5000, 0, MAX_STEPS, "steps of linear warm-up from 0")
+    ema_rate: float = real(0.999, 1e-3, _CLOSEST, "rate of the moving average; 0 for none", or_zero=True)
     num_steps: int = integer(300_000, 1, MAX_STEPS, "steps of training")

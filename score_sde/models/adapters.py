@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
 from score_sde.models.layers import Conv
@@ -86,3 +86,21 @@ class LinenDequantizer:
         u, log_det = self.module.apply({"params": params}, noise, image, train=dropout_key is not None, rngs=rngs)
         assert isinstance(u, jax.Array) and isinstance(log_det, jax.Array)  # Linen types the result loosely
         return u, event_sum(jax.scipy.stats.norm.logpdf(noise)) - log_det
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenClassifier:
+    """A Linen module ``(x, condition) -> logits`` behind two pure functions."""
+
+    module: nn.Module
+    num_classes: int
+
+    def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
+        """Parameters for data of ``shape``, batch axis included."""
+        return self.module.init(key, jnp.zeros(shape), jnp.zeros(shape[:1]))["params"]
+
+    def logits(self, params: Params, x: Batch, condition: Times) -> Float[Array, "batch classes"]:
+        """The logits of data with noise of standard deviation ``e^condition``."""
+        found = self.module.apply({"params": params}, x, condition)
+        assert isinstance(found, jax.Array)  # Linen types the result loosely
+        return found

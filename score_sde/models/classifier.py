@@ -114,3 +114,25 @@ class WideResNet(nn.Module):
             h = WideResnetGroup(self.num_blocks, features, stride, activate_before_shortcut=first)(h, embedding)
         h = normalize_and_activate(h, "pre-pool-bn").mean(axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=uniform_by_classes)(h)
+
+
+class PointClassifier(nn.Module):
+    """Dense layers on points and the noise embedding."""
+
+    num_classes: int
+    num_blocks: int
+    features: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch dim"], condition: Times, *, train: bool = False
+    ) -> Float[Array, "batch {self.num_classes}"]:
+        """The logits of points with noise of standard deviation ``e^condition``, which are scaled to size one."""
+        del train  # nothing in it is random
+        scale = jax.lax.rsqrt(1.0 + jnp.exp(2.0 * condition))
+        # Its shape changes over the whole range of the noise, so it needs no high frequencies.
+        embedding = FourierEmbedding(16, 0.1)(condition)
+        h = jnp.concatenate([x * scale[:, None], embedding, condition[:, None]], axis=1)
+        for _ in range(self.num_blocks):
+            h = nn.swish(nn.Dense(self.features)(h))
+        return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros)(h)

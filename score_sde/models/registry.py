@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from score_sde.errors import UserError, unknown
-from score_sde.models.adapters import LinenDequantizer, LinenNetwork
+from score_sde.models.adapters import LinenClassifier, LinenDequantizer, LinenNetwork
+from score_sde.models.classifier import PointClassifier, WideResNet
 from score_sde.models.flowpp import FlowPP
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsn import NCSN, NCSNv2
@@ -111,6 +112,24 @@ def make_dequantizer(
             f"config.dequantizer.filters is {filters}; expected a multiple of config.dequantizer.heads, {heads}."
         )
     return LinenDequantizer(DEQUANTIZERS[name](**_known(DEQUANTIZERS[name], fields)), num_grey_levels)
+
+
+def make_classifier(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_classes: int) -> LinenClassifier:
+    """The classifier of noisy data of a shape: of images a wide residual network, of points dense layers.
+
+    Raises:
+        UserError: For images whose sides are no multiples of four.
+    """
+    if len(event_shape) != 3:
+        size = {"num_blocks": fields["num_blocks"], "features": 16 * fields["widening"]}
+        return LinenClassifier(PointClassifier(num_classes=num_classes, **size), num_classes)
+    if event_shape[0] % 4 or event_shape[1] % 4:
+        raise UserError(
+            f"Images of {event_shape[0]}x{event_shape[1]} cannot be halved twice, as the classifier of noisy images "
+            "does: expected a multiple of 4. Pad the images."
+        )
+    size = {"num_blocks": fields["num_blocks"], "widening": fields["widening"]}
+    return LinenClassifier(WideResNet(num_classes=num_classes, **size), num_classes)
 
 
 def _known(module: type[nn.Module], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ _PLACES = {
     "eval": "evaluating.run_eval",
     "demo": "demonstrating.run_demo",
     "train_dequantizer": "dequantizer.run_train_dequantizer",
+    "train_classifier": "guiding.run_train_classifier",
     "latents": "sampling.run_latents",
     "pareto": "comparing.run_pareto",
     "restore": "restoring.run_restore",

@@ -17,11 +17,9 @@ from typing import Any, NamedTuple
 import jax
 
 from score_sde.cautions import run_cautions
-from score_sde.checkpointing import Checkpoints, edited_record, newest_config
-from score_sde.config import changed_fields
+from score_sde.checkpointing import newest_config
 from score_sde.data import fingerprint as contents_of
-from score_sde.data.identity import PLACE_FIELDS
-from score_sde.distributed import everywhere, state_sharding, with_sharding
+from score_sde.distributed import everywhere
 from score_sde.errors import UserError
 from score_sde.evaluation.base import fingerprint, mean_and_std_error, with_error
 from score_sde.evaluation.likelihood import BinNoise
@@ -31,6 +29,7 @@ from score_sde.fields import Settings
 from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
 from score_sde.labels import Conditioned
 from score_sde.likelihood import DEQUANTIZATIONS, UniformDequantizer, dequantization_loss
+from score_sde.modes.parts import check_same_part, newest_part, optimizer_of
 from score_sde.modes.record import write_records
 from score_sde.modes.workdir import (
     check_limit,
@@ -45,20 +44,11 @@ from score_sde.objectives import given_labels
 from score_sde.report.measured import loss_curve
 from score_sde.state import TrainState, state_of
 from score_sde.training.loop import Task
-from score_sde.training.optim import SCHEDULES, Optimizer, make_optimizer
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Dequantizer, Loss, Params, PRNGKey, Times
 
 #: Fields that decide the trained dequantizer, besides the model, whose own record is checked when it is loaded.
 _TRAINED = ("seed", "data", "optim", "dequantizer")
-_FREE = (
-    *(f"data.{name}" for name in PLACE_FIELDS),
-    "optim.ema_widths",
-    "optim.ema_snapshot_every",
-    *(f"dequantizer.{name}" for name in ("accumulate", "eval_every", "num_steps")),
-    *(f"dequantizer.keep_{name}" for name in ("checkpoints", "every", "best")),
-)
-
 _MODEL = "model.json"
 
 log = logging.getLogger(__name__)
@@ -148,7 +138,7 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
     def step(model_params: Params) -> TrainStep:
         return make_train_step(
             dequantizer_loss(experiment, dequantizer, model_params),
-            _optimizer(config),
+            optimizer_of(config, "dequantizer"),
             prepare=lambda key, levels: levels,
             ema_rate=config.dequantizer.ema_rate,
             ema_warmup=config.optim.ema_warmup,
@@ -194,14 +184,12 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
     if recorded is None or not (directory / "checkpoints").is_dir():
         raise _untrained(workdir)
     _check_same(recorded, experiment.settings, directory)
-    like = jax.eval_shape(lambda: _init_state(experiment, dequantizer))
-    whole = with_sharding(like, state_sharding(experiment.mesh, like, fsdp=False))
-    restored = Checkpoints(directory).restore_newest(
-        whole, check=lambda path, saved: _check_same(saved, experiment.settings, path)
+    state = newest_part(
+        *(experiment.mesh, directory, lambda: _init_state(experiment, dequantizer)),
+        check=lambda path, saved: _check_same(saved, experiment.settings, path),
     )
-    if restored is None:
+    if state is None:
         raise _untrained(workdir)
-    state = restored.state
     return TrainedDequantizer(dequantizer, state.ema_params, int(state.step), _model(directory)["step"])
 
 
@@ -230,17 +218,10 @@ def named(experiment: Experiment) -> Dequantizer:
     return experiment.dequantizer
 
 
-def _optimizer(settings: Settings) -> Optimizer:
-    """The optimizer of the model, with a separate learning rate and warm-up."""
-    own = settings.dequantizer
-    optim = dataclasses.replace(settings.optim, lr=own.lr, warmup=own.warmup, ema_widths=())
-    return make_optimizer(optim, num_steps=own.num_steps)
-
-
 def _init_state(experiment: Experiment, dequantizer: Dequantizer) -> TrainState:
     seed = experiment.settings.seed
     params = dequantizer.init(jax.random.split(jax.random.key(seed))[0], (1, *experiment.event_shape))
-    return state_of(params, _optimizer(experiment.settings), seed)
+    return state_of(params, optimizer_of(experiment.settings, "dequantizer"), seed)
 
 
 def _claim(config: Settings, directory: Path, model: dict[str, Any]) -> dict[str, Any]:
@@ -257,15 +238,7 @@ def _claim(config: Settings, directory: Path, model: dict[str, Any]) -> dict[str
 
 
 def _check_same(recorded: Mapping[str, Any], config: Settings, directory: Path) -> None:
-    of_length = SCHEDULES[config.optim.schedule].of_length  # which then decides the result
-    free = [name for name in _FREE if name != "dequantizer.num_steps" or not of_length]
-    if changed := changed_fields(recorded, config, groups=_TRAINED, free=free):
-        home = directory.parents[1] if directory.parent.name == "checkpoints" else directory
-        back = f"Set these fields back, or remove {home} to train another"
-        raise UserError(
-            f"The configuration differs from that of the dequantizer in {directory}:\n  " + "\n  ".join(changed) + "\n"
-            f"{edited_record(home, groups=_TRAINED, free=free) or back}."
-        )
+    check_same_part(recorded, config, directory, "dequantizer", trained=_TRAINED)
 
 
 def _check_same_model(recorded: dict[str, Any], model: dict[str, Any], directory: Path) -> None:

@@ -35,7 +35,10 @@ _FREE = (
     *(f"conditioning.{name}" for name in DEFAULTS.conditioning if name not in ("classes", "null_probability")),
 )
 #: Folders of a run whose files its modes create, move and remove.
-OWN = ("checkpoints", "averages", "damaged_checkpoints", "dequantizer", "earlier", "progress", "tensorboard")
+OWN = (
+    *("checkpoints", "averages", "classifier", "damaged_checkpoints", "dequantizer", "earlier", "progress"),
+    "tensorboard",
+)
 _PATHS = ("npz", "folder", "arrayrecord")  # kinds of data named by their path
 
 

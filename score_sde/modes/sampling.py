@@ -24,6 +24,7 @@ from score_sde.evaluation.samples import (
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import atomic_savez, atomic_write_json, one_at_a_time
+from score_sde.modes.guiding import guided_by_classifier
 from score_sde.modes.workdir import (
     check_limit,
     experiment_of,
@@ -46,16 +47,17 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
     place = out or workdir
     experiment = experiment_of(config, workdir, "sample")
     state, average = trained_model(experiment, workdir)
+    experiment, params = guided_by_classifier(experiment, state.ema_params)
     settings = config.sampling
     num_grey_levels = experiment.quantization.num_grey_levels
-    identity = identity_of_samples(experiment, state.ema_params)
+    identity = identity_of_samples(experiment, params)
     compiling("the sampler")
     with kept_in(place, "samples", identity, total=settings.num_samples, doing="sampling") as kept:
-        drawn = draw_samples(experiment, state.ema_params, finish=experiment.quantization.quantize, kept=kept)
+        drawn = draw_samples(experiment, params, finish=experiment.quantization.quantize, kept=kept)
     levels, strip = drawn.x, None
     if (steps := experiment.sampler.along(experiment.times)) is not None:
         count = 6 if num_grey_levels is not None else 1000  # rows of images, or points of a scatter
-        strip = draw_trajectory(experiment, state.ema_params, steps, count=count, frames=10)
+        strip = draw_trajectory(experiment, params, steps, count=count, frames=10)
     keep_earlier(place, "sample", digest(identity))
     known = {} if num_grey_levels is None else {"num_levels": np.asarray(num_grey_levels)}
     labels = sampled_labels(experiment, len(levels), settings.first)
@@ -95,9 +97,12 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
 
 def _conditions(experiment: Experiment) -> dict[str, Any]:
     """The classes of the samples and their guidance, for a report; nothing for a run without labels."""
-    if not experiment.num_classes:
+    if not experiment.sampled_classes:
         return {}
-    return {"classes": list(experiment.sampled_classes), "scale": experiment.settings.conditioning.scale}
+    fields, classes = experiment.settings.conditioning, {"classes": list(experiment.sampled_classes)}
+    if experiment.classifier is not None:
+        classes |= {"classifier": fields.classifier, "classifier_scale": fields.classifier_scale}
+    return classes | ({"scale": fields.scale} if experiment.num_classes else {})
 
 
 def _points_at_hand(experiment: Experiment) -> np.ndarray | None:

@@ -154,6 +154,18 @@ def pareto_chart(report: Report) -> Chart | None:
     )
 
 
+def classifier_chart(report: Report) -> Chart | None:
+    """The accuracy of a classifier of noisy data against the noise."""
+    levels = report.get("levels")
+    rows = []
+    for each in levels if isinstance(levels, list) else []:
+        ends = _numbers(dig(each, "accuracy_interval"))
+        error = (ends[1] - ends[0]) / (2.0 * Z95) if len(ends) == 2 else None
+        rows.append((dig(each, "log_noise"), dig(each, "accuracy"), error))
+    curve = curve_of("accuracy, 95 % band", rows, mark="dots")
+    return line_chart([curve], title="Accuracy by noise level", x_label="log noise-to-signal ratio", zero=True)
+
+
 def scaling_chart(report: Report) -> Chart | None:
     """Scaling efficiency against devices, with communication hidden and exposed."""
     scaling = report.get("scaling")

@@ -93,6 +93,8 @@ def _classes(report: Mapping[str, Any]) -> str:
     shown = ", ".join(str(label) for label in classes[:_CLASSES]) + ", ..." * (len(classes) > _CLASSES)
     scale = finite(report.get("scale"))
     guided = f" with guidance {number(scale)}" if scale not in (None, 1.0) else ""
+    by = finite(report.get("classifier_scale"))
+    guided += "" if by is None else f" by a classifier times {number(by)}"
     return f"of {plural(len(classes), 'class', 'classes')} {shown}{guided}"
 
 
@@ -234,16 +236,21 @@ RESULTS: dict[str, tuple[str, tuple[Field, ...]]] = {
             "mean negative log-posterior of the true class, all classes equally likely")),
         Field("bits_per_dim", "Negative log-likelihood in the true class", "bits/dim", "std_error"),
         Field("bound.accuracy", "Accuracy by the bound of each class", interval="bound.accuracy_interval",
-              how=lambda report: f"reverse SDE, {counted(report, 'bound.num_times', 'time')}"),
+              how=lambda report: f"{counted(report, 'bound.num_times', 'time')} of the reverse SDE"),
         Field("bound.cross_entropy", "Cross-entropy of these classes", "nats", "bound.cross_entropy_std_error"),
         Field("discriminative.accuracy", "Accuracy of a discriminative classifier",
               interval="discriminative.accuracy_interval", how=lambda report: (
               f"{dig(report, 'discriminative', 'name')}, the same images")),
         Field("num_evals_mean", "Evaluations per example", how=lambda report: (
             f"for the likelihoods in {counted(report, 'num_classes', 'class', 'classes')}")),
-        Field("seconds", "Time of classifying", how=lambda report: counted(report, "num_examples", "example"),
-              style="duration"),
+        Field("seconds", "Time of classifying", style="duration"),
         *_fields("", "num_examples", "num_failed", "num_unlabeled", "num_classes", "bound.num_times"),
+    )),
+    "classifier.json": ("train_classifier", (
+        Field("cross_entropy", "Cross-entropy of the classifier of noisy data", "nats", "cross_entropy_std_error",
+              how=_protocol),
+        Field("clean_accuracy", "Its accuracy at the lowest noise", interval="clean_accuracy_interval"),
+        *_fields("levels.[].", "t", "log_noise", "accuracy", "cross_entropy", "cross_entropy_std_error"),
     )),
     "latents.json": ("latents", (
         Field("round_trip_rms", "Change by encoding and decoding", how=lambda report: (

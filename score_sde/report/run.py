@@ -32,6 +32,7 @@ PICTURES = (
     ("interpolation.png", "Between held-out images, along the probability flow", "latents"),
     ("restoration.png", "Images drawn given observations of them", "restore"),
     ("confusion.png", "Held-out examples by their class and the class of the highest likelihood", "classify"),
+    ("classifier.png", "Accuracy of the classifier of noisy data by noise level", "train_classifier"),
     ("pareto.png", "Quality of samplers against their cost", "pareto"),
 )
 #: Each file or directory: name, contents, and the mode that writes it.
@@ -55,6 +56,7 @@ ARTIFACTS = (
     ("restoration.npz", "observations, and draws given them", "restore"),
     ("classification.json", "how often held-out data are likeliest in their own class", "classify"),
     ("classification.npz", "the likelihood of every held-out example in every class", "classify"),
+    ("classifier.json", "the accuracy of the classifier of noisy data by noise level", "train_classifier"),
     ("dequantizer.json", "what the trained dequantizer is worth", "train_dequantizer"),
     ("pareto.json", "every sampler that was measured", "pareto"),
     ("pareto.md", "which sampler, grid and number of steps to take", "pareto"),

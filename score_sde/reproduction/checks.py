@@ -34,7 +34,7 @@ _DRAWS = ("seed", "sampling.seed", "sampling.first")
 # no tolerance is smaller than the spread over draws.
 _FREE = {
     *("data.data_dir", "data.shape", "data.workers", "data.prefetch", "optim.ema_widths", "optim.ema_snapshot_every"),
-    *(f"{group}.{name}" for group in ("training", "dequantizer") for name in _OF_LOOPS),
+    *(f"{group}.{name}" for group in ("training", "dequantizer", "classifier") for name in _OF_LOOPS),
     *(*_DRAWS, "sampling.batch_size", "likelihood.batch_size", "likelihood.budget_examples"),
     *("likelihood.noise_levels", "likelihood.num_weights", "likelihood.chain_terms"),
     *(f"evaluation.{name}" for name in ("checkpoints", "best_by", "likelihood", "weights", "reference")),

@@ -38,6 +38,9 @@ TINY = {
     **{"likelihood.budget_examples": 2, "likelihood.bound_times": 2, "evaluation.num_samples": 40},
     **{"evaluation.reference_examples": 60, "evaluation.keep_features": 50, "parameterization.num_scales": 50},
     **{"conditioning.num_images": 2, "conditioning.draws": 2},
+    **{"classifier.widening": 1, "classifier.num_blocks": 1, "classifier.num_steps": 2, "classifier.batch_size": 8},
+    **{"classifier.log_every": 1, "classifier.eval_every": 2, "classifier.checkpoint_every": 2, "classifier.warmup": 1},
+    **{"classifier.steps_per_dispatch": 1, "classifier.ema_rate": 0.5, "classifier.levels": 2},
     **{"pareto.num_samples": 20, "pareto.evals": "5", "pareto.grids": "log_snr", "pareto.solvers": "ddim"},
 }
 POINTS = {"data.name": "toy:moons", "model.name": "mlp", **TINY}
@@ -72,7 +75,7 @@ READ_WITH = {
 }
 MODES = {
     **{"sampling": "sample", "likelihood": "likelihood", "evaluation": "eval", "pareto": "pareto", "plan": "plan"},
-    **{"dequantizer": "train_dequantizer", "conditioning": "restore"},
+    **{"dequantizer": "train_dequantizer", "classifier": "train_classifier", "conditioning": "restore"},
 }
 #: Fields that another mode than their group's reads.
 MODES_OF = {
@@ -81,7 +84,8 @@ MODES_OF = {
 }
 NOT_RUN = {
     **dict.fromkeys(("data.data_dir", "data.shape", "evaluation.weights", "evaluation.reference"), "files of the user"),
-    **dict.fromkeys(("conditioning.images",), "files of the user"),
+    **dict.fromkeys(("conditioning.images", "conditioning.classifier"), "files of the user"),
+    **dict.fromkeys(("conditioning.classifier_scale",), "read beside a trained classifier"),
     **dict.fromkeys(("data.workers",), "processes"),
     **dict.fromkeys(("plan.topology",), "a compiler for TPUs"),
     **dict.fromkeys(("training.batch_size", "training.num_steps"), "the size of the run itself"),
@@ -114,6 +118,8 @@ def base_of(name):
         return AUTOENCODER
     if group == "dequantizer":
         return IMAGES | DEQUANTIZED
+    if group == "classifier":
+        return POINTS | {"data.name": "toy:rings"}
     if group in ("model", "conditioning") or name.startswith("sampling.threshold") or name in READ_ON_IMAGES:
         return IMAGES
     return POINTS
@@ -178,7 +184,7 @@ def no_hang():
 
 def finite(path):
     """Whether every number in the results of a run is finite; infinite ones are null in JSON."""
-    for file in (*path.glob("metrics.jsonl"), *path.glob("dequantizer/metrics.jsonl")):
+    for file in (*path.glob("metrics.jsonl"), *path.glob("[cd]*er/metrics.jsonl")):
         for line in file.read_text().splitlines():
             assert all(math.isfinite(value) for value in json.loads(line).values() if value is not None), line
     for file in path.glob("samples.npz"):
@@ -197,7 +203,7 @@ def test_an_affordable_value_ends_in_finite_numbers_or_in_one_message(name, runs
     for index, value in enumerate(affordable(name, FIELDS[name])):
         given = {**settings, name: value}
         workdir = tmp_path / str(index) if mode in ("train", "plan") else runs(settings)
-        if mode == "train_dequantizer":  # a run has one dequantizer
+        if mode in ("train_dequantizer", "train_classifier"):  # a run has one of each
             workdir = shutil.copytree(workdir, tmp_path / str(index))
         signal.alarm(SECONDS)
         monkeypatch.delenv("SCORE_SDE_TRACEBACK", raising=False)

@@ -259,7 +259,7 @@ def test_a_place_that_takes_nothing_is_found_before_anything_is_computed(trained
     assert "--out=DIR" in said
 
 
-@pytest.mark.parametrize("mode", ["train", "demo", "train_dequantizer", "conformance"])
+@pytest.mark.parametrize("mode", ["train", "demo", "train_dequantizer", "train_classifier", "conformance"])
 def test_a_mode_that_writes_a_run_has_no_other_place(trained, tmp_path, capsys, mode):
     assert main([f"--workdir={trained / 'run'}", f"--mode={mode}", f"--out={tmp_path}"]) == 2
     assert f"not for {mode}; leave it out" in capsys.readouterr().err

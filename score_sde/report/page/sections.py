@@ -51,7 +51,7 @@ def training(run: Run, found: Sequence[Quantity]) -> Section:
     ]
     others = sorted({name for record in run.records for name in record if isinstance(name, str)} - {*_LOSSES})
     charts += [_curve(name.replace("_", " "), run.series(name), 5) for name in others[:12]]
-    table = numbers(found, "Losses", "eval.json", "metrics.jsonl", "dequantizer.json")
+    table = numbers(found, "Losses", "eval.json", "metrics.jsonl", "dequantizer.json", "classifier.json")
     return Section("training", "Training", [grid(*charts), table])
 
 

@@ -1,0 +1,220 @@
+"""Classifiers of noisy data: their training, and the guidance of samples by their gradient (Song et al. 2021, sec. 5).
+
+All files are in ``workdir/classifier``: checkpoints, metrics, the configuration and the shape of the data.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from score_sde.cautions import run_cautions
+from score_sde.checkpointing import newest_config
+from score_sde.conditioning.noisy_classes import noisy_class_loss
+from score_sde.config import leaves
+from score_sde.data import Source
+from score_sde.data import fingerprint as contents_of
+from score_sde.errors import UserError
+from score_sde.evaluation.base import fingerprint
+from score_sde.evaluation.loss import LossEvaluator
+from score_sde.evaluation.noise_levels import accuracy_by_noise
+from score_sde.experiment import Experiment
+from score_sde.fields import DEFAULTS, Settings
+from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
+from score_sde.labels import Guided, on_data
+from score_sde.models.adapters import LinenClassifier
+from score_sde.models.registry import make_classifier
+from score_sde.modes.parts import check_same_part, newest_part, optimizer_of
+from score_sde.modes.record import write_records
+from score_sde.modes.workdir import build_experiment, load_splits, machine, train_to_end
+from score_sde.report.charts import save_charts
+from score_sde.report.measured import classifier_chart, loss_curve
+from score_sde.report.quantities import quantities_of
+from score_sde.state import TrainState, state_of
+from score_sde.training.loop import Task
+from score_sde.training.step import make_train_step
+from score_sde.typing import Loss, Params, PRNGKey, Times
+
+#: Fields that decide the trained classifier.
+_TRAINED = ("seed", "sde", "data", "optim", "classifier")
+_DATA = "classes.json"
+
+log = logging.getLogger(__name__)
+
+
+def run_train_classifier(config: Settings, workdir: Path, command: str) -> None:
+    """Train a classifier of noisy data, or resume, and measure it by noise level: ``classifier.json``.
+
+    Raises:
+        UserError: If the data have no labels, or ``workdir`` has a classifier of other data or another configuration.
+    """
+    experiment = build_experiment(config.with_("conditioning", classes=True), "train_classifier")
+    directory, sources = workdir / "classifier", load_splits(config)
+    classifier = _classifier(experiment, experiment.num_classes)
+    state = _train(experiment, classifier, sources, directory)
+    loss_curve(directory / "metrics.jsonl", directory / "loss.png")
+    levels = accuracy_by_noise(experiment, classifier, state.ema_params, sources["test"])
+    losses = LossEvaluator(experiment, sources["test"], _held_out(experiment, _loss(experiment, classifier)))
+    mean, error = losses(state.ema_params)
+    report = {
+        "cross_entropy": mean,
+        "cross_entropy_std_error": error,
+        "protocol": f"uniform times from {config.classifier.t_min:g}, whole test split",
+        "clean_accuracy": levels[-1]["accuracy"],
+        "clean_accuracy_interval": levels[-1]["accuracy_interval"],
+        "levels": levels,
+        "num_classes": classifier.num_classes,
+        "classifier_step": int(state.step),
+        "classifier_parameters": fingerprint(state.ema_params),
+        **machine(command),
+    }
+    save_charts(workdir / "classifier.png", classifier_chart(report))
+    atomic_write_json(workdir / "classifier.json", report)
+    for each in quantities_of("classifier.json", report):
+        log.info("%s.", each.line)
+
+
+def guided_by_classifier(experiment: Experiment, params: Params) -> tuple[Experiment, Any]:
+    """A run and its parameters whose samples are guided by the classifier of ``conditioning.classifier``, if any.
+
+    Raises:
+        UserError: If there is none, if it is of other data, or if the model cannot be guided.
+    """
+    fields = experiment.settings.conditioning
+    if not fields.classifier:
+        return experiment, params
+    if experiment.latent is not None or experiment.learns_variances:
+        raise UserError(
+            "config.conditioning.classifier guides a score by its gradient, and the model samples otherwise: with a "
+            "decoder, or with learned variances; expected a score network and variances small or large."
+        )
+    home = Path(fields.classifier)
+    directory = home / "classifier"
+    recorded, known = newest_config(directory), _data_of(directory)
+    if recorded is None or known is None:
+        raise UserError(
+            f"config.conditioning.classifier is {fields.classifier}, and there is no trained classifier; train one "
+            f"there with --mode=train_classifier --workdir={fields.classifier}."
+        )
+    own = {"shape": list(experiment.event_shape), "centered": experiment.settings.data.centered}
+    if differing := [f"{name} {known[name]}, not {value}" for name, value in own.items() if known[name] != value]:
+        raise UserError(
+            f"The classifier in {directory} knows other data than the run: {'; '.join(differing)}; expected one that "
+            "was trained on data like the run's."
+        )
+    count = known["num_classes"]
+    if experiment.num_classes not in (0, count):
+        raise UserError(
+            f"The classifier in {directory} knows {count} classes, and the run {experiment.num_classes}; expected the "
+            "same."
+        )
+    if unknown := [label for label in fields.labels if label >= count]:
+        raise UserError(
+            f"config.conditioning.labels has {', '.join(map(str, unknown))}; expected classes from 0 to {count - 1}, "
+            f"the {count} of the classifier in {directory}."
+        )
+    its = dataclasses.replace(experiment, settings=_recorded_fields(experiment.settings, recorded))
+    classifier = _classifier(its, count)
+    state = newest_part(experiment.mesh, directory, lambda: _init_state(its, classifier), lambda path, saved: None)
+    if state is None:
+        raise UserError(f"There is no checkpoint in {directory}/checkpoints yet; train with --mode=train_classifier.")
+    return dataclasses.replace(experiment, classifier=classifier), Guided(params, state.ema_params)
+
+
+def _recorded_fields(config: Settings, recorded: Mapping[str, Any]) -> Settings:
+    """A configuration with the recorded fields of a classifier, which decide its parameters and its optimizer."""
+    found = leaves(recorded)
+    known = {
+        name: default for name, default in leaves(DEFAULTS).items() if name.split(".")[0] in ("optim", "classifier")
+    }
+    return config.with_fields({name: found.get(name, default) for name, default in known.items()})
+
+
+def _classifier(experiment: Experiment, num_classes: int) -> LinenClassifier:
+    return make_classifier(dict(experiment.settings.classifier), experiment.event_shape, num_classes)
+
+
+def _loss(experiment: Experiment, classifier: LinenClassifier) -> Loss:
+    def logits_of(params: Params) -> Any:
+        return lambda x, place: classifier.logits(params, x, place)
+
+    return noisy_class_loss(logits_of, experiment.sde, t_min=experiment.settings.classifier.t_min)
+
+
+def _held_out(experiment: Experiment, loss: Loss) -> Any:
+    def losses(params: Params, key: PRNGKey, batch: Any) -> Times:
+        prepare_key, loss_key = jax.random.split(key)
+        x = on_data(lambda levels: experiment.quantization.dequantize(prepare_key, levels), batch)
+        return loss(params, loss_key, x, train=False)
+
+    return losses
+
+
+def _init_state(experiment: Experiment, classifier: LinenClassifier) -> TrainState:
+    seed = experiment.settings.seed
+    params = classifier.init(jax.random.split(jax.random.key(seed))[0], (1, *experiment.event_shape))
+    return state_of(params, optimizer_of(experiment.settings, "classifier"), seed)
+
+
+def _train(
+    experiment: Experiment, classifier: LinenClassifier, sources: Mapping[str, Source], directory: Path
+) -> TrainState:
+    config, loss = experiment.settings, _loss(experiment, classifier)
+    evaluate = LossEvaluator(experiment, sources["test"], _held_out(experiment, loss))
+    task = Task(
+        mesh=experiment.mesh,
+        run=config,
+        group="classifier",
+        source=sources["train"],
+        init_state=lambda: _init_state(experiment, classifier),
+        step=lambda: make_train_step(
+            loss,
+            optimizer_of(config, "classifier"),
+            prepare=experiment.quantization.dequantize,
+            ema_rate=config.classifier.ema_rate,
+            ema_warmup=config.optim.ema_warmup,
+            accumulate=config.classifier.accumulate,
+            mesh=experiment.mesh,
+        ),
+        evaluate=evaluate,
+        check=lambda path, saved: check_same_part(saved, config, path, "classifier", trained=_TRAINED),
+        advice=f"lower config.classifier.lr or config.optim.grad_clip, and remove {directory} to start again",
+        cautions=lambda: run_cautions(config, "classifier"),
+    )
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with only_writer(directory, "train", doing=f"training the classifier in {directory}"):
+        known = {
+            "shape": list(experiment.event_shape),
+            "centered": config.data.centered,
+            "num_classes": classifier.num_classes,
+            "data": contents_of(task.source, labels=True),
+        }
+        recorded, before = newest_config(directory), _data_of(directory)
+        if recorded is not None:
+            check_same_part(recorded, config, directory, "classifier", trained=_TRAINED)
+        if before is not None and before != known:
+            raise UserError(
+                f"The classifier in {directory} learns from other training data; remove it to train another one."
+            )
+        records = write_records(config, "classifier", directory, {_DATA: known})
+        return train_to_end(dataclasses.replace(task, records=records), directory)
+
+
+def _data_of(directory: Path) -> dict[str, Any] | None:
+    """The record of the data of a classifier, or None.
+
+    Raises:
+        UserError: If it is damaged.
+    """
+    path, remedy = directory / _DATA, f"it tells the data of the classifier; remove {directory} to train another"
+    found = read_json(path, remedy=remedy)
+    shape, count = (None, None) if found is None else (found.get("shape"), found.get("num_classes"))
+    if found is None:
+        return None
+    if not isinstance(shape, list) or not isinstance(count, int) or "centered" not in found or count < 1:
+        raise Unreadable(path, "it is of another form", remedy)
+    return found
