@@ -23,7 +23,7 @@ from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.noise_levels import accuracy_by_noise
 from score_sde.experiment import Experiment
 from score_sde.fields import DEFAULTS, Settings
-from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
+from score_sde.files import Unreadable, atomic_write_json, jsonable, only_writer, read_json, writing
 from score_sde.labels import Guided, on_data
 from score_sde.models.adapters import LinenClassifier
 from score_sde.models.registry import make_classifier
@@ -71,7 +71,7 @@ def run_train_classifier(config: Settings, workdir: Path, command: str) -> None:
         "classifier_parameters": fingerprint(state.ema_params),
         **machine(command),
     }
-    save_charts(workdir / "classifier.png", classifier_chart(report))
+    save_charts(workdir / "classifier.png", classifier_chart(jsonable(report)))
     atomic_write_json(workdir / "classifier.json", report)
     for each in quantities_of("classifier.json", report):
         log.info("%s.", each.line)

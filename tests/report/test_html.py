@@ -127,6 +127,10 @@ def _fill(workdir, *, seed=0, shift=0.0):
                             "bound": {"accuracy": 0.875, "accuracy_interval": [0.64, 0.97], "num_times": 32},
                             "discriminative": {"name": "classifier-digits", "accuracy": 1.0},
                             "num_classes": 10, "num_evals_mean": 490.0, "seconds": 3.0, "protocol": "flow", **HOW}),
+        ("classifier", {"cross_entropy": 1.5, "cross_entropy_std_error": 0.1, "clean_accuracy": 0.96875,
+                        "levels": [{"t": t, "log_noise": 5.0 * t, "accuracy": 1.0 - 0.9 * t,
+                                    "accuracy_interval": [0.9 - 0.9 * t, 1.0 - 0.8 * t]} for t in (1.0, 0.5, 0.1)],
+                        **HOW}),
         ("dequantizer", {"bits_per_dim": 2.0, "uniform_bits_per_dim": 2.1, "gain_bits_per_dim": 0.1,
                          "gain_std_error": 0.01, "protocol": "bound with one time per example", **HOW}),
         ("pareto", {"points": [point, {**point, "num_evals": 32, "distance": 0.3}], "references": [point],
@@ -198,7 +202,7 @@ def test_a_complete_run_shows_everything(run):
         "Rate and distortion", "Recommended sampler", "heun on the edm grid, 16 evaluations", "2,000 best",
         "Restored images", "1 image, 19 draws each; mmps, mask, noise 0.1", "90 % for draws of the posterior",
         "153 products with the Jacobian", "image 1",
-        "Accuracy by the likelihood of each class", "classifier-digits, the same images",
+        "Accuracy by the likelihood of each class", "classifier-digits, the same images", "Accuracy by noise level",
         "Efficiency on more devices", "Take more.", "optim.lr",
         "2 CPUs of Some CPU", "2026-01-02 03:04:05 UTC, step 3,000", HOW["command"], "samples.png", "3,000", "1,234",
     ):  # fmt: skip
@@ -243,6 +247,7 @@ def test_hostile_text_comes_out_as_text(run):
         "dequantizer",
         "restoration",
         "classification",
+        "classifier",
     ):
         report = _replaced(json.loads((run / f"{name}.json").read_text()), HOSTILE)
         report |= {"command": HOSTILE, HOSTILE: {"value": 1.0, "protocol": {HOSTILE: HOSTILE}}}
@@ -270,7 +275,18 @@ JUNK = (None, True, "word", [], {}, [1, "x"], {"mean": "x"}, -1, 0, 1e308, 10**4
 
 @pytest.mark.parametrize(
     "name",
-    ["likelihood", "metrics", "evaluation", "pareto", "plan", "sampling", "eval", "restoration", "classification"],
+    [
+        "likelihood",
+        "metrics",
+        "evaluation",
+        "pareto",
+        "plan",
+        "sampling",
+        "eval",
+        "restoration",
+        "classification",
+        "classifier",
+    ],
 )
 def test_no_value_of_a_report_stops_the_page(run, name):
     report = json.loads((run / f"{name}.json").read_text())

@@ -9,7 +9,14 @@ from score_sde.errors import plural
 from score_sde.files import failures
 from score_sde.report.charts import Chart, Level, curve_of, line_chart
 from score_sde.report.figures import DASH, Estimate, dig, finite, num_bytes, number, with_error
-from score_sde.report.measured import LIKELIHOOD, budget_chart, loss_chart, pareto_chart, scaling_chart
+from score_sde.report.measured import (
+    LIKELIHOOD,
+    budget_chart,
+    classifier_chart,
+    loss_chart,
+    pareto_chart,
+    scaling_chart,
+)
 from score_sde.report.page.blocks import Group, Picture, Section, Table, Words, grid, missing, numbers, picture, shown
 from score_sde.report.quantities import Quantity, estimate_at, facts, judged, metric_quantities
 from score_sde.report.results import CHECKPOINT
@@ -51,6 +58,7 @@ def training(run: Run, found: Sequence[Quantity]) -> Section:
     ]
     others = sorted({name for record in run.records for name in record if isinstance(name, str)} - {*_LOSSES})
     charts += [_curve(name.replace("_", " "), run.series(name), 5) for name in others[:12]]
+    charts.append(classifier_chart(run.report("classifier.json")))
     table = numbers(found, "Losses", "eval.json", "metrics.jsonl", "dequantizer.json", "classifier.json")
     return Section("training", "Training", [grid(*charts), table])
 
