@@ -1,10 +1,11 @@
-"""What does a posterior score cost, beside a plain evaluation of the network?
+"""What do guidance and a posterior score cost, beside a plain evaluation of the network?
 
     python experiments/benchmarks/conditioning.py
 
-The network of ``configs/vp/digits_ddpmpp.py``, masked images. Ratios of wall-clock and processor time to an evaluation
+The network of ``configs/vp/digits_classes.py``, masked images. Ratios of wall-clock and processor time to an evaluation
 of the network, in turns in one process: the median and the quartiles of the rounds. If a product with the Jacobian
-costs as much as an evaluation, ``n`` iterations of MMPS cost ``1 + n``, and PiGDM and DPS 2.
+costs as much as an evaluation, ``n`` iterations of MMPS cost ``1 + n``, and PiGDM and DPS 2. Guidance evaluates the
+network twice, as one batch.
 """
 
 import jax
@@ -13,9 +14,11 @@ import numpy as np
 from harness import interleave, parser_for
 
 from score_sde.conditioning import operators, posterior_score
+from score_sde.conditioning.classes import class_score
 from score_sde.config import from_file
 from score_sde.distributed import compiler_options
 from score_sde.errors import plural
+from score_sde.labels import Conditioned
 from score_sde.modes.workdir import build_experiment
 from score_sde.paths import config_file
 
@@ -30,12 +33,13 @@ def main() -> None:
     args = parser.parse_args()
     cases = {f"MMPS, {count} {plural(count, 'iteration')}": {"iterations": count} for count in args.iterations}
     cases |= {"PiGDM": {"method": "pigdm"}, "DPS": {"method": "dps"}}
-    experiment = build_experiment(from_file(config_file("vp/digits_ddpmpp")))
+    experiment = build_experiment(from_file(config_file("vp/digits_classes")))
     params = jax.jit(lambda: experiment.network.init(jax.random.key(0), (1, *experiment.event_shape)))()
     shape = (args.batch, *experiment.event_shape)
     operator = operators.mask(np.arange(8)[:, None, None] < np.full(experiment.event_shape, 4))
     plain, y = experiment.score_fn(params), jnp.zeros((1, *experiment.event_shape))
-    scores = {"the network alone": plain}
+    guided = class_score(experiment.score_fn, Conditioned(params, jnp.arange(args.batch) % 10), 2.0)
+    scores = {"the network alone": plain, "classifier-free guidance": guided}
     for name, options in cases.items():
         scores[name] = posterior_score(experiment.process, plain, operator, y, 0.1, **options)
     x, t = jax.random.normal(jax.random.key(1), shape), jnp.full(args.batch, 0.3)
