@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from score_sde.conditioning.operators import LinearOperator, Observations
 from score_sde.typing import Batch, Times, event_sum, expand_like
 
 #: Squared relative residual at which an example counts as solved, which float32 can just reach.
 _SOLVED = 1e-12
+_LOST = 1e-6  # relative rounding of a sum
 #: Most iterations that are written out: in a loop a CPU takes ten times as long for a gradient of a network.
 _WRITTEN_OUT = 8
 #: Most iterations for a system that costs no evaluation of the model.
@@ -106,12 +107,15 @@ def least_residuals(
     >>> u.round(4).tolist()
     [[1.0, -1.0]]
     """
+    unit = _largest(b)  # squares of squares of small numbers would be 0
+    b = b / expand_like(unit, b)
     start = event_sum(b**2)
 
     def iterate(_: Any, now: _Residuals) -> _Residuals:
         applied, image = apply(now.residual)
         square = event_sum(now.residual**2)
-        above = event_sum(now.residual * applied) > event_sum(floor * now.residual**2)
+        # A covariance that is lost beside the floor, to rounding, is one still.
+        above = event_sum(now.residual * applied) > (1.0 - _LOST) * event_sum(floor * now.residual**2)
         known = jnp.where(now.size > 0.0, now.size, 1.0)  # before the first iteration there is no direction to leave
         turn = -event_sum(applied * now.applied) / known
         direction = now.residual + expand_like(turn, b) * now.direction
@@ -119,6 +123,8 @@ def least_residuals(
         image = image + expand_like(turn, no_image) * now.applied_image
         size = event_sum(applied**2)
         going = above & (square > _SOLVED * start) & (size > 0.0)
+        # Zeros once an example is done: ratios of what rounding leaves are infinite in values and in derivatives.
+        direction, applied, image = (_only(going, part) for part in (direction, applied, image))
         step = jnp.where(going, event_sum(now.residual * applied), 0.0) / jnp.where(going, size, 1.0)
         return _Residuals(
             now.solution + expand_like(step, b) * direction,
@@ -127,13 +133,24 @@ def least_residuals(
             direction,
             applied,
             image,
-            size,
+            jnp.where(going, size, 0.0),
         )
 
     none = jnp.zeros_like(b)
     first = _Residuals(none, no_image, b, none, none, no_image, jnp.zeros_like(start))
     end = _repeated(iterate, first, iterations)
-    return end.solution, end.image
+    return expand_like(unit, b) * end.solution, expand_like(unit, no_image) * end.image
+
+
+def _largest(b: Observations) -> Times:
+    """The largest magnitude of every example, as a constant; 1 for zeros."""
+    largest = jax.lax.stop_gradient(jnp.abs(b)).reshape(b.shape[0], -1).max(axis=1)
+    return jnp.where(largest > 0.0, largest, 1.0)
+
+
+def _only(going: Bool[Array, " batch"], x: Array) -> Array:
+    """Zeros in place of examples that are done."""
+    return jnp.where(going.reshape(going.shape + (1,) * (x.ndim - 1)), x, 0.0)
 
 
 def _repeated(iterate: Callable[[Any, _Residuals], _Residuals], state: _Residuals, iterations: int) -> _Residuals:

@@ -164,7 +164,7 @@ RUNS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", RUNS)
 def test_the_likelihood_of_the_posterior_is_its_density_for_the_observation_of_every_example(name):
     """The examples of a batch are solved one by one, and each has an observation and a noise of its own."""

@@ -1,5 +1,6 @@
 """Linear systems of every example: exact where the matrix is a covariance, and bounded where it is not."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,3 +44,30 @@ def test_what_is_below_its_floor_is_left_alone():
     negative = -np.broadcast_to(np.eye(6), (40, 6, 6)) + NOISE * np.eye(6)
     u, _ = solved(least_residuals, negative, 3, floor=NOISE)
     assert not u.any()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-12, 1e-19, 0.0])
+@pytest.mark.parametrize("iterations", [8, 16])
+def test_what_is_solved_early_stays_solved_and_so_do_its_derivatives(iterations, size):
+    """Two eigenvalues need two iterations; the others find nothing but rounding."""
+    diagonal, b = jnp.array([[0.3, 0.3, 0.3, 1.7]]), size * jnp.array([[1.0, -2.0, 0.5, 3.0]])
+
+    def solution(diagonal, b):
+        return least_residuals(lambda p: (diagonal * p, p), b, jnp.zeros_like(b), iterations)[0]
+
+    tangents = jnp.array([[1.0, 1.0, 1.0, 0.0]]), size * jnp.array([[2.0, -4.0, 1.0, 1.0]])
+    value, derivative = jax.jit(lambda: jax.jvp(solution, (diagonal, b), tangents))()
+    gradient = jax.jit(jax.grad(lambda b: solution(diagonal, b).sum()))(b)
+    np.testing.assert_allclose(value, b / diagonal, rtol=1e-5)
+    np.testing.assert_allclose(derivative, tangents[1] / diagonal - tangents[0] * b / diagonal**2, rtol=2e-4)
+    if size > 1e-15:
+        np.testing.assert_allclose(gradient, 1.0 / diagonal, rtol=2e-4)
+    else:
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("share", [1.0, 1e-4, 1e-7, 1e-10])
+def test_a_covariance_that_is_lost_beside_the_noise_is_solved_all_the_same(share):
+    b = jnp.array([[1.0, -2.0]])
+    u, _ = least_residuals(lambda p: (share * jnp.array([[1.0, 0.5]]) * p + p, p), b, 0.0 * b, 3, floor=1.0)
+    np.testing.assert_allclose(u, b / (1.0 + share * np.array([[1.0, 0.5]])), rtol=1e-5)
