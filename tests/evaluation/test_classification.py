@@ -97,28 +97,10 @@ def classify(workdir, *flags, **changes):
     return main([f"--config={CONFIG}", f"--workdir={workdir}", "--mode=classify", *flags, *overrides])
 
 
-def test_a_command_leaves_numbers_a_picture_and_a_page_and_a_signal_costs_one_batch(
-    model, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    combined, batches = classification.combined, []
-
-    def asked(*arguments, **options):
-        batches.append(1)
-        if len(batches) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return combined(*arguments, **options)
-
-    monkeypatch.setattr(classification, "combined", asked)
-    cut, whole = tmp_path / "cut", tmp_path / "whole"
-    assert classify(model, f"--out={cut}") == 143
-    assert classify(model, f"--out={cut}") == 0
-    assert len(batches) == 2 + 1  # the second of two batches, again
-    assert classify(model, f"--out={whole}") == 0
-    assert (whole / "classification.npz").read_bytes() == (cut / "classification.npz").read_bytes()
-    assert not list(cut.glob("*.partial*")) and "Traceback" not in capsys.readouterr().err
-    report = json.loads((whole / "classification.json").read_text())
-    with np.load(whole / "classification.npz") as file:
+def test_a_command_leaves_numbers_a_picture_and_a_page(model, tmp_path):
+    assert classify(model, f"--out={tmp_path}") == 0
+    report = json.loads((tmp_path / "classification.json").read_text())
+    with np.load(tmp_path / "classification.npz") as file:
         found = dict(file)
     assert found["bits_per_dim"].shape == (12, 10) and np.isfinite(found["bound_nats"]).all()
     assert np.sum(report["confusion"]) == report["num_examples"] == 12
@@ -126,11 +108,33 @@ def test_a_command_leaves_numbers_a_picture_and_a_page_and_a_signal_costs_one_ba
     low, high = report["accuracy_interval"]
     assert low < report["accuracy"] < high
     assert report["discriminative"]["accuracy"] > 0.8  # of the same images, as they are in the data
-    with Image.open(whole / "confusion.png") as picture:
+    with Image.open(tmp_path / "confusion.png") as picture:
         assert picture.width > 300
-    assert "Accuracy by the likelihood of each class" in (whole / "summary.md").read_text()
-    assert main([f"--workdir={model}", "--mode=report", f"--out={whole}"]) == 0
-    assert "Accuracy of a discriminative classifier" in (whole / "report.html").read_text()
+    assert "Accuracy by the likelihood of each class" in (tmp_path / "summary.md").read_text()
+    assert main([f"--workdir={model}", "--mode=report", f"--out={tmp_path}"]) == 0
+    assert "Accuracy of a discriminative classifier" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_costs_one_batch(number, code, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    combined, batches = classification.combined, []
+
+    def asked(*arguments, **options):
+        batches.append(1)
+        if len(batches) == 2:
+            os.kill(os.getpid(), number)
+        return combined(*arguments, **options)
+
+    monkeypatch.setattr(classification, "combined", asked)
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    assert classify(model, f"--out={cut}") == code
+    assert classify(model, f"--out={cut}") == 0
+    assert len(batches) == 2 + 1  # the second of two batches, again
+    assert classify(model, f"--out={whole}") == 0
+    assert (whole / "classification.npz").read_bytes() == (cut / "classification.npz").read_bytes()
+    assert not list(cut.glob("*.partial*")) and "Traceback" not in capsys.readouterr().err
 
 
 def test_a_run_without_classes_is_refused_before_its_model_is_read(tmp_path, capsys):
