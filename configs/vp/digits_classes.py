@@ -14,4 +14,11 @@ def get_config() -> ConfigDict:
     """The run without labels, and a network that is told the digit in nine of ten training examples."""
     config = from_file(Path(__file__).with_name("digits_ddpmpp.py"))
     config.conditioning.classes = True
+    # A classifier of noisy digits, of --mode=train_classifier.
+    config.classifier.widening = 2
+    config.classifier.num_blocks = 1
+    config.classifier.batch_size = 64
+    config.classifier.lr = 2e-3
+    config.classifier.warmup = 50
+    config.classifier.num_steps = 800
     return config
