@@ -12,7 +12,6 @@ import pytest
 from score_sde.cli import MODES, _parse, main, run_script
 from score_sde.errors import Preempted, Terminated, UserError
 from score_sde.modes import MODES as RUN
-from score_sde.startup import quiet_compiler
 
 ROOT = Path(__file__).parents[1]
 TOY = "configs/vp/toy_mlp.py"
@@ -375,36 +374,3 @@ def test_a_script_ends_as_the_command_line_does(capsys, monkeypatch, error, code
 
     assert run_script("lineage", action) == code
     assert capsys.readouterr().err == said
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such setting")
-@pytest.mark.parametrize("given", [None, "glibc.malloc.check=0"])
-def test_a_program_starts_again_once_with_its_options_and_huge_pages(tmp_path, given):
-    script = tmp_path / "script.py"
-    lines = ["import os, sys", "from score_sde.startup import prepare_process", "prepare_process()"]
-    script.write_text("\n".join([*lines, "print(os.environ['GLIBC_TUNABLES'], sys.warnoptions, sys.argv[1:])"]))
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    environment |= {} if given is None else {"GLIBC_TUNABLES": given}
-    program = [sys.executable, "-W", "error", str(script), "--out=a b"]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{given or 'glibc.malloc.hugetlb=1'} ['error'] ['--out=a b']\n"
-
-
-@pytest.mark.parametrize(("given", "kept"), [({}, True), ({"JAX_COMPILATION_CACHE_DIR": ""}, False)])
-def test_compiled_programs_are_kept_unless_the_user_switches_it_off(tmp_path, given, kept):
-    script = tmp_path / "script.py"
-    lines = ["from score_sde.startup import prepare_process", "prepare_process()", "prepare_process()", "import jax"]
-    script.write_text("\n".join([*lines, "jax.jit(lambda x: x + 1)(1.0).block_until_ready()"]))
-    own = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "GLIBC_TUNABLES"))}
-    subprocess.run([sys.executable, str(script)], env={**inherited, **own, **given}, check=True)
-    assert any((tmp_path / "cache").rglob("*-cache")) == kept
-
-
-def test_the_compiler_speaks_only_if_the_user_wants_to_hear_it(monkeypatch):
-    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
-    quiet_compiler()
-    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"  # its alarm about slow compilation is of level 2, an error
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    quiet_compiler()
-    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"

@@ -1,5 +1,6 @@
 """Degradations by name: what a configuration can say is observed of an image, as linear operators."""
 
+import abc
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -22,7 +23,7 @@ Unknown = Bool[np.ndarray, "height width"]
 
 
 @component
-class Degradation(Checked):
+class Degradation(Checked, abc.ABC):
     """An operator for images of any shape.
 
     >>> Downsample(factor=2).operator(jax.random.key(0), (2, 2, 1))(jnp.arange(4.0).reshape(1, 2, 2, 1)).tolist()
@@ -32,9 +33,9 @@ class Degradation(Checked):
     #: Whether every observation is a mean of values of the image, and so within their range.
     averages: ClassVar[bool] = True
 
+    @abc.abstractmethod
     def operator(self, key: PRNGKey, shape: Shape) -> LinearOperator:
         """The operator for images of a shape; the key draws what is random in it, the same for all images."""
-        raise NotImplementedError
 
     def known(self, key: PRNGKey, shape: Shape) -> Array | None:
         """1 where a value of an image is observed itself and 0 elsewhere; ``None`` if none is."""

@@ -9,12 +9,12 @@ from score_sde.errors import UserError
 from score_sde.metrics import compare
 from score_sde.metrics.protocol import MetricResult
 from score_sde.report.quantities import unlike
-from tests.report.test_html import _metrics
+from tests.report.runs import some_metrics
 
 
 def test_what_is_comparable_is_what_the_metrics_call_so():
     rng = np.random.default_rng(3)
-    base = _metrics(0)["frechet"]
+    base = some_metrics(0)["frechet"]
     for _ in range(20):
         other = json.loads(json.dumps(base))
         for name in rng.choice(["seed", "num_samples", "extractor_sha256", "reference_count"], 2, replace=False):

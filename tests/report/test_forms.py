@@ -11,7 +11,7 @@ import score_sde
 from score_sde.report.page import write_report
 from score_sde.report.results import MODES, forms, misshapen, of_several_models
 from score_sde.report.summary import write_summary
-from tests.report.test_html import _fill
+from tests.report.runs import fill
 
 PACKAGE = Path(score_sde.__file__).parent
 
@@ -19,7 +19,7 @@ PACKAGE = Path(score_sde.__file__).parent
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("filled") / "run"
-    _fill(workdir)
+    fill(workdir)
     return workdir
 
 
