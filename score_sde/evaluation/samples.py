@@ -75,8 +75,13 @@ def draw_in_parts(
     """Draw the missing ones of the first ``total`` samples; keep ``finish`` of each batch and its cost.
 
     Raises:
-        UserError: If a sample is not finite, or an adaptive solver gave one up.
+        UserError: If a sample is not finite, an adaptive solver gave one up, or a classifier is configured that guides
+            nothing here.
     """
+    if experiment.settings.conditioning.classifier and experiment.classifier is None:
+        raise UserError(
+            "config.conditioning.classifier guides samples of --mode=sample alone; expected it to be empty here."
+        )
     settings = experiment.settings.sampling
     size = shared_size(experiment.mesh, min(settings.batch_size, total))
     key, shape = root_key(experiment, Purpose.SAMPLES), (size, *experiment.event_shape)

@@ -12,6 +12,7 @@ import pytest
 from score_sde.cli import main
 from score_sde.conditioning.noisy_classes import ClassLogProb, noisy_class_loss
 from score_sde.data.toys import GAUSSIANS_RADIUS, GAUSSIANS_STD
+from score_sde.errors import UserError
 from score_sde.evaluation.samples import draw_samples
 from score_sde.labels import Guided, Labeled
 from score_sde.models.adapters import LinenClassifier
@@ -191,3 +192,10 @@ def test_noisy_images_are_classified_too(tmp_path):
     few = LOOP | {"likelihood.batch_size": 100}
     assert run("train_classifier", tmp_path, base=IMAGES | few, config="configs/vp/digits_ddpmpp.py") == 0
     assert len(report(tmp_path)["levels"]) == 3 and report(tmp_path)["num_classes"] == 10
+
+
+def test_samples_that_a_classifier_would_not_guide_are_refused():
+    """As where samples are measured, in --mode=eval."""
+    asked = experiment(**{"conditioning.classes": False, "conditioning.classifier": "anywhere"})
+    with pytest.raises(UserError, match="classifier guides samples of --mode=sample alone"):
+        draw_samples(asked, PARAMS)
