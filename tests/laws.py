@@ -1,10 +1,11 @@
 """The table of members that the laws are checked on: a new one is added here and inherits the suite."""
 
 import jax
+import jax.numpy as jnp
 
 from score_sde import solvers
 from score_sde.parameterization import PARAMETERIZATIONS
-from score_sde.sdes import VE, VP, SubVP
+from score_sde.sdes import VE, VP, GaussianPath, LinearSDE, SubVP
 
 SDES = {
     "vp": VP(),
@@ -12,6 +13,8 @@ SDES = {
     "subvp": SubVP(),
     "ve": VE(),
     "ve_small": VE(sigma_min=0.02, sigma_max=5.0),
+    "cosine": GaussianPath(lambda t: jnp.cos(1.5 * t), lambda t: jnp.sin(1.5 * t), prior_std=1.0),
+    "linear": LinearSDE.from_coefficients(lambda t: -2.0 - 3.0 * t, lambda t: jnp.sqrt(2.0 + jnp.cos(6.0 * t))),
 }
 PARAMETERIZATIONS = dict(PARAMETERIZATIONS)
 #: With the nominal order. UniPC corrects every step but the last, which raises its order by one.

@@ -1,0 +1,7 @@
+"""Linear SDEs: the published ones, and those that a user knows by their coefficients or by their marginals."""
+
+from score_sde.sdes.base import SDE, ReverseSDE
+from score_sde.sdes.own import GaussianPath, LinearSDE
+from score_sde.sdes.standard import VE, VP, SubVP
+
+__all__ = ["SDE", "VE", "VP", "GaussianPath", "LinearSDE", "ReverseSDE", "SubVP"]
