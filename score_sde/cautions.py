@@ -16,6 +16,7 @@ from score_sde.errors import plural
 from score_sde.fields import Settings
 from score_sde.models.registry import NETWORKS
 from score_sde.parameterization import PARAMETERIZATIONS
+from score_sde.standardization import Standardization
 from score_sde.training.ema import reconstruction_error, reconstruction_weights
 
 _EXAMPLES = 10_000  # whose mean and deviation are taken
@@ -42,8 +43,10 @@ class DataScale(NamedTuple):
         return float(np.sqrt(np.mean(self.std**2)))
 
 
-def scale_of(source: Source, *, centered: bool) -> DataScale:
+def scale_of(source: Source, *, centered: bool, standardization: Standardization | None = None) -> DataScale:
     """Mean and standard deviation of every dimension, from up to ten thousand examples spread over the data.
+
+    They are in the scale that the network sees.
 
     >>> from score_sde.data import load_source
     >>> scale = scale_of(load_source("digits", "train"), centered=True)
@@ -52,20 +55,23 @@ def scale_of(source: Source, *, centered: bool) -> DataScale:
     """
     count = max(1, min(_EXAMPLES, len(source), _NUMBERS // math.prod(source.info.shape)))
     rows = np.linspace(0, len(source) - 1, count).astype(int)
-    values = np.asarray(source.gather(rows), np.float64).reshape(count, -1)
+    examples = np.asarray(source.gather(rows), np.float64)
+    values = examples if standardization is None else np.asarray(standardization.forward(examples))
+    values = values.reshape(count, -1)
     if (levels := source.info.num_grey_levels) is not None:
         values = values / (levels - 1)
         values = 2.0 * values - 1.0 if centered else values
     return DataScale(values.mean(axis=0), values.std(axis=0))
 
 
-def cautions(config: Settings, source: Source) -> Iterator[str]:
-    """All sentences about the training of a network on a training split."""
+def cautions(config: Settings, source: Source, standardization: Standardization | None = None) -> Iterator[str]:
+    """All sentences about the training of a network on a training split, which may be standardized."""
     yield from run_cautions(config)
     yield from network_cautions(config, source.info.shape)
     continuous = source.info.num_grey_levels is None
     if continuous or _scales_input(config):
-        yield from data_cautions(config, scale_of(source, centered=config.data.centered), continuous=continuous)
+        scale = scale_of(source, centered=config.data.centered, standardization=standardization)
+        yield from data_cautions(config, scale, continuous=continuous)
 
 
 def run_cautions(config: Settings, group: str = "training") -> Iterator[str]:
@@ -134,7 +140,7 @@ def data_cautions(config: Settings, scale: DataScale, *, continuous: bool) -> It
     if not diffusion.keeps_data and scale.size > 10.0:
         yield (
             f"{where}, and {config.sde.name} assumes values of about 1: noise of variance 1 does not cover them. "
-            "Standardize them: subtract their means and divide by their standard deviations."
+            "Set config.data.standardize=columns."
         )
     sde, t_min = config.sde, config.objective.t_min
     smallest = sde.sigma_min if diffusion.keeps_data else math.sqrt(sde.beta_min * t_min)
@@ -156,10 +162,11 @@ def _spreads(scale: DataScale, smallest: float, where: str) -> Iterator[str]:
     elif (least := float(scale.std.min())) < 3.0 * smallest:
         yield (
             f"A dimension of the training data varies by {least:.2g} only, and the smallest noise is {smallest:.2g}: "
-            "what it does is not learned. Leave it out, or standardize the data."
+            "what it does is not learned. Leave it out, or set config.data.standardize=columns."
         )
     elif float(scale.std.max()) > 100.0 * least:
-        yield f"{where}: the smallest are lost beside the largest. Standardize the dimensions one by one."
+        advice = "Standardize them one by one, with config.data.standardize=columns."
+        yield f"{where}: the smallest are lost beside the largest. {advice}"
 
 
 def _average(name: str, rate: float, steps: int, *, warms_up: bool) -> Iterator[str]:

@@ -35,6 +35,7 @@ from score_sde.sampling import GRIDS, FixedSteps, Grid, edm_times, levels_of
 from score_sde.sdes import SDE
 from score_sde.solvers import CORRECTORS, PredictorCorrector, Solver, follows_of, noise_scale_of
 from score_sde.solvers.pairing import follows_chain, too_long
+from score_sde.standardization import Standardization
 from score_sde.state import TrainState, create_state, state_of
 from score_sde.training.objective import VARIANCES, Trainees, make_loss
 from score_sde.training.optim import make_optimizer
@@ -72,6 +73,7 @@ class Experiment:
         num_grey_levels: int | None,
         *,
         num_classes: int | None = None,
+        standardization: Standardization | None = None,
         mesh: Mesh | None = None,
         purposes: Collection[Purpose] = PURPOSES,
     ) -> "Experiment":
@@ -79,8 +81,9 @@ class Experiment:
 
         It runs on the devices of ``mesh``, by default all there are, arranged by ``config.mesh``.
 
-        Continuous data have ``None`` gray levels, and data without labels ``None`` classes. Fields that the purposes do
-        not read are not checked.
+        Continuous data have ``None`` gray levels, and data without labels ``None`` classes. The standardization is the
+        one of ``config.data.standardize``, whose numbers come from the data. Fields that the purposes do not read are
+        not checked.
 
         Raises:
             UserError: With every problem: unknown fields and names, values out of range or at odds with others.
@@ -95,7 +98,8 @@ class Experiment:
         trainees = _make_trainees(settings, event_shape, classes)
         kind = PARAMETERIZATIONS[settings.parameterization.output]
         parameterization = build(kind, {**settings.parameterization, **kind.fixed})
-        quantization = Quantization(num_grey_levels=num_grey_levels, centered=settings.data.centered)
+        representation = {"centered": settings.data.centered, "standardization": standardization}
+        quantization = Quantization(num_grey_levels=num_grey_levels, **representation)
         loss = make_loss(settings, process, trainees, parameterization, quantization)
         if classes:
             loss = class_conditional(loss, settings.conditioning.null_probability)

@@ -7,6 +7,8 @@ By Jensen's inequality the negative continuous log-likelihood then bounds the di
     -log p(x) / (d log 2) + log2(K / width),
 
 where ``width`` is 2 or 1, the length of the interval. For 256 levels the offset is the familiar 7 (centered) or 8.
+Continuous data have neither levels nor noise, and may be standardized
+(:class:`~score_sde.standardization.Standardization`).
 """
 
 import math
@@ -19,6 +21,7 @@ from jaxtyping import Array
 
 from score_sde.arguments import Checked, not_whole
 from score_sde.errors import UserError, refuse
+from score_sde.standardization import Standardization
 from score_sde.typing import Batch, PRNGKey, Times, component, holds, static
 
 _MANY = 64  # values: chance does not put so many into the brighter half
@@ -31,15 +34,19 @@ class Quantization(Checked):
     Attributes:
         num_grey_levels: Number of gray levels ``K``, 2 or more; ``None`` for continuous data.
         centered: Scale to ``[-1, 1]`` if true, else to ``[0, 1]``.
+        standardization: Scale of continuous data, which gray levels do not have; ``None`` for data as they are.
     """
 
     num_grey_levels: int | None = static(default=256)
     centered: bool = static(default=True)
+    standardization: Standardization | None = None
 
     def problems(self) -> Iterator[str]:
-        """The sentence about an invalid number of levels."""
+        """The sentences about an invalid number of levels, and about levels that are standardized."""
         if self.num_grey_levels is not None and list(not_whole("num_grey_levels", self.num_grey_levels, 2)):
             yield f"num_grey_levels is {self.num_grey_levels}, which is no partition; expected 2 or more, or None."
+        if self.num_grey_levels is not None and self.standardization is not None:
+            yield f"The data have {self.num_grey_levels} gray levels and a standardization; expected one of the two."
 
     @property
     def width(self) -> float:
@@ -48,21 +55,24 @@ class Quantization(Checked):
 
     @property
     def offset(self) -> float:
-        """``log2(K / width)``; zero for continuous data.
+        """``log2(K / width)``; of continuous data the mean of ``log2 std`` over the columns, or zero.
 
         >>> Quantization(num_grey_levels=256).offset, Quantization(num_grey_levels=256, centered=False).offset
         (7.0, 8.0)
         """
-        return 0.0 if self.num_grey_levels is None else math.log2(self.num_grey_levels / self.width)
+        if self.num_grey_levels is not None:
+            return math.log2(self.num_grey_levels / self.width)
+        known = self.standardization
+        return 0.0 if known is None else -known.log_det((known.num_columns,)) / (known.num_columns * math.log(2.0))
 
     def dequantize(self, key: PRNGKey, levels: Array) -> Batch:
-        """Levels plus uniform noise, scaled: ``(k + u) / K``; continuous data pass unchanged.
+        """Levels plus uniform noise, scaled: ``(k + u) / K``; continuous data are standardized, if at all.
 
         Raises:
             UserError: If the levels are not whole numbers from 0 to ``K - 1``, as far as they can be read.
         """
         if self.num_grey_levels is None:
-            return levels.astype(jnp.float32)
+            return self._standardized(levels)
         return self.place(levels, jax.random.uniform(key, levels.shape))
 
     def place(self, levels: Array, u: Batch) -> Batch:
@@ -134,24 +144,25 @@ class Quantization(Checked):
 
     def midpoints(self, levels: Array) -> Batch:
         """Levels at the middle of their bins, ``(k + 1/2) / K``, scaled: the deterministic choice."""
-        levels = levels.astype(jnp.float32)
-        return levels if self.num_grey_levels is None else self._scale((levels + 0.5) / self.num_grey_levels)
+        if self.num_grey_levels is None:
+            return self._standardized(levels)
+        return self._scale((levels.astype(jnp.float32) + 0.5) / self.num_grey_levels)
 
     def quantize(self, x: Array | np.ndarray) -> np.ndarray:
-        """The levels of the bins that contain the values, clipped to valid ones; continuous data pass unchanged.
+        """The levels of the bins that contain the values, clipped to valid ones; continuous data in their own units.
 
         Up to 256 levels come as bytes, the type of images everywhere.
         """
         values = np.asarray(x)
         if self.num_grey_levels is None:
-            return values
+            return values if self.standardization is None else np.asarray(self.standardization.inverse(values))
         unit = (values + 1.0) / 2.0 if self.centered else values
         return np.clip(np.floor(unit * self.num_grey_levels), 0, self.num_grey_levels - 1).astype(
             np.uint8 if self.num_grey_levels <= 256 else np.int32
         )
 
     def bits_per_dim(self, logp: Times, dim: int) -> Times:
-        """Negative log-likelihood in bits per dimension of the discrete data, from nats of the scaled data.
+        """Negative log-likelihood in bits per dimension of the data themselves, from nats of the scaled data.
 
         Raises:
             UserError: If there are no dimensions.
@@ -164,6 +175,10 @@ class Quantization(Checked):
 
     def _scale(self, unit: Batch) -> Batch:
         return 2.0 * unit - 1.0 if self.centered else unit
+
+    def _standardized(self, x: Array) -> Batch:
+        single = x.astype(jnp.float32)
+        return single if self.standardization is None else jnp.asarray(self.standardization.forward(single))
 
 
 #: Continuous data.

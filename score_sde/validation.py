@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, get_args
 
+from score_sde.data import STANDARDIZATIONS
 from score_sde.data.base import no_labels
 from score_sde.diffusions import DIFFUSIONS, on_chain
 from score_sde.fields import DEFAULTS, FIELDS, Settings
@@ -67,6 +68,11 @@ def problems_of(
     ``None`` gray levels.
     """
     wanted = set(purposes)
+    if num_grey_levels is not None and STANDARDIZATIONS[config.data.standardize] is not None:
+        yield (
+            f"config.data.standardize is {config.data.standardize}, and {config.data.name} has {num_grey_levels} gray "
+            "levels, whose scale is config.data.centered; expected none."
+        )
     yield from _objective(config)
     yield from _network(config, event_shape)
     if "train" in wanted:

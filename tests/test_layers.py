@@ -15,8 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CORE = (
     {"errors", "labels", "typing"},
     {"arguments", "fields"},
-    {"keys", "processes", "quantization"},
-    {"chains"},
+    {"keys", "processes", "standardization"},
+    {"chains", "quantization"},
     {"sdes"},
     {"parameterization"},
     {"solvers", "times"},

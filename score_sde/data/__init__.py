@@ -11,9 +11,11 @@ from score_sde.data.identity import DataRecord, fingerprint
 from score_sde.data.pipeline import EvalBatch, TrainBatch, TrainIterator, eval_batches, make_train_iterator
 from score_sde.data.records import write_array_records
 from score_sde.data.sources import load_source, source_info
+from score_sde.data.standardizing import STANDARDIZATIONS, column_statistics
 from score_sde.data.transforms import check_images, random_flip
 
 __all__ = [
+    "STANDARDIZATIONS",
     "ArraySource",
     "DataRecord",
     "EvalBatch",
@@ -23,6 +25,7 @@ __all__ = [
     "TrainBatch",
     "TrainIterator",
     "check_images",
+    "column_statistics",
     "describe",
     "eval_batches",
     "fingerprint",

@@ -20,16 +20,16 @@ _CHUNK = 4096  # examples read at once
 _FAR = 10.0  # how far from 1 a scale may be
 
 
-def tell(sources: Mapping[str, Source], *, labels: bool = False) -> None:
+def tell(sources: Mapping[str, Source], *, labels: bool = False, standardized: bool = False) -> None:
     """Log :func:`describe`."""
-    for line in describe(sources, labels=labels):
+    for line in describe(sources, labels=labels, standardized=standardized):
         log.info("%s", line)
 
 
-def describe(sources: Mapping[str, Source], *, labels: bool = False) -> list[str]:
+def describe(sources: Mapping[str, Source], *, labels: bool = False, standardized: bool = False) -> list[str]:
     """Lines about the number and kind of examples, and about omissions and changes.
 
-    Where the labels are used, the lines tell of the classes too.
+    Where the labels are used, the lines tell of the classes too, and of the scale unless the data are standardized.
 
     >>> from score_sde.data.sources import load_source
     >>> print(*describe({split: load_source("digits", split) for split in ("train", "test")}))
@@ -56,7 +56,7 @@ def describe(sources: Mapping[str, Source], *, labels: bool = False) -> list[str
         lines.append(f"{info.name}: the classes are {listed}{', ...' * (len(names) > _MOST_CLASSES)}.")
     if labels:
         lines += [line for name, source in whole.items() for line in _classes(name, source)]
-    if info.num_grey_levels is None:
+    if info.num_grey_levels is None and not standardized:
         lines += [line for name, source in whole.items() for line in _scale(name, source)]
     if set(whole) >= {"train", "test"} and (shared := _shared(whole["train"], whole["test"])):
         known = f"{len(whole['test']):,} test {plural(len(whole['test']), 'example')} {plural(shared, 'is', 'are')}"
@@ -118,7 +118,7 @@ def _scale(name: str, source: Source) -> Iterator[str]:
     yield (
         f"{source.info.name}: the {name} split is far from unit scale: coordinate {varying[worst]} has mean "
         f"{values[:, varying[worst]].mean():.4g} and standard deviation {std[worst]:.4g}.{lost} The defaults are made "
-        "for means near 0 and standard deviations near 1; standardize the data."
+        "for means near 0 and standard deviations near 1; set config.data.standardize=columns."
     )
 
 

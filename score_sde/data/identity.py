@@ -1,6 +1,7 @@
 """The identity of data, wherever they are stored: shape, gray levels, the sizes of the splits and their contents."""
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from score_sde.data.base import ArraySource, Source, SourceInfo, labels_of
-from score_sde.errors import plural
+from score_sde.errors import UserError, plural
+from score_sde.standardization import Standardization
 
 #: Fields of ``config.data`` about the location and reading of data, not their content.
 PLACE_FIELDS = ("name", "data_dir", "shape", "workers", "prefetch")
@@ -46,6 +48,35 @@ def fingerprint(source: Source, *, labels: bool = False) -> str:
     return digest.hexdigest()
 
 
+def statistics_to_json(standardization: Standardization | None) -> dict[str, Any]:
+    """The statistics of a standardization for a record, under its key; nothing for data as they are.
+
+    >>> statistics_to_json(Standardization(mean=np.zeros(1, np.float32), std=np.ones(1, np.float32)))
+    {'standardization': {'mean': [0.0], 'std': [1.0]}}
+    """
+    if standardization is None:
+        return {}
+    return {"standardization": {name: getattr(standardization, name).tolist() for name in ("mean", "std")}}
+
+
+def statistics_from_json(value: Mapping[str, Any]) -> Standardization:
+    """The standardization of a record.
+
+    Raises:
+        KeyError, TypeError, ValueError: If the value does not have this form.
+    """
+    try:
+        return Standardization(**{name: np.asarray(value[name], np.float32) for name in ("mean", "std")})
+    except UserError as error:
+        raise ValueError(f"its standardization is wrong: {error}") from error
+
+
+def _short(standardization: Standardization | None) -> str:
+    """A standardization in a few characters."""
+    statistics = json.dumps(statistics_to_json(standardization))
+    return "none" if standardization is None else f"fingerprint {hashlib.sha256(statistics.encode()).hexdigest()[:12]}"
+
+
 class SplitRecord(NamedTuple):
     """The record of a split: the number of its examples and their fingerprint."""
 
@@ -61,14 +92,22 @@ class DataRecord(NamedTuple):
     num_levels: int | None  # the number of gray levels; None for continuous data
     num_classes: int | None  # the number of classes, for data with labels
     splits: Mapping[str, SplitRecord]  # the splits by their names; none for data that were not available
+    standardization: Standardization | None = None  # the scale of continuous data; None for data as they are
 
     @classmethod
-    def of(cls, info: SourceInfo, sources: Mapping[str, Source], *, labels: bool = False) -> "DataRecord":
+    def of(
+        cls,
+        info: SourceInfo,
+        sources: Mapping[str, Source],
+        *,
+        labels: bool = False,
+        standardization: Standardization | None = None,
+    ) -> "DataRecord":
         """The record of data, with the available splits, whose labels count if asked to."""
         splits = {
             name: SplitRecord(len(source), fingerprint(source, labels=labels)) for name, source in sources.items()
         }
-        return cls(*info, splits)
+        return cls(*info, splits, standardization)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "DataRecord":
@@ -77,7 +116,10 @@ class DataRecord(NamedTuple):
         Raises:
             KeyError, TypeError, ValueError: If the value does not have this form.
         """
-        levels, classes = value["num_levels"], value["num_classes"]
+        levels, classes, scale = value["num_levels"], value["num_classes"], value.get("standardization")
+        standardization = None if scale is None else statistics_from_json(scale)
+        if standardization is not None and standardization.num_columns != int(value["shape"][-1]):
+            raise ValueError(f"it has {standardization.num_columns} standardized columns and shape {value['shape']}")
         return cls(
             name=str(value["name"]),
             shape=tuple(int(size) for size in value["shape"]),
@@ -87,11 +129,14 @@ class DataRecord(NamedTuple):
                 str(name): SplitRecord(int(split["num_examples"]), str(split["contents"]))
                 for name, split in dict(value["splits"]).items()
             },
+            standardization=standardization,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a file."""
-        return self._asdict() | {"splits": {name: split._asdict() for name, split in self.splits.items()}}
+        known = self._asdict() | {"splits": {name: split._asdict() for name, split in self.splits.items()}}
+        del known["standardization"]
+        return known | statistics_to_json(self.standardization)
 
     def summary(self) -> dict[str, Any]:
         """The compared facts, in short form."""
@@ -99,7 +144,12 @@ class DataRecord(NamedTuple):
             f"the {name} split": f"{count} {plural(count, 'example')}, fingerprint {contents[:12]}"
             for name, (count, contents) in self.splits.items()
         }
-        return {"the shape of the data": self.shape, "gray levels": self.num_levels, **splits}
+        return {
+            "the shape of the data": self.shape,
+            "gray levels": self.num_levels,
+            **splits,
+            **({} if self.standardization is None else {"the standardization": _short(self.standardization)}),
+        }
 
     @property
     def info(self) -> SourceInfo:
@@ -121,4 +171,5 @@ class DataRecord(NamedTuple):
             elif self.shape == other.shape:
                 contents = (f"fingerprint {split.contents[:12]}" for split in (ours, theirs))
                 pairs[f"contents of the {name} split"] = tuple(contents)
+        pairs["standardization"] = (_short(self.standardization), _short(other.standardization))
         return [f"{what}: {old} -> {new}" for what, (old, new) in pairs.items() if old != new]

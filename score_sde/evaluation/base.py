@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from score_sde.checkpointing.digests import mix
 from score_sde.data import Source, eval_batches
-from score_sde.data.identity import PLACE_FIELDS
+from score_sde.data.identity import PLACE_FIELDS, statistics_to_json
 from score_sde.distributed import shared_size, spread
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
@@ -72,11 +72,22 @@ def examples(experiment: Experiment, source: Source, *, batch_size: int, limit: 
 
 
 def decisive_fields(config: Settings, groups: Collection[str]) -> dict[str, Any]:
-    """The fields of some groups that decide a measurement: all but the paths of the data."""
+    """The fields of some groups that decide a measurement.
+
+    These are all but the paths of the data, and their standardization, whose statistics decide
+    (:func:`statistics_of`).
+    """
     fields = {name: value for name, value in config.to_dict().items() if name in groups}
     if "data" in fields:
-        fields["data"] = {name: value for name, value in fields["data"].items() if name not in PLACE_FIELDS}
+        idle = {*PLACE_FIELDS, "standardize"}
+        fields["data"] = {name: value for name, value in fields["data"].items() if name not in idle}
     return fields
+
+
+def statistics_of(experiment: Experiment) -> list[dict[str, Any]]:
+    """The statistics by which the data are standardized, for an identity; nothing for data as they are."""
+    found = statistics_to_json(experiment.quantization.standardization)
+    return [found] if found else []
 
 
 def mean_and_std_error(values: np.ndarray) -> tuple[float, float]:

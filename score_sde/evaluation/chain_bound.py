@@ -15,6 +15,7 @@ from score_sde.data import Source
 from score_sde.distributed import gathered, jit, spread
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Purpose, examples, root_key
+from score_sde.evaluation.likelihood import log_units
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment
 from score_sde.labels import conditioned
@@ -46,7 +47,8 @@ class DatasetChainBound(NamedTuple):
     times: np.ndarray  # of the levels
     level_bits: np.ndarray  # mean L_{t-1} of the step down from each level but the last
     rate: np.ndarray  # mean bits to send x_t, by level
-    distortion: np.ndarray  # root mean squared error of E[x_0 | x_t], images counted from 0 to 255
+    # Root mean squared error of E[x_0 | x_t], images counted from 0 to 255, other data as the network sees them.
+    distortion: np.ndarray
     model: tuple[str, str]  # variances of the steps and the decoder
     alternatives: dict[tuple[str, str], float]  # mean bits per dimension of all models
     seconds: float
@@ -126,6 +128,9 @@ def _batches(experiment: Experiment, params: Params, source: Source, process: Ch
             score_fn = make_score_fn(experiment.network, experiment.parameterization, process, params)
             options = {"num_terms": num_terms, "draws": 2 if num_terms else 1}
             bounds = chain_bounds(key, process, score_fn, x, MODELS, quantization=quantization, **options)
+        # The decoder gives the density of scaled data; the bound is on the density in the units of the data.
+        if cost := log_units(experiment):
+            bounds = [bound._replace(value=bound.value + cost, decoder=bound.decoder + cost) for bound in bounds]
         return jax.tree.map(lambda *models: jnp.stack(models), *(_summed(bound, mask) for bound in bounds))
 
     masks = []

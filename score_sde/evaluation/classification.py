@@ -32,7 +32,7 @@ class ClassLikelihoods(NamedTuple):
 
     labels: np.ndarray  # ``(n,)``, the true classes; -1 for none
     nats: np.ndarray  # ``(n, classes)``
-    bits_per_dim: np.ndarray  # ``(n, classes)``; nan for continuous data
+    bits_per_dim: np.ndarray  # ``(n, classes)``; of continuous data, of their density
     num_evals: np.ndarray  # ``(n,)``, in all classes together
     success: np.ndarray  # ``(n,)``, in every class
     probe_std_error: np.ndarray  # ``(n, classes)``, nats

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import gathered, jit, shared_size
 from score_sde.errors import UserError, plural
-from score_sde.evaluation.base import Examples, Purpose, decisive_fields, fingerprint, root_key
+from score_sde.evaluation.base import Examples, Purpose, decisive_fields, fingerprint, root_key, statistics_of
 from score_sde.evaluation.partial import Partial, measured_in_parts
 from score_sde.experiment import Experiment, make_grid
 from score_sde.fields.measuring import Likelihood
@@ -60,7 +61,7 @@ class Draw(NamedTuple):
 class DatasetLikelihood(NamedTuple):
     """Likelihoods of a data set, one entry per example."""
 
-    bits_per_dim: np.ndarray  # nan for continuous data
+    bits_per_dim: np.ndarray  # of continuous data, of their density
     nats: np.ndarray
     num_evals: np.ndarray
     success: np.ndarray
@@ -140,10 +141,15 @@ def data_protocol(experiment: Experiment, noise: BinNoise, total: int, *, classe
 def dequantized(
     experiment: Experiment, noise: BinNoise, noise_params: Params, key: PRNGKey, levels: Array
 ) -> Dequantized:
-    """Scaled data with the log-density of their noise; continuous data unchanged."""
+    """Scaled data with the log-density of their noise.
+
+    Continuous data have no noise. Where they are standardized, what their own log-density lacks stands in its place:
+    a log-likelihood minus it is of the data in their own units.
+    """
     quantization = experiment.quantization
     if quantization.num_grey_levels is None:
-        return Dequantized(levels.astype(jnp.float32), jnp.zeros(levels.shape[0]))
+        x = quantization.dequantize(key, levels)
+        return Dequantized(x, jnp.full(levels.shape[0], log_units(experiment), jnp.float32))
     return dequantize_with(quantization, noise.dequantizer, noise_params, example_keys(key, levels), levels)
 
 
@@ -176,11 +182,21 @@ def dataset_likelihood(
     return DatasetLikelihood(bits_per_dim(experiment, nats), nats, num_evals, success.astype(bool), error, kept.seconds)
 
 
+def log_units(experiment: Experiment) -> float:
+    """The log-density of scaled data minus the log-density in the units of the data, in nats; 0 unless standardized."""
+    scale = experiment.quantization.standardization
+    return 0.0 if scale is None else -float(scale.log_det(experiment.event_shape))
+
+
 def bits_per_dim(experiment: Experiment, nats: np.ndarray) -> np.ndarray:
-    """Log-likelihoods of scaled images in bits per dimension of the discrete ones; nan for continuous data."""
+    """Log-likelihoods of scaled images in bits per dimension of the discrete ones.
+
+    The log-likelihoods of continuous data are in their own units already, and so are the bits.
+    """
+    dim = int(np.prod(experiment.event_shape))
     if experiment.quantization.num_grey_levels is None:
-        return np.full_like(nats, np.nan)
-    return np.asarray(experiment.quantization.bits_per_dim(jnp.asarray(nats), int(np.prod(experiment.event_shape))))
+        return -nats / (dim * math.log(2.0))
+    return np.asarray(experiment.quantization.bits_per_dim(jnp.asarray(nats), dim))
 
 
 def combined(draws: list[Draw], *, importance: bool) -> tuple[Array, ...]:
@@ -196,7 +212,7 @@ def combined(draws: list[Draw], *, importance: bool) -> tuple[Array, ...]:
 class DatasetBound(NamedTuple):
     """Bounds on the negative log-likelihoods of a data set, one entry per example."""
 
-    bits_per_dim: np.ndarray  # nan for continuous data
+    bits_per_dim: np.ndarray  # of continuous data, of their density
     nats: np.ndarray
     std_error: np.ndarray  # nats, over draws of times and noise
     seconds: float
@@ -245,7 +261,7 @@ class DatasetLatentBound(NamedTuple):
     """Bounds on the log-likelihoods of a data set, one entry per example."""
 
     nats: np.ndarray  # with ``likelihood.num_weights`` importance weights
-    bits_per_dim: np.ndarray  # of the same bound; nan for continuous data
+    bits_per_dim: np.ndarray  # of the same bound
     elbo_nats: np.ndarray  # of the evidence lower bound
     elbo_bits_per_dim: np.ndarray
     seconds: float
@@ -304,4 +320,5 @@ def identity_of(experiment: Experiment, params: Params, noise: BinNoise, source:
     size = shared_size(experiment.mesh, experiment.settings.likelihood.batch_size)
     contents = contents_of(source, labels=experiment.num_classes > 0)
     known = [fingerprint(params), noise.name, fingerprint(noise.params), contents, size]
+    known += statistics_of(experiment)
     return json.dumps([decisive_fields(experiment.settings, groups), *known])

@@ -92,8 +92,8 @@ def measure(
 ) -> Iterator[Point]:
     """One point per setting, all with the same draws from the prior; each solver is compiled once.
 
-    ``data`` has the moments of the training data after :func:`as_seen`. Settings are grouped by solver. New points are
-    added to those of ``kept``, whose progress counts evaluations of the score.
+    ``data`` has the moments of the training data after :func:`as_compared`. Settings are grouped by solver. New points
+    are added to those of ``kept``, whose progress counts evaluations of the score.
     """
     longest = max(setting.num_steps for setting in settings)
     kept = kept or Partial()
@@ -113,10 +113,23 @@ def measure(
 
 
 def as_seen(experiment: Experiment, x: np.ndarray) -> np.ndarray:
-    """Samples as a user gets them: rounded to gray levels, black 0 and white 1; vectors unchanged."""
+    """Samples as they are compared: rounded to gray levels, black 0 and white 1; continuous data in the model's scale.
+
+    In that scale the columns of a table count alike.
+    """
     quantization = experiment.quantization
-    levels = quantization.quantize(x)
-    return levels if quantization.num_grey_levels is None else levels / (quantization.num_grey_levels - 1)
+    if quantization.num_grey_levels is None:
+        return x
+    return quantization.quantize(x) / (quantization.num_grey_levels - 1)
+
+
+def as_compared(experiment: Experiment, levels: np.ndarray) -> np.ndarray:
+    """Data as they are compared with samples after :func:`as_seen`."""
+    quantization = experiment.quantization
+    if quantization.num_grey_levels is not None:
+        return levels / (quantization.num_grey_levels - 1)
+    scale = quantization.standardization
+    return levels if scale is None else np.asarray(scale.forward(levels))
 
 
 class _Drawer:

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from score_sde.distributed import batch_sharding, everywhere, gathered, jit, shared_size, spread
 from score_sde.errors import UserError, plural
-from score_sde.evaluation.base import Purpose, fingerprint, root_key, sample_seed
+from score_sde.evaluation.base import Purpose, fingerprint, root_key, sample_seed, statistics_of
 from score_sde.evaluation.partial import Partial
 from score_sde.experiment import Experiment
 from score_sde.labels import Conditioned, Labeled, conditioned
@@ -145,7 +145,7 @@ def identity_of_samples(experiment: Experiment, params: Params) -> str:
     config, quantization = experiment.settings, experiment.quantization
     groups = ("sde", "parameterization", "model", "sampling")
     known = [sample_seed(config), fingerprint(params), shared_size(experiment.mesh, config.sampling.batch_size)]
-    data = [experiment.event_shape, quantization.num_grey_levels, quantization.centered]
+    data = [experiment.event_shape, quantization.num_grey_levels, quantization.centered, *statistics_of(experiment)]
     classes = [[experiment.num_classes, experiment.sampled_classes, config.conditioning.scale]]
     if experiment.classifier is not None:
         classes += [[config.conditioning.classifier_scale]]

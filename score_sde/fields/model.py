@@ -120,6 +120,12 @@ class Data(Group):
     )
     data_dir: str = path("", "where prepared data sets lie; empty for the default directory")
     centered: bool = flag(True, "pixels scaled to [-1, 1], else to [0, 1]")
+    standardize: str = choice(
+        ("none", "columns"),
+        "continuous data as they are, or each column of their last axis (of a table a column, of a series or an image "
+        "a channel) with the mean 0 and the standard deviation 1 of the training split; samples and likelihoods are in "
+        "the units of the data",
+    )
     random_flip: bool = flag(False, "mirror training images left-right half of the time")
     workers: int = integer(0, 0, 256, "processes per host that read batches; they pay where images must be decoded")
     prefetch: int = integer(

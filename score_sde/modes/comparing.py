@@ -10,7 +10,7 @@ import numpy as np
 
 from score_sde.data import fingerprint
 from score_sde.evaluation.conformance import NOISY, PROBLEMS, SNRS, corrector_rows, flow_rows, noisy_rows
-from score_sde.evaluation.pareto import front, measure, recommended, settings_of
+from score_sde.evaluation.pareto import as_compared, front, measure, recommended, settings_of
 from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.problems import CASES
 from score_sde.evaluation.results import digest, keep_earlier
@@ -47,9 +47,7 @@ def run_pareto(config: Settings, workdir: Path, command: str, *, out: Path | Non
     references, settings = settings_of(experiment)
     state, average = trained_model(experiment, workdir)
     source = measured_split(config, workdir, "train")
-    levels = source.gather(np.arange(min(len(source), _PARETO_DATA)))
-    num_grey_levels = experiment.quantization.num_grey_levels
-    data = moments(levels if num_grey_levels is None else levels / (num_grey_levels - 1))
+    data = moments(as_compared(experiment, source.gather(np.arange(min(len(source), _PARETO_DATA)))))
     ordered = [*references, *settings]
     total = sum(s.num_steps * make_predictor(s.solver, config.sampling).num_evals + 1 for s in ordered)
     compiling("the samplers, one after another")

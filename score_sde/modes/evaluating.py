@@ -16,7 +16,7 @@ from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import shared_size
 from score_sde.errors import UserError, plural, unknown
-from score_sde.evaluation.base import decisive_fields, fingerprint, mean_and_std_error, with_error
+from score_sde.evaluation.base import decisive_fields, fingerprint, mean_and_std_error, statistics_of, with_error
 from score_sde.evaluation.likelihood import BinNoise, dataset_likelihood, identity_of
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.metrics import (
@@ -98,7 +98,7 @@ class _Evaluation:
         if noise is None:
             del fields["likelihood"]
         batches = [shared_size(mesh, config[group].batch_size) for group in ("likelihood", "sampling")]
-        known = [fields, protocol, noise, batches, self.contents]
+        known = [fields, protocol, noise, batches, self.contents, *statistics_of(self.experiment)]
         if classes := self.experiment.num_classes:
             guided = self.samples and [self.experiment.sampled_classes, config.conditioning.scale]
             known += [[classes, config.conditioning.null_probability, guided]]

@@ -51,7 +51,8 @@ def run_import(config: Settings, workdir: Path, command: str, checkpoint: Path) 
         return
     check_writable(workdir)
     with only_writer(workdir, "train", doing=f"importing a checkpoint to {workdir}"):
-        claim(config, workdir, DataRecord.of(data_info(config), {}))
+        scale = experiment.quantization.standardization
+        claim(config, workdir, DataRecord.of(data_info(config), {}, standardization=scale))
         atomic_write_json(workdir / "import.json", {"checkpoint": str(checkpoint), **provenance(state, command)})
         with CheckpointWriter(workdir) as checkpoints:  # written last: it marks the directory as a run
             checkpoints.save(state, {}, config.to_dict())

@@ -17,13 +17,14 @@ from score_sde.conditioning.noisy_classes import noisy_class_loss
 from score_sde.config import leaves
 from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
+from score_sde.data.identity import statistics_from_json, statistics_to_json
 from score_sde.errors import UserError
 from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.noise_levels import accuracy_by_noise
 from score_sde.experiment import Experiment
 from score_sde.fields import DEFAULTS, Settings
-from score_sde.files import Unreadable, atomic_write_json, jsonable, only_writer, read_json, writing
+from score_sde.files import Unreadable, atomic_write_json, jsonable, only_writer, read_json, reason_of, writing
 from score_sde.labels import Guided, on_data
 from score_sde.models.adapters import LinenClassifier
 from score_sde.models.registry import make_classifier
@@ -33,6 +34,7 @@ from score_sde.modes.workdir import build_experiment, load_splits, machine, trai
 from score_sde.report.charts import save_charts
 from score_sde.report.measured import classifier_chart, loss_curve
 from score_sde.report.quantities import quantities_of
+from score_sde.standardization import Standardization
 from score_sde.state import TrainState, state_of
 from score_sde.training.loop import Task
 from score_sde.training.step import make_train_step
@@ -51,8 +53,9 @@ def run_train_classifier(config: Settings, workdir: Path, command: str) -> None:
     Raises:
         UserError: If the data have no labels, or ``workdir`` has a classifier of other data or another configuration.
     """
-    experiment = build_experiment(config.with_("conditioning", classes=True), "train_classifier")
     directory, sources = workdir / "classifier", load_splits(config)
+    of_classes = config.with_("conditioning", classes=True)
+    experiment = build_experiment(of_classes, "train_classifier", standardization=_scale_of(_data_of(directory)))
     classifier = _classifier(experiment, experiment.num_classes)
     state = _train(experiment, classifier, sources, directory)
     loss_curve(directory / "metrics.jsonl", directory / "loss.png")
@@ -99,8 +102,14 @@ def guided_by_classifier(experiment: Experiment, params: Params) -> tuple[Experi
             f"config.conditioning.classifier is {fields.classifier}, and there is no trained classifier; train one "
             f"there with --mode=train_classifier --workdir={fields.classifier}."
         )
-    own = {"shape": list(experiment.event_shape), "centered": experiment.settings.data.centered}
-    if differing := [f"{name} {known[name]}, not {value}" for name, value in own.items() if known[name] != value]:
+    own = {
+        "shape": list(experiment.event_shape),
+        "centered": experiment.settings.data.centered,
+        "standardization": statistics_to_json(experiment.quantization.standardization).get("standardization"),
+    }
+    if differing := [
+        f"{name} {known.get(name)}, not {value}" for name, value in own.items() if known.get(name) != value
+    ]:
         raise UserError(
             f"The classifier in {directory} knows other data than the run: {'; '.join(differing)}; expected one that "
             "was trained on data like the run's."
@@ -192,6 +201,7 @@ def _train(
             "centered": config.data.centered,
             "num_classes": classifier.num_classes,
             "data": contents_of(task.source, labels=True),
+            **statistics_to_json(experiment.quantization.standardization),
         }
         recorded, before = newest_config(directory), _data_of(directory)
         if recorded is not None:
@@ -212,9 +222,19 @@ def _data_of(directory: Path) -> dict[str, Any] | None:
     """
     path, remedy = directory / _DATA, f"it tells the data of the classifier; remove {directory} to train another"
     found = read_json(path, remedy=remedy)
-    shape, count = (None, None) if found is None else (found.get("shape"), found.get("num_classes"))
     if found is None:
         return None
+    shape, count = found.get("shape"), found.get("num_classes")
     if not isinstance(shape, list) or not isinstance(count, int) or "centered" not in found or count < 1:
         raise Unreadable(path, "it is of another form", remedy)
+    try:
+        _scale_of(found)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unreadable(path, reason_of(error), remedy) from error
     return found
+
+
+def _scale_of(known: Mapping[str, Any] | None) -> Standardization | None:
+    """The standardization in the record of the data of a classifier."""
+    found = (known or {}).get("standardization")
+    return None if found is None else statistics_from_json(found)

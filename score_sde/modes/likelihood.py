@@ -232,6 +232,8 @@ def _add_mean(report: dict[str, Any], experiment: Experiment, result: DatasetLik
         )
     if experiment.quantization.num_grey_levels is not None:
         report["bits_per_dim"], report["std_error"] = mean_and_std_error(result.bits_per_dim[good])
+    else:
+        report["density_bits_per_dim"], report["density_bits_std_error"] = mean_and_std_error(result.bits_per_dim[good])
 
 
 def _add_baseline(run: _Measurement, count: int) -> None:

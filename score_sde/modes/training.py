@@ -16,7 +16,7 @@ from score_sde.evaluation.samples import in_rows, sampled_labels, sketch
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import check_writable, only_writer
-from score_sde.modes.record import claim, of_this_run
+from score_sde.modes.record import claim, of_this_run, recorded_data
 from score_sde.modes.workdir import build_experiment, has_checkpoint, load_splits, summarize, train_to_end
 from score_sde.report.measured import loss_curve
 from score_sde.report.plots import image_grid, scatter
@@ -32,15 +32,19 @@ def run_train(config: Settings, workdir: Path, command: str) -> None:
     """Train, or resume training, and draw the loss curve."""
 
     def prepare() -> tuple[tuple[Experiment, dict[str, Source], DataRecord], dict[str, Any]]:
-        experiment, sources = build_experiment(config, "train"), load_splits(config)
-        record = DataRecord.of(sources["train"].info, sources, labels=config.conditioning.classes)
+        known = recorded_data(workdir)
+        experiment = build_experiment(config, "train", standardization=known and known.standardization)
+        sources, scale = load_splits(config), experiment.quantization.standardization
+        record = DataRecord.of(
+            sources["train"].info, sources, labels=config.conditioning.classes, standardization=scale
+        )
         return (experiment, sources, record), record.summary()
 
     experiment, sources, data = agreed_on("data", prepare)
     check_writable(workdir)
     with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
         records = claim(config, workdir, data)
-        tell(sources, labels=config.conditioning.classes)
+        tell(sources, labels=config.conditioning.classes, standardized=data.standardization is not None)
         watch = _pictures(experiment, sources["test"], workdir / "progress")
         train(
             experiment,
@@ -48,7 +52,7 @@ def run_train(config: Settings, workdir: Path, command: str) -> None:
             watch=watch,
             sources=sources,
             check=of_this_run(workdir),
-            cautions=lambda: cautions(config, sources["train"]),
+            cautions=lambda: cautions(config, sources["train"], data.standardization),
             records=records,
         )
     loss_curve(workdir / "metrics.jsonl", workdir / "loss.png")

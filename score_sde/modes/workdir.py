@@ -10,7 +10,7 @@ from typing import Any
 
 from score_sde.agreement import agreed_on
 from score_sde.checkpointing import Checkpoints, DamagedSnapshot, Snapshots, newest_config
-from score_sde.data import Source, SourceInfo, load_source, source_info
+from score_sde.data import STANDARDIZATIONS, Source, SourceInfo, load_source, source_info
 from score_sde.data import fingerprint as contents_of
 from score_sde.data.base import SPLITS
 from score_sde.diffusions import CONTINUOUS, DIFFUSIONS
@@ -26,6 +26,7 @@ from score_sde.machine import describe_machine
 from score_sde.modes.record import as_recorded, check_same, of_this_run, recorded_data
 from score_sde.parameterization import LEVEL_CONDITIONS
 from score_sde.report.summary import write_summary
+from score_sde.standardization import Standardization
 from score_sde.state import TrainState
 from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
 from score_sde.training.loop import Task, run
@@ -39,22 +40,44 @@ _ROUGH = 0.05  # error of a reconstructed profile that triggers a warning
 log = logging.getLogger(__name__)
 
 
-def build_experiment(config: Nested, mode: str | None = None) -> Experiment:
-    """The experiment of a configuration and its data, for one mode or for all."""
+def build_experiment(
+    config: Nested, mode: str | None = None, *, standardization: Standardization | None = None
+) -> Experiment:
+    """The experiment of a configuration and its data, for one mode or for all.
+
+    The standardization comes from the data unless it is given.
+    """
     settings = Settings.of(config)
     info = data_info(settings)
-    return _experiment(settings, info, mode)
+    return _experiment(settings, info, mode, standardization or measured_standardization(settings, info))
 
 
-def _experiment(config: Settings, info: SourceInfo, mode: str | None) -> Experiment:
+def _experiment(
+    config: Settings, info: SourceInfo, mode: str | None, standardization: Standardization | None
+) -> Experiment:
     options = {"num_classes": info.num_classes, "purposes": purposes_of(mode, config)}
-    return Experiment.from_config(config, info.shape, info.num_grey_levels, **options)
+    return Experiment.from_config(config, info.shape, info.num_grey_levels, standardization=standardization, **options)
+
+
+def measured_standardization(config: Settings, info: SourceInfo) -> Standardization | None:
+    """The standardization of ``config.data.standardize`` with the statistics of the training split.
+
+    Of gray levels there is none; :mod:`score_sde.validation` refuses to standardize them.
+
+    Raises:
+        UserError: If the data cannot be standardized, or are not at hand.
+    """
+    measure = STANDARDIZATIONS[config.data.standardize]
+    if measure is None or info.num_grey_levels is not None:
+        return None
+    return measure(load_split(config, "train"))
 
 
 def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
     """The experiment of a run for a mode that needs its model.
 
-    Modes that need no data take shape and gray levels from the record of the run, if it has one.
+    Modes that need no data take shape and gray levels from the record of the run, if it has one, and all modes take
+    the standardization from there.
 
     Raises:
         UserError: If the configuration differs from the run's in fields that the mode reads, or the data have another
@@ -62,7 +85,7 @@ def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
     """
     config, known = as_recorded(config, workdir, mode), recorded_data(workdir)
     if known is not None and mode in _WITHOUT_DATA:
-        return _experiment(config, known.info, mode)
+        return _experiment(config, known.info, mode, known.standardization or _again(config, known.info, workdir))
     with _perhaps_moved(config, workdir):
         info = data_info(config)
     if known is not None and (known.shape, known.num_levels) != (info.shape, info.num_grey_levels):
@@ -71,7 +94,14 @@ def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
             f"{workdir} was trained on {known.shape} with {known.num_levels}; expected the same. Give such data as "
             "config.data.name."
         )
-    return _experiment(config, info, mode)
+    scale = None if known is None else known.standardization
+    return _experiment(config, info, mode, scale or _again(config, info, workdir))
+
+
+def _again(config: Settings, info: SourceInfo, workdir: Path) -> Standardization | None:
+    """The standardization of a run whose record has none, from its data."""
+    with _perhaps_moved(config, workdir):
+        return measured_standardization(config, info)
 
 
 @contextlib.contextmanager

@@ -8,8 +8,7 @@ from score_sde.report.figures import DASH, dig, finite, num_bytes, number
 
 #: A description of a field: text, or a function of the file.
 Words = str | Callable[[Mapping[str, Any]], str]
-_SHOWN = 40  # characters of a value in a message
-_CLASSES = 12  # listed
+_SHOWN, _CLASSES = 40, 12  # characters of a value in a message, and listed classes
 
 
 class Field(NamedTuple):
@@ -169,6 +168,7 @@ RESULTS: dict[str, tuple[str, tuple[Field, ...]]] = {
         Field("budget.truncation.mean", "Truncation", bits_unit, "budget.truncation.std_error",
               how=_checked("what the decoder at t_min adds, {}; not in the interval"), style="shift"),
         Field("budget.prior", "Prior", bits_unit, how="information left in the data at t = 1"),
+        Field("density_bits_per_dim", "Bits of the density", "bits/dim", "density_bits_std_error", how="in data units"),
         Field("noise_levels.variance_ratio", "Gain from importance-sampled times",
               how="so many batches with uniform times are worth one"),
         Field("num_failed", "Failed solves", how="the ODE solver gave up on these examples",
