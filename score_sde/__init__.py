@@ -11,6 +11,7 @@ from score_sde.compiler import protect
 
 if TYPE_CHECKING:
     from score_sde import likelihood, objectives, parameterization, sampling, sdes, solvers
+    from score_sde.notebook import Model, fit, load
     from score_sde.sdes import VE, VP, SubVP
 
 __version__ = "0.1.0"
@@ -18,9 +19,12 @@ __version__ = "0.1.0"
 __all__ = [
     "VE",
     "VP",
+    "Model",
     "SubVP",
     "__version__",
+    "fit",
     "likelihood",
+    "load",
     "objectives",
     "parameterization",
     "sampling",
@@ -28,10 +32,13 @@ __all__ = [
     "solvers",
 ]
 
+#: The modules of names that are no modules.
+_PLACES = {**dict.fromkeys(("VE", "VP", "SubVP"), "sdes"), **dict.fromkeys(("Model", "fit", "load"), "notebook")}
+
 
 def __getattr__(name: str) -> Any:
-    if name in {"VE", "VP", "SubVP"}:
-        return getattr(importlib.import_module("score_sde.sdes"), name)
+    if name in _PLACES:
+        return getattr(importlib.import_module(f"score_sde.{_PLACES[name]}"), name)
     if name in __all__:
         return importlib.import_module(f"score_sde.{name}")
     raise AttributeError(f"module 'score_sde' has no attribute '{name}'")

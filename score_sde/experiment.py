@@ -25,7 +25,7 @@ from score_sde.fields.settings import Nested
 from score_sde.labels import Conditioned, Guided, unconditioned
 from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.models.adapters import LinenClassifier
-from score_sde.models.registry import NETWORKS, make_dequantizer, make_latent_model, make_network
+from score_sde.models.registry import NETWORKS, make_dequantizer
 from score_sde.objectives import LatentVariableModel, NoiseAndFraction, class_conditional, make_predict_fn
 from score_sde.parameterization import PARAMETERIZATIONS, THRESHOLDS, Parameterization, make_score_fn, thresholded
 from score_sde.processes import Process
@@ -37,7 +37,7 @@ from score_sde.solvers import CORRECTORS, PredictorCorrector, Solver, follows_of
 from score_sde.solvers.pairing import follows_chain, too_long
 from score_sde.standardization import Standardization
 from score_sde.state import TrainState, create_state, state_of
-from score_sde.training.objective import VARIANCES, Trainees, make_loss
+from score_sde.training.objective import VARIANCES, make_loss, make_trainees
 from score_sde.training.optim import make_optimizer
 from score_sde.training.step import TrainStep, make_train_step
 from score_sde.typing import Batch, Dequantizer, Loss, Network, Params, ScoreFn, Times, expand_like
@@ -74,6 +74,7 @@ class Experiment:
         *,
         num_classes: int | None = None,
         standardization: Standardization | None = None,
+        network: Network | None = None,
         mesh: Mesh | None = None,
         purposes: Collection[Purpose] = PURPOSES,
     ) -> "Experiment":
@@ -82,8 +83,8 @@ class Experiment:
         It runs on the devices of ``mesh``, by default all there are, arranged by ``config.mesh``.
 
         Continuous data have ``None`` gray levels, and data without labels ``None`` classes. The standardization is the
-        one of ``config.data.standardize``, whose numbers come from the data. Fields that the purposes do not read are
-        not checked.
+        one of ``config.data.standardize``, whose numbers come from the data. A given network stands in for the
+        configured one. Fields that the purposes do not read are not checked.
 
         Raises:
             UserError: With every problem: unknown fields and names, values out of range or at odds with others.
@@ -91,11 +92,11 @@ class Experiment:
         settings = Settings.of(config)
         if mesh is None:
             mesh = make_mesh(data=settings.mesh.data, fsdp=settings.mesh.fsdp)
-        refuse(_problems(settings, event_shape, num_grey_levels, num_classes, purposes))
+        refuse(_problems(settings, event_shape, num_grey_levels, num_classes, purposes, network))
         classes = classes_of(settings, num_classes)
         sde = make_sde(settings)
         process = make_process(settings, sde)
-        trainees = _make_trainees(settings, event_shape, classes)
+        trainees = make_trainees(settings, event_shape, classes, network)
         kind = PARAMETERIZATIONS[settings.parameterization.output]
         parameterization = build(kind, {**settings.parameterization, **kind.fixed})
         representation = {"centered": settings.data.centered, "standardization": standardization}
@@ -297,6 +298,7 @@ def _problems(
     num_grey_levels: int | None,
     num_classes: int | None,
     purposes: Collection[Purpose],
+    network: Network | None,
 ) -> list[str]:
     """Every problem with fields that are valid one by one; some of them appear only in building."""
     found = [
@@ -313,7 +315,7 @@ def _problems(
 
     sde, wanted = attempt(make_sde, config), set(purposes)
     process = attempt(make_process, config, sde) if sde is not None else None
-    attempt(_make_trainees, config, event_shape, classes_of(config, num_classes))
+    attempt(make_trainees, config, event_shape, classes_of(config, num_classes), network)
     trained = DEQUANTIZATIONS[config.likelihood.dequantization] and not NETWORKS[config.model.name].is_latent
     if "dequantize" in wanted or ("likelihood" in wanted and trained):
         attempt(make_dequantizer, dict(config.dequantizer), event_shape, num_grey_levels)
@@ -383,15 +385,3 @@ def make_method(sampling: Sampling) -> Solver | AdaptiveMethod:
 def classes_of(config: Settings, num_classes: int | None) -> int:
     """The number of classes that a network is trained on, by default all of the data; 0 for a run without labels."""
     return (config.model.num_classes or num_classes or 0) if config.conditioning.classes else 0
-
-
-def _make_trainees(config: Settings, event_shape: tuple[int, ...], classes: int) -> Trainees:
-    if NETWORKS[config.model.name].is_latent:
-        return Trainees.of_latent(make_latent_model(dict(config.model), event_shape))
-    network = make_network(
-        {**config.model, "num_classes": classes or config.model.num_classes},
-        event_shape,
-        num_scales=config.parameterization.num_scales,
-        centered=config.data.centered,
-    )
-    return Trainees.of_score(network, config.parameterization.variances)

@@ -148,6 +148,18 @@ class Quantization(Checked):
             return self._standardized(levels)
         return self._scale((levels.astype(jnp.float32) + 0.5) / self.num_grey_levels)
 
+    def unscaled(self, x: Batch) -> Batch:
+        """Scaled data in their own units, the inverse of :meth:`midpoints`: gray levels too come as floats.
+
+        >>> quantization = Quantization(num_grey_levels=4)
+        >>> quantization.unscaled(quantization.midpoints(jnp.array([[0.0, 3.0]]))).tolist()
+        [[0.0, 3.0]]
+        """
+        if self.num_grey_levels is None:
+            return x if self.standardization is None else jnp.asarray(self.standardization.inverse(x))
+        unit = (x + 1.0) / 2.0 if self.centered else x
+        return unit * self.num_grey_levels - 0.5
+
     def quantize(self, x: Array | np.ndarray) -> np.ndarray:
         """The levels of the bins that contain the values, clipped to valid ones; continuous data in their own units.
 

@@ -59,7 +59,7 @@ REGISTRIES = {
     "model.progressive_input": INPUT_PYRAMIDS,
     "model.normalization": NORMALIZATIONS,
     "model.variance": DECODER_VARIANCES,
-    "data.name": ["digits", *TFDS_INFO, *(f"toy:{name}" for name in TOYS)],
+    "data.name": ["digits", "array", *TFDS_INFO, *(f"toy:{name}" for name in TOYS)],
     "objective.kind": OBJECTIVES,
     "objective.weighting": WEIGHTINGS,
     "objective.times": TIME_SAMPLERS,

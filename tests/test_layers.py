@@ -45,7 +45,7 @@ LAYERS = (
     {"evaluation", "unread"},
     {"plan", "report", "reproduction"},
     {"modes"},
-    {"cli"},
+    {"cli", "notebook"},
     {"__main__"},
 )
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}

@@ -45,9 +45,9 @@ def load_npz(path: str, split: str) -> ArraySource:
     info = _describe(path, key, arrays, labels_key)
     if info.num_grey_levels is None:
         used.discard("num_levels")
-        examples = _single_precision(info.name, key, examples)
+        examples = single_precision(info.name, key, examples)
     if key != split:
-        rows = _split_rows(path, len(examples), split)
+        rows = split_rows(f"npz:{path}", len(examples), split)
         examples, labels = examples[rows], None if labels is None else labels[rows]
     ignored = ", ".join(ascii(name) for name in names if name not in used)
     notes = (f"the arrays it holds besides are ignored ({ignored})",) if ignored else ()
@@ -67,10 +67,10 @@ def _keys(path: str, names: list[str], split: str) -> tuple[str, str, set[str]]:
     )
 
 
-def _split_rows(path: str, num_examples: int, split: str) -> np.ndarray:
+def split_rows(name: str, num_examples: int, split: str) -> np.ndarray:
     """The rows of a split, by a permutation that depends on the number of examples alone."""
     if num_examples < 2:
-        raise UserError(f"npz:{path} has {num_examples} example, expected at least 2 to split. Add data.")
+        raise UserError(f"{name} has {num_examples} example, expected at least 2 to split. Add data.")
     order = np.random.RandomState(NPZ_SPLIT_SEED).permutation(num_examples)
     num_test = max(1, num_examples // NPZ_TEST_SHARE)
     return order[:num_test] if split == "test" else order[num_test:]
@@ -129,7 +129,7 @@ def _hint(examples: np.ndarray) -> str:
     return f"If these are images, store their levels: {levels}{axis}. If they are continuous data, use {flat}."
 
 
-def _single_precision(name: str, key: str, examples: np.ndarray) -> np.ndarray:
+def single_precision(name: str, key: str, examples: np.ndarray) -> np.ndarray:
     """Continuous data as float32, within whose range they must lie."""
     with np.errstate(over="ignore", under="ignore"):
         single = examples.astype(np.float32)

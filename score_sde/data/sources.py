@@ -52,6 +52,7 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
 
     ============================================  ==========================================================
     ``digits``                                    8x8x1, 17 levels; ships with scikit-learn
+    ``array``                                     the array that was given to :func:`score_sde.fit`: not loaded, refused
     ``mnist``, ``fashion_mnist``, ``cifar10``     through TFDS, prepared from the original files if necessary
     ``tfds:NAME``                                 any prepared TFDS data set of images, see
                                                   :func:`score_sde.data.tfds_prepared.load_prepared`
@@ -95,6 +96,13 @@ def source_info(name: str, *, data_dir: str | None = None) -> SourceInfo:
     return _entry(name).info(data_dir)
 
 
+def _not_kept() -> Any:
+    raise UserError(
+        "The data of this run were given to score_sde.fit as an array, and are in no file; measure with the methods of "
+        "score_sde.load, or give the data as config.data.name=npz:PATH."
+    )
+
+
 class _Entry(NamedTuple):
     """A data set: from a split and the directory of data sets to its source, and its info without the split."""
 
@@ -109,6 +117,7 @@ def _of_user(load: Callable[[str, str], Source], path: str) -> _Entry:
 
 _NAMES: Mapping[str, _Entry] = {
     "digits": _Entry(lambda split, _: load_digits(split), lambda _: DIGITS_INFO),
+    "array": _Entry(lambda split, _: _not_kept(), lambda _: _not_kept()),
     **{name: _Entry(functools.partial(load_tfds, name), lambda _, info=info: info) for name, info in TFDS_INFO.items()},
 }
 _KINDS: Mapping[str, Callable[[str], _Entry]] = {

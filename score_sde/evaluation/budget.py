@@ -54,9 +54,17 @@ class ErrorBudget(NamedTuple):
 
 
 def error_budget(
-    experiment: Experiment, params: Params, source: Source, result: DatasetLikelihood, *, noise: BinNoise
+    experiment: Experiment,
+    params: Params,
+    source: Source,
+    result: DatasetLikelihood,
+    *,
+    noise: BinNoise,
+    nats: bool = False,
 ) -> ErrorBudget:
     """The budget of the mean of a measured likelihood: bits/dim for images, nats per example for continuous data.
+
+    If asked for, it is in nats for both.
 
     Failed solves are not counted.
     """
@@ -64,7 +72,7 @@ def error_budget(
     batch = next(examples(experiment, source, batch_size=count, limit=count))
     key = jax.random.fold_in(root_key(experiment, Purpose.BUDGET), 0)
     unit = 1.0
-    if experiment.quantization.num_grey_levels is not None:
+    if experiment.quantization.num_grey_levels is not None and not nats:
         unit = 1.0 / (float(np.prod(experiment.event_shape)) * np.log(2.0))
 
     def measured(key: Any = key, **changes: Any) -> Draw:

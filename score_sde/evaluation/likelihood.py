@@ -160,17 +160,18 @@ def dataset_likelihood(
     *,
     noise: BinNoise | None = None,
     kept: Partial | None = None,
+    draw: Program | None = None,
 ) -> DatasetLikelihood:
     """The probability-flow likelihood of every example (or of the first ``likelihood.num_examples``).
 
     The noise is uniform unless given. An interrupted measurement resumes from ``kept``, which is in memory only unless
-    given.
+    given. A ``draw`` is the compiled :func:`flow_draw`, for a caller that keeps it.
 
     Several draws are averaged, which estimates the variational bound with less noise. With
     ``likelihood.importance_weighted`` their weights are averaged, which gives a tighter bound on the likelihood.
     """
     settings, noise, kept = experiment.settings.likelihood, noise or BinNoise(), kept or Partial()
-    draw, root = flow_draw(experiment, noise), root_key(experiment, Purpose.LIKELIHOOD)
+    draw, root = draw or flow_draw(experiment, noise), root_key(experiment, Purpose.LIKELIHOOD)
 
     def measure(batch: Examples) -> tuple[Array, ...]:
         roots = [jax.random.fold_in(root, n) for n in range(settings.num_dequantizations)]
@@ -186,6 +187,14 @@ def log_units(experiment: Experiment) -> float:
     """The log-density of scaled data minus the log-density in the units of the data, in nats; 0 unless standardized."""
     scale = experiment.quantization.standardization
     return 0.0 if scale is None else -float(scale.log_det(experiment.event_shape))
+
+
+def log_levels(experiment: Experiment) -> float:
+    """The log-density of scaled images minus the log-probability of their gray levels, in nats; 0 for other data."""
+    quantization = experiment.quantization
+    if quantization.num_grey_levels is None:
+        return 0.0
+    return math.prod(experiment.event_shape) * math.log(2.0) * quantization.offset
 
 
 def bits_per_dim(experiment: Experiment, nats: np.ndarray) -> np.ndarray:

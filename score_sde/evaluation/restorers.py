@@ -15,9 +15,11 @@ from score_sde.chains import Chain
 from score_sde.conditioning import DAPS, Inpaint, LinearOperator, RePaint, posterior_score, twisted_diffusion
 from score_sde.conditioning.operators import Observations
 from score_sde.conditioning.posterior import METHODS
+from score_sde.errors import UserError
 from score_sde.experiment import Experiment, make_method
 from score_sde.fields.conditioning import Conditioning
 from score_sde.keys import fold_in
+from score_sde.samplers import Adaptive, Decoder
 from score_sde.sampling import FixedSteps
 from score_sde.solvers import Solver
 from score_sde.solvers.base import Solution
@@ -49,27 +51,36 @@ class Restorer(NamedTuple):
     takes_solver: bool = True  # whether it follows the configured solver; the others follow its times alone
 
 
+def posterior_sampler(
+    experiment: Experiment, operator: Callable[[Array], Array], y: Observations, noise_std: Any, **options: Any
+) -> FixedSteps | Adaptive:
+    """The configured sampler along the score of data given observations; its options are those of ``posterior_score``.
+
+    Learned variances belong to the score without observations, and are left out.
+
+    Raises:
+        UserError: As :func:`~score_sde.conditioning.posterior_score`, and for an autoencoder, which has no score.
+    """
+    sampler = experiment.sampler
+    if isinstance(sampler, Decoder):
+        raise UserError(f"config.model.name is {experiment.settings.model.name}, which has no score to restore with.")
+
+    def score_of(params: Params) -> ScoreFn:
+        score_fn = experiment.followed_score(params)
+        return posterior_score(experiment.process, score_fn, operator, y, noise_std, **options)
+
+    if isinstance(sampler, FixedSteps):
+        return dataclasses.replace(sampler, score_of=score_of, law_of=None)
+    return dataclasses.replace(sampler, score_of=score_of)
+
+
 def _by_score(
     name: str, experiment: Experiment, seen: Observed, params: Params, keys: SampleKeys, y: Observations
 ) -> Solution:
-    """The configured sampler along the posterior score; learned variances belong to another score, and are left out."""
-    fields, sampler = experiment.settings.conditioning, experiment.sampler
-
-    def score_of(params: Params) -> ScoreFn:
-        return posterior_score(
-            experiment.process,
-            experiment.followed_score(params),
-            seen.operator,
-            y,
-            fields.noise_std,
-            method=name,
-            iterations=fields.solve_steps,
-            data_std=fields.data_std,
-        )
-
-    own = {"law_of": None} if isinstance(sampler, FixedSteps) else {}
-    given: Any = dataclasses.replace(sampler, score_of=score_of, **own)
-    return given.of_keys(params, keys, experiment.event_shape)
+    fields = experiment.settings.conditioning
+    options = {"method": name, "iterations": fields.solve_steps, "data_std": fields.data_std}
+    sampler = posterior_sampler(experiment, seen.operator, y, fields.noise_std, **options)
+    return sampler.of_keys(params, keys, experiment.event_shape)
 
 
 def _repaint(experiment: Experiment, seen: Observed, params: Params, keys: SampleKeys, y: Observations) -> Solution:

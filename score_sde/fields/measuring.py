@@ -218,3 +218,13 @@ class Evaluation(Group):
     keep_features: int = integer(
         10_000, 0, 10**7, "features kept beside the moments, for metrics that compare examples", _COMPARED
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(Group):
+    """--mode=export: the model as a folder that can be handed on."""
+
+    license: str = text(
+        "unknown", r"[a-z0-9][a-z0-9.+-]{0,63}", "an identifier such as apache-2.0 or cc-by-4.0, other or unknown",
+        "the license of the model in its card",
+    )  # fmt: skip

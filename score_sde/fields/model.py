@@ -104,10 +104,11 @@ class Data(Group):
 
     name: str = choice(
         (
-            *("digits", "mnist", "fashion_mnist", "cifar10"),
+            *("digits", "mnist", "fashion_mnist", "cifar10", "array"),
             *(f"toy:{name}" for name in ("checkerboard", "moons", "rings", "gaussians", "swissroll")),
         ),
-        "the data set: a name, or tfds:NAME, npz:PATH, folder:PATH, arrayrecord:PATH",
+        "the data set: a name, or tfds:NAME, npz:PATH, folder:PATH, arrayrecord:PATH; array for one that score_sde.fit "
+        "was given",
         default="cifar10",
         prefixes=("tfds:", "npz:", "folder:", "arrayrecord:"),
     )

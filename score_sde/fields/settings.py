@@ -12,7 +12,7 @@ from score_sde.fields.conditions import When
 from score_sde.fields.diffusion import Diffusion, Mesh, Parameterization, Top
 from score_sde.fields.kinds import Kind
 from score_sde.fields.lines import Group
-from score_sde.fields.measuring import Evaluation, Likelihood, Pareto, Plan, Sampling
+from score_sde.fields.measuring import Evaluation, Export, Likelihood, Pareto, Plan, Sampling
 from score_sde.fields.model import Data, Model
 from score_sde.fields.training import Classifier, Dequantizer, Objective, Optim, Training
 
@@ -52,6 +52,7 @@ class Settings(Top):
     plan: Plan = field(default_factory=Plan)
     likelihood: Likelihood = field(default_factory=Likelihood)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    export: Export = field(default_factory=Export)
     conditioning: Conditioning = field(default_factory=Conditioning)
 
     @classmethod

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
 from score_sde.models.layers import Conv
-from score_sde.typing import Batch, Labels, Params, PRNGKey, SampleKeys, Times, event_sum
+from score_sde.typing import Batch, Labels, Network, Params, PRNGKey, SampleKeys, Times, event_sum
 
 # The layers whose products are computed in the lower precision: nine tenths of the work. Activations between them,
 # normalizations, dense layers (noise embedding, attention, shortcuts) and softmax stay in float32: rounding the dense
@@ -59,6 +60,22 @@ class LinenNetwork:
         output = rounded.apply({"params": module.variables["params"]}, *args)
         assert isinstance(output, jax.Array)
         return output.astype(jnp.float32)
+
+
+def as_network(given: Any) -> Network:
+    """A Linen module as a network; what has the two functions of a network already is returned unchanged.
+
+    Raises:
+        UserError: For anything else.
+    """
+    if isinstance(given, nn.Module):
+        return LinenNetwork(given)
+    if isinstance(given, type) or not isinstance(given, Network):
+        raise UserError(
+            f"network is {given!r}; expected a module of flax.linen (an instance, not a class), or an object with "
+            "init(key, shape) and apply(params, x, condition, *, label, key)."
+        )
+    return given
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from score_sde.evaluation.base import fingerprint
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable, one_at_a_time, only_writer, read_json
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
-from score_sde.modes.record import claim
+from score_sde.modes.folder import write_folder
+from score_sde.modes.record import MODEL, claim, recorded_data
 from score_sde.modes.workdir import (
     build_experiment,
     data_info,
@@ -24,6 +25,7 @@ from score_sde.modes.workdir import (
     summarize,
     trained_model,
 )
+from score_sde.report.card import model_card
 from score_sde.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -70,11 +72,21 @@ def _is_import_of(state: TrainState, workdir: Path) -> bool:
 
 @one_at_a_time("export")
 def run_export(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
-    """Write the parameters and an average of them to ``model.safetensors``, which ``--mode=import`` reads."""
-    experiment = experiment_of(config, workdir, "export")
+    """Write the parameters and an average of them to ``model.safetensors``, which ``--mode=import`` reads.
+
+    In a folder of its own (``out``) the records of the run and a model card join them; see
+    :mod:`score_sde.modes.folder`.
+    """
+    experiment, known = experiment_of(config, workdir, "export"), recorded_data(workdir)
     state, average = trained_model(experiment, workdir)
-    path, width, step = (out or workdir) / "model.safetensors", experiment.settings.ema_width, int(state.step)
+    settings, step = experiment.settings, int(state.step)
+    width, folder = settings.ema_width, out or workdir
     which = {"ema_width": width, "ema_step": average.get("ema_step", step)}
-    export_checkpoint(path, state.params, state.ema_params, step, **which)
+    if out is None:
+        export_checkpoint(folder / MODEL, state.params, state.ema_params, step, **which)
+    else:
+        data = known or DataRecord.of(data_info(config), {}, standardization=experiment.quantization.standardization)
+        card = model_card(settings, data, state.ema_params, step, place=workdir)
+        write_folder(out, settings, data, card, params=state.params, ema_params=state.ema_params, step=step, **which)
     kind = f"the power-function average of width {width:g}" if width else "the average that was trained along"
-    log.info("Wrote %s: the parameters of step %d, and %s, of step %d.", *(path, step, kind, which["ema_step"]))
+    log.info("Wrote %s: the parameters of step %d, and %s, of step %d.", folder / MODEL, step, kind, which["ema_step"])

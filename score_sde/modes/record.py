@@ -14,6 +14,8 @@ from score_sde.fields import DEFAULTS, Settings
 from score_sde.files import Bucket, Unreadable, atomic_write_json, check_writable, read_json, reason_of
 from score_sde.training.optim import SCHEDULES
 
+#: The file of parameters of a model that was exported.
+MODEL = "model.safetensors"
 #: Groups of fields that decide the meaning of the parameters of a run.
 MEANING = ("sde", "parameterization", "model", "data", "conditioning")
 #: Groups of fields that decide the training; they may not change under an existing run.
@@ -166,10 +168,13 @@ def _unlike(sentence: str, changed: list[str], advice: str) -> UserError:
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a directory holds the record or a checkpoint of a run."""
-    record = directory / "config.json"
-    recorded = record.is_file() if isinstance(record, Bucket) else os.path.isfile(record)
-    return recorded or bool(Checkpoints(directory).steps)
+    """Whether a directory holds the record or a checkpoint of a run, and not just a model that was handed on."""
+
+    def has(name: str) -> bool:
+        path = directory / name
+        return path.is_file() if isinstance(path, Bucket) else os.path.isfile(path)
+
+    return (has("config.json") and not has(MODEL)) or bool(Checkpoints(directory).steps)
 
 
 def check_places(workdir: Path, out: Path | None) -> None:

@@ -41,12 +41,30 @@ def run_train(config: Settings, workdir: Path, command: str) -> None:
         return (experiment, sources, record), record.summary()
 
     experiment, sources, data = agreed_on("data", prepare)
+    train_run(experiment, sources, data, workdir, watch=_pictures(experiment, sources["test"], workdir / "progress"))
+    loss_curve(workdir / "metrics.jsonl", workdir / "loss.png")
+    summarize(workdir, workdir)
+
+
+def train_run(
+    experiment: Experiment,
+    sources: Mapping[str, Source],
+    data: DataRecord,
+    workdir: Path,
+    *,
+    watch: Watch = lambda step, params: None,
+) -> TrainState:
+    """Train in a working directory, alone there, with the records of configuration and data that make it a run.
+
+    Raises:
+        UserError: As :func:`train`; if the directory holds another run, or another process trains in it.
+    """
+    config = experiment.settings
     check_writable(workdir)
     with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
         records = claim(config, workdir, data)
         tell(sources, labels=config.conditioning.classes, standardized=data.standardization is not None)
-        watch = _pictures(experiment, sources["test"], workdir / "progress")
-        train(
+        return train(
             experiment,
             workdir,
             watch=watch,
@@ -55,8 +73,6 @@ def run_train(config: Settings, workdir: Path, command: str) -> None:
             cautions=lambda: cautions(config, sources["train"], data.standardization),
             records=records,
         )
-    loss_curve(workdir / "metrics.jsonl", workdir / "loss.png")
-    summarize(workdir, workdir)
 
 
 def train(

@@ -31,7 +31,7 @@ from score_sde.state import TrainState
 from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
 from score_sde.training.loop import Task, run
 from score_sde.training.writers import ProgressBar
-from score_sde.typing import Params
+from score_sde.typing import Network, Params
 from score_sde.validation import purposes_of
 
 _WITHOUT_DATA = ("sample", "restore", "export")  # modes that need no data to build their model
@@ -49,14 +49,30 @@ def build_experiment(
     """
     settings = Settings.of(config)
     info = data_info(settings)
-    return _experiment(settings, info, mode, standardization or measured_standardization(settings, info))
+    return experiment_for(settings, info, mode, standardization or measured_standardization(settings, info))
 
 
-def _experiment(
-    config: Settings, info: SourceInfo, mode: str | None, standardization: Standardization | None
+def experiment_for(
+    config: Settings,
+    info: SourceInfo,
+    mode: str | None,
+    standardization: Standardization | None,
+    *,
+    network: Network | None = None,
 ) -> Experiment:
-    options = {"num_classes": info.num_classes, "purposes": purposes_of(mode, config)}
-    return Experiment.from_config(config, info.shape, info.num_grey_levels, standardization=standardization, **options)
+    """The experiment of a configuration for data with these facts, for one mode or for all.
+
+    A given network stands in for the configured one.
+    """
+    return Experiment.from_config(
+        config,
+        info.shape,
+        info.num_grey_levels,
+        num_classes=info.num_classes,
+        standardization=standardization,
+        network=network,
+        purposes=purposes_of(mode, config),
+    )
 
 
 def measured_standardization(config: Settings, info: SourceInfo) -> Standardization | None:
@@ -73,11 +89,11 @@ def measured_standardization(config: Settings, info: SourceInfo) -> Standardizat
     return measure(load_split(config, "train"))
 
 
-def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
+def experiment_of(config: Settings, workdir: Path, mode: str, *, network: Network | None = None) -> Experiment:
     """The experiment of a run for a mode that needs its model.
 
     Modes that need no data take shape and gray levels from the record of the run, if it has one, and all modes take
-    the standardization from there.
+    the standardization from there. A given network stands in for the configured one.
 
     Raises:
         UserError: If the configuration differs from the run's in fields that the mode reads, or the data have another
@@ -85,7 +101,8 @@ def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
     """
     config, known = as_recorded(config, workdir, mode), recorded_data(workdir)
     if known is not None and mode in _WITHOUT_DATA:
-        return _experiment(config, known.info, mode, known.standardization or _again(config, known.info, workdir))
+        scale = known.standardization or _again(config, known.info, workdir)
+        return experiment_for(config, known.info, mode, scale, network=network)
     with _perhaps_moved(config, workdir):
         info = data_info(config)
     if known is not None and (known.shape, known.num_levels) != (info.shape, info.num_grey_levels):
@@ -95,7 +112,7 @@ def experiment_of(config: Settings, workdir: Path, mode: str) -> Experiment:
             "config.data.name."
         )
     scale = None if known is None else known.standardization
-    return _experiment(config, info, mode, scale or _again(config, info, workdir))
+    return experiment_for(config, info, mode, scale or _again(config, info, workdir), network=network)
 
 
 def _again(config: Settings, info: SourceInfo, workdir: Path) -> Standardization | None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from score_sde.config import build
 from score_sde.errors import UserError
 from score_sde.fields import Settings
+from score_sde.models.registry import NETWORKS, make_latent_model, make_network
 from score_sde.objectives import CRITERIA, TIME_SAMPLERS, WEIGHTINGS, criterion_loss, score_matching_loss
 from score_sde.parameterization import Parameterization
 from score_sde.processes import Process
@@ -48,6 +49,27 @@ class Trainees:
         """The views of a variational autoencoder."""
         network = _WithoutScore(latent=latent)
         return cls(score=network, reversal=network, latent=latent)
+
+
+def make_trainees(
+    config: Settings, event_shape: tuple[int, ...], classes: int, network: Network | None = None
+) -> Trainees:
+    """The views of a given network, else of the one that ``config.model`` names, for data of a shape.
+
+    Raises:
+        UserError: For unknown names, and shapes that the network does not support.
+    """
+    if network is not None:
+        return Trainees.of_score(network, config.parameterization.variances)
+    if NETWORKS[config.model.name].is_latent:
+        return Trainees.of_latent(make_latent_model(dict(config.model), event_shape))
+    network = make_network(
+        {**config.model, "num_classes": classes or config.model.num_classes},
+        event_shape,
+        num_scales=config.parameterization.num_scales,
+        centered=config.data.centered,
+    )
+    return Trainees.of_score(network, config.parameterization.variances)
 
 
 class Kind(NamedTuple):
