@@ -215,10 +215,11 @@ def class_problems(config: Settings, num_classes: int | None, purposes: Collecti
             f"config.model.num_classes is {model.num_classes}, and {config.data.name} has {num_classes} classes; "
             f"expected {num_classes}, or 0 for their number."
         )
-    if "restore" in wanted and not conditioning.null_probability:
+    if "restore" in wanted and not conditioning.null_probability and not conditioning.labels:
         yield (
             "config.conditioning.null_probability is 0: training never drops a label, and images are restored with the "
-            "score without a class; expected a run that was trained with null_probability=0.1, or without labels."
+            "score without a class unless config.conditioning.labels says theirs; expected these, or a run that was "
+            "trained with null_probability=0.1."
         )
     if draws:
         yield from _class_samples(config, model.num_classes or num_classes)

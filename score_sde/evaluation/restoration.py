@@ -140,6 +140,7 @@ def draw_restorations(
 ) -> Partial:
     """``conditioning.draws`` draws for each observation, image by image, and the evaluations of each.
 
+    With ``conditioning.labels`` they are of these classes, which the images have in turn; without, of no class.
     Draw ``d`` for image ``i`` depends neither on the batch size nor on the numbers of draws and images.
 
     Raises:
@@ -150,7 +151,8 @@ def draw_restorations(
     root = root_key(experiment, Purpose.RESTORATIONS)
 
     def draw(params: Params, images: Array, numbers: Array, y: Array) -> Solution:
-        return restorer.draw(experiment, seen, params, keys_of(root, images, numbers), y)
+        given = experiment.condition(params, images) if fields.labels else params
+        return restorer.draw(experiment, seen, given, keys_of(root, images, numbers), y)
 
     program = jit(draw, out_shardings=batch_sharding(experiment.mesh))
 

@@ -19,6 +19,7 @@ from score_sde.errors import UserError
 from score_sde.experiment import Experiment, make_method
 from score_sde.fields.conditioning import Conditioning
 from score_sde.keys import fold_in
+from score_sde.labels import Conditioned, unconditioned
 from score_sde.samplers import Adaptive, Decoder
 from score_sde.sampling import FixedSteps
 from score_sde.solvers import Solver
@@ -111,12 +112,13 @@ def _daps(experiment: Experiment, seen: Observed, params: Params, keys: SampleKe
 def _tds(experiment: Experiment, seen: Observed, params: Params, keys: SampleKeys, y: Observations) -> Solution:
     """One run for each image, with the key of its first draw; every draw chooses one of the particles."""
     fields, times = experiment.settings.conditioning, experiment.times
+    own, labels = unconditioned(params)
 
-    def run(key: PRNGKey, y: Array) -> Any:
+    def run(key: PRNGKey, y: Array, label: Array | None) -> Any:
         return twisted_diffusion(
             key,
             experiment.process,
-            experiment.followed_score(params),
+            experiment.followed_score(own if label is None else Conditioned(own, label)),
             seen.operator,
             y[None],
             fields.noise_std,
@@ -126,7 +128,8 @@ def _tds(experiment: Experiment, seen: Observed, params: Params, keys: SampleKey
             data_std=fields.data_std,
         )
 
-    particles = jax.vmap(run)(keys[:: fields.draws], y[:: fields.draws])
+    of_images = (None if part is None else part[:: fields.draws] for part in (keys, y, labels))
+    particles = jax.vmap(run)(*of_images)
     images = jnp.repeat(jnp.arange(len(particles.x)), fields.draws)
     chosen = jax.vmap(jax.random.categorical)(fold_in(keys, _CHOSEN), particles.log_weights[images])
     share = fields.num_particles * len(times) / fields.draws
@@ -174,6 +177,11 @@ def problems_of_method(experiment: Experiment, seen: Observed) -> Iterator[str]:
     fields, sampling = experiment.settings.conditioning, experiment.settings.sampling
     method = RESTORERS[fields.method]
     yield from not_fulfilled("config.conditioning.noise_std", fields.noise_std, method.noise, method.expected)
+    if fields.classifier and not fields.labels:
+        yield (
+            f"config.conditioning.classifier is {fields.classifier} and config.conditioning.labels is (): images are "
+            "restored as of no class; expected their classes in config.conditioning.labels, or no classifier."
+        )
     if method.holds_pixels and seen.known is None:
         yield (
             f"config.conditioning.method is {fields.method}, which holds known pixels, and config.conditioning."

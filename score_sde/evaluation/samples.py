@@ -75,12 +75,13 @@ def draw_in_parts(
     """Draw the missing ones of the first ``total`` samples; keep ``finish`` of each batch and its cost.
 
     Raises:
-        UserError: If a sample is not finite, an adaptive solver gave one up, or a classifier is configured that guides
-            nothing here.
+        UserError: If a sample is not finite, an adaptive solver gave one up, or the configured classifier would guide
+            nothing.
     """
     if experiment.settings.conditioning.classifier and experiment.classifier is None:
         raise UserError(
-            "config.conditioning.classifier guides samples of --mode=sample alone; expected it to be empty here."
+            f"config.conditioning.classifier is {experiment.settings.conditioning.classifier}, and it was not loaded: "
+            "expected the run and the parameters of modes.guiding.guided_by_classifier, or no classifier."
         )
     settings = experiment.settings.sampling
     size = shared_size(experiment.mesh, min(settings.batch_size, total))
@@ -146,11 +147,17 @@ def identity_of_samples(experiment: Experiment, params: Params) -> str:
     groups = ("sde", "parameterization", "model", "sampling")
     known = [sample_seed(config), fingerprint(params), shared_size(experiment.mesh, config.sampling.batch_size)]
     data = [experiment.event_shape, quantization.num_grey_levels, quantization.centered, *statistics_of(experiment)]
-    classes = [[experiment.num_classes, experiment.sampled_classes, config.conditioning.scale]]
-    if experiment.classifier is not None:
-        classes += [[config.conditioning.classifier_scale]]
     fields = {name: dict(config[name]) for name in groups}
-    return json.dumps([fields, known, data, *(classes if experiment.sampled_classes else [])])
+    return json.dumps([fields, known, data, *guidance_of(experiment)])
+
+
+def guidance_of(experiment: Experiment) -> list[list[Any]]:
+    """Classes and guidance in the identity of samples, besides the parameters; nothing for samples of no class."""
+    fields = experiment.settings.conditioning
+    if not experiment.sampled_classes:
+        return []
+    classes = [[experiment.num_classes, experiment.sampled_classes, fields.scale]]
+    return classes if experiment.classifier is None else [*classes, [fields.classifier_scale]]
 
 
 def sampled_labels(experiment: Experiment, count: int, first: int = 0) -> np.ndarray | None:

@@ -36,7 +36,7 @@ class Conditioning(Group):
     )
     labels: tuple[int, ...] = several(
         *((), Integer(low=0, high=MAX_CLASSES - 1), (0, 100)),
-        "classes of the samples, in turn; empty for all",
+        "classes of the samples, in turn, empty for all; in --mode=restore of the images, empty for none",
         when=_CLASSES | _CLASSIFIER,
     )
     scale: float = real(
@@ -45,8 +45,7 @@ class Conditioning(Group):
     )
     classifier: str = path(
         "",
-        "a directory of --mode=train_classifier, whose classifier guides samples of --mode=sample to classes; empty "
-        "for none",
+        "a directory of --mode=train_classifier, whose classifier guides samples to classes; empty for none",
     )
     classifier_scale: float = real(1.0, 0.0, 100.0, "times the gradient of the classifier; 0 for none", _CLASSIFIER)
     operator: str = choice(

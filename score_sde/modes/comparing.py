@@ -19,6 +19,7 @@ from score_sde.experiment import make_predictor
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, atomic_write_text, check_writable, jsonable, one_at_a_time
 from score_sde.metrics import moments
+from score_sde.modes.guiding import conditions_of, guided_by_classifier
 from score_sde.modes.workdir import (
     experiment_of,
     kept_in,
@@ -46,17 +47,20 @@ def run_pareto(config: Settings, workdir: Path, command: str, *, out: Path | Non
     experiment = experiment_of(config, workdir, "pareto")
     references, settings = settings_of(experiment)
     state, average = trained_model(experiment, workdir)
+    experiment, guided = guided_by_classifier(experiment)
+    params = guided(state.ema_params)
     source = measured_split(config, workdir, "train")
     data = moments(as_compared(experiment, source.gather(np.arange(min(len(source), _PARETO_DATA)))))
     ordered = [*references, *settings]
     total = sum(s.num_steps * make_predictor(s.solver, config.sampling).num_evals + 1 for s in ordered)
     compiling("the samplers, one after another")
-    identity = json.dumps([identity_of_samples(experiment, state.ema_params), dict(config.pareto), fingerprint(source)])
+    identity = json.dumps([identity_of_samples(experiment, params), dict(config.pareto), fingerprint(source)])
     with kept_in(place, "pareto", identity, total=total, doing="pareto", unit="evaluation") as kept:
-        measured = list(measure(experiment, state.ema_params, data, ordered, kept=kept))
+        measured = list(measure(experiment, params, data, ordered, kept=kept))
     first, points = measured[: len(references)], measured[len(references) :]
     how = {
         "num_samples": config.pareto.num_samples,
+        **conditions_of(experiment),
         "identity": digest(identity),
         **provenance(state, command),
         **average,

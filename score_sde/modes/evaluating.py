@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ from score_sde.evaluation.metrics import (
 )
 from score_sde.evaluation.partial import Partial, discard, partial_file
 from score_sde.evaluation.record import EvaluationRecord, chosen_steps
-from score_sde.evaluation.samples import sampled_labels
+from score_sde.evaluation.samples import guidance_of, sampled_labels
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, one_at_a_time
 from score_sde.metrics import ReferenceStatistics
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.dequantizer import load_noise
+from score_sde.modes.guiding import guided_by_classifier
 from score_sde.modes.record import of_this_run
 from score_sde.modes.statistics import load_reference
 from score_sde.modes.workdir import (
@@ -67,6 +68,7 @@ class _Samples:
     """The tools of the sample metrics."""
 
     evaluate: SampleEvaluator
+    guided: Callable[[Params], Any]  # from parameters of the model to parameters of the sampler
     reference: ReferenceStatistics
     metrics: tuple[str, ...]
 
@@ -102,6 +104,8 @@ class _Evaluation:
         if classes := self.experiment.num_classes:
             guided = self.samples and [self.experiment.sampled_classes, config.conditioning.scale]
             known += [[classes, config.conditioning.null_probability, guided]]
+        if self.samples and (beside := guidance_of(self.experiment)[1:]):
+            known += [*beside, self.experiment.sampled_classes, fingerprint(self.samples.guided(()))]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def measure(self, step: int, params: Params, digest: str) -> dict[str, Any]:
@@ -145,7 +149,7 @@ class _Evaluation:
     def _metrics(self, step: int, params: Params, digest: str, samples: _Samples) -> dict[str, Any]:
         total = self.experiment.settings.evaluation.num_samples
         with self._kept("samples", step, f"{self.identity()} {digest}", total) as kept:
-            found = samples.evaluate(params, kept=kept)
+            found = samples.evaluate(samples.guided(params), kept=kept)
         results = samples.evaluate.measure(found, samples.reference, samples.metrics)
         return {
             **self._accuracy(found, samples.evaluate.extractor),
@@ -219,8 +223,9 @@ def _prepare(experiment: Experiment, workdir: Path, place: Path, command: str) -
         reference = load_reference(config, (place, workdir), command, info, extractor)
         metrics = metrics_of(config, info)
         check_protocol(extractor, reference, metrics, info)
+        experiment, guided = guided_by_classifier(experiment)
         evaluate = SampleEvaluator(experiment, extractor)
-        samples = _Samples(evaluate=evaluate, reference=reference, metrics=metrics)
+        samples = _Samples(evaluate=evaluate, guided=guided, reference=reference, metrics=metrics)
     source = measured_split(config, workdir, "test")
     evaluation = _Evaluation(
         experiment=experiment,

@@ -4,8 +4,9 @@ All files are in ``workdir/classifier``: checkpoints, metrics, the configuration
 """
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +81,17 @@ def run_train_classifier(config: Settings, workdir: Path, command: str) -> None:
         log.info("%s.", each.line)
 
 
-def guided_by_classifier(experiment: Experiment, params: Params) -> tuple[Experiment, Any]:
-    """A run and its parameters whose samples are guided by the classifier of ``conditioning.classifier``, if any.
+def guided_by_classifier(experiment: Experiment) -> tuple[Experiment, Callable[[Params], Any]]:
+    """A run whose samples are guided by the classifier of ``conditioning.classifier``, if any.
+
+    The second result gives the parameters that the samplers of the run take, from parameters of the model.
 
     Raises:
         UserError: If there is none, if it is of other data, or if the model cannot be guided.
     """
     fields = experiment.settings.conditioning
     if not fields.classifier:
-        return experiment, params
+        return experiment, lambda params: params
     if experiment.latent is not None or experiment.learns_variances:
         raise UserError(
             "config.conditioning.classifier guides a score by its gradient, and the model samples otherwise: with a "
@@ -130,7 +133,18 @@ def guided_by_classifier(experiment: Experiment, params: Params) -> tuple[Experi
     state = newest_part(experiment.mesh, directory, lambda: _init_state(its, classifier), lambda path, saved: None)
     if state is None:
         raise UserError(f"There is no checkpoint in {directory}/checkpoints yet; train with --mode=train_classifier.")
-    return dataclasses.replace(experiment, classifier=classifier), Guided(params, state.ema_params)
+    guided = functools.partial(Guided, classifier=state.ema_params)
+    return dataclasses.replace(experiment, classifier=classifier), guided
+
+
+def conditions_of(experiment: Experiment) -> dict[str, Any]:
+    """The classes of the samples and their guidance, for a report; nothing for samples of no class."""
+    if not experiment.sampled_classes:
+        return {}
+    fields, classes = experiment.settings.conditioning, {"classes": list(experiment.sampled_classes)}
+    if experiment.classifier is not None:
+        classes |= {"classifier": fields.classifier, "classifier_scale": fields.classifier_scale}
+    return classes | ({"scale": fields.scale} if experiment.num_classes else {})
 
 
 def _recorded_fields(config: Settings, recorded: Mapping[str, Any]) -> Settings:

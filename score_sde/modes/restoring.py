@@ -29,6 +29,7 @@ from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import atomic_savez, atomic_write_json, one_at_a_time
+from score_sde.modes.guiding import conditions_of, guided_by_classifier
 from score_sde.modes.workdir import experiment_of, kept_in, measured_split, provenance, summarize, trained_model
 from score_sde.report.plots import restored_rows
 from score_sde.training.writers import compiling
@@ -46,11 +47,12 @@ def run_restore(config: Settings, workdir: Path, command: str, *, out: Path | No
     seen = observed_of(experiment)
     observed = observations_of(experiment, seen, _given(experiment, config, workdir))
     state, average = trained_model(experiment, workdir)
-    fields, count = config.conditioning, len(observed.y)
-    identity = identity_of_restoration(experiment, state.ema_params, observed)
+    experiment, guided = guided_by_classifier(experiment)
+    params, fields, count = guided(state.ema_params), config.conditioning, len(observed.y)
+    identity = identity_of_restoration(experiment, params, observed)
     compiling("the sampler")
     with kept_in(place, "restoration", identity, total=count * fields.draws, doing="restoring") as kept:
-        kept = draw_restorations(experiment, state.ema_params, seen, observed, kept)
+        kept = draw_restorations(experiment, params, seen, observed, kept)
     x, num_evals = kept.columns()
     by_image = x.reshape(count, fields.draws, *experiment.event_shape)
     found = [_quality(experiment, seen, observed, number, draws) for number, draws in enumerate(by_image)]
@@ -67,6 +69,7 @@ def run_restore(config: Settings, workdir: Path, command: str, *, out: Path | No
         "num_images": count,
         "draws": fields.draws,
         "nominal_coverage": interval_of(fields.draws)[1],
+        **(conditions_of(experiment) if fields.labels else {}),
         **summary_of(found, fields.noise_std),
         "num_evals": float(num_evals.mean()),
         "num_products": float(num_evals.mean()) * restorer.products(fields),

@@ -3,7 +3,6 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from score_sde.evaluation.samples import (
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import atomic_savez, atomic_write_json, one_at_a_time
-from score_sde.modes.guiding import guided_by_classifier
+from score_sde.modes.guiding import conditions_of, guided_by_classifier
 from score_sde.modes.workdir import (
     check_limit,
     experiment_of,
@@ -47,8 +46,8 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
     place = out or workdir
     experiment = experiment_of(config, workdir, "sample")
     state, average = trained_model(experiment, workdir)
-    experiment, params = guided_by_classifier(experiment, state.ema_params)
-    settings = config.sampling
+    experiment, guided = guided_by_classifier(experiment)
+    settings, params = config.sampling, guided(state.ema_params)
     num_grey_levels = experiment.quantization.num_grey_levels
     identity = identity_of_samples(experiment, params)
     compiling("the sampler")
@@ -79,7 +78,7 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
         "seed": sample_seed(config),
         "first": settings.first,
         "denoising": settings.denoising,
-        **_conditions(experiment),
+        **conditions_of(experiment),
         "seconds": drawn.seconds,
         "identity": digest(identity),
         **provenance(state, command),
@@ -93,16 +92,6 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
         drawn.seconds,
     )
     summarize(workdir, place)
-
-
-def _conditions(experiment: Experiment) -> dict[str, Any]:
-    """The classes of the samples and their guidance, for a report; nothing for a run without labels."""
-    if not experiment.sampled_classes:
-        return {}
-    fields, classes = experiment.settings.conditioning, {"classes": list(experiment.sampled_classes)}
-    if experiment.classifier is not None:
-        classes |= {"classifier": fields.classifier, "classifier_scale": fields.classifier_scale}
-    return classes | ({"scale": fields.scale} if experiment.num_classes else {})
 
 
 def _points_at_hand(experiment: Experiment) -> np.ndarray | None:

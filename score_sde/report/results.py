@@ -86,8 +86,7 @@ def _sampler(report: Mapping[str, Any]) -> str:
 
 def _classes(report: Mapping[str, Any]) -> str:
     """The classes of samples and their guidance; nothing for samples of no class."""
-    classes = report.get("classes")
-    if not isinstance(classes, list) or not classes:
+    if not isinstance(classes := report.get("classes"), list) or not classes:
         return ""
     shown = ", ".join(str(label) for label in classes[:_CLASSES]) + ", ..." * (len(classes) > _CLASSES)
     scale = finite(report.get("scale"))
@@ -99,7 +98,8 @@ def _classes(report: Mapping[str, Any]) -> str:
 
 def _restored(report: Mapping[str, Any]) -> str:
     method = f"{report.get('method')}, {report.get('operator')}, noise {number(report.get('noise_std'))}"
-    return f"{counted(report, 'num_images', 'image')}, {counted(report, 'draws', 'draw')} each; {method}"
+    images = f"{counted(report, 'num_images', 'image')} {_classes(report)}".rstrip()
+    return f"{images}, {counted(report, 'draws', 'draw')} each; {method}"
 
 
 def _percent(share: Any) -> str:

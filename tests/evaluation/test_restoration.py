@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from score_sde.evaluation.restoration import (
     summary_of,
 )
 from score_sde.experiment import Experiment
+from score_sde.labels import Guided
+from score_sde.models.adapters import LinenClassifier
 from tests.analytic import Gaussian
 
 SHAPE = (4, 4, 1)
@@ -57,6 +61,46 @@ def experiment_of(**changes):
     return dataclasses.replace(experiment, network=Exact(experiment.process))
 
 
+SHIFTS = np.array([0.0, 0.6, -0.9])  # of the means of the classes
+
+
+def log_densities(x, m, variance):
+    """Of the classes at points with noise, up to what the classes share."""
+    means = m[:, None] * (DENSITY.mean + SHIFTS[:, None])[None]
+    coordinates = (x.reshape(len(x), 1, 16) - means) @ DENSITY.basis
+    return -0.5 * jnp.sum(coordinates**2 / variance[:, None], axis=2)
+
+
+class ExactOfClasses(Exact):
+    """Of the Gaussian moved by the shift of a class, and of the mixture of all for none."""
+
+    def apply(self, params, x, condition, *, label=None, key=None):
+        m, variance = DENSITY.variances(self.process, condition / 999.0)
+        index = jnp.full(len(x), -1) if label is None else label
+        of_none = jax.nn.softmax(log_densities(x, m, variance))
+        shares = jnp.where(index[:, None] < 0, of_none, jax.nn.one_hot(index, len(SHIFTS)))
+        # The score of a class is linear, so that their mean is the score at a mean shift.
+        shift = jnp.sum(shares * SHIFTS[None], axis=1) * m[:, 0]
+        return super().apply(params, x - shift[:, None, None, None], condition)
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterior(LinenClassifier):
+    """The classes of points ``y = x / m``, from ``log(s / m)``."""
+
+    def logits(self, params, x, condition):
+        variance = DENSITY.eigenvalues[None] + jnp.exp(2.0 * condition)[:, None]
+        return log_densities(x, jnp.ones((len(x), 1)), variance)
+
+
+def experiment_of_classes(**changes):
+    fields = FIELDS | {name.replace("__", "."): value for name, value in changes.items()}
+    fields |= {"conditioning.classes": True}
+    config = load_config(None, [f"--config.{name}={value}" for name, value in fields.items()])
+    experiment = Experiment.from_config(config, SHAPE, 17, num_classes=len(SHIFTS), purposes={"sample", "restore"})
+    return dataclasses.replace(experiment, network=ExactOfClasses(experiment.process))
+
+
 def truths(count, seed=0):
     return DENSITY.sample(count, seed=seed).reshape(count, *SHAPE).astype(np.float32)
 
@@ -69,8 +113,8 @@ def observed_with(experiment, truth, seed=1):
     return seen, Observations(y if seen.known is None else y * np.asarray(seen.known), truth)
 
 
-def drawn(experiment, seen, observed):
-    x, _ = draw_restorations(experiment, {}, seen, observed, Partial()).columns()
+def drawn(experiment, seen, observed, params=None):
+    x, _ = draw_restorations(experiment, params or {}, seen, observed, Partial()).columns()
     return x.reshape(len(observed.y), -1, *SHAPE)
 
 
@@ -105,6 +149,37 @@ def test_draws_of_the_posterior_have_the_error_the_residual_and_the_coverage_of_
     np.testing.assert_allclose(report["psnr_mean"], psnr.mean(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("by", ["the network", "a classifier"])
+def test_draws_given_a_class_are_of_the_posterior_of_the_class(by):
+    """Images 0, 2, ... are of class 2, and 1, 3, ... of class 1: as the network or as a classifier knows them."""
+    count, asked = 60, {"conditioning__labels": "2,1", "conditioning__draws": 19}
+    if by == "the network":
+        experiment, params = experiment_of_classes(**asked), {}
+    else:
+        experiment, params = experiment_of(**asked | {"conditioning__classifier": "anywhere"}), Guided({}, {})
+        own = {"network": ExactOfClasses(experiment.process), "classifier": Posterior(nn.Dense(1), len(SHIFTS))}
+        experiment = dataclasses.replace(experiment, **own)
+    of_images = SHIFTS[np.resize([2, 1], count)].astype(np.float32)
+    truth = truths(count) + of_images[:, None, None, None]
+    seen, observed = observed_with(experiment, truth)
+    draws = drawn(experiment, seen, observed, params)
+    report = report_of(experiment, seen, observed, draws)
+    assert abs(report["residual"] - 1.0) < 4.0 * report["residual_std_error"] + 0.01
+    assert abs(report["coverage"] - interval_of(19)[1]) < 4.0 * report["coverage_std_error"]
+    exact = np.trace(posterior_covariance(experiment, seen)) / 16
+    errors = np.mean((draws.mean(axis=1) - truth) ** 2, axis=(1, 2, 3))
+    assert abs(errors.mean() - (1 + 1 / 19) * exact) < 4.5 * errors.std() / np.sqrt(count) + 0.02 * exact
+
+
+def test_images_are_of_no_class_unless_it_is_said():
+    classes, none = experiment_of_classes(), experiment_of()
+    none = dataclasses.replace(none, network=classes.network)
+    seen, observed = observed_with(none, truths(2))
+    found = [drawn(each, seen, observed) for each in (classes, none, experiment_of_classes(conditioning__labels="1"))]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert np.abs(found[2] - found[1]).max() > 0.1
+
+
 METHODS = {
     "mmps": {},
     "pigdm": {},
@@ -113,6 +188,8 @@ METHODS = {
     "repaint": {"conditioning.noise_std": 0.0, "sampling.predictor": "ancestral", "conditioning.num_repeats": 2},
     "daps": {"conditioning.flow_steps": 2},
     "tds": {"conditioning.num_particles": 8},
+    "tds, of classes": {"conditioning.num_particles": 8, "conditioning.labels": "2,0,1"},
+    "mmps, of classes": {"conditioning.labels": "2,0,1"},
     "mmps, adaptive": {"sampling.predictor": "adaptive_sde", "sampling.sde_rtol": 0.2, "sampling.sde_atol": 0.2},
 }
 
@@ -120,7 +197,7 @@ METHODS = {
 def of_method(name, **changes):
     fields = {"conditioning.method": name.partition(",")[0], "conditioning.draws": 3, "sampling.num_steps": 10}
     fields |= METHODS[name] | changes
-    return experiment_of(**fields)
+    return (experiment_of_classes if "of classes" in name else experiment_of)(**fields)
 
 
 @pytest.mark.sweep(3)
@@ -179,6 +256,10 @@ WRONG = {
     "a factor": (
         {"conditioning.operator": "downsample", "conditioning.factor": 3},
         "operator is downsample: factor is 3, and images are 4 x 4; expected a divisor",
+    ),
+    "a classifier and no classes": (
+        {"conditioning.classifier": "anywhere"},
+        r"labels is \(\): images are restored as of no class; expected their classes in",
     ),
     "gray images": ({"conditioning.operator": "grey"}, "operator is grey: Images of shape .* are gray already"),
     "directions": (

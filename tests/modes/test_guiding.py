@@ -14,9 +14,12 @@ from score_sde.conditioning.noisy_classes import ClassLogProb, noisy_class_loss
 from score_sde.data.toys import GAUSSIANS_RADIUS, GAUSSIANS_STD
 from score_sde.errors import UserError
 from score_sde.evaluation.samples import draw_samples
+from score_sde.fields import DEFAULTS
 from score_sde.labels import Guided, Labeled
 from score_sde.models.adapters import LinenClassifier
+from score_sde.modes import MODES
 from score_sde.sdes import VE, VP
+from score_sde.validation import purposes_of
 from tests.evaluation.test_sample_mode import TINY as IMAGES
 from tests.test_classes import MEANS, PARAMS, STDS, experiment
 
@@ -118,6 +121,45 @@ def test_accuracy_falls_from_bayes_own_at_no_noise_to_chance(tmp_path):
     assert (tmp_path / "classifier.png").exists()
 
 
+#: Numbers of the samples in the results of every mode that draws them.
+DRAWN = {
+    "sample": lambda place: np.load(place / "samples.npz")["samples"].ravel().tolist(),
+    "eval": lambda place: [found["value"] for found in metrics_in(report(place, "evaluation")).values()],
+    "pareto": lambda place: [point["distance"] for point in report(place, "pareto")["points"]],
+}
+
+
+def metrics_in(evaluation):
+    return evaluation["checkpoints"][0]["metrics"]
+
+
+def test_all_modes_that_draw_samples_are_known_here():
+    settings = DEFAULTS.with_("evaluation", num_samples=9)
+    drawing = {mode for mode in MODES if purposes_of(mode, settings) & {"sample", "pareto"}}
+    # The demo draws by the function of another mode; images are restored in tests/evaluation/test_restoration.py.
+    assert drawing == {*DRAWN, "demo", "restore"}
+
+
+@pytest.mark.parametrize("mode", DRAWN)
+def test_a_classifier_guides_the_samples_of_every_mode(mode, trained, tmp_path):
+    asked = {"conditioning__classifier": trained, "conditioning__labels": "(2,)", "sampling__num_steps": 4}
+    few = {"evaluation__num_samples": 40, "evaluation__reference_examples": 60, "evaluation__keep_features": 50}
+    few |= {"pareto__num_samples": 12, "pareto__evals": "5", "pareto__grids": "log_snr", "pareto__solvers": "ddim"}
+    found = {}
+    for name, changes in {
+        "plain": {},
+        "off": asked | {"conditioning__classifier_scale": 0.0},
+        "on": asked | {"conditioning__classifier_scale": 100.0},
+    }.items():
+        assert run(mode, trained, f"--out={tmp_path / name}", **few, **changes) == 0
+        found[name] = DRAWN[mode](tmp_path / name)
+    moved = {name: np.abs(np.subtract(found[name], found["plain"])).max() for name in ("off", "on")}
+    assert moved["on"] > 1e-3 and moved["off"] < 0.1 * moved["on"]  # off is off to rounding
+    # The same command in the same place measures the other samples too.
+    assert run(mode, trained, f"--out={tmp_path / 'off'}", **few, **asked, conditioning__classifier_scale=100.0) == 0
+    assert DRAWN[mode](tmp_path / "off") == found["on"]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run without classes, with a classifier in its directory."""
@@ -195,7 +237,7 @@ def test_noisy_images_are_classified_too(tmp_path):
 
 
 def test_samples_that_a_classifier_would_not_guide_are_refused():
-    """As where samples are measured, in --mode=eval."""
+    """As by code that reads the configuration and does not load the classifier."""
     asked = experiment(**{"conditioning.classes": False, "conditioning.classifier": "anywhere"})
-    with pytest.raises(UserError, match="classifier guides samples of --mode=sample alone"):
+    with pytest.raises(UserError, match="classifier is anywhere, and it was not loaded: expected the run and"):
         draw_samples(asked, PARAMS)
