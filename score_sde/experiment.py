@@ -218,14 +218,19 @@ class Experiment:
 
         With ``sampling.thresholding`` its denoised samples are images.
         """
-        guidance, (own, label) = self.settings.conditioning, unconditioned(params)
+        own, label = unconditioned(params)
         if self.classifier is None or not isinstance(own, Guided):
-            return self.in_range(class_score(self._model_score, params, guidance.scale))
-        logits_fn = functools.partial(self.classifier.logits, own.classifier)
+            return self.in_range(class_score(self._model_score, params, **self._guidance))
         model = Conditioned(own.params, label) if self.num_classes else own.params
-        score_fn = class_score(self._model_score, model, guidance.scale)
-        log_prob = ClassLogProb(logits_fn, self.process, label)
-        return self.in_range(classifier_guidance(score_fn, log_prob, guidance.classifier_scale))
+        score_fn = class_score(self._model_score, model, **self._guidance)
+        log_prob = ClassLogProb(functools.partial(self.classifier.logits, own.classifier), self.process, label)
+        return self.in_range(classifier_guidance(score_fn, log_prob, self.settings.conditioning.classifier_scale))
+
+    @property
+    def _guidance(self) -> dict[str, Any]:
+        fields = self.settings.conditioning
+        limits = {"interval": fields.guidance_interval or None, "rescale": fields.rescale, "process": self.process}
+        return {"scale": fields.scale, **limits}
 
     def _model_score(self, params: Params) -> ScoreFn:
         return make_score_fn(self.network, self.parameterization, self.process, params)
@@ -260,10 +265,8 @@ class Experiment:
         chain = self.process
         if not isinstance(chain, Chain):
             raise UserError("Only a chain has steps with variances; expected one, such as config.sde.schedule=linear.")
-        predict = class_prediction(
-            functools.partial(make_predict_fn, self.reversal_network, self.parameterization, chain),
-            *(params, self.settings.conditioning.scale),
-        )
+        predict_of = functools.partial(make_predict_fn, self.reversal_network, self.parameterization, chain)
+        predict = class_prediction(predict_of, params, **self._guidance)
 
         def in_range(x: Batch, t: Times) -> NoiseAndFraction:
             noise, fraction = predict(x, t)

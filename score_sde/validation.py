@@ -232,6 +232,11 @@ def _class_samples(config: Settings, count: int | None) -> Iterator[str]:
             f"config.conditioning.labels has {', '.join(map(str, unknown))}; expected classes from 0 to {count - 1}, "
             f"the {count} of {config.data.name}."
         )
+    if (interval := conditioning.guidance_interval) and interval[0] > interval[1]:
+        yield (
+            f"config.conditioning.guidance_interval is {shown(interval)}; expected the lower ratio of noise and signal "
+            "first, or () for all."
+        )
     if conditioning.scale != 1.0 and not conditioning.null_probability:
         yield (
             f"config.conditioning.scale is {conditioning.scale:g}, and with config.conditioning.null_probability=0 "

@@ -12,10 +12,11 @@ from score_sde.config import default_config
 from score_sde.data import ArraySource, SourceInfo
 from score_sde.errors import UserError
 from score_sde.evaluation.likelihood import dataset_bound, dataset_likelihood
-from score_sde.evaluation.samples import draw_samples, in_rows, latent_codes, sampled_labels
+from score_sde.evaluation.samples import draw_samples, identity_of_samples, in_rows, latent_codes, sampled_labels
 from score_sde.experiment import Experiment
 from score_sde.labels import Conditioned
 from score_sde.parameterization import NoisePrediction
+from score_sde.sdes import VP
 from score_sde.variational import NoiseAndFraction, with_fraction
 
 MEANS, STDS = np.array([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]]), np.array([0.3, 0.4, 0.2])
@@ -123,8 +124,31 @@ def test_guidance_moves_samples_of_a_class_away_from_the_others():
         assert (guided[label::3].std(axis=0) < plain[label::3].std(axis=0)).all()
 
 
+def test_an_interval_and_a_rescaling_guide_the_samples_that_are_drawn():
+    guided = {"conditioning__scale": 3.0, "sampling__num_steps": 8}
+    plain, everywhere = drawn(sampling__num_steps=8), drawn(**guided)
+    np.testing.assert_array_equal(drawn(**guided, conditioning__guidance_interval=(0.5, 0.5)), plain)
+    np.testing.assert_array_equal(drawn(**guided, conditioning__guidance_interval=()), everywhere)
+    np.testing.assert_allclose(drawn(**guided, conditioning__guidance_interval=(0.0, 1e6)), everywhere, atol=1e-5)
+    within = {"conditioning__guidance_interval": (0.5, 2.0), "conditioning__rescale": 0.5}
+    limited, rescaled = (drawn(**guided, **{name: value}) for name, value in within.items())
+    assert all(np.abs(each - other).max() > 0.01 for each in (limited, rescaled) for other in (plain, everywhere))
+    known = {identity_of_samples(experiment(**guided, **changes), PARAMS) for changes in ({}, within)}
+    assert len(known) == 2
+
+
+def test_an_interval_is_of_noise_to_signal_ratios():
+    made = experiment(conditioning__scale=3.0, conditioning__guidance_interval=(0.5, 2.0))
+    ratios, given = jnp.array([0.1, 0.6, 1.9, 2.1]), Conditioned(PARAMS, jnp.array([0, 1, 2, 0]))
+    t, x = made.process.inverse_log_snr(-2.0 * jnp.log(ratios)), jax.random.normal(jax.random.key(0), (4, 2))
+    outside, inside = experiment().followed_score(given), experiment(conditioning__scale=3.0).followed_score(given)
+    expected = jnp.where(jnp.array([False, True, True, False])[:, None], inside(x, t), outside(x, t))
+    np.testing.assert_allclose(made.followed_score(given)(x, t), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("limits", [{}, {"interval": (0.3, 3.0), "process": VP()}, {"rescale": 0.7}])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
-def test_a_guided_step_has_the_guided_noise_and_the_variance_of_its_class(scale):
+def test_a_guided_step_has_the_guided_noise_and_the_variance_of_its_class(scale, limits):
     label, x, t = jnp.array([0, 2, 1]), jax.random.normal(jax.random.key(0), (3, 2)), jnp.array([0.2, 0.5, 0.9])
 
     def predict_of(params):
@@ -135,8 +159,8 @@ def test_a_guided_step_has_the_guided_noise_and_the_variance_of_its_class(scale)
         return lambda x, t: -predict_of(params)(x, t).noise
 
     given = Conditioned(PARAMS, label)
-    noise, fraction = class_prediction(predict_of, given, scale)(x, t)
-    np.testing.assert_allclose(noise, -class_score(score_of, given, scale)(x, t), rtol=1e-5, atol=1e-6)
+    noise, fraction = class_prediction(predict_of, given, scale, **limits)(x, t)
+    np.testing.assert_allclose(noise, -class_score(score_of, given, scale, **limits)(x, t), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(fraction, [[0.0] * 2, [0.2] * 2, [0.1] * 2], rtol=1e-6)
 
 
@@ -191,6 +215,10 @@ REFUSED = {
     "a scale without unconditional training": (
         {"conditioning.scale": 2.0, "conditioning.null_probability": 0.0},
         r"scale is 2, and with config.conditioning.null_probability=0 training never drops a label",
+    ),
+    "an interval the wrong way": (
+        {"conditioning.scale": 2.0, "conditioning.guidance_interval": (2.0, 0.5)},
+        r"guidance_interval is \(2.0, 0.5\); expected the lower ratio of noise and signal first",
     ),
     "another number of classes": (
         {"model.num_classes": 7},

@@ -119,11 +119,16 @@ def classifier_free(
     """
     refuse([*_bad_scale(scale), *_bad_interval(interval, process)])
     refuse(not_fulfilled("rescale", rescale, lambda phi: (phi >= 0.0) & (phi <= 1.0), "a fraction, from 0 to 1"))
-    if _is_empty(interval) or _is(scale, 1.0):
+    if is_off(scale, interval):
         return conditional
     if _is(scale, 0.0) and interval is None and _is(rescale, 0.0):
         return unconditional
     return _Extrapolated(conditional, unconditional, scale, interval, rescale, process)
+
+
+def is_off(scale: Number, interval: tuple[Number, Number] | None = None) -> bool:
+    """Whether :func:`classifier_free` is known to be the conditional score everywhere."""
+    return _is_empty(interval) or _is(scale, 1.0)
 
 
 def autoguidance(score: ScoreFn, weaker: ScoreFn, scale: Number) -> ScoreFn:

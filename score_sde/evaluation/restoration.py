@@ -21,6 +21,7 @@ from score_sde.evaluation.partial import Partial
 from score_sde.evaluation.restorers import RESTORERS, Observed, problems_of_method
 from score_sde.evaluation.samples import solved_in_parts
 from score_sde.experiment import Experiment
+from score_sde.fields import DEFAULTS
 from score_sde.keys import fold_in, sample_keys
 from score_sde.solvers.base import Solution
 from score_sde.typing import Params, PRNGKey, SampleKeys
@@ -121,7 +122,11 @@ def identity_of_restoration(experiment: Experiment, params: Params, observed: Ob
     """The identity of restored images: settings, seeds, parameters and the observations themselves."""
     config = experiment.settings
     groups = {name: dict(config[name]) for name in ("sde", "parameterization", "model", "sampling")}
-    fields = {name: value for name, value in config.conditioning.items() if name != "images"}
+    # Fields of the guidance are left out while they guide as ever, for the identities of earlier results.
+    usual = {
+        name for name in ("guidance_interval", "rescale") if config.conditioning[name] == DEFAULTS.conditioning[name]
+    }
+    fields = {name: value for name, value in config.conditioning.items() if name not in {"images", *usual}}
     arrays = [zlib.crc32(np.ascontiguousarray(part).tobytes()) for part in observed if part is not None]
     known = [sample_seed(config), fingerprint(params), rows_at_once(experiment, len(observed.y)), arrays]
     return json.dumps([groups, fields, known])

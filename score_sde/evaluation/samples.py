@@ -156,8 +156,11 @@ def guidance_of(experiment: Experiment) -> list[list[Any]]:
     fields = experiment.settings.conditioning
     if not experiment.sampled_classes:
         return []
-    classes = [[experiment.num_classes, experiment.sampled_classes, fields.scale]]
-    return classes if experiment.classifier is None else [*classes, [fields.classifier_scale]]
+    classes: list[list[Any]] = [[experiment.num_classes, experiment.sampled_classes, fields.scale]]
+    if experiment.classifier is not None:
+        classes += [[fields.classifier_scale]]
+    limits = [list(fields.guidance_interval), fields.rescale]
+    return classes if limits == [[], 0.0] else [*classes, limits]
 
 
 def sampled_labels(experiment: Experiment, count: int, first: int = 0) -> np.ndarray | None:

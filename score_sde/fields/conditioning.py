@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from score_sde.fields.conditions import When, given, unless
 from score_sde.fields.diffusion import SCORE
-from score_sde.fields.kinds import Integer
+from score_sde.fields.kinds import Integer, Real
 from score_sde.fields.lines import Group, choice, flag, integer, path, real, several
 from score_sde.fields.model import MAX_CLASSES
 
@@ -14,6 +14,7 @@ REGIONS = ("half", "box", "random")
 METHODS = ("mmps", "pigdm", "dps", "ddnm", "repaint", "daps", "tds")
 
 _CLASSES = given("conditioning.classes", True)
+_GUIDED = _CLASSES & unless("conditioning.scale", 1.0)
 _CLASSIFIER = unless("conditioning.classifier", "")
 _MASK, _DOWNSAMPLE, _BLUR, _MOTION_BLUR, _PROJECTION = (
     given("conditioning.operator", name) for name in ("mask", "downsample", "blur", "motion_blur", "projection")
@@ -42,6 +43,16 @@ class Conditioning(Group):
     scale: float = real(
         *(1.0, 0.0, 100.0, "guidance of samples by their class: 1 off, above 1 further towards it, 0 of no class"),
         when=_CLASSES,
+    )
+    guidance_interval: tuple[float, ...] = several(
+        *((), Real(low=0.0, high=1e6), (2, 2)),
+        "noise-to-signal ratios s / m, the lower first, between which samples are guided by their class; empty for all",
+        _GUIDED,
+        or_empty=True,
+    )
+    rescale: float = real(
+        *(0.0, 0.0, 1.0, "how far guidance leaves the std of a score as that of its class: 0 not at all, 1 wholly"),
+        when=_GUIDED,
     )
     classifier: str = path(
         "",

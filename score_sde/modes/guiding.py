@@ -144,7 +144,10 @@ def conditions_of(experiment: Experiment) -> dict[str, Any]:
     fields, classes = experiment.settings.conditioning, {"classes": list(experiment.sampled_classes)}
     if experiment.classifier is not None:
         classes |= {"classifier": fields.classifier, "classifier_scale": fields.classifier_scale}
-    return classes | ({"scale": fields.scale} if experiment.num_classes else {})
+    if experiment.num_classes:
+        limits = {name: fields[name] for name in ("guidance_interval", "rescale") if fields[name]}
+        classes |= {"scale": fields.scale, **limits}
+    return classes
 
 
 def _recorded_fields(config: Settings, recorded: Mapping[str, Any]) -> Settings:

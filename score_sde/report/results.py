@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 from score_sde.errors import plural
 from score_sde.report.figures import DASH, dig, finite, num_bytes, number
+from score_sde.report.guidance import classes_of
 
 #: A description of a field: text, or a function of the file.
 Words = str | Callable[[Mapping[str, Any]], str]
-_SHOWN, _CLASSES = 40, 12  # characters of a value in a message, and listed classes
+_SHOWN = 40  # characters of a value in a message
 
 
 class Field(NamedTuple):
@@ -81,24 +82,12 @@ def _sampler(report: Mapping[str, Any]) -> str:
     denoising = f"denoising: {report['denoising']}" if report.get("denoising") else ""
     samples = counted(report, "num_samples", "sample")
     given = ", ".join(part for part in (samples, str(report.get("solver") or ""), steps) if part)
-    return _listed(given, denoising, _classes(report))
-
-
-def _classes(report: Mapping[str, Any]) -> str:
-    """The classes of samples and their guidance; nothing for samples of no class."""
-    if not isinstance(classes := report.get("classes"), list) or not classes:
-        return ""
-    shown = ", ".join(str(label) for label in classes[:_CLASSES]) + ", ..." * (len(classes) > _CLASSES)
-    scale = finite(report.get("scale"))
-    guided = f" with guidance {number(scale)}" if scale not in (None, 1.0) else ""
-    by = finite(report.get("classifier_scale"))
-    guided += "" if by is None else f" by a classifier times {number(by)}"
-    return f"of {plural(len(classes), 'class', 'classes')} {shown}{guided}"
+    return _listed(given, denoising, classes_of(report))
 
 
 def _restored(report: Mapping[str, Any]) -> str:
     method = f"{report.get('method')}, {report.get('operator')}, noise {number(report.get('noise_std'))}"
-    images = f"{counted(report, 'num_images', 'image')} {_classes(report)}".rstrip()
+    images = f"{counted(report, 'num_images', 'image')} {classes_of(report)}".rstrip()
     return f"{images}, {counted(report, 'draws', 'draw')} each; {method}"
 
 

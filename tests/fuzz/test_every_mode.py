@@ -80,7 +80,7 @@ MODES = {
 #: Fields that another mode than their group's reads.
 MODES_OF = {
     **dict.fromkeys(("conditioning.classes", "conditioning.null_probability"), "train"),
-    **dict.fromkeys(("conditioning.labels", "conditioning.scale"), "sample"),
+    **dict.fromkeys((f"conditioning.{name}" for name in ("labels", "scale", "guidance_interval", "rescale")), "sample"),
 }
 NOT_RUN = {
     **dict.fromkeys(("data.data_dir", "data.shape", "evaluation.weights", "evaluation.reference"), "files of the user"),

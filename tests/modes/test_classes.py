@@ -78,7 +78,7 @@ def test_samples_are_of_the_classes_that_are_asked_for(trained, tmp_path):
     found = np.load(tmp_path / "samples.npz")
     assert found["labels"].tolist() == [3, 1, 3, 1, 3, 1, 3, 1, 3] and found["samples"].shape == (9, 2)
     report = json.loads((tmp_path / "sampling.json").read_text())
-    assert (report["classes"], report["scale"]) == ([3, 1], 2.0)
+    assert (report["classes"], report["scale"]) == ([3, 1], 2.0) and "rescale" not in report
     assert "of classes 3, 1 with guidance 2" in (tmp_path / "summary.md").read_text()
     assert sample(trained, f"--out={tmp_path}") == 0
     assert not (np.load(tmp_path / "samples.npz")["samples"] == found["samples"]).all()
