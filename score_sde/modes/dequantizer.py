@@ -14,9 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
-from score_sde.cautions import run_cautions
 from score_sde.checkpointing import newest_config
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import everywhere
@@ -29,7 +26,7 @@ from score_sde.fields import Settings
 from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
 from score_sde.labels import Conditioned
 from score_sde.likelihood import DEQUANTIZATIONS, UniformDequantizer, dequantization_loss
-from score_sde.modes.parts import check_same_part, newest_part, optimizer_of
+from score_sde.modes.parts import check_same_part, init_part, newest_part, part_step, part_task
 from score_sde.modes.record import write_records
 from score_sde.modes.workdir import (
     check_limit,
@@ -42,9 +39,8 @@ from score_sde.modes.workdir import (
 )
 from score_sde.objectives import given_labels
 from score_sde.report.measured import loss_curve
-from score_sde.state import TrainState, state_of
-from score_sde.training.loop import Task
-from score_sde.training.step import TrainStep, make_train_step
+from score_sde.state import TrainState
+from score_sde.training.step import TrainStep
 from score_sde.typing import Dequantizer, Loss, Params, PRNGKey, Times
 
 #: Fields that decide the trained dequantizer, besides the model, whose own record is checked when it is loaded.
@@ -136,30 +132,18 @@ def train_dequantizer(experiment: Experiment, model: TrainState, workdir: Path) 
     frozen = everywhere(experiment.mesh, model.ema_params)
 
     def step(model_params: Params) -> TrainStep:
-        return make_train_step(
-            dequantizer_loss(experiment, dequantizer, model_params),
-            optimizer_of(config, "dequantizer"),
-            prepare=lambda key, levels: levels,
-            ema_rate=config.dequantizer.ema_rate,
-            ema_warmup=config.optim.ema_warmup,
-            accumulate=config.dequantizer.accumulate,
-            mesh=experiment.mesh,
-        )
+        loss = dequantizer_loss(experiment, dequantizer, model_params)
+        return part_step(experiment, loss, "dequantizer", lambda key, levels: levels)
 
     sources = load_splits(config)
     evaluate = LossEvaluator(experiment, sources["test"], held_out_losses(experiment, dequantizer))
-    task = Task(
-        mesh=experiment.mesh,
-        run=config,
-        group="dequantizer",
+    task = part_task(
+        *(experiment, dequantizer, "dequantizer", directory),
         source=sources["train"],
-        init_state=lambda: _init_state(experiment, dequantizer),
         step=step,
         constants=(frozen,),
         evaluate=lambda params: evaluate((params, frozen)),
         check=lambda path, saved: _check_same(saved, config, path),
-        advice=f"lower config.dequantizer.lr or config.optim.grad_clip, and remove {directory} to start again",
-        cautions=lambda: run_cautions(config, "dequantizer"),
     )
     with writing(directory):
         directory.mkdir(exist_ok=True)
@@ -185,7 +169,7 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
         raise _untrained(workdir)
     _check_same(recorded, experiment.settings, directory)
     state = newest_part(
-        *(experiment.mesh, directory, lambda: _init_state(experiment, dequantizer)),
+        *(experiment.mesh, directory, lambda: init_part(experiment, dequantizer, "dequantizer")),
         check=lambda path, saved: _check_same(saved, experiment.settings, path),
     )
     if state is None:
@@ -216,12 +200,6 @@ def named(experiment: Experiment) -> Dequantizer:
             "config.dequantizer.name is none; expected the dequantizer that is to be trained or used, such as flowpp."
         )
     return experiment.dequantizer
-
-
-def _init_state(experiment: Experiment, dequantizer: Dequantizer) -> TrainState:
-    seed = experiment.settings.seed
-    params = dequantizer.init(jax.random.split(jax.random.key(seed))[0], (1, *experiment.event_shape))
-    return state_of(params, optimizer_of(experiment.settings, "dequantizer"), seed)
 
 
 def _claim(config: Settings, directory: Path, model: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 
-from score_sde.cautions import run_cautions
 from score_sde.checkpointing import newest_config
 from score_sde.conditioning.noisy_classes import noisy_class_loss
 from score_sde.config import leaves
@@ -29,16 +28,14 @@ from score_sde.files import Unreadable, atomic_write_json, jsonable, only_writer
 from score_sde.labels import Guided, on_data
 from score_sde.models.adapters import LinenClassifier
 from score_sde.models.registry import make_classifier
-from score_sde.modes.parts import check_same_part, newest_part, optimizer_of
+from score_sde.modes.parts import check_same_part, init_part, newest_part, part_step, part_task
 from score_sde.modes.record import write_records
 from score_sde.modes.workdir import build_experiment, load_splits, machine, train_to_end
 from score_sde.report.charts import save_charts
 from score_sde.report.measured import classifier_chart, loss_curve
 from score_sde.report.quantities import quantities_of
 from score_sde.standardization import Standardization
-from score_sde.state import TrainState, state_of
-from score_sde.training.loop import Task
-from score_sde.training.step import make_train_step
+from score_sde.state import TrainState
 from score_sde.typing import Loss, Params, PRNGKey, Times
 
 #: Fields that decide the trained classifier.
@@ -130,7 +127,7 @@ def guided_by_classifier(experiment: Experiment) -> tuple[Experiment, Callable[[
         )
     its = dataclasses.replace(experiment, settings=_recorded_fields(experiment.settings, recorded))
     classifier = _classifier(its, count)
-    state = newest_part(experiment.mesh, directory, lambda: _init_state(its, classifier), lambda path, saved: None)
+    state = newest_part(experiment.mesh, directory, lambda: init_part(its, classifier, "classifier"), lambda path, saved: None)
     if state is None:
         raise UserError(f"There is no checkpoint in {directory}/checkpoints yet; train with --mode=train_classifier.")
     guided = functools.partial(Guided, classifier=state.ema_params)
@@ -179,36 +176,17 @@ def _held_out(experiment: Experiment, loss: Loss) -> Any:
     return losses
 
 
-def _init_state(experiment: Experiment, classifier: LinenClassifier) -> TrainState:
-    seed = experiment.settings.seed
-    params = classifier.init(jax.random.split(jax.random.key(seed))[0], (1, *experiment.event_shape))
-    return state_of(params, optimizer_of(experiment.settings, "classifier"), seed)
-
-
 def _train(
     experiment: Experiment, classifier: LinenClassifier, sources: Mapping[str, Source], directory: Path
 ) -> TrainState:
     config, loss = experiment.settings, _loss(experiment, classifier)
     evaluate = LossEvaluator(experiment, sources["test"], _held_out(experiment, loss))
-    task = Task(
-        mesh=experiment.mesh,
-        run=config,
-        group="classifier",
+    task = part_task(
+        *(experiment, classifier, "classifier", directory),
         source=sources["train"],
-        init_state=lambda: _init_state(experiment, classifier),
-        step=lambda: make_train_step(
-            loss,
-            optimizer_of(config, "classifier"),
-            prepare=experiment.quantization.dequantize,
-            ema_rate=config.classifier.ema_rate,
-            ema_warmup=config.optim.ema_warmup,
-            accumulate=config.classifier.accumulate,
-            mesh=experiment.mesh,
-        ),
+        step=lambda: part_step(experiment, loss, "classifier", experiment.quantization.dequantize),
         evaluate=evaluate,
         check=lambda path, saved: check_same_part(saved, config, path, "classifier", trained=_TRAINED),
-        advice=f"lower config.classifier.lr or config.optim.grad_clip, and remove {directory} to start again",
-        cautions=lambda: run_cautions(config, "classifier"),
     )
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)

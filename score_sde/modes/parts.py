@@ -8,14 +8,19 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from score_sde.cautions import run_cautions
 from score_sde.checkpointing import Check, Checkpoints, edited_record
 from score_sde.config import changed_fields
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.distributed import state_sharding, with_sharding
 from score_sde.errors import UserError
+from score_sde.experiment import Experiment
 from score_sde.fields import Settings
-from score_sde.state import TrainState
+from score_sde.state import TrainState, state_of
+from score_sde.training.loop import Task
 from score_sde.training.optim import SCHEDULES, Optimizer, make_optimizer
+from score_sde.training.step import TrainStep, make_train_step
+from score_sde.typing import Loss, PRNGKey
 
 
 def optimizer_of(settings: Settings, group: str) -> Optimizer:
@@ -23,6 +28,40 @@ def optimizer_of(settings: Settings, group: str) -> Optimizer:
     own = settings[group]
     optim = dataclasses.replace(settings.optim, lr=own.lr, warmup=own.warmup, ema_widths=())
     return make_optimizer(optim, num_steps=own.num_steps)
+
+
+def init_part(experiment: Experiment, part: Any, group: str) -> TrainState:
+    """The state at step 0 of a part with a function ``init(key, shape)``, trained as a group of fields says."""
+    seed = experiment.settings.seed
+    params = part.init(jax.random.split(jax.random.key(seed))[0], (1, *experiment.event_shape))
+    return state_of(params, optimizer_of(experiment.settings, group), seed)
+
+
+def part_step(experiment: Experiment, loss: Loss, group: str, prepare: Callable[[PRNGKey, Any], Any]) -> TrainStep:
+    """The training step of a part, as a group of fields says."""
+    config, own = experiment.settings, experiment.settings[group]
+    return make_train_step(
+        loss,
+        optimizer_of(config, group),
+        prepare=prepare,
+        ema_rate=own.ema_rate,
+        ema_warmup=config.optim.ema_warmup,
+        accumulate=own.accumulate,
+        mesh=experiment.mesh,
+    )
+
+
+def part_task(experiment: Experiment, part: Any, group: str, directory: Path, **others: Any) -> Task:
+    """The training of a part in its folder; the other arguments are those of :class:`score_sde.training.loop.Task`."""
+    return Task(
+        mesh=experiment.mesh,
+        run=experiment.settings,
+        group=group,
+        init_state=lambda: init_part(experiment, part, group),
+        advice=f"lower config.{group}.lr or config.optim.grad_clip, and remove {directory} to start again",
+        cautions=lambda: run_cautions(experiment.settings, group),
+        **others,
+    )
 
 
 def check_same_part(
