@@ -56,7 +56,8 @@ class Conditioning(Group):
     )
     classifier: str = path(
         "",
-        "a directory of --mode=train_classifier, whose classifier guides samples to classes; empty for none",
+        "a directory of --mode=train_classifier, or the checkpoint of CIFAR-10's classifier of score_sde, which guides "
+        "samples to classes; empty for none",
     )
     classifier_scale: float = real(1.0, 0.0, 100.0, "times the gradient of the classifier; 0 for none", _CLASSIFIER)
     operator: str = choice(

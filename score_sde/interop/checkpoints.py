@@ -12,7 +12,16 @@ import jax
 import numpy as np
 
 from score_sde.errors import UserError
-from score_sde.interop.convert import Named, Shapes, expected_shapes, fit, flatten, from_flax_names, from_torch_names
+from score_sde.interop.convert import (
+    Initialized,
+    Named,
+    Shapes,
+    expected_shapes,
+    fit,
+    flatten,
+    from_flax_names,
+    from_torch_names,
+)
 from score_sde.interop.flax_files import read_flax
 from score_sde.interop.safetensors_files import read_safetensors, write_safetensors
 from score_sde.interop.sniff import file_kind
@@ -50,6 +59,18 @@ def import_checkpoint(path: Path, network: Network, event_shape: tuple[int, ...]
     if kind == "flax":
         return _from_flax(read_flax(path), shapes, str(path))
     return _from_torch(read_torch(path), shapes, str(path))
+
+
+def import_classifier(path: Path, classifier: Initialized, event_shape: tuple[int, ...]) -> Params:
+    """The parameters of a classifier of noisy images from a Flax checkpoint of ``score_sde``.
+
+    Raises:
+        UserError: If the file cannot be read, or holds other parameters; the message names the first of them.
+    """
+    tree = dict(_unwrap(read_flax(path)))
+    # Ours names the second layer of the noise embedding first.
+    named = {name: tree.get({"Dense_0": "Dense_1", "Dense_1": "Dense_0"}.get(name, name), {}) for name in tree}
+    return fit(flatten(named), expected_shapes(classifier, event_shape), str(path))
 
 
 def export_checkpoint(

@@ -7,14 +7,14 @@ The PyTorch port numbers its modules in one list, in the same order.
 import itertools
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from score_sde.errors import UserError, nearest
 from score_sde.interop.ncsn_names import flax_names
-from score_sde.typing import Network, Params
+from score_sde.typing import Params, PRNGKey
 
 Named = dict[str, np.ndarray]  # parameters by path, such as "ResidualBlock_0/Conv_0/kernel"
 Shapes = dict[str, tuple[int, ...]]
@@ -38,7 +38,16 @@ _FLAX_RULES = [
 ]
 
 
-def expected_shapes(network: Network, event_shape: tuple[int, ...]) -> Shapes:
+@runtime_checkable
+class Initialized(Protocol):
+    """A network of any kind, by the parameters that it starts with."""
+
+    def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
+        """Parameters for data of a shape, batch axis included."""
+        ...
+
+
+def expected_shapes(network: Initialized, event_shape: tuple[int, ...]) -> Shapes:
     """Shapes of a network's parameters by path, in the order in which the network makes them."""
     shapes: Shapes = {}
 

@@ -2,9 +2,10 @@
 
 The gradient of its log-probabilities with respect to the image, added to a score, samples from a class (Song et al.
 2021, section 5). Group normalization in place of batch normalization keeps the images of a batch independent.
-Modules are named as in the original, so that its checkpoints fit.
+Modules are named as in the original, but for the order of the two layers of the noise embedding.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -12,9 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde.models.adapters import LinenClassifier
 from score_sde.models.layers import Conv, Features, FourierEmbedding
 from score_sde.models.pixels import Images, add_everywhere
-from score_sde.typing import Times
+from score_sde.typing import Params, Times
+
+_CIFAR10_MEAN, _CIFAR10_STD = (0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784)  # by channel
 
 Maps = Float[Array, "_ _ _ _"]  # feature maps of any size and width
 
@@ -114,6 +118,23 @@ class WideResNet(nn.Module):
             h = WideResnetGroup(self.num_blocks, features, stride, activate_before_shortcut=first)(h, embedding)
         h = normalize_and_activate(h, "pre-pool-bn").mean(axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=uniform_by_classes)(h)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cifar10Classifier(LinenClassifier):
+    """The classifier of CIFAR-10 that is published with score_sde, for images in the range of a run.
+
+    It was trained on images from 0 to 1 with the noise of a VE SDE, standardized by channel before the noise is seen.
+    """
+
+    centered: bool  # whether the images of the run are from -1 to 1, rather than from 0 to 1
+
+    def logits(self, params: Params, x: Images, condition: Times) -> Float[Array, "batch classes"]:
+        """The logits of images with noise of standard deviation ``e^condition``, in the range of the run."""
+        if self.centered:
+            x, condition = 0.5 * (x + 1.0), condition - jnp.log(2.0)
+        mean, std = (jnp.asarray(values, x.dtype)[None, None, None] for values in (_CIFAR10_MEAN, _CIFAR10_STD))
+        return super().logits(params, (x - mean) / std, condition)
 
 
 class PointClassifier(nn.Module):

@@ -18,6 +18,7 @@ from score_sde.config import leaves
 from score_sde.data import Source
 from score_sde.data import fingerprint as contents_of
 from score_sde.data.identity import statistics_from_json, statistics_to_json
+from score_sde.distributed import everywhere
 from score_sde.errors import UserError
 from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.loss import LossEvaluator
@@ -25,8 +26,10 @@ from score_sde.evaluation.noise_levels import accuracy_by_noise
 from score_sde.experiment import Experiment
 from score_sde.fields import DEFAULTS, Settings
 from score_sde.files import Unreadable, atomic_write_json, jsonable, only_writer, read_json, reason_of, writing
+from score_sde.interop.checkpoints import import_classifier
 from score_sde.labels import Guided, on_data
 from score_sde.models.adapters import LinenClassifier
+from score_sde.models.classifier import Cifar10Classifier, WideResNet
 from score_sde.models.registry import make_classifier
 from score_sde.modes.parts import check_same_part, init_part, newest_part, part_step, part_task
 from score_sde.modes.record import write_records
@@ -41,6 +44,7 @@ from score_sde.typing import Loss, Params, PRNGKey, Times
 #: Fields that decide the trained classifier.
 _TRAINED = ("seed", "sde", "data", "optim", "classifier")
 _DATA = "classes.json"
+_CIFAR10 = (32, 32, 3)  # the shape of the images of the published classifier
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +98,42 @@ def guided_by_classifier(experiment: Experiment) -> tuple[Experiment, Callable[[
             "config.conditioning.classifier guides a score by its gradient, and the model samples otherwise: with a "
             "decoder, or with learned variances; expected a score network and variances small or large."
         )
-    home = Path(fields.classifier)
+    place = Path(fields.classifier)
+    classifier, params = (_published if place.is_file() else _trained)(experiment, place)
+    count = classifier.num_classes
+    if experiment.num_classes not in (0, count):
+        raise UserError(
+            f"The classifier in {place} knows {count} classes, and the run {experiment.num_classes}; expected the same."
+        )
+    if unknown := [label for label in fields.labels if label >= count]:
+        raise UserError(
+            f"config.conditioning.labels has {', '.join(map(str, unknown))}; expected classes from 0 to {count - 1}, "
+            f"the {count} of the classifier in {place}."
+        )
+    return dataclasses.replace(experiment, classifier=classifier), functools.partial(Guided, classifier=params)
+
+
+def _published(experiment: Experiment, path: Path) -> tuple[LinenClassifier, Params]:
+    """The classifier of CIFAR-10 in a checkpoint of score_sde."""
+    if experiment.event_shape != _CIFAR10 or experiment.quantization.num_grey_levels is None:
+        raise UserError(
+            f"config.conditioning.classifier is the file {path}, as the published classifier of CIFAR-10 is, and the "
+            f"run is of data of shape {experiment.event_shape}; expected images of {_CIFAR10}, or a directory of "
+            "--mode=train_classifier."
+        )
+    classifier = Cifar10Classifier(WideResNet(), 10, experiment.settings.data.centered)
+    params = import_classifier(path, classifier, experiment.event_shape)
+    return classifier, everywhere(experiment.mesh, params)
+
+
+def _trained(experiment: Experiment, home: Path) -> tuple[LinenClassifier, Params]:
+    """The classifier that was trained in a directory."""
     directory = home / "classifier"
     recorded, known = newest_config(directory), _data_of(directory)
     if recorded is None or known is None:
         raise UserError(
-            f"config.conditioning.classifier is {fields.classifier}, and there is no trained classifier; train one "
-            f"there with --mode=train_classifier --workdir={fields.classifier}."
+            f"config.conditioning.classifier is {home}, and there is no trained classifier; train one there with "
+            f"--mode=train_classifier --workdir={home}."
         )
     own = {
         "shape": list(experiment.event_shape),
@@ -114,24 +147,14 @@ def guided_by_classifier(experiment: Experiment) -> tuple[Experiment, Callable[[
             f"The classifier in {directory} knows other data than the run: {'; '.join(differing)}; expected one that "
             "was trained on data like the run's."
         )
-    count = known["num_classes"]
-    if experiment.num_classes not in (0, count):
-        raise UserError(
-            f"The classifier in {directory} knows {count} classes, and the run {experiment.num_classes}; expected the "
-            "same."
-        )
-    if unknown := [label for label in fields.labels if label >= count]:
-        raise UserError(
-            f"config.conditioning.labels has {', '.join(map(str, unknown))}; expected classes from 0 to {count - 1}, "
-            f"the {count} of the classifier in {directory}."
-        )
     its = dataclasses.replace(experiment, settings=_recorded_fields(experiment.settings, recorded))
-    classifier = _classifier(its, count)
-    state = newest_part(experiment.mesh, directory, lambda: init_part(its, classifier, "classifier"), lambda path, saved: None)
+    classifier = _classifier(its, known["num_classes"])
+    state = newest_part(
+        experiment.mesh, directory, lambda: init_part(its, classifier, "classifier"), lambda path, saved: None
+    )
     if state is None:
         raise UserError(f"There is no checkpoint in {directory}/checkpoints yet; train with --mode=train_classifier.")
-    guided = functools.partial(Guided, classifier=state.ema_params)
-    return dataclasses.replace(experiment, classifier=classifier), guided
+    return classifier, state.ema_params
 
 
 def conditions_of(experiment: Experiment) -> dict[str, Any]:
