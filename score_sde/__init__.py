@@ -12,11 +12,12 @@ from score_sde.compiler import protect
 if TYPE_CHECKING:
     from score_sde import likelihood, objectives, parameterization, sampling, sdes, solvers
     from score_sde.notebook import Model, fit, load
-    from score_sde.sdes import VE, VP, SubVP
+    from score_sde.sdes import VDM, VE, VP, SubVP
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "VDM",
     "VE",
     "VP",
     "Model",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 #: The modules of names that are no modules.
-_PLACES = {**dict.fromkeys(("VE", "VP", "SubVP"), "sdes"), **dict.fromkeys(("Model", "fit", "load"), "notebook")}
+_PLACES = {**dict.fromkeys(("VDM", "VE", "VP", "SubVP"), "sdes"), **dict.fromkeys(("Model", "fit", "load"), "notebook")}
 
 
 def __getattr__(name: str) -> Any:

@@ -103,7 +103,7 @@ def network_cautions(config: Settings, event_shape: tuple[int, ...]) -> Iterator
     model = config.model
     if not config.reads("model.attention_resolutions") or len(event_shape) != 3:
         return
-    heights = [event_shape[0] // 2**level for level in range(len(model.channel_multipliers))]
+    heights = [event_shape[0] // model.patch_size // 2**level for level in range(len(model.channel_multipliers))]
     if missing := [height for height in model.attention_resolutions if height not in heights]:
         yield (
             f"config.model.attention_resolutions has {', '.join(map(str, missing))}, and the feature maps have heights "

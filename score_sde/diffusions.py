@@ -11,7 +11,7 @@ from score_sde.config import build
 from score_sde.errors import UserError
 from score_sde.fields import Settings
 from score_sde.processes import Process
-from score_sde.sdes import SDE, VE, VP, SubVP
+from score_sde.sdes import SDE, VDM, VE, VP, SubVP
 
 #: The only schedule without a chain.
 CONTINUOUS = "continuous"
@@ -51,6 +51,7 @@ DIFFUSIONS: Mapping[str, Diffusion] = MappingProxyType(
         "vp": Diffusion(sde=VP, schedules=BETAS, chain=_ddpm, own="linear"),
         "subvp": Diffusion(sde=SubVP),
         "ve": Diffusion(sde=VE, schedules=SIGMAS, chain=_ncsn, own="geometric", keeps_data=True),
+        "vdm": Diffusion(sde=VDM),
     }
 )
 
@@ -69,7 +70,7 @@ def make_sde(config: Settings) -> SDE:
     try:
         return build(DIFFUSIONS[config.sde.name].sde, config.sde)
     except UserError as error:
-        raise UserError(re.sub(r"\b(beta|sigma)_(min|max) is", r"config.sde.\g<0>", str(error))) from None
+        raise UserError(re.sub(r"\b(beta|sigma|log_snr)_(min|max) is", r"config.sde.\g<0>", str(error))) from None
 
 
 def make_process(config: Settings, sde: SDE) -> Process:

@@ -29,7 +29,7 @@ from score_sde.models.registry import NETWORKS, make_dequantizer
 from score_sde.objectives import LatentVariableModel, NoiseAndFraction, class_conditional, make_predict_fn
 from score_sde.parameterization import PARAMETERIZATIONS, THRESHOLDS, Parameterization, make_score_fn, thresholded
 from score_sde.processes import Process
-from score_sde.quantization import Quantization
+from score_sde.quantization import PLACES, Quantization
 from score_sde.samplers import METHODS, Adaptive, AdaptiveMethod, Decoder, ModelSampler
 from score_sde.sampling import GRIDS, FixedSteps, Grid, edm_times, levels_of
 from score_sde.sdes import SDE
@@ -39,7 +39,7 @@ from score_sde.standardization import Standardization
 from score_sde.state import TrainState, create_state, state_of
 from score_sde.training.objective import VARIANCES, make_loss, make_trainees
 from score_sde.training.optim import make_optimizer
-from score_sde.training.step import TrainStep, make_train_step
+from score_sde.training.step import Prepare, TrainStep, make_train_step
 from score_sde.typing import Batch, Dequantizer, Loss, Network, Params, ScoreFn, Times, expand_like
 from score_sde.validation import PURPOSES, Purpose, class_problems, problems_of
 from score_sde.variational import LearnedReversal
@@ -54,6 +54,7 @@ class Experiment:
     event_shape: tuple[int, ...]
     num_classes: int  # classes that the network is trained on; 0 for a run without labels
     quantization: Quantization
+    prepare: Prepare  # from gray levels to data as they are trained on
     sde: SDE
     process: Process  # trained and sampled: the SDE, or a chain that converges to it
     network: Network  # computes the score
@@ -101,6 +102,7 @@ class Experiment:
         parameterization = build(kind, {**settings.parameterization, **kind.fixed})
         representation = {"centered": settings.data.centered, "standardization": standardization}
         quantization = Quantization(num_grey_levels=num_grey_levels, **representation)
+        prepare = functools.partial(PLACES[settings.objective.levels], quantization)
         loss = make_loss(settings, process, trainees, parameterization, quantization)
         if classes:
             loss = class_conditional(loss, settings.conditioning.null_probability)
@@ -111,6 +113,7 @@ class Experiment:
             event_shape=event_shape,
             num_classes=classes,
             quantization=quantization,
+            prepare=prepare,
             sde=sde,
             process=process,
             network=trainees.score,
@@ -122,7 +125,7 @@ class Experiment:
             train_step=make_train_step(
                 loss,
                 tx,
-                prepare=quantization.dequantize,
+                prepare=prepare,
                 ema_rate=settings.optim.ema_rate,
                 ema_warmup=settings.optim.ema_warmup,
                 accumulate=settings.training.accumulate,
@@ -319,7 +322,7 @@ def _problems(
     sde, wanted = attempt(make_sde, config), set(purposes)
     process = attempt(make_process, config, sde) if sde is not None else None
     attempt(make_trainees, config, event_shape, classes_of(config, num_classes), network)
-    trained = DEQUANTIZATIONS[config.likelihood.dequantization] and not NETWORKS[config.model.name].is_latent
+    trained = DEQUANTIZATIONS[config.likelihood.dequantization].trained and not NETWORKS[config.model.name].is_latent
     if "dequantize" in wanted or ("likelihood" in wanted and trained):
         attempt(make_dequantizer, dict(config.dequantizer), event_shape, num_grey_levels)
     if "sample" in wanted and sde is not None and process is not None and not found:

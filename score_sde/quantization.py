@@ -12,7 +12,8 @@ Continuous data have neither levels nor noise, and may be standardized
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -85,9 +86,8 @@ class Quantization(Checked):
         >>> Quantization(num_grey_levels=2).place(jnp.array([[0, 1]]), jnp.array([[0.5, 0.0]])).tolist()
         [[-0.5, 0.0]]
         """
-        if self.num_grey_levels is None:
-            raise UserError("The data are continuous and have no bins to draw noise in; expected gray levels.")
-        self._check_levels(levels)
+        self.check_levels(levels)
+        assert self.num_grey_levels is not None
         return self._scale((levels.astype(u.dtype) + u) / self.num_grey_levels)
 
     def check(self, x: Array) -> None:
@@ -132,14 +132,22 @@ class Quantization(Checked):
         choices = (unit * self.num_grey_levels, unit * (self.num_grey_levels - 1), unit * self.num_grey_levels - 0.5)
         return any(np.abs(places - np.round(places)).max() < 1e-3 for places in choices)
 
-    def _check_levels(self, levels: Array) -> None:
+    def check_levels(self, levels: Array) -> None:
+        """Refuse what are no gray levels of this kind.
+
+        Raises:
+            UserError: If the data are continuous, or the levels not whole numbers from 0 to ``K - 1``, as far as they
+                can be read.
+        """
+        if self.num_grey_levels is None:
+            raise UserError("The data are continuous and have no bins to draw noise in; expected gray levels.")
         if not (jnp.issubdtype(levels.dtype, jnp.integer) or levels.dtype == jnp.bool_):
             raise UserError(f"The gray levels are of type {levels.dtype}; expected whole numbers.")
         if not holds(lambda levels: (levels >= 0) & (levels < self.num_grey_levels), levels):
             values = np.asarray(levels)
             raise UserError(
                 f"The gray levels lie between {values.min()} and {values.max()}; expected 0 to "
-                f"{(self.num_grey_levels or 0) - 1}."
+                f"{self.num_grey_levels - 1}."
             )
 
     def midpoints(self, levels: Array) -> Batch:
@@ -192,6 +200,12 @@ class Quantization(Checked):
         single = x.astype(jnp.float32)
         return single if self.standardization is None else jnp.asarray(self.standardization.forward(single))
 
+
+#: Where gray levels are placed for training, as functions of quantization, key and levels: anywhere in their bins, as
+#: likelihoods of dequantized images need, or at the middle, as a decoder over the levels and truncated normal noise do.
+PLACES: Mapping[str, Callable[[Quantization, PRNGKey, Array], Batch]] = MappingProxyType(
+    {"bins": Quantization.dequantize, "midpoints": lambda quantization, key, levels: quantization.midpoints(levels)}
+)
 
 #: Continuous data.
 CONTINUOUS = Quantization(num_grey_levels=None)

@@ -174,7 +174,8 @@ def _trained(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
             "ncsnv2_64."
         )
     if config.reads("model.attention_resolutions") and len(event_shape) == 3:
-        heights = [event_shape[0] // 2**level for level in range(event_shape[0].bit_length())]
+        height = event_shape[0] // model.patch_size
+        heights = [height // 2**level for level in range(height.bit_length())]
         missing = [height for height in model.attention_resolutions if height not in heights]
         if missing and model.attention_resolutions != FIELDS["model.attention_resolutions"].default:
             yield (
@@ -380,8 +381,15 @@ def _likelihood(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]
             f"config.likelihood.chain_terms is {likelihood.chain_terms}, and the bound with learned variances "
             "takes all steps; expected config.likelihood.chain_terms=0."
         )
-    if autoencoder and DEQUANTIZATIONS[likelihood.dequantization]:
+    kind = DEQUANTIZATIONS[likelihood.dequantization]
+    if autoencoder and (kind.trained or kind.decodes):
+        belongs = "is trained against a score" if kind.trained else "is the noise of a diffusion"
         yield (
-            f"config.likelihood.dequantization is {likelihood.dequantization}, which is trained against a "
-            f"score; expected uniform for config.model.name={config.model.name}."
+            f"config.likelihood.dequantization is {likelihood.dequantization}, which {belongs}; expected uniform for "
+            f"config.model.name={config.model.name}."
+        )
+    if kind.decodes and likelihood.decoder:
+        yield (
+            f"config.likelihood.decoder is True, and config.likelihood.dequantization={likelihood.dequantization} has "
+            "the noise of t_min already; expected config.likelihood.decoder=False."
         )

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 
 from score_sde import solvers
 from score_sde.parameterization import PARAMETERIZATIONS
-from score_sde.sdes import VE, VP, GaussianPath, LinearSDE, SubVP
+from score_sde.sdes import VDM, VE, VP, GaussianPath, LinearSDE, SubVP
 
 SDES = {
     "vp": VP(),
     "vp_narrow": VP(beta_min=0.5, beta_max=8.0),
     "subvp": SubVP(),
     "ve": VE(),
+    "vdm": VDM(),
     "ve_small": VE(sigma_min=0.02, sigma_max=5.0),
     "cosine": GaussianPath(lambda t: jnp.cos(1.5 * t), lambda t: jnp.sin(1.5 * t), prior_std=1.0),
     "linear": LinearSDE.from_coefficients(lambda t: -2.0 - 3.0 * t, lambda t: jnp.sqrt(2.0 + jnp.cos(6.0 * t))),

@@ -11,7 +11,7 @@ from scipy import stats
 from score_sde import sampling, solvers
 from score_sde.chains import BETAS, DDPM, NCSN, SIGMAS, Tabulated
 from score_sde.errors import UserError
-from score_sde.sdes import SDE, VE, VP, SubVP
+from score_sde.sdes import SDE, VDM, VE, VP, SubVP
 from score_sde.typing import expand_like
 from tests.laws import SDES, float64
 
@@ -253,6 +253,11 @@ def test_noise_beyond_the_numbers_is_refused_by_name(make, name):
         ],
         *[(lambda name=name: BETAS[name](9, 1e-4, float("nan")), "end is nan") for name in ("linear", "quad", "const")],
         *[(lambda make=make: make(9, -1.0, 1.0), "sigma_min is -1.0") for make in SIGMAS.values()],
+        (
+            lambda: VDM(log_snr_max=-6.0),
+            r"log_snr_max is -6\.0 and log_snr_min is -5\.0; expected the first to be larger",
+        ),
+        (lambda: VDM(log_snr_max=1e4), r"log_snr_max is 10000\.0; expected -87"),
         *[(lambda make=make: make(9, 2.0, 1.0), "expected the first to be smaller") for make in SIGMAS.values()],
     ],
 )

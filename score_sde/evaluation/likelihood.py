@@ -29,12 +29,14 @@ from score_sde.likelihood import (
     decoder_term,
     dequantize_with,
     importance_weighted,
+    level_bound,
     log_likelihood,
     log_likelihood_on_grid,
     nll_bound,
     refined,
 )
 from score_sde.objectives import elbo, importance_bound
+from score_sde.quantization import Quantization
 from score_sde.typing import Dequantizer, Params, PRNGKey, Times
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class BinNoise:
     dequantizer: Dequantizer = dataclasses.field(default_factory=UniformDequantizer)
     params: Params = dataclasses.field(default_factory=dict)
     name: str = "uniform"
+    decodes: bool = False  # the bound has a decoder over gray levels instead
 
 
 class Draw(NamedTuple):
@@ -253,15 +256,30 @@ def dataset_bound(
 
 def bound_program(experiment: Experiment, noise: BinNoise) -> Program:
     """The function ``(params, noise_params, key, batch) -> Bound`` for a batch of examples."""
-    settings = experiment.settings.likelihood
+    settings, quantization = experiment.settings.likelihood, experiment.quantization
+    options = {"t_min": settings.t_min, "num_times": settings.bound_times}
+    if noise.decodes and quantization.num_grey_levels is not None:
+        return _level_bound_program(experiment, quantization, **options)
 
     def draw(params: Params, noise_params: Params, key: PRNGKey, batch: Any) -> Bound:
         params, levels = conditioned(params, batch)
         noise_key, bound_key = jax.random.split(key)
         x, log_q = dequantized(experiment, noise, noise_params, noise_key, levels)
-        options = {"t_min": settings.t_min, "num_times": settings.bound_times}
         bound = nll_bound(bound_key, experiment.sde, experiment.score_fn(params), x, **options)
         return bound._replace(value=bound.value + log_q)
+
+    return draw
+
+
+def _level_bound_program(experiment: Experiment, quantization: Quantization, **options: Any) -> Program:
+    """The bound with a decoder over gray levels; in the units of the scaled data, as the other."""
+    scale = math.prod(experiment.event_shape) * quantization.offset * math.log(2.0)  # log(K / width)
+
+    def draw(params: Params, noise_params: Params, key: PRNGKey, batch: Any) -> Bound:
+        del noise_params
+        params, levels = conditioned(params, batch)
+        bound = level_bound(key, experiment.sde, experiment.score_fn(params), levels, quantization, **options)
+        return bound._replace(value=bound.value - scale)
 
     return draw
 

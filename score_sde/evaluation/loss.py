@@ -26,7 +26,7 @@ def model_losses(experiment: Experiment) -> Losses:
 
     def losses(params: Params, key: PRNGKey, batch: Any) -> Times:
         prepare_key, loss_key = jax.random.split(key)
-        x = on_data(lambda levels: experiment.quantization.dequantize(prepare_key, levels), batch)
+        x = on_data(lambda levels: experiment.prepare(prepare_key, levels), batch)
         return experiment.loss(params, loss_key, x, train=False)
 
     return losses

@@ -35,7 +35,7 @@ def accuracy_by_noise(
     @jit
     def scores(params: Params, keys: SampleKeys, levels: Any) -> Any:
         both = jax.vmap(jax.random.split, out_axes=1)(keys)
-        x = jax.vmap(experiment.quantization.dequantize)(both[0], levels)
+        x = jax.vmap(experiment.prepare)(both[0], levels)
         noise = sample_noise(both[1], x)
 
         def at(time: Any) -> Any:

@@ -258,7 +258,7 @@ def latent_codes(
     @jit
     def there_and_back(params: Params, key: PRNGKey, batch: Any) -> Any:
         params, levels = conditioned(params, batch)
-        x = experiment.quantization.dequantize(key, levels)
+        x = experiment.prepare(key, levels)
         codes = encode(sde, experiment.score_fn(params), x, **accuracy)
         return x, codes, decode(sde, experiment.score_fn(params), codes.y, **accuracy)
 

@@ -10,7 +10,7 @@ SCORE = unless("model.name", "vae")  # a vae has no score
 CHAIN = unless("sde.schedule", "continuous")
 BY_NUMBER = ("level", "descending_level")  # noise conditions by level number
 _EDM, _NOT_EDM = given("parameterization.output", "edm"), unless("parameterization.output", "edm")
-_VP, _VE = given("sde.name", "vp", "subvp"), given("sde.name", "ve")
+_VP, _VE, _VDM = given("sde.name", "vp", "subvp"), given("sde.name", "ve"), given("sde.name", "vdm")
 
 MAX_LEVELS = 100_000
 _MAX_DEVICES = 2**20
@@ -44,12 +44,19 @@ class Diffusion(Group):
 
     when: ClassVar[When] = SCORE
 
-    name: str = choice(("vp", "subvp", "ve"), "the SDE")
+    name: str = choice(
+        ("vp", "subvp", "ve", "vdm"), "the SDE; vdm is variance preserving with a log-SNR that falls linearly"
+    )
     # At t = 1 the weight of the data is exp(-(beta_min + beta_max) / 4), which underflows float32 from a sum of 349.3.
     beta_min: float = real(0.1, 1e-6, 349.0, "rate at t = 0", _VP)
     beta_max: float = real(20.0, 1e-6, 349.0, "rate at t = 1; beyond, no float32 holds what data are left", _VP)
     sigma_min: float = real(0.01, 1e-6, 1e6, "noise at t = 0; values of size 1 have no digits below 1e-6", _VE)
     sigma_max: float = real(50.0, 1e-6, 1e6, "noise at t = 1, about the largest distance between two examples", _VE)
+    # Below float32's least number lies the squared noise of a log-SNR beyond 87, or the squared weight of the data.
+    log_snr_max: float = real(
+        13.3, -80.0, 80.0, "log(m^2 / s^2) at t = 0; 13.3 is a sixth of a bin of 256 levels", _VDM
+    )
+    log_snr_min: float = real(-5.0, -80.0, 80.0, "log(m^2 / s^2) at t = 1, below log_snr_max", _VDM)
     schedule: str = choice(
         ("continuous", "linear", "cosine", "quad", "const", "jsd", "geometric", "uniform"),
         "continuous, or the chain of N = parameterization.num_scales levels to train and sample on: for vp linear (the "

@@ -156,7 +156,9 @@ class Likelihood(Group):
     )
     fresh_probes: bool = flag(True, "on a fixed grid new probes at each time, not the same at all", _ON_GRID & _PROBES)
     dequantization: str = choice(
-        ("uniform", "variational"), "uniform noise, or trained noise after --mode=train_dequantizer"
+        ("uniform", "variational", "truncated_normal"),
+        "uniform noise; trained noise, after --mode=train_dequantizer; or the noise of t_min within the bins, for "
+        "objective.levels=midpoints, with a bound that has a decoder over the levels",
     )
     num_dequantizations: int = integer(1, 1, 10_000, "noise draws per image; their log-likelihoods are averaged")
     importance_weighted: bool = flag(

@@ -68,6 +68,16 @@ class Model(Group):
         "how the input pyramid joins the trunk",
         when=_NCSNPP & given("model.progressive_input", "input_skip"),
     )
+    input_frequencies: tuple[int, ...] = several(
+        *((), Integer(low=-4, high=12), (0, 8)),
+        "the image enters with sin and cos of 2^n 2 pi x beside it, for these n; 6 and 7 show 256 gray levels",
+        when=_UNET,
+        distinct=True,
+        or_empty=True,
+    )
+    patch_size: int = integer(
+        1, 1, 16, "pixels per side of a square that the network takes for one pixel, with more channels", _UNET
+    )
     skip_rescale: bool = flag(True, "divide residual sums by sqrt 2", _NCSNPP)
     init_scale: float = real(0.0, 0.0, 10.0, "initial scale of each branch's last layer", _NCSNPP)
     normalization: str = choice(

@@ -39,6 +39,11 @@ class Objective(Group):
     )
     t_min: float = real(1e-5, *_TIME, "smallest training time", _NO_BOUND)
     reduce_mean: bool = flag(True, "mean over the event, else half the sum", _NO_BOUND)
+    levels: str = choice(
+        ("bins", "midpoints"),
+        "where gray levels enter: anywhere in their bins, or in the middle, for likelihood.dequantization="
+        "truncated_normal",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

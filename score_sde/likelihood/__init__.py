@@ -4,6 +4,7 @@ from score_sde.likelihood.bound import Bound, bound_draw, nll_bound
 from score_sde.likelihood.dequantization import (
     DEQUANTIZATIONS,
     Dequantized,
+    TruncatedNormalDequantizer,
     UniformDequantizer,
     dequantization_loss,
     dequantize_with,
@@ -11,6 +12,7 @@ from score_sde.likelihood.dequantization import (
 from score_sde.likelihood.flow import Likelihood, bits_per_dim, decoder_term, log_likelihood, transport
 from score_sde.likelihood.grid import log_likelihood_on_grid, refined, sample_with_log_density
 from score_sde.likelihood.latents import decode, encode, interpolate
+from score_sde.likelihood.level_bound import level_bound, log_level_probability
 from score_sde.quantization import Quantization
 from score_sde.variational import (
     ChainBound,
@@ -29,6 +31,7 @@ __all__ = [
     "Dequantized",
     "Likelihood",
     "Quantization",
+    "TruncatedNormalDequantizer",
     "UniformDequantizer",
     "bits_per_dim",
     "bound_draw",
@@ -41,6 +44,8 @@ __all__ = [
     "encode",
     "importance_weighted",
     "interpolate",
+    "level_bound",
+    "log_level_probability",
     "log_likelihood",
     "log_likelihood_on_grid",
     "nll_bound",

@@ -127,7 +127,7 @@ def nll_bound(
         rows = jax.vmap(lambda k: jax.random.split(k, t.shape[0]), out_axes=1)(keys)
         return jax.lax.map(draw, (t, scale, rows))  # in turn, to save memory
 
-    samples = jax.vmap(law.at)(_paired_quantiles(time_keys, num_times))
+    samples = jax.vmap(law.at)(paired_quantiles(time_keys, num_times))
     t, weight = (part.astype(time_dtype(x)) for part in samples)
     rate = (sde.diffusion(t) / sde.marginal(t).std) ** 2
     halves = scaled_errors(t, 0.5 * (1.0 - t_min) * (weight * rate), draw_keys)  # constant under importance sampling
@@ -285,7 +285,7 @@ def _draw_error(
     return noise_error(sde, score_fn, x, t, noise, probes) - control
 
 
-def _paired_quantiles(keys: SampleKeys, num: int) -> _Draws:
+def paired_quantiles(keys: SampleKeys, num: int) -> _Draws:
     """Quantiles with two successive ones in each of ``num / 2`` equal strata."""
     stratum = jnp.arange(num) // 2
     return jax.vmap(lambda k: (stratum + jax.random.uniform(k, (num,))) / (num // 2), out_axes=1)(keys)

@@ -244,3 +244,35 @@ def check_labels(label: Labels, num_classes: int) -> None:
             f"The labels lie between {classes.min()} and {classes.max()}; expected 0 to {num_classes - 1}, the classes "
             "of the network, or -1 for none."
         )
+
+
+def with_waves(x: Images, frequencies: tuple[int, ...]) -> Float[Array, "batch height width wider"]:
+    """Images with ``sin(2^n 2 pi x)`` and ``cos(2^n 2 pi x)`` as further channels, for each ``n``.
+
+    Waves as short as the distance between two gray levels show a network where in a bin a value lies (Kingma et al.
+    2021, arXiv 2107.00630, appendix C). Centered images of 256 levels take ``n`` = 6 and 7.
+    """
+    waves = [wave(2.0**n * 2.0 * jnp.pi * x) for n in frequencies for wave in (jnp.sin, jnp.cos)]
+    return jnp.concatenate([x, *waves], axis=-1) if waves else x
+
+
+def to_patches(x: Images, size: int) -> Float[Array, "batch rows columns features"]:
+    """The pixels of every square of ``size`` by ``size`` as the channels of one pixel.
+
+    >>> from_patches(to_patches(jnp.arange(16.0).reshape(1, 4, 4, 1), 2), 2).reshape(-1)[:6].tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    """
+    if size == 1:
+        return x
+    n, height, width, channels = x.shape
+    squares = x.reshape(n, height // size, size, width // size, size, channels)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // size, width // size, size * size * channels)
+
+
+def from_patches(x: Images, size: int) -> Float[Array, "batch rows columns features"]:
+    """The inverse of :func:`to_patches`."""
+    if size == 1:
+        return x
+    n, height, width, channels = x.shape
+    squares = x.reshape(n, height, width, size, size, channels // size**2)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(n, height * size, width * size, channels // size**2)

@@ -30,7 +30,10 @@ from score_sde.models.layers import (
     TimeEmbedding,
     check_labels,
     conv3x3,
+    from_patches,
     label_embedding,
+    to_patches,
+    with_waves,
 )
 from score_sde.models.resampling import Downsample, Kernel, Upsample, downsample, fir_downsample, fir_upsample, upsample
 from score_sde.typing import Labels, Times
@@ -63,6 +66,8 @@ class NCSNpp(nn.Module):
     min_group_channels: int = 4  # least number of channels in a group of the normalization
     rescale_input: bool = False  # map inputs from [0, 1] to [-1, 1] first, for data that are not centered
     remat: bool = DEFAULTS.model.remat
+    input_frequencies: tuple[int, ...] = DEFAULTS.model.input_frequencies
+    patch_size: int = DEFAULTS.model.patch_size
 
     @nn.compact
     def __call__(self, x: Images, condition: Times, *, label: Labels | None = None, train: bool = False) -> Images:
@@ -79,15 +84,16 @@ class NCSNpp(nn.Module):
             check_labels(label, self.num_classes)
         if self.rescale_input:
             x = 2.0 * x - 1.0
+        x = to_patches(x, self.patch_size)
         kernel = self.fir_kernel if self.fir else None
         block = self._make_block(self._embed(condition, label), train)
         pyramid = INPUT_PYRAMIDS[self.progressive_input](x, kernel, self.progressive_combine, self.skip_rescale)
         out = OUTPUT_PYRAMIDS[self.progressive](x.shape[-1], self._head, kernel, self.init_scale, self.skip_rescale)
-        h, skips = self._down(conv3x3(self.features)(x), block, pyramid)
+        h, skips = self._down(conv3x3(self.features)(with_waves(x, self.input_frequencies)), block, pyramid)
         h = block(h, h.shape[-1])
         h = self._attend(h)
         h = block(h, h.shape[-1])
-        return out.output(self._up(h, skips, block, out))
+        return from_patches(out.output(self._up(h, skips, block, out)), self.patch_size)
 
     def _embed(self, condition: Times, label: Labels | None) -> Features | None:
         embedding = None

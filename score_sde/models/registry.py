@@ -151,7 +151,7 @@ def _check_shape(fields: Mapping[str, Any], family: Family, event_shape: tuple[i
             "Set config.model.name=mlp."
         )
     halvings = family.halvings or len(fields["channel_multipliers"]) - 1
-    factor = 2**halvings
+    factor = 2**halvings * (1 if family.halvings else fields["patch_size"])
     if event_shape[0] % factor or event_shape[1] % factor:
         advice = "" if family.halvings else ", or fewer entries in config.model.channel_multipliers"
         raise UserError(

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from score_sde.checkpointing import newest_config
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import everywhere
@@ -25,7 +27,7 @@ from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import Unreadable, atomic_write_json, only_writer, read_json, writing
 from score_sde.labels import Conditioned
-from score_sde.likelihood import DEQUANTIZATIONS, UniformDequantizer, dequantization_loss
+from score_sde.likelihood import DEQUANTIZATIONS, TruncatedNormalDequantizer, UniformDequantizer, dequantization_loss
 from score_sde.modes.parts import check_same_part, init_part, newest_part, part_step, part_task
 from score_sde.modes.record import write_records
 from score_sde.modes.workdir import (
@@ -183,7 +185,13 @@ def load_noise(experiment: Experiment, workdir: Path) -> BinNoise:
     Raises:
         UserError: If it is variational and no dequantizer was trained in ``workdir``.
     """
-    if not DEQUANTIZATIONS[experiment.settings.likelihood.dequantization]:
+    settings = experiment.settings.likelihood
+    kind = DEQUANTIZATIONS[settings.dequantization]
+    if kind.decodes:
+        mean_coeff, std = experiment.sde.marginal(jnp.asarray(settings.t_min))
+        noise = TruncatedNormalDequantizer(quantization=experiment.quantization, mean_coeff=mean_coeff, std=std)
+        return BinNoise(dequantizer=noise, name="truncated normal", decodes=True)
+    if not kind.trained:
         return BinNoise()
     trained = load_dequantizer(experiment, workdir)
     return BinNoise(dequantizer=trained.dequantizer, params=trained.params, name=f"variational (step {trained.step})")

@@ -193,7 +193,7 @@ def _loss(experiment: Experiment, classifier: LinenClassifier) -> Loss:
 def _held_out(experiment: Experiment, loss: Loss) -> Any:
     def losses(params: Params, key: PRNGKey, batch: Any) -> Times:
         prepare_key, loss_key = jax.random.split(key)
-        x = on_data(lambda levels: experiment.quantization.dequantize(prepare_key, levels), batch)
+        x = on_data(lambda levels: experiment.prepare(prepare_key, levels), batch)
         return loss(params, loss_key, x, train=False)
 
     return losses
@@ -207,7 +207,7 @@ def _train(
     task = part_task(
         *(experiment, classifier, "classifier", directory),
         source=sources["train"],
-        step=lambda: part_step(experiment, loss, "classifier", experiment.quantization.dequantize),
+        step=lambda: part_step(experiment, loss, "classifier", experiment.prepare),
         evaluate=evaluate,
         check=lambda path, saved: check_same_part(saved, config, path, "classifier", trained=_TRAINED),
     )

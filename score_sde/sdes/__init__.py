@@ -2,6 +2,6 @@
 
 from score_sde.sdes.base import SDE, ReverseSDE
 from score_sde.sdes.own import GaussianPath, LinearSDE
-from score_sde.sdes.standard import VE, VP, SubVP
+from score_sde.sdes.standard import VDM, VE, VP, SubVP
 
-__all__ = ["SDE", "VE", "VP", "GaussianPath", "LinearSDE", "ReverseSDE", "SubVP"]
+__all__ = ["SDE", "VDM", "VE", "VP", "GaussianPath", "LinearSDE", "ReverseSDE", "SubVP"]

@@ -232,3 +232,72 @@ class SubVP(VP):
     def discretize(self, n: int) -> Chain:
         """The chain that visits the marginals."""
         return SDE.discretize(self, n)
+
+
+@component
+class VDM(SDE):
+    r"""Variance preserving with a log-SNR that falls linearly: the fixed schedule of variational diffusion models.
+
+    ``log(m^2 / s^2) = log_snr_max + t (log_snr_min - log_snr_max)`` and ``m^2 + s^2 = 1`` (Kingma et al. 2021, arXiv
+    2107.00630, section 3.1 and appendix H), so that ``dx = -r s^2 / 2 x dt + sqrt(r) s dw`` with the range ``r`` of the
+    log-SNR. Uniform times are importance-sampled ones. As under the VE SDE, data count as having a little noise at
+    ``t = 0`` already. The prior is ``N(0, I)``.
+
+    >>> [round(float(VDM().log_snr(jnp.array(t))), 3) for t in (0.0, 1.0)]
+    [13.3, -5.0]
+    """
+
+    log_snr_max: Number = DEFAULTS.sde.log_snr_max
+    log_snr_min: Number = DEFAULTS.sde.log_snr_min
+
+    def problems(self) -> Iterator[str]:
+        """Sentences about ratios out of range in the current precision, or a log-SNR that does not fall."""
+        most = -float(np.log(_precision().tiny))
+        for name in ("log_snr_max", "log_snr_min"):
+            value = getattr(self, name)
+            if not holds(lambda log_snr: (-most <= log_snr) & (log_snr <= most), value):
+                yield f"{name} is {value}; expected {-most:.3g} to {most:.3g}, where neither m nor s is 0."
+        if not holds(lambda first, last: ~(first <= last), self.log_snr_max, self.log_snr_min):
+            yield (
+                f"log_snr_max is {self.log_snr_max} and log_snr_min is {self.log_snr_min}; expected the first to be "
+                "larger."
+            )
+
+    @property
+    def _range(self) -> Number:
+        return self.log_snr_max - self.log_snr_min
+
+    def drift_coeff(self, t: Time) -> Time:
+        """``-r s^2 / 2``."""
+        return -0.5 * self._range * jax.nn.sigmoid(-self.log_snr(t))
+
+    def diffusion(self, t: Time) -> Time:
+        """``sqrt(r) s``."""
+        return jnp.sqrt(self._range) * self.marginal(t).std
+
+    def marginal(self, t: Time) -> Marginal:
+        """``(sqrt(sigmoid(log_snr)), sqrt(sigmoid(-log_snr)))``."""
+        log_snr = self.log_snr(t)
+        return Marginal(*(jnp.exp(0.5 * jax.nn.log_sigmoid(value)) for value in (log_snr, -log_snr)))
+
+    @property
+    def prior_std(self) -> Number:
+        """One."""
+        return 1.0
+
+    def log_snr(self, t: Time) -> Time:
+        """``log_snr_max - r t``."""
+        return self.log_snr_max - t * self._range
+
+    def inverse_log_snr(self, log_snr: Time) -> Time:
+        """``(log_snr_max - log_snr) / r``."""
+        return (self.log_snr_max - log_snr) / self._range
+
+    def transition(self, s: Time, t: Time) -> Transition:
+        """``(m(t) / m(s), s(t) sqrt(1 - exp(-r (t - s))))``."""
+        (mean_s, _), (mean_t, std_t) = self.marginal(s), self.marginal(t)
+        return Transition(mean_t / mean_s, std_t * jnp.sqrt(-jnp.expm1(-(t - s) * self._range)))
+
+    def discrete_step(self, s: Time, t: Time) -> Transition:
+        """The transition, which is exact."""
+        return self.transition(s, t)

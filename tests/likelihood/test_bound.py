@@ -13,13 +13,13 @@ from scipy import integrate, stats
 from score_sde.errors import UserError
 from score_sde.likelihood import bound_draw, nll_bound
 from score_sde.likelihood.bound import noise_error
-from score_sde.sdes import VE, VP, SubVP
+from score_sde.sdes import VDM, VE, VP, SubVP
 from score_sde.typing import expand_like
 from tests.analytic import Gaussian
 from tests.laws import float64
 
 # Processes that end far from their prior, so that the gap of the bound stands out from its error.
-SHORT = {"vp": VP(beta_max=3.0), "subvp": SubVP(beta_max=3.0), "ve": VE(sigma_max=0.8)}
+SHORT = {"vp": VP(beta_max=3.0), "subvp": SubVP(beta_max=3.0), "ve": VE(sigma_max=0.8), "vdm": VDM(log_snr_min=1.0)}
 FULL = {"vp": VP(), "subvp": SubVP(), "ve": VE()}
 each_short = pytest.mark.parametrize("sde", SHORT.values(), ids=SHORT)
 each_full = pytest.mark.parametrize("sde", FULL.values(), ids=FULL)

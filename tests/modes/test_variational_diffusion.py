@@ -1,0 +1,59 @@
+"""Variational diffusion through the command line: gray levels enter, and no noise is drawn in their bins."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_sde.cli import load_config, main
+from score_sde.modes.workdir import build_experiment
+
+CONFIG = Path(__file__).parents[2] / "configs" / "vdm" / "digits.py"
+TINY = (
+    *(
+        "--config.model.features=4",
+        "--config.model.channel_multipliers=(1,)",
+        "--config.model.attention_resolutions=()",
+    ),
+    *("--config.training.num_steps=2", "--config.training.batch_size=4", "--config.training.log_every=2"),
+    *("--config.training.eval_every=2", "--config.training.checkpoint_every=2", "--config.training.sample_every=0"),
+    *("--config.likelihood.num_examples=4", "--config.likelihood.batch_size=4", "--config.likelihood.num_steps=4"),
+    *("--config.likelihood.bound_times=4", "--config.likelihood.budget_examples=2"),
+    "--config.likelihood.noise_levels=2",
+)
+
+
+def _run(workdir, mode, *flags):
+    return main([f"--config={CONFIG}", f"--workdir={workdir}", f"--mode={mode}", *TINY, *flags])
+
+
+def test_training_sees_the_middle_of_the_bins():
+    experiment = build_experiment(load_config(CONFIG, list(TINY)))
+    levels = jnp.arange(16).reshape(1, 4, 4, 1)
+    first, second = (experiment.prepare(jax.random.key(seed), levels) for seed in (0, 1))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, 2.0 * (levels + 0.5) / 17.0 - 1.0, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_likelihood_and_the_bound_are_of_the_gray_levels(tmp_path):
+    """An untrained network knows nothing: the flow keeps N(0, I), of which the levels' bits are known."""
+    workdir = tmp_path / "run"
+    assert not _run(workdir, "train", "--config.optim.lr=0.0")
+    assert not _run(workdir, "likelihood")
+    report = json.loads((workdir / "likelihood.json").read_text())
+    assert "truncated normal dequantisation" in report["protocol"]
+    assert report["budget"]["truncation"] == {"mean": 0.0, "std_error": 0.0}
+    # The bound is one on the same quantity, and no closer than the flow but for its error.
+    gap = report["bound_bits_per_dim"] - report["bits_per_dim"]
+    assert gap > -4.0 * np.hypot(report["bound_std_error"], report["std_error"])
+
+
+def test_a_decoder_beside_such_noise_is_refused(tmp_path, capfd):
+    code = _run(tmp_path / "run", "train", "--config.likelihood.decoder=True")
+    assert code != 2  # training does not read it
+    assert _run(tmp_path / "run", "likelihood", "--config.likelihood.decoder=True") == 2
+    assert "has the noise of t_min already" in capfd.readouterr().err
