@@ -6,7 +6,7 @@ from typing import Literal
 from score_sde.fields.conditions import given, unless
 from score_sde.fields.diffusion import SCORE
 from score_sde.fields.kinds import Real
-from score_sde.fields.lines import Group, choice, flag, integer, real, several
+from score_sde.fields.lines import Group, choice, flag, integer, path, real, several
 
 MAX_STEPS = 10**9  # steps are counted in 32 bits
 MAX_BATCH = 2**20
@@ -96,6 +96,16 @@ class Training(Loop):
 
     sample_every: int = integer(
         0, 0, MAX_STEPS, "steps between pictures of what the averaged parameters make of the same noise; 0 for none"
+    )
+    init_from: str = path(
+        "",
+        "a model whose averaged parameters training starts from, with a new optimizer: a folder of --mode=export, a "
+        "working directory, or a published checkpoint; empty for none",
+    )
+    init_anew: bool = flag(
+        False,
+        "initialize the parameters that do not fit that model, for other classes or sizes; else they are refused",
+        unless("training.init_from", ""),
     )
 
 

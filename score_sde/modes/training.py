@@ -15,7 +15,8 @@ from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.samples import in_rows, sampled_labels, sketch
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
-from score_sde.files import check_writable, only_writer
+from score_sde.files import atomic_write_json, check_writable, only_writer
+from score_sde.modes.models import start_from
 from score_sde.modes.record import claim, of_this_run, recorded_data
 from score_sde.modes.workdir import build_experiment, has_checkpoint, load_splits, summarize, train_to_end
 from score_sde.report.measured import loss_curve
@@ -64,21 +65,37 @@ def train_run(
     with only_writer(workdir, "train", doing=f"training the run in {workdir}"):
         records = claim(config, workdir, data)
         tell(sources, labels=config.conditioning.classes, standardized=data.standardization is not None)
+        init_state, from_what = _start(experiment, workdir)
+        for name, record in from_what.items():
+            atomic_write_json(workdir / name, record)
         return train(
             experiment,
             workdir,
+            init_state=init_state,
             watch=watch,
             sources=sources,
             check=of_this_run(workdir),
             cautions=lambda: cautions(config, sources["train"], data.standardization),
-            records=records,
+            records=records | from_what,
         )
+
+
+def _start(experiment: Experiment, workdir: Path) -> tuple[Callable[[], TrainState], dict[str, Any]]:
+    """The state at step 0, and the record of the model that it comes from, if from any."""
+    settings = experiment.settings.training
+    if not settings.init_from or has_checkpoint(workdir):
+        return experiment.init_state, {}
+    start = start_from(experiment, settings.init_from, anew=settings.init_anew)
+    anew = f", with {len(start.record['anew'])} parameters initialized anew" if start.record["anew"] else ""
+    log.info("Starting from %s of step %d%s.", settings.init_from, start.record["step"], anew)
+    return start.init_state, {"init.json": start.record}
 
 
 def train(
     experiment: Experiment,
     workdir: Path,
     *,
+    init_state: Callable[[], TrainState] | None = None,
     watch: Watch = lambda step, params: None,
     sources: Mapping[str, Source] | None = None,
     check: Check = lambda path, config: None,
@@ -88,7 +105,8 @@ def train(
     """Train the score network to ``training.num_steps``; see :func:`score_sde.training.loop.run`.
 
     ``watch`` is called with the averaged parameters every ``training.sample_every`` steps. The splits of the data are
-    loaded unless given. The other arguments are those of :class:`score_sde.training.loop.Task`.
+    loaded unless given, and the state at step 0 is the experiment's. The other arguments are those of
+    :class:`score_sde.training.loop.Task`.
 
     Raises:
         UserError: As :func:`score_sde.training.loop.run`; if a network that is trained on labels ignores them.
@@ -102,7 +120,7 @@ def train(
         run=config,
         group="training",
         source=sources["train"],
-        init_state=experiment.init_state,
+        init_state=init_state or experiment.init_state,
         step=lambda: experiment.train_step,
         evaluate=LossEvaluator(experiment, sources["test"]),
         snapshot_every=config.optim.ema_snapshot_every,

@@ -13,6 +13,7 @@ from score_sde.data.arrays import array_splits
 from score_sde.errors import Preempted
 from score_sde.experiment import Experiment
 from score_sde.models.adapters import as_network
+from score_sde.modes.models import of_state
 from score_sde.modes.record import recorded_data
 from score_sde.modes.training import train_run
 from score_sde.modes.workdir import experiment_for, trained_state
@@ -85,7 +86,7 @@ def fit(
         experiment = experiment_for(settings, train.info, "demo", scale, network=own)
         record = DataRecord.of(train.info, splits, labels=by_class, standardization=scale)
         state = _trained(experiment, splits, record, workdir)
-        return Model.of(experiment, state, record, place=None if directory is None else workdir)
+        return Model(**of_state(experiment, state, record, None if directory is None else workdir)._asdict())
 
 
 def _trained(experiment: Experiment, splits: Any, record: DataRecord, workdir: Path) -> TrainState:

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from score_sde.data import ArraySource, DataRecord
 from score_sde.data.arrays import checked_examples
-from score_sde.distributed import batch_sharding, everywhere, gathered, jit, shared_size
+from score_sde.distributed import batch_sharding, gathered, jit, shared_size
 from score_sde.errors import UserError
 from score_sde.evaluation.budget import error_budget
 from score_sde.evaluation.likelihood import (
@@ -37,7 +37,6 @@ from score_sde.notebook.likelihood import Likelihood
 from score_sde.report.card import model_card
 from score_sde.solvers import Solver
 from score_sde.solvers.base import Solution
-from score_sde.state import TrainState
 from score_sde.typing import Batch, Params, PRNGKey
 
 
@@ -67,12 +66,6 @@ class Model:
     place: Path | None = None
     card: str | None = None
     _programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)  # compiled, by what decides them
-
-    @classmethod
-    def of(cls, experiment: Experiment, state: TrainState, data: DataRecord, *, place: Path | None = None) -> "Model":
-        """The model of a training state."""
-        params, trained = everywhere(experiment.mesh, (state.ema_params, state.params))
-        return cls(experiment=experiment, params=params, trained=trained, step=int(state.step), data=data, place=place)
 
     def __repr__(self) -> str:
         """The process, the network and the data in a line."""

@@ -9,6 +9,7 @@ import jax
 from score_sde.data import DataRecord
 from score_sde.diffusions import CONTINUOUS
 from score_sde.fields import Settings
+from score_sde.files import read_json
 from score_sde.report.quantities import judged, quantities
 from score_sde.report.rendering import render
 from score_sde.report.run import read_run
@@ -43,7 +44,7 @@ def model_card(
         tags=["diffusion", "score-based-generative-model", "jax", settings.sde.name, settings.model.name],
         title=title or f"{data.name}, {settings.sde.name}",
         description=_description(settings, data),
-        facts=list(_facts(settings, data, params, step)),
+        facts=list(_facts(settings, data, params, step, place)),
         labeled=labeled,
         programs=programs,
         quantities=found,
@@ -56,7 +57,9 @@ def _description(settings: Settings, data: DataRecord) -> str:
     return f"A {kind} of {data.name}, trained with score_sde."
 
 
-def _facts(settings: Settings, data: DataRecord, params: Params, step: int) -> Iterator[tuple[str, str]]:
+def _facts(
+    settings: Settings, data: DataRecord, params: Params, step: int, place: Path | None
+) -> Iterator[tuple[str, str]]:
     shape = "x".join(map(str, data.shape))
     levels = "continuous values" if data.num_levels is None else f"{data.num_levels} gray levels"
     yield "Data", f"{data.name}: examples of shape {shape}, {levels}"
@@ -70,6 +73,9 @@ def _facts(settings: Settings, data: DataRecord, params: Params, step: int) -> I
     yield "Process", f"{settings.sde.name}, {settings.sde.schedule}{chain}"
     yield "Network", f"{settings.model.name}, {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
     yield "Output", settings.parameterization.output
+    start = None if place is None else read_json(place / "init.json")
+    if start is not None:
+        yield "Started from", f"{start.get('from')} of step {start.get('step')}, trained on {start.get('data')}"
     yield "Steps trained", f"{step:,}, batches of {settings.training.batch_size}"
     sampling = settings.sampling
     yield "Sampler", f"{sampling.predictor}, {sampling.num_steps} steps on the {sampling.grid} grid"

@@ -87,6 +87,7 @@ TEXT_EXAMPLES = {
         "1:",
         "1,2",
     ],
+    "the license of the model in its card": ["cc-by-4.0"],
 }
 
 

@@ -101,7 +101,7 @@ def _change(name, *keys, value):
 DAMAGE = {
     "no configuration": (_remove("config.json"), r"has model.safetensors and no config.json; write the folder anew"),
     "no data": (_remove("data.json"), "no data.json"),
-    "no parameters": (_remove("model.safetensors"), "holds no model"),
+    "no parameters": (_remove("model.safetensors"), "There is no model in"),
     "half of the parameters": (_cut("model.safetensors"), "safetensors"),
     "half of the configuration": (_cut("config.json"), "config.json"),
     "another network": (_change("config.json", "model", "features", value=12), "the configuration expects"),
@@ -123,7 +123,7 @@ def test_a_damaged_folder_ends_in_a_message(run, tmp_path, kind):
 def test_a_model_that_does_not_exist_is_told_with_what_there_is(tmp_path):
     with pytest.raises(UserError, match="There is no model"):
         score_sde.load("no-such-model")
-    with pytest.raises(UserError, match="holds no model"):
+    with pytest.raises(UserError, match="There is no model in"):
         score_sde.load(tmp_path)
 
 
