@@ -49,15 +49,14 @@ def main() -> None:
         rows |= {f"{scale:g}, noise {low:g} to {high:g} of the signal": interval}
         rows |= {f"{scale:g}, rescaled by {args.rescale:g}": {"scale": scale, "rescale": args.rescale}}
     sampling = [f"--config.evaluation.num_samples={args.samples}", *overrides]
-    print("| scale | recognized | Fréchet distance | precision | recall | ms a sample |")
-    print("|---|---|---|---|---|---|")
+    print("| scale | recognized | Fréchet distance | precision | recall |")
+    print("|---|---|---|---|---|")
     for number, (name, fields) in enumerate(rows.items()):
         found = measured(args.workdir, args.out / f"row-{number}", fields, sampling)
         cells = [cell(100.0 * found["class_accuracy"], 100.0 * found["class_accuracy_std_error"], 1) + " %"]
         for metric, digits in (("frechet", 1), ("precision", 3), ("recall", 3)):
             cells.append(cell(found["metrics"][metric]["value"], found["metrics"][metric]["std_error"], digits))
-        milliseconds = 1e3 * found["sampling_seconds"] / args.samples
-        print(f"| {name} | {' | '.join(cells)} | {milliseconds:.0f} |", flush=True)
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

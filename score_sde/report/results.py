@@ -99,7 +99,7 @@ def _percent(share: Any) -> str:
 def _recommended(report: Mapping[str, Any]) -> str:
     solver, grid = (dig(report, "recommended", "setting", name) for name in ("solver", "grid"))
     evaluations = counted(report, "recommended.num_evals", "evaluation")
-    return f"{solver} on the {grid} grid, {evaluations}; Fréchet distance of pixels"
+    return _listed(f"{solver} on the {grid} grid, {evaluations}", classes_of(report), "Fréchet distance of pixels")
 
 
 def _at_step(words: str) -> Callable[[Mapping[str, Any]], str]:
@@ -122,6 +122,7 @@ CHECKPOINT = (
     Field("class_accuracy", "Samples of their class", error="class_accuracy_std_error"),
 )
 _METRIC = ("value", "std_error", "details.corrected", "protocol.num_samples", "protocol.reference_count")
+_GUIDED = ("classes.[]", "scale", "guidance_interval.[]", "rescale", "classifier_scale")
 _POINT = ("num_evals", "distance", "std_error")
 
 
@@ -197,11 +198,12 @@ RESULTS: dict[str, tuple[str, tuple[Field, ...]]] = {
     "sampling.json": ("sample", (
         Field("num_evals", "Evaluations per sample", how=_sampler),
         Field("seconds", "Time of sampling", style="duration"),
-        *_fields("", "num_steps", "num_samples"),
+        *_fields("", "num_steps", "num_samples", *_GUIDED),
     )),
     "pareto.json": ("pareto", (
         Field("recommended.distance", "Recommended sampler", error="recommended.std_error", how=_recommended),
         *(field for part in ("points.[].", "references.[].", "recommended.") for field in _fields(part, *_POINT)),
+        *_fields("", *_GUIDED),
     )),
     "restoration.json": ("restore", (
         Field("psnr_mean", "Peak signal-to-noise ratio of the mean", "dB", "psnr_mean_std_error", how=_restored),
@@ -216,7 +218,7 @@ RESULTS: dict[str, tuple[str, tuple[Field, ...]]] = {
         Field("num_evals", "Evaluations per draw", how=lambda report: (
             f"and {number(report.get('num_products'))} products with the Jacobian of the network")),
         Field("seconds", "Time of restoring", style="duration"),
-        *_fields("", "noise_std", "num_images", "draws", "nominal_coverage", "num_products"),
+        *_fields("", "noise_std", "num_images", "draws", "nominal_coverage", "num_products", *_GUIDED),
         *_fields("images.[].", "psnr_mean", "psnr_draws", "coverage", "residual", "misfit"),
     )),
     "classification.json": ("classify", (

@@ -71,7 +71,7 @@ def test_results_of_other_settings_are_kept_and_those_of_the_same_are_replaced(m
     MODES[mode](few(), run, "the first")
     first = {name: (run / name).read_bytes() for name in (report, *others) if (run / name).exists()}
     assert report in first
-    _check_described(run)
+    check_described(run)
     MODES[mode](few(), run, "the same")
     assert not (run / "earlier").exists()
     again = {name: (run / name).read_bytes() for name in first}
@@ -90,7 +90,7 @@ UNSHOWN = {"seed", "first", "num_evals_max", "num_train", "sampling_seconds", "l
            "cpu_count", "device_count", "process_count"}  # fmt: skip
 
 
-def _check_described(run):
+def check_described(run):
     """Whatever number a mode writes, the pages know its place and form."""
     reports = {name: json.loads((run / name).read_text()) for name in MODES_OF if (run / name).exists()}
     assert reports and misshapen(reports) == []

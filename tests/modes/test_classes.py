@@ -20,6 +20,7 @@ from score_sde.likelihood import UniformDequantizer
 from score_sde.modes.dequantizer import dequantizer_loss
 from score_sde.modes.evaluating import _Evaluation
 from score_sde.report.quantities import quantities_of
+from tests.evaluation.test_results import check_described
 
 TINY = {
     **{"data.name": "toy:rings", "model.name": "mlp", "model.features": 8, "model.num_blocks": 1},
@@ -80,6 +81,7 @@ def test_samples_are_of_the_classes_that_are_asked_for(trained, tmp_path):
     report = json.loads((tmp_path / "sampling.json").read_text())
     assert (report["classes"], report["scale"]) == ([3, 1], 2.0) and "rescale" not in report
     assert "of classes 3, 1 with guidance 2" in (tmp_path / "summary.md").read_text()
+    check_described(tmp_path)
     assert sample(trained, f"--out={tmp_path}") == 0
     assert not (np.load(tmp_path / "samples.npz")["samples"] == found["samples"]).all()
     assert (tmp_path / "earlier" / "sample-1" / "samples.npz").exists()  # other classes are another result
