@@ -11,7 +11,7 @@ from score_sde.config import build
 from score_sde.errors import UserError
 from score_sde.fields import Settings
 from score_sde.processes import Process
-from score_sde.sdes import SDE, VDM, VE, VP, SubVP
+from score_sde.sdes import EDM, SDE, VDM, VE, VP, Cosine, RectifiedFlow, Sigmoid, SubVP
 
 #: The only schedule without a chain.
 CONTINUOUS = "continuous"
@@ -52,6 +52,10 @@ DIFFUSIONS: Mapping[str, Diffusion] = MappingProxyType(
         "subvp": Diffusion(sde=SubVP),
         "ve": Diffusion(sde=VE, schedules=SIGMAS, chain=_ncsn, own="geometric", keeps_data=True),
         "vdm": Diffusion(sde=VDM),
+        "rectified_flow": Diffusion(sde=RectifiedFlow),
+        "cosine": Diffusion(sde=Cosine),
+        "sigmoid": Diffusion(sde=Sigmoid),
+        "edm": Diffusion(sde=EDM, keeps_data=True),
     }
 )
 
@@ -70,7 +74,7 @@ def make_sde(config: Settings) -> SDE:
     try:
         return build(DIFFUSIONS[config.sde.name].sde, config.sde)
     except UserError as error:
-        raise UserError(re.sub(r"\b(beta|sigma|log_snr)_(min|max) is", r"config.sde.\g<0>", str(error))) from None
+        raise UserError(re.sub(r"\b((beta|sigma|log_snr)_(min|max)|end) is", r"config.sde.\g<0>", str(error))) from None
 
 
 def make_process(config: Settings, sde: SDE) -> Process:

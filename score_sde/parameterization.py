@@ -19,9 +19,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from score_sde.arguments import of_examples, rows, score_at
+from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
 from score_sde.labels import unconditioned
 from score_sde.processes import Process
+from score_sde.sdes.base import SDE
 from score_sde.typing import (
     Batch,
     Labels,
@@ -67,6 +69,7 @@ class Parameterization(abc.ABC):
     """
 
     fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # fields that the subclass fixes
+    of_sde: ClassVar[bool] = False  # whether it needs drift and diffusion, which a chain lacks
 
     data_std: Number = DEFAULTS.parameterization.data_std
     scale_input: bool = static(default=DEFAULTS.parameterization.scale_input)
@@ -131,6 +134,31 @@ class VPrediction(Parameterization):
 
 
 @component
+class VelocityPrediction(Parameterization):
+    r"""The output is the velocity of the path, ``u = m' x_0 + s' z`` (Lipman et al. 2022, arXiv 2210.02747).
+
+    With ``m' = f m`` and ``s' = f s + g^2 / (2 s)`` it is ``f x_t + g^2 / (2 s) z``: the drift of the probability flow.
+    """
+
+    of_sde: ClassVar[bool] = True
+
+    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
+        """``2 s (u - f x) / g^2``.
+
+        Raises:
+            UserError: If the process is a chain, which has no velocity.
+        """
+        if not isinstance(process, SDE):
+            raise UserError(
+                "A chain has no velocity, which config.parameterization.output=velocity predicts; expected "
+                "config.sde.schedule=continuous, or another output, such as v."
+            )
+        std, drift = process.marginal(t).std, process.drift_coeff(t)
+        factor = 2.0 * std / process.diffusion(t) ** 2
+        return expand_like(factor, x) * (output - expand_like(drift, x) * x)
+
+
+@component
 class EDMPrediction(Parameterization):
     r"""The preconditioning of Karras et al. 2022 (arXiv 2206.00364, table 1), for any ``m`` and ``s``.
 
@@ -159,6 +187,7 @@ PARAMETERIZATIONS: Mapping[str, type[Parameterization]] = MappingProxyType(
         "data": DataPrediction,
         "v": VPrediction,
         "edm": EDMPrediction,
+        "velocity": VelocityPrediction,
     }
 )
 

@@ -1,36 +1,26 @@
 r"""The times at which a loss is evaluated, and their weights.
 
 A time sampler returns times and weights such that ``mean(weight * f(t))`` estimates the average of ``f`` over uniform
-time in ``[t0, t1]``. A weighting is the ``lambda(t)`` of the denoising score matching loss
-``lambda(t) |score + z / s|^2`` (Song et al. 2021, eq. 7).
+time in ``[t0, t1]``: then the weighting (:mod:`score_sde.weightings`) alone decides what is minimized. Two laws of
+recent papers, :class:`LogNormalTimes` and :class:`LogitNormalTimes`, are part of what is minimized there, so their
+weights are 1.
 """
 
+import abc
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import ndtr, ndtri
 
 from score_sde.arguments import Checked, not_fulfilled, not_whole
 from score_sde.errors import UserError
+from score_sde.fields import DEFAULTS
 from score_sde.processes import Process
 from score_sde.sdes import SDE
-from score_sde.typing import Number, PRNGKey, Scalar, Time, Times, TimeSampler, TimeSamples, component, holds
-
-Weighting: TypeAlias = Callable[[Process, Times], Times]
-
-
-def variance_weighting(process: Process, t: Time) -> Time:
-    """``lambda = s^2``: every noise level counts the same in noise space; best for samples."""
-    return process.marginal(t).std ** 2
-
-
-def likelihood_weighting(process: Process, t: Time) -> Time:
-    """``lambda = g^2``: the loss bounds the negative log-likelihood (Song et al. 2021, arXiv 2101.09258, theorem 1)."""
-    if not isinstance(process, SDE):
-        raise UserError("Likelihood weighting is by the diffusion g of an SDE, and a chain has none; use variance.")
-    return process.diffusion(t) ** 2
+from score_sde.typing import Number, PRNGKey, Scalar, Time, Times, TimeSampler, TimeSamples, component, holds, static
+from score_sde.weightings import Weighting
 
 
 class _Between(Checked):
@@ -171,14 +161,166 @@ class ImportanceTimes(_Between):
         return TimeSamples(samples.t, weight * samples.weight)
 
 
+@component
+class WeightedTimes(_Between):
+    r"""Times with density proportional to the weight ``w = lambda / s^2`` of the error in noise space.
+
+    Whatever the weighting, the factor of every error is then one constant: what :class:`ImportanceTimes` is to the
+    weighting by likelihood, with a distribution function by the trapezoidal rule on a grid even in log-SNR.
+
+    Attributes:
+        sde: The forward process.
+        weighting: ``lambda(t)``.
+        t0: Smallest time.
+        t1: Largest time.
+        base: Draws the quantiles in ``[0, 1]``.
+        num_points: Points of the grid.
+
+    >>> from score_sde.sdes import VP
+    >>> from score_sde.weightings import MinSNRWeighting
+    >>> t, weight = WeightedTimes(sde=VP(), weighting=MinSNRWeighting()).at(jnp.linspace(0.0, 1.0, 5))
+    >>> w = MinSNRWeighting()(VP(), t) / VP().marginal(t).std ** 2
+    >>> bool(jnp.ptp(weight * w) < 1e-3 * jnp.max(weight * w))
+    True
+    """
+
+    sde: Process
+    weighting: Weighting = static()
+    t0: Number = 1e-5
+    t1: Number = 1.0
+    base: TimeSampler = UniformTimes(t0=0.0)
+    num_points: int = static(default=2049)
+
+    def _weight(self, t: Times) -> Times:
+        return self.weighting(self.sde, t) / self.sde.marginal(t).std ** 2
+
+    def at(self, quantiles: Times) -> TimeSamples:
+        """The times below which the given fractions of the draws lie, and their weights."""
+        start, end = (self.sde.log_snr(jnp.asarray(t)) for t in (self.t0, self.t1))
+        t = self.sde.inverse_log_snr(jnp.linspace(start, end, self.num_points)).at[0].set(self.t0).at[-1].set(self.t1)
+        w = self._weight(t)
+        steps = 0.5 * (w[1:] + w[:-1]) * jnp.diff(t)
+        mass = jnp.concatenate([jnp.zeros(1, steps.dtype), jnp.cumsum(steps)])
+        at = jnp.interp(quantiles * mass[-1], mass, t)
+        return TimeSamples(at, mass[-1] / ((self.t1 - self.t0) * self._weight(at)))
+
+    def sample(self, key: PRNGKey, n: int) -> TimeSamples:
+        """Draw ``n`` times."""
+        quantiles, weight = self.base.sample(key, n)
+        samples = self.at(quantiles)
+        return TimeSamples(samples.t, weight * samples.weight)
+
+
+class _Normal(_Between):
+    """Times of which a function is normal, between two times."""
+
+    mean: Number
+    std: Number
+    base: TimeSampler
+
+    @abc.abstractmethod
+    def value(self, t: Time) -> Time:
+        """The function that is normal; increasing."""
+
+    @abc.abstractmethod
+    def time(self, value: Time) -> Time:
+        """Its inverse."""
+
+    def problems(self) -> Iterator[str]:
+        """Sentences about invalid times, and a std that is none."""
+        yield from super().problems()
+        yield from not_fulfilled("std", self.std, lambda std: std > 0.0, "a number above 0")
+
+    def at(self, quantiles: Times) -> TimeSamples:
+        """The times below which the given fractions of the draws lie."""
+        low, high = (ndtr((self.value(jnp.asarray(t)) - self.mean) / self.std) for t in (self.t0, self.t1))
+        value = self.mean + self.std * ndtri(low + quantiles * (high - low))
+        return TimeSamples(jnp.clip(self.time(value), self.t0, self.t1), jnp.ones_like(quantiles))
+
+    def sample(self, key: PRNGKey, n: int) -> TimeSamples:
+        """Draw ``n`` times."""
+        return self.at(self.base.sample(key, n).t)
+
+
+@component
+class LogNormalTimes(_Normal):
+    r"""Times whose noise level ``sigma = s / m`` is lognormal: ``log sigma ~ N(mean, std^2)`` (Karras et al. 2022).
+
+    The law is part of the loss, so the weights are 1. It is cut off at ``t0`` and ``t1``.
+
+    Attributes:
+        sde: The forward process.
+        mean: Mean of ``log sigma``, -1.2 in the paper.
+        std: Its standard deviation, 1.2 there.
+        t0: Smallest time.
+        t1: Largest time.
+        base: Draws the quantiles in ``[0, 1]``.
+
+    >>> from score_sde.sdes import VE
+    >>> t = LogNormalTimes(sde=VE()).at(jnp.array([0.5])).t
+    >>> round(float(jnp.log(VE().marginal(t).std[0])), 2)  # the median, but for the cut
+    -1.2
+    """
+
+    sde: Process
+    mean: Number = DEFAULTS.objective.time_mean
+    std: Number = DEFAULTS.objective.time_std
+    t0: Number = 1e-5
+    t1: Number = 1.0
+    base: TimeSampler = UniformTimes(t0=0.0)
+
+    def value(self, t: Time) -> Time:
+        """``log(s / m)``."""
+        return -0.5 * self.sde.log_snr(t)
+
+    def time(self, value: Time) -> Time:
+        """By the inverse of the log-SNR."""
+        return self.sde.inverse_log_snr(-2.0 * value)
+
+
+@component
+class LogitNormalTimes(_Normal):
+    r"""Times whose logit is normal, ``log(t / (1 - t)) ~ N(mean, std^2)`` (Esser et al. 2024, arXiv 2403.03206).
+
+    The law is part of the loss, so the weights are 1. It is cut off at ``t0`` and ``t1``.
+
+    Attributes:
+        mean: Mean of the logit, 0 in the paper; above 0 there is more noise.
+        std: Its standard deviation, 1 there.
+        t0: Smallest time.
+        t1: Largest time.
+        base: Draws the quantiles in ``[0, 1]``.
+
+    >>> [round(float(t), 3) for t in LogitNormalTimes(mean=0.0, std=1.0).at(jnp.array([0.1, 0.5, 0.9])).t]
+    [0.217, 0.5, 0.783]
+    """
+
+    mean: Number = 0.0
+    std: Number = 1.0
+    t0: Number = 1e-5
+    t1: Number = 1.0
+    base: TimeSampler = UniformTimes(t0=0.0)
+
+    def value(self, t: Time) -> Time:
+        """``log(t / (1 - t))``."""
+        return jnp.log(t) - jnp.log1p(-t)
+
+    def time(self, value: Time) -> Time:
+        """The logistic function."""
+        return jax.nn.sigmoid(value)
+
+
 TIME_SAMPLERS: Mapping[str, Callable[..., TimeSampler]] = MappingProxyType(
     {
         "uniform": UniformTimes,
         "low_discrepancy": LowDiscrepancyTimes,
         "levels": LevelTimes,
         "importance": ImportanceTimes,
+        "weighted": WeightedTimes,
+        "lognormal": LogNormalTimes,
+        "logit_normal": LogitNormalTimes,
     }
 )
-WEIGHTINGS: Mapping[str, Weighting] = MappingProxyType(
-    {"variance": variance_weighting, "likelihood": likelihood_weighting}
-)
+
+#: The laws by log-SNR and its inverse, or by the diffusion, which a chain lacks.
+OF_SDE = (ImportanceTimes, WeightedTimes, LogNormalTimes)

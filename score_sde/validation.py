@@ -17,8 +17,8 @@ from score_sde.models.layers import EMBEDDINGS
 from score_sde.models.normalization import NORMALIZATIONS
 from score_sde.models.registry import NETWORKS
 from score_sde.models.sizes import dequantizer_count, feature_numbers
-from score_sde.objectives import TIME_SAMPLERS, ImportanceTimes
-from score_sde.parameterization import LEVEL_CONDITIONS, THRESHOLDS
+from score_sde.objectives import OF_SDE, TIME_SAMPLERS, WEIGHTINGS
+from score_sde.parameterization import LEVEL_CONDITIONS, PARAMETERIZATIONS, THRESHOLDS
 from score_sde.samplers import METHODS
 from score_sde.solvers import CORRECTORS, Solver, follows_of
 from score_sde.solvers.pairing import follows_drift
@@ -138,8 +138,13 @@ def _training_times(config: Settings) -> Iterator[str]:
             f"config.objective.t_min is {t_min:g}, and the first level of the chain is at {1.0 / num_levels:g}; "
             "expected that (1 / config.parameterization.num_scales) or more."
         )
-    if TIME_SAMPLERS[config.objective.times] is ImportanceTimes:
-        yield f"config.objective.times={config.objective.times} needs an SDE; set config.sde.schedule=continuous."
+    objective, output = config.objective, config.parameterization.output
+    needs = {
+        f"objective.times={objective.times}": TIME_SAMPLERS[objective.times] in OF_SDE,
+        f"objective.weighting={objective.weighting}": WEIGHTINGS[objective.weighting].of_sde,
+        f"parameterization.output={output}": PARAMETERIZATIONS[output].of_sde,
+    }
+    yield from (f"config.{part} needs an SDE; set config.sde.schedule=continuous." for part in needs if needs[part])
 
 
 def _network(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from score_sde import solvers
 from score_sde.parameterization import PARAMETERIZATIONS
-from score_sde.sdes import VDM, VE, VP, GaussianPath, LinearSDE, SubVP
+from score_sde.sdes import EDM, VDM, VE, VP, Cosine, GaussianPath, LinearSDE, RectifiedFlow, Sigmoid, SubVP
 
 SDES = {
     "vp": VP(),
@@ -13,6 +13,10 @@ SDES = {
     "subvp": SubVP(),
     "ve": VE(),
     "vdm": VDM(),
+    "rectified_flow": RectifiedFlow(end=1e-2),
+    "trigonometric": Cosine(end=1e-2),
+    "sigmoid": Sigmoid(end=1e-2),
+    "edm": EDM(sigma_max=10.0),
     "ve_small": VE(sigma_min=0.02, sigma_max=5.0),
     "cosine": GaussianPath(lambda t: jnp.cos(1.5 * t), lambda t: jnp.sin(1.5 * t), prior_std=1.0),
     "linear": LinearSDE.from_coefficients(lambda t: -2.0 - 3.0 * t, lambda t: jnp.sqrt(2.0 + jnp.cos(6.0 * t))),

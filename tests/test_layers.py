@@ -18,7 +18,7 @@ CORE = (
     {"keys", "processes", "standardization"},
     {"chains", "quantization"},
     {"sdes"},
-    {"parameterization"},
+    {"parameterization", "weightings"},
     {"solvers", "times"},
     {"variational"},
     {"objectives"},

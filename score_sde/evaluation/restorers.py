@@ -128,8 +128,8 @@ def _tds(experiment: Experiment, seen: Observed, params: Params, keys: SampleKey
             data_std=fields.data_std,
         )
 
-    of_images = (None if part is None else part[:: fields.draws] for part in (keys, y, labels))
-    particles = jax.vmap(run)(*of_images)
+    each = slice(None, None, fields.draws)
+    particles = jax.vmap(run)(keys[each], y[each], None if labels is None else labels[each])
     images = jnp.repeat(jnp.arange(len(particles.x)), fields.draws)
     chosen = jax.vmap(jax.random.categorical)(fold_in(keys, _CHOSEN), particles.log_weights[images])
     share = fields.num_particles * len(times) / fields.draws

@@ -11,6 +11,7 @@ CHAIN = unless("sde.schedule", "continuous")
 BY_NUMBER = ("level", "descending_level")  # noise conditions by level number
 _EDM, _NOT_EDM = given("parameterization.output", "edm"), unless("parameterization.output", "edm")
 _VP, _VE, _VDM = given("sde.name", "vp", "subvp"), given("sde.name", "ve"), given("sde.name", "vdm")
+_ENDS = given("sde.name", "rectified_flow", "cosine", "sigmoid")
 
 MAX_LEVELS = 100_000
 _MAX_DEVICES = 2**20
@@ -45,18 +46,24 @@ class Diffusion(Group):
     when: ClassVar[When] = SCORE
 
     name: str = choice(
-        ("vp", "subvp", "ve", "vdm"), "the SDE; vdm is variance preserving with a log-SNR that falls linearly"
+        ("vp", "subvp", "ve", "vdm", "rectified_flow", "cosine", "sigmoid", "edm"),
+        "the SDE; vdm, cosine and sigmoid are variance preserving with a log-SNR that falls linearly, along a quarter "
+        "of a circle, and as a logistic curve; rectified_flow goes straight from data to noise; edm adds noise evenly",
     )
     # At t = 1 the weight of the data is exp(-(beta_min + beta_max) / 4), which underflows float32 from a sum of 349.3.
     beta_min: float = real(0.1, 1e-6, 349.0, "rate at t = 0", _VP)
     beta_max: float = real(20.0, 1e-6, 349.0, "rate at t = 1; beyond, no float32 holds what data are left", _VP)
     sigma_min: float = real(0.01, 1e-6, 1e6, "noise at t = 0; values of size 1 have no digits below 1e-6", _VE)
-    sigma_max: float = real(50.0, 1e-6, 1e6, "noise at t = 1, about the largest distance between two examples", _VE)
+    sigma_max: float = real(
+        *(50.0, 1e-6, 1e6, "noise at t = 1, about the largest distance between two examples"),
+        when=given("sde.name", "ve", "edm"),
+    )
     # Below float32's least number lies the squared noise of a log-SNR beyond 87, or the squared weight of the data.
     log_snr_max: float = real(
         13.3, -80.0, 80.0, "log(m^2 / s^2) at t = 0; 13.3 is a sixth of a bin of 256 levels", _VDM
     )
     log_snr_min: float = real(-5.0, -80.0, 80.0, "log(m^2 / s^2) at t = 1, below log_snr_max", _VDM)
+    end: float = real(1e-3, 1e-6, 0.5, "weight of the data at t = 1; at 0 the SDE would have no finite drift", _ENDS)
     schedule: str = choice(
         ("continuous", "linear", "cosine", "quad", "const", "jsd", "geometric", "uniform"),
         "continuous, or the chain of N = parameterization.num_scales levels to train and sample on: for vp linear (the "
@@ -71,10 +78,13 @@ class Parameterization(Group):
 
     when: ClassVar[When] = SCORE
 
-    output: str = choice(("noise", "score", "data", "v", "edm"), "what the network predicts")
+    output: str = choice(
+        ("noise", "score", "data", "v", "edm", "velocity"),
+        "what the network predicts; velocity is that of the path, m' x_0 + s' z",
+    )
     data_std: float = real(
         *(0.5, 1e-6, 1e6, "standard deviation of the (scaled) data, by which inputs are scaled"),
-        when=given("parameterization.scale_input", True) | _EDM,
+        when=given("parameterization.scale_input", True) | _EDM | given("objective.weighting", "edm"),
     )
     scale_input: bool = flag(False, "divide the inputs by their standard deviation; edm always does", _NOT_EDM)
     scale_by_sigma: bool = flag(

@@ -13,6 +13,8 @@ MAX_BATCH = 2**20
 _CLOSEST = 0.9999999  # to 1 in float32, where a rate would change nothing
 _TIME = (1e-12, 0.5)  # a chain of two levels begins at 1/2
 _NO_BOUND = unless("objective.kind", "bound")
+_P2 = given("objective.weighting", "p2")
+_NORMAL = given("objective.times", "lognormal", "logit_normal")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,11 +33,36 @@ class Objective(Group):
     hybrid: float = real(
         0.0, 0.0, 1e4, "kind=bound: mean (n - z)^2 plus this much of the bound, for the variances; 0 for the bound"
     )
-    weighting: str = choice(("variance", "likelihood"), "lambda(t): variance (s^2) or likelihood (g^2)", _NO_BOUND)
+    weighting: str = choice(
+        ("variance", "likelihood", "flow", "edm", "min_snr", "p2", "sigmoid"),
+        "lambda(t): variance (s^2), likelihood (g^2), flow (the error of the path's velocity), or as in EDM, min-SNR, "
+        "P2 and with the likelihood times a logistic function",
+        _NO_BOUND,
+    )
+    min_snr_gamma: float = real(
+        5.0,
+        1e-6,
+        1e6,
+        "the ratio from which on data count no more",
+        _NO_BOUND & given("objective.weighting", "min_snr"),
+    )
+    p2_k: float = real(1.0, 1e-6, 1e6, "added to the signal-to-noise ratio", _NO_BOUND & _P2)
+    p2_gamma: float = real(1.0, 0.0, 10.0, "its power in the denominator", _NO_BOUND & _P2)
+    sigmoid_bias: float = real(
+        2.0, -30.0, 30.0, "the log-SNR at which half is left", _NO_BOUND & given("objective.weighting", "sigmoid")
+    )
     times: str = choice(
-        ("uniform", "low_discrepancy", "levels", "importance"),
-        "training times: levels takes num_scales of them, importance suits weighting=likelihood",
+        ("uniform", "low_discrepancy", "levels", "importance", "weighted", "lognormal", "logit_normal"),
+        "training times: levels takes num_scales of them; importance suits weighting=likelihood, weighted any; with "
+        "lognormal noise levels s/m, or with a normal logit, which are then part of what is minimized",
         when=_NO_BOUND,
+    )
+    time_mean: float = real(-1.2, -30.0, 30.0, "mean of log s/m, or of the logit of t", _NO_BOUND & _NORMAL)
+    time_std: float = real(1.2, 1e-3, 30.0, "its standard deviation", _NO_BOUND & _NORMAL)
+    even_times: bool = flag(
+        False,
+        "one time of every batch in each of as many quantiles as examples",
+        _NO_BOUND & given("objective.times", "importance", "weighted", "lognormal", "logit_normal"),
     )
     t_min: float = real(1e-5, *_TIME, "smallest training time", _NO_BOUND)
     reduce_mean: bool = flag(True, "mean over the event, else half the sum", _NO_BOUND)

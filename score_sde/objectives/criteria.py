@@ -25,7 +25,6 @@ from score_sde.objectives.family import (
 )
 from score_sde.parameterization import Parameterization, make_score_fn
 from score_sde.processes import Process
-from score_sde.times import Weighting
 from score_sde.typing import (
     Batch,
     Loss,
@@ -39,6 +38,7 @@ from score_sde.typing import (
     static,
     time_dtype,
 )
+from score_sde.weightings import Weighting
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from score_sde.fields import DEFAULTS
 from score_sde.parameterization import Parameterization, make_noise_fn
 from score_sde.processes import Process
 from score_sde.sdes import SDE
-from score_sde.times import ImportanceTimes, LowDiscrepancyTimes, Weighting
+from score_sde.times import ImportanceTimes, LowDiscrepancyTimes
 from score_sde.typing import (
     Batch,
     Loss,
@@ -31,6 +31,7 @@ from score_sde.typing import (
     event_sum,
     time_dtype,
 )
+from score_sde.weightings import Weighting
 
 _Draws: TypeAlias = tuple[Times, Times, Batch, Batch]
 
@@ -51,7 +52,7 @@ def score_matching_loss(
         network: The network to train.
         parameterization: The meaning of its output.
         times: Draws the training times.
-        weighting: ``lambda(t)``; see :mod:`score_sde.times`.
+        weighting: ``lambda(t)``; see :mod:`score_sde.weightings`.
         reduce_mean: ``True`` averages the squared error over the event, ``False`` takes half its sum; both are
             conventions of Song et al., for VP and VE configurations.
 

@@ -2,6 +2,20 @@
 
 from score_sde.sdes.base import SDE, ReverseSDE
 from score_sde.sdes.own import GaussianPath, LinearSDE
+from score_sde.sdes.paths import EDM, Cosine, RectifiedFlow, Sigmoid
 from score_sde.sdes.standard import VDM, VE, VP, SubVP
 
-__all__ = ["SDE", "VDM", "VE", "VP", "GaussianPath", "LinearSDE", "ReverseSDE", "SubVP"]
+__all__ = [
+    "EDM",
+    "SDE",
+    "VDM",
+    "VE",
+    "VP",
+    "Cosine",
+    "GaussianPath",
+    "LinearSDE",
+    "RectifiedFlow",
+    "ReverseSDE",
+    "Sigmoid",
+    "SubVP",
+]

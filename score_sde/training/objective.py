@@ -15,7 +15,14 @@ from score_sde.config import build
 from score_sde.errors import UserError
 from score_sde.fields import Settings
 from score_sde.models.registry import NETWORKS, make_latent_model, make_network
-from score_sde.objectives import CRITERIA, TIME_SAMPLERS, WEIGHTINGS, criterion_loss, score_matching_loss
+from score_sde.objectives import (
+    CRITERIA,
+    TIME_SAMPLERS,
+    LowDiscrepancyTimes,
+    criterion_loss,
+    make_weighting,
+    score_matching_loss,
+)
 from score_sde.parameterization import Parameterization
 from score_sde.processes import Process
 from score_sde.quantization import Quantization
@@ -115,10 +122,15 @@ def make_loss(
     own = {field: objective[field] or None for field in kind.fields}  # 0 means none
     if kind.of_bound:
         return kind.loss(process, trainees.reversal, parameterization, quantization=quantization, **own)
-    fields = {"t0": objective.t_min, "num_levels": config.parameterization.num_scales, "sde": process}
+    weighting = make_weighting(objective.weighting, {**objective, "data_std": config.parameterization.data_std})
+    fields = {
+        **{"t0": objective.t_min, "num_levels": config.parameterization.num_scales, "sde": process},
+        **{"weighting": weighting, "mean": objective.time_mean, "std": objective.time_std},
+        **({"base": LowDiscrepancyTimes(t0=0.0)} if objective.even_times else {}),
+    }
     options = {
         "times": build(TIME_SAMPLERS[objective.times], fields),
-        "weighting": WEIGHTINGS[objective.weighting],
+        "weighting": weighting,
         "reduce_mean": objective.reduce_mean,
     }
     return kind.loss(process, trainees.score, parameterization, **options, **own)

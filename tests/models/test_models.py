@@ -18,7 +18,7 @@ from score_sde.models.layers import (
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsn import NCSN, NCSNv2
 from score_sde.models.ncsnpp import DDPM, NCSNpp
-from score_sde.objectives import TIME_SAMPLERS, WEIGHTINGS, score_matching_loss
+from score_sde.objectives import TIME_SAMPLERS, score_matching_loss, variance_weighting
 from score_sde.parameterization import PARAMETERIZATIONS
 from score_sde.sdes import VE, VP
 
@@ -179,7 +179,7 @@ def test_the_loss_of_an_untrained_network_is_that_of_predicting_no_noise(name, c
         net,
         PARAMETERIZATIONS["noise"](),
         times=TIME_SAMPLERS["uniform"](t0=1e-5),
-        weighting=WEIGHTINGS["variance"],
+        weighting=variance_weighting,
         reduce_mean=reduce_mean,
     )
     params = _init(net, shape)

@@ -1,0 +1,24 @@
+"""Flow matching on CIFAR-10, as the image example of the flow_matching package: FID 2.07 with 50 evaluations there.
+
+Batches of 64 on each of 8 devices for 3000 epochs, noise levels s / m that are lognormal with mean -1.2 and std 1.2,
+and Heun's method on EDM's grid. The network is the DDPM++ of Song et al. 2021, not the example's.
+"""
+
+from score_sde import published
+
+
+def get_config() -> published.ConfigDict:
+    """DDPM++ for the velocity of the straight path."""
+    config = published.ddpmpp(published.cifar10())
+    config.sde.name = "rectified_flow"
+    config.parameterization.output = "velocity"
+    config.objective.weighting = "flow"
+    config.objective.times = "lognormal"
+    config.objective.t_min = 1e-3
+    config.likelihood.t_min = 1e-3
+    config.training.batch_size = 512
+    config.training.num_steps = 292_968  # 3000 epochs
+    config.sampling.predictor = "heun"
+    config.sampling.grid = "edm"
+    config.sampling.num_steps = 25
+    return config
