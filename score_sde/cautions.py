@@ -15,6 +15,7 @@ from score_sde.diffusions import DIFFUSIONS
 from score_sde.errors import plural
 from score_sde.fields import Settings
 from score_sde.models.registry import NETWORKS
+from score_sde.models.sizes import map_sizes, padded_size
 from score_sde.parameterization import PARAMETERIZATIONS
 from score_sde.standardization import Standardization
 from score_sde.training.ema import reconstruction_error, reconstruction_weights
@@ -23,6 +24,7 @@ _EXAMPLES = 10_000  # whose mean and deviation are taken
 _NUMBERS = 2**25  # in these examples
 _LEFT = 0.1  # share of the initialization in an average that deserves a warning
 _ROUGH = 0.05  # error of a reconstructed average
+_PADDED = 1.5  # times as much work for padding
 _MANY = 400  # snapshots, which reconstruct every width well
 
 
@@ -99,15 +101,24 @@ def run_cautions(config: Settings, group: str = "training") -> Iterator[str]:
 
 
 def network_cautions(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
-    """The sentence about attention on feature maps that the network does not have."""
+    """Sentences about attention on feature maps that the network does not have, and about much padding."""
     model = config.model
-    if not config.reads("model.attention_resolutions") or len(event_shape) != 3:
+    if not config.reads("model.attention_resolutions") or len(event_shape) < 2:
         return
-    heights = [event_shape[0] // model.patch_size // 2**level for level in range(len(model.channel_multipliers))]
+    levels = len(model.channel_multipliers)
+    heights = map_sizes(event_shape[0], levels, model.patch_size)
     if missing := [height for height in model.attention_resolutions if height not in heights]:
         yield (
             f"config.model.attention_resolutions has {', '.join(map(str, missing))}, and the feature maps have heights "
             f"{', '.join(map(str, heights))}: there is no attention for it. Set it to some of these, or to ()."
+        )
+    factor = model.patch_size * 2 ** (levels - 1)
+    size, padded = event_shape[:-1], [padded_size(length, factor) for length in event_shape[:-1]]
+    if (share := math.prod(padded) / math.prod(size)) > _PADDED:
+        yield (
+            f"The network halves data of {'x'.join(map(str, size))} {plural(levels - 1, 'time')}, for which it pads "
+            f"them to {'x'.join(map(str, padded))}: {share:.1f} times the work. Take fewer entries in "
+            "config.model.channel_multipliers."
         )
 
 

@@ -16,7 +16,7 @@ from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.models.layers import EMBEDDINGS
 from score_sde.models.normalization import NORMALIZATIONS
 from score_sde.models.registry import NETWORKS
-from score_sde.models.sizes import dequantizer_count, feature_numbers
+from score_sde.models.sizes import dequantizer_count, feature_numbers, map_sizes
 from score_sde.objectives import OF_SDE, TIME_SAMPLERS, WEIGHTINGS
 from score_sde.parameterization import LEVEL_CONDITIONS, PARAMETERIZATIONS, THRESHOLDS
 from score_sde.samplers import METHODS
@@ -178,9 +178,10 @@ def _trained(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
             f"{model.name} looks up the number of a level; expected descending_level, or another network, such as "
             "ncsnv2_64."
         )
-    if config.reads("model.attention_resolutions") and len(event_shape) == 3:
+    if config.reads("model.attention_resolutions") and len(event_shape) > 1:
         height = event_shape[0] // model.patch_size
-        heights = [height // 2**level for level in range(height.bit_length())]
+        own = map_sizes(event_shape[0], len(model.channel_multipliers), model.patch_size)
+        heights = sorted({*own, *(height // 2**level for level in range(height.bit_length()))}, reverse=True)
         missing = [height for height in model.attention_resolutions if height not in heights]
         if missing and model.attention_resolutions != FIELDS["model.attention_resolutions"].default:
             yield (

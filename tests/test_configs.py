@@ -108,15 +108,15 @@ BAD_VALUES = {
     ),
     "images for the mlp": (
         {"model.name": "mlp"},
-        r"'mlp' takes vectors; the data have shape \(32, 32, 3\). Set .*name=ncs",
+        r"'mlp' takes vectors \(D,\); the data have shape \(32, 32, 3\). Set .*name=ncs",
     ),
     "vectors for the U-Net": (
         {"data.name": "toy:moons"},
-        r"'ncsnpp' takes images .* shape \(2,\). Set .*name=mlp",
+        r"takes series \(L, C\), images \(H, W, C\) or volumes \(D, H, W, C\); .* shape \(2,\). Set .*name=mlp",
     ),
-    "too many levels": (
-        {"data.name": "digits", "model.channel_multipliers": (1, 1, 1, 1, 1)},
-        "8x8 cannot be halved 4 times: expected a multiple of 16, or fewer entries in config.model.channel_multipliers",
+    "images that cannot be halved": (
+        {"data.name": "mnist", "model.name": "ncsnv2_256", "model.features": 32},
+        "Images of 28x28 cannot be halved 3 times: expected a multiple of 8, or the network ncsnpp, which pads them",
     ),
     "no levels": ({"model.channel_multipliers": ()}, "config.model.channel_multipliers is .*; expected"),
     "half a channel": ({"model.channel_multipliers": (1, 0)}, "config.model.channel_multipliers is .*; expected"),

@@ -25,7 +25,8 @@ class Model(Group):
 
     name: str = choice(
         ("ncsnpp", "ddpm", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256", "mlp", "vae"),
-        "the network: mlp for vectors, vae for an encoder and decoder without a score, the others for images",
+        "the network: mlp for vectors, ncsnpp or ddpm for series, images and volumes of any size, vae for an encoder and "
+        "decoder without a score, the others for images",
     )
     features: int = integer(
         128, 1, MAX_WIDTH, "channels at full resolution; hidden width of the mlp", unless("model.name", "vae")
@@ -37,7 +38,10 @@ class Model(Group):
     )
     num_blocks: int = integer(4, 1, 256, "residual blocks per level, or of the mlp", _EMBEDS)
     attention_resolutions: tuple[int, ...] = several(
-        *((16,), _SIDE, (0, _MAX_LEVELS)), "heights of the feature maps with self-attention", _UNET, distinct=True
+        *((16,), _SIDE, (0, _MAX_LEVELS)),
+        "heights (of a series, lengths) of the feature maps with self-attention",
+        _UNET,
+        distinct=True,
     )
     attention_every_block: bool = flag(False, "on the way up attention after every block, not once per level", _UNET)
     dropout: float = real(0.1, 0.0, 0.99, "share of the values inside a block that training sets to 0", _EMBEDS)

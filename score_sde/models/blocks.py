@@ -16,7 +16,7 @@ from score_sde.models.layers import Activation, Features, GroupNorm, Images, Poi
 from score_sde.models.pixels import add_everywhere
 from score_sde.models.resampling import Downsample, Kernel, Upsample
 
-Maps = Float[Array, "_ _ _ _"]  # feature maps of any size: it changes from level to level
+Maps = Float[Array, "_ ... _"]  # feature maps of any size: it changes from level to level
 
 
 class ResidualBlock(nn.Module):
@@ -35,7 +35,7 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(
         self, x: Images, embedding: Features | None, train: bool
-    ) -> Float[Array, "batch new_height new_width {self.features}"]:
+    ) -> Float[Array, "batch *new_size {self.features}"]:
         """The sum of both branches."""
         h = self.activation(GroupNorm(self.min_group_channels)(x))
         if self.resample is not None:
@@ -58,7 +58,7 @@ class Combine(nn.Module):
     method: str = "sum"
 
     @nn.compact
-    def __call__(self, image: Images, h: Float[Array, "batch height width maps"]) -> Maps:
+    def __call__(self, image: Images, h: Float[Array, "batch *size maps"]) -> Maps:
         """Feature maps with the image mixed in."""
         projected = Pointwise(h.shape[-1])(image)
         return projected + h if self.method == "sum" else jnp.concatenate([projected, h], axis=-1)

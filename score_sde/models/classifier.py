@@ -138,7 +138,7 @@ class Cifar10Classifier(LinenClassifier):
 
 
 class PointClassifier(nn.Module):
-    """Dense layers on points and the noise embedding."""
+    """Dense layers on the noise embedding and the values of points, series or volumes."""
 
     num_classes: int
     num_blocks: int
@@ -146,14 +146,15 @@ class PointClassifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch dim"], condition: Times, *, train: bool = False
+        self, x: Float[Array, "batch *event"], condition: Times, *, train: bool = False
     ) -> Float[Array, "batch {self.num_classes}"]:
         """The logits of points with noise of standard deviation ``e^condition``, which are scaled to size one."""
         del train  # nothing in it is random
         scale = jax.lax.rsqrt(1.0 + jnp.exp(2.0 * condition))
         # Its shape changes over the whole range of the noise, so it needs no high frequencies.
         embedding = FourierEmbedding(16, 0.1)(condition)
-        h = jnp.concatenate([x * scale[:, None], embedding, condition[:, None]], axis=1)
+        flat = x.reshape(x.shape[0], -1)
+        h = jnp.concatenate([flat * scale[:, None], embedding, condition[:, None]], axis=1)
         for _ in range(self.num_blocks):
             h = nn.swish(nn.Dense(self.features)(h))
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros)(h)

@@ -103,15 +103,15 @@ class GroupNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution of images, with the fields and parameters of :class:`flax.linen.Conv`.
+    """A convolution of series, images or volumes, with the parameters of :class:`flax.linen.Conv`, and its fields.
 
-    The bias is added by :func:`~score_sde.models.pixels.add_everywhere`, whose gradient is fast on a CPU as well.
+    One number, or one pair, stands for all axes. The bias is added by :func:`~score_sde.models.pixels.add_everywhere`, whose gradient is fast on a CPU as well.
     """
 
     features: int
-    kernel_size: tuple[int, int] = (3, 3)
+    kernel_size: int | tuple[int, ...] = 3
     strides: int = 1
-    padding: str | tuple[tuple[int, int], tuple[int, int]] = "SAME"
+    padding: str | tuple[int, int] = "SAME"
     input_dilation: int = 1
     kernel_dilation: int = 1
     use_bias: bool = True
@@ -120,16 +120,19 @@ class Conv(nn.Module):
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, x: Images) -> Float[Array, "batch new_height new_width {self.features}"]:
+    def __call__(self, x: Images) -> Float[Array, "batch *new_size {self.features}"]:
         """The convolved images."""
-        kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features), jnp.float32)
+        axes = x.ndim - 2
+        size = (self.kernel_size,) * axes if isinstance(self.kernel_size, int) else self.kernel_size
+        padding = self.padding if isinstance(self.padding, str) else (self.padding,) * axes
+        kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = stored(x, kernel)
-        strides, *dilations = ((n, n) for n in (self.strides, self.input_dilation, self.kernel_dilation))
-        h = jax.lax.conv_general_dilated(
-            x, kernel, strides, self.padding, *dilations, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        strides, *dilations = ((n,) * axes for n in (self.strides, self.input_dilation, self.kernel_dilation))
+        grid = "DHW"[-axes:]
+        layout = (f"N{grid}C", f"{grid}IO", f"N{grid}C")
+        h = jax.lax.conv_general_dilated(x, kernel, strides, padding, *dilations, dimension_numbers=layout)
         return stored_gradient(h if bias is None else add_everywhere(h, bias[None, :]), kernel)
 
 
@@ -140,7 +143,7 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer
 
     @nn.compact
-    def __call__(self, x: Images) -> Float[Array, "batch height width {self.features}"]:
+    def __call__(self, x: Images) -> Float[Array, "batch *size {self.features}"]:
         """One product over all pixels, and the bias."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -156,13 +159,13 @@ class Pointwise(nn.Module):
     init_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Images) -> Float[Array, "batch height width {self.features}"]:
+    def __call__(self, x: Images) -> Float[Array, "batch *size {self.features}"]:
         """Mix channels at every pixel."""
         return Dense(self.features, kernel_init=ddpm_init(self.init_scale))(x)
 
 
 def conv3x3(features: int, init_scale: float = 1.0, name: str | None = None) -> Conv:
-    """A 3x3 convolution with the DDPM initialization."""
+    """A convolution of three pixels along every axis, with the DDPM initialization."""
     return Conv(features, kernel_init=ddpm_init(init_scale), name=name)
 
 
@@ -246,7 +249,7 @@ def check_labels(label: Labels, num_classes: int) -> None:
         )
 
 
-def with_waves(x: Images, frequencies: tuple[int, ...]) -> Float[Array, "batch height width wider"]:
+def with_waves(x: Images, frequencies: tuple[int, ...]) -> Float[Array, "batch *size wider"]:
     """Images with ``sin(2^n 2 pi x)`` and ``cos(2^n 2 pi x)`` as further channels, for each ``n``.
 
     Waves as short as the distance between two gray levels show a network where in a bin a value lies (Kingma et al.
@@ -256,23 +259,27 @@ def with_waves(x: Images, frequencies: tuple[int, ...]) -> Float[Array, "batch h
     return jnp.concatenate([x, *waves], axis=-1) if waves else x
 
 
-def to_patches(x: Images, size: int) -> Float[Array, "batch rows columns features"]:
-    """The pixels of every square of ``size`` by ``size`` as the channels of one pixel.
+def to_patches(x: Images, size: int) -> Float[Array, "batch *patches features"]:
+    """The pixels of every square of ``size`` by ``size``, or piece of a series or volume, as channels of one pixel.
 
     >>> from_patches(to_patches(jnp.arange(16.0).reshape(1, 4, 4, 1), 2), 2).reshape(-1)[:6].tolist()
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     """
     if size == 1:
         return x
-    n, height, width, channels = x.shape
-    squares = x.reshape(n, height // size, size, width // size, size, channels)
-    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // size, width // size, size * size * channels)
+    n, *lengths, channels = x.shape
+    axes, counts = len(lengths), [length // size for length in lengths]
+    squares = x.reshape(n, *(part for count in counts for part in (count, size)), channels)
+    order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1)
+    return squares.transpose(order).reshape(n, *counts, size**axes * channels)
 
 
-def from_patches(x: Images, size: int) -> Float[Array, "batch rows columns features"]:
+def from_patches(x: Images, size: int) -> Float[Array, "batch *pixels features"]:
     """The inverse of :func:`to_patches`."""
     if size == 1:
         return x
-    n, height, width, channels = x.shape
-    squares = x.reshape(n, height, width, size, size, channels // size**2)
-    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(n, height * size, width * size, channels // size**2)
+    n, *counts, features = x.shape
+    axes, channels = len(counts), features // size ** len(counts)
+    squares = x.reshape(n, *counts, *(size for _ in counts), channels)
+    order = (0, *(axis for index in range(1, axes + 1) for axis in (index, index + axes)), 2 * axes + 1)
+    return squares.transpose(order).reshape(n, *(count * size for count in counts), channels)

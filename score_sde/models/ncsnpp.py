@@ -10,6 +10,10 @@ r"""The U-Net of Song et al. 2021, appendix H: DDPM++ and NCSN++ are its configu
 
 Attention on the way up comes once per level, after its blocks, as in the original, or after every block, as in Ho et
 al. 2020.
+
+The data are series, images or volumes: convolutions, normalizations and attention act along all axes but the first and
+the last. A size that cannot be halved as often as the network halves it is padded with zeros on both sides, as
+convolutions pad at every border, and the output is cropped.
 """
 
 import functools
@@ -36,6 +40,7 @@ from score_sde.models.layers import (
     with_waves,
 )
 from score_sde.models.resampling import Downsample, Kernel, Upsample, downsample, fir_downsample, fir_upsample, upsample
+from score_sde.models.sizes import padded_size
 from score_sde.typing import Labels, Times
 
 Block = Callable[..., Maps]  # (features, width, resample=None) -> features
@@ -84,6 +89,7 @@ class NCSNpp(nn.Module):
             check_labels(label, self.num_classes)
         if self.rescale_input:
             x = 2.0 * x - 1.0
+        size, x = x.shape[1:-1], padded(x, self.patch_size * 2 ** (len(self.channel_multipliers) - 1))
         x = to_patches(x, self.patch_size)
         kernel = self.fir_kernel if self.fir else None
         block = self._make_block(self._embed(condition, label), train)
@@ -93,7 +99,7 @@ class NCSNpp(nn.Module):
         h = block(h, h.shape[-1])
         h = self._attend(h)
         h = block(h, h.shape[-1])
-        return from_patches(out.output(self._up(h, skips, block, out)), self.patch_size)
+        return cropped(from_patches(out.output(self._up(h, skips, block, out)), self.patch_size), size)
 
     def _embed(self, condition: Times, label: Labels | None) -> Features | None:
         embedding = None
@@ -163,6 +169,22 @@ class NCSNpp(nn.Module):
     def _head(self, h: Maps, features: int, scale: float) -> Maps:
         h = ACTIVATIONS[self.activation](GroupNorm(self.min_group_channels)(h))
         return conv3x3(features, scale)(h)
+
+
+def padded(x: Images, factor: int) -> Maps:
+    """Zeros around images, on both sides, up to multiples of a factor."""
+    missing = [padded_size(length, factor) - length for length in x.shape[1:-1]]
+    if not any(missing):
+        return x
+    return jnp.pad(x, [(0, 0), *((n // 2, n - n // 2) for n in missing), (0, 0)])
+
+
+def cropped(x: Images, size: tuple[int, ...]) -> Maps:
+    """The middle of images, without what :func:`padded` has added."""
+    if x.shape[1:-1] == size:
+        return x
+    starts = [(length - wanted) // 2 for length, wanted in zip(x.shape[1:-1], size, strict=True)]
+    return x[:, *(slice(start, start + wanted) for start, wanted in zip(starts, size, strict=True)), :]
 
 
 class DDPM(NCSNpp):

@@ -81,7 +81,7 @@ class VarianceNorm2d(nn.Module):
         """Rescale every channel of every image to unit variance."""
         channels = (x.shape[-1],)
         h, _, inverse = _moments(x)
-        h = h * per_pixel(_row(self.param("scale", around_one, channels)) * inverse, x.shape[1:3])
+        h = h * per_pixel(_row(self.param("scale", around_one, channels)) * inverse, x.shape[1:-1])
         if self.bias:
             h = add_everywhere(h, _row(self.param("bias", nn.initializers.zeros, channels)))
         return h.astype(x.dtype)

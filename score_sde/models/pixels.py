@@ -1,5 +1,7 @@
 """Sums over the pixels of every image and channel, and their transpose, which repeats a number at every pixel.
 
+An image is here anything on a grid: a series of one axis, an image of two, a volume of three.
+
 Normalizations sum over pixels, and so do the gradients of everything that is added or multiplied at all pixels, such as
 biases. XLA's loop for such a reduction uses no vector instructions on a CPU. There the rows of an image are folded into
 a few parts, whose sum is fused with the computation of the summands, and the rest is a product with ones: together 4 to
@@ -17,7 +19,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-Images = Float[Array, "batch height width channels"]
+Images = Float[Array, "batch *size channels"]  # series, images or volumes
 PerChannel = Float[Array, "batch channels"]
 Row = Float[Array, "#batch channels"]  # one per image, or one for all
 Size = tuple[int, ...]
@@ -37,7 +39,7 @@ def pixel_sum(x: Images) -> PerChannel:
 
 
 def per_pixel(values: PerChannel, size: Size) -> Images:
-    """The same values at every pixel of images of a height and width, the transpose of :func:`pixel_sum`.
+    """The same values at every pixel of images of a size, the transpose of :func:`pixel_sum`.
 
     >>> per_pixel(jnp.ones((1, 4)), (2, 3)).shape
     (1, 2, 3, 4)
@@ -46,15 +48,16 @@ def per_pixel(values: PerChannel, size: Size) -> Images:
 
 
 def _reduced(x: Images) -> PerChannel:
-    return jnp.sum(x, axis=(1, 2))
+    return jnp.sum(x, axis=tuple(range(1, x.ndim - 1)))
 
 
 def _folded(x: Images) -> PerChannel:
     """The sum of a few parts, then of what is left as a batch of products of a row of ones and a matrix."""
-    batch, height, width, channels = x.shape
-    if height * width <= _FEW:
+    batch, *size, channels = x.shape
+    pixels = math.prod(size)
+    if pixels <= _FEW:
         return _reduced(x)
-    parts = math.gcd(height * width, _PARTS)
+    parts = math.gcd(pixels, _PARTS)
     split = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(batch, parts, -1, channels)
     folded = functools.reduce(jnp.add, (split[:, part] for part in range(parts)))
     ones, axes = jnp.ones_like(folded[..., 0]), (((1,), (1,)), ((0,), (0,)))
@@ -62,7 +65,8 @@ def _folded(x: Images) -> PerChannel:
 
 
 def _repeated(values: PerChannel, size: Size) -> Images:
-    return jnp.broadcast_to(values[:, None, None, :], (values.shape[0], *size, values.shape[1]))
+    spread = jnp.expand_dims(values, tuple(range(1, 1 + len(size))))
+    return jnp.broadcast_to(spread, (values.shape[0], *size, values.shape[1]))
 
 
 def _batched(primitive: Primitive, arguments: Any, axes: Any, **fields: Any) -> tuple[Array, int]:
@@ -85,18 +89,18 @@ for _primitive, _form, _on_cpu in ((_sum, _reduced, _folded), (_repeat, _repeate
     batching.primitive_batchers[_primitive] = functools.partial(_batched, _primitive)
     mlir.register_lowering(_primitive, mlir.lower_fun(_form, multiple_results=False))
     mlir.register_lowering(_primitive, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")
-ad.deflinear2(_sum, lambda cotangent, x: [_repeat.bind(cotangent, size=x.aval.shape[1:3])])
+ad.deflinear2(_sum, lambda cotangent, x: [_repeat.bind(cotangent, size=x.aval.shape[1:-1])])
 ad.deflinear2(_repeat, lambda cotangent, values, size: [_sum.bind(cotangent)])
 
 
 def pixel_mean(x: Images) -> PerChannel:
     """The mean over all pixels, for every image and channel."""
-    return pixel_sum(x) / (x.shape[1] * x.shape[2])
+    return pixel_sum(x) / math.prod(x.shape[1:-1])
 
 
 def add_everywhere(x: Images, values: Row) -> Images:
     """Add a bias, or a vector per image, at every pixel."""
-    return x + per_pixel(jnp.broadcast_to(values, (x.shape[0], x.shape[-1])), x.shape[1:3])
+    return x + per_pixel(jnp.broadcast_to(values, (x.shape[0], x.shape[-1])), x.shape[1:-1])
 
 
 def centered_moments(x: Images) -> tuple[PerChannel, PerChannel]:
@@ -106,12 +110,12 @@ def centered_moments(x: Images) -> tuple[PerChannel, PerChannel]:
     mean. A sum of squares is least about the mean, so that its gradient does not pass through the mean.
     """
     means = pixel_mean(x)
-    return means, pixel_mean(jnp.square(x - per_pixel(jax.lax.stop_gradient(means), x.shape[1:3])))
+    return means, pixel_mean(jnp.square(x - per_pixel(jax.lax.stop_gradient(means), x.shape[1:-1])))
 
 
 def rescale(x: Images, mean: PerChannel, gain: PerChannel, shift: Row | None = None) -> Images:
     """``(x - mean) gain + shift`` at every pixel, whose gradient takes two sums over pixels."""
-    fixed, size = jax.lax.stop_gradient(mean), x.shape[1:3]
+    fixed, size = jax.lax.stop_gradient(mean), x.shape[1:-1]
     h = (x - per_pixel(fixed, size)) * per_pixel(gain, size)
     # The subtracted mean is constant above. Its gradient goes through the shift, where it needs no sum of its own.
     through = -jax.lax.stop_gradient(gain) * (mean - fixed)

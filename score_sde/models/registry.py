@@ -24,8 +24,8 @@ class Family(NamedTuple):
     module: type[nn.Module]
     num_parameters: Callable[..., float]  # about
     fixed: Mapping[str, Any] = MappingProxyType({})  # fields that the name fixes
-    halvings: int = 0  # number of halvings of its images, unless a field sets it
-    for_images: bool = True  # else for vectors
+    ranks: tuple[int, ...] = (3,)  # numbers of axes of an example
+    halvings: int = 0  # number of halvings of its images, whose sizes must allow them
     is_latent: bool = False  # an encoder and a decoder without a score
     looks_up_level: bool = False  # by its number
     needs_embedding: bool = False
@@ -38,15 +38,17 @@ _DDPM = {
     # Without filter and pyramid these do nothing.
     **{"progressive": "none", "progressive_input": "none", "progressive_combine": "sum", "fir_kernel": (1, 3, 3, 1)},
 }
+_GRIDS = (2, 3, 4)  # of series (L, C), images (H, W, C) and volumes (D, H, W, C)
+_RANKS = {1: "vectors (D,)", 2: "series (L, C)", 3: "images (H, W, C)", 4: "volumes (D, H, W, C)"}
 NETWORKS: Mapping[str, Family] = {
-    "ncsnpp": Family(NCSNpp, unet_count, takes_labels=True),
-    "ddpm": Family(DDPM, unet_count, _DDPM, takes_labels=True),
-    "ncsn": Family(NCSN, ncsn_count, {"resolution": 64}, 1, looks_up_level=True),
-    "ncsnv2_64": Family(NCSNv2, refinenet_count, {"resolution": 64}, 1),
-    "ncsnv2_128": Family(NCSNv2, refinenet_count, {"resolution": 128}, 2),
-    "ncsnv2_256": Family(NCSNv2, refinenet_count, {"resolution": 256}, 3),
-    "mlp": Family(MLP, mlp_count, for_images=False, needs_embedding=True, takes_labels=True),
-    "vae": Family(VAE, autoencoder_count, is_latent=True),
+    "ncsnpp": Family(NCSNpp, unet_count, ranks=_GRIDS, takes_labels=True),
+    "ddpm": Family(DDPM, unet_count, _DDPM, ranks=_GRIDS, takes_labels=True),
+    "ncsn": Family(NCSN, ncsn_count, {"resolution": 64}, halvings=1, looks_up_level=True),
+    "ncsnv2_64": Family(NCSNv2, refinenet_count, {"resolution": 64}, halvings=1),
+    "ncsnv2_128": Family(NCSNv2, refinenet_count, {"resolution": 128}, halvings=2),
+    "ncsnv2_256": Family(NCSNv2, refinenet_count, {"resolution": 256}, halvings=3),
+    "mlp": Family(MLP, mlp_count, ranks=(1,), needs_embedding=True, takes_labels=True),
+    "vae": Family(VAE, autoencoder_count, ranks=(1, *_GRIDS), is_latent=True),
 }
 DEQUANTIZERS: Mapping[str, type[nn.Module]] = {"flowpp": FlowPP}
 
@@ -138,23 +140,17 @@ def _known(module: type[nn.Module], fields: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _check_shape(fields: Mapping[str, Any], family: Family, event_shape: tuple[int, ...]) -> None:
-    name = fields["name"]
-    if not family.for_images:
-        if len(event_shape) != 1:
-            raise UserError(
-                f"The network 'mlp' takes vectors; the data have shape {event_shape}. Set config.model.name=ncsnpp."
-            )
-        return
-    if len(event_shape) != 3:
+    name, rank = fields["name"], len(event_shape)
+    if rank not in family.ranks:
+        kinds = [_RANKS[known] for known in family.ranks]
+        taken = ", ".join(kinds[:-1]) + " or " * (len(kinds) > 1) + kinds[-1]
+        fitting = next((other for other in ("ncsnpp", "mlp") if rank in NETWORKS[other].ranks), None)
+        advice = "Expected 1 to 4 axes." if fitting is None else f"Set config.model.name={fitting}."
+        raise UserError(f"The network '{name}' takes {taken}; the data have shape {event_shape}. {advice}")
+    factor = 2**family.halvings
+    if any(length % factor for length in event_shape[:-1]):
+        size = "x".join(map(str, event_shape[:-1]))
         raise UserError(
-            f"The network '{name}' takes images (H, W, C); the data have shape {event_shape}. "
-            "Set config.model.name=mlp."
-        )
-    halvings = family.halvings or len(fields["channel_multipliers"]) - 1
-    factor = 2**halvings * (1 if family.halvings else fields["patch_size"])
-    if event_shape[0] % factor or event_shape[1] % factor:
-        advice = "" if family.halvings else ", or fewer entries in config.model.channel_multipliers"
-        raise UserError(
-            f"Images of {event_shape[0]}x{event_shape[1]} cannot be halved {halvings} times: expected a multiple of "
-            f"{factor}{advice}."
+            f"Images of {size} cannot be halved {family.halvings} times: expected a multiple of {factor}, or the "
+            "network ncsnpp, which pads them."
         )

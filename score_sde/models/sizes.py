@@ -6,6 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def padded_size(length: int, factor: int) -> int:
+    """The least multiple of a factor from a length on.
+
+    >>> padded_size(28, 8), padded_size(32, 8)
+    (32, 32)
+    """
+    return -(-length // factor) * factor
+
+
+def map_sizes(length: int, levels: int, patch_size: int = 1) -> list[int]:
+    """The sizes of the feature maps of a U-Net along an axis, level by level.
+
+    >>> map_sizes(28, 4)
+    [32, 16, 8, 4]
+    """
+    whole = padded_size(length, patch_size * 2 ** (levels - 1)) // patch_size
+    return [whole // 2**level for level in range(levels)]
+
+
 def mlp_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
     """The approximate number of parameters of the network for vectors; counts here keep the largest term per layer.
 
@@ -30,10 +49,11 @@ def ncsn_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scal
 
 
 def unet_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
-    """The count for a U-Net."""
+    """The count for a U-Net, whose convolutions take three values along every axis."""
     widths = [float(fields["features"]) * multiplier for multiplier in fields["channel_multipliers"]]
+    taps = 3.0 ** (len(event_shape) - 1)
     # Down two convolutions of w by w in each block, up one of them of 2 w by w, in one block more.
-    return sum((2.0 * fields["num_blocks"] + 3.0 * (fields["num_blocks"] + 1)) * 9.0 * width**2 for width in widths)
+    return sum((2.0 * fields["num_blocks"] + 3.0 * (fields["num_blocks"] + 1)) * taps * width**2 for width in widths)
 
 
 def autoencoder_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:

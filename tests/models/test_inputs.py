@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
 from score_sde.models.layers import from_patches, to_patches, with_waves
 from score_sde.models.ncsnpp import NCSNpp
@@ -52,7 +51,20 @@ def test_a_network_on_patches_sees_all_of_them_and_gives_images():
     assert grads.shape == x.shape and bool((grads != 0.0).all())
 
 
-def test_images_that_hold_no_whole_number_of_patches_are_refused():
+def test_images_that_hold_no_whole_number_of_patches_are_padded():
     fields = {**DEFAULTS.model, "name": "ncsnpp", **SMALL, "patch_size": 4}
-    with pytest.raises(UserError, match="expected a multiple of 4"):
-        make_network(fields, (6, 6, 1), num_scales=10, centered=True)
+    network = make_network(fields, (6, 6, 1), num_scales=10, centered=True)
+
+    def output(key, x):
+        return network.apply(network.init(key, x.shape), x, jnp.ones(1))
+
+    assert jax.eval_shape(output, jax.random.key(0), jnp.zeros((1, 6, 6, 1))).shape == (1, 6, 6, 1)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 3), (2, 4, 2, 6, 2)])
+def test_pieces_of_series_and_volumes_are_patches_too(shape):
+    x = jnp.arange(float(np.prod(shape))).reshape(shape)
+    patches = to_patches(x, 2)
+    first = x[tuple([slice(None), *(slice(0, 2) for _ in shape[1:-1])])]
+    np.testing.assert_array_equal(patches[(slice(None), *(0 for _ in shape[1:-1]))], first.reshape(2, -1))
+    np.testing.assert_array_equal(from_patches(patches, 2), x)

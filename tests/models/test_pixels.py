@@ -12,6 +12,7 @@ from score_sde.models.pixels import add_everywhere, centered_moments, per_pixel,
 from tests.laws import float64
 
 SHAPES = [(2, 8, 8, 16), (3, 5, 7, 3), (1, 1, 1, 1), (4, 1, 1, 6), (2, 33, 17, 5), (1, 64, 64, 2)]
+SHAPES += [(2, 40, 3), (3, 7, 2), (2, 4, 6, 5, 3)]  # series and volumes
 ACCELERATORS = ("tpu", "cuda", "rocm")
 
 
@@ -32,7 +33,7 @@ def _counts(text):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_sum_is_exact_up_to_the_rounding_of_float32(shape):
     x = 3.0 + _normal(0, *shape)
-    exact = np.asarray(x, np.float64).sum(axis=(1, 2))
+    exact = np.asarray(x, np.float64).sum(axis=tuple(range(1, x.ndim - 1)))
     np.testing.assert_allclose(jax.jit(pixel_sum)(x), exact, rtol=2e-6)
 
 
@@ -45,14 +46,14 @@ def test_a_sum_of_rounded_numbers_is_not_rounded_on_the_way():
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_summing_and_repeating_are_transposes_of_one_another_in_both_modes(shape):
     x, values = _normal(0, *shape), _normal(1, shape[0], shape[-1])
-    size = shape[1:3]
+    size = shape[1:-1]
 
     def repeat(values):
         return per_pixel(values, size)
 
     total, sum_transposed = jax.vjp(pixel_sum, x)
     repeated, repeat_transposed = jax.vjp(repeat, values)
-    np.testing.assert_array_equal(repeated, np.broadcast_to(np.asarray(values)[:, None, None, :], shape))
+    np.testing.assert_array_equal(repeated, np.broadcast_to(values.reshape(shape[0], *(1 for _ in size), -1), shape))
     np.testing.assert_array_equal(sum_transposed(values)[0], repeated)
     np.testing.assert_allclose(repeat_transposed(x)[0], total, rtol=1e-5, atol=1e-5)
     # Both are linear: they are their own derivatives.
@@ -79,7 +80,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize("shape", [(2, 3, 5, 8), (1, 1, 1, 4), (3, 2, 2, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 5, 8), (1, 1, 1, 4), (3, 2, 2, 1), (2, 5, 8), (1, 2, 3, 2, 4)], ids=str)
 def test_forward_and_backward_derivatives_of_a_normalization_agree(name, shape):
     x, tangent, cotangent = (_normal(seed, *shape) for seed in range(3))
     forward = jax.jit(lambda x, v: jax.jvp(FORMS[name], (x,), (v,))[1])(x, tangent)
