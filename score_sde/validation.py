@@ -16,7 +16,7 @@ from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.models.layers import EMBEDDINGS
 from score_sde.models.normalization import NORMALIZATIONS
 from score_sde.models.registry import NETWORKS
-from score_sde.models.sizes import dequantizer_count, feature_numbers, map_sizes
+from score_sde.models.sizes import dequantizer_count, feature_numbers, possible_sizes
 from score_sde.objectives import OF_SDE, TIME_SAMPLERS, WEIGHTINGS
 from score_sde.parameterization import LEVEL_CONDITIONS, PARAMETERIZATIONS, THRESHOLDS
 from score_sde.samplers import METHODS
@@ -179,9 +179,7 @@ def _trained(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
             "ncsnv2_64."
         )
     if config.reads("model.attention_resolutions") and len(event_shape) > 1:
-        height = event_shape[0] // model.patch_size
-        own = map_sizes(event_shape[0], len(model.channel_multipliers), model.patch_size)
-        heights = sorted({*own, *(height // 2**level for level in range(height.bit_length()))}, reverse=True)
+        heights = possible_sizes(event_shape[0], len(model.channel_multipliers), model.patch_size)
         missing = [height for height in model.attention_resolutions if height not in heights]
         if missing and model.attention_resolutions != FIELDS["model.attention_resolutions"].default:
             yield (

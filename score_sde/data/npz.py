@@ -11,6 +11,7 @@ from score_sde.files import array_names, read_arrays
 
 NPZ_SPLIT_SEED = 20210504
 NPZ_TEST_SHARE = 10  # one example in ten goes to the test split when the file has no "test" array
+_FLOATS = "use .astype('float32')"
 _REMEDY = "expected an intact .npz file of plain arrays; write it anew with numpy.savez"
 
 
@@ -19,8 +20,10 @@ def load_npz(path: str, split: str) -> ArraySource:
 
     The file holds either ``train`` and ``test``, or one array called ``images``, ``x`` or ``samples`` (the name that
     ``--mode=sample`` gives it), of which a fixed random tenth is the test split. Images are uint8 ``(n, height, width,
-    channels)`` with 1 or 3 channels; continuous data are floats ``(n, dim)``. Optional keys: an integer scalar
-    ``num_levels`` (256 by default), and integer ``labels`` (or ``train_labels`` and ``test_labels``) of shape ``(n,)``.
+    channels)`` with 1 or 3 channels. Continuous data are floats: vectors ``(n, columns)``, series ``(n, length,
+    channels)``, images ``(n, height, width, channels)`` or volumes ``(n, depth, height, width, channels)``, which are
+    not called ``images``. Optional keys: an integer scalar ``num_levels`` (256 by default), and integer ``labels`` (or
+    ``train_labels`` and ``test_labels``) of shape ``(n,)``.
     Floats of any precision become float32. Pickled objects are never loaded, and other keys are ignored.
 
     Raises:
@@ -50,8 +53,10 @@ def load_npz(path: str, split: str) -> ArraySource:
         rows = split_rows(f"npz:{path}", len(examples), split)
         examples, labels = examples[rows], None if labels is None else labels[rows]
     ignored = ", ".join(ascii(name) for name in names if name not in used)
-    notes = (f"the arrays it holds besides are ignored ({ignored})",) if ignored else ()
-    return ArraySource(info, examples, labels, notes=notes)
+    notes = [f"the arrays it holds besides are ignored ({ignored})"] if ignored else []
+    if info.num_grey_levels is None and examples.ndim == 4 and examples.shape[3] in (1, 3):
+        notes += [f"the floats are taken as continuous data; for images of gray levels, store {_as_levels(examples)}"]
+    return ArraySource(info, examples, labels, notes=tuple(notes))
 
 
 def _keys(path: str, names: list[str], split: str) -> tuple[str, str, set[str]]:
@@ -88,7 +93,7 @@ def _describe(path: str, key: str, arrays: Mapping[str, np.ndarray], labels_key:
     if examples.ndim == 0 or examples.size == 0:
         raise UserError(f"{name}: '{key}' has shape {examples.shape}, expected at least one example. Add data.")
     num_classes = _num_classes(name, arrays, labels_key, len(examples))
-    if examples.ndim == 2 and examples.dtype.kind == "f":
+    if examples.dtype.kind == "f" and 2 <= examples.ndim <= (2 if key == "images" else 5):
         if not np.isfinite(examples).all():
             raise UserError(
                 f"{name}: '{key}' contains NaN or infinity, expected finite numbers. Remove those examples."
@@ -97,7 +102,8 @@ def _describe(path: str, key: str, arrays: Mapping[str, np.ndarray], labels_key:
     if examples.ndim != 4 or examples.dtype != np.uint8:
         raise UserError(
             f"{name}: '{key}' is {examples.dtype} of shape {examples.shape}, expected uint8 images of shape (n, "
-            f"height, width, channels) or floats of shape (n, dim). {_hint(examples)}"
+            f"height, width, channels), or floats of 1 to 4 axes per example, the last of columns or channels. "
+            f"{_hint(examples)}"
         )
     if examples.shape[3] not in (1, 3):
         first = examples.shape[1] in (1, 3)
@@ -110,30 +116,35 @@ def _hint(examples: np.ndarray) -> str:
     kind, ndim = examples.dtype.kind, examples.ndim
     if kind not in "biuf":
         return "Convert it to numbers."
+    if kind == "f" and ndim == 1:
+        return "Add the axis of columns with [:, None]."
     if ndim not in (3, 4):
         numbers = "" if kind == "f" else ".astype('float32')"
         return f"If these are continuous data, use .reshape(len(x), -1){numbers}."
     axis = "[..., None]" if ndim == 3 else ""
     if examples.dtype == np.uint8:
         return f"Add the channel axis with {axis}."
+    levels = f"If these are images, store their levels: {_as_levels(examples)}{axis}."
+    return f"{levels} If they are continuous data, {'call the array x' if kind == 'f' else _FLOATS}."
+
+
+def _as_levels(examples: np.ndarray) -> str:
+    """How images become gray levels."""
     low, high = examples.min(), examples.max()
-    if kind == "f" and 0.0 <= low and high <= 1.0:
-        levels = "(255 * x).round().astype('uint8')"
-    elif kind == "f" and -1.0 <= low and high <= 1.0:
-        levels = "(127.5 * (x + 1)).round().astype('uint8')"
-    elif 0 <= low and high <= 255:
-        levels = "x.round().astype('uint8')" if kind == "f" else "x.astype('uint8')"
-    else:
-        levels = "integers from 0 to 255, as uint8"
-    flat = ".reshape(len(x), -1)" + ("" if kind == "f" else ".astype('float32')")
-    return f"If these are images, store their levels: {levels}{axis}. If they are continuous data, use {flat}."
+    if examples.dtype.kind == "f" and 0.0 <= low and high <= 1.0:
+        return "(255 * x).round().astype('uint8')"
+    if examples.dtype.kind == "f" and -1.0 <= low and high <= 1.0:
+        return "(127.5 * (x + 1)).round().astype('uint8')"
+    if 0 <= low and high <= 255:
+        return "x.round().astype('uint8')" if examples.dtype.kind == "f" else "x.astype('uint8')"
+    return "integers from 0 to 255, as uint8"
 
 
 def single_precision(name: str, key: str, examples: np.ndarray) -> np.ndarray:
     """Continuous data as float32, within whose range they must lie."""
     with np.errstate(over="ignore", under="ignore"):
         single = examples.astype(np.float32)
-    if not (finite := np.isfinite(single).all(axis=1)).all():
+    if not (finite := np.isfinite(single).reshape(len(single), -1).all(axis=1)).all():
         row = int(np.argmin(finite))
         raise UserError(
             f"{name}: '{key}' holds {examples[row][~np.isfinite(single[row])][0]:.3g} in example {row}, and float32 "

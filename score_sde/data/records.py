@@ -1,10 +1,12 @@
-"""Encoded images in ArrayRecord files, read and decoded on demand: ``arrayrecord:PATH``.
+"""Encoded images or arrays of floats in ArrayRecord files, read and decoded on demand: ``arrayrecord:PATH``.
 
 Only the positions of the records are kept in memory, so that a data set may have any size. Decoding costs about
 a fifth of a millisecond per image of 32x32 pixels; ``config.data.workers`` spreads it over processes.
 """
 
 import contextlib
+import io
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ _PROBES = 32  # records whose size is compared when a source is opened; the othe
 
 
 class RecordSource:
-    """A source whose images stay on disk, encoded."""
+    """A source whose images stay on disk, encoded. A subclass may have records of another kind."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class RecordSource:
     def labeled(self, labels: np.ndarray, num_classes: int) -> "RecordSource":
         """The same records with labels from elsewhere, of shape ``(n,)``."""
         info = self.info._replace(num_classes=num_classes)
-        source = RecordSource(info, self._records, image=self._image, notes=self.notes)
+        source = type(self)(info, self._records, image=self._image, notes=self.notes)
         source._labels = labels.astype(np.int32)
         return source
 
@@ -56,12 +58,13 @@ class RecordSource:
         return len(self._records)
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
-        """The images at ``indices``: uint8 ``(n, height, width, channels)``.
+        """The examples at ``indices``: uint8 ``(n, height, width, channels)``, or float32 ``(n, *shape)``.
 
         Raises:
-            UserError: for an image that is damaged, or differs from the source in size or color.
+            UserError: for an example that is damaged, or differs from the source in size or color.
         """
-        images = np.empty((len(indices), *self.info.shape), np.uint8)
+        dtype = np.float32 if self.info.num_grey_levels is None else np.uint8
+        images = np.empty((len(indices), *self.info.shape), dtype)
         for row, (index, record) in enumerate(zip(indices.tolist(), self._read(indices), strict=True)):
             images[row] = self._decode(index, self._image(record))
         return images
@@ -105,12 +108,54 @@ class RecordSource:
         return f"Record {index} of {self.info.name}"
 
 
+class FloatSource(RecordSource):
+    """A source of continuous data, whose records are arrays as :func:`numpy.save` writes them."""
+
+    def _decode(self, index: int, encoded: bytes) -> np.ndarray:
+        values = decode_floats(encoded, self._name(index))
+        if values.shape != self.info.shape:
+            raise UserError(
+                f"{self._name(index)} has shape {values.shape}, expected {self.info.shape} like the first. Bring the "
+                "examples to one shape, and write the records anew."
+            )
+        return values
+
+
+def decode_floats(encoded: bytes, name: str) -> np.ndarray:
+    """The array in a record, in single precision; nothing is allocated but for the bytes that are there.
+
+    Raises:
+        UserError: for a damaged record, and for anything but finite floats of one to four axes.
+    """
+    stream, floats = io.BytesIO(encoded), "floats of 1 to 4 axes, as numpy.save writes them. Write the record anew."
+    with explained(lambda error: UserError(f"{name} cannot be read ({reason_of(error)}), expected {floats}")):
+        old = np.lib.format.read_magic(stream) == (1, 0)
+        shape, by_column, dtype = (
+            np.lib.format.read_array_header_1_0(stream) if old else np.lib.format.read_array_header_2_0(stream)
+        )
+    if (
+        dtype.kind != "f"
+        or not 1 <= len(shape) <= 4
+        or len(encoded) - stream.tell() != dtype.itemsize * math.prod(shape)
+    ):
+        held = f"{len(encoded) - stream.tell()} bytes of {dtype} for shape {shape}"
+        raise UserError(f"{name} holds {held}, expected {floats}")
+    values = np.frombuffer(encoded, dtype, offset=stream.tell()).reshape(shape, order="F" if by_column else "C")
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise UserError(f"{name} holds NaN, infinity or numbers beyond float32, expected finite ones. Remove it.")
+    return single
+
+
 def _words(found: ImageFormat) -> str:
     return f"{found.height}x{found.width} in {'gray' if found.channels == 1 else 'color'}"
 
 
 def load_array_records(path: str, split: str) -> RecordSource:
     """A split of a folder of ArrayRecord files whose records are encoded images (PNG, JPEG or WebP), one each.
+
+    Or they are arrays of floats of one shape, as :func:`numpy.save` writes them: vectors, series, images or volumes.
 
     The split is ``PATH/train*.array_record*`` or ``PATH/test*.array_record*``, all files of it in the order of their
     names. The first record determines the size; there are 3 channels if any of the checked records has color.
@@ -136,7 +181,9 @@ def load_array_records(path: str, split: str) -> RecordSource:
     advice = "expected intact ArrayRecord files. Write them anew."
     # The library does not document its errors for damaged files.
     with explained(lambda error: UserError(f"{name}: {listed} cannot be read ({reason_of(error)}), {advice}")):
-        source = open_records(name, ArrayRecordDataSource([str(file) for file in files]), notes=notes)
+        records = ArrayRecordDataSource([str(file) for file in files])
+        of_floats = len(records) and bytes(records[0]).startswith(np.lib.format.MAGIC_PREFIX)
+        source = (_open_floats if of_floats else open_records)(name, records, notes=notes)
     return _with_labels(source, Path(path), split)
 
 
@@ -190,6 +237,14 @@ def open_records(
     return source
 
 
+def _open_floats(name: str, records: Any, *, notes: tuple[str, ...]) -> FloatSource:
+    """The source of records of floats with the shape of the first, after a check of some of the others."""
+    shape = decode_floats(bytes(records[0]), f"Record 0 of {name}").shape
+    source = FloatSource(SourceInfo(name, shape, None, None), records, notes=notes)
+    source.gather(np.unique(np.linspace(0, len(records) - 1, _PROBES).astype(np.int64)))
+    return source
+
+
 def _split_files(root: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
     """The files of a split, in an order independent of the file system; and a description of other files."""
     if not root.is_dir():
@@ -207,11 +262,11 @@ def _split_files(root: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
 
 
 def write_array_records(path: str | Path, images: Iterable[np.ndarray | bytes]) -> int:
-    """Write images to one ArrayRecord file, each a record of its own, and return their number.
+    """Write examples to one ArrayRecord file, each a record of its own, and return their number.
 
     Images are uint8 arrays ``(height, width, channels)`` with 1 or 3 channels, which become PNGs, or the bytes of image
-    files, which are kept: ``(file.read_bytes() for file in sorted(folder.glob("*.png")))``. The file is one such as
-    ``FOLDER/train-00000.array_record``.
+    files, which are kept: ``(file.read_bytes() for file in sorted(folder.glob("*.png")))``. Continuous data are arrays
+    of floats with 1 to 4 axes. The file is one such as ``FOLDER/train-00000.array_record``.
 
     Raises:
         UserError: for an array of another kind.
@@ -224,15 +279,19 @@ def write_array_records(path: str | Path, images: Iterable[np.ndarray | bytes]) 
         writer: Any = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
         with contextlib.closing(writer):
             for image in images:
-                writer.write(image if isinstance(image, bytes) else _checked_png(image, count))
+                writer.write(image if isinstance(image, bytes) else _encoded(image, count))
                 count += 1
     return count
 
 
-def _checked_png(image: np.ndarray, number: int) -> bytes:
+def _encoded(image: np.ndarray, number: int) -> bytes:
+    if image.dtype.kind == "f" and 1 <= image.ndim <= 4:
+        stream = io.BytesIO()
+        np.save(stream, image.astype(np.float32), allow_pickle=False)
+        return stream.getvalue()
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise UserError(
             f"Image {number} is {image.dtype} of shape {image.shape}, expected uint8 of shape (height, width, "
-            "channels) with 1 or 3 channels. Convert it."
+            "channels) with 1 or 3 channels, or floats of 1 to 4 axes. Convert it."
         )
     return encode_png(image)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from score_sde.data import Source, SourceInfo, fingerprint
+from score_sde.data.identity import statistics_to_json
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Progress, mean_and_std_error, sample_seed
 from score_sde.evaluation.partial import Partial
@@ -24,6 +26,7 @@ from score_sde.metrics import (
     measure_features,
 )
 from score_sde.metrics.extractors import ON_POINTS, Extractor, Features, make_extractor
+from score_sde.standardization import Standardization
 from score_sde.typing import Params
 
 IMAGE_METRICS = ("frechet", "kid", "precision_recall")
@@ -34,7 +37,7 @@ _BATCH = 512  # examples read at once
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Points(Extractor):
-    """The extractor for data other than images: each point is its own feature vector.
+    """The extractor for continuous data: each example is its own feature vector, standardized as for the model.
 
     >>> Points(num_features=2)(np.ones((3, 2))).features.shape
     (3, 2)
@@ -43,10 +46,14 @@ class Points(Extractor):
     name: str = PIXELS
     sha256: str = PIXELS
     num_classes: int | None = None
+    standardization: Standardization | None = None
 
     def __call__(self, images: np.ndarray) -> Features:
-        """The points, in single precision."""
-        return Features(np.asarray(images, np.float32).reshape(len(images), -1), None)
+        """The values of every example, in single precision."""
+        values = np.asarray(images, np.float32)
+        if self.standardization is not None:
+            values = np.asarray(self.standardization.forward(values))
+        return Features(values.reshape(len(images), -1), None)
 
 
 class SampleFeatures(NamedTuple):
@@ -58,8 +65,10 @@ class SampleFeatures(NamedTuple):
     seconds: float
 
 
-def extractor_of(config: Settings, info: SourceInfo) -> Extractor:
-    """The configured extractor for data of this shape; points are their own features.
+def extractor_of(config: Settings, info: SourceInfo, standardization: Standardization | None = None) -> Extractor:
+    """The configured extractor for data of this shape; continuous data are their own features.
+
+    Standardized data are compared in the standardized scale, in which all columns count alike.
 
     Raises:
         UserError: For a name that is unknown or does not suit the data.
@@ -80,7 +89,9 @@ def extractor_of(config: Settings, info: SourceInfo) -> Extractor:
             f"config.evaluation.weights is {settings.weights}, and {info.name} are points, which no extractor sees; "
             "expected ''."
         )
-    return Points(num_features=int(np.prod(info.shape)))
+    statistics = json.dumps(statistics_to_json(standardization))
+    known = PIXELS if standardization is None else hashlib.sha256(statistics.encode()).hexdigest()
+    return Points(num_features=int(np.prod(info.shape)), sha256=known, standardization=standardization)
 
 
 def metrics_of(config: Settings, info: SourceInfo) -> tuple[str, ...]:
@@ -214,7 +225,8 @@ def check_protocol(
             "statistics with --mode=stats and config.evaluation.keep_features above 0."
         )
     if "inception_score" in metrics and extractor.num_classes is None:
+        advice = "leave it out" if info.num_grey_levels is None else "leave it out, or choose another extractor"
         raise UserError(
             f"inception_score of config.evaluation.metrics needs classes, and the extractor {extractor.name} has none; "
-            "leave it out, or choose another extractor."
+            f"{advice}."
         )

@@ -25,8 +25,8 @@ class Model(Group):
 
     name: str = choice(
         ("ncsnpp", "ddpm", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256", "mlp", "vae"),
-        "the network: mlp for vectors, ncsnpp or ddpm for series, images and volumes of any size, vae for an encoder and "
-        "decoder without a score, the others for images",
+        "the network: mlp for vectors, ncsnpp or ddpm for series, images and volumes of any size, vae for an encoder "
+        "and decoder without a score, the others for images",
     )
     features: int = integer(
         128, 1, MAX_WIDTH, "channels at full resolution; hidden width of the mlp", unless("model.name", "vae")

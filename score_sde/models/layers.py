@@ -105,7 +105,8 @@ class GroupNorm(nn.Module):
 class Conv(nn.Module):
     """A convolution of series, images or volumes, with the parameters of :class:`flax.linen.Conv`, and its fields.
 
-    One number, or one pair, stands for all axes. The bias is added by :func:`~score_sde.models.pixels.add_everywhere`, whose gradient is fast on a CPU as well.
+    One number, or one pair, stands for all axes. The bias is added by
+    :func:`~score_sde.models.pixels.add_everywhere`, whose gradient is fast on a CPU as well.
     """
 
     features: int

@@ -1,7 +1,8 @@
 """Halving and doubling of series, images and volumes: plain, with a convolution, or with a finite impulse response.
 
-The filter of the last (FIR) comes from StyleGAN2 (Karras et al. 2020, arXiv 1912.04958): a separable kernel, ``(1, 3, 3, 1)`` by default,
-normalized to sum 1, which suppresses aliasing. Written as sums of shifted images, it needs no custom kernel.
+The filter of the last (FIR) comes from StyleGAN2 (Karras et al. 2020, arXiv 1912.04958): a separable kernel, by default
+``(1, 3, 3, 1)``, normalized to sum 1, which suppresses aliasing. Written as sums of shifted images, it needs no custom
+kernel.
 """
 
 import functools

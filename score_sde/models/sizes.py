@@ -25,6 +25,17 @@ def map_sizes(length: int, levels: int, patch_size: int = 1) -> list[int]:
     return [whole // 2**level for level in range(levels)]
 
 
+def possible_sizes(length: int, levels: int, patch_size: int = 1) -> list[int]:
+    """The sizes of the feature maps along an axis, of this U-Net and of one that pads nothing, the largest first.
+
+    >>> possible_sizes(12, 4)
+    [16, 12, 8, 6, 4, 3, 2, 1]
+    """
+    whole = length // patch_size
+    unpadded = (whole // 2**level for level in range(whole.bit_length()))
+    return sorted({*map_sizes(length, levels, patch_size), *unpadded}, reverse=True)
+
+
 def mlp_count(fields: Mapping[str, Any], event_shape: tuple[int, ...], num_scales: int = 1) -> float:
     """The approximate number of parameters of the network for vectors; counts here keep the largest term per layer.
 

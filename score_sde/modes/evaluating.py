@@ -219,7 +219,7 @@ def _prepare(experiment: Experiment, workdir: Path, place: Path, command: str) -
         noise = load_noise(experiment, workdir)
     if config.evaluation.num_samples:
         info = data_info(config)
-        extractor = extractor_of(config, info)
+        extractor = extractor_of(config, info, experiment.quantization.standardization)
         reference = load_reference(config, (place, workdir), command, info, extractor)
         metrics = metrics_of(config, info)
         check_protocol(extractor, reference, metrics, info)

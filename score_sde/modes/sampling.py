@@ -34,7 +34,8 @@ from score_sde.modes.workdir import (
     summarize,
     trained_model,
 )
-from score_sde.report.plots import image_grid, scatter, trajectory_strip
+from score_sde.report.continuous import show
+from score_sde.report.plots import image_grid, trajectory_strip
 from score_sde.training.writers import compiling
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
         drawn = draw_samples(experiment, params, finish=experiment.quantization.quantize, kept=kept)
     levels, strip = drawn.x, None
     if (steps := experiment.sampler.along(experiment.times)) is not None:
-        count = 6 if num_grey_levels is not None else 1000  # rows of images, or points of a scatter
+        count = 1000 if len(experiment.event_shape) == 1 else 6  # points of a scatter plot, or rows of images
         strip = draw_trajectory(experiment, params, steps, count=count, frames=10)
     keep_earlier(place, "sample", digest(identity))
     known = {} if num_grey_levels is None else {"num_levels": np.asarray(num_grey_levels)}
@@ -65,7 +66,7 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
     if strip is not None:
         trajectory_strip(*strip, place / "trajectory.png", quantization=experiment.quantization)
     if num_grey_levels is None:
-        scatter(levels, _points_at_hand(experiment), place / "samples.png")
+        show(levels, _data_at_hand(experiment), place / "samples.png")
     else:
         shown, columns = in_rows(None if labels is None else labels[: 10 * len(set(labels.tolist()))][:100])
         image_grid(levels[:100][shown], place / "samples.png", num_grey_levels=num_grey_levels, columns=columns)
@@ -94,8 +95,8 @@ def run_sample(config: Settings, workdir: Path, command: str, *, out: Path | Non
     summarize(workdir, place)
 
 
-def _points_at_hand(experiment: Experiment) -> np.ndarray | None:
-    """Some points to show beside samples; ``None`` if the data are not available."""
+def _data_at_hand(experiment: Experiment) -> np.ndarray | None:
+    """Some data to show beside samples; ``None`` if the data are not available."""
     try:
         source = load_split(experiment.settings, "test")
     except UserError as error:

@@ -12,7 +12,7 @@ from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable, only_writer
 from score_sde.metrics import ReferenceStatistics, read_statistics, write_statistics
 from score_sde.metrics.extractors import Extractor
-from score_sde.modes.workdir import data_info, load_split, machine, measured_split, summarize
+from score_sde.modes.workdir import data_info, load_split, machine, measured_split, standardization_of, summarize
 from score_sde.training.writers import ProgressBar, compiling
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,8 @@ def run_stats(config: Settings, workdir: Path, command: str, *, out: Path | None
     """Statistics of a split of the data, for sample metrics: ``statistics.npz``, ``statistics.json``."""
     measured_split(config, workdir, config.evaluation.reference_split)  # warns if these are not the data of the run
     info = data_info(config)
-    compute_statistics(config, out or workdir, command, extractor_of(config, info))
+    extractor = extractor_of(config, info, standardization_of(config, info, workdir))
+    compute_statistics(config, out or workdir, command, extractor)
     summarize(workdir, out or workdir)
 
 

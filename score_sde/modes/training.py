@@ -19,8 +19,9 @@ from score_sde.files import atomic_write_json, check_writable, only_writer
 from score_sde.modes.models import start_from
 from score_sde.modes.record import claim, of_this_run, recorded_data
 from score_sde.modes.workdir import build_experiment, has_checkpoint, load_splits, summarize, train_to_end
+from score_sde.report.continuous import show
 from score_sde.report.measured import loss_curve
-from score_sde.report.plots import image_grid, scatter
+from score_sde.report.plots import image_grid
 from score_sde.state import TrainState
 from score_sde.training.labels import check_reads_labels
 from score_sde.training.loop import Task, Watch
@@ -138,7 +139,7 @@ def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:
     """Draws samples of the model from the same noise every time: ``progress/step_00000500.png``."""
     num_grey_levels = experiment.quantization.num_grey_levels
     count = min(6 * len(experiment.sampled_classes), 60) or 36
-    samples = sketch(experiment, count if num_grey_levels is not None else 1000)
+    samples = sketch(experiment, 1000 if len(experiment.event_shape) == 1 else count)
     shown, columns = in_rows(sampled_labels(experiment, count))
 
     def draw(step: int, params: Params) -> None:
@@ -147,6 +148,6 @@ def _pictures(experiment: Experiment, source: Source, directory: Path) -> Watch:
         if num_grey_levels is not None:
             image_grid(found[shown], picture, num_grey_levels=num_grey_levels, columns=columns)
         elif np.isfinite(found).all():  # early in training a model may send points anywhere
-            scatter(found, source.gather(np.arange(min(len(found), len(source)))), picture)
+            show(found, source.gather(np.arange(min(len(found), len(source)))), picture)
 
     return draw

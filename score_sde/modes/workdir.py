@@ -101,7 +101,7 @@ def experiment_of(config: Settings, workdir: Path, mode: str, *, network: Networ
     """
     config, known = as_recorded(config, workdir, mode), recorded_data(workdir)
     if known is not None and mode in _WITHOUT_DATA:
-        scale = known.standardization or _again(config, known.info, workdir)
+        scale = standardization_of(config, known.info, workdir)
         return experiment_for(config, known.info, mode, scale, network=network)
     with _perhaps_moved(config, workdir):
         info = data_info(config)
@@ -111,12 +111,14 @@ def experiment_of(config: Settings, workdir: Path, mode: str, *, network: Networ
             f"{workdir} was trained on {known.shape} with {known.num_levels}; expected the same. Give such data as "
             "config.data.name."
         )
-    scale = None if known is None else known.standardization
-    return experiment_for(config, info, mode, scale or _again(config, info, workdir), network=network)
+    return experiment_for(config, info, mode, standardization_of(config, info, workdir), network=network)
 
 
-def _again(config: Settings, info: SourceInfo, workdir: Path) -> Standardization | None:
-    """The standardization of a run whose record has none, from its data."""
+def standardization_of(config: Settings, info: SourceInfo, workdir: Path) -> Standardization | None:
+    """The standardization in the record of a run, or of its data if there is none."""
+    known = recorded_data(workdir)
+    if known is not None and known.standardization is not None:
+        return known.standardization
     with _perhaps_moved(config, workdir):
         return measured_standardization(config, info)
 

@@ -45,16 +45,26 @@ def image_grid(levels: np.ndarray, path: Path, *, num_grey_levels: int, columns:
 
 
 def trajectory_strip(path_values: np.ndarray, times: np.ndarray, path: Path, *, quantization: "Quantization") -> Path:
-    """Samples on their way from noise (left) to data (right), one row per sample; of vectors, a row of scatter plots.
+    """Samples on their way from noise (left) to data (right), one row per sample; else a row of panels.
 
-    States are ``(frames, n, height, width, channels)``, or ``(frames, n, d)``, of which the first two coordinates are
-    drawn. A frame that exceeds the interval of the scaled data, as noise does, is scaled down to its bulk, so that
-    noise of any standard deviation is visible.
+    States are ``(frames, n, height, width, channels)``; of volumes, with one axis more, the middle slices are drawn.
+    Panels show ``(frames, n, d)`` by the first two coordinates, and series ``(frames, n, length, channels)`` by the
+    first channel. A frame that exceeds the interval of the scaled data, as noise does, is scaled down to its bulk, so
+    that noise of any standard deviation is visible.
     """
     values = np.nan_to_num(np.asarray(path_values, np.float64))
+    if values.ndim == 6:
+        values = values[:, :, values.shape[2] // 2]
     if values.ndim == 5:
-        return save_figure(_image_strip(values, times, quantization), path, dpi=100)
+        return save_figure(_image_strip(shown_channels(values), times, quantization), path, dpi=100)
+    if values.ndim == 4:
+        return save_figure(_curve_strip(values[..., 0], times), path)
     return save_figure(_scatter_strip(values, times), path)
+
+
+def shown_channels(images: np.ndarray) -> np.ndarray:
+    """The channels that a picture shows: one or three; of other numbers the first."""
+    return images if images.shape[-1] in (1, 3) else images[..., :1]
 
 
 def restored_rows(columns: Sequence[tuple[str, np.ndarray]], path: Path) -> Path:
@@ -97,15 +107,15 @@ def confusion(counts: np.ndarray, path: Path) -> Path:
 
 
 def scatter(samples: np.ndarray, data: np.ndarray | None, path: Path) -> Path:
-    """Data and samples side by side on equal axes; both ``(n, d)``, drawn by their first two coordinates.
+    """Data and samples side by side on the same axes; both ``(n, d)``, drawn by their first two coordinates.
 
-    Without data, samples alone.
+    Without data, samples alone. Coordinates about zero of one size have equal axes, others each its own.
     """
     shown = [(samples, "samples", BLUE)] if data is None else [(data, "data", GRAY), (samples, "samples", BLUE)]
     figure, panels = new_figure(4.0 * len(shown), 4.3, columns=len(shown))
-    limit = _radius(_plane(shown[0][0]), 0.995) * 1.15
+    limits = _limits(_plane(shown[0][0]))
     for axes, (points, title, color) in zip(np.atleast_1d(panels), shown, strict=True):
-        _scatter_panel(axes, points, limit, color)
+        _scatter_panel(axes, points, limits, color)
         count = min(len(points), MAX_POINTS)
         axes.set(title=f"{title} ({count} {plural(count, 'point')})", xlabel="$x_1$", ylabel="$x_2$")
     return save_figure(figure, path)
@@ -128,6 +138,9 @@ def _tile(pixels: np.ndarray, rows: int, columns: int, side: int) -> np.ndarray:
 def _image_strip(values: np.ndarray, times: np.ndarray, quantization: "Quantization") -> "Figure":
     frames, n = values.shape[:2]
     center, half = (0.0, 1.0) if quantization.centered else (0.5, 0.5)
+    if quantization.num_grey_levels is None:
+        center = float(np.median(values[-1]))
+        half = _radius(values[-1] - center, 0.98)
     scales = [max(half, _radius(frame - center, 0.98)) for frame in values]
     unit = [(frame - center) / (2.0 * scale) + 0.5 for frame, scale in zip(values, scales, strict=True)]
     # One row per sample: (n, frames, height, width, channels).
@@ -158,13 +171,28 @@ def _scatter_strip(values: np.ndarray, times: np.ndarray) -> "Figure":
     figure, panels = new_figure(1.6 * len(values) + 0.2, 2.4, columns=len(values))
     for axes, points, time in zip(panels, values, times, strict=True):
         limit = _radius(_plane(points), 0.99) * 1.2
-        _scatter_panel(axes, points, limit, BLUE)
+        _scatter_panel(axes, points, ((-limit, limit),) * 2, BLUE)
         axes.set_title(_time_label(time), fontsize=9)
         axes.set(xticks=[], yticks=[])
-        axes.set_xlabel(f"±{limit:.2g}" if limit < 100.0 else f"±{limit:.0f}", fontsize=8, color=GRAY)
+        axes.set_xlabel(_limit_label(limit), fontsize=8, color=GRAY)
         axes.spines[["top", "right"]].set_visible(True)
     figure.suptitle("From noise to data", fontsize=12)
     return figure
+
+
+def _curve_strip(values: np.ndarray, times: np.ndarray) -> "Figure":
+    figure, panels = new_figure(1.9 * len(values) + 0.2, 2.4, columns=len(values))
+    for axes, curves, time in zip(panels, values, times, strict=True):
+        limit = _radius(curves, 0.995) * 1.2
+        axes.plot(curves.T, color=BLUE, alpha=0.6, linewidth=0.9)
+        axes.set(xticks=[], yticks=[], ylim=(-limit, limit), xlabel=_limit_label(limit))
+        axes.set_title(_time_label(time), fontsize=9)
+    figure.suptitle("From noise to data", fontsize=12)
+    return figure
+
+
+def _limit_label(limit: float) -> str:
+    return f"±{limit:.2g}" if limit < 100.0 else f"±{limit:.0f}"
 
 
 def _time_label(time: float) -> str:
@@ -182,25 +210,37 @@ def _radius(values: np.ndarray, quantile: float) -> float:
     return max(float(np.quantile(np.abs(values), quantile)), 1e-6)
 
 
-def _scatter_panel(axes: "Axes", points: np.ndarray, limit: float, color: str) -> None:
+def _limits(points: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The ends of both axes: the same about zero, unless this would leave most of the picture empty."""
+    radius = _radius(points, 0.995) * 1.15
+    ends = np.quantile(points, [0.0025, 0.9975], axis=0)
+    low, high = ends[0] - 0.075 * np.ptp(ends, axis=0), ends[1] + 0.075 * np.ptp(ends, axis=0)
+    if (high - low).min() > radius / 2.0 or not (high > low).all():
+        return (-radius, radius), (-radius, radius)
+    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
+
+
+def _scatter_panel(
+    axes: "Axes", points: np.ndarray, limits: tuple[tuple[float, float], tuple[float, float]], color: str
+) -> None:
     x, y = _plane(points)[:MAX_POINTS].T
     size = float(np.clip(3000.0 / len(x), 1.5, 20.0))
     axes.scatter(x, y, s=size, c=color, alpha=0.6, linewidths=0)
-    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axes.set(xlim=limits[0], ylim=limits[1], aspect="equal" if limits[0] == limits[1] else "auto")
     axes.grid(False)
 
 
-def new_figure(width: float, height: float, columns: int = 1) -> tuple["Figure", Any]:
-    """A figure in inches and its axes, one or an array of them."""
+def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple["Figure", Any]:
+    """A figure in inches and its axes, one or an array of them, row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(1, columns, squeeze=False)[0]
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e2e8f0", linewidth=0.8)
         axes.set_axisbelow(True)
-    return figure, panels if columns > 1 else panels[0]
+    return figure, panels if len(panels) > 1 else panels[0]
 
 
 def save_figure(figure: "Figure", path: Path, dpi: int = DPI) -> Path:

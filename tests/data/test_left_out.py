@@ -253,30 +253,53 @@ LEVELS = np.random.RandomState(1).randint(0, 256, (12, 16, 1))
 @pytest.mark.parametrize(
     "x",
     [
-        (LEVELS / 255.0).astype(np.float32),
-        LEVELS / 127.5 - 1.0,
-        LEVELS.astype(np.float64),
-        LEVELS - 0.5,
         LEVELS.astype(np.int64),
-        (LEVELS / 255.0)[..., None],
+        LEVELS[..., None] - 1000,
         LEVELS.astype(np.uint8),
         LEVELS > 127,
         LEVELS.ravel().astype(np.float32),
         LEVELS.reshape(12, 16),
-        LEVELS.reshape(12, 2, 2, 2, 2).astype(np.float16),
+        LEVELS.reshape(12, 2, 2, 2, 2),
+        LEVELS.reshape(12, 2, 2, 2, 2, 1).astype(np.float16),
     ],
     ids=lambda x: f"{x.dtype}-{x.shape}",
 )
 def test_every_hint_leads_to_data_that_are_taken(tmp_path: Path, x: np.ndarray) -> None:
     with pytest.raises(UserError) as caught:
         load_source(_npz(tmp_path, x=x), "train")
-    hint = str(caught.value).partition("(n, dim). ")[2]
+    hint = str(caught.value).partition("columns or channels. ")[2]
     recipes = re.findall(r"(?:levels: |use |with )(\S.*?)\.(?: |$)", hint)
     recipes = [recipe for recipe in recipes if "integers from" not in recipe]
     assert recipes, hint
     for recipe in recipes:
         taken = eval(f"x{recipe}" if recipe.startswith((".", "[")) else recipe, {"x": x})
         assert len(load_source(_npz(tmp_path, x=taken), "train")) == len(x) - max(1, len(x) // 10), recipe
+
+
+@pytest.mark.parametrize("floats", [LEVELS / 255.0, LEVELS / 127.5 - 1.0, LEVELS.astype(np.float64), LEVELS - 0.5])
+def test_floats_that_are_called_images_are_told_the_way_to_levels_and_to_continuous_data(
+    tmp_path: Path, floats: np.ndarray
+) -> None:
+    images = floats[..., None]
+    with pytest.raises(UserError, match="If they are continuous data, call the array x") as caught:
+        load_source(_npz(tmp_path, images=images), "train")
+    recipe = str(caught.value).partition("store their levels: ")[2].partition(". If")[0]
+    if "integers from" not in recipe:
+        assert len(load_source(_npz(tmp_path, images=eval(recipe, {"x": images})), "train")) == 11
+    source = load_source(_npz(tmp_path, x=images), "train")
+    assert source.info.num_grey_levels is None and f"for images of gray levels, store {recipe}" in source.notes[0]
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 2), (4, 3, 2), (2, 3, 4, 2)])
+def test_floats_of_any_shape_are_continuous_data(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    x = np.random.RandomState(0).standard_normal((20, *shape)).astype(np.float32)
+    splits = [load_source(_npz(tmp_path, x=x), split) for split in ("train", "test")]
+    assert all(source.info.shape == shape and source.info.num_grey_levels is None for source in splits)
+    found = np.concatenate([source.gather(np.arange(len(source))) for source in splits])
+    np.testing.assert_array_equal(np.unique(found, axis=0), np.unique(x, axis=0))
+    x.reshape(20, -1)[3, -1] = np.nan
+    with pytest.raises(UserError, match="contains NaN or infinity"):
+        load_source(_npz(tmp_path, x=x), "train")
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,51 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_writing_refuses_other_arrays_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    for wrong in (_images(2) / 255.0, _images(2)[..., 0], _images(2)[..., :2]):
+    for wrong in (_images(2).astype(np.int32), _images(2)[..., 0], _images(2)[..., :2], np.zeros((2, 1, 1, 1, 1, 1))):
         with pytest.raises(UserError, match=r"Image 0 is .* expected uint8 of shape \(height, width"):
             write_array_records(tmp_path / "train.array_record", wrong)
     assert not list(tmp_path.iterdir())
+
+
+def _floats(folder: Path, *shape: int, count: int = 40) -> np.ndarray:
+    x = np.random.RandomState(0).standard_normal((count, *shape)).astype(np.float32)
+    for split in ("train", "test"):
+        write_array_records(folder / f"{split}.array_record", x)
+    return x
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 2), (4, 3, 2), (2, 3, 4, 2)])
+def test_floats_of_any_shape_come_back_bit_for_bit(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    x = _floats(tmp_path, *shape)
+    np.savez(tmp_path / "labels.npz", train=np.arange(40) % 3, test=np.arange(40) % 3)
+    source = load_source(f"arrayrecord:{tmp_path}", "train")
+    assert source.info[1:] == (shape, None, 3)
+    order = np.random.RandomState(1).randint(0, 40, size=60)
+    np.testing.assert_array_equal(source.gather(order), x[order])
+    check_images(source.gather(order), source.info)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source)).gather(order), x[order])
+
+
+def _record(array: np.ndarray, **options: bool) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, array, **options)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (_record(np.float32([1.0, np.nan, 0.0])), "Record 1 of .* holds NaN, infinity or numbers beyond float32"),
+        (_record(np.array([1e300, 0.0, 0.0])), "holds NaN, infinity or numbers beyond float32"),
+        (_record(np.zeros((2, 3), np.float32)), r"Record 1 of .* has shape \(2, 3\), expected \(3,\) like the first"),
+        (_record(np.zeros((1, 1, 1, 1, 3), np.float32)), "expected floats of 1 to 4 axes"),
+        (_record(np.arange(3)), "bytes of int64 for shape .* expected floats of 1 to 4 axes"),
+        (_record(np.array([None]), allow_pickle=True), "expected floats of 1 to 4 axes"),
+        (_record(np.zeros(3, np.float32))[:-1], "holds 11 bytes of float32 for shape"),
+        (_record(np.zeros(3, np.float32))[:40], "Record 1 of .* cannot be read"),
+    ],
+)
+def test_a_record_that_is_no_example_like_the_first_is_refused(tmp_path: Path, wrong: bytes, words: str) -> None:
+    write_array_records(tmp_path / "train.array_record", [_record(np.zeros(3, np.float32)), wrong])
+    with pytest.raises(UserError, match=words):
+        load_source(f"arrayrecord:{tmp_path}", "train")

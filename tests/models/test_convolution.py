@@ -23,10 +23,10 @@ PAIRS = {
 }
 OF_ANY_RANK = {
     "plain": (lambda n: Conv(5), lambda n: nn.Conv(5, (3,) * n)),
-    "halving": (lambda n: Conv(5, strides=2, padding=(0, 1)), lambda n: nn.Conv(5, (3,) * n, 2, padding=[(0, 1)] * n)),
+    "halving": (lambda n: Conv(5, strides=2, padding=(0, 1)), lambda n: nn.Conv(5, (3,) * n, 2, padding=((0, 1),) * n)),
     "transposed": (
         lambda n: Conv(5, input_dilation=2, padding=(2, 2), use_bias=False),
-        lambda n: nn.Conv(5, (3,) * n, input_dilation=2, padding=[(2, 2)] * n, use_bias=False),
+        lambda n: nn.Conv(5, (3,) * n, input_dilation=2, padding=((2, 2),) * n, use_bias=False),
     ),
     "dense": (lambda n: Dense(5, kernel_init=ddpm_init()), lambda n: nn.Dense(5, kernel_init=ddpm_init())),
 }
