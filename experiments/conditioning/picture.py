@@ -58,7 +58,7 @@ def restored(found: dict[str, Any]) -> tuple[np.ndarray, list[str]]:
     draws = colored(found["draws"][:, :DRAWS], 0.0, float(found["num_levels"]) - 1.0)
     columns = [colored(found["truth"], -1.0, 1.0), observed, *np.moveaxis(draws, 1, 0)]
     columns += [colored(found["mean"], -1.0, 1.0), colored(found["std"], 0.0, float(found["std"].max()))]
-    titles = ["truth", "observed", *(f"draw {number + 1}" for number in range(DRAWS)), "mean", "std"]
+    titles = ["truth", "seen", *["draw"] * DRAWS, "mean", "std"]
     return tiled(np.stack(columns, axis=1)), titles
 
 
@@ -66,7 +66,7 @@ def show(axes: Axes, canvas: np.ndarray, heading: str, titles: list[str]) -> Non
     """A panel with a heading, and titles above its columns."""
     axes.imshow(canvas, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(heading, fontsize=10, pad=16)
+    axes.set_title(heading, fontsize=9, pad=13)
     step = (canvas.shape[1] + 1) / len(titles)
     for number, title in enumerate(titles):
         axes.text((number + 0.5) * step - 1.0, -1.6, title, ha="center", va="bottom", fontsize=7, color="#4a5568")
@@ -92,11 +92,12 @@ def main() -> None:
     found = made(args.workdir, args.out / "restored", "restore", "restoration.npz", overrides, **fields)
     canvas, titles = restored(found)
     panels.append((canvas, "restored from the upper half, with noise", titles))
-    figure = Figure(figsize=(11.0, 2.5), layout="constrained")
+    figure = Figure(figsize=(11.0, 2.3))
+    figure.set_layout_engine("constrained", wspace=0.03)
     widths = [canvas.shape[1] for canvas, _, _ in panels]
     for axes, panel in zip(figure.subplots(1, len(panels), width_ratios=widths), panels, strict=True):
         show(axes, *panel)
-    figure.savefig(args.out / "conditioning.png", dpi=150)
+    figure.savefig(args.out / "conditioning.png", dpi=150, bbox_inches="tight", pad_inches=0.08)
 
 
 if __name__ == "__main__":
