@@ -7,15 +7,17 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
 
 from score_sde.data import Source
-from score_sde.diffusions import DIFFUSIONS
+from score_sde.diffusions import DIFFUSIONS, make_sde
 from score_sde.errors import plural
 from score_sde.fields import Settings
 from score_sde.models.registry import NETWORKS
 from score_sde.models.sizes import map_sizes, padded_size
+from score_sde.outside.parts import Part
 from score_sde.parameterization import PARAMETERIZATIONS
 from score_sde.standardization import Standardization
 from score_sde.training.ema import reconstruction_error, reconstruction_weights
@@ -143,6 +145,9 @@ def data_cautions(config: Settings, scale: DataScale, *, continuous: bool) -> It
     if not continuous:
         return
     where = f"The training data lie at {_range(scale.mean)} with standard deviations of {_range(scale.std)}"
+    if isinstance(diffusion.sde, Part):
+        yield from _spreads(scale, float(make_sde(config).marginal(jnp.float32(config.objective.t_min)).std), where)
+        return
     if diffusion.keeps_data and config.sde.sigma_max < scale.size:
         yield (
             f"{where}, and config.sde.sigma_max={config.sde.sigma_max:g} does not cover them: samples begin elsewhere. "

@@ -14,6 +14,7 @@ from score_sde import cluster
 from score_sde.border import FAULT, RAISE, ended, software
 from score_sde.errors import UserError, nearest
 from score_sde.fields import FIELDS, Settings
+from score_sde.outside.modules import begin
 from score_sde.paths import config_file, place, typed, typed_fields, whole
 from score_sde.signals import heeded
 from score_sde.startup import (
@@ -87,6 +88,7 @@ def main(argv: list[str]) -> int:
     try:
         _log_messages()
         options, overrides = _parse(argv)
+        begin()
         if (reason := keep_compiled_programs()) is not None:
             log.warning("%s", reason)
         heeds_sigterm = options.mode in TRAINING
@@ -132,7 +134,7 @@ def _given(options: argparse.Namespace) -> "Path | ConfigDict | None":
             f"There is no run in {workdir} whose configuration could be taken; give --config=FILE, a Python "
             "file that defines get_config(), or the --workdir of a run."
         )
-    return from_record(recorded, f"the record of the run in {workdir}")
+    return from_record(recorded, f"the record of the run in {workdir}", workdir)
 
 
 def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) -> Settings:

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from score_sde.errors import UserError, nearest, refuse
 from score_sde.fields import FIELDS, GROUPS, Settings
-from score_sde.fields.kinds import Real, Several
+from score_sde.fields.kinds import Option, Real, Several
+from score_sde.fields.lines import Open
 from score_sde.fields.settings import leaves, nested, wrong_names, wrong_values
 from score_sde.files import read_json
+from score_sde.outside.modules import first_on_path, never_inside, search_beside
+from score_sde.outside.parts import Part
 
 if TYPE_CHECKING:
     # The library types every field as a union of all kinds; ours are checked at run time, by Settings.of.
@@ -39,7 +42,13 @@ def default_config() -> ConfigDict:
     for name, kind in FIELDS.items():
         group, _, field = name.rpartition(".")
         (config[group] if group else config)[field] = kind.default
-    return config.lock()
+    opened = [group for group, kind in GROUPS.items() if issubclass(kind, Open)]
+    for group in opened:
+        config[group].options = ConfigDict()
+    config.lock()
+    for group in opened:
+        config[group].options.unlock()  # its fields are those of the user's parts
+    return config
 
 
 def from_file(path: Path) -> ConfigDict:
@@ -52,7 +61,9 @@ def from_file(path: Path) -> ConfigDict:
         siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(f"There is no config file {path}.{nearest(str(path), siblings)}")
     if path.suffix == ".json":
-        return from_record(read_json(path, remedy="expected the config.json of a run") or {}, str(path))
+        found = read_json(path, remedy="expected the config.json of a run") or {}
+        return from_record(found, str(path), path.parent)
+    search_beside(path)
     spec = importlib.util.spec_from_file_location(_MODULE, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; expected one that defines get_config().")
@@ -75,13 +86,12 @@ def from_file(path: Path) -> ConfigDict:
 @contextlib.contextmanager
 def _importable(module: ModuleType, folder: Path) -> Iterator[None]:
     """While a configuration file runs it is a module like any other, and may import the files beside it."""
-    before, path = dict(sys.modules), list(sys.path)
+    before = dict(sys.modules)
     sys.modules[_MODULE] = module
-    sys.path.insert(0, str(folder.resolve()))
     try:
-        yield
+        with first_on_path(folder.resolve()):
+            yield
     finally:
-        sys.path[:] = path
         for name in sys.modules.keys() - before.keys():
             # Another configuration may have a file of the same name beside it.
             origin = getattr(sys.modules[name], "__file__", None)
@@ -89,14 +99,17 @@ def _importable(module: ModuleType, folder: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def from_record(recorded: Mapping[str, Any], where: str) -> ConfigDict:
+def from_record(recorded: Mapping[str, Any], where: str, home: Path | None = None) -> ConfigDict:
     """The configuration in a record. A field newer than the record has its present default.
 
-    Errors call the record ``where``.
+    Errors call the record ``where``. It lies in the directory ``home``, from which nothing is imported that it names:
+    whoever made the record may have put code beside it.
 
     Raises:
         UserError: If it has fields that do not exist, or values of a wrong kind.
     """
+    if home is not None:
+        never_inside(home)
     given = leaves(recorded)
     refuse(f"Unknown config field '{name}' in {where}.{nearest(name, FIELDS)}" for name in given if name not in FIELDS)
     # A configuration would take True for 1.0.
@@ -109,7 +122,7 @@ def from_record(recorded: Mapping[str, Any], where: str) -> ConfigDict:
 
 def _from_json(name: str, value: Any) -> Any:
     """The value of a field as it was before JSON, which has no tuples and writes 1.0 as 1."""
-    if isinstance(FIELDS[name], Several) and isinstance(value, list):
+    if isinstance(FIELDS[name], Several | Option) and isinstance(value, list):
         return tuple(value)
     return float(value) if isinstance(FIELDS[name], Real) and FIELDS[name].accepts(value) else value
 
@@ -173,11 +186,18 @@ def changed_fields(
     return [
         line
         for name, line in zip(names, lines, strict=True)
-        if name.split(".")[0] in groups and name not in idle and name not in free
+        if name.split(".")[0] in groups
+        and name not in idle
+        and not {name, f"{name.partition('.options.')[0]}.options"} & set(free)
     ]
 
 
 def build(cls: Any, fields: Mapping[str, Any] | ConfigDict, **overrides: Any) -> Any:
-    """Construct a dataclass from a mapping of some of its fields."""
+    """Construct a dataclass from a mapping of some of its fields; a part of the user's own takes its options."""
+    if isinstance(cls, Part):
+        given = {name: value for name, value in fields.items() if name in cls.given}
+        return cls.made(fields.get("options", {}), **given, **overrides)
+    if not isinstance(cls, type):
+        return cls(**overrides)
     names = {field.name for field in dataclasses.fields(cls)}
     return cls(**{name: value for name, value in fields.items() if name in names} | overrides)

@@ -3,15 +3,16 @@
 import dataclasses
 import re
 from collections.abc import Callable, Collection, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from score_sde.chains import BETAS, DDPM, NCSN, SIGMAS, Chain
 from score_sde.config import build
 from score_sde.errors import UserError
 from score_sde.fields import Settings
+from score_sde.outside.parts import Registry
 from score_sde.processes import Process
 from score_sde.sdes import EDM, SDE, VDM, VE, VP, Cosine, RectifiedFlow, Sigmoid, SubVP
+from score_sde.sdes.contract import check_process
 
 #: The only schedule without a chain.
 CONTINUOUS = "continuous"
@@ -21,7 +22,7 @@ CONTINUOUS = "continuous"
 class Diffusion:
     """An SDE and its chains."""
 
-    sde: type[SDE]
+    sde: Any  # a type of SDEs, or a part of the user's own
     # From a schedule, the number of levels and the SDE to a chain that converges to the SDE.
     chain: Callable[[str, int, Any], Chain] | None = None
     schedules: Collection[str] = ()  # the names of these chains
@@ -46,7 +47,8 @@ def _ncsn(name: str, n: int, sde: VE) -> Chain:
 
 
 #: Diffusions by the names of ``config.sde.name``.
-DIFFUSIONS: Mapping[str, Diffusion] = MappingProxyType(
+DIFFUSIONS: Mapping[str, Diffusion] = Registry(
+    "sde.name",
     {
         "vp": Diffusion(sde=VP, schedules=BETAS, chain=_ddpm, own="linear"),
         "subvp": Diffusion(sde=SubVP),
@@ -56,7 +58,9 @@ DIFFUSIONS: Mapping[str, Diffusion] = MappingProxyType(
         "cosine": Diffusion(sde=Cosine),
         "sigmoid": Diffusion(sde=Sigmoid),
         "edm": Diffusion(sde=EDM, keeps_data=True),
-    }
+    },
+    check=check_process,
+    adopt=lambda part: Diffusion(sde=part),
 )
 
 

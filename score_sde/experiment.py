@@ -20,20 +20,21 @@ from score_sde.diffusions import make_process, make_sde
 from score_sde.distributed import make_mesh, state_sharding, with_sharding
 from score_sde.errors import UserError, refuse
 from score_sde.fields import Settings
-from score_sde.fields.measuring import Sampling
 from score_sde.fields.settings import Nested
 from score_sde.labels import Conditioned, Guided, unconditioned
 from score_sde.likelihood import DEQUANTIZATIONS
+from score_sde.methods import make_method, make_predictor, make_times
 from score_sde.models.adapters import LinenClassifier
 from score_sde.models.registry import NETWORKS, make_dequantizer
 from score_sde.objectives import LatentVariableModel, NoiseAndFraction, class_conditional, make_predict_fn
+from score_sde.outside.parts import option_problems
 from score_sde.parameterization import PARAMETERIZATIONS, THRESHOLDS, Parameterization, make_score_fn, thresholded
 from score_sde.processes import Process
 from score_sde.quantization import PLACES, Quantization
-from score_sde.samplers import METHODS, Adaptive, AdaptiveMethod, Decoder, ModelSampler
-from score_sde.sampling import GRIDS, FixedSteps, Grid, edm_times, levels_of
+from score_sde.samplers import Adaptive, AdaptiveMethod, Decoder, ModelSampler
+from score_sde.sampling import FixedSteps, Grid
 from score_sde.sdes import SDE
-from score_sde.solvers import CORRECTORS, PredictorCorrector, Solver, follows_of, noise_scale_of
+from score_sde.solvers import CORRECTORS, Solver, follows_of, noise_scale_of
 from score_sde.solvers.pairing import follows_chain, too_long
 from score_sde.standardization import Standardization
 from score_sde.state import TrainState, create_state, state_of
@@ -103,7 +104,7 @@ class Experiment:
         representation = {"centered": settings.data.centered, "standardization": standardization}
         quantization = Quantization(num_grey_levels=num_grey_levels, **representation)
         prepare = functools.partial(PLACES[settings.objective.levels], quantization)
-        loss = make_loss(settings, process, trainees, parameterization, quantization)
+        loss = make_loss(settings, process, trainees, parameterization, quantization, event_shape)
         if classes:
             loss = class_conditional(loss, settings.conditioning.null_probability)
         tx = make_optimizer(settings.optim, num_steps=settings.training.num_steps)
@@ -319,7 +320,10 @@ def _problems(
             found.append(str(error))
             return None
 
-    sde, wanted = attempt(make_sde, config), set(purposes)
+    wanted = set(purposes)
+    for section in ("sde", "model", "objective", "optim", *["sampling"] * ("sample" in wanted)):
+        attempt(lambda section=section: found.extend(option_problems(config, section)))
+    sde = attempt(make_sde, config)
     process = attempt(make_process, config, sde) if sde is not None else None
     attempt(make_trainees, config, event_shape, classes_of(config, num_classes), network)
     trained = DEQUANTIZATIONS[config.likelihood.dequantization].trained and not NETWORKS[config.model.name].is_latent
@@ -355,37 +359,6 @@ def _pair_problems(config: Settings, process: Process, times: Grid) -> Iterator[
             f"config.sampling.noise_scale is {sampling.noise_scale:g}, and the predictor {sampling.predictor} always "
             "adds the full noise of the reverse SDE; expected 1.0, or a predictor of any noise, such as euler_maruyama."
         )
-
-
-def make_times(config: Settings, sde: SDE, process: Process, *, grid: str, num_steps: int) -> Grid:
-    """A grid of times for sampling; for a chain, the levels nearest to one."""
-    times = make_grid(config, sde, grid=grid, num_steps=num_steps, t_end=config.sampling.t_min)
-    return levels_of(process, times) if isinstance(process, Chain) else times
-
-
-def make_grid(config: Settings, sde: SDE, *, grid: str, num_steps: int, t_end: float) -> Grid:
-    """``num_steps`` steps from 1 to ``t_end``, spaced as named."""
-    grids = {**GRIDS, "edm": functools.partial(edm_times, rho=config.sampling.rho)}
-    return grids[grid](sde, num_steps, t_end)
-
-
-def make_predictor(name: str, sampling: Sampling) -> Any:
-    """The named predictor with its numbers from the configuration: a solver, or an adaptive method."""
-    predictor = METHODS[name]
-    return build(predictor, sampling) if isinstance(predictor, type) else predictor()
-
-
-def make_method(sampling: Sampling) -> Solver | AdaptiveMethod:
-    """The predictor of a configuration, with its corrector."""
-    predictor = make_predictor(sampling.predictor, sampling)
-    if sampling.corrector not in CORRECTORS:
-        return predictor
-    return PredictorCorrector(
-        predictor=predictor,
-        corrector=build(CORRECTORS[sampling.corrector], sampling),
-        num_corrections=sampling.num_corrections,
-        corrector_first=sampling.corrector_first,
-    )
 
 
 def classes_of(config: Settings, num_classes: int | None) -> int:

@@ -7,7 +7,6 @@ or one of the two that choose their own steps. It declares the process it follow
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import ClassVar, TypeAlias
 
 import jax.numpy as jnp
@@ -18,12 +17,14 @@ from score_sde.keys import sample_indices
 from score_sde.labels import unconditional
 from score_sde.likelihood.flow import transport
 from score_sde.objectives import LatentVariableModel, sample_from_prior
+from score_sde.outside.parts import Registry
 from score_sde.parameterization import denoise
 from score_sde.processes import ReverseProcess
 from score_sde.sampling import DENOISING_EVALS, Denoising, FixedSteps, Grid, prior_samples, sample_keys, solver_keys
 from score_sde.sdes import SDE
 from score_sde.solvers import PREDICTORS, EulerMaruyama, Follows, Solver
 from score_sde.solvers.base import Solution, continuous
+from score_sde.solvers.contract import check_solver
 from score_sde.typing import Batch, Number, Params, PRNGKey, SampleKeys, ScoreFn, component, static
 
 
@@ -70,8 +71,10 @@ class AdaptiveSDE:
 AdaptiveMethod: TypeAlias = AdaptiveODE | AdaptiveSDE
 
 #: Methods by their names in configurations.
-METHODS: Mapping[str, Callable[..., Solver | AdaptiveMethod]] = MappingProxyType(
-    {**PREDICTORS, "adaptive": AdaptiveODE, "adaptive_sde": AdaptiveSDE}
+METHODS: Mapping[str, Callable[..., Solver | AdaptiveMethod]] = Registry(
+    "sampling.predictor",
+    {**PREDICTORS, "adaptive": AdaptiveODE, "adaptive_sde": AdaptiveSDE},
+    check=check_solver,
 )
 
 

@@ -20,6 +20,7 @@ from score_sde.errors import UserError, refuse, unknown
 from score_sde.fields import DEFAULTS
 from score_sde.keys import fold_in, sample_indices, sample_keys
 from score_sde.labels import unconditional
+from score_sde.outside.parts import Registry
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
 from score_sde.processes import Process, ReverseProcess
 from score_sde.solvers.base import Solution, Solver, SolverState
@@ -99,13 +100,14 @@ def edm_times(
 
 
 #: Grids ``(process, num_steps, t_end) -> times`` by name.
-GRIDS: Mapping[str, Callable[[Process, int, float], Grid]] = MappingProxyType(
+GRIDS: Mapping[str, Callable[[Process, int, float], Grid]] = Registry(
+    "sampling.grid",
     {
         "uniform": lambda process, n, t_end: uniform_times(n, t_end),
         "quadratic": lambda process, n, t_end: quadratic_times(n, t_end),
         "log_snr": log_snr_times,
         "edm": edm_times,
-    }
+    },
 )
 
 

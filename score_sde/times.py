@@ -8,15 +8,18 @@ weights are 1.
 
 import abc
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
 from score_sde.arguments import Checked, not_fulfilled, not_whole
 from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
+from score_sde.outside.parts import Part, Registry
+from score_sde.outside.purity import impure
 from score_sde.processes import Process
 from score_sde.sdes import SDE
 from score_sde.typing import Number, PRNGKey, Scalar, Time, Times, TimeSampler, TimeSamples, component, holds, static
@@ -310,7 +313,26 @@ class LogitNormalTimes(_Normal):
         return jax.nn.sigmoid(value)
 
 
-TIME_SAMPLERS: Mapping[str, Callable[..., TimeSampler]] = MappingProxyType(
+def _check_times(part: Part, sampler: Any) -> None:
+    """Check a time sampler of the user's own: as many times as asked for, in [0, 1], with weights above 0."""
+    if not isinstance(sampler, TimeSampler):
+        raise part.refused(f"makes a {type(sampler).__name__}", "an object with sample(key, n) -> TimeSamples")
+    key, n = jax.random.key(0), 64
+    drawn = part.calling(sampler.sample, key, n)
+    if not isinstance(drawn, TimeSamples) or any(jnp.shape(one) != (n,) for one in drawn):
+        shapes = tuple(map(jnp.shape, drawn)) if isinstance(drawn, tuple) else type(drawn).__name__
+        raise part.refused(f"draws {shapes} for n = {n}", f"TimeSamples(t, weight), both of shape ({n},)")
+    t, weight = (np.asarray(one) for one in drawn)
+    if not (np.isfinite(t) & (t >= 0.0) & (t <= 1.0)).all():
+        raise part.refused(f"draws times from {t.min():g} to {t.max():g}", "times from 0 to 1")
+    if not (np.isfinite(weight) & (weight > 0.0)).all():
+        raise part.refused(f"draws weights from {weight.min():g} to {weight.max():g}", "finite weights above 0")
+    if part.calling(impure, lambda key: sampler.sample(key, n), key):
+        raise part.refused("draws other times from the same key the second time", "random numbers from the key alone")
+
+
+TIME_SAMPLERS: Mapping[str, Callable[..., TimeSampler]] = Registry(
+    "objective.times",
     {
         "uniform": UniformTimes,
         "low_discrepancy": LowDiscrepancyTimes,
@@ -319,7 +341,8 @@ TIME_SAMPLERS: Mapping[str, Callable[..., TimeSampler]] = MappingProxyType(
         "weighted": WeightedTimes,
         "lognormal": LogNormalTimes,
         "logit_normal": LogitNormalTimes,
-    }
+    },
+    check=_check_times,
 )
 
 #: The laws by log-SNR and its inverse, or by the diffusion, which a chain lacks.

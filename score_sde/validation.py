@@ -13,13 +13,13 @@ from score_sde.diffusions import DIFFUSIONS, on_chain
 from score_sde.fields import DEFAULTS, FIELDS, Settings
 from score_sde.fields.conditions import shown
 from score_sde.likelihood import DEQUANTIZATIONS
+from score_sde.methods import METHODS, make_predictor
 from score_sde.models.layers import EMBEDDINGS
 from score_sde.models.normalization import NORMALIZATIONS
 from score_sde.models.registry import NETWORKS
 from score_sde.models.sizes import dequantizer_count, feature_numbers, possible_sizes
 from score_sde.objectives import OF_SDE, TIME_SAMPLERS, WEIGHTINGS
 from score_sde.parameterization import LEVEL_CONDITIONS, PARAMETERIZATIONS, THRESHOLDS
-from score_sde.samplers import METHODS
 from score_sde.solvers import CORRECTORS, Solver, follows_of
 from score_sde.solvers.pairing import follows_drift
 from score_sde.training.objective import OBJECTIVES, VARIANCES
@@ -345,7 +345,7 @@ def _sampling(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
 
 def _solver(config: Settings) -> Iterator[str]:
     name, schedule = config.sampling.predictor, config.sde.schedule
-    method, corrected = METHODS[name](), config.sampling.corrector in CORRECTORS
+    method, corrected = make_predictor(name, config.sampling), config.sampling.corrector in CORRECTORS
     if on_chain(config) and follows_drift(method):
         others = [other for other, make in METHODS.items() if not follows_drift(make())]
         yield (

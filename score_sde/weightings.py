@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from score_sde.arguments import Checked, not_fulfilled
 from score_sde.errors import UserError, unknown
 from score_sde.fields import DEFAULTS
+from score_sde.outside.parts import Part, Registry
 from score_sde.processes import Process
 from score_sde.sdes import SDE
 from score_sde.typing import Number, Time, Times, component
@@ -149,13 +150,14 @@ def _diffusion(process: Process, name: str, t: Time) -> Time:
 class _Kind(NamedTuple):
     """How a weighting is made."""
 
-    make: Callable[..., Weighting]
+    make: Any  # a class, a function, or a part of the user's own
     fields: Mapping[str, str] = MappingProxyType({})  # from its attributes to fields of the configuration
     of_sde: bool = False  # by the diffusion g, which a chain lacks
 
 
 #: The weightings by name.
-WEIGHTINGS: Mapping[str, _Kind] = MappingProxyType(
+WEIGHTINGS: Mapping[str, _Kind] = Registry(
+    "objective.weighting",
     {
         "variance": _Kind(lambda: variance_weighting),
         "likelihood": _Kind(lambda: likelihood_weighting, of_sde=True),
@@ -164,7 +166,8 @@ WEIGHTINGS: Mapping[str, _Kind] = MappingProxyType(
         "min_snr": _Kind(MinSNRWeighting, {"gamma": "min_snr_gamma"}),
         "p2": _Kind(P2Weighting, {"k": "p2_k", "gamma": "p2_gamma"}),
         "sigmoid": _Kind(SigmoidWeighting, {"bias": "sigmoid_bias"}, of_sde=True),
-    }
+    },
+    adopt=_Kind,
 )
 
 
@@ -180,4 +183,6 @@ def make_weighting(name: str, fields: Mapping[str, Any]) -> Weighting:
     if name not in WEIGHTINGS:
         raise unknown("weighting", name, WEIGHTINGS)
     kind = WEIGHTINGS[name]
+    if isinstance(kind.make, Part):
+        return kind.make.bound(fields.get("options", {}))
     return kind.make(**{attribute: fields[field] for attribute, field in kind.fields.items()})

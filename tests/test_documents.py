@@ -23,7 +23,14 @@ def test_continuous_integration_runs_the_test_command_of_the_readme():
 
 
 def test_every_path_that_a_document_names_exists():
-    for document in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/data.md", "docs/mathematics.md"):
+    for document in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/data.md",
+        "docs/mathematics.md",
+        "docs/own_parts.md",
+    ):
         text = (ROOT / document).read_text()
         for path in re.findall(r"`((?:score_sde|configs|tests|docs|experiments)/[\w/.]+?)`", text):
             assert (ROOT / path).exists(), f"{document} names {path}"
@@ -67,3 +74,13 @@ def test_every_equation_of_the_mathematics_is_numbered_once_and_none_is_cited_th
     assert len(numbers) == len(set(numbers))
     cited = set(re.findall(r"(?<![\w)])\((\d{1,2}\.\d)\)", MATHEMATICS))
     assert cited <= set(numbers), sorted(cited - set(numbers))
+
+
+def test_the_examples_of_the_page_on_parts_of_ones_own_run():
+    text = (ROOT / "docs" / "own_parts.md").read_text()
+    examples = doctest.DocTestParser().get_doctest(text, {}, "own_parts", "docs/own_parts.md", 0)
+    told = []
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(
+        examples, out=told.append
+    )
+    assert result.attempted >= 6 and not result.failed, "".join(told)

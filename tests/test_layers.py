@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CORE = (
     {"errors", "labels", "typing"},
     {"arguments", "fields"},
-    {"keys", "processes", "standardization"},
+    {"keys", "processes", "standardization", "outside"},
     {"chains", "quantization"},
     {"sdes"},
     {"parameterization", "weightings"},
@@ -38,7 +38,7 @@ LAYERS = (
     CORE[8],
     {"models", "data", "metrics", *CORE[9]},
     {"state", *CORE[10]},
-    {"checkpointing"},
+    {"checkpointing", "methods"},
     {"training"},
     {"validation"},
     {"experiment", "cautions"},
@@ -56,6 +56,7 @@ CORE_LIBRARIES = {"jax", "jaxtyping", "numpy"}
 HOMES = {
     "diffrax": ("solvers/adaptive.py",),
     "flax": ("models/",),
+    "equinox": ("models/adapters/eqx.py",),
     "optax": ("training/", "experiment.py", "state.py"),
     "grain": ("data/",),
     "tensorflow_datasets": ("data/",),

@@ -13,7 +13,7 @@ from score_sde.errors import UserError, plural
 from score_sde.standardization import Standardization
 
 #: Fields of ``config.data`` about the location and reading of data, not their content.
-PLACE_FIELDS = ("name", "data_dir", "shape", "workers", "prefetch")
+PLACE_FIELDS = ("name", "data_dir", "shape", "workers", "prefetch", "options")
 
 IN_FULL = 2**28  # largest number of bytes of a split in memory to read in full
 SPREAD = 128  # examples to read of any other split

@@ -1,6 +1,6 @@
 """The user's own arrays: ``npz:PATH``."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +42,25 @@ def load_npz(path: str, split: str) -> ArraySource:
         raise UserError(
             f"npz:{path}: there is no such file{whole}. Give the path of an .npz file written by numpy.savez."
         )
-    key, labels_key, used = _keys(path, names, split)
-    arrays = read_arrays(Path(path), used, remedy=_REMEDY) or {}
+    name = f"npz:{path}"
+    _, _, used = _keys(name, names, split)
+    return source_of(name, read_arrays(Path(path), used, remedy=_REMEDY) or {}, split, names=names)
+
+
+def source_of(name: str, arrays: Mapping[str, np.ndarray], split: str, *, names: Collection[str]) -> ArraySource:
+    """A split of named arrays, as :func:`load_npz` describes them; ``names`` are theirs and those of ignored ones.
+
+    Raises:
+        UserError: For a missing array, and one of the wrong dtype, shape or range.
+    """
+    key, labels_key, used = _keys(name, names, split)
     examples, labels = arrays[key], arrays.get(labels_key)
-    info = _describe(path, key, arrays, labels_key)
+    info = _describe(name, key, arrays, labels_key)
     if info.num_grey_levels is None:
         used.discard("num_levels")
-        examples = single_precision(info.name, key, examples)
+        examples = single_precision(name, key, examples)
     if key != split:
-        rows = split_rows(f"npz:{path}", len(examples), split)
+        rows = split_rows(name, len(examples), split)
         examples, labels = examples[rows], None if labels is None else labels[rows]
     ignored = ", ".join(ascii(name) for name in names if name not in used)
     notes = [f"the arrays it holds besides are ignored ({ignored})"] if ignored else []
@@ -59,15 +69,15 @@ def load_npz(path: str, split: str) -> ArraySource:
     return ArraySource(info, examples, labels, notes=tuple(notes))
 
 
-def _keys(path: str, names: list[str], split: str) -> tuple[str, str, set[str]]:
+def _keys(name: str, names: Collection[str], split: str) -> tuple[str, str, set[str]]:
     """The names of the arrays with the examples and the labels of a split, and of all arrays that are checked."""
     if set(names) >= set(SPLITS):
-        return split, f"{split}_labels", {*SPLITS, *(f"{name}_labels" for name in SPLITS), "num_levels"}
+        return split, f"{split}_labels", {*SPLITS, *(f"{one}_labels" for one in SPLITS), "num_levels"}
     for key in ("images", "x", "samples"):
         if key in names:
             return key, "labels", {key, "labels", "num_levels"}
     raise UserError(
-        f"npz:{path} has the keys {sorted(names)}, expected 'images' or 'x' (split for you), or both 'train' and "
+        f"{name} has the keys {sorted(names)}, expected 'images' or 'x' (split for you), or both 'train' and "
         "'test'. Write it with numpy.savez(path, images=array)."
     )
 
@@ -81,9 +91,9 @@ def split_rows(name: str, num_examples: int, split: str) -> np.ndarray:
     return order[:num_test] if split == "test" else order[num_test:]
 
 
-def _describe(path: str, key: str, arrays: Mapping[str, np.ndarray], labels_key: str) -> SourceInfo:
+def _describe(name: str, key: str, arrays: Mapping[str, np.ndarray], labels_key: str) -> SourceInfo:
     """The info of the file, after a check of the dtype, shape and range of the array under ``key``."""
-    name, examples = f"npz:{path}", arrays[key]
+    examples = arrays[key]
     shapes = {split: arrays[split].shape for split in SPLITS if split in arrays}
     if len({shape[1:] for shape in shapes.values()}) > 1:
         raise UserError(

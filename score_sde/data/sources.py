@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,14 @@ import numpy as np
 from score_sde.data.base import SPLITS, ArraySource, Source, SourceInfo
 from score_sde.data.folders import load_folder
 from score_sde.data.npz import load_npz
+from score_sde.data.own import load_own
 from score_sde.data.records import load_array_records
 from score_sde.data.tfds_prepared import load_prepared, prepared_info
 from score_sde.data.tfds_sources import TFDS_INFO, load_tfds
 from score_sde.data.toys import TOYS, load_toy, toy_info
 from score_sde.errors import UserError, unknown
+from score_sde.fields.kinds import is_outside
+from score_sde.outside.parts import Part, part_of
 
 DIGITS_SPLIT_SEED = 1797
 DIGITS_NUM_TRAIN = 1500
@@ -47,7 +51,14 @@ def _digits_table() -> np.ndarray:
     return np.column_stack([digits.data, digits.target]).astype(np.uint8)
 
 
-def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tuple[int, ...] = ()) -> Source:
+def load_source(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    shape: tuple[int, ...] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Source:
     """The data source of a name.
 
     ============================================  ==========================================================
@@ -61,10 +72,11 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
     ``arrayrecord:PATH``                          a folder of ArrayRecord files, see
                                                   :func:`score_sde.data.records.load_array_records`
     ``toy:NAME``                                  checkerboard, moons, rings, gaussians or swissroll in 2-D
+    ``module:name``                               data of your own, see :func:`score_sde.data.own.load_own`
     ============================================  ==========================================================
 
     The split is ``train`` or ``test``. TFDS data sets and their original files lie in ``data_dir``. With a shape,
-    examples must be 8-bit images of this shape.
+    examples must be 8-bit images of this shape. Options are those of data of your own.
 
     Raises:
         UserError: for an unknown name or split, or data that are missing, damaged or of an unusable kind.
@@ -75,7 +87,7 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    source = _entry(name).load(split, data_dir)
+    source = _entry(name, options).load(split, data_dir)
     if shape and (shape, 256) != (source.info.shape, source.info.num_grey_levels):
         raise UserError(
             f"{name} holds data of shape {source.info.shape} with {source.info.num_grey_levels} levels; expected "
@@ -84,7 +96,9 @@ def load_source(name: str, split: str, *, data_dir: str | None = None, shape: tu
     return source
 
 
-def source_info(name: str, *, data_dir: str | None = None) -> SourceInfo:
+def source_info(
+    name: str, *, data_dir: str | None = None, options: Mapping[str, Any] = MappingProxyType({})
+) -> SourceInfo:
     """The info that :func:`load_source` would give of a data set, without loading it unless it is the user's own.
 
     Raises:
@@ -93,7 +107,7 @@ def source_info(name: str, *, data_dir: str | None = None) -> SourceInfo:
     >>> source_info("cifar10").shape
     (32, 32, 3)
     """
-    return _entry(name).info(data_dir)
+    return _entry(name, options).info(data_dir)
 
 
 def _not_kept() -> Any:
@@ -129,11 +143,18 @@ _KINDS: Mapping[str, Callable[[str], _Entry]] = {
 }
 
 
-def _entry(name: str) -> _Entry:
+def _own(part: Part, options: Mapping[str, Any]) -> _Entry:
+    load = functools.partial(load_own, part, options)
+    return _Entry(load, lambda data_dir: load("train", data_dir).info)
+
+
+def _entry(name: str, options: Mapping[str, Any]) -> _Entry:
     kind, _, rest = name.partition(":")
     if kind in _KINDS and rest:
         return _KINDS[kind](rest)
     if name in _NAMES:
         return _NAMES[name]
+    if is_outside(name) and kind not in _KINDS:
+        return _own(part_of(name, "data.name"), options)
     paths = [f"{kind}:PATH" for kind in ("npz", "folder", "arrayrecord")]
     raise unknown("dataset", name, [*_NAMES, *(f"toy:{toy}" for toy in TOYS), "tfds:NAME", *paths])

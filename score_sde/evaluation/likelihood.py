@@ -18,7 +18,7 @@ from score_sde.distributed import gathered, jit, shared_size
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import Examples, Purpose, decisive_fields, fingerprint, root_key, statistics_of
 from score_sde.evaluation.partial import Partial, measured_in_parts
-from score_sde.experiment import Experiment, make_grid
+from score_sde.experiment import Experiment
 from score_sde.fields.measuring import Likelihood
 from score_sde.keys import example_keys
 from score_sde.labels import conditioned
@@ -35,6 +35,7 @@ from score_sde.likelihood import (
     nll_bound,
     refined,
 )
+from score_sde.methods import make_grid
 from score_sde.objectives import elbo, importance_bound
 from score_sde.quantization import Quantization
 from score_sde.typing import Dequantizer, Params, PRNGKey, Times

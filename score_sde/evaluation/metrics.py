@@ -11,12 +11,13 @@ import numpy as np
 
 from score_sde.data import Source, SourceInfo, fingerprint
 from score_sde.data.identity import statistics_to_json
-from score_sde.errors import UserError
+from score_sde.errors import UserError, refuse
 from score_sde.evaluation.base import Progress, mean_and_std_error, sample_seed
 from score_sde.evaluation.partial import Partial
 from score_sde.evaluation.samples import compiled_sampler, draw_in_parts
 from score_sde.experiment import Experiment
 from score_sde.fields import DEFAULTS, Settings
+from score_sde.fields.kinds import is_outside
 from score_sde.metrics import (
     PIXELS,
     MetricResult,
@@ -26,6 +27,7 @@ from score_sde.metrics import (
     measure_features,
 )
 from score_sde.metrics.extractors import ON_POINTS, Extractor, Features, make_extractor
+from score_sde.outside.parts import option_problems
 from score_sde.standardization import Standardization
 from score_sde.typing import Params
 
@@ -74,11 +76,12 @@ def extractor_of(config: Settings, info: SourceInfo, standardization: Standardiz
         UserError: For a name that is unknown or does not suit the data.
     """
     settings = config.evaluation
-    if info.num_grey_levels is not None:
+    own = is_outside(settings.extractor)
+    refuse(option_problems(config, "evaluation"))
+    if own or info.num_grey_levels is not None:
         weights = Path(settings.weights) if settings.weights else None
-        return make_extractor(
-            settings.extractor, source=info.name, shape=info.shape, num_levels=info.num_grey_levels, weights=weights
-        )
+        data = {"source": info.name, "shape": info.shape, "num_levels": info.num_grey_levels}
+        return make_extractor(settings.extractor, **data, weights=weights, options=settings.options)
     if settings.extractor not in ON_POINTS:
         raise UserError(
             f"config.evaluation.extractor is {settings.extractor}, and {info.name} are points, not images; expected "

@@ -16,7 +16,8 @@ from score_sde.distributed import batch_sharding, gathered, jit, shared_size
 from score_sde.errors import UserError
 from score_sde.evaluation.base import Purpose, root_key
 from score_sde.evaluation.partial import Partial
-from score_sde.experiment import Experiment, make_predictor
+from score_sde.experiment import Experiment
+from score_sde.methods import make_predictor
 from score_sde.metrics import Moments, frechet_distance, moments
 from score_sde.sampling import DENOISING_EVALS
 from score_sde.solvers.base import Solution

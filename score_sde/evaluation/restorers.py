@@ -16,10 +16,11 @@ from score_sde.conditioning import DAPS, Inpaint, LinearOperator, RePaint, poste
 from score_sde.conditioning.operators import Observations
 from score_sde.conditioning.posterior import METHODS
 from score_sde.errors import UserError
-from score_sde.experiment import Experiment, make_method
+from score_sde.experiment import Experiment
 from score_sde.fields.conditioning import Conditioning
 from score_sde.keys import fold_in
 from score_sde.labels import Conditioned, unconditioned
+from score_sde.methods import make_method
 from score_sde.samplers import Adaptive, Decoder
 from score_sde.sampling import FixedSteps
 from score_sde.solvers import Solver

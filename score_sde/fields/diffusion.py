@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from score_sde.fields.conditions import When, given, unless
-from score_sde.fields.lines import Group, choice, flag, integer, real
+from score_sde.fields.lines import Group, Open, choice, flag, integer, real
 
 SCORE = unless("model.name", "vae")  # a vae has no score
 CHAIN = unless("sde.schedule", "continuous")
@@ -40,7 +40,7 @@ class Mesh(Group):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Diffusion(Group):
+class Diffusion(Open):
     """The forward diffusion of the data."""
 
     when: ClassVar[When] = SCORE
@@ -49,6 +49,7 @@ class Diffusion(Group):
         ("vp", "subvp", "ve", "vdm", "rectified_flow", "cosine", "sigmoid", "edm"),
         "the SDE; vdm, cosine and sigmoid are variance preserving with a log-SNR that falls linearly, along a quarter "
         "of a circle, and as a logistic curve; rectified_flow goes straight from data to noise; edm adds noise evenly",
+        given=frozenset(),
     )
     # At t = 1 the weight of the data is exp(-(beta_min + beta_max) / 4), which underflows float32 from a sum of 349.3.
     beta_min: float = real(0.1, 1e-6, 349.0, "rate at t = 0", _VP)

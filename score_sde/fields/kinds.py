@@ -5,7 +5,9 @@ value, so that no check has wording of its own.
 """
 
 import abc
+import ast
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -153,19 +155,27 @@ class Choice(Kind):
 
     names: tuple[str, ...]
     prefixes: tuple[str, ...] = ()  # prefixes of further names, such as ``npz:``, whose rest is free
+    # Whether it may be a part of the user's own, ``module:name``: the arguments that it is given besides its options.
+    given: frozenset[str] | None = None
 
     @property
     def expected(self) -> str:
         """All of them."""
         named = [name or "''" for name in self.names] + [f"{prefix}..." for prefix in self.prefixes]
-        return f"one of {', '.join(named)}" if len(named) > 1 else named[0]
+        own = ", or module:name of your own" * (self.given is not None)
+        return f"one of {', '.join(named)}{own}" if len(named) > 1 or own else named[0]
 
     def accepts(self, value: Any) -> bool:
         """Whether it is a name, or a prefix with a valid rest."""
         if type(value) is not str:
             return False
         begun = [value.removeprefix(prefix) for prefix in self.prefixes if value.startswith(prefix)]
-        return value in self.names or any(rest and is_path(rest) for rest in begun)
+        return value in self.names or any(rest and is_path(rest) for rest in begun) or self.is_own(value)
+
+    def is_own(self, value: str) -> bool:
+        """Whether it names a part of the user's own; what comes before a colon in other names is no module."""
+        taken = {name.partition(":")[0] for name in (*self.names, *self.prefixes) if ":" in name}
+        return self.given is not None and is_outside(value) and value.partition(":")[0] not in taken
 
     def hint(self, value: Any) -> str:
         """The nearest name."""
@@ -256,6 +266,63 @@ class Several(Kind):
         if not isinstance(value, Sequence) or isinstance(value, str):
             return ""
         return next((self.of.hint(entry) for entry in value if not self.of.accepts(entry)), "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option(Kind):
+    """A field of a part of the user's own: numbers, texts and tuples of them, whose types the part declares.
+
+    >>> [Option().parse(text) for text in ("1e-3", "(1, 2)", "True", "swish")]
+    [0.001, (1, 2), True, 'swish']
+    """
+
+    @property
+    def expected(self) -> str:
+        """The kinds of values that a record can hold."""
+        return "a number, True or False, a text, or a tuple of these"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a record can hold it."""
+        if isinstance(value, tuple | list):
+            return len(value) <= MAX_TEXT and not any(
+                isinstance(one, tuple | list) or not self.accepts(one) for one in value
+            )
+        if type(value) is float:
+            return math.isfinite(value)
+        if type(value) is int:
+            return abs(value) < 2**63
+        return type(value) is bool or (type(value) is str and len(value) <= MAX_TEXT and _is_text(value))
+
+    def typed(self, value: Any) -> Any:
+        """A tuple for a list."""
+        return tuple(value) if isinstance(value, list) else value
+
+    def parse(self, text: str) -> Any:
+        """The value as Python writes it, or else the text."""
+        try:
+            value = ast.literal_eval(text) if len(text) <= MAX_TEXT else text
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return text
+        return value if self.accepts(value) else text
+
+
+def is_outside(name: str) -> bool:
+    """Whether a name has the form ``module:name``, with dots in the module.
+
+    >>> is_outside("rings:Ring"), is_outside("lab.parts:net"), is_outside("npz:a/b.npz"), is_outside("vp")
+    (True, True, False, False)
+    """
+    module, colon, attribute = name.partition(":")
+    return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _is_text(text: str) -> bool:
+    """Whether a record can hold a text: no zero byte, and encodable."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return "\0" not in text
 
 
 def is_path(text: str) -> bool:

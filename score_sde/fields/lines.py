@@ -31,7 +31,43 @@ class Group(Mapping[str, Any]):
         return iter(sorted(field.name for field in dataclasses.fields(self)))
 
     def __len__(self) -> int:
-        return len(dataclasses.fields(self))
+        return len(list(iter(self)))
+
+
+class Options(dict[str, Any]):
+    """The fields of parts of the user's own, which are not known here. They stay as they are made.
+
+    >>> options = Options({"kappa": 3.0})
+    >>> options["kappa"], options == {"kappa": 3.0}, hash(options) == hash(Options(kappa=3.0))
+    (3.0, True, True)
+    """
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride] -- none of its values changes
+        return hash(tuple(sorted(self.items())))
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        raise TypeError(f"Options do not change; {name} was to become {value!r}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Open(Group):
+    """A group with names of parts, which may be the user's own, ``module:name``; their fields stand in ``options``.
+
+    >>> from score_sde.fields import Settings
+    >>> sde = Settings().with_("sde", name="rings:Ring", options={"kappa": 3.0}).sde
+    >>> sde.options["kappa"], "options" in dict(sde), "options" in dict(Settings().sde)
+    (3.0, True, False)
+    """
+
+    options: Mapping[str, Any] = dataclasses.field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        """Take the options from any mapping."""
+        object.__setattr__(self, "options", Options(sorted(self.options.items())))
+
+    def __iter__(self) -> Iterator[str]:
+        """The options are one of the fields if there are any."""
+        return (name for name in super().__iter__() if name != "options" or self.options)
 
 
 def _maker(kind: type[Kind], *arguments: str) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from score_sde.fields.conditions import When, given, unless
 from score_sde.fields.diffusion import CHAIN, MAX_LEVELS, SCORE
 from score_sde.fields.kinds import Choice, Integer
-from score_sde.fields.lines import Group, choice, flag, integer, path, real, several, text
+from score_sde.fields.lines import Group, Open, choice, flag, integer, path, real, several, text
 from score_sde.fields.training import MAX_BATCH
 
 NOISY = (
@@ -50,7 +50,7 @@ _ADAPTS = given("sampling.predictor", *ADAPTIVE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling(Group):
+class Sampling(Open):
     """Sampling from the trained model."""
 
     when: ClassVar[When] = SCORE
@@ -59,6 +59,7 @@ class Sampling(Group):
         (*NOISY, *NOISELESS, *ADAPTIVE),
         "the solver: with noise euler_maruyama to none, without euler to unipc_3; with as many steps as the error asks "
         "for adaptive (the probability flow) and adaptive_sde (with noise)",
+        given=frozenset(),
         **_SWEPT,
     )
     noise_scale: float = real(1.0, 0.0, 10.0, "1 the reverse SDE, 0 the probability flow", _NOISE_SCALE)
@@ -66,7 +67,9 @@ class Sampling(Group):
     churn: float = real(0.0, 0.0, 1.0, "relative increase of the noise before each step, at most 0.41", _CHURN)
     churn_min: float = real(0.0, 0.0, _MAX_RATIO, "lowest noise-to-signal ratio with churn", _CHURNED)
     churn_max: float = real(_MAX_RATIO, 0.0, _MAX_RATIO, "highest noise-to-signal ratio with churn", _CHURNED)
-    corrector: str = choice(("none", "langevin", "annealed_langevin"), "what corrects after every step", **_SWEPT)
+    corrector: str = choice(
+        ("none", "langevin", "annealed_langevin"), "what corrects after every step", given=frozenset(), **_SWEPT
+    )
     snr: float = real(0.16, 0.0, 10.0, "signal-to-noise ratio of a correction", _CORRECTED, **_SWEPT)
     per_sample: bool = flag(
         False, "norms per sample, not over the batch; samples then ignore each other", _LANGEVIN, **_SWEPT
@@ -74,7 +77,7 @@ class Sampling(Group):
     num_corrections: int = integer(1, 0, 1000, "corrections per step", _CORRECTED, **_SWEPT)
     corrector_first: bool = flag(False, "correct before the step, not after it", _CORRECTED, **_SWEPT)
     num_steps: int = integer(1000, 1, MAX_LEVELS, "steps of a predictor that chooses none", **_SWEPT)
-    grid: str = choice(GRIDS, "spacing of the times")
+    grid: str = choice(GRIDS, "spacing of the times", given=frozenset({"process", "num_steps", "t_end"}))
     rho: float = real(7.0, 1.0, 100.0, "the root in which the steps are equal", given("sampling.grid", "edm"))
     t_min: float = real(1e-3, *_TIME, "where sampling stops; 1e-5 for ve")
     denoising: Literal["tweedie", "mean", "none"] = choice(
@@ -187,7 +190,7 @@ _OWN_REFERENCE = _COMPARED & given("evaluation.reference", "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation(Group):
+class Evaluation(Open):
     """The metrics and checkpoints of --mode=eval, and the data of --mode=stats."""
 
     checkpoints: str = text(
@@ -212,7 +215,10 @@ class Evaluation(Group):
         distinct=True,
         when=_COMPARED,
     )
-    extractor: str = choice(EXTRACTORS, "what makes features of images", _COMPARED)
+    extractor: str = choice(
+        *(EXTRACTORS, "what makes features of images", _COMPARED),
+        given=frozenset({"images", "shape", "num_levels", "weights"}),
+    )
     weights: str = path("", "file of the extractor's weights, where they do not come with the package", _COMPARED)
     reference: str = path("", "statistics (.npz) of what to compare with; empty for WORKDIR/statistics.npz", _COMPARED)
     reference_split: str = choice(("train", "test"), "the split of which those in WORKDIR are", _OWN_REFERENCE)

@@ -4,7 +4,7 @@ import dataclasses
 
 from score_sde.fields.conditions import given, unless
 from score_sde.fields.kinds import Integer, Real
-from score_sde.fields.lines import Group, choice, flag, integer, path, real, several
+from score_sde.fields.lines import Open, choice, flag, integer, path, real, several
 
 MAX_WIDTH = 2**16  # channels or units; two such layers have 4e9 weights between them
 MAX_SIDE = 2**16  # pixels
@@ -20,13 +20,14 @@ _NCSN = given("model.name", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Model(Group):
+class Model(Open):
     """The network. Each takes its own fields; ddpm fixes its blocks and pyramids."""
 
     name: str = choice(
         ("ncsnpp", "ddpm", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256", "mlp", "vae"),
         "the network: mlp for vectors, ncsnpp or ddpm for series, images and volumes of any size, vae for an encoder "
         "and decoder without a score, the others for images",
+        given=frozenset({"event_shape", "num_classes", "rngs", "key"}),
     )
     features: int = integer(
         128, 1, MAX_WIDTH, "channels at full resolution; hidden width of the mlp", unless("model.name", "vae")
@@ -113,7 +114,7 @@ class Model(Group):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Data(Group):
+class Data(Open):
     """The data."""
 
     name: str = choice(
@@ -125,6 +126,7 @@ class Data(Group):
         "was given",
         default="cifar10",
         prefixes=("tfds:", "npz:", "folder:", "arrayrecord:"),
+        given=frozenset({"split", "data_dir"}),
     )
     shape: tuple[int, ...] = several(
         (),

@@ -1,7 +1,7 @@
 """All fields of a run as one frozen object, and the checks that turn a nested configuration into it."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, field
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -10,8 +10,8 @@ from score_sde.errors import nearest, refuse
 from score_sde.fields.conditioning import Conditioning
 from score_sde.fields.conditions import When
 from score_sde.fields.diffusion import Diffusion, Mesh, Parameterization, Top
-from score_sde.fields.kinds import Kind
-from score_sde.fields.lines import Group
+from score_sde.fields.kinds import Kind, Option
+from score_sde.fields.lines import Group, Open
 from score_sde.fields.measuring import Evaluation, Export, Likelihood, Pareto, Plan, Sampling
 from score_sde.fields.model import Data, Model
 from score_sde.fields.training import Classifier, Dequantizer, Objective, Optim, Training
@@ -64,12 +64,9 @@ class Settings(Top):
         """
         given = leaves(config)
         refuse(wrong_names(given) + wrong_values(given))
-        values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
-        for name, value in given.items():
-            group, _, last = name.rpartition(".")
-            values[group][last] = FIELDS[name].typed(value)
-        top = values.pop("")
-        return cls(**top, **{group: GROUPS[group](**fields) for group, fields in values.items()})
+        values = nested({name: FIELDS[name].typed(value) for name, value in given.items()})
+        groups = {group: GROUPS[group](**values.pop(group)) for group in filter(None, GROUPS)}
+        return cls(**values, **groups)
 
     def with_(self, group: str = "", **changes: Any) -> "Settings":
         """These settings with some fields of one group changed, by default of the first."""
@@ -92,7 +89,7 @@ class Settings(Top):
 
     def to_dict(self) -> dict[str, Any]:
         """A nested dictionary of plain values, for records."""
-        return {name: dict(value) if isinstance(value, Group) else value for name, value in self.items()}
+        return nested(leaves(self))
 
 
 #: The groups by their names in a configuration; the fields of the first one stand at its top.
@@ -107,12 +104,33 @@ def _within(cls: Any, kind: Kind) -> Kind:
     return dataclasses.replace(kind, when=group if own is None else group & own if own else own)
 
 
+class _Fields(Mapping[str, Kind]):
+    """Every field under its dotted name; it knows, but does not list, the options of parts of the user's own."""
+
+    def __init__(self, named: Mapping[str, Kind]) -> None:
+        self._named = named
+
+    def __getitem__(self, name: str) -> Kind:
+        group, dot, option = name.partition(".options.")
+        if dot and option.isidentifier() and issubclass(GROUPS.get(group, Group), Open):
+            return OPTION
+        return self._named[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._named)
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+
+OPTION = Option()
 #: Every field under its dotted name.
-FIELDS: Mapping[str, Kind] = MappingProxyType(
+FIELDS: Mapping[str, Kind] = _Fields(
     {
         f"{group}.{one.name}".lstrip("."): _within(cls, one.metadata["kind"])
         for group, cls in GROUPS.items()
         for one in dataclasses.fields(cls)
+        if "kind" in one.metadata
     }
 )
 #: Every field with its default; arguments with a field's meaning take their defaults from here.
@@ -142,8 +160,11 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """
     tree: dict[str, Any] = {}
     for name, value in flat.items():
-        group, _, last = name.rpartition(".")
-        (tree.setdefault(group, {}) if group else tree)[last] = value
+        *groups, last = name.split(".")
+        place = tree
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
     return tree
 
 

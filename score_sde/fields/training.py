@@ -6,25 +6,27 @@ from typing import Literal
 from score_sde.fields.conditions import given, unless
 from score_sde.fields.diffusion import SCORE
 from score_sde.fields.kinds import Real
-from score_sde.fields.lines import Group, choice, flag, integer, path, real, several
+from score_sde.fields.lines import Group, Open, choice, flag, integer, path, real, several
 
 MAX_STEPS = 10**9  # steps are counted in 32 bits
 MAX_BATCH = 2**20
 _CLOSEST = 0.9999999  # to 1 in float32, where a rate would change nothing
 _TIME = (1e-12, 0.5)  # a chain of two levels begins at 1/2
+_OWN_NAMES = given("optim.name", "adam", "adamw", "muon")
 _NO_BOUND = unless("objective.kind", "bound")
 _P2 = given("objective.weighting", "p2")
 _NORMAL = given("objective.times", "lognormal", "logit_normal")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Objective(Group):
+class Objective(Open):
     """The loss that training minimizes."""
 
     kind: str = choice(
         ("denoising", "bound", "implicit", "sliced", "sliced_vr"),
         "denoising, implicit or sliced (sliced_vr) score matching, or the variational bound of a chain or of a vae, "
         "which has no weighting and no times to choose",
+        given=frozenset({"process", "network", "parameterization", "times", "weighting", "reduce_mean"}),
     )
     num_projections: int = integer(
         *(1, 1, 10_000, "directions per example, of one product each"),
@@ -38,6 +40,7 @@ class Objective(Group):
         "lambda(t): variance (s^2), likelihood (g^2), flow (the error of the path's velocity), or as in EDM, min-SNR, "
         "P2 and with the likelihood times a logistic function",
         _NO_BOUND,
+        given=frozenset({"process", "t"}),
     )
     min_snr_gamma: float = real(
         5.0,
@@ -56,6 +59,7 @@ class Objective(Group):
         "training times: levels takes num_scales of them; importance suits weighting=likelihood, weighted any; with "
         "lognormal noise levels s/m, or with a normal logit, which are then part of what is minimized",
         when=_NO_BOUND,
+        given=frozenset({"t0", "num_levels", "sde", "weighting"}),
     )
     time_mean: float = real(-1.2, -30.0, 30.0, "mean of log s/m, or of the logit of t", _NO_BOUND & _NORMAL)
     time_std: float = real(1.2, 1e-3, 30.0, "its standard deviation", _NO_BOUND & _NORMAL)
@@ -74,15 +78,24 @@ class Objective(Group):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Optim(Group):
-    """Adam, and the averages of the parameters."""
+class Optim(Open):
+    """The optimizer, and the averages of the parameters."""
 
+    name: str = choice(
+        ("adam", "adamw", "muon"),
+        "the optimizer: adam and adamw are the same with weight_decay; muon for matrices and kernels, whose last axis "
+        "is the output, and Adam for the rest; any of optax too, such as optax:lion",
+        given=frozenset({"learning_rate"}),
+    )
     # Adam moves every parameter by about lr at a step, and parameters are of size 1.
     lr: float = real(2e-4, 1e-12, 10.0, "learning rate after warm-up", or_zero=True)
-    beta1: float = real(0.9, 0.0, _CLOSEST, "decay of the first moment")
-    beta2: float = real(0.999, 0.0, _CLOSEST, "decay of the second moment")
-    eps: float = real(1e-8, 1e-30, 1.0, "added to the root of the second moment", or_zero=True)
-    weight_decay: float = real(0.0, 1e-12, 10.0, "decoupled weight decay, times lr at a step; 0 for none", or_zero=True)
+    beta1: float = real(0.9, 0.0, _CLOSEST, "decay of the first moment", _OWN_NAMES)
+    beta2: float = real(0.999, 0.0, _CLOSEST, "decay of the second moment", _OWN_NAMES)
+    eps: float = real(1e-8, 1e-30, 1.0, "added to the root of the second moment", _OWN_NAMES, or_zero=True)
+    weight_decay: float = real(
+        *(0.0, 1e-12, 10.0, "decoupled weight decay, times lr at a step; 0 for none", _OWN_NAMES), or_zero=True
+    )
+    momentum: float = real(0.95, 0.0, _CLOSEST, "decay of the mean of gradients", given("optim.name", "muon"))
     warmup: int = integer(5000, 0, MAX_STEPS, "steps of linear warm-up from 0")
     schedule: Literal["constant", "cosine"] = choice(
         ("constant", "cosine"), "after warm-up; cosine falls to 0 at training.num_steps"

@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from score_sde.errors import UserError, unknown
 from score_sde.models.adapters import LinenClassifier, LinenDequantizer, LinenNetwork
+from score_sde.models.adapters.own import own_network, refuse_bfloat16
 from score_sde.models.classifier import PointClassifier, WideResNet
 from score_sde.models.flowpp import FlowPP
 from score_sde.models.mlp import MLP
@@ -16,12 +17,14 @@ from score_sde.models.ncsn import NCSN, NCSNv2
 from score_sde.models.ncsnpp import DDPM, NCSNpp
 from score_sde.models.sizes import autoencoder_count, mlp_count, ncsn_count, refinenet_count, unet_count
 from score_sde.models.vae import VAE, LinenVAE, make_vae
+from score_sde.outside.parts import Part, Registry
+from score_sde.typing import Network
 
 
 class Family(NamedTuple):
     """A kind of network and its properties."""
 
-    module: type[nn.Module]
+    module: Any  # a type of modules, or a part of the user's own
     num_parameters: Callable[..., float]  # about
     fixed: Mapping[str, Any] = MappingProxyType({})  # fields that the name fixes
     ranks: tuple[int, ...] = (3,)  # numbers of axes of an example
@@ -40,7 +43,7 @@ _DDPM = {
 }
 _GRIDS = (2, 3, 4)  # of series (L, C), images (H, W, C) and volumes (D, H, W, C)
 _RANKS = {1: "vectors (D,)", 2: "series (L, C)", 3: "images (H, W, C)", 4: "volumes (D, H, W, C)"}
-NETWORKS: Mapping[str, Family] = {
+_NETWORKS: Mapping[str, Family] = {
     "ncsnpp": Family(NCSNpp, unet_count, ranks=_GRIDS, takes_labels=True),
     "ddpm": Family(DDPM, unet_count, _DDPM, ranks=_GRIDS, takes_labels=True),
     "ncsn": Family(NCSN, ncsn_count, {"resolution": 64}, halvings=1, looks_up_level=True),
@@ -50,12 +53,16 @@ NETWORKS: Mapping[str, Family] = {
     "mlp": Family(MLP, mlp_count, ranks=(1,), needs_embedding=True, takes_labels=True),
     "vae": Family(VAE, autoencoder_count, ranks=(1, *_GRIDS), is_latent=True),
 }
+#: Networks by the names of ``config.model.name``. How large one of the user's own is shows when it is made.
+NETWORKS: Mapping[str, Family] = Registry(
+    "model.name", _NETWORKS, adopt=lambda part: Family(part, lambda *_: 0.0, ranks=(1, *_GRIDS), takes_labels=True)
+)
 DEQUANTIZERS: Mapping[str, type[nn.Module]] = {"flowpp": FlowPP}
 
 
 def make_network(
     fields: Mapping[str, Any], event_shape: tuple[int, ...], *, num_scales: int, centered: bool
-) -> LinenNetwork:
+) -> Network:
     """The network for data of a shape.
 
     Each network takes its own fields of ``config.model``; NCSN takes the number of noise levels. Images that are not
@@ -67,6 +74,9 @@ def make_network(
     if fields["name"] not in NETWORKS:
         raise unknown("network", fields["name"], NETWORKS)
     family = NETWORKS[fields["name"]]
+    if isinstance(family.module, Part):
+        refuse_bfloat16(family.module, fields["dtype"])
+        return own_network(family.module, fields.get("options", {}), event_shape, fields["num_classes"])
     _check_shape(fields, family, event_shape)
     given = {**fields, "rescale_input": not centered, **family.fixed}
     if family.looks_up_level:

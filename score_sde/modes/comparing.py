@@ -15,9 +15,9 @@ from score_sde.evaluation.partial import discard, partial_file
 from score_sde.evaluation.problems import CASES
 from score_sde.evaluation.results import digest, keep_earlier
 from score_sde.evaluation.samples import identity_of_samples
-from score_sde.experiment import make_predictor
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, atomic_write_text, check_writable, jsonable, one_at_a_time
+from score_sde.methods import make_predictor
 from score_sde.metrics import moments
 from score_sde.modes.guiding import conditions_of, guided_by_classifier
 from score_sde.modes.workdir import (

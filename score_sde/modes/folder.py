@@ -62,4 +62,4 @@ def read_records(folder: Path) -> tuple[Settings, DataRecord]:
     missing = [name for name, found in {"config.json": config, "data.json": data}.items() if found is None]
     if config is None or data is None:
         raise UserError(f"{folder} has {MODEL} and no {' and no '.join(missing)}; {_REMEDY}.")
-    return Settings.of(from_record(config, f"{folder / 'config.json'}")), data
+    return Settings.of(from_record(config, f"{folder / 'config.json'}", folder)), data

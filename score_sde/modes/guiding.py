@@ -24,7 +24,7 @@ from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.noise_levels import accuracy_by_noise
 from score_sde.experiment import Experiment
-from score_sde.fields import DEFAULTS, Settings
+from score_sde.fields import DEFAULTS, FIELDS, Settings
 from score_sde.files import Unreadable, atomic_write_json, jsonable, only_writer, read_json, reason_of, writing
 from score_sde.interop.checkpoints import import_classifier
 from score_sde.labels import Guided, on_data
@@ -34,6 +34,7 @@ from score_sde.models.registry import make_classifier
 from score_sde.modes.parts import check_same_part, init_part, newest_part, part_step, part_task
 from score_sde.modes.record import write_records
 from score_sde.modes.workdir import build_experiment, load_splits, machine, train_to_end
+from score_sde.outside.modules import never_inside
 from score_sde.report.charts import save_charts
 from score_sde.report.measured import classifier_chart, loss_curve
 from score_sde.report.quantities import quantities_of
@@ -135,6 +136,7 @@ def _trained(experiment: Experiment, home: Path) -> tuple[LinenClassifier, Param
             f"config.conditioning.classifier is {home}, and there is no trained classifier; train one there with "
             f"--mode=train_classifier --workdir={home}."
         )
+    never_inside(directory)  # whose record may name an optimizer
     own = {
         "shape": list(experiment.event_shape),
         "centered": experiment.settings.data.centered,
@@ -173,10 +175,9 @@ def conditions_of(experiment: Experiment) -> dict[str, Any]:
 def _recorded_fields(config: Settings, recorded: Mapping[str, Any]) -> Settings:
     """A configuration with the recorded fields of a classifier, which decide its parameters and its optimizer."""
     found = leaves(recorded)
-    known = {
-        name: default for name, default in leaves(DEFAULTS).items() if name.split(".")[0] in ("optim", "classifier")
-    }
-    return config.with_fields({name: found.get(name, default) for name, default in known.items()})
+    known = {**leaves(DEFAULTS), **{name: value for name, value in found.items() if name in FIELDS}}
+    own = {name: value for name, value in known.items() if name.split(".")[0] in ("optim", "classifier")}
+    return config.with_("optim", options={}).with_fields(own)
 
 
 def _classifier(experiment: Experiment, num_classes: int) -> LinenClassifier:

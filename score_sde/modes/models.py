@@ -99,7 +99,8 @@ def find_model(path: Path, *, config: Settings | None = None, network: Network |
 
 
 def _of_run(workdir: Path, network: Network | None) -> Found:
-    settings = Settings.of(from_record(newest_config(workdir) or {}, f"the record of the run in {workdir}"))
+    recorded = newest_config(workdir) or {}
+    settings = Settings.of(from_record(recorded, f"the record of the run in {workdir}", workdir))
     experiment = experiment_of(settings, workdir, "sample", network=network)
     scale = experiment.quantization.standardization
     data = recorded_data(workdir) or DataRecord.of(data_info(settings), {}, standardization=scale)

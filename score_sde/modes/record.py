@@ -10,7 +10,8 @@ from score_sde.config import changed_fields, leaves
 from score_sde.data import DataRecord
 from score_sde.data.identity import PLACE_FIELDS
 from score_sde.errors import UserError
-from score_sde.fields import DEFAULTS, Settings
+from score_sde.fields import DEFAULTS, FIELDS, Settings
+from score_sde.fields.lines import Open
 from score_sde.files import Bucket, Unreadable, atomic_write_json, check_writable, read_json, reason_of
 from score_sde.training.optim import SCHEDULES
 
@@ -108,8 +109,10 @@ def as_recorded(config: Settings, workdir: Path, mode: str) -> Settings:
         return config
     check_same(config, recorded, workdir, mode)
     unread, found = set(TRAINED) - {"seed", *READS.get(mode, MEANING)}, leaves(recorded)
-    own = {name: found.get(name, default) for name, default in leaves(DEFAULTS).items() if name.split(".")[0] in unread}
-    return config.with_fields(own)
+    own = {name: value for name, value in {**leaves(DEFAULTS), **found}.items() if name.split(".")[0] in unread}
+    for group in unread & {group for group, part in config.items() if isinstance(part, Open)}:
+        config = config.with_(group, options={})  # the run's stand in its record
+    return config.with_fields({name: value for name, value in own.items() if name in FIELDS})
 
 
 def check_same(config: Settings, recorded: Mapping[str, Any], workdir: Path, mode: str) -> None:

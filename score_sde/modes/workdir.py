@@ -15,7 +15,7 @@ from score_sde.data import fingerprint as contents_of
 from score_sde.data.base import SPLITS
 from score_sde.diffusions import CONTINUOUS, DIFFUSIONS
 from score_sde.distributed import everywhere, state_sharding, with_sharding
-from score_sde.errors import UserError, plural
+from score_sde.errors import UserError, plural, refuse
 from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.partial import Partial, partial_file
 from score_sde.evaluation.results import keep_metrics
@@ -24,6 +24,7 @@ from score_sde.fields import Settings
 from score_sde.fields.settings import Nested
 from score_sde.machine import describe_machine
 from score_sde.modes.record import as_recorded, check_same, of_this_run, recorded_data
+from score_sde.outside.parts import option_problems
 from score_sde.parameterization import LEVEL_CONDITIONS
 from score_sde.report.summary import write_summary
 from score_sde.standardization import Standardization
@@ -168,13 +169,15 @@ def data_info(config: Settings) -> SourceInfo:
     """
     shape = tuple(config.data.shape)
     if not shape or (config.conditioning.classes and not config.model.num_classes):
-        return source_info(config.data.name, data_dir=config.data.data_dir or None)
+        return source_info(config.data.name, data_dir=config.data.data_dir or None, options=config.data.options)
     return SourceInfo(config.data.name, shape, 256, None)
 
 
 def load_split(config: Settings, split: str) -> Source:
     """One split of the configured data."""
-    return load_source(config.data.name, split, data_dir=config.data.data_dir or None, shape=tuple(config.data.shape))
+    data = config.data
+    refuse(option_problems(config, "data"))
+    return load_source(data.name, split, data_dir=data.data_dir or None, shape=tuple(data.shape), options=data.options)
 
 
 def load_splits(config: Settings) -> dict[str, Source]:

@@ -24,7 +24,7 @@ from score_sde.typing import Number, Time, component, is_known, static
 
 Coefficient: TypeAlias = Callable[[Any], Any]  # of times, element by element: an array in, an array of its shape out
 
-_EVEN = np.linspace(0.0, 1.0, 1025)
+EVEN = np.linspace(0.0, 1.0, 1025)
 _EARLY = np.geomspace(1e-6, 1e-3, 16)
 _FIRST = 1e-10  # the time whose coefficients stand for those of time 0, where 0 / 0 is no number
 
@@ -72,7 +72,7 @@ def _not_finite(name: str, values: np.ndarray, times: np.ndarray) -> Iterator[st
     )
 
 
-def _not_falling(times: np.ndarray, mean_coeff: np.ndarray, std: np.ndarray) -> Iterator[str]:
+def not_falling(times: np.ndarray, mean_coeff: np.ndarray, std: np.ndarray) -> Iterator[str]:
     """The sentence about marginals whose log-SNR does not fall, which no process with noise has."""
     with np.errstate(divide="ignore"):
         log_snr = 2.0 * (np.log(mean_coeff) - np.log(std))
@@ -147,18 +147,18 @@ def _with_rate(coefficient: Coefficient, t: Time) -> tuple[Time, Time]:
 
 def _not_marginals(mean_coeff: Coefficient, std: Coefficient) -> Iterator[str]:
     """Sentences about functions that are not the marginals of a process."""
-    means, stds = _values("mean_coeff", mean_coeff, _EVEN), _values("std", std, _EVEN)
+    means, stds = _values("mean_coeff", mean_coeff, EVEN), _values("std", std, EVEN)
     if isinstance(means, Tracer) or isinstance(stds, Tracer):
         return
     found = [
-        *_not_finite("mean_coeff", means, _EVEN),
-        *_not_finite("std", stds, _EVEN),
-        *_not("mean_coeff", means, _EVEN, ~(means <= 0.0), "a weight of the data above 0 at every t"),
-        *_not("std", stds, _EVEN, ~((stds < 0.0) | ((stds == 0.0) & (_EVEN > 0.0))), "noise above 0 from t = 0 on"),
+        *_not_finite("mean_coeff", means, EVEN),
+        *_not_finite("std", stds, EVEN),
+        *_not("mean_coeff", means, EVEN, ~(means <= 0.0), "a weight of the data above 0 at every t"),
+        *_not("std", stds, EVEN, ~((stds < 0.0) | ((stds == 0.0) & (EVEN > 0.0))), "noise above 0 from t = 0 on"),
     ]
     if not found and abs(means[0] - 1.0) > 0.01:
         found.append(f"mean_coeff is {means[0]:.6g} at t = 0; expected 1, as a process begins at the data.")
-    yield from found or _not_falling(_EVEN, means, stds)
+    yield from found or not_falling(EVEN, means, stds)
     if not found:
         yield from _not_precise("mean_coeff", mean_coeff)
         yield from _not_precise("std", std)
@@ -223,8 +223,8 @@ class LinearSDE(SDE):
         table = tabulate(*rates, initial_std=float(initial_std))
         made = cls(given_drift_coeff=drift_coeff, given_diffusion=diffusion, table=table, prior_std=prior_std)
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            means, stds = made.marginal(jnp.asarray(_EVEN))
-        refuse(_not_falling(_EVEN, np.asarray(means), np.asarray(stds)))
+            means, stds = made.marginal(jnp.asarray(EVEN))
+        refuse(not_falling(EVEN, np.asarray(means), np.asarray(stds)))
         return made
 
     def __post_init__(self) -> None:
@@ -263,9 +263,9 @@ def _marginal_jvp(primals: Any, tangents: Any) -> tuple[tuple[Array, Array], tup
 
 def _not_coefficients(drift_coeff: Coefficient, diffusion: Coefficient) -> Iterator[str]:
     """Sentences about functions that are not the coefficients of a process."""
-    drifts, noises = _values("drift_coeff", drift_coeff, _EVEN), _values("diffusion", diffusion, _EVEN)
+    drifts, noises = _values("drift_coeff", drift_coeff, EVEN), _values("diffusion", diffusion, EVEN)
     if isinstance(drifts, Tracer) or isinstance(noises, Tracer):
         return
-    yield from _not_finite("drift_coeff", drifts, _EVEN)
-    yield from _not_finite("diffusion", noises, _EVEN)
-    yield from _not("diffusion", noises, _EVEN, ~(noises < 0.0), "g, 0 or more: it multiplies noise")
+    yield from _not_finite("drift_coeff", drifts, EVEN)
+    yield from _not_finite("diffusion", noises, EVEN)
+    yield from _not("diffusion", noises, EVEN, ~(noises < 0.0), "g, 0 or more: it multiplies noise")

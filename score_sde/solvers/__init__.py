@@ -6,8 +6,10 @@ The adaptive :func:`~score_sde.solvers.adaptive.solve_ode` is imported from its 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from score_sde.outside.parts import Registry
 from score_sde.solvers.base import Solver, SolverState
 from score_sde.solvers.compose import PredictorCorrector
+from score_sde.solvers.contract import check_corrector
 from score_sde.solvers.correctors import AnnealedLangevin, Langevin
 from score_sde.solvers.exponential import DPMSolverMultistep, DPMSolverSinglestep, UniPC
 from score_sde.solvers.langevin import langevin_monte_carlo, metropolis_langevin
@@ -46,8 +48,8 @@ DETERMINISTIC: Mapping[str, Callable[..., Solver]] = MappingProxyType(
     }
 )
 PREDICTORS: Mapping[str, Callable[..., Solver]] = MappingProxyType({**STOCHASTIC, **DETERMINISTIC})
-CORRECTORS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
-    {"langevin": Langevin, "annealed_langevin": AnnealedLangevin}
+CORRECTORS: Mapping[str, Callable[..., Solver]] = Registry(
+    "sampling.corrector", {"langevin": Langevin, "annealed_langevin": AnnealedLangevin}, check=check_corrector
 )
 
 __all__ = [

@@ -7,22 +7,27 @@ variational autoencoder.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import jax
 
 from score_sde.config import build
 from score_sde.errors import UserError
 from score_sde.fields import Settings
+from score_sde.fields.training import Objective
 from score_sde.models.registry import NETWORKS, make_latent_model, make_network
 from score_sde.objectives import (
     CRITERIA,
     TIME_SAMPLERS,
+    WEIGHTINGS,
     LowDiscrepancyTimes,
     criterion_loss,
     make_weighting,
     score_matching_loss,
 )
+from score_sde.objectives.contract import check_loss, check_losses, check_weighting
+from score_sde.outside.parts import Part, Registry
 from score_sde.parameterization import Parameterization
 from score_sde.processes import Process
 from score_sde.quantization import Quantization
@@ -70,9 +75,10 @@ def make_trainees(
         return Trainees.of_score(network, config.parameterization.variances)
     if NETWORKS[config.model.name].is_latent:
         return Trainees.of_latent(make_latent_model(dict(config.model), event_shape))
+    copies = 2 if VARIANCES[config.parameterization.variances] is None else 1  # of the data, which the network sees
     network = make_network(
         {**config.model, "num_classes": classes or config.model.num_classes},
-        event_shape,
+        (*event_shape[:-1], copies * event_shape[-1]) if event_shape else event_shape,
         num_scales=config.parameterization.num_scales,
         centered=config.data.centered,
     )
@@ -82,7 +88,7 @@ def make_trainees(
 class Kind(NamedTuple):
     """A kind of objective: its loss, its own configuration fields, and its trainee."""
 
-    loss: Callable[..., Loss]
+    loss: Any  # a function that returns a Loss, or a part of the user's own
     fields: tuple[str, ...] = ()
     of_bound: bool = False  # the bound of a chain with its variances; else a score at random times
 
@@ -96,14 +102,17 @@ def _criterion(name: str, *fields: str) -> Kind:
 
 
 #: Kinds of objectives by name.
-OBJECTIVES: Mapping[str, Kind] = MappingProxyType(
+OBJECTIVES: Mapping[str, Kind] = Registry(
+    "objective.kind",
     {
         "denoising": Kind(score_matching_loss),
         "bound": Kind(vlb_loss, ("hybrid",), of_bound=True),
         "implicit": _criterion("implicit"),
         "sliced": _criterion("sliced", "num_projections"),
         "sliced_vr": _criterion("sliced_vr", "num_projections"),
-    }
+    },
+    check=check_loss,
+    adopt=Kind,
 )
 
 
@@ -113,6 +122,7 @@ def make_loss(
     trainees: Trainees,
     parameterization: Parameterization,
     quantization: Quantization,
+    event_shape: tuple[int, ...],
 ) -> Loss:
     """The loss of ``config.objective``; for a variational autoencoder, its bound."""
     objective = config.objective
@@ -123,17 +133,29 @@ def make_loss(
     if kind.of_bound:
         return kind.loss(process, trainees.reversal, parameterization, quantization=quantization, **own)
     weighting = make_weighting(objective.weighting, {**objective, "data_std": config.parameterization.data_std})
+    if isinstance(part := WEIGHTINGS[objective.weighting].make, Part):
+        check_weighting(part, weighting, process)
     fields = {
         **{"t0": objective.t_min, "num_levels": config.parameterization.num_scales, "sde": process},
         **{"weighting": weighting, "mean": objective.time_mean, "std": objective.time_std},
         **({"base": LowDiscrepancyTimes(t0=0.0)} if objective.even_times else {}),
+        "options": objective.options,
     }
     options = {
         "times": build(TIME_SAMPLERS[objective.times], fields),
         "weighting": weighting,
         "reduce_mean": objective.reduce_mean,
     }
+    if isinstance(kind.loss, Part):
+        given = {"process": process, "network": trainees.score, "parameterization": parameterization, **options}
+        return _own_loss(kind.loss, objective, given, event_shape)
     return kind.loss(process, trainees.score, parameterization, **options, **own)
+
+
+def _own_loss(part: Part, objective: Objective, given: Mapping[str, Any], event_shape: tuple[int, ...]) -> Loss:
+    loss, shape = part.made(objective.options, **given), (4, *event_shape)
+    check_losses(part, loss, jax.eval_shape(lambda key: given["network"].init(key, shape), jax.random.key(0)), shape)
+    return loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

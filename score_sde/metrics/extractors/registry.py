@@ -3,21 +3,31 @@
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from score_sde.errors import unknown
 from score_sde.metrics.extractors import classifier, efficientnet, inception
 from score_sde.metrics.extractors.base import Extractor, make_pixels
+from score_sde.metrics.extractors.own import own_extractor
+from score_sde.outside.parts import Part, Registry
 
 #: The makers of extractors by name: functions of ``shape``, ``num_levels`` and ``weights``.
-EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {
-    "pixels": make_pixels,
-    **{f"classifier-{data}": functools.partial(classifier.make_classifier, data) for data in classifier.ARCHITECTURES},
-    **{
-        f"{inception.NAME}{suffix}": functools.partial(inception.make_inception, resize=resize)
-        for resize, (suffix, _) in inception.RESIZES.items()
+EXTRACTORS: Mapping[str, Callable[..., Extractor]] = Registry(
+    "evaluation.extractor",
+    {
+        "pixels": make_pixels,
+        **{
+            f"classifier-{data}": functools.partial(classifier.make_classifier, data)
+            for data in classifier.ARCHITECTURES
+        },
+        **{
+            f"{inception.NAME}{suffix}": functools.partial(inception.make_inception, resize=resize)
+            for resize, (suffix, _) in inception.RESIZES.items()
+        },
+        efficientnet.NAME: efficientnet.make_efficientnet,
     },
-    efficientnet.NAME: efficientnet.make_efficientnet,
-}
+)
 
 
 #: Names for data that are not images, which are their own features.
@@ -33,6 +43,7 @@ def make_extractor(
     num_levels: int | None,
     source: str = "",
     weights: Path | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Extractor:
     """The extractor of a name, for data of a shape.
 
@@ -42,6 +53,7 @@ def make_extractor(
     ``inception-2015-pytorch-resize``  the same with images resized as in pytorch-fid
     ``efficientnet-lite0``             an ImageNet classifier; ``weights`` given or from an installed package
     ``pixels``                         the pixels
+    ``module:name``                    one of your own, see :func:`score_sde.metrics.extractors.own.own_extractor`
     ``auto``                           see below
     =================================  ==================================================================
 
@@ -60,7 +72,10 @@ def make_extractor(
         name = _best(source, shape, num_levels, weights)
     if name not in EXTRACTORS:
         raise unknown("extractor", name, ["auto", *EXTRACTORS])
-    return EXTRACTORS[name](shape=shape, num_levels=num_levels, weights=weights)
+    made = EXTRACTORS[name]
+    if isinstance(made, Part):
+        return own_extractor(made, options, shape=shape, num_levels=num_levels, weights=weights)
+    return made(shape=shape, num_levels=num_levels, weights=weights)
 
 
 def _best(source: str, shape: tuple[int, ...], num_levels: int | None, weights: Path | None) -> str:

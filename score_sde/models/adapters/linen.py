@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.errors import UserError
+from score_sde.errors import UserError, plural
 from score_sde.fields import DEFAULTS
+from score_sde.models.adapters.calls import Takes
 from score_sde.models.layers import Conv
 from score_sde.typing import Batch, Labels, Network, Params, PRNGKey, SampleKeys, Times, event_sum
 
@@ -23,16 +25,38 @@ _PRODUCTS = Conv
 
 @dataclasses.dataclass(frozen=True)
 class LinenNetwork:
-    """A Linen module ``(x, condition, train) -> output`` behind the two pure functions of a network."""
+    """A Linen module ``(x, condition) -> output`` behind the two pure functions of a network.
+
+    It may also take ``label`` and ``train`` (or ``deterministic``), which switches dropout on; it is called with what
+    its signature has.
+    """
 
     module: nn.Module
     # Precision of the products in convolutions, ``"float32"`` or ``"bfloat16"``; parameters and outputs are always
     # float32.
     dtype: str = DEFAULTS.model.dtype
+    labeled: bool = False  # whether the parameters are those of a call with classes
 
     def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
-        """Parameters for inputs of ``shape``, batch axis included."""
-        return self.module.init(key, jnp.zeros(shape), jnp.zeros(shape[:1]))["params"]
+        """Parameters for inputs of ``shape``, batch axis included.
+
+        Raises:
+            UserError: If the module has state besides its parameters.
+        """
+        noise = (jnp.zeros(shape[:1]),) if self._takes.condition else ()
+        label = jnp.full(shape[:1], -1) if self.labeled else None
+        variables = self.module.init(key, jnp.zeros(shape), *noise, **self._takes.keywords(label, train=False))
+        if state := sorted(set(variables) - {"params"}):
+            raise UserError(
+                f"The network has state besides its parameters, in the {plural(len(state), 'collection')} "
+                f"{', '.join(state)}, which training would not carry from step to step; expected parameters alone. In "
+                "place of BatchNorm, GroupNorm and LayerNorm have none."
+            )
+        return variables.get("params", {})
+
+    @functools.cached_property
+    def _takes(self) -> Takes:
+        return Takes.of_class(type(self.module))
 
     def apply(
         self,
@@ -45,9 +69,12 @@ class LinenNetwork:
     ) -> Batch:
         """The raw output; a key switches dropout on, a label goes to class-conditional modules."""
         rngs: dict[str, PRNGKey] = {} if key is None else {"dropout": key}
-        options: dict[str, Any] = {"train": key is not None} | ({} if label is None else {"label": label})
+        noise, options = (
+            (condition,) if self._takes.condition else (),
+            self._takes.keywords(label, train=key is not None),
+        )
         with nn.intercept_methods(self._round) if self.dtype != "float32" else contextlib.nullcontext():
-            output = self.module.apply({"params": params}, x, condition, rngs=rngs, **options)
+            output = self.module.apply({"params": params}, x, *noise, rngs=rngs, **options)
         assert isinstance(output, jax.Array)  # Linen types the result loosely
         return output
 
