@@ -1,0 +1,189 @@
+"""Paths, targets and weightings on equal terms: one network, one budget, in every combination, in one table.
+
+    python experiments/paths/run.py --out=runs/paths --seeds=3
+    python experiments/paths/run.py --paths=vp,rectified_flow --targets=velocity --weightings=flow,variance
+
+Every combination is trained by the command line's own modes, with inputs scaled to unit variance and told the noise
+level ``log(s / m)``, so that a path changes the distribution of the noise levels alone. Then the held-out likelihood
+and its bound are measured, and the Fréchet distance of samples with few evaluations. What is there already is not
+trained or measured again. ``table.md`` and ``table.json`` are in the directory at the end.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from score_sde.cli import load_config, run_script
+from score_sde.cli import main as command_line
+from score_sde.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()  # before JAX is loaded
+
+import jax
+import numpy as np
+
+from score_sde.data import load_source
+from score_sde.distributed import jit
+from score_sde.errors import UserError, unknown
+from score_sde.files import atomic_write_json, atomic_write_text
+from score_sde.metrics import frechet_interval, moments
+from score_sde.metrics.extractors import make_extractor
+from score_sde.modes.workdir import build_experiment, trained_state
+
+CONFIG = Path(__file__).parents[2] / "configs" / "vp" / "digits_ddpmpp.py"
+#: Fields of the paths: where each starts, so that the smallest noise is that of VP at its default, and how it ends.
+PATHS: dict[str, tuple[str, ...]] = {
+    "vp": (),
+    "subvp": ("objective.t_min=6e-3", "likelihood.t_min=6e-3", "sampling.t_min=2.7e-2"),
+    "cosine": ("objective.t_min=6e-4", "likelihood.t_min=6e-4", "sampling.t_min=6e-3"),
+    "rectified_flow": ("objective.t_min=1e-3", "likelihood.t_min=1e-3", "sampling.t_min=1e-2"),
+    "edm": ("sde.sigma_max=80.0", "objective.t_min=1.25e-5", "likelihood.t_min=1.25e-5", "sampling.t_min=1.25e-4"),
+    "vdm": ("objective.t_min=1e-5", "sde.log_snr_min=-10.0", "sampling.t_min=0.18"),
+}
+TARGETS = ("noise", "v", "velocity", "edm")
+WEIGHTINGS = ("variance", "likelihood", "flow", "edm", "min_snr", "sigmoid")
+EVALUATIONS = (8, 17, 64)
+SAMPLES = 1000
+
+
+class System(NamedTuple):
+    """A combination, with a seed."""
+
+    path: str
+    target: str
+    weighting: str
+    seed: int
+
+    def flags(self, steps: int) -> list[str]:
+        """Its configuration, on the command line."""
+        scaled = () if self.target == "edm" else ("parameterization.scale_input=True", _CONDITION)
+        fields = (
+            *(f"seed={self.seed}", f"sde.name={self.path}", f"parameterization.output={self.target}", *scaled),
+            *(f"objective.weighting={self.weighting}", f"training.num_steps={steps}", "training.sample_every=0"),
+            *PATHS[self.path],
+        )
+        return [f"--config={CONFIG}", *(f"--config.{field}" for field in fields)]
+
+
+_CONDITION = "parameterization.condition_on=log_noise"
+
+
+def systems(options: argparse.Namespace) -> Iterator[System]:
+    """All combinations, one seed after another."""
+    for seed in range(options.seeds):
+        for path in options.paths:
+            for target in options.targets:
+                yield from (System(path, target, weighting, seed) for weighting in options.weightings)
+
+
+def run_one(system: System, options: argparse.Namespace, distance: "Distance") -> dict[str, Any]:
+    """Train and measure one combination; read what is there."""
+    workdir = options.out / "-".join(map(str, system))
+    found = workdir / "paths.json"
+    if not found.is_file():
+        flags = [*system.flags(options.steps), f"--workdir={workdir}"]
+        for mode in ("train", "likelihood"):
+            if code := command_line([*flags, f"--mode={mode}"]):
+                raise UserError(f"{mode} of {workdir.name} ended with {code}.")
+        report = json.loads((workdir / "likelihood.json").read_text())
+        config = load_config(CONFIG, [flag for flag in flags if flag.startswith("--config.")])
+        atomic_write_json(
+            found,
+            {
+                **system._asdict(),
+                "bits_per_dim": [report["bits_per_dim"], report["std_error"]],
+                "bound": [report["bound_bits_per_dim"], report["bound_std_error"]],
+                "frechet": distance.of(build_experiment(config), workdir),
+            },
+        )
+        jax.clear_caches()
+    return json.loads(found.read_text())
+
+
+class Distance:
+    """The Fréchet distance of samples to the training images, by the number of evaluations."""
+
+    def __init__(self) -> None:
+        """Take the moments of the training images."""
+        source = load_source("digits", "train")
+        self._extractor = make_extractor("auto", shape=source.info.shape, num_levels=17, source="digits")
+        self._reference = moments(self._features(source.gather(np.arange(len(source)))))
+
+    def _features(self, images: np.ndarray) -> np.ndarray:
+        return self._extractor(images.astype(np.uint8)).features
+
+    def of(self, experiment: Any, workdir: Path) -> dict[str, float]:
+        """The distance for each number of evaluations, of which the last removes the noise that is left."""
+        params, found, shape = trained_state(experiment, workdir).ema_params, {}, (SAMPLES, *experiment.event_shape)
+        for count in EVALUATIONS:
+            fields = {"predictor": "unipc_2", "grid": "log_snr", "num_steps": count - 1}
+            sampler = experiment.with_sampling(**fields).sampler
+            draw = jit(lambda params, sampler=sampler: sampler(params, jax.random.key(1), shape).y)
+            images = experiment.quantization.quantize(np.asarray(draw(params)))
+            found[str(count)] = frechet_interval(self._features(images), self._reference).distance
+        return found
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row for each combination: means over seeds, with their standard errors."""
+    lines = [
+        "| path | target | weighting | seeds | NLL | bound | " + " | ".join(f"at {n}" for n in EVALUATIONS) + " |",
+        "|---|---|---|---|---|---|" + "---|" * len(EVALUATIONS),
+    ]
+    for name in dict.fromkeys((row["path"], row["target"], row["weighting"]) for row in rows):
+        own = [row for row in rows if (row["path"], row["target"], row["weighting"]) == name]
+        columns = [[row[key][0] for row in own] for key in ("bits_per_dim", "bound")]
+        columns += [[row["frechet"][str(n)] for row in own] for n in EVALUATIONS]
+        cells = [_mean(column, digits) for column, digits in zip(columns, (3, 3, 1, 1, 1), strict=True)]
+        lines.append(f"| {' | '.join((*name, str(len(own)), *cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.{digits}f}"
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The flags.
+
+    Raises:
+        UserError: For unknown names.
+    """
+    parser = argparse.ArgumentParser(description="Paths, targets and weightings on equal terms.")
+    parser.add_argument("--out", type=Path, default=Path("runs/paths"), help="where runs and table go")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from 0 on")
+    parser.add_argument("--steps", type=int, default=3000, help="training steps")
+    known = {"paths": tuple(PATHS), "targets": TARGETS, "weightings": WEIGHTINGS}
+    for name, values in known.items():
+        parser.add_argument(f"--{name}", default=",".join(values), help="names, with commas")
+    options = parser.parse_args(arguments)
+    for name, values in known.items():
+        given = getattr(options, name).split(",")
+        for each in given:
+            if each not in values:
+                raise unknown(name.removesuffix("s"), each, values)
+        setattr(options, name, given)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Run all combinations and write the table, anew after each."""
+    options, rows = parse(arguments), []
+    options.out.mkdir(parents=True, exist_ok=True)
+    distance = Distance()
+    for system in systems(options):
+        logging.info("%s.", ", ".join(map(str, system)))
+        rows.append(run_one(system, options, distance))
+        atomic_write_json(options.out / "table.json", rows)
+        atomic_write_text(options.out / "table.md", table(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script("paths", lambda: main(sys.argv[1:])))
