@@ -30,7 +30,8 @@ def check_losses(part: Part, loss: Loss, params: Params, shape: tuple[int, ...])
     """
 
     def losses(params: Params, key: Any, batch: Any) -> Any:
-        return loss(params, key, batch, train=True)
+        draws, dropout_key = loss.draw(key, batch)
+        return loss.losses(params, batch, draws, dropout_key)
 
     given = (params, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
     found = part.calling(jax.eval_shape, losses, *given)
