@@ -181,7 +181,7 @@ def load_array_records(path: str, split: str) -> RecordSource:
     advice = "expected intact ArrayRecord files. Write them anew."
     # The library does not document its errors for damaged files.
     with explained(lambda error: UserError(f"{name}: {listed} cannot be read ({reason_of(error)}), {advice}")):
-        records = ArrayRecordDataSource([str(file) for file in files])
+        records: Any = ArrayRecordDataSource([str(file) for file in files])
         of_floats = len(records) and bytes(records[0]).startswith(np.lib.format.MAGIC_PREFIX)
         source = (_open_floats if of_floats else open_records)(name, records, notes=notes)
     return _with_labels(source, Path(path), split)

@@ -47,7 +47,7 @@ def _known(samples: np.ndarray, data: np.ndarray | None) -> Known:
 
 
 def marginals(samples: np.ndarray, data: np.ndarray | None) -> "Figure":
-    """A histogram of every column, of data and samples over each other."""
+    """A histogram of every column, of data and samples over each other; what lies outside is in the outer bins."""
     dim = samples.shape[1]
     count = min(dim, MAX_COLUMNS)
     columns = min(count, 4)
@@ -62,9 +62,7 @@ def marginals(samples: np.ndarray, data: np.ndarray | None) -> "Figure":
         for values, name, color in known:
             options = {"bins": BINS, "range": (low, high), "density": True, "color": color}
             kind = {"alpha": 0.35} if name == "data" else {"histtype": "step", "linewidth": 1.4}
-            shown = values[(values[:, index] >= low) & (values[:, index] <= high), index]
-            if len(shown):
-                axes.hist(shown, label=name, **options, **kind)
+            axes.hist(np.clip(values[:, index], low, high), label=name, **options, **kind)
         axes.set(title=f"$x_{{{index + 1}}}$", yticks=[])
         axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
     np.atleast_1d(panels)[0].legend(frameon=False, fontsize=8)

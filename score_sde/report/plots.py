@@ -171,7 +171,7 @@ def _scatter_strip(values: np.ndarray, times: np.ndarray) -> "Figure":
     figure, panels = new_figure(1.6 * len(values) + 0.2, 2.4, columns=len(values))
     for axes, points, time in zip(panels, values, times, strict=True):
         limit = _radius(_plane(points), 0.99) * 1.2
-        _scatter_panel(axes, points, ((-limit, limit),) * 2, BLUE)
+        _scatter_panel(axes, points, ((-limit, limit), (-limit, limit)), BLUE)
         axes.set_title(_time_label(time), fontsize=9)
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel(_limit_label(limit), fontsize=8, color=GRAY)
