@@ -19,7 +19,7 @@ def sample_keys(key: PRNGKey, first: Array | int, count: int) -> SampleKeys:
     refuse([*not_whole("first", first, 0, 2**32 - 1), *not_whole("count", count, 0)])
     if is_known(first) and int(first) + count > 2**32:
         raise UserError(f"The last sample is {int(first) + count - 1}; expected an index of at most 2^32 - 1.")
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(sample_indices(first, count))
+    return _derived(key, sample_indices(first, count))
 
 
 def sample_indices(first: Array | int, count: int) -> Integer[Array, " batch"]:
@@ -37,7 +37,12 @@ def example_keys(key: PRNGKey, x: Array) -> SampleKeys:
     Raises:
         UserError: If the key is not a key, or an array of several.
     """
-    return sample_keys(key, 0, x.shape[0])
+    check_key(key)
+    return _derived(key, sample_indices(0, x.shape[0]))  # of a batch of any size, where it is a symbol
+
+
+def _derived(key: PRNGKey, indices: Integer[Array, " batch"]) -> SampleKeys:
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
 
 
 def fold_in(keys: SampleKeys, data: Array | int) -> SampleKeys:

@@ -19,6 +19,7 @@ from score_sde.data.sources import TFDS_INFO, TOYS, source_info
 from score_sde.diffusions import CONTINUOUS, DIFFUSIONS
 from score_sde.errors import UserError
 from score_sde.evaluation.metrics import extractor_of
+from score_sde.evaluation.programs import PROGRAMS
 from score_sde.evaluation.restorers import RESTORERS
 from score_sde.experiment import Experiment
 from score_sde.fields import FIELDS
@@ -76,6 +77,7 @@ REGISTRIES = {
     "likelihood.dequantization": DEQUANTIZATIONS,
     "evaluation.extractor": ["auto", *EXTRACTORS],
     "evaluation.reference_split": SPLITS,
+    "export.program": ["none", *PROGRAMS],
     "conditioning.operator": DEGRADATIONS,
     "conditioning.region": REGIONS,
     "conditioning.method": RESTORERS,

@@ -232,6 +232,11 @@ class Evaluation(Open):
 class Export(Group):
     """--mode=export: the model as a folder that can be handed on."""
 
+    program: str = choice(
+        ("none", "sampler", "likelihood", "score"),
+        "a program beside the parameters that runs without this package, as config.sampling or config.likelihood says",
+    )
+
     license: str = text(
         "unknown", r"[a-z0-9][a-z0-9.+-]{0,63}", "an identifier such as apache-2.0 or cc-by-4.0, other or unknown",
         "the license of the model in its card",

@@ -11,10 +11,11 @@ from score_sde.checkpointing import Checkpoints, CheckpointWriter
 from score_sde.data import DataRecord
 from score_sde.errors import UserError
 from score_sde.evaluation.base import fingerprint
+from score_sde.evaluation.programs import PROGRAMS, export_program
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable, one_at_a_time, only_writer, read_json
 from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
-from score_sde.modes.folder import write_folder
+from score_sde.modes.folder import write_folder, write_programs
 from score_sde.modes.record import MODEL, claim, recorded_data
 from score_sde.modes.workdir import (
     build_experiment,
@@ -80,13 +81,16 @@ def run_export(config: Settings, workdir: Path, command: str, *, out: Path | Non
     experiment, known = experiment_of(config, workdir, "export"), recorded_data(workdir)
     state, average = trained_model(experiment, workdir)
     settings, step = experiment.settings, int(state.step)
-    width, folder = settings.ema_width, out or workdir
+    width, folder, name = settings.ema_width, out or workdir, settings.export.program
+    programs = [] if name not in PROGRAMS else [export_program(experiment, state.ema_params, name)]
     which = {"ema_width": width, "ema_step": average.get("ema_step", step)}
     if out is None:
         export_checkpoint(folder / MODEL, state.params, state.ema_params, step, **which)
+        write_programs(folder, programs)
     else:
         data = known or DataRecord.of(data_info(config), {}, standardization=experiment.quantization.standardization)
-        card = model_card(settings, data, state.ema_params, step, place=workdir)
-        write_folder(out, settings, data, card, params=state.params, ema_params=state.ema_params, step=step, **which)
+        card = model_card(settings, data, state.ema_params, step, place=workdir, programs=programs)
+        both = {"params": state.params, "ema_params": state.ema_params}
+        write_folder(out, settings, data, card, **both, step=step, programs=programs, **which)
     kind = f"the power-function average of width {width:g}" if width else "the average that was trained along"
     log.info("Wrote %s: the parameters of step %d, and %s, of step %d.", folder / MODEL, step, kind, which["ema_step"])

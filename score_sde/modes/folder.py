@@ -4,20 +4,25 @@
 run, and ``README.md`` is the model card.
 """
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from score_sde.config import from_record
 from score_sde.data import DataRecord
 from score_sde.errors import UserError
+from score_sde.evaluation.programs import Exported
 from score_sde.fields import Settings
-from score_sde.files import atomic_write_json, atomic_write_text, check_writable, read_json
+from score_sde.files import atomic_path, atomic_write_json, atomic_write_text, check_writable, read_json
 from score_sde.interop.checkpoints import export_checkpoint
 from score_sde.modes.record import MODEL, recorded_data
 from score_sde.modes.workdir import has_checkpoint
 from score_sde.typing import Params
 
 CARD = "README.md"
+log = logging.getLogger(__name__)
+
 _REMEDY = "write the folder anew, with --mode=export --out=FOLDER or Model.save"
 
 
@@ -35,9 +40,12 @@ def write_folder(
     params: Params,
     ema_params: Params,
     step: int,
+    programs: Sequence[Exported] = (),
     **average: Any,
 ) -> Path:
     """Write a model as a folder, which may hold an earlier one; ``average`` is as for ``export_checkpoint``.
+
+    Programs of the model are written beside it.
 
     Raises:
         UserError: If the folder holds a run, or cannot be written.
@@ -48,8 +56,17 @@ def write_folder(
     atomic_write_json(folder / "config.json", settings.to_dict())
     atomic_write_json(folder / "data.json", data.to_json())
     atomic_write_text(folder / CARD, card)
+    write_programs(folder, programs)
     export_checkpoint(folder / MODEL, params, ema_params, step, **average)  # last: it makes the folder a model
     return folder
+
+
+def write_programs(folder: Path, programs: Sequence[Exported]) -> None:
+    """Write exported programs, and say how long they can be run."""
+    for program in programs:
+        with atomic_path(folder / program.file) as temporary:
+            temporary.write_bytes(program.data)
+        log.info("Wrote %s. %s", folder / program.file, program.sentence)
 
 
 def read_records(folder: Path) -> tuple[Settings, DataRecord]:

@@ -25,6 +25,7 @@ from score_sde.evaluation.likelihood import (
     log_levels,
 )
 from score_sde.evaluation.partial import Partial
+from score_sde.evaluation.programs import export_program
 from score_sde.evaluation.restorers import posterior_sampler
 from score_sde.evaluation.samples import check_samples, solved_in_parts
 from score_sde.experiment import Experiment
@@ -247,15 +248,23 @@ class Model:
         check_samples(x, success, experiment.settings.sampling.max_steps)
         return experiment.quantization.quantize(x)
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, programs: Sequence[str] = ()) -> Path:
         """Write the model as a folder that :func:`score_sde.load` reads, with a model card; returned is its path.
 
+        Args:
+            folder: The folder, which may hold an earlier model.
+            programs: Names of programs to write beside it, ``"sampler"``, ``"likelihood"`` or ``"score"``, which JAX
+                runs without this package.
+
         Raises:
-            UserError: If there is a run in the folder, or it cannot be written.
+            UserError: If there is a run in the folder, if it cannot be written, or a program cannot be exported.
         """
+        written = [export_program(self.experiment, self.params, name) for name in programs]
         settings, state = self.experiment.settings, {"params": self.trained, "ema_params": self.params}
-        card = self.card or model_card(settings, self.data, self.params, self.step, place=self.place)
-        return write_folder(Path(folder), settings, self.data, card, **state, step=self.step)
+        card = self.card
+        if card is None or written:
+            card = model_card(settings, self.data, self.params, self.step, place=self.place, programs=written)
+        return write_folder(Path(folder), settings, self.data, card, **state, step=self.step, programs=written)
 
     def _program(self, decisive: Any, make: Callable[[], Any]) -> Any:
         """A compiled program, made once for all that decides it."""

@@ -2,25 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 
 from score_sde.data import DataRecord
 from score_sde.diffusions import CONTINUOUS
+from score_sde.evaluation.programs import Exported
 from score_sde.fields import Settings
 from score_sde.files import read_json
 from score_sde.report.quantities import judged, quantities
 from score_sde.report.rendering import render
 from score_sde.report.run import read_run
 from score_sde.typing import Params
-
-
-class Program(NamedTuple):
-    """A program beside the parameters, which runs without this package."""
-
-    sentence: str  # what it computes, where it runs, and how long
-    example: str  # Python code that calls it
 
 
 def model_card(
@@ -31,7 +24,7 @@ def model_card(
     *,
     title: str = "",
     place: Path | None = None,
-    programs: Sequence[Program] = (),
+    programs: Sequence[Exported] = (),
 ) -> str:
     """The text of ``README.md``; the numbers are those in the directory of the run, if there is one."""
     run = None if place is None else read_run(place)

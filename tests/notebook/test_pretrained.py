@@ -1,0 +1,39 @@
+"""The models that come with the package: small, loaded by name, and of what their cards say."""
+
+import numpy as np
+import pytest
+
+import score_sde
+from score_sde.data import load_source
+from score_sde.errors import UserError
+from score_sde.modes.models import PRETRAINED, pretrained
+
+_MEGABYTES = 5
+
+
+def test_all_of_them_are_small():
+    assert sum(file.stat().st_size for file in PRETRAINED.rglob("*") if file.is_file()) < _MEGABYTES * 2**20
+    assert {"digits-vp", "digits-classes"} <= set(pretrained())
+
+
+@pytest.mark.parametrize("name", sorted(pretrained()))
+def test_a_pretrained_model_says_what_it_is(name):
+    card = (pretrained()[name] / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\n") and f"# {name}" in card and "fingerprint" in card
+
+
+def test_a_typo_is_answered_with_the_nearest_name():
+    with pytest.raises(UserError, match="Did you mean 'digits-vp'"):
+        score_sde.load("digits-pv")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(pretrained()))
+def test_a_pretrained_model_draws_data_of_its_kind(name, key):
+    """Mean and spread of the gray levels, pixel by pixel; an untrained network draws noise."""
+    model = score_sde.load(name)
+    x = model.sample(key, 64).astype(np.float64)
+    data = load_source("digits", "train").gather(np.arange(1500)).astype(np.float64)
+    assert x.shape == (64, *data.shape[1:])
+    assert np.abs(x.mean(axis=0) - data.mean(axis=0)).mean() < 1.0
+    assert np.abs(x.std(axis=0) - data.std(axis=0)).mean() < 1.0
