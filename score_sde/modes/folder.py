@@ -5,15 +5,16 @@ run, and ``README.md`` is the model card.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from score_sde.config import from_record
+from score_sde.config import from_record, leaves
 from score_sde.data import DataRecord
 from score_sde.errors import UserError
 from score_sde.evaluation.programs import Exported
-from score_sde.fields import Settings
+from score_sde.fields import FIELDS, Settings
+from score_sde.fields.kinds import Choice
 from score_sde.files import atomic_path, atomic_write_json, atomic_write_text, check_writable, read_json
 from score_sde.interop.checkpoints import export_checkpoint
 from score_sde.modes.record import MODEL, recorded_data
@@ -69,14 +70,31 @@ def write_programs(folder: Path, programs: Sequence[Exported]) -> None:
         log.info("Wrote %s. %s", folder / program.file, program.sentence)
 
 
-def read_records(folder: Path) -> tuple[Settings, DataRecord]:
+def read_records(folder: Path, *, own_parts: bool = False) -> tuple[Settings, DataRecord]:
     """The configuration and the data of a model in a folder.
 
+    A configuration that names parts outside this package is accepted only if ``own_parts``.
+
     Raises:
-        UserError: If a record is missing, damaged, or of other fields.
+        UserError: If a record is missing, damaged, or of other fields, or names parts that must not be imported.
     """
     config, data = read_json(folder / "config.json", remedy=_REMEDY), recorded_data(folder)
     missing = [name for name, found in {"config.json": config, "data.json": data}.items() if found is None]
     if config is None or data is None:
         raise UserError(f"{folder} has {MODEL} and no {' and no '.join(missing)}; {_REMEDY}.")
+    if not own_parts and (named := _own_parts(config)):
+        raise UserError(
+            f"{folder / 'config.json'} names {', '.join(named)}, which is outside this package, and for a model that "
+            "may come from anybody nothing is imported; expected own_parts=True, if you trust it."
+        )
     return Settings.of(from_record(config, f"{folder / 'config.json'}", folder)), data
+
+
+def _own_parts(config: Mapping[str, Any]) -> list[str]:
+    """The fields of a record that name parts outside this package."""
+    named = ((name, FIELDS.get(name), value) for name, value in leaves(config).items())
+    return [
+        f"{name}={value}"
+        for name, kind, value in named
+        if isinstance(kind, Choice) and isinstance(value, str) and kind.is_own(value)
+    ]

@@ -70,10 +70,13 @@ def located(where: str) -> Path:
     return path
 
 
-def find_model(path: Path, *, config: Settings | None = None, network: Network | None = None) -> Found:
+def find_model(
+    path: Path, *, config: Settings | None = None, network: Network | None = None, own_parts: bool = False
+) -> Found:
     """The model in a folder, in a working directory, or in a file of parameters with a configuration.
 
-    A given network stands in for the configured one.
+    A given network stands in for the configured one. For a folder, which may come from anybody, nothing outside this
+    package is imported unless ``own_parts`` allows it.
 
     Raises:
         UserError: If there is no model, or a damaged one.
@@ -81,7 +84,7 @@ def find_model(path: Path, *, config: Settings | None = None, network: Network |
     if has_checkpoint(path):
         return _of_run(path, network)
     if is_folder(path):
-        settings, data = read_records(path)
+        settings, data = read_records(path, own_parts=own_parts)
         card = read_bytes(path / CARD)
         experiment = experiment_for(settings, data.info, "sample", data.standardization, network=network)
         found = _imported(path / MODEL, experiment, data)

@@ -11,7 +11,7 @@ from score_sde.notebook.model import Model
 from score_sde.paths import config_file
 
 
-def load(where: str | Path, *, network: Any = None, config: str | Path | None = None) -> Model:
+def load(where: str | Path, *, network: Any = None, config: str | Path | None = None, own_parts: bool = False) -> Model:
     """The model in a folder, in a working directory or in a published checkpoint, or one that comes with the package.
 
     Args:
@@ -21,10 +21,11 @@ def load(where: str | Path, *, network: Any = None, config: str | Path | None = 
         network: The network, for a model that was trained with one of your own.
         config: The configuration of a checkpoint, which has none in it: a file or a name such as
             ``"vp/cifar10_ddpmpp_continuous"``.
+        own_parts: Import the parts outside this package that the configuration of a folder names, ``module:name``.
 
     Raises:
         UserError: If there is no model, or a damaged one; with the nearest name of a pretrained model.
     """
     own = None if network is None else as_network(network)
     settings = None if config is None else Settings.of(from_file(config_file(str(config))))
-    return Model(**find_model(located(str(where)), config=settings, network=own)._asdict())
+    return Model(**find_model(located(str(where)), config=settings, network=own, own_parts=own_parts)._asdict())

@@ -107,6 +107,7 @@ DAMAGE = {
     "another network": (_change("config.json", "model", "features", value=12), "the configuration expects"),
     "an unknown field": (_change("config.json", "model", "featurs", value=12), "Did you mean 'model.features'"),
     "another shape": (_change("data.json", "shape", value=[3]), "model.safetensors has the parameter"),
+    "a part from elsewhere": (_change("config.json", "model", "name", value="torch.hub:load"), "nothing is imported"),
     "no shape": (_change("data.json", "shape", value=None), "data.json"),
 }
 
