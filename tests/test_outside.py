@@ -117,6 +117,8 @@ def test_nothing_of_pythons_own_library_is_a_part_by_another_name(folder):
 def test_what_is_missing_is_said_with_the_nearest_name(folder):
     with pytest.raises(UserError, match=r"no module 'ringparts'.*elsewhere, or among .* give the --config=FILE beside"):
         object_of("ringparts:Part")
+    with pytest.raises(UserError, match=r"no module 'ty', which ty:moons names.* Did you mean 'toy:moons'\?"):
+        part_of("ty:moons", "data.name")
     search_beside(folder / "config.py")
     with pytest.raises(UserError, match=r"no module 'ringpart'.* Did you mean 'ringparts'"):
         object_of("ringpart:Part")

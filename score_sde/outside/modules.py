@@ -21,6 +21,10 @@ from typing import Any
 from score_sde.errors import UserError, nearest
 
 
+class NoModule(UserError):
+    """A name whose module does not exist."""
+
+
 @dataclasses.dataclass
 class _Places:
     """Where modules are looked for in this process, before the places where Python looks."""
@@ -97,7 +101,7 @@ def _module(name: str, asked: str) -> ModuleType:
         beside = sorted({file.stem for place in places if place.is_dir() for file in place.glob("*.py")})
         looked = " and ".join(dict.fromkeys(map(str, places)))
         advice = "" if _places.folders else " Start where it lies, set PYTHONPATH, or give the --config=FILE beside it."
-        raise UserError(
+        raise NoModule(
             f"There is no module '{top}', which {asked} names, in {looked}, or among the installed ones."
             f"{nearest(top, beside)}{advice}"
         )

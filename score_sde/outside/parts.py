@@ -15,7 +15,7 @@ from score_sde.errors import UserError, nearest, plural
 from score_sde.fields import FIELDS, Settings
 from score_sde.fields.kinds import Choice, is_outside
 from score_sde.fields.lines import Options
-from score_sde.outside.modules import line_of, object_of
+from score_sde.outside.modules import NoModule, line_of, object_of
 
 T = TypeVar("T")
 _made: dict[Any, tuple[Any, Any]] = {}  # what parts have made; with the parts, whose ids are in use so long
@@ -247,4 +247,9 @@ def part_of(name: str, field: str, *, check: Callable[[Part, Any], None] | None 
     Raises:
         UserError: If there is no such module or object, if the module fails, or may not be imported.
     """
-    return Part(name, object_of(name), field, check)
+    try:
+        return Part(name, object_of(name), field, check)
+    except NoModule as error:  # perhaps another name with a colon is meant, such as toy:moons
+        kind = FIELDS[field]
+        known = [one for one in (*kind.names, *kind.prefixes) if ":" in one] if isinstance(kind, Choice) else []
+        raise UserError(f"{error}{nearest(name, known)}") from error

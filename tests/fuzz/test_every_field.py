@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from score_sde.config import default_config, from_file, leaves, with_overrides
+from score_sde.config import default_config, from_file, leaves, nested, with_overrides
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
 from score_sde.fields import FIELDS, GROUPS, Settings
@@ -165,7 +165,7 @@ def test_a_misspelt_name_of_any_field_is_answered_with_the_right_one():
     for name, kind in FIELDS.items():
         part = kinds_within(kind)[-1]
         for choice in part.names if isinstance(part, Choice) else ():
-            if len(choice) > 4:
+            if len(choice) > 4 and not part.is_own(typo(choice)):
                 value = (typo(choice),) if isinstance(kind, Several) else typo(choice)
                 assert "Did you mean '" in kind.problem(name, value), (name, value)
 
@@ -191,7 +191,8 @@ def test_settings_hold_the_values_of_a_configuration_with_the_types_that_their_l
             assert type(found[name]) is float or not isinstance(kind, Real), name
     assert Settings.of(default_config()) == Settings()
     # Digests of results and records of runs are made of this text.
-    assert json.dumps(Settings().to_dict(), sort_keys=True) == json.dumps(default_config().to_dict(), sort_keys=True)
+    default = nested(leaves(default_config()))
+    assert json.dumps(Settings().to_dict(), sort_keys=True) == json.dumps(default, sort_keys=True)
 
 
 def found_again(settings):

@@ -112,7 +112,7 @@ def bad_values(kind):
             (kind.high,),
         ]
     if isinstance(kind, Choice):
-        return [typo(name) for name in kind.names if len(name) > 3 and typo(name) not in kind.names] + [
+        return [typo(name) for name in kind.names if len(name) > 3 and not kind.accepts(typo(name))] + [
             f"{kind.names[0]} ",
             kind.names[-1].upper() + "!",
         ]
