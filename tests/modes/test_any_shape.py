@@ -19,10 +19,11 @@ TINY = {
     **{"likelihood.budget_examples": 2, "likelihood.noise_levels": 2, "likelihood.bound_times": 2},
     **{"evaluation.num_samples": 40, "sampling.batch_size": 40, "data.standardize": "columns"},
 }
-#: The shape of an example, the units of its columns, and how many nats a briefly trained network may be off.
+#: The shape of an example, the units of its columns, and how many nats a briefly trained network may be off: measured
+#: were 0.04 +- 0.01 for the series and 0.24 +- 0.03 for the table, whose units alone are 6 nats.
 CASES = {
-    "series": ((8, 1), [30.0], 0.25),
-    "table": ((4,), [1e-3, 1.0, 50.0, 1e4], 0.15),
+    "series": ((8, 1), [30.0], 0.15),
+    "table": ((4,), [1e-3, 1.0, 50.0, 1e4], 0.4),
     "field": ((2, 3, 2, 1), [0.2], 0.5),
 }
 
