@@ -145,22 +145,18 @@ def data_cautions(config: Settings, scale: DataScale, *, continuous: bool) -> It
     if not continuous:
         return
     where = f"The training data lie at {_range(scale.mean)} with standard deviations of {_range(scale.std)}"
-    if isinstance(diffusion.sde, Part):
-        yield from _spreads(scale, float(make_sde(config).marginal(jnp.float32(config.objective.t_min)).std), where)
-        return
-    if diffusion.keeps_data and config.sde.sigma_max < scale.size:
+    known = not isinstance(diffusion.sde, Part)
+    if known and diffusion.keeps_data and config.sde.sigma_max < scale.size:
         yield (
             f"{where}, and config.sde.sigma_max={config.sde.sigma_max:g} does not cover them: samples begin elsewhere. "
             "Set it to the largest distance between two examples."
         )
-    if not diffusion.keeps_data and scale.size > 10.0:
+    if known and not diffusion.keeps_data and scale.size > 10.0:
         yield (
             f"{where}, and {config.sde.name} assumes values of about 1: noise of variance 1 does not cover them. "
             "Set config.data.standardize=columns."
         )
-    sde, t_min = config.sde, config.objective.t_min
-    smallest = sde.sigma_min if diffusion.keeps_data else math.sqrt(sde.beta_min * t_min)
-    yield from _spreads(scale, smallest, where)
+    yield from _spreads(scale, float(make_sde(config).marginal(jnp.float32(config.objective.t_min)).std), where)
 
 
 def _scales_input(config: Settings) -> bool:

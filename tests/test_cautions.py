@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from score_sde.cautions import DataScale, cautions, data_cautions, network_cauti
 from score_sde.cli import load_config
 from score_sde.config import from_file, with_overrides
 from score_sde.data import ArraySource, SourceInfo, load_source, source_info
+from score_sde.diffusions import DIFFUSIONS, make_sde
 from score_sde.modes import MODES
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +37,16 @@ def test_nothing_is_said_of_a_configuration_that_is_shipped(file):
     assert config.dequantizer.name == "none" or not [*run_cautions(config, "dequantizer")]
     if config.data.name.partition(":")[0] in AT_HAND:
         assert not [*cautions(config, load_source(config.data.name, "train"))]
+
+
+@pytest.mark.parametrize("name", DIFFUSIONS)
+def test_a_dimension_that_varies_less_than_the_smallest_noise_is_told_of_under_every_process(name):
+    config = configured(**{"sde.name": name, "objective.t_min": 1e-3})
+    smallest = float(make_sde(config).marginal(jnp.float32(1e-3)).std)
+    for share, told in ((0.1, True), (10.0, False)):
+        scale = DataScale(np.zeros(3), np.array([1.0, 1.0, share * smallest]))
+        found = [said for said in data_cautions(config, scale, continuous=True) if "the smallest noise is" in said]
+        assert bool(found) == told, found
 
 
 def test_the_share_of_the_initialization_in_an_average_is_the_weight_that_the_recursion_leaves_to_it():

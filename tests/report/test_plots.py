@@ -91,11 +91,6 @@ def test_a_strip_of_vectors_has_a_panel_per_frame(tmp_path, dim):
     assert _pixels(path).std() > 0
 
 
-def _write_metrics(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
-
-
 def _drawn(chart):
     axes = Figure().subplots()
     chart.draw(axes, *chart.drawn)
