@@ -9,6 +9,7 @@ import pytest
 
 from score_sde import likelihood, objectives, sampling, solvers
 from score_sde.chains import Chain
+from score_sde.config import build
 from score_sde.likelihood.flow import decoder_term
 from score_sde.models.adapters import LinenNetwork
 from score_sde.models.mlp import MLP
@@ -68,11 +69,12 @@ def test_processes_and_losses_have_the_type_of_the_data(dtype):
         for process in (*SDES.values(), *chains().values()):
             assert_type(lambda: process.prior_sample(KEY, (3, 2), dtype), dtype)  # noqa: B023 -- called at once
             assert_type(lambda: (process.prior_logp(x), process.perturb(KEY, x, t)), dtype)  # noqa: B023
-            laws = dict(objectives.TIME_SAMPLERS)
-            importance = laws.pop("importance")
-            samplers = [law() for law in laws.values()] + (
-                [] if isinstance(process, Chain) else [importance(sde=process)]
-            )
+            fields = {"sde": process, "weighting": objectives.variance_weighting}
+            samplers = [
+                build(law, fields)
+                for law in objectives.TIME_SAMPLERS.values()
+                if not (isinstance(process, Chain) and law in objectives.OF_SDE)
+            ]
             for times in samplers:
                 options = {"times": times, "weighting": objectives.variance_weighting}
                 for loss in (

@@ -3,12 +3,14 @@
 Not the paper's in two points: data are not augmented, and the average is one exponential, of the paper's half-life.
 """
 
-from score_sde import published
+from pathlib import Path
+
+from score_sde.config import ConfigDict, from_file
 
 
-def get_config() -> published.ConfigDict:
+def get_config() -> ConfigDict:
     """DDPM++ with preconditioning, lognormal noise levels and Adam at 1e-3, for 200 million images."""
-    config = published.ddpmpp(published.cifar10())
+    config = from_file(Path(__file__).parents[1] / "vp" / "cifar10_ddpmpp_continuous.py")
     config.sde.name = "edm"
     config.sde.sigma_max = 80.0
     config.parameterization.output = "edm"

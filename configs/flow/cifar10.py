@@ -4,12 +4,14 @@ Batches of 64 on each of 8 devices for 3000 epochs, noise levels s / m that are 
 and Heun's method on EDM's grid. The network is the DDPM++ of Song et al. 2021, not the example's.
 """
 
-from score_sde import published
+from pathlib import Path
+
+from score_sde.config import ConfigDict, from_file
 
 
-def get_config() -> published.ConfigDict:
+def get_config() -> ConfigDict:
     """DDPM++ for the velocity of the straight path."""
-    config = published.ddpmpp(published.cifar10())
+    config = from_file(Path(__file__).parents[1] / "vp" / "cifar10_ddpmpp_continuous.py")
     config.sde.name = "rectified_flow"
     config.parameterization.output = "velocity"
     config.objective.weighting = "flow"

@@ -10,7 +10,7 @@ from score_sde.models.layers import Conv, Dense, ddpm_init
 
 PAIRS = {
     "plain": (Conv(5), nn.Conv(5, (3, 3))),
-    "pointwise": (Conv(5, 1), nn.Conv(5, 1)),
+    "pointwise": (Conv(5, 1), nn.Conv(5, (1, 1))),
     "strided": (Conv(5, strides=2, padding=(0, 1)), nn.Conv(5, (3, 3), 2, padding=((0, 1), (0, 1)))),
     "valid": (Conv(5, strides=2, padding="VALID"), nn.Conv(5, (3, 3), 2, padding="VALID")),
     "dilated": (Conv(5, kernel_dilation=2), nn.Conv(5, (3, 3), kernel_dilation=2)),
