@@ -5,6 +5,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from score_sde.cli import load_config
@@ -112,6 +113,17 @@ def test_nothing_of_pythons_own_library_is_a_part_by_another_name(folder):
     search_beside(folder / "config.py")
     with pytest.raises(UserError, match=r"posix.part of Python's own library|nt.part"):
         object_of("ringparts:part")
+
+
+def test_an_installed_module_is_a_part_where_a_configuration_names_it_and_not_where_a_record_does(folder, tmp_path):
+    """numpy.load would execute a file, if a record told it to."""
+    assert object_of("numpy:load") is np.load
+    never_inside(tmp_path / "run")
+    with pytest.raises(UserError, match=r"numpy:load is in an installed module.* give the --config=FILE of the run"):
+        object_of("numpy:load")
+    assert callable(object_of("optax:lion"))
+    search_beside(folder / "config.py")
+    assert object_of("numpy:load") is np.load
 
 
 def test_what_is_missing_is_said_with_the_nearest_name(folder):

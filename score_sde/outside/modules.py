@@ -2,8 +2,9 @@
 
 A configuration file is the user's program, so modules beside it are imported like the file itself. A record is not: it
 may come from anybody, with any file beside it. Modules named by a record are therefore looked for in the current
-directory and among the installed ones, never in the directory of the record, and nothing of Python's own library, which
-holds functions that run commands, can be a part.
+directory and on the path of Python, never in the directory of the record. Nothing of Python's own library, which holds
+functions that run commands, can be a part, and nothing of an installed one where a record alone names it: there are
+functions that execute the files they read. Only optimizers are, which read none.
 """
 
 import contextlib
@@ -19,6 +20,9 @@ from types import ModuleType
 from typing import Any
 
 from score_sde.errors import UserError, nearest
+
+
+_OF_RECORDS = frozenset({"optax"})  # installed modules that a record may name
 
 
 class NoModule(UserError):
@@ -113,6 +117,11 @@ def _module(name: str, asked: str) -> ModuleType:
         raise UserError(
             f"{asked} would be imported from {origin}, in the directory of the run, where a record may come from "
             "anybody; give the --config=FILE beside it if it is yours, or move it to the directory where you start."
+        )
+    if installed and _places.never and not _places.folders and top not in _OF_RECORDS:
+        raise UserError(
+            f"{asked} is in an installed module, {origin}, and a record, which may come from anybody, is all that names "
+            "it; give the --config=FILE of the run if it is yours."
         )
     return _imported(name, top, origin, folder, asked)
 
