@@ -21,8 +21,8 @@ from typing import Any
 
 from score_sde.errors import UserError, nearest
 
-
-_OF_RECORDS = frozenset({"optax"})  # installed modules that a record may name
+#: Installed modules that a record may name.
+_OF_RECORDS = frozenset({"optax"})
 
 
 class NoModule(UserError):
@@ -120,8 +120,8 @@ def _module(name: str, asked: str) -> ModuleType:
         )
     if installed and _places.never and not _places.folders and top not in _OF_RECORDS:
         raise UserError(
-            f"{asked} is in an installed module, {origin}, and a record, which may come from anybody, is all that names "
-            "it; give the --config=FILE of the run if it is yours."
+            f"{asked} is in an installed module, {origin}, and a record, which may come from anybody, is all that "
+            "names it; give the --config=FILE of the run if it is yours."
         )
     return _imported(name, top, origin, folder, asked)
 
