@@ -156,7 +156,12 @@ def data_cautions(config: Settings, scale: DataScale, *, continuous: bool) -> It
             f"{where}, and {config.sde.name} assumes values of about 1: noise of variance 1 does not cover them. "
             "Set config.data.standardize=columns."
         )
-    yield from _spreads(scale, float(make_sde(config).marginal(jnp.float32(config.objective.t_min)).std), where)
+    t_min = config.objective.t_min
+    if diffusion.early_std is not None:  # a marginal would cost a program before the first step
+        smallest = diffusion.early_std(config.sde, t_min)
+    else:
+        smallest = float(make_sde(config).marginal(jnp.float32(t_min)).std)
+    yield from _spreads(scale, smallest, where)
 
 
 def _scales_input(config: Settings) -> bool:

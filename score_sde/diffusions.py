@@ -1,6 +1,7 @@
 """The diffusions of configurations: for each name an SDE, and the chains that converge to it."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -30,6 +31,7 @@ class Diffusion:
     # Whether data stay as they are while noise is added, from ``sigma_min`` on; else they shrink, and a chain begins
     # with data without noise.
     keeps_data: bool = False
+    early_std: Callable[[Any, float], float] | None = None  # std at an early time, about, from the fields
 
 
 def _ddpm(name: str, n: int, sde: VP) -> Chain:
@@ -42,6 +44,15 @@ def _ddpm(name: str, n: int, sde: VP) -> Chain:
     return DDPM(betas=betas)
 
 
+def _early(fields: Any, t: float) -> float:
+    return math.sqrt(fields.beta_min * t)
+
+
+def _first(fields: Any, t: float) -> float:
+    del t
+    return fields.sigma_min
+
+
 def _ncsn(name: str, n: int, sde: VE) -> Chain:
     return NCSN(sigmas=SIGMAS[name](n, sde.sigma_min, sde.sigma_max))
 
@@ -50,9 +61,9 @@ def _ncsn(name: str, n: int, sde: VE) -> Chain:
 DIFFUSIONS: Mapping[str, Diffusion] = Registry(
     "sde.name",
     {
-        "vp": Diffusion(sde=VP, schedules=BETAS, chain=_ddpm, own="linear"),
-        "subvp": Diffusion(sde=SubVP),
-        "ve": Diffusion(sde=VE, schedules=SIGMAS, chain=_ncsn, own="geometric", keeps_data=True),
+        "vp": Diffusion(sde=VP, schedules=BETAS, chain=_ddpm, own="linear", early_std=_early),
+        "subvp": Diffusion(sde=SubVP, early_std=lambda fields, t: fields.beta_min * t),
+        "ve": Diffusion(sde=VE, schedules=SIGMAS, chain=_ncsn, own="geometric", keeps_data=True, early_std=_first),
         "vdm": Diffusion(sde=VDM),
         "rectified_flow": Diffusion(sde=RectifiedFlow),
         "cosine": Diffusion(sde=Cosine),
