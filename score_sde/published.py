@@ -122,6 +122,32 @@ def ve_levels(config: ConfigDict, **levels: Any) -> ConfigDict:
     return config
 
 
+def flow_matching(config: ConfigDict) -> ConfigDict:
+    """The straight path, for its velocity, sampled with Heun's method (Lipman et al. 2022)."""
+    config.sde.name = "rectified_flow"
+    config.parameterization.output = "velocity"
+    config.objective.weighting = "flow"
+    config.objective.t_min = 1e-3  # where the noise of the path is that of VP at 1e-5
+    config.likelihood.t_min = 1e-3
+    config.sampling.predictor = "heun"
+    config.sampling.num_steps = 25
+    return config
+
+
+def edm(config: ConfigDict) -> ConfigDict:
+    """Preconditioning, lognormal noise levels and 18 steps of Heun's method in the noise (Karras et al. 2022)."""
+    config.sde.name = "edm"
+    config.sde.sigma_max = 80.0
+    config.parameterization.output = "edm"
+    config.objective.weighting = "edm"
+    config.objective.times = "lognormal"
+    config.sampling.predictor = "edm_heun"
+    config.sampling.grid = "edm"
+    config.sampling.num_steps = 18
+    config.sampling.t_min = 2.5e-5  # a noise of 0.002
+    return config
+
+
 _FLOW_T_MIN = {"subvp": 1e-2}
 
 

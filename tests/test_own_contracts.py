@@ -21,9 +21,10 @@ from score_sde.sdes import VP
 from score_sde.training.objective import Trainees, make_loss
 from score_sde.training.optim import make_optimizer
 from score_sde.typing import Loss
-from tests import own_parts
+from tests import own_data, own_parts
 
 HERE = "tests.own_parts:"
+DATA = "tests.own_data:"
 
 
 def network(name, num_classes=0, **options):
@@ -43,7 +44,7 @@ def grid(name, **options):
 
 
 def extractor(name, shape=(4, 4, 1), num_levels=256, **options):
-    return make_extractor(HERE + name, shape=shape, num_levels=num_levels, options=options)
+    return make_extractor(DATA + name, shape=shape, num_levels=num_levels, options=options)
 
 
 def method(**fields):
@@ -124,8 +125,8 @@ BROKEN = {
         "scalar_updates": "changes the shapes of the parameters",
         "counted_updates": "makes other updates from the same gradients the second time",
     },
-    lambda name: load_source(HERE + name, "train"): {
-        "nan_points": "own_parts:nan_points: 'x' contains NaN or infinity, expected finite numbers",
+    lambda name: load_source(DATA + name, "train"): {
+        "nan_points": "own_data:nan_points: 'x' contains NaN or infinity, expected finite numbers",
         "flat_points": r"'x' is float64 of shape \(40,\), expected uint8 images",
         "words": "'x' is <U1 of shape",
         "no_arrays": "returns NoneType; expected an array of examples",
@@ -149,7 +150,8 @@ CASES = [(make, name, said) for make, clauses in BROKEN.items() for name, said i
 def test_a_part_that_breaks_a_clause_is_refused_by_that_clause(make, name, said):
     with pytest.raises(UserError, match=said) as raised:
         make(name)
-    assert str(raised.value).startswith(HERE + name) and str(raised.value).count(HERE + name) == 1
+    named = (HERE if name in vars(own_parts) else DATA) + name
+    assert str(raised.value).startswith(named) and str(raised.value).count(named) == 1
 
 
 @pytest.mark.parametrize("name", ["Linen", "NNX", "Equinox", "functions"])
@@ -265,16 +267,16 @@ def test_adam_and_adamw_are_one():
 
 
 def test_data_of_ones_own_are_split_and_described():
-    train, test = (load_source(HERE + "points", split, options={"scale": 2.0}) for split in ("train", "test"))
+    train, test = (load_source(DATA + "points", split, options={"scale": 2.0}) for split in ("train", "test"))
     rows = np.arange(40)
-    np.testing.assert_array_equal(test.gather(rows), own_parts.points("test", scale=2.0))
+    np.testing.assert_array_equal(test.gather(rows), own_data.points("test", scale=2.0))
     assert not np.array_equal(train.gather(rows), test.gather(rows))
-    assert (len(load_source(HERE + "array", "train")), len(load_source(HERE + "array", "test"))) == (36, 4)
-    info = source_info(HERE + "labeled")
+    assert (len(load_source(DATA + "array", "train")), len(load_source(DATA + "array", "test"))) == (36, 4)
+    info = source_info(DATA + "labeled")
     assert (info.shape, info.num_grey_levels, info.num_classes) == ((4, 4, 1), 256, 3)
-    assert load_source(HERE + "labeled", "test").labels(np.arange(2)).dtype == np.int32
-    assert source_info(HERE + "named").num_grey_levels == 16
-    assert source_info(HERE + "source").name == "mine"
+    assert load_source(DATA + "labeled", "test").labels(np.arange(2)).dtype == np.int32
+    assert source_info(DATA + "named").num_grey_levels == 16
+    assert source_info(DATA + "source").name == "mine"
 
 
 def test_an_extractor_of_ones_own_is_known_by_its_file_and_options():

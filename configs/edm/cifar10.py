@@ -6,16 +6,12 @@ Not the paper's in two points: data are not augmented, and the average is one ex
 from pathlib import Path
 
 from score_sde.config import ConfigDict, from_file
+from score_sde.published import edm
 
 
 def get_config() -> ConfigDict:
     """DDPM++ with preconditioning, lognormal noise levels and Adam at 1e-3, for 200 million images."""
-    config = from_file(Path(__file__).parents[1] / "vp" / "cifar10_ddpmpp_continuous.py")
-    config.sde.name = "edm"
-    config.sde.sigma_max = 80.0
-    config.parameterization.output = "edm"
-    config.objective.weighting = "edm"
-    config.objective.times = "lognormal"
+    config = edm(from_file(Path(__file__).parents[1] / "vp" / "cifar10_ddpmpp_continuous.py"))
     config.model.dropout = 0.13
     config.optim.lr = 1e-3
     config.optim.warmup = 19_531  # 10 million images
@@ -23,8 +19,4 @@ def get_config() -> ConfigDict:
     config.optim.grad_clip = 0.0
     config.training.batch_size = 512
     config.training.num_steps = 390_625
-    config.sampling.predictor = "edm_heun"
-    config.sampling.grid = "edm"
-    config.sampling.num_steps = 18
-    config.sampling.t_min = 2.5e-5  # a noise of 0.002
     return config

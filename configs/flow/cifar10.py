@@ -7,20 +7,14 @@ and Heun's method on EDM's grid. The network is the DDPM++ of Song et al. 2021, 
 from pathlib import Path
 
 from score_sde.config import ConfigDict, from_file
+from score_sde.published import flow_matching
 
 
 def get_config() -> ConfigDict:
     """DDPM++ for the velocity of the straight path."""
-    config = from_file(Path(__file__).parents[1] / "vp" / "cifar10_ddpmpp_continuous.py")
-    config.sde.name = "rectified_flow"
-    config.parameterization.output = "velocity"
-    config.objective.weighting = "flow"
+    config = flow_matching(from_file(Path(__file__).parents[1] / "vp" / "cifar10_ddpmpp_continuous.py"))
     config.objective.times = "lognormal"
-    config.objective.t_min = 1e-3
-    config.likelihood.t_min = 1e-3
     config.training.batch_size = 512
     config.training.num_steps = 292_968  # 3000 epochs
-    config.sampling.predictor = "heun"
     config.sampling.grid = "edm"
-    config.sampling.num_steps = 25
     return config

@@ -6,16 +6,9 @@ python -m score_sde --config=configs/flow/digits.py --workdir=runs/flow_digits -
 from pathlib import Path
 
 from score_sde.config import ConfigDict, from_file
+from score_sde.published import flow_matching
 
 
 def get_config() -> ConfigDict:
     """The network and the run of ``vp/digits_ddpmpp.py`` on the straight path, for its velocity."""
-    config = from_file(Path(__file__).parents[1] / "vp" / "digits_ddpmpp.py")
-    config.sde.name = "rectified_flow"
-    config.parameterization.output = "velocity"
-    config.objective.weighting = "flow"
-    config.objective.t_min = 1e-3  # where the noise of the path is that of VP at 1e-5
-    config.likelihood.t_min = 1e-3
-    config.sampling.predictor = "heun"
-    config.sampling.num_steps = 25
-    return config
+    return flow_matching(from_file(Path(__file__).parents[1] / "vp" / "digits_ddpmpp.py"))
