@@ -21,7 +21,7 @@ from score_sde.fields import DEFAULTS
 from score_sde.processes import Marginal, Process, Transition
 from score_sde.typing import Number, Time, component, holds, is_known
 
-Levels = Float[Array, " levels"]
+Levels = Float[Array, " levels"]  #: a number for each level, from the least noise to the most
 _SDE = DEFAULTS.sde
 
 

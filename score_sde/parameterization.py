@@ -180,6 +180,7 @@ class EDMPrediction(Parameterization):
         return expand_like(skip, x) * x - expand_like(out, x) * output
 
 
+#: What a network predicts, by the names of configurations.
 PARAMETERIZATIONS: Mapping[str, type[Parameterization]] = MappingProxyType(
     {
         "noise": NoisePrediction,

@@ -68,7 +68,7 @@ class AdaptiveSDE:
         return solve_sde(solver_keys(keys), continuous(process), x, t1=t1, **tolerance, **steps)
 
 
-AdaptiveMethod: TypeAlias = AdaptiveODE | AdaptiveSDE
+AdaptiveMethod: TypeAlias = AdaptiveODE | AdaptiveSDE  #: a method that chooses its own steps
 
 #: Methods by their names in configurations.
 METHODS: Mapping[str, Callable[..., Solver | AdaptiveMethod]] = Registry(
@@ -144,4 +144,4 @@ class Decoder:
         del times
 
 
-ModelSampler: TypeAlias = FixedSteps | Adaptive | Decoder
+ModelSampler: TypeAlias = FixedSteps | Adaptive | Decoder  #: what draws the samples of a trained model

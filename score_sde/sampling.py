@@ -28,8 +28,8 @@ from score_sde.solvers.pairing import check_pair, noise_scale_of
 from score_sde.solvers.reversal import StepLaw, with_step_law
 from score_sde.typing import Batch, Network, Number, Params, PRNGKey, SampleKeys, ScoreFn, time_dtype
 
-Denoising = Literal["tweedie", "mean", "none"]
-Grid: TypeAlias = Float[Array, " steps_plus_one"]
+Denoising = Literal["tweedie", "mean", "none"]  #: how the noise left at the last time is removed
+Grid: TypeAlias = Float[Array, " steps_plus_one"]  #: the times of a sampler, from 1 down
 
 #: The ways to remove the noise left at the last time, with their cost in evaluations of the score.
 DENOISING_EVALS: Mapping[str, int] = MappingProxyType({"tweedie": 1, "mean": 0, "none": 0})

@@ -20,7 +20,7 @@ from score_sde.arguments import Checked
 from score_sde.errors import UserError
 from score_sde.typing import Number, component, holds, is_known
 
-Values = Float[Array, "... columns"] | Float[np.ndarray, "... columns"]
+Values = Float[Array, "... columns"] | Float[np.ndarray, "... columns"]  #: numbers whose last axis has the columns
 
 
 @component

@@ -331,6 +331,7 @@ def _check_times(part: Part, sampler: Any) -> None:
         raise part.refused("draws other times from the same key the second time", "random numbers from the key alone")
 
 
+#: The laws of training times, by the names of configurations.
 TIME_SAMPLERS: Mapping[str, Callable[..., TimeSampler]] = Registry(
     "objective.times",
     {

@@ -19,16 +19,16 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
-Batch: TypeAlias = Float[Array, "batch *event"]
-Times: TypeAlias = Float[Array, " batch"]
-Labels: TypeAlias = Int[Array, " batch"]  # classes; -1 for none
-Scalar: TypeAlias = Float[Array, ""]
-Time: TypeAlias = Float[Array, "..."]  # a scalar time or a vector of them; coefficients act elementwise
-PRNGKey: TypeAlias = Key[Array, ""]
-SampleKeys: TypeAlias = Key[Array, " batch"]  # one key per sample, so that sample i ignores its neighbors
-Number: TypeAlias = Any  # a float, or the scalar array in its place under a transformation
-Params: TypeAlias = Any
-Metrics: TypeAlias = dict[str, Array]
+Batch: TypeAlias = Float[Array, "batch *event"]  #: a batch of examples
+Times: TypeAlias = Float[Array, " batch"]  #: a time for each example
+Labels: TypeAlias = Int[Array, " batch"]  #: a class for each example; -1 for none
+Scalar: TypeAlias = Float[Array, ""]  #: one number
+Time: TypeAlias = Float[Array, "..."]  #: a scalar time or a vector of them; coefficients act elementwise
+PRNGKey: TypeAlias = Key[Array, ""]  #: a random key
+SampleKeys: TypeAlias = Key[Array, " batch"]  #: one key per sample, so that sample i ignores its neighbors
+Number: TypeAlias = Any  #: a float, or the scalar array in its place under a transformation
+Params: TypeAlias = Any  #: the parameters of a network, a pytree
+Metrics: TypeAlias = dict[str, Array]  #: numbers by name
 
 _T = TypeVar("_T")
 

@@ -26,7 +26,7 @@ from score_sde.processes import Process
 from score_sde.sdes import SDE
 from score_sde.typing import Number, Time, Times, component
 
-Weighting: TypeAlias = Callable[[Process, Times], Times]
+Weighting: TypeAlias = Callable[[Process, Times], Times]  #: the weight ``lambda(t)`` of a process at each time
 
 
 def variance_weighting(process: Process, t: Time) -> Time:

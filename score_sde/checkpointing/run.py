@@ -18,7 +18,7 @@ from score_sde.errors import UserError
 from score_sde.files import move, read_json
 from score_sde.state import TrainState
 
-Check = Callable[[Path, Mapping[str, Any]], None]
+Check = Callable[[Path, Mapping[str, Any]], None]  #: raises if the configuration in a checkpoint is of another run
 _NONE = -1  # stands for no step
 
 log = logging.getLogger(__name__)

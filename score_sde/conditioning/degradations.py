@@ -18,8 +18,8 @@ from score_sde.fields import DEFAULTS
 from score_sde.keys import sample_noise
 from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, component, static
 
-Shape = tuple[int, int, int]  # of an image
-Unknown = Bool[np.ndarray, "height width"]
+Shape = tuple[int, int, int]  #: height, width and channels of an image
+Unknown = Bool[np.ndarray, "height width"]  #: which pixels of an image are not observed
 
 
 @component

@@ -20,6 +20,7 @@ from score_sde.processes import Process
 from score_sde.times import LowDiscrepancyTimes
 from score_sde.typing import Batch, Labels, Loss, Number, Params, PRNGKey, Times, expand_like
 
+#: The logits of noisy data at their times.
 LogitsFn: TypeAlias = Callable[[Batch, Times], Float[Array, "batch classes"]]
 
 

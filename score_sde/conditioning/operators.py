@@ -19,8 +19,8 @@ from score_sde.arguments import not_fulfilled, not_whole
 from score_sde.errors import UserError, refuse
 from score_sde.typing import Batch, PRNGKey, holds, is_known
 
-Observations: TypeAlias = Float[Array, "batch *observed"]
-Linear: TypeAlias = Callable[[Array], Array]  # of a batch
+Observations: TypeAlias = Float[Array, "batch *observed"]  #: what is observed of each example
+Linear: TypeAlias = Callable[[Array], Array]  #: a linear function of a batch
 
 _EXACT = jax.lax.Precision.HIGHEST
 #: Singular values below this share of the largest count as zero.

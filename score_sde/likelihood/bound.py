@@ -44,8 +44,10 @@ from score_sde.typing import (
     time_dtype,
 )
 
+#: How the bound treats the score: by denoising, or by its divergence along random directions.
 BoundForm = Literal["denoising", "sliced"]
 _Draws: TypeAlias = Float[Array, "draws batch"]
+#: Times, and the keys of noise and probes of each example.
 OneTimeDraws: TypeAlias = tuple[Times, SampleKeys, SampleKeys]
 _OFFSET_DRAWS = 8
 

@@ -15,9 +15,9 @@ from score_sde.arguments import not_whole
 from score_sde.errors import UserError, unknown
 from score_sde.typing import PRNGKey, Scalar
 
-Event: TypeAlias = Float[Array, "*event"]
-Probes: TypeAlias = Float[Array, "probes *event"]
-ProbeKind = Literal["rademacher", "gaussian"]
+Event: TypeAlias = Float[Array, "*event"]  #: one example
+Probes: TypeAlias = Float[Array, "probes *event"]  #: random directions for one example
+ProbeKind = Literal["rademacher", "gaussian"]  #: the law of the entries of a probe
 
 
 def draw_probes(key: PRNGKey, num_probes: int | None, event_shape: tuple[int, ...], kind: ProbeKind) -> Probes:

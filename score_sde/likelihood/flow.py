@@ -27,7 +27,7 @@ from score_sde.sdes import SDE
 from score_sde.solvers.base import Solution, check_drift
 from score_sde.typing import Batch, Number, PRNGKey, Scalar, ScoreFn, Times, event_sum, expand_like, holds
 
-TerminalLogp: TypeAlias = Callable[[Batch], Times]
+TerminalLogp: TypeAlias = Callable[[Batch], Times]  #: the log-density at the end of the flow
 
 
 class Likelihood(NamedTuple):

@@ -21,9 +21,9 @@ from jaxtyping import Array, Float
 from score_sde.errors import UserError, unknown
 from score_sde.typing import Batch, Number, PRNGKey, Times, event_sum
 
-StaticScore: TypeAlias = Callable[[Batch], Batch]
-Projections: TypeAlias = Float[Array, "batch projections *event"]
-ProjectionKind = Literal["rademacher", "gaussian", "sphere"]
+StaticScore: TypeAlias = Callable[[Batch], Batch]  #: a score of one density, without a time
+Projections: TypeAlias = Float[Array, "batch projections *event"]  #: random directions for each example
+ProjectionKind = Literal["rademacher", "gaussian", "sphere"]  #: the law of the directions
 
 
 def explicit_score_matching(score: StaticScore, x: Batch, target: StaticScore) -> Times:

@@ -22,9 +22,10 @@ from score_sde.sdes.base import SDE
 from score_sde.sdes.quadrature import POSITIONS, Table, interpolated, tabulate
 from score_sde.typing import Number, Time, component, is_known, static
 
-Coefficient: TypeAlias = Callable[[Any], Any]  # of times, element by element: an array in, an array of its shape out
+#: A function of times, element by element: an array in, an array of its shape out.
+Coefficient: TypeAlias = Callable[[Any], Any]
 
-EVEN = np.linspace(0.0, 1.0, 1025)
+EVEN = np.linspace(0.0, 1.0, 1025)  #: times at which the functions of a process are checked
 _EARLY = np.geomspace(1e-6, 1e-3, 16)
 _FIRST = 1e-10  # the time whose coefficients stand for those of time 0, where 0 / 0 is no number
 

@@ -47,7 +47,9 @@ DETERMINISTIC: Mapping[str, Callable[..., Solver]] = MappingProxyType(
         "unipc_3": lambda: UniPC(order=3),
     }
 )
+#: All of them.
 PREDICTORS: Mapping[str, Callable[..., Solver]] = MappingProxyType({**STOCHASTIC, **DETERMINISTIC})
+#: Corrections after every step, by the names of configurations.
 CORRECTORS: Mapping[str, Callable[..., Solver]] = Registry(
     "sampling.corrector", {"langevin": Langevin, "annealed_langevin": AnnealedLangevin}, check=check_corrector
 )

@@ -23,8 +23,8 @@ from score_sde.solvers.base import SolverState, StatelessSolver
 from score_sde.solvers.pairing import Follows
 from score_sde.typing import Batch, SampleKeys, Scalar, component, static, time_dtype
 
-History = Float[Array, "order batch *event"]
-Orders = Float[Array, " order"]
+History = Float[Array, "order batch *event"]  #: the denoised samples of earlier steps
+Orders = Float[Array, " order"]  #: a number for each earlier step
 
 
 class Past(NamedTuple):

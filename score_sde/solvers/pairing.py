@@ -31,6 +31,7 @@ from score_sde.processes import Process
 from score_sde.solvers.base import check_drift
 from score_sde.typing import Number, is_known
 
+#: What a solver follows: the flow, the reverse SDE, the process's noise scale, noise of its own, or nothing.
 Follows = Literal["flow", "sde", "any", "own", "still"]
 _ONLY = {"flow": 0.0, "sde": 1.0}
 _WORDS = {

@@ -44,7 +44,8 @@ from score_sde.typing import (
 )
 from score_sde.variational.bins import log_bin_probability
 
-StepVariance = Literal["fixed_small", "fixed_large"]
+StepVariance = Literal["fixed_small", "fixed_large"]  #: the variance of a step: of the posterior, or of the transition
+#: The variance of the decoder: of the first level, or of its posterior.
 DecoderVariance = Literal["marginal", "posterior"]
 
 _Grid: TypeAlias = Float[Array, " levels"]

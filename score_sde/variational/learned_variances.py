@@ -33,6 +33,7 @@ class NoiseAndFraction(NamedTuple):
     fraction: Batch  # 0 for the posterior's variance, 1 for the transition's; of the shape of the noise
 
 
+#: The noise and the fraction of the variance that a network predicts.
 PredictFn = Callable[[Batch, Times], NoiseAndFraction]
 
 
