@@ -98,11 +98,11 @@ class Experiment:
         classes = classes_of(settings, num_classes)
         sde = make_sde(settings)
         process = make_process(settings, sde)
-        trainees = make_trainees(settings, event_shape, classes, network)
-        kind = PARAMETERIZATIONS[settings.parameterization.output]
-        parameterization = build(kind, {**settings.parameterization, **kind.fixed})
+        trainees = make_trainees(settings, event_shape, classes, num_grey_levels, network)
         representation = {"centered": settings.data.centered, "standardization": standardization}
         quantization = Quantization(num_grey_levels=num_grey_levels, **representation)
+        kind = PARAMETERIZATIONS[settings.parameterization.output]
+        parameterization = build(kind, {**settings.parameterization, **kind.fixed, "quantization": quantization})
         prepare = functools.partial(PLACES[settings.objective.levels], quantization)
         loss = make_loss(settings, process, trainees, parameterization, quantization, event_shape)
         if classes:
@@ -325,7 +325,7 @@ def _problems(
         attempt(lambda section=section: found.extend(option_problems(config, section)))
     sde = attempt(make_sde, config)
     process = attempt(make_process, config, sde) if sde is not None else None
-    attempt(make_trainees, config, event_shape, classes_of(config, num_classes), network)
+    attempt(make_trainees, config, event_shape, classes_of(config, num_classes), num_grey_levels, network)
     trained = DEQUANTIZATIONS[config.likelihood.dequantization].trained and not NETWORKS[config.model.name].is_latent
     if "dequantize" in wanted or ("likelihood" in wanted and trained):
         attempt(make_dequantizer, dict(config.dequantizer), event_shape, num_grey_levels)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -23,12 +24,14 @@ from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
 from score_sde.labels import unconditioned
 from score_sde.processes import Process
+from score_sde.quantization import Quantization
 from score_sde.sdes.base import SDE
 from score_sde.typing import (
     Batch,
     Labels,
     Network,
     Number,
+    Output,
     Params,
     PRNGKey,
     ScoreFn,
@@ -70,6 +73,7 @@ class Parameterization(abc.ABC):
 
     fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # fields that the subclass fixes
     of_sde: ClassVar[bool] = False  # whether it needs drift and diffusion, which a chain lacks
+    of_levels: ClassVar[bool] = False  # whether the output has a number for every gray level of every value
 
     data_std: Number = DEFAULTS.parameterization.data_std
     scale_input: bool = static(default=DEFAULTS.parameterization.scale_input)
@@ -77,7 +81,7 @@ class Parameterization(abc.ABC):
     num_scales: Number = DEFAULTS.parameterization.num_scales
 
     @abc.abstractmethod
-    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Output, x: Batch, t: Times) -> Batch:
         """The predicted noise ``E[z | x_t]`` that the network output represents."""
 
     def inputs(self, process: Process, x: Batch, t: Times) -> tuple[Batch, Times]:
@@ -92,7 +96,7 @@ class Parameterization(abc.ABC):
 class NoisePrediction(Parameterization):
     """The output is the noise ``z`` (Ho et al. 2020, arXiv 2006.11239, eq. 14); the choice of DDPM++."""
 
-    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Output, x: Batch, t: Times) -> Batch:
         """The output itself."""
         return output
 
@@ -107,7 +111,7 @@ class ScorePrediction(Parameterization):
 
     scale_by_sigma: bool = static(default=DEFAULTS.parameterization.scale_by_sigma)
 
-    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Output, x: Batch, t: Times) -> Batch:
         """Minus the output, times ``s`` if the output is the score itself."""
         return -output if self.scale_by_sigma else -expand_like(process.marginal(t).std, x) * output
 
@@ -116,7 +120,7 @@ class ScorePrediction(Parameterization):
 class DataPrediction(Parameterization):
     """The output is the data ``x_0``; the noise loses digits where ``s`` is small, so prefer others for likelihoods."""
 
-    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Output, x: Batch, t: Times) -> Batch:
         """``(x - m output) / s``."""
         mean_coeff, std = process.marginal(t)
         return (x - expand_like(mean_coeff, x) * output) / expand_like(std, x)
@@ -126,7 +130,7 @@ class DataPrediction(Parameterization):
 class VPrediction(Parameterization):
     """The output is the velocity ``v = m z - s x_0`` (Salimans & Ho 2022, appendix D), for any ``m`` and ``s``."""
 
-    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Output, x: Batch, t: Times) -> Batch:
         """``(m v + s x) / (m^2 + s^2)``, which solves ``x = m x_0 + s z`` and ``v = m z - s x_0``."""
         mean_coeff, std = process.marginal(t)
         total = expand_like(mean_coeff**2 + std**2, x)
@@ -142,7 +146,7 @@ class VelocityPrediction(Parameterization):
 
     of_sde: ClassVar[bool] = True
 
-    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Output, x: Batch, t: Times) -> Batch:
         """``2 s (u - f x) / g^2``.
 
         Raises:
@@ -172,12 +176,49 @@ class EDMPrediction(Parameterization):
     scale_input: bool = static(default=True)
     condition_on: str = static(default="log_noise")
 
-    def noise(self, process: Process, output: Batch, x: Batch, t: Times) -> Batch:
+    def noise(self, process: Process, output: Output, x: Batch, t: Times) -> Batch:
         """The formula above, with numerator and denominator multiplied by ``m`` so that it holds as ``m -> 0``."""
         mean_coeff, std = process.marginal(t)
         total = std**2 + (mean_coeff * self.data_std) ** 2
         skip, out = std / total, mean_coeff * self.data_std / jnp.sqrt(total)
         return expand_like(skip, x) * x - expand_like(out, x) * output
+
+
+@component
+class LevelPrediction(Parameterization):
+    r"""The output is a logit for every gray level of every value, of which Bayes' rule makes the noise.
+
+    Let ``c_k`` be the middles of the bins of the levels. The network says what the other values tell about a value, the
+    logits ``l_k``; what the noisy value itself tells is known, ``N(x; m c_k, s^2)``, and is not learned:
+
+        E[z | x_t] = sum_k p_k (x - m c_k) / s,      p = softmax_k(l_k - (x - m c_k)^2 / (2 s^2)).
+
+    A network that starts at zero starts at the posterior of independent uniform levels, whose bound
+    (:func:`~score_sde.likelihood.level_bound`) is ``log2 K`` bits per dimension. Where the noise is smaller than a bin
+    the prediction is exact whatever the network says. Dieleman et al. 2022 (arXiv 2211.15089) interpolate scores by
+    logits too, but leave all of the posterior to the network.
+
+    Attributes:
+        quantization: The gray levels.
+    """
+
+    of_levels: ClassVar[bool] = True
+
+    quantization: Quantization = Quantization()
+
+    def noise(self, process: Process, output: Output, x: Batch, t: Times) -> Batch:
+        """The formula above, for logits of shape ``(*x.shape, K)``.
+
+        >>> from score_sde.sdes import VDM
+        >>> binary, x, t = Quantization(num_grey_levels=2), jnp.array([[0.3]]), jnp.array([0.5])
+        >>> noise = LevelPrediction(quantization=binary).noise(VDM(), jnp.array([[[0.0, 50.0]]]), x, t)
+        >>> m, s = VDM().marginal(t)  # a network that is sure of the brighter level, at 0.5
+        >>> bool(abs(noise[0, 0] - (0.3 - 0.5 * m[0]) / s[0]) < 1e-6)
+        True
+        """
+        mean_coeff, std = (expand_like(part, x)[..., None] for part in process.marginal(t))
+        noises = (x[..., None] - mean_coeff * self.quantization.all_midpoints(x)) / std
+        return jnp.sum(jax.nn.softmax(output - 0.5 * noises**2, axis=-1) * noises, axis=-1)
 
 
 #: What a network predicts, by the names of configurations.
@@ -189,6 +230,7 @@ PARAMETERIZATIONS: Mapping[str, type[Parameterization]] = MappingProxyType(
         "v": VPrediction,
         "edm": EDMPrediction,
         "velocity": VelocityPrediction,
+        "levels": LevelPrediction,
     }
 )
 

@@ -156,6 +156,16 @@ class Quantization(Checked):
             return self._standardized(levels)
         return self._scale((levels.astype(jnp.float32) + 0.5) / self.num_grey_levels)
 
+    def all_midpoints(self, x: Batch) -> Array:
+        """The middles of the bins of all levels, along one more axis than data that they are compared with.
+
+        >>> Quantization(num_grey_levels=2).all_midpoints(jnp.zeros((3, 4))).tolist()
+        [[[-0.5, 0.5]]]
+        """
+        assert self.num_grey_levels is not None
+        middles = self.midpoints(jnp.arange(self.num_grey_levels)).astype(x.dtype)
+        return middles.reshape((1,) * x.ndim + (-1,))
+
     def unscaled(self, x: Batch) -> Batch:
         """Scaled data in their own units, the inverse of :meth:`midpoints`: gray levels too come as floats.
 

@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
 Batch: TypeAlias = Float[Array, "batch *event"]  #: a batch of examples
+Output: TypeAlias = Float[Array, "batch *output"]  #: of a network, of the data's shape or with one more axis
 Times: TypeAlias = Float[Array, " batch"]  #: a time for each example
 Labels: TypeAlias = Int[Array, " batch"]  #: a class for each example; -1 for none
 Scalar: TypeAlias = Float[Array, ""]  #: one number
@@ -141,7 +142,7 @@ class Network(Protocol):
 
     def apply(
         self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
-    ) -> Batch:
+    ) -> Output:
         """The raw output at a noise condition; labels condition on classes, a key switches dropout on."""
         ...
 

@@ -21,7 +21,8 @@ SDES = {
     "cosine": GaussianPath(lambda t: jnp.cos(1.5 * t), lambda t: jnp.sin(1.5 * t), prior_std=1.0),
     "linear": LinearSDE.from_coefficients(lambda t: -2.0 - 3.0 * t, lambda t: jnp.sqrt(2.0 + jnp.cos(6.0 * t))),
 }
-PARAMETERIZATIONS = dict(PARAMETERIZATIONS)
+#: Those whose output has the data's shape; logits of levels have laws of their own, in ``test_level_prediction.py``.
+PARAMETERIZATIONS = {name: kind for name, kind in PARAMETERIZATIONS.items() if not kind.of_levels}
 #: With the nominal order. UniPC corrects every step but the last, which raises its order by one.
 ORDERS = {
     **{"euler": 1, "heun": 2, "edm_heun": 2},

@@ -80,8 +80,9 @@ class Parameterization(Group):
     when: ClassVar[When] = SCORE
 
     output: str = choice(
-        ("noise", "score", "data", "v", "edm", "velocity"),
-        "what the network predicts; velocity is that of the path, m' x_0 + s' z",
+        ("noise", "score", "data", "v", "edm", "velocity", "levels"),
+        "what the network predicts; velocity is the path's, m' x_0 + s' z; levels are logits of the gray levels of "
+        "every value, given the others",
     )
     data_std: float = real(
         *(0.5, 1e-6, 1e6, "standard deviation of the (scaled) data, by which inputs are scaled"),

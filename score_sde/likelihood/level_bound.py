@@ -109,9 +109,7 @@ def log_level_probability(
     >>> jnp.exp(log_level_probability(jnp.zeros_like(x), x, 1.0, 0.3, binary)).tolist()  # halfway between
     [[0.5, 0.5]]
     """
-    assert quantization.num_grey_levels is not None
-    middles = quantization.midpoints(jnp.arange(quantization.num_grey_levels))
-    middles = middles.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    middles = quantization.all_midpoints(x[0])
 
     def of_example(pair: tuple[Array, Array]) -> Array:
         xt, x = (part[..., None] for part in pair)

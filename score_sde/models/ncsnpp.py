@@ -41,7 +41,9 @@ from score_sde.models.layers import (
 )
 from score_sde.models.resampling import Downsample, Kernel, Upsample, downsample, fir_downsample, fir_upsample, upsample
 from score_sde.models.sizes import padded_size
-from score_sde.typing import Labels, Times
+from score_sde.typing import Labels, Output, Times
+
+_LOGIT_FEATURES = 32  # of every value, from which its logits are made
 
 Block = Callable[..., Maps]  # (features, width, resample=None) -> features
 
@@ -73,10 +75,11 @@ class NCSNpp(nn.Module):
     remat: bool = DEFAULTS.model.remat
     input_frequencies: tuple[int, ...] = DEFAULTS.model.input_frequencies
     patch_size: int = DEFAULTS.model.patch_size
+    num_outputs: int | None = None  # for every value, along one more axis; ``None`` for one, without that axis
 
     @nn.compact
-    def __call__(self, x: Images, condition: Times, *, label: Labels | None = None, train: bool = False) -> Images:
-        """The network output, of the shape of ``x``.
+    def __call__(self, x: Images, condition: Times, *, label: Labels | None = None, train: bool = False) -> Output:
+        """The network output, of the shape of ``x``, or with a last axis of ``num_outputs``.
 
         The noise condition is a time or level for positional embeddings, ``log sigma`` for Fourier ones. The label
         ``None``, or -1 for single examples, stands for no class.
@@ -94,12 +97,14 @@ class NCSNpp(nn.Module):
         kernel = self.fir_kernel if self.fir else None
         block = self._make_block(self._embed(condition, label), train)
         pyramid = INPUT_PYRAMIDS[self.progressive_input](x, kernel, self.progressive_combine, self.skip_rescale)
-        out = OUTPUT_PYRAMIDS[self.progressive](x.shape[-1], self._head, kernel, self.init_scale, self.skip_rescale)
+        width, scale = (1, self.init_scale) if self.num_outputs is None else (_LOGIT_FEATURES, 1.0)
+        out = OUTPUT_PYRAMIDS[self.progressive](width * x.shape[-1], self._head, kernel, scale, self.skip_rescale)
         h, skips = self._down(conv3x3(self.features)(with_waves(x, self.input_frequencies)), block, pyramid)
         h = block(h, h.shape[-1])
         h = self._attend(h)
         h = block(h, h.shape[-1])
-        return cropped(from_patches(out.output(self._up(h, skips, block, out)), self.patch_size), size)
+        output = cropped(from_patches(out.output(self._up(h, skips, block, out)), self.patch_size), size)
+        return output if self.num_outputs is None else self._logits(output)
 
     def _embed(self, condition: Times, label: Labels | None) -> Features | None:
         embedding = None
@@ -169,6 +174,11 @@ class NCSNpp(nn.Module):
     def _head(self, h: Maps, features: int, scale: float) -> Maps:
         h = ACTIVATIONS[self.activation](GroupNorm(self.min_group_channels)(h))
         return conv3x3(features, scale)(h)
+
+    def _logits(self, h: Maps) -> Output:
+        """A few features of every value as many outputs, which start at zero; all values share the weights."""
+        h = ACTIVATIONS[self.activation](h.reshape(*h.shape[:-1], -1, _LOGIT_FEATURES))
+        return nn.Dense(self.num_outputs or 1, kernel_init=nn.initializers.zeros)(h)
 
 
 def padded(x: Images, factor: int) -> Maps:

@@ -33,6 +33,7 @@ class Family(NamedTuple):
     looks_up_level: bool = False  # by its number
     needs_embedding: bool = False
     takes_labels: bool = False
+    gives_logits: bool = False  # of the gray levels of every value, as parameterization.output=levels takes them
 
 
 # Fields that the original DDPM does not read from its configuration.
@@ -44,8 +45,8 @@ _DDPM = {
 _GRIDS = (2, 3, 4)  # of series (L, C), images (H, W, C) and volumes (D, H, W, C)
 _RANKS = {1: "vectors (D,)", 2: "series (L, C)", 3: "images (H, W, C)", 4: "volumes (D, H, W, C)"}
 _NETWORKS: Mapping[str, Family] = {
-    "ncsnpp": Family(NCSNpp, unet_count, ranks=_GRIDS, takes_labels=True),
-    "ddpm": Family(DDPM, unet_count, _DDPM, ranks=_GRIDS, takes_labels=True),
+    "ncsnpp": Family(NCSNpp, unet_count, ranks=_GRIDS, takes_labels=True, gives_logits=True),
+    "ddpm": Family(DDPM, unet_count, _DDPM, ranks=_GRIDS, takes_labels=True, gives_logits=True),
     "ncsn": Family(NCSN, ncsn_count, {"resolution": 64}, halvings=1, looks_up_level=True),
     "ncsnv2_64": Family(NCSNv2, refinenet_count, {"resolution": 64}, halvings=1),
     "ncsnv2_128": Family(NCSNv2, refinenet_count, {"resolution": 128}, halvings=2),
@@ -61,12 +62,17 @@ DEQUANTIZERS: Mapping[str, type[nn.Module]] = {"flowpp": FlowPP}
 
 
 def make_network(
-    fields: Mapping[str, Any], event_shape: tuple[int, ...], *, num_scales: int, centered: bool
+    fields: Mapping[str, Any],
+    event_shape: tuple[int, ...],
+    *,
+    num_scales: int,
+    centered: bool,
+    num_outputs: int | None = None,
 ) -> Network:
     """The network for data of a shape.
 
     Each network takes its own fields of ``config.model``; NCSN takes the number of noise levels. Images that are not
-    centered in [-1, 1] are mapped there by the network.
+    centered in [-1, 1] are mapped there by the network. It has an output for every value, or as many as are given.
 
     Raises:
         UserError: For an unknown name, and shapes that the network does not support.
@@ -78,7 +84,7 @@ def make_network(
         refuse_bfloat16(family.module, fields["dtype"])
         return own_network(family.module, fields.get("options", {}), event_shape, fields["num_classes"])
     _check_shape(fields, family, event_shape)
-    given = {**fields, "rescale_input": not centered, **family.fixed}
+    given = {**fields, "rescale_input": not centered, "num_outputs": num_outputs, **family.fixed}
     if family.looks_up_level:
         given["num_classes"] = num_scales
     return LinenNetwork(family.module(**_known(family.module, given)), fields["dtype"])

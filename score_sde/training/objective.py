@@ -28,7 +28,7 @@ from score_sde.objectives import (
 )
 from score_sde.objectives.contract import check_loss, check_losses, check_weighting
 from score_sde.outside.parts import Part, Registry
-from score_sde.parameterization import Parameterization
+from score_sde.parameterization import PARAMETERIZATIONS, Parameterization
 from score_sde.processes import Process
 from score_sde.quantization import Quantization
 from score_sde.typing import Batch, Labels, Loss, Network, Params, PRNGKey, Times
@@ -64,7 +64,11 @@ class Trainees:
 
 
 def make_trainees(
-    config: Settings, event_shape: tuple[int, ...], classes: int, network: Network | None = None
+    config: Settings,
+    event_shape: tuple[int, ...],
+    classes: int,
+    num_grey_levels: int | None = None,
+    network: Network | None = None,
 ) -> Trainees:
     """The views of a given network, else of the one that ``config.model`` names, for data of a shape.
 
@@ -81,6 +85,7 @@ def make_trainees(
         (*event_shape[:-1], copies * event_shape[-1]) if event_shape else event_shape,
         num_scales=config.parameterization.num_scales,
         centered=config.data.centered,
+        num_outputs=num_grey_levels if PARAMETERIZATIONS[config.parameterization.output].of_levels else None,
     )
     return Trainees.of_score(network, config.parameterization.variances)
 

@@ -15,7 +15,7 @@ from score_sde.errors import UserError, plural
 from score_sde.fields import DEFAULTS
 from score_sde.models.adapters.calls import Takes
 from score_sde.models.layers import Conv
-from score_sde.typing import Batch, Labels, Network, Params, PRNGKey, SampleKeys, Times, event_sum
+from score_sde.typing import Batch, Labels, Network, Output, Params, PRNGKey, SampleKeys, Times, event_sum
 
 # The layers whose products are computed in the lower precision: nine tenths of the work. Activations between them,
 # normalizations, dense layers (noise embedding, attention, shortcuts) and softmax stay in float32: rounding the dense
@@ -66,7 +66,7 @@ class LinenNetwork:
         *,
         label: Labels | None = None,
         key: PRNGKey | None = None,
-    ) -> Batch:
+    ) -> Output:
         """The raw output; a key switches dropout on, a label goes to class-conditional modules."""
         rngs: dict[str, PRNGKey] = {} if key is None else {"dropout": key}
         noise, options = (

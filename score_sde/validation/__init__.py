@@ -4,13 +4,11 @@ Every check yields one sentence per problem, and only about fields that the purp
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from typing import Literal, get_args
+from collections.abc import Collection, Iterator
 
 from score_sde.data import STANDARDIZATIONS
-from score_sde.data.base import no_labels
-from score_sde.diffusions import DIFFUSIONS, on_chain
-from score_sde.fields import DEFAULTS, FIELDS, Settings
+from score_sde.diffusions import on_chain
+from score_sde.fields import FIELDS, Settings
 from score_sde.fields.conditions import shown
 from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.methods import METHODS, make_predictor
@@ -18,45 +16,20 @@ from score_sde.models.layers import EMBEDDINGS
 from score_sde.models.normalization import NORMALIZATIONS
 from score_sde.models.registry import NETWORKS
 from score_sde.models.sizes import dequantizer_count, feature_numbers, possible_sizes
-from score_sde.objectives import OF_SDE, TIME_SAMPLERS, WEIGHTINGS
-from score_sde.parameterization import LEVEL_CONDITIONS, PARAMETERIZATIONS, THRESHOLDS
+from score_sde.parameterization import LEVEL_CONDITIONS, THRESHOLDS
 from score_sde.solvers import CORRECTORS, Solver, follows_of
 from score_sde.solvers.pairing import follows_drift
-from score_sde.training.objective import OBJECTIVES, VARIANCES
+from score_sde.training.objective import VARIANCES
+from score_sde.validation.classes import class_problems
+from score_sde.validation.objective import level_problems, objective_problems, time_problems
+from score_sde.validation.purposes import PURPOSES, Purpose, purposes_of
 
-#: The uses of a configuration.
-Purpose = Literal["train", "sample", "restore", "pareto", "likelihood", "evaluate", "dequantize", "guide"]
-PURPOSES: frozenset[Purpose] = frozenset(get_args(Purpose))
-
-_OF_MODES: Mapping[str, frozenset[Purpose]] = {
-    **{"train": frozenset({"train"}), "sample": frozenset({"sample"}), "pareto": frozenset({"pareto"})},
-    "demo": frozenset({"train", "sample", "likelihood"}),
-    "restore": frozenset({"sample", "restore"}),
-    "classify": frozenset({"likelihood"}),
-    **{"likelihood": frozenset({"likelihood"}), "train_dequantizer": frozenset({"dequantize"})},
-    "train_classifier": frozenset({"guide"}),
-}
+__all__ = ["PURPOSES", "Purpose", "class_problems", "problems_of", "purposes_of"]
 
 _MAX_PARAMETERS = 1e11  # 400 GB in float32, and as much again for every moment and average
 _MAX_BATCH = 1e12  # numbers in a batch
 _MAX_SAMPLES = 1e13  # numbers in all samples
 _MAX_PAIRS = 2e8  # pairs of a time and a level, which are compared to find the nearest
-
-
-def purposes_of(mode: str | None, config: Settings) -> frozenset[Purpose]:
-    """The purposes for which a mode builds a configuration; all of them if no mode is named.
-
-    >>> from score_sde.fields import DEFAULTS
-    >>> sorted(purposes_of("eval", DEFAULTS)), sorted(purposes_of("export", DEFAULTS))
-    (['evaluate'], [])
-    """
-    if mode is None:
-        return PURPOSES
-    if mode != "eval":
-        return _OF_MODES.get(mode, frozenset())
-    wanted: dict[Purpose, bool] = {"evaluate": True, "likelihood": config.evaluation.likelihood}
-    wanted["sample"] = config.evaluation.num_samples > 0
-    return frozenset(purpose for purpose, needed in wanted.items() if needed)
 
 
 def problems_of(
@@ -73,7 +46,8 @@ def problems_of(
             f"config.data.standardize is {config.data.standardize}, and {config.data.name} has {num_grey_levels} gray "
             "levels, whose scale is config.data.centered; expected none."
         )
-    yield from _objective(config)
+    yield from objective_problems(config)
+    yield from level_problems(config, num_grey_levels)
     yield from _network(config, event_shape)
     if "train" in wanted:
         yield from _trained(config, event_shape)
@@ -88,7 +62,7 @@ def problems_of(
         yield from _intervals(config, "classifier")
         yield from _batch(config, "classifier", event_shape)
     if wanted & {"train", "evaluate"}:
-        yield from _training_times(config)
+        yield from time_problems(config)
     if wanted & {"sample", "pareto"}:
         yield from _sampling(config, event_shape)
     if "sample" in wanted and not NETWORKS[config.model.name].is_latent:
@@ -99,52 +73,6 @@ def problems_of(
     draws = wanted & {"sample", "pareto"} or ("train" in wanted and config.training.sample_every)
     if draws and num_grey_levels is None and config.sampling.thresholding in THRESHOLDS:
         yield "Thresholding clips to the range of images; set config.sampling.thresholding=none."
-
-
-def _objective(config: Settings) -> Iterator[str]:
-    objective, autoencoder = config.objective, NETWORKS[config.model.name].is_latent
-    on_bound, learned = OBJECTIVES[objective.kind].of_bound, VARIANCES[config.parameterization.variances] is None
-    if autoencoder and not on_bound:
-        yield (
-            f"config.model.name is {config.model.name} and config.objective.kind is {objective.kind}, which trains a "
-            "score; expected config.objective.kind=bound, or another network."
-        )
-    if on_bound and not autoencoder and not on_chain(config):
-        yield (
-            "config.objective.kind is bound, and config.sde.schedule=continuous names no chain whose bound that could "
-            "be; expected one, such as config.sde.schedule=linear, or config.objective.kind=denoising with "
-            "config.objective.weighting=likelihood, which is the bound in continuous time."
-        )
-    if learned and (autoencoder or not on_bound):
-        yield (
-            "config.parameterization.variances is learned, and nothing but the bound of a chain trains them; expected "
-            "config.objective.kind=bound and a score network, or variances small or large."
-        )
-    if objective.hybrid and not (learned and on_bound):
-        yield (
-            f"config.objective.hybrid is {objective.hybrid}, and the part of the bound in it trains learned variances "
-            "alone; expected config.parameterization.variances=learned, or config.objective.hybrid=0.0."
-        )
-
-
-def _training_times(config: Settings) -> Iterator[str]:
-    if not config.reads("objective.t_min") or not on_chain(config):
-        return
-    t_min, num_levels = config.objective.t_min, config.parameterization.num_scales
-    diffusion = DIFFUSIONS[config.sde.name]
-    # Below its first level a chain has data without any noise.
-    if diffusion.schedules and not diffusion.keeps_data and round(t_min * num_levels) < 1:
-        yield (
-            f"config.objective.t_min is {t_min:g}, and the first level of the chain is at {1.0 / num_levels:g}; "
-            "expected that (1 / config.parameterization.num_scales) or more."
-        )
-    objective, output = config.objective, config.parameterization.output
-    needs = {
-        f"objective.times={objective.times}": TIME_SAMPLERS[objective.times] in OF_SDE,
-        f"objective.weighting={objective.weighting}": WEIGHTINGS[objective.weighting].of_sde,
-        f"parameterization.output={output}": PARAMETERIZATIONS[output].of_sde,
-    }
-    yield from (f"config.{part} needs an SDE; set config.sde.schedule=continuous." for part in needs if needs[part])
 
 
 def _network(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
@@ -186,68 +114,6 @@ def _trained(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
                 f"config.model.attention_resolutions is {shown(model.attention_resolutions)}, and the feature maps of "
                 f"such images have heights {', '.join(map(str, heights))}; expected some of these, or ()."
             )
-
-
-def class_problems(config: Settings, num_classes: int | None, purposes: Collection[Purpose]) -> Iterator[str]:
-    """Sentences about classes that the data, the network or its training lack."""
-    conditioning, model, wanted = config.conditioning, config.model, set(purposes)
-    draws = bool(wanted & {"sample", "pareto"}) or ("train" in wanted and config.training.sample_every > 0)
-    if not conditioning.classes:
-        if model.num_classes and "train" in wanted:
-            yield (
-                f"config.model.num_classes is {model.num_classes} and config.conditioning.classes is False: the "
-                "network would learn one class, none; expected config.conditioning.classes=True, or "
-                "config.model.num_classes=0."
-            )
-        unasked = ("scale",) if conditioning.classifier else ("labels", "scale")
-        asked = [name for name in unasked if conditioning[name] != DEFAULTS.conditioning[name]]
-        for name in asked if draws else ():
-            yield (
-                f"config.conditioning.{name} is {shown(conditioning[name])}, and the network knows no classes; "
-                "expected a run that was trained with config.conditioning.classes=True."
-            )
-        return
-    if not NETWORKS[model.name].takes_labels:
-        known = ", ".join(name for name, family in NETWORKS.items() if family.takes_labels)
-        yield (
-            f"config.conditioning.classes is True, and config.model.name={model.name} takes no labels; expected one of "
-            f"{known}, or config.conditioning.classes=False."
-        )
-    if not model.num_classes and num_classes is None:
-        yield no_labels(config.data.name)
-    if model.num_classes and num_classes not in (None, model.num_classes):
-        yield (
-            f"config.model.num_classes is {model.num_classes}, and {config.data.name} has {num_classes} classes; "
-            f"expected {num_classes}, or 0 for their number."
-        )
-    if "restore" in wanted and not conditioning.null_probability and not conditioning.labels:
-        yield (
-            "config.conditioning.null_probability is 0: training never drops a label, and images are restored with the "
-            "score without a class unless config.conditioning.labels says theirs; expected these, or a run that was "
-            "trained with null_probability=0.1."
-        )
-    if draws:
-        yield from _class_samples(config, model.num_classes or num_classes)
-
-
-def _class_samples(config: Settings, count: int | None) -> Iterator[str]:
-    conditioning = config.conditioning
-    if count and (unknown := [label for label in conditioning.labels if label >= count]):
-        yield (
-            f"config.conditioning.labels has {', '.join(map(str, unknown))}; expected classes from 0 to {count - 1}, "
-            f"the {count} of {config.data.name}."
-        )
-    if (interval := conditioning.guidance_interval) and interval[0] > interval[1]:
-        yield (
-            f"config.conditioning.guidance_interval is {shown(interval)}; expected the lower ratio of noise and signal "
-            "first, or () for all."
-        )
-    if conditioning.scale != 1.0 and not conditioning.null_probability:
-        yield (
-            f"config.conditioning.scale is {conditioning.scale:g}, and with config.conditioning.null_probability=0 "
-            "training never drops a label: the network has no score without a class to guide with; expected scale 1.0, "
-            "or a run that was trained with null_probability=0.1."
-        )
 
 
 def _averages(config: Settings) -> Iterator[str]:
