@@ -23,17 +23,9 @@ def test_continuous_integration_runs_the_test_command_of_the_readme():
 
 
 def test_every_path_that_a_document_names_exists():
-    for document in (
-        "README.md",
-        "CONTRIBUTING.md",
-        "docs/architecture.md",
-        "docs/data.md",
-        "docs/mathematics.md",
-        "docs/own_parts.md",
-    ):
-        text = (ROOT / document).read_text()
-        for path in re.findall(r"`((?:score_sde|configs|tests|docs|experiments)/[\w/.]+?)`", text):
-            assert (ROOT / path).exists(), f"{document} names {path}"
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        for path in re.findall(r"`((?:score_sde|configs|tests|docs|experiments)/[\w/.]+?)`", document.read_text()):
+            assert (ROOT / path).exists(), f"{document.relative_to(ROOT)} names {path}"
 
 
 def test_constraints_cover_every_dependency():

@@ -7,15 +7,16 @@ import importlib
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.domains.python import PythonDomain
-from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
+from sphinx.transforms.post_transforms import SphinxPostTransform
 
-from extensions.public_names import described, modules_of
+from extensions.public_names import described, home_of, is_made, modules_of
 from score_sde.fields import FIELDS
 from score_sde.modes import MODES
 
@@ -24,47 +25,52 @@ _FIELD = re.compile(r"(?:--)?(?:config\.)?([\w.]+?)(?:=.*)?")
 
 
 class Literals(SphinxTransform):
-    """Link literals to the page of fields, to the modes, and to pages of the documentation."""
+    """Mark the literals that name a field, a mode or a page; on the page of fields, make their rows anchors."""
 
     default_priority = 400
 
     def apply(self, **_: Any) -> None:
-        """Go through the literals of a page; those of the page of fields are what the others link to."""
-        here = self.env.current_document.docname
-        for literal in list(self.document.findall(nodes.literal)):
-            if isinstance(literal.parent, (nodes.reference, addnodes.pending_xref, nodes.title)):
-                continue
+        """Go through the literals of a page."""
+        here, rows = self.env.current_document.docname, set()
+        for literal in self.document.findall(nodes.literal):
             text = literal.astext()
             if here == "fields" and text in FIELDS:
-                self._mark(literal, text, here)
-            elif (target := self._target(text, here)) is not None:
-                kind, name = target
-                link = addnodes.pending_xref(
-                    "", refdomain="std", reftype=kind, reftarget=name, refexplicit=True, refdoc=here, refwarn=True
-                )
-                literal.replace_self(link)
-                link.append(literal)
-
-    def _mark(self, literal: nodes.literal, field: str, here: str) -> None:
-        label = _label(field)
-        if label not in self.document.ids:
-            literal["ids"].append(label)
-            self.document.note_explicit_target(literal, literal)
-            self.env.domains.standard_domain.note_hyperlink_target(label, here, label, field)
+                if text not in rows:
+                    literal["ids"].append(_anchor(text))
+                rows.add(text)
+            elif not isinstance(literal.parent, (nodes.reference, addnodes.pending_xref, nodes.title)):
+                literal["to"] = self._target(text, here)
 
     def _target(self, text: str, here: str) -> tuple[str, str] | None:
-        if (field := _FIELD.fullmatch(text)) and field.group(1) in FIELDS and "." in field.group(1):
-            return "ref", _label(field.group(1))
-        if text.startswith("--mode=") and text.removeprefix("--mode=") in MODES:
-            return "ref", f"mode-{text.removeprefix('--mode=')}"
+        if (field := _FIELD.fullmatch(text)) and field[1] in FIELDS and "." in field[1]:
+            return "fields", f"#{_anchor(field[1])}"
+        if (mode := text.removeprefix("--mode=")) != text and mode in MODES:
+            return "reference/modes", f"#mode-{mode.replace('_', '-')}"
         if (page := _PAGES.fullmatch(text)) is not None:
-            name = re.sub(r"^experiments/(\w+)/README$", r"measurements/\1", page.group(1))
+            name = re.sub(r"^experiments/(\w+)/README$", r"measurements/\1", page[1])
             if name in self.env.found_docs and name != here:
-                return "doc", f"/{name}"
+                return name, ""
         return None
 
 
-def _label(field: str) -> str:
+class LiteralLinks(SphinxPostTransform):
+    """Make the marked literals links."""
+
+    default_priority = 5
+
+    def run(self, **_: Any) -> None:
+        """Go through the literals of a page."""
+        here = self.env.current_document.docname
+        for literal in list(self.document.findall(nodes.literal)):
+            if (target := literal.attributes.pop("to", None)) is not None:
+                page, anchor = target
+                uri = self.app.builder.get_relative_uri(here, page) + anchor
+                link = nodes.reference("", "", internal=True, refuri=uri)
+                literal.replace_self(link)
+                link.append(literal)
+
+
+def _anchor(field: str) -> str:
     return "field-" + field.replace(".", "-").replace("_", "-")
 
 
@@ -107,27 +113,56 @@ class Names:
         return None
 
 
-def _missing(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, shown: nodes.Element) -> Any:
-    """A reference to a name of the package, under whatever path it is known."""
-    if node.get("refdomain") != "py":
-        return None
-    names = _names(app)
-    target = node["reftarget"].lstrip(".")
-    module, cls = node.get("py:module") or "", node.get("py:class") or ""
-    exists, path = names.path(target, [f"{module}.{cls}".strip("."), module] if module else [])
-    if not exists:
-        return None
-    domain = env.domains["py"]
-    assert isinstance(domain, PythonDomain)
-    if path is not None and path in domain.objects:
-        entry = domain.objects[path]
-        return _reference(app, node, entry.docname, entry.node_id, shown)
-    return shown  # it exists, but no page describes it
+class References(SphinxPostTransform):
+    """Bring references to names of the package to the paths of the reference, as their modules know them."""
+
+    default_priority = 5  # before Sphinx resolves them
+
+    def run(self, **_: Any) -> None:
+        """Go through the references of a page."""
+        for node in list(self.document.findall(addnodes.pending_xref)):
+            if node.get("refdomain") != "py":
+                continue
+            node.attributes.pop("refspecific", None)  # by which Sphinx would guess
+            module, cls = node.get("py:module") or "", node.get("py:class") or ""
+            around = [f"{module}.{cls}".strip("."), module] if module else []
+            exists, path = _names(self.app).path(node["reftarget"].lstrip("."), around)
+            if path is not None:
+                node["reftarget"] = path
+            elif exists:  # but no page describes it
+                node.replace_self(node.children)
 
 
-def _reference(app: Sphinx, node: addnodes.pending_xref, docname: str, anchor: str, shown: nodes.Element) -> Any:
-    uri = app.builder.get_relative_uri(node["refdoc"], docname) + f"#{anchor}"
-    return nodes.reference("", "", shown, internal=True, refuri=uri)
+def _home(app: Sphinx, module: str, name: str) -> str | None:
+    """The module whose source has a constant that another module describes; Sphinx finds classes and functions."""
+    del app
+    value = getattr(importlib.import_module(module), name, None)
+    return None if value is None or is_made(value) else home_of(module, name)
+
+
+#: Links from the pages of sources back to the reference.
+_BACK = re.compile(r'(<a class="viewcode-back" href="[^"#]*)(#[^"]*)(">)')
+
+
+def _back(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Mend these links: a module may be described under several names, and Sphinx takes one for all of them."""
+    del templatename, doctree
+    if pagename.startswith("_modules/") and "body" in context:
+        module, domain = pagename.removeprefix("_modules/").replace("/", "."), app.env.domains["py"]
+        assert isinstance(domain, PythonDomain)
+
+        def mended(link: re.Match[str]) -> str:
+            shown = unquote(link[2]).removeprefix("#")
+            for length in range(1, shown.count(".") + 1):
+                name = ".".join(shown.split(".")[-length:])
+                _, path = _names(app).path(f"{module}.{name}", [])
+                if path in domain.objects:
+                    entry = domain.objects[path]
+                    uri = app.builder.get_relative_uri(pagename, entry.docname)
+                    return f'<a class="viewcode-back" href="{uri}#{entry.node_id}{link[3]}'
+            return link[0]
+
+        context["body"] = _BACK.sub(mended, context["body"])
 
 
 def _names(app: Sphinx) -> Names:
@@ -139,5 +174,8 @@ def _names(app: Sphinx) -> Names:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Link literals as pages are read, and names as links are resolved."""
     app.add_transform(Literals)
-    app.connect("missing-reference", _missing)
+    app.add_post_transform(LiteralLinks)
+    app.add_post_transform(References)
+    app.connect("viewcode-follow-imported", _home)
+    app.connect("html-page-context", _back)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

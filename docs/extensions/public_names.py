@@ -51,10 +51,15 @@ def modules_of(pages: Path) -> Modules:
     }
 
 
+def home_of(module: str, name: str) -> str:
+    """The module that defines a name of a module."""
+    return _home(importlib.import_module(module), name)
+
+
 def _home(module: ModuleType, name: str) -> str:
     """The module that defines a name: the object knows it, or else it is the first import that leads to it."""
     value = getattr(module, name)
-    if _is_made(value) and value.__module__.startswith("score_sde"):
+    if is_made(value) and value.__module__.startswith("score_sde"):
         return value.__module__
     if name in _assigned(module):
         return module.__name__
@@ -64,7 +69,7 @@ def _home(module: ModuleType, name: str) -> str:
     return module.__name__
 
 
-def _is_made(value: object) -> bool:
+def is_made(value: object) -> bool:
     """Whether a value is a class or a function, which know where they were made."""
     return callable(value) and hasattr(value, "__qualname__") and isinstance(getattr(value, "__module__", None), str)
 
@@ -87,7 +92,7 @@ def public_names(name: str, chosen: tuple[str, ...] | None = None) -> list[Entry
             one for one in module.__all__ if not one.startswith("__") and not inspect.ismodule(getattr(module, one))
         ]
         return [Entry(name, one, _home(module, one)) for one in names]
-    defined = [one for one, value in vars(module).items() if _is_made(value) and value.__module__ == name]
+    defined = [one for one, value in vars(module).items() if is_made(value) and value.__module__ == name]
     names = dict.fromkeys([*defined, *_assigned(module)])
     return [
         Entry(name, one, name)
@@ -127,7 +132,7 @@ def summary(entry: Entry) -> str:
     """The first sentence about a public name: of its docstring, or of the comment with ``#:`` at its assignment."""
     module = importlib.import_module(entry.home)
     value = getattr(module, entry.name)
-    if _is_made(value) and value.__module__ == entry.home:
+    if is_made(value) and value.__module__ == entry.home:
         return (value.__doc__ or "").strip().partition("\n")[0]
     source = inspect.getsource(module)
     assigned = re.search(rf"^{entry.name}(?:: [^=\n]+)? = .*?(?:  #: (.*))?$", source, re.MULTILINE)

@@ -146,13 +146,27 @@ def _depth(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _formulas(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    del app, what, name, value, options
-    lines[:] = formulas(lines)
+class _Kept:
+    """The docstrings of data, as napoleon finds them: it takes what stands before a colon for a type."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def before(self, app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+        del app, what, name, value, options
+        lines[:] = formulas(lines)
+        self.lines = list(lines)
+
+    def after(self, app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+        del app, name, value, options
+        if what in ("attribute", "data", "property", "type"):
+            lines[:] = self.lines
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Rewrite signatures, and docstrings before napoleon reads their sections."""
+    kept = _Kept()
     app.connect("autodoc-process-signature", _written)
-    app.connect("autodoc-process-docstring", _formulas, priority=100)
+    app.connect("autodoc-process-docstring", kept.before, priority=100)
+    app.connect("autodoc-process-docstring", kept.after, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

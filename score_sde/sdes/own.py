@@ -22,7 +22,7 @@ from score_sde.sdes.base import SDE
 from score_sde.sdes.quadrature import POSITIONS, Table, interpolated, tabulate
 from score_sde.typing import Number, Time, component, is_known, static
 
-#: A function of times, element by element: an array in, an array of its shape out.
+#: A function of times, element by element, which returns an array of their shape.
 Coefficient: TypeAlias = Callable[[Any], Any]
 
 EVEN = np.linspace(0.0, 1.0, 1025)  #: times at which the functions of a process are checked
