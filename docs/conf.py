@@ -24,9 +24,9 @@ extensions = [
     "extensions.signatures",
     "extensions.broken",
 ]
-suppress_warnings = ["toc.empty_glob"]  # the pages of other folders come one by one
 exclude_patterns = ["build", "_build", "**/.ipynb_checkpoints"]
 language = "en"
+smartquotes = False  # flags begin with two hyphens
 highlight_language = "none"  # of blocks that do not name theirs, which are commands
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!score_sde\.).*")]  # names of other libraries, whose pages are elsewhere

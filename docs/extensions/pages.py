@@ -5,19 +5,20 @@ the configurations of the package, and `{readme}` holds a README of `experiments
 """
 
 import ast
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from extensions.public_names import BLOCK, described, entries_of, modules_in, modules_of, summary
+from extensions.public_names import BLOCK, Entry, described, entries_of, is_made, modules_in, modules_of, summary
 from score_sde import cli
-from score_sde.modes import MODES
 
 ROOT = Path(__file__).parents[2]
 #: Links of pages to files of the package, which become links to the reference.
 _SOURCE = re.compile(r"\[`([\w.]+)`\]\((?:\.\./)+(score_sde/[\w/]+)\.py\)")
+_FILE = re.compile(r"((?<!\S)(?:[a-z_]+\.(?:png|json|npz|md|html|safetensors)|--\w+))")
 _BLOCK = re.compile(r"^```\{(modules|modes|configurations|readme)\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -32,9 +33,16 @@ def _modules(text: str, app: Sphinx) -> str:
         parts[0] += "\n".join(f"| {{py:obj}}`~{entry.path}` | {_cell(summary(entry))} |" for entry in entries)
     parts[0] += "\n"
     for module, entries in own.items():
-        members = ", ".join(entry.name for entry in entries)
-        parts.append(f"## `{module}`\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members: {members}\n```\n")
+        members = ", ".join(entry.name for entry in entries if not _is_borrowed(entry))
+        lines = [f".. automodule:: {module}", f"   :members: {members}"]
+        for entry in filter(_is_borrowed, entries):  # of a constant autodoc knows the comment only in its home
+            lines += ["", f".. py:data:: {entry.path}", "", f"   {summary(entry)}"]
+        parts.append("\n".join([f"## `{module}`\n", "```{eval-rst}", *lines, "```\n"]))
     return "\n".join(parts)
+
+
+def _is_borrowed(entry: Entry) -> bool:
+    return entry.home != entry.module and not is_made(getattr(importlib.import_module(entry.home), entry.name))
 
 
 def _cell(text: str) -> str:
@@ -50,15 +58,14 @@ def _modes(text: str, app: Sphinx) -> str:
     """A section for each mode: what `--help` says, and which flags it takes."""
     del text, app
     parts = []
-    for mode in MODES:
+    for mode, sentence in cli.MODES.items():
         facts = [
-            "takes no `--config`" if mode in cli.WITHOUT_CONFIG else "",
-            "saves and ends at SIGTERM and Ctrl-C" if mode in cli.TRAINING else "",
-            "takes `--out`" if mode in cli.RESULTS else "",
+            "It takes no `--config`." if mode in cli.WITHOUT_CONFIG else "",
+            "It saves and ends at SIGTERM and Ctrl-C." if mode in cli.TRAINING else "",
+            "It takes `--out`." if mode in cli.RESULTS else "",
         ]
-        told = "; ".join(filter(None, facts))
-        sentence = cli.MODES[mode]
-        parts.append(f"(mode-{mode})=\n\n### {mode}\n\n{sentence[0].upper()}{sentence[1:]}.{told and f' ({told})'}\n")
+        told = _FILE.sub(r"`\1`", f"{sentence[0].upper()}{sentence[1:]}").removesuffix("; takes no --config")
+        parts.append(f"(mode-{mode})=\n\n### {mode}\n\n{told}. {' '.join(filter(None, facts))}\n")
     return "\n".join(parts)
 
 
