@@ -1,21 +1,23 @@
 r"""Densities with score, marginals and probability flow in closed form, under any linear process.
 
-Both densities have independent coordinates in a rotated frame, where the flow acts on each coordinate alone. It scales
+Two of them have independent coordinates in a rotated frame, where the flow acts on each coordinate alone. It scales
 a Gaussian coordinate by the ratio of the standard deviations. For any other coordinate it is the monotone map between
-the marginals, ``F_s(x_s) = F_t(x_t)``, since points of a one-dimensional flow cannot overtake one another.
+the marginals, ``F_s(x_s) = F_t(x_t)``, since points of a one-dimensional flow cannot overtake one another. The third,
+:class:`GaussianMixture`, has any modes and no closed form of its flow.
 """
 
 import abc
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from score_sde.processes import Process
 from score_sde.sdes import SDE, VE, VP, SubVP
-from score_sde.typing import Batch, Scalar, ScoreFn, Times
+from score_sde.typing import Batch, PRNGKey, Scalar, ScoreFn, Time, Times
 
 
 class Case(NamedTuple):
@@ -125,3 +127,51 @@ class RotatedMixtures(Problem):
         z = (y[..., None] - m * self.means[None]) / jnp.sqrt(m**2 * self.stds[None] ** 2 + s**2)
         below, above = jax.scipy.special.ndtr(z), jax.scipy.special.ndtr(-z)
         return jnp.sum(self.weights[None] * below, axis=-1), jnp.sum(self.weights[None] * above, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GaussianMixture:
+    """Data from a mixture of isotropic Gaussians, which stay one under every process.
+
+    Attributes:
+        weights: Weights of the components, with sum 1.
+        means: Their means, a row for each.
+        stds: Their standard deviations.
+
+    >>> data = GaussianMixture(weights=np.array([0.2, 0.8]), means=np.array([[-1.0], [1.0]]), stds=np.full(2, 0.1))
+    >>> x, t = jnp.array([[-1.0]]), jnp.zeros(1)
+    >>> round(float(data.log_density(VP(), x, t)[0]), 3)  # log 0.2 N(-1; -1, 0.01)
+    -0.226
+    """
+
+    weights: Float[np.ndarray, " components"]
+    means: Float[np.ndarray, "components d"]
+    stds: Float[np.ndarray, " components"]
+
+    def sample(self, key: PRNGKey, n: int) -> Batch:
+        """Draw ``n`` examples."""
+        component_key, noise_key = jax.random.split(key)
+        component = jax.random.categorical(component_key, jnp.log(jnp.asarray(self.weights, float)), shape=(n,))
+        noise = jax.random.normal(noise_key, (n, self.means.shape[1]))
+        return jnp.asarray(self.means, float)[component] + jnp.asarray(self.stds, float)[component, None] * noise
+
+    def log_density(self, process: Process, x: Batch, t: Times) -> Times:
+        """``log p_t(x)`` of the marginals of a process that starts at these data."""
+        return jax.nn.logsumexp(self._terms(process, x, t)[0], axis=1)
+
+    def score(self, process: Process) -> ScoreFn:
+        """The score of these marginals: the components' own, weighted by their responsibilities."""
+
+        def score_fn(x: Batch, t: Times, /) -> Batch:
+            logs, offsets, variances = self._terms(process, x, t)
+            return -jnp.einsum("nk,nkd->nd", jax.nn.softmax(logs, axis=1) / variances, offsets)
+
+        return score_fn
+
+    def _terms(self, process: Process, x: Batch, t: Time) -> tuple[Array, Array, Array]:
+        """Weighted log-densities of the components, offsets from their means, and their variances."""
+        m, s = (c[:, None] for c in process.marginal(t))
+        variances = (m * jnp.asarray(self.stds, x.dtype)[None]) ** 2 + s**2
+        offsets = x[:, None] - m[..., None] * jnp.asarray(self.means, x.dtype)[None]
+        normal = jnp.sum(offsets**2, axis=2) / variances + x.shape[1] * jnp.log(2.0 * jnp.pi * variances)
+        return jnp.log(jnp.asarray(self.weights, x.dtype))[None] - 0.5 * normal, offsets, variances

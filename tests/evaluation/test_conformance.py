@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+from scipy.stats import multivariate_normal
 
 from score_sde.cli import main
 from score_sde.evaluation import conformance
 from score_sde.evaluation.conformance import flow_rows, noisy_rows, relative_errors, sampled_variances
 from score_sde.evaluation.problems import CASES as ALL_CASES
-from score_sde.evaluation.problems import CorrelatedGaussian, RotatedMixtures
+from score_sde.evaluation.problems import CorrelatedGaussian, GaussianMixture, RotatedMixtures
 from score_sde.report.rendering import render
 from score_sde.sampling import integrate, log_snr_times, sample_keys
 from score_sde.solvers import DETERMINISTIC, AnnealedLangevin, EulerMaruyama
@@ -38,6 +39,26 @@ def test_the_best_solver_is_at_or_below_the_best_of_the_others(name, evals):
     with jax.enable_x64(True):
         error = relative_errors(CASES[name], DETERMINISTIC[solver](), "log_snr", [evals])[evals]
     assert error <= BEST[name, evals]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mixture_has_the_density_of_its_noisy_components_and_its_score_is_the_gradient(name):
+    data = GaussianMixture(
+        weights=np.array([0.3, 0.7]), means=np.array([[-1.0, 0.5], [1.0, 0.0]]), stds=np.array([0.2, 0.4])
+    )
+    sde = CASES[name].sde
+    with jax.enable_x64(True):
+        x, t = jnp.array([[0.3, -0.8], [1.0, 2.0], [-40.0, 3.0]]), jnp.array([0.05, 0.4, 0.9])
+        slope = jax.jit(jax.grad(lambda x: data.log_density(sde, x, t).sum()))(x)
+        score, density = jax.jit(data.score(sde))(x, t), jax.jit(lambda x: data.log_density(sde, x, t))(x)
+        m, s = (np.asarray(c) for c in sde.marginal(t))
+    np.testing.assert_allclose(score, slope, rtol=1e-10)
+    for i in range(3):
+        parts = [
+            np.log(weight) + multivariate_normal.logpdf(x[i], m[i] * mean, (m[i] * std) ** 2 + s[i] ** 2)
+            for weight, mean, std in zip(data.weights, data.means, data.stds, strict=True)
+        ]
+        np.testing.assert_allclose(density[i], np.logaddexp(*parts), rtol=1e-10)
 
 
 @pytest.mark.sweep
