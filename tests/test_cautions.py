@@ -29,6 +29,7 @@ def table(mean, std, count=2000, dimensions=3):
     return ArraySource(SourceInfo("table", (dimensions,), None, None), values.astype(np.float32))
 
 
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_nothing_is_said_of_a_configuration_that_is_shipped(file):
     config = load_config(file, [])

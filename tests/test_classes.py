@@ -83,7 +83,7 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samples_of_every_sampler_have_the_law_of_their_class(name):
     count = 600
@@ -124,6 +124,7 @@ def test_guidance_moves_samples_of_a_class_away_from_the_others():
         assert (guided[label::3].std(axis=0) < plain[label::3].std(axis=0)).all()
 
 
+@pytest.mark.slow
 def test_an_interval_and_a_rescaling_guide_the_samples_that_are_drawn():
     guided = {"conditioning__scale": 3.0, "sampling__num_steps": 8}
     plain, everywhere = drawn(sampling__num_steps=8), drawn(**guided)
@@ -164,6 +165,7 @@ def test_a_guided_step_has_the_guided_noise_and_the_variance_of_its_class(scale,
     np.testing.assert_allclose(fraction, [[0.0] * 2, [0.2] * 2, [0.1] * 2], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_codes_are_of_the_class_of_their_example():
     _, x, true = labeled(np.arange(12) % 3)
     found = latent_codes(experiment(), PARAMS, x, true)

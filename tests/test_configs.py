@@ -30,6 +30,7 @@ def _num_params(params):
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.sweep(8)
 @pytest.mark.parametrize("file", PUBLISHED, ids=_name)
 def test_a_published_configuration_builds_without_its_data(file):
     assert build_experiment(from_file(file)).event_shape[-1] == 3

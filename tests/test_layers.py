@@ -1,6 +1,7 @@
 """The house rules: who may import what, how long a file or function may be, and what an import costs."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -79,15 +80,18 @@ def _name(file):
     return file.relative_to(PACKAGE).as_posix()
 
 
+@functools.cache
 def _imported(file):
     """Every module that a file imports, at the top or inside functions, under its full dotted name."""
+    found = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports relatively"
             # `from score_sde import sampling` imports a module, whatever the form.
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
+    return found
 
 
 def _room(file):

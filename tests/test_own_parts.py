@@ -31,6 +31,7 @@ def run(mode, workdir, *arguments, config=None):
     return main([f"--mode={mode}", f"--workdir={workdir}", *given, *arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.sweep
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_an_example_is_trained_sampled_and_measured(file, tmp_path, monkeypatch, capfd):

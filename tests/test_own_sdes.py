@@ -55,6 +55,7 @@ def test_the_ends_of_time_are_those_of_the_process():
     np.testing.assert_allclose(unstated.prior_std, VP().marginal(jnp.ones(())).std, rtol=1e-6)
 
 
+@pytest.mark.sweep
 @each_way
 def test_its_likelihood_is_the_same(make):
     def logp(sde):
@@ -82,6 +83,7 @@ def test_a_cosine_schedule_has_its_closed_form():
     np.testing.assert_allclose(linear.marginal(t).std, path.marginal(t).std, rtol=1e-6)
 
 
+@pytest.mark.sweep
 @each_way
 def test_importance_times_and_bounds_are_the_same(make):
     own, q = make(VP()), jnp.linspace(0.0, 1.0, 50)

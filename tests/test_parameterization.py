@@ -45,6 +45,7 @@ class Oracle:
         }[self.name]
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 @pytest.mark.parametrize("name", PARAMETERIZATIONS)
 @pytest.mark.parametrize("options", [{}, {"scale_input": True, "condition_on": "log_noise"}], ids=["plain", "scaled"])
@@ -108,6 +109,7 @@ def test_thresholded_scores_denoise_into_the_range(sde):
     np.testing.assert_allclose(dynamic[2], 1.0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_label_of_every_example_goes_with_it_where_examples_are_taken_alone():
     """The log-density of N(label, 1) by an adaptive solve of each example, and by a grid."""
 

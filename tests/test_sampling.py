@@ -42,6 +42,7 @@ def make(sde, *, n=50, solver=None, denoising="tweedie"):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.sweep
 @each_sde
 def test_samples_have_the_moments_of_the_data(sde):

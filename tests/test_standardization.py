@@ -30,6 +30,7 @@ def logp(law, scale, x):
     return -0.5 * (quadratic + np.linalg.slogdet(2 * np.pi * covariance)[1])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("case", SCALES)
 def test_with_the_exact_score_the_likelihood_is_the_density_in_the_units_of_the_data(case):
     shape, scales = SCALES[case]

@@ -122,6 +122,7 @@ SAMPLING = {
 FIRST = ("noise",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [*FIRST, *(pytest.param(case, marks=pytest.mark.long) for case in SAMPLING if case not in FIRST)]
 )
@@ -129,6 +130,7 @@ def test_a_field_of_sampling_is_named_if_and_only_if_it_makes_no_other_program(c
     assert check("sample", SAMPLING[case]) > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [pytest.param(0, marks=pytest.mark.long), 24])
 @pytest.mark.parametrize("num_probes", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_a_field_of_the_likelihood_is_named_if_and_only_if_it_makes_no_other_program(num_steps, num_probes):

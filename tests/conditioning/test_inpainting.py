@@ -123,6 +123,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.sweep(7)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_with_nothing_known_it_is_the_solver_and_with_all_known_the_data(name):
     """Bit for bit, where every operation is a program of its own; two whole programs may be fused differently."""

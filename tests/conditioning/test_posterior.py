@@ -132,7 +132,7 @@ def law_of_steps(sde, method, times, law, y, noise_std, *, eta):
     return mean, covariance
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize("eta", [0.0, 1.0], ids=["flow", "sde"])
 @pytest.mark.parametrize("method", ["pigdm", "dps"])
 @each_sde

@@ -46,6 +46,7 @@ def test_what_is_below_its_floor_is_left_alone():
     assert not u.any()
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("size", [1.0, 1e-12, 1e-19, 0.0])
 @pytest.mark.parametrize("iterations", [8, 16])
 def test_what_is_solved_early_stays_solved_and_so_do_its_derivatives(iterations, size):

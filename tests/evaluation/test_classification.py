@@ -70,6 +70,7 @@ def test_the_noise_of_probes_leaves_the_differences_between_classes(monkeypatch)
     np.testing.assert_allclose(rough - rough[:, :1], exact - exact[:, :1], atol=0.01, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_example_has_its_likelihoods_in_any_batch():
     source, _, _ = points(10)
     noisy = {**GRID, "likelihood__num_probes": 1, "likelihood__probe_kind": "gaussian", "likelihood__bound_times": 4}
@@ -97,6 +98,7 @@ def classify(workdir, *flags, **changes):
     return main([f"--config={CONFIG}", f"--workdir={workdir}", "--mode=classify", *flags, *overrides])
 
 
+@pytest.mark.slow
 def test_a_command_leaves_numbers_a_picture_and_a_page(model, tmp_path):
     assert classify(model, f"--out={tmp_path}") == 0
     report = json.loads((tmp_path / "classification.json").read_text())

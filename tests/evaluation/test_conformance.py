@@ -79,7 +79,7 @@ def test_the_closed_form_of_a_flow_solves_its_equation(problem, name):
     np.testing.assert_allclose(solution.y[:, -1], exact, rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.sweep(7)
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_the_order_on_mixtures_is_the_nominal_one(solver, name):

@@ -52,6 +52,7 @@ def test_being_watched_changes_no_bit_of_a_run(tmp_path):
     assert bits(watched) == bits(alone)
 
 
+@pytest.mark.slow
 def test_the_pictures_of_a_run_are_named_by_their_steps(tmp_path):
     config = load_config(CONFIG, _overrides(**{"training.sample_every": 15}))
     run_train(config, tmp_path, "command")

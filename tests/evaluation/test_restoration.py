@@ -200,7 +200,7 @@ def of_method(name, **changes):
     return (experiment_of_classes if "of classes" in name else experiment_of)(**fields)
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", METHODS)
 def test_a_draw_depends_neither_on_its_batch_nor_on_the_numbers_of_draws_and_images(name):
     found = []

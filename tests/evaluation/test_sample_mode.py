@@ -102,6 +102,7 @@ def test_samples_that_were_drawn_when_a_signal_came_are_not_drawn_again(
     assert not list(cut.glob("*.partial*"))
 
 
+@pytest.mark.slow
 def test_samples_are_a_part_of_the_stream_of_their_seed(model, tmp_path):
     """Those from the fifth on are the first ones but for four; another seed's are others; -1 is the run's own."""
     found = {}

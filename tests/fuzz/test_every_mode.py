@@ -228,6 +228,7 @@ def test_the_fields_that_are_not_run_exist():
     assert names <= set(FIELDS) and default_config().seed
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", FIELDS)
 def test_the_settings_under_which_a_field_is_read_go_together(name):
     settings = settings_of(name)

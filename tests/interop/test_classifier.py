@@ -98,6 +98,7 @@ def test_the_network_sees_standardized_channels_and_the_noise_of_images_from_zer
         np.testing.assert_allclose(flat, value, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_guides_images_of_its_own_shape_alone(trained, tmp_path, capsys):
     path = file_of(state(published_shapes(1, 1)), tmp_path)
     flags = [f"--config.conditioning.classifier={path}", f"--out={tmp_path}"]

@@ -83,6 +83,7 @@ def denoiser_score(sde):
     return score
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("other", [VP(), SubVP(), VP(beta_min=1.0, beta_max=9.0)], ids=["vp", "subvp", "vp_other"])
 def test_the_integral_depends_on_the_schedule_through_its_ends_alone(other):
     """Kingma et al. 2021, section 5.1: equal random numbers give equal log-SNRs, and so equal integrals."""

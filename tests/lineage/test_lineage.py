@@ -173,6 +173,7 @@ class Exact:
         return jnp.concatenate([noise, jnp.broadcast_to((2.0 * fraction - 1.0)[:, None], noise.shape)], axis=-1)
 
 
+@pytest.mark.slow
 def test_the_bound_of_the_exact_reversal_is_the_entropy_through_the_mode(tmp_path, monkeypatch):
     # With the true posterior at every step the bound loses nothing but the divergence of the prior from the marginal.
     from score_sde.data import SourceInfo

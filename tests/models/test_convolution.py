@@ -33,6 +33,7 @@ OF_ANY_RANK = {
 SHAPES = [(2, 7, 6, 3), (3, 4, 5, 1), (1, 3, 3, 4), (5, 8, 8, 2)]
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_layer_equals_that_of_flax(name, shape):

@@ -13,6 +13,7 @@ from tests.laws import float64
 SHAPES = [(2, 8, 8, 16), (3, 5, 7, 3), (1,), (5, 1), (4, 1, 1, 6)]
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.99])
 def test_the_masks_are_those_of_flax(shape, rate):

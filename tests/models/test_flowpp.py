@@ -186,6 +186,7 @@ def test_an_image_gets_noise_that_depends_on_its_key_and_on_itself_but_not_on_it
     assert float(jnp.abs(others[3:] - whole[3:]).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_dropout_is_for_training_only(key):
     dequantizer = LinenDequantizer(FlowPP(**SMALL, dropout=0.5), 16)
     module, params = _flow(SHAPE)

@@ -208,6 +208,7 @@ def test_an_example_does_not_depend_on_the_others_in_its_batch(network):
     assert float(jnp.abs(changed[1:] - whole[1:]).max()) > 1e-2
 
 
+@pytest.mark.sweep
 def test_the_output_depends_on_the_noise_condition(network):
     apply, x, condition = network
     assert float(jnp.abs(apply(x, condition) - apply(x, condition[::-1])).max()) > 1e-3

@@ -38,6 +38,7 @@ def _slow_images(x, *args):
     return np.apply_along_axis(_slow, 2, x, *args)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("taps", KERNELS, ids=str)
 @pytest.mark.parametrize(("up", "down", "pad"), [(1, 1, (2, 3)), (2, 1, (3, 2)), (1, 2, (4, 3)), (3, 2, (5, -1))])
 def test_the_filter_equals_its_definition(taps, up, down, pad):

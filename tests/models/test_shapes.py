@@ -24,6 +24,7 @@ NETWORKS = {
 CONDITION = jnp.array([2.0, 0.3])
 
 
+@pytest.mark.slow
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_takes_data_of_any_shape_and_every_weight_reaches_the_output(name):
@@ -105,6 +106,7 @@ def test_resampling_with_a_convolution_doubles_and_halves_series_and_volumes(mod
         assert output.shape == (1, *(int(factor * length) for length in shape[1:-1]), 2)
 
 
+@pytest.mark.slow
 def test_an_untrained_network_of_series_predicts_almost_zero():
     net = LinenNetwork(NCSNpp(**SMALL, channel_multipliers=(1, 2)))
     params = _init(net, (6, 1))

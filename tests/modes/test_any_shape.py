@@ -51,6 +51,7 @@ def fields_of(case, file, **changes):
     return {**TINY, **(UNET if len(shape) > 1 else {}), "data.name": f"npz:{file}", **changes}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["table", "series", pytest.param("field", marks=pytest.mark.slow)])
 def test_every_mode_takes_the_shape(tmp_path, case):
     shape, units, _ = CASES[case]

@@ -55,6 +55,7 @@ def trained(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_records_its_classes_and_goes_on_to_the_bits_of_one_left_alone(trained, tmp_path, caplog):
     assert json.loads((trained / "data.json").read_text())["num_classes"] == 4
     assert run("train", tmp_path / "run", training__num_steps=2) == 0

@@ -52,6 +52,7 @@ def exact_logits(x, condition):
     return EXACT.logits({}, x, condition)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("changes", [{}, {"sampling__predictor": "adaptive"}, {"sde__schedule": "linear"}])
 def test_an_exact_classifier_guides_a_score_without_classes_to_the_law_of_each(changes):
     changes = {"sampling__predictor": "ddim", "sampling__num_steps": 60, "objective__t_min": 0.001} | changes
@@ -104,6 +105,7 @@ def report(place, name="classifier"):
     return json.loads((place / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_accuracy_falls_from_bayes_own_at_no_noise_to_chance(tmp_path):
     learned = {"classifier__num_steps": 500, "classifier__batch_size": 128, "classifier__lr": 0.01}
     often = {"classifier__log_every": 5, "classifier__eval_every": 500, "classifier__checkpoint_every": 500}
@@ -140,6 +142,7 @@ def test_all_modes_that_draw_samples_are_known_here():
     assert drawing == {*DRAWN, "demo", "restore"}
 
 
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize("mode", DRAWN)
 def test_a_classifier_guides_the_samples_of_every_mode(mode, trained, tmp_path):
     asked = {"conditioning__classifier": trained, "conditioning__labels": "(2,)", "sampling__num_steps": 4}
@@ -177,6 +180,7 @@ def test_training_goes_on_to_the_bits_of_one_left_alone(trained, tmp_path):
     assert run("train_classifier", tmp_path, classifier__batch_size=16) == 2
 
 
+@pytest.mark.slow
 def test_samples_of_a_run_without_classes_are_guided_to_the_classes_that_are_asked_for(trained, tmp_path):
     def drawn(name, **changes):
         assert run("sample", trained, f"--out={tmp_path / name}", **changes) == 0

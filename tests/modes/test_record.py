@@ -90,6 +90,7 @@ def test_a_run_without_a_record_of_its_data_does_not_take_data_of_another_kind(p
     assert "-> toy:moons" in capsys.readouterr().err
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     ("field", "value"),
     [("optim.lr", "fast"), ("training", 3), ("training.num_steps", [1]), ("optim.ema_widths", 0.05), ("data", "x")],
@@ -265,6 +266,7 @@ def test_a_mode_that_writes_a_run_has_no_other_place(trained, tmp_path, capsys, 
     assert f"not for {mode}; leave it out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_results_of_an_earlier_step_are_said_to_be(place):
     run = f"--workdir={place / 'run'}"
     assert main([run, "--mode=eval"]) == 0

@@ -41,6 +41,7 @@ def trained(tmp_path_factory):
     return home
 
 
+@pytest.mark.slow
 def test_other_units_change_likelihoods_by_a_constant_and_samples_by_a_factor(trained):
     found = {}
     for name in ("ours", "theirs"):

@@ -79,6 +79,7 @@ def _equal(a, b):
     return a.shape == b.shape and bool((a == b).all())
 
 
+@pytest.mark.slow
 def test_a_run_says_where_it_started_and_goes_on_without_it(folder, tmp_path):
     source = shutil.copytree(folder, tmp_path / "source")
     command = [*TINY, f"--workdir={tmp_path / 'run'}", f"--config.training.init_from={source}"]

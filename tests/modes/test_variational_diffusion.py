@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from score_sde.cli import load_config, main
+from score_sde.fields import Settings
 from score_sde.modes.workdir import build_experiment
+from score_sde.validation import problems_of, purposes_of
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vdm" / "digits.py"
 TINY = (
@@ -52,8 +54,8 @@ def test_the_likelihood_and_the_bound_are_of_the_gray_levels(tmp_path):
     assert gap > -4.0 * np.hypot(report["bound_std_error"], report["std_error"])
 
 
-def test_a_decoder_beside_such_noise_is_refused(tmp_path, capfd):
-    code = _run(tmp_path / "run", "train", "--config.likelihood.decoder=True")
-    assert code != 2  # training does not read it
-    assert _run(tmp_path / "run", "likelihood", "--config.likelihood.decoder=True") == 2
-    assert "has the noise of t_min already" in capfd.readouterr().err
+def test_a_decoder_beside_such_noise_is_refused_where_it_is_read():
+    settings = Settings.of(load_config(CONFIG, [*TINY, "--config.likelihood.decoder=True"]))
+    assert not list(problems_of(settings, (8, 8, 1), 17, purposes_of("train", settings)))
+    (problem,) = problems_of(settings, (8, 8, 1), 17, purposes_of("likelihood", settings))
+    assert "has the noise of t_min already" in problem

@@ -75,6 +75,7 @@ def test_the_score_is_the_gradient_of_the_density_in_the_units_of_the_data(model
     assert np.abs((score - wanted) * STD).mean() < 0.25 * np.abs(wanted * STD).mean()
 
 
+@pytest.mark.slow
 def test_decoding_inverts_encoding_to_the_tolerance_of_the_solver(model):
     x = gaussian(20, seed=3)
     codes = model.encode(x)
@@ -93,6 +94,7 @@ def test_draws_given_an_observation_have_the_law_of_the_posterior(model, key):
     assert np.allclose(x.std(axis=0), np.sqrt(variance), rtol=0.15)
 
 
+@pytest.mark.slow
 def test_data_in_other_units_have_the_log_determinant_more(key):
     """A power of two is exact in floating point, so that nothing else changes."""
     x = gaussian(300)
@@ -184,6 +186,7 @@ def test_data_to_measure_are_of_the_shape_and_the_kind_of_the_data(model, key):
         model.log_likelihood(key, np.zeros((2, 2)), tolerance=7.0)
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_gives_the_model_so_far(monkeypatch):
     from score_sde.training import loop
 

@@ -53,6 +53,7 @@ def test_a_loaded_run_draws_the_samples_of_the_command_line(run):
         assert np.array_equal(model.sample(root_key(model.experiment, Purpose.SAMPLES), 6), found["samples"])
 
 
+@pytest.mark.slow
 def test_a_model_that_was_fitted_survives_a_folder_to_the_bit_with_its_scale(tmp_path, key):
     model = fit(gaussian(100), steps=3)
     again = score_sde.load(model.save(tmp_path / "model"))

@@ -57,6 +57,7 @@ def analytic_loss(sde, weighting):
     return integrate.quad(integrand, 1e-3, 1.0, limit=200, epsrel=1e-5)[0] / (1.0 - 1e-3)
 
 
+@pytest.mark.sweep(5)
 @each_sde
 @pytest.mark.parametrize("weighting", [variance_weighting, likelihood_weighting])
 def test_value_at_the_exact_score(sde, weighting):

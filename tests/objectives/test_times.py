@@ -90,6 +90,7 @@ def integral_of_rate(sde, t0, t):
     return sum(integrate.quad(integrand, a, b, epsabs=1e-10)[0] for a, b in itertools.pairwise(pieces))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("t0", [1e-5, 1e-2])
 @pytest.mark.parametrize("name", ALL)
 def test_distribution_function_and_its_inverse_agree_with_quadrature(name, t0):
@@ -140,6 +141,7 @@ def test_agreement_with_the_original(name, eps):
         np.testing.assert_allclose(weight, 1.0 / (1.0 - float(eps)) / (rate(times.sde, t) / times.normalizer))
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("base", [UniformTimes(t0=0.0), LowDiscrepancyTimes(t0=0.0)], ids=["iid", "low_discrepancy"])
 @pytest.mark.parametrize("name", ALL)
 def test_draws_are_uniform_in_log_snr_and_average_over_uniform_time(name, base, key):

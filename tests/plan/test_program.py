@@ -101,6 +101,7 @@ def test_operations_of_a_convolution_and_its_gradients_are_the_products_and_sums
     assert both == pytest.approx(2 * by_hand, rel=0.02)  # the result itself is not needed
 
 
+@pytest.mark.slow
 def test_operations_of_training_are_those_of_its_matrices_and_linear_in_the_batch():
     """Every matrix is used once per example: forward, for its gradient, and, but for the first, for its input's."""
     config = _config(**MLP)
@@ -155,6 +156,7 @@ def test_devices_that_share_the_batch_reduce_the_gradient_and_no_more():
     assert not _program().collectives
 
 
+@pytest.mark.slow
 def test_devices_that_share_the_state_gather_the_parts_of_it():
     program = _program(1, 2)
     split = [leaf for leaf in jax.tree.leaves(_experiment(1, 2).abstract_state().params) if any(leaf.sharding.spec)]

@@ -69,6 +69,7 @@ def _built(config, settings):
     return Experiment.from_config(config, shape, levels)
 
 
+@pytest.mark.sweep(10)
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_a_row_builds_with_its_settings(name):
     row = ROWS[name]
@@ -97,6 +98,7 @@ def test_the_network_of_a_row_traces(name):
     assert score.shape == x.shape
 
 
+@pytest.mark.slow
 def test_rows_of_one_run_agree_in_what_is_trained():
     """They share a directory, which refuses a configuration that is trained otherwise."""
     trained: dict[str, dict] = {}
@@ -106,6 +108,7 @@ def test_rows_of_one_run_agree_in_what_is_trained():
         assert len({other.config for other in ROWS.values() if other.run == row.run}) == 1
 
 
+@pytest.mark.slow
 def test_checkpoints_are_numbered_as_the_configuration_trains():
     for row in ROWS.values():
         if row.checkpoint is None:

@@ -35,6 +35,7 @@ def test_the_flow_reaches_its_tolerance(sde, joint):
     assert errors[1] < 1e-3 and errors[1] < errors[0]
 
 
+@pytest.mark.slow
 def test_adaptive_counts_every_evaluation():
     sde, count = SDES["vp"], []
 

@@ -53,7 +53,7 @@ def drawer(sde, score_fn, solver, shape, noise_scale, steps):
 CASES = [(name, "vp") for name in SOLVERS] + [("euler_maruyama", "ve"), ("unipc_3", "ve"), ("dpm_solver_3m", "subvp")]
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize(("name", "process"), CASES)
 def test_a_sample_ignores_its_batch_and_its_device(name, process):
     """Not bit for bit: XLA contracts multiplications and additions differently in programs of other shapes.

@@ -194,6 +194,7 @@ def original_score(name, continuous):
 PAIRS = (("ancestral_sampling", "none"), ("euler_maruyama", "ald"), ("reverse_diffusion", "langevin"))
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize(("predictor", "corrector"), PAIRS)
 @pytest.mark.parametrize(("name", "continuous"), [*itertools.product(["vp", "ve"], [1, 0])])
 @pytest.mark.parametrize("t", [1.0, 0.5, 0.0019])

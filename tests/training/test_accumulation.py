@@ -90,7 +90,7 @@ def test_the_table_has_all_losses():
     assert {name.split()[0] for name in LOSSES} == public
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_gradient_of_the_parts_is_that_of_the_whole(name, key):
     loss, model = LOSSES[name]()

@@ -61,6 +61,7 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_only_the_loop_asks_whether_to_end(monkeypatch, tmp_path):
     """JAX ends the run one question after the greatest number asked: a save that says its step puts that off."""
     asked = []
@@ -252,6 +253,7 @@ def test_another_average_lies_between_those_that_were_tracked(recorded):
     assert min(distance(found, narrow), distance(found, wide)) > 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.sweep
 @pytest.mark.parametrize("last", [25, 30])
 def test_the_step_of_an_average_is_recorded_and_said_when_it_is_behind(last, recorded, caplog):
@@ -295,6 +297,7 @@ def test_an_average_without_snapshots_says_what_to_do(recorded):
         _measured(recorded, ema_width=0.05)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_writes_its_snapshots_again(uninterrupted, tmp_path):
     workdir = shutil.copytree(uninterrupted, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "30")

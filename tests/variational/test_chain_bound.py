@@ -97,6 +97,7 @@ def agrees(values, truth, *, tolerance=5.0):
     return bool((np.abs(mean - truth) < tolerance * error + 2e-5 * np.abs(truth) + 1e-7).all())
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("model", MODELS, ids="-".join)
 @each_chain
 def test_every_term_is_its_closed_form(chain, model):
@@ -120,6 +121,7 @@ def test_the_terms_of_a_thousand_levels_hold_in_single_precision(schedule):
     assert agrees(bound.value, prior + divergences.sum() + nats)
 
 
+@pytest.mark.slow
 def test_a_subset_of_the_levels_is_a_chain_too():
     """The terms are those of the steps between the visited levels."""
     chain = CHAINS["linear"]

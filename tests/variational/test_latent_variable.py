@@ -313,6 +313,7 @@ def test_an_example_does_not_depend_on_its_batch():
         np.testing.assert_allclose(bound(x)[:2], bound(x[:2]), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_of_the_registry_gets_variances_and_starts_between_the_fixed_ones():
     network = with_variances(LinenNetwork(MLP(features=16, num_blocks=1)))
     params = jax.jit(lambda: network.init(KEY, (1, 2)))()

@@ -34,6 +34,7 @@ def test_the_loss_of_a_random_level_has_the_mean_of_the_sum_over_all(num_levels,
     assert abs(drawn.mean() - whole.mean()) < 4.0 * error < 0.15
 
 
+@pytest.mark.slow
 def test_training_finds_the_best_variances_and_the_exact_score():
     """Of N(0, I), whose exact noise prediction is x times the std of the level, with a weight that is that std."""
 
