@@ -14,6 +14,7 @@ from score_sde import cluster
 from score_sde.border import FAULT, RAISE, ended, software
 from score_sde.errors import UserError, nearest
 from score_sde.fields import FIELDS, Settings
+from score_sde.modes import GROUPS, TABLE
 from score_sde.outside.modules import begin
 from score_sde.paths import config_file, place, typed, typed_fields, whole
 from score_sde.signals import heeded
@@ -27,34 +28,14 @@ from score_sde.startup import (
 
 if TYPE_CHECKING:
     from score_sde.config import ConfigDict
+    from score_sde.sweeps import Run
 
-MODES = {
-    "train": "train, or go on training from the newest checkpoint",
-    "sample": "draw samples: samples.png, trajectory.png",
-    "likelihood": "measure the held-out likelihood: likelihood.json",
-    "eval": "measure checkpoints on the test split, and their samples, and tell the best: evaluation.json",
-    "demo": "train, sample, measure the likelihood, and write summary.md",
-    "train_dequantizer": "train noise for a tighter likelihood of a trained model: dequantizer.json",
-    "train_classifier": "train a classifier of noisy labeled data, which guides samples to classes: classifier.json",
-    "latents": "encode held-out data, decode, interpolate: latents.npz, interpolation.png",
-    "pareto": "find the sampler, grid and number of steps to take: pareto.md",
-    "restore": "draw images given observations of them, such as their upper halves: restoration.png",
-    "classify": "tell the classes of held-out data by their likelihoods given each class: classification.json",
-    "import": "make the published --checkpoint of another implementation a run",
-    "export": "write the parameters for other programs: model.safetensors",
-    "plan": "say what training needs and how fast it can be, from the compiled program: plan.md; trains nothing",
-    "conformance": "measure the samplers where the answer is known: conformance.md; takes no --config",
-    "stats": "compute the statistics of a data set that samples are compared with: statistics.npz",
-    "reproduce": "measure the published results of --row again and compare: reproduction.md; takes no --config",
-    "report": "write one page about a run, or several with --compare: report.html; takes no --config",
-}
-WITHOUT_CONFIG = ("conformance", "reproduce", "report")
-TRAINING = ("train", "demo", "train_dequantizer", "train_classifier")  # these save and end when SIGTERM or SIGINT comes
+#: The modes with one sentence each.
+MODES = {name: mode.text for name, mode in TABLE.items()}
+WITHOUT_CONFIG = tuple(name for name, mode in TABLE.items() if not mode.takes_config)
+TRAINING = tuple(name for name, mode in TABLE.items() if mode.trains)
 #: Modes that read a run, or none, and write results, which may go elsewhere.
-RESULTS = (
-    *("sample", "likelihood", "eval", "latents", "pareto", "restore", "classify"),
-    *("export", "plan", "stats", "report"),
-)
+RESULTS = tuple(name for name, mode in TABLE.items() if mode.takes_out)
 PATHS = ("workdir", "out", "checkpoint")  # flags that name a place in the file system
 EXAMPLES = """examples:
   python -m score_sde --config=configs/vp/digits_ddpmpp.py --workdir=runs/digits --mode=demo
@@ -66,6 +47,7 @@ CONFIG_HELP = (
     "by default that of the run in --workdir"
 )
 FIELD_HELP = "show this text; with FIELD, such as sampling.snr or sampling, what it may be, means, and where it is read"
+LIST_HELP = "what there is to choose from, a line each; KIND is configurations, samplers, networks, models, ..."
 ENVIRONMENT = f"""environment:
   JAX_PLATFORMS=cpu              devices to use; unset for the best there are
   JAX_COMPILATION_CACHE_DIR=DIR  where compiled programs are kept; empty for nowhere
@@ -97,7 +79,7 @@ def main(argv: list[str]) -> int:
             joined = True
         else:
             quiet_compiler()  # with several processes, JAX names the failed one there
-        config = _config(options, overrides, joined=joined)
+        config, runs = _config(options, overrides, joined=joined)
         from score_sde import modes
 
         modes.load(options.mode)  # the heavy imports, after --help and flag errors
@@ -107,8 +89,8 @@ def main(argv: list[str]) -> int:
         hand_over_signals(keep=keep)
         keep_imported()
         return_freed_memory()
-        _say_what_is_unread(config, options.mode, overrides)
-        command, extra = shlex.join(["python", "-m", "score_sde", *argv]), _extra(options, overrides)
+        _say_what_is_unread(config, options, overrides, runs)
+        command, extra = shlex.join(["python", "-m", "score_sde", *argv]), _extra(options, overrides, runs)
         check_places(place(options.workdir), extra.get("out"))
         with heeded(keep=keep):
             code = modes.MODES[options.mode](config, place(options.workdir), command, **extra) or 0
@@ -137,36 +119,56 @@ def _given(options: argparse.Namespace) -> "Path | ConfigDict | None":
     return from_record(recorded, f"the record of the run in {workdir}", workdir)
 
 
-def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) -> Settings:
-    """The configuration that flags name; several processes compare it, and their flags, before they go on."""
+def _config(options: argparse.Namespace, overrides: list[str], *, joined: bool) -> tuple[Settings, "tuple[Run, ...]"]:
+    """The configuration that flags name, and the runs of a sweep.
 
-    def prepare() -> tuple[Settings, dict[str, Any]]:
+    Several processes compare them, and their flags, before they go on.
+    """
+
+    def prepare() -> tuple[Any, dict[str, Any]]:
         from score_sde.config import leaves
 
-        config = load_config(_given(options), overrides)
+        given = _given(options)
+        config, runs = load_config(given, overrides), ()
+        if options.mode == "sweep":
+            from score_sde.sweeps import planned
+
+            runs = planned(given, overrides)
         # The configuration counts, not its file.
         flags = {name: value for name, value in vars(options).items() if name not in ("config", *cluster.FLAGS)}
         places = {name: whole(value) for name in PATHS if (value := flags.get(name)) is not None}
-        return config, {**{f"--{name}": value for name, value in (flags | places).items()}, **leaves(config)}
+        fields = leaves(config) | {f"run {number}": run.name for number, run in enumerate(runs)}
+        return (config, runs), {**{f"--{name}": value for name, value in (flags | places).items()}, **fields}
 
     if not joined:
         return prepare()[0]
     from score_sde.agreement import agreed
 
     shared = place(options.workdir) if options.mode in (*TRAINING, "import") else None
-    config = agreed(prepare, timeout=options.cluster_timeout, shared=shared)
+    found = agreed(prepare, timeout=options.cluster_timeout, shared=shared)
     cluster.meet()
-    return config
+    return found
 
 
-def _say_what_is_unread(config: Settings, mode: str, overrides: list[str]) -> None:
+def _say_what_is_unread(
+    config: Settings, options: argparse.Namespace, overrides: list[str], runs: "tuple[Run, ...]"
+) -> None:
     """Warn of fields that were set but have no effect beside the others."""
     from score_sde.unread import unread
     from score_sde.validation import purposes_of
 
-    typed = {override.removeprefix("--config.").partition("=")[0] for override in overrides}
-    for sentence in unread(config, purposes_of(mode, config), typed):
+    said: dict[str, None] = {}
+    for settings, given in [(run.settings, run.overrides) for run in runs] or [(config, overrides)]:
+        typed = {one.removeprefix("--config.").partition("=")[0] for one in given}
+        purposes = frozenset().union(*(purposes_of(mode, settings) for mode in _each(options)))
+        said |= dict.fromkeys(unread(settings, purposes, typed))
+    for sentence in said:
         log.warning("%s", sentence)
+
+
+def _each(options: argparse.Namespace) -> list[str]:
+    """The modes that a command runs: one, or those of every run of a sweep."""
+    return [options.mode] if options.mode != "sweep" else (options.each or "train").split(",")
 
 
 def run_script(name: str, action: Callable[[], object]) -> int:
@@ -190,9 +192,14 @@ def _log_messages(*, force: bool = False) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
-def _extra(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+def _extra(options: argparse.Namespace, overrides: list[str], runs: "tuple[Run, ...]") -> dict[str, Any]:
     """The arguments of a mode besides configuration, directory and command."""
     extra: dict[str, Any] = {} if options.checkpoint is None else {"checkpoint": Path(options.checkpoint)}
+    if options.mode == "sweep":
+        from score_sde.sweeps import index_of
+
+        index = None if options.index is None else index_of(options.index, runs)
+        extra |= {"file": config_file(options.config), "runs": runs, "each": _each(options), "index": index}
     if options.mode == "reproduce":
         extra["row"] = options.row
         extra["configure"] = lambda path, own: load_config(path, [*(f"--config.{one}" for one in own), *overrides])
@@ -236,6 +243,16 @@ class _Help(argparse.Action):
         parser.exit()
 
 
+class _List(argparse.Action):
+    """Print what there is to choose from, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        from score_sde.modes.listing import listed
+
+        print(listed(values or ""))
+        parser.exit()
+
+
 class _Version(argparse.Action):
     """Print the versions that a bug report needs, and end; argparse's own action hides that nobody reads them."""
 
@@ -257,7 +274,10 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="score_sde",
         description="Train, sample and measure score-based generative models.",
         epilog="  --config.a.b=VALUE  override any field of the configuration\n\nmodes:\n"
-        + "".join(f"  {name:<17} {text}\n" for name, text in MODES.items())
+        + "".join(
+            "".join([f"  to {purpose}:\n", *(f"    {name:<17} {mode.text}\n" for name, mode in group.items())])
+            for purpose, group in GROUPS.items()
+        )
         + f"\n{EXAMPLES}\n{ENVIRONMENT}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -267,6 +287,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "-h", "--help", action=_Help, nargs="?", default=argparse.SUPPRESS, metavar="FIELD", help=FIELD_HELP
     )
+    parser.add_argument("--list", action=_List, nargs="?", default=argparse.SUPPRESS, metavar="KIND", help=LIST_HELP)
     parser.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
     parser.add_argument("--out", metavar="DIR", help="where results go, if not to --workdir, which is then only read")
@@ -279,6 +300,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--row", metavar="NAME", help="for reproduce: a published result, or a pattern such as 'digits/*'"
     )
+    parser.add_argument("--each", metavar="MODE[,MODE]", help="for sweep: the modes that each run goes through (train)")
+    parser.add_argument("--index", metavar="I", help="for sweep: run I alone, from 0, such as $SLURM_ARRAY_TASK_ID")
     parser.add_argument("--compare", metavar="DIR[,DIR]", help="for report: other runs to show beside this one")
     parser.add_argument(
         "--version",
@@ -345,5 +368,19 @@ def _check_flags(options: argparse.Namespace, rest: list[str]) -> None:
         raise UserError("--mode=reproduce takes the result to reproduce as --row=NAME, and no other mode takes one.")
     if options.mode not in RESULTS and options.out is not None:
         raise UserError(f"--out=DIR is for the modes {', '.join(RESULTS)}, not for {options.mode}; leave it out.")
+    if options.mode != "sweep" and (options.each is not None or options.index is not None):
+        raise UserError("--each=MODE and --index=I are for --mode=sweep; leave them out.")
+    if options.mode == "sweep":
+        _check_sweep(options)
     if options.mode != "report" and options.compare is not None:
         raise UserError("--compare=DIR is for --mode=report; leave it out.")
+
+
+def _check_sweep(options: argparse.Namespace) -> None:
+    """Refuse a sweep without a configuration file, and of modes that are of no single run."""
+    if options.config is None:
+        raise UserError("--mode=sweep takes its runs from sweep() in a configuration file; give --config=FILE.")
+    known = [mode for mode in MODES if mode not in (*WITHOUT_CONFIG, "import", "sweep")]
+    for mode in _each(options):
+        if mode not in known:
+            raise UserError(f"--each names '{mode}'.{nearest(mode, known)} Expected some of {', '.join(known)}.")

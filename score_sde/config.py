@@ -7,6 +7,7 @@ Only modules that write configurations see a ConfigDict. A configuration file de
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import json
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 else:
     from ml_collections import ConfigDict
 
+MAX_RUNS = 10_000  # of a sweep
 _MODULE = "score_sde_config_file"
+_RUN = '{"optim.lr": 1e-3, "seed": 1}'
 
 
 def default_config() -> ConfigDict:
@@ -63,6 +66,39 @@ def from_file(path: Path) -> ConfigDict:
     if path.suffix == ".json":
         found = read_json(path, remedy="expected the config.json of a run") or {}
         return from_record(found, str(path), path.parent)
+    with _run(path) as module:
+        config = module.get_config()
+        if isinstance(config, ConfigDict):
+            leaves(config)  # fails for a configuration that contains itself
+            return config if type(config) is ConfigDict else config.as_configdict()
+    raise UserError(f"get_config() in {path} returns a {type(config).__name__}; expected a ConfigDict.")
+
+
+def sweep_of(path: Path) -> list[Any]:
+    """What ``sweep()`` in a Python file yields, one entry for each run of a sweep.
+
+    Raises:
+        UserError: If the file fails, defines no ``sweep()``, or yields nothing or too much.
+    """
+    make, found = None, []
+    if path.suffix != ".json":
+        with _run(path) as module:
+            make = getattr(module, "sweep", None)
+            found = list(itertools.islice(make(), MAX_RUNS + 1)) if callable(make) else []
+    if not callable(make):
+        raise UserError(
+            f"{path} has no sweep(); expected a function that yields the fields of each run, such as {_RUN}."
+        )
+    if not found:
+        raise UserError(f"sweep() in {path} yields no run; expected the fields of each, such as {_RUN}.")
+    if len(found) > MAX_RUNS:
+        raise UserError(f"sweep() in {path} yields more than {MAX_RUNS:,} runs; expected fewer.")
+    return found
+
+
+@contextlib.contextmanager
+def _run(path: Path) -> Iterator[ModuleType]:
+    """The module of a configuration file, while it runs; what it raises becomes one sentence."""
     search_beside(path)
     spec = importlib.util.spec_from_file_location(_MODULE, path)
     if spec is None or spec.loader is None:
@@ -71,16 +107,12 @@ def from_file(path: Path) -> ConfigDict:
     try:
         with _importable(module, path.parent):
             spec.loader.exec_module(module)
-            config = module.get_config()
-            if isinstance(config, ConfigDict):
-                leaves(config)  # fails for a configuration that contains itself
-                return config if type(config) is ConfigDict else config.as_configdict()
+            yield module
     except UserError:
         raise
     except BaseException as error:  # the file is the user's program, and may end in any way, sys.exit(0) among them
         said = "".join(f": {line}" for line in str(error).strip().splitlines()[:1])
         raise UserError(f"The config file {path} fails: {type(error).__name__}{said}") from error
-    raise UserError(f"get_config() in {path} returns a {type(config).__name__}; expected a ConfigDict.")
 
 
 @contextlib.contextmanager

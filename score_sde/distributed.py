@@ -1,9 +1,11 @@
 """Devices: the mesh, the sharding of arrays over it, and the jit of every program of a run."""
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +17,10 @@ from score_sde.errors import UserError, plural
 
 AXES = ("data", "fsdp")
 MIN_SPLIT = 4096  # numbers in the smallest array worth a separate message
+
+T = TypeVar("T")
+_MOST_KEPT = 12  # programs, of some runs with a few each
+_kept: list[OrderedDict[Hashable, Any]] = []  # what is kept in the blocks that are open
 
 CPU_OPTIONS: dict[str, bool | int | str] = {OPTION: KEPT}
 
@@ -179,6 +185,38 @@ def compiler_options(platform: str | None = None) -> dict[str, bool | int | str]
 def jit(function: Callable[..., Any], *, platform: str | None = None, **keywords: Any) -> Callable[..., Any]:
     """``jax.jit`` with the :func:`compiler_options` of a platform, by default this backend's."""
     return jax.jit(function, compiler_options=compiler_options(platform), **keywords)
+
+
+@contextlib.contextmanager
+def programs_kept() -> Iterator[None]:
+    """A block in which :func:`kept` makes equal programs once: for many runs in one process."""
+    _kept.append(OrderedDict())
+    try:
+        yield
+    finally:
+        _kept.pop()
+
+
+def kept(key: Hashable, make: Callable[[], T]) -> T:
+    """The result of a function, or what it gave before for an equal key in this block of :func:`programs_kept`.
+
+    The last few are kept. What the key says decides the result entirely.
+
+    >>> with programs_kept():
+    ...     kept("a", object) is kept("a", object)
+    True
+    >>> kept("a", object) is kept("a", object)
+    False
+    """
+    if not _kept:
+        return make()
+    known = _kept[-1]
+    if key not in known:
+        known[key] = make()
+    known.move_to_end(key)
+    while len(known) > _MOST_KEPT:
+        known.popitem(last=False)
+    return known[key]
 
 
 def jit_step(

@@ -17,9 +17,9 @@ from score_sde.conditioning.guidance import classifier_guidance
 from score_sde.conditioning.noisy_classes import ClassLogProb
 from score_sde.config import build
 from score_sde.diffusions import make_process, make_sde
-from score_sde.distributed import make_mesh, state_sharding, with_sharding
+from score_sde.distributed import kept, make_mesh, state_sharding, with_sharding
 from score_sde.errors import UserError, refuse
-from score_sde.fields import Settings
+from score_sde.fields import DEFAULTS, Settings
 from score_sde.fields.settings import Nested
 from score_sde.labels import Conditioned, Guided, unconditioned
 from score_sde.likelihood import DEQUANTIZATIONS
@@ -96,43 +96,15 @@ class Experiment:
             mesh = make_mesh(data=settings.mesh.data, fsdp=settings.mesh.fsdp)
         refuse(_problems(settings, event_shape, num_grey_levels, num_classes, purposes, network))
         classes = classes_of(settings, num_classes)
-        sde = make_sde(settings)
-        process = make_process(settings, sde)
-        trainees = make_trainees(settings, event_shape, classes, num_grey_levels, network)
-        representation = {"centered": settings.data.centered, "standardization": standardization}
-        quantization = Quantization(num_grey_levels=num_grey_levels, **representation)
-        kind = PARAMETERIZATIONS[settings.parameterization.output]
-        parameterization = build(kind, {**settings.parameterization, **kind.fixed, "quantization": quantization})
-        prepare = functools.partial(PLACES[settings.objective.levels], quantization)
-        loss = make_loss(settings, process, trainees, parameterization, quantization, event_shape)
-        if classes:
-            loss = class_conditional(loss, settings.conditioning.null_probability)
-        tx = make_optimizer(settings.optim, num_steps=settings.training.num_steps)
-        return cls(
-            settings=settings,
-            mesh=mesh,
-            event_shape=event_shape,
-            num_classes=classes,
-            quantization=quantization,
-            prepare=prepare,
-            sde=sde,
-            process=process,
-            network=trainees.score,
-            reversal_network=trainees.reversal,
-            latent=trainees.latent,
-            parameterization=parameterization,
-            loss=loss,
-            tx=tx,
-            train_step=make_train_step(
-                loss,
-                tx,
-                prepare=prepare,
-                ema_rate=settings.optim.ema_rate,
-                ema_warmup=settings.optim.ema_warmup,
-                accumulate=settings.training.accumulate,
-                mesh=mesh,
-            ),
+        built = functools.partial(
+            _built, settings, mesh, event_shape, num_grey_levels, classes=classes, standardization=standardization
         )
+        if network is not None or standardization is not None:  # which have no hash
+            return built(network=network)
+        # Runs of a sweep share what they train with, and so its compiled programs.
+        deciding = settings.with_(seed=DEFAULTS.seed, **{group: DEFAULTS[group] for group in _NOT_TRAINED_WITH})
+        same = kept((_built, deciding, mesh, event_shape, num_grey_levels, classes), built)
+        return dataclasses.replace(same, settings=settings)
 
     @functools.cached_property
     def sampler(self) -> ModelSampler:
@@ -297,6 +269,60 @@ class Experiment:
         """
         wanted = None if follows_of(method) == "flow" else self.settings.sampling.noise_scale
         return noise_scale_of(method, wanted, name="config.sampling.noise_scale")
+
+
+#: Groups of fields that no object of an experiment is built from: they are read from its settings.
+_NOT_TRAINED_WITH = ("sampling", "pareto", "plan", "likelihood", "evaluation", "export", "dequantizer", "classifier")
+
+
+def _built(
+    settings: Settings,
+    mesh: Mesh,
+    event_shape: tuple[int, ...],
+    num_grey_levels: int | None,
+    *,
+    classes: int,
+    standardization: Standardization | None,
+    network: Network | None = None,
+) -> Experiment:
+    """The objects of a run with valid settings."""
+    sde = make_sde(settings)
+    process = make_process(settings, sde)
+    trainees = make_trainees(settings, event_shape, classes, num_grey_levels, network)
+    representation = {"centered": settings.data.centered, "standardization": standardization}
+    quantization = Quantization(num_grey_levels=num_grey_levels, **representation)
+    kind = PARAMETERIZATIONS[settings.parameterization.output]
+    parameterization = build(kind, {**settings.parameterization, **kind.fixed, "quantization": quantization})
+    prepare = functools.partial(PLACES[settings.objective.levels], quantization)
+    loss = make_loss(settings, process, trainees, parameterization, quantization, event_shape)
+    if classes:
+        loss = class_conditional(loss, settings.conditioning.null_probability)
+    tx = make_optimizer(settings.optim, num_steps=settings.training.num_steps)
+    return Experiment(
+        settings=settings,
+        mesh=mesh,
+        event_shape=event_shape,
+        num_classes=classes,
+        quantization=quantization,
+        prepare=prepare,
+        sde=sde,
+        process=process,
+        network=trainees.score,
+        reversal_network=trainees.reversal,
+        latent=trainees.latent,
+        parameterization=parameterization,
+        loss=loss,
+        tx=tx,
+        train_step=make_train_step(
+            loss,
+            tx,
+            prepare=prepare,
+            ema_rate=settings.optim.ema_rate,
+            ema_warmup=settings.optim.ema_warmup,
+            accumulate=settings.training.accumulate,
+            mesh=mesh,
+        ),
+    )
 
 
 def _problems(

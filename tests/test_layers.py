@@ -32,7 +32,7 @@ LAYERS = (
     {"agreement", "files", *CORE[2]},
     {"config"},
     {"distributed", "interop", "paths", "published", *CORE[3]},
-    CORE[4],
+    {"sweeps", *CORE[4]},
     {"diffusions", *CORE[5]},
     CORE[6],
     CORE[7],

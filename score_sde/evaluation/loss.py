@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from score_sde.data import Source
-from score_sde.distributed import everywhere, gathered, jit
+from score_sde.distributed import everywhere, gathered, jit, kept
 from score_sde.evaluation.base import Purpose, examples, mean_and_std_error, root_key
 from score_sde.evaluation.likelihood import BinNoise, dequantized
 from score_sde.experiment import Experiment
@@ -38,7 +38,10 @@ class LossEvaluator:
     def __init__(self, experiment: Experiment, source: Source, losses: Losses | None = None) -> None:
         """Fix the data and the loss (by default the model's), which is compiled once, at the first call."""
         self._experiment, self._source = experiment, source
-        self._losses = jit(model_losses(experiment) if losses is None else losses)
+        if losses is None:
+            self._losses = kept((LossEvaluator, experiment.train_step), lambda: jit(model_losses(experiment)))
+        else:
+            self._losses = jit(losses)
 
     def __call__(self, params: Params) -> tuple[float, float]:
         """Mean loss and its standard error over the examples."""

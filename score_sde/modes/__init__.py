@@ -5,34 +5,114 @@ A mode imports its module when it is loaded, so that no command waits for the li
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-#: The module and the function of every mode.
-_PLACES = {
-    "train": "training.run_train",
-    "sample": "sampling.run_sample",
-    "likelihood": "likelihood.run_likelihood",
-    "eval": "evaluating.run_eval",
-    "demo": "demonstrating.run_demo",
-    "train_dequantizer": "dequantizer.run_train_dequantizer",
-    "train_classifier": "guiding.run_train_classifier",
-    "latents": "sampling.run_latents",
-    "pareto": "comparing.run_pareto",
-    "restore": "restoring.run_restore",
-    "classify": "classifying.run_classify",
-    "import": "exchanging.run_import",
-    "export": "exchanging.run_export",
-    "plan": "reporting.run_plan",
-    "conformance": "comparing.run_conformance",
-    "stats": "statistics.run_stats",
-    "reproduce": "reproducing.run_reproduce",
-    "report": "reporting.run_report",
+
+class Mode(NamedTuple):
+    """A mode: where its function is, what it does, and what it takes."""
+
+    place: str  # the module and the function
+    text: str  # one sentence for --help
+    trains: bool = False  # it saves and ends when SIGTERM or SIGINT comes
+    takes_out: bool = False  # it reads a run, or none, and writes results, which may go elsewhere
+    takes_config: bool = True
+
+
+#: The modes by what they are for.
+GROUPS = {
+    "train": {
+        "train": Mode("training.run_train", "train, or go on training from the newest checkpoint", trains=True),
+        "demo": Mode(
+            "demonstrating.run_demo", "train, sample, measure the likelihood, and write summary.md", trains=True
+        ),
+        "sweep": Mode(
+            "sweeping.run_sweep",
+            "train every run that sweep() of the --config yields, in its own folder, and compare them: report.html",
+            trains=True,
+        ),
+        "train_dequantizer": Mode(
+            "dequantizer.run_train_dequantizer",
+            "train noise for a tighter likelihood of a trained model: dequantizer.json",
+            trains=True,
+        ),
+        "train_classifier": Mode(
+            "guiding.run_train_classifier",
+            "train a classifier of noisy labeled data, which guides samples to classes: classifier.json",
+            trains=True,
+        ),
+    },
+    "draw": {
+        "sample": Mode("sampling.run_sample", "draw samples: samples.png, trajectory.png", takes_out=True),
+        "restore": Mode(
+            "restoring.run_restore",
+            "draw images given observations of them, such as their upper halves: restoration.png",
+            takes_out=True,
+        ),
+        "latents": Mode(
+            "sampling.run_latents",
+            "encode held-out data, decode, interpolate: latents.npz, interpolation.png",
+            takes_out=True,
+        ),
+    },
+    "measure": {
+        "likelihood": Mode(
+            "likelihood.run_likelihood", "measure the held-out likelihood: likelihood.json", takes_out=True
+        ),
+        "eval": Mode(
+            "evaluating.run_eval",
+            "measure checkpoints on the test split, and their samples, and tell the best: evaluation.json",
+            takes_out=True,
+        ),
+        "classify": Mode(
+            "classifying.run_classify",
+            "tell the classes of held-out data by their likelihoods given each class: classification.json",
+            takes_out=True,
+        ),
+        "pareto": Mode(
+            "comparing.run_pareto", "find the sampler, grid and number of steps to take: pareto.md", takes_out=True
+        ),
+        "conformance": Mode(
+            "comparing.run_conformance",
+            "measure the samplers where the answer is known: conformance.md; takes no --config",
+            takes_config=False,
+        ),
+        "stats": Mode(
+            "statistics.run_stats",
+            "compute the statistics of a data set that samples are compared with: statistics.npz",
+            takes_out=True,
+        ),
+        "reproduce": Mode(
+            "reproducing.run_reproduce",
+            "measure the published results of --row again and compare: reproduction.md; takes no --config",
+            takes_config=False,
+        ),
+    },
+    "plan and report": {
+        "plan": Mode(
+            "reporting.run_plan",
+            "say what training needs and how fast it can be, from the compiled program: plan.md; trains nothing",
+            takes_out=True,
+        ),
+        "report": Mode(
+            "reporting.run_report",
+            "write one page about a run, or several with --compare: report.html; takes no --config",
+            takes_out=True,
+            takes_config=False,
+        ),
+    },
+    "exchange": {
+        "import": Mode("exchanging.run_import", "make the published --checkpoint of another implementation a run"),
+        "export": Mode(
+            "exchanging.run_export", "write the parameters for other programs: model.safetensors", takes_out=True
+        ),
+    },
 }
+TABLE = {name: mode for group in GROUPS.values() for name, mode in group.items()}
 
 
 def load(name: str) -> Callable[..., int | None]:
     """The function ``(config, workdir, command, **flags) -> exit code`` of a mode, with all that it needs imported."""
-    module, _, function = _PLACES[name].partition(".")
+    module, _, function = TABLE[name].place.partition(".")
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)
 
 
@@ -43,4 +123,4 @@ def _loaded_at_a_call(name: str) -> Callable[..., int | None]:
     return run
 
 
-MODES = {name: _loaded_at_a_call(name) for name in _PLACES}
+MODES = {name: _loaded_at_a_call(name) for name in TABLE}

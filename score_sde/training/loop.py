@@ -17,7 +17,15 @@ from jax.sharding import Mesh
 from score_sde.checkpointing import Check, CheckpointWriter, NotFinite, SnapshotWriter, double_precision
 from score_sde.cluster import is_main
 from score_sde.data import Feed, Source, TrainIterator, fingerprint, make_train_iterator
-from score_sde.distributed import check_batch, global_batch, jit_step, loops_are_slow, state_sharding, with_sharding
+from score_sde.distributed import (
+    check_batch,
+    global_batch,
+    jit_step,
+    kept,
+    loops_are_slow,
+    state_sharding,
+    with_sharding,
+)
 from score_sde.errors import Preempted, UserError
 from score_sde.fields import Settings
 from score_sde.fields.training import Loop
@@ -84,9 +92,7 @@ def run(task: Task, workdir: Path) -> TrainState:
     shapes = jax.eval_shape(task.init_state)
     sharding = state_sharding(mesh, shapes)
     like = with_sharding(shapes, sharding)
-    run_step = jit_step(
-        _steps(task, per_dispatch), mesh, sharding, leading=int(per_dispatch > 1), constants=task.constants
-    )
+    run_step = _program(task, sharding)
     began = time.perf_counter()
     keep = {"keep": settings.keep_checkpoints, "keep_every": settings.keep_every, "keep_best": settings.keep_best}
     with (
@@ -165,6 +171,17 @@ def _say_trained(task: Task, start: int, began: float) -> None:
 def _preempted(preemption: Preemption, step: int) -> Preempted:
     how, code = ("interrupted", 130) if preemption.interrupted else ("stopped", 0)
     return Preempted(f"{how} at step {step}, which is saved; the same command goes on from there.", code=code)
+
+
+def _program(task: Task, sharding: Any) -> Callable[..., Any]:
+    """The compiled training step; tasks with the same step share it."""
+    count = task.settings.steps_per_dispatch
+
+    def make() -> Callable[..., Any]:
+        steps, leading = _steps(task, count), int(count > 1)
+        return jit_step(steps, task.mesh, sharding, leading=leading, constants=task.constants)
+
+    return make() if task.constants else kept((_program, task.step(), count), make)
 
 
 def _steps(task: Task, count: int) -> Callable[..., tuple[TrainState, Metrics]]:
