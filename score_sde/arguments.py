@@ -47,6 +47,16 @@ def not_whole(name: str, value: Any, least: int, most: int | None = None) -> Ite
         yield f"{name} is {value}; expected a whole number {bounds}."
 
 
+def check_pairs(name: str, value: Any) -> None:
+    """Refuse a number of draws that is not even, where each stratum takes two.
+
+    Raises:
+        UserError: If it is odd, less than 2, or no whole number.
+    """
+    if list(not_whole(name, value, 2)) or value % 2:
+        raise UserError(f"{name} is {value}; expected an even number, of two draws in each stratum.")
+
+
 def not_fulfilled(name: str, value: Any, condition: Callable[[np.ndarray], Any], expected: str) -> Iterator[str]:
     """The sentence about a number that violates a condition.
 

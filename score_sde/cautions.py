@@ -15,10 +15,12 @@ from score_sde.data import Source
 from score_sde.diffusions import DIFFUSIONS, make_sde
 from score_sde.errors import plural
 from score_sde.fields import Settings
+from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.models.registry import NETWORKS
 from score_sde.models.sizes import map_sizes, padded_size
 from score_sde.outside.parts import Part
 from score_sde.parameterization import PARAMETERIZATIONS
+from score_sde.quantization import PLACES, Quantization
 from score_sde.standardization import Standardization
 from score_sde.training.ema import reconstruction_error, reconstruction_weights
 
@@ -121,6 +123,24 @@ def network_cautions(config: Settings, event_shape: tuple[int, ...]) -> Iterator
             f"The network halves data of {'x'.join(map(str, size))} {plural(levels - 1, 'time')}, for which it pads "
             f"them to {'x'.join(map(str, padded))}: {share:.1f} times the work. Take fewer entries in "
             "config.model.channel_multipliers."
+        )
+
+
+def likelihood_cautions(config: Settings, *, continuous: bool) -> Iterator[str]:
+    """Sentences about dequantization noise that the network was not trained with, before a likelihood is measured."""
+    name, levels = config.likelihood.dequantization, config.objective.levels
+    if not DEQUANTIZATIONS[name].decodes or NETWORKS[config.model.name].is_latent:
+        return
+    if continuous:
+        yield (
+            f"config.likelihood.dequantization={name} has no effect: {config.data.name} has no gray levels; leave it "
+            "out."
+        )
+    elif PLACES[levels] is Quantization.dequantize:
+        yield (
+            f"config.likelihood.dequantization={name} asks for images in the middle of their bins with little noise, "
+            f"and config.objective.levels={levels} trained the network anywhere in the bins: the likelihood suffers. "
+            "Set config.likelihood.dequantization=uniform, or train with config.objective.levels=midpoints."
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from score_sde.errors import plural
 from score_sde.fields import FIELDS
-from score_sde.fields.conditions import Clause, told, word
+from score_sde.fields.conditions import Clause, When, told, unless, word
 from score_sde.fields.settings import Nested, leaves
 from score_sde.validation import Purpose
 
@@ -20,6 +20,12 @@ _GROUPS: Mapping[Purpose, tuple[str, ...]] = {
     "pareto": ("pareto",),
     "likelihood": ("likelihood",),
     "evaluate": ("evaluation",),
+}
+#: Conditions of a field for one purpose, beside those of its line: images are of no class unless labels say theirs.
+_FOR: Mapping[Purpose, Mapping[str, When]] = {
+    "restore": {
+        f"conditioning.{name}": unless("conditioning.labels", ()) for name in ("scale", "guidance_interval", "rescale")
+    },
 }
 
 
@@ -41,7 +47,9 @@ def unread(config: Nested, purposes: Collection[Purpose], typed: Collection[str]
     wanted = {group for purpose in purposes for group in _GROUPS.get(purpose, ())}
     without_effect: dict[Clause, list[str]] = {}
     for field in changed:
-        when = FIELDS[field].when
+        when = FIELDS[field].when or When()
+        for purpose in purposes:
+            when = when & _FOR.get(purpose, {}).get(field, When())
         if field.partition(".")[0] in wanted and when and (failing := when.failing(values)):
             without_effect.setdefault(failing, []).append(field)
     for clause, fields in without_effect.items():

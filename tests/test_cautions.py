@@ -6,12 +6,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde.cautions import DataScale, cautions, data_cautions, network_cautions, run_cautions, scale_of
+from score_sde.cautions import (
+    DataScale,
+    cautions,
+    data_cautions,
+    likelihood_cautions,
+    network_cautions,
+    run_cautions,
+    scale_of,
+)
 from score_sde.cli import load_config
 from score_sde.config import from_file, with_overrides
 from score_sde.data import ArraySource, SourceInfo, load_source, source_info
 from score_sde.diffusions import DIFFUSIONS, make_sde
 from score_sde.modes import MODES
+from score_sde.modes.dequantizer import load_noise
+from score_sde.modes.workdir import build_experiment
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "configs").rglob("*.py"), *(ROOT / "experiments").rglob("configs/*.py")])
@@ -142,6 +152,22 @@ def test_attention_that_the_network_does_not_have_is_told():
     config = configured("vp/digits_ddpmpp", **{"model.channel_multipliers": "1,"})
     (said,) = network_cautions(config, (8, 8, 1))
     assert "has 4, and the feature maps have heights 8" in said
+
+
+def test_noise_of_a_likelihood_that_the_network_was_not_trained_with_is_told():
+    asked = {"likelihood.dequantization": "truncated_normal"}
+    (said,) = likelihood_cautions(configured(**asked), continuous=False)
+    assert "config.objective.levels=bins trained the network" in said and "objective.levels=midpoints" in said
+    assert not list(likelihood_cautions(configured(**asked, **{"objective.levels": "midpoints"}), continuous=False))
+    (said,) = likelihood_cautions(configured(**asked), continuous=True)
+    assert said.startswith("config.likelihood.dequantization=truncated_normal has no effect: toy:gaussians has no gray")
+    assert not list(likelihood_cautions(configured(), continuous=True))
+
+
+def test_a_likelihood_of_continuous_data_takes_no_noise_and_says_so(tmp_path, caplog):
+    experiment = build_experiment(configured(**{"likelihood.dequantization": "truncated_normal"}), "likelihood")
+    assert not load_noise(experiment, tmp_path).decodes
+    assert "config.likelihood.dequantization=truncated_normal has no effect" in caplog.text
 
 
 def test_training_says_it_before_it_starts(tmp_path, caplog):

@@ -146,6 +146,13 @@ def test_labels_and_guidance_are_named_if_and_only_if_no_label_is_read():
         assert traced("sample", given) != traced("sample", tuple(classes.items()))
 
 
+def test_guidance_is_named_where_images_are_restored_as_of_no_class():
+    asked = {"conditioning.classes": True, "conditioning.scale": 2.0, "conditioning.rescale": 0.5}
+    both = {"conditioning.scale", "conditioning.rescale"}
+    assert both <= named(configured(asked), {"sample", "restore"}) and not both & named(configured(asked), {"sample"})
+    assert not both & named(configured(asked | {"conditioning.labels": (1,)}), {"sample", "restore"})
+
+
 IMAGES = {"model.channel_multipliers": (1, 2), "model.attention_resolutions": (8,), "model.features": 8}
 TRAINING = {
     "a perceptron": ({}, (2,)),

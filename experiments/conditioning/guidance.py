@@ -6,36 +6,12 @@ Measures samples of a run with classes by ``--mode=eval`` at every scale, at som
 and rescaled, and prints a row for each. What is measured already is read again.
 """
 
-import argparse
-import json
-import sys
-from pathlib import Path
-from typing import Any
-
-from score_sde.cli import main as score_sde
-
-
-def measured(workdir: Path, place: Path, fields: dict[str, object], overrides: list[str]) -> dict[str, Any]:
-    """The measurement of samples with some fields of the guidance, made unless it is there."""
-    report = place / "evaluation.json"
-    if not report.exists():
-        own = [f"--config.conditioning.{name}={value}" for name, value in fields.items()]
-        code = score_sde([f"--workdir={workdir}", f"--out={place}", "--mode=eval", *overrides, *own])
-        if code:
-            sys.exit(code)
-    return json.loads(report.read_text())["checkpoints"][-1]
-
-
-def cell(value: float, error: float, digits: int) -> str:
-    """A number with its standard error."""
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+from rows import cell, measured, parser_of
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--workdir", type=Path, required=True, help="a trained run with classes")
-    parser.add_argument("--out", type=Path, required=True, help="where the results go, a folder for each row")
+    parser = parser_of(__doc__, "a trained run with classes")
     parser.add_argument("--samples", type=int, default=500, help="samples of each row")
     parser.add_argument("--scales", type=float, nargs="+", default=(0.0, 1.0, 2.0, 4.0), help="without a limit")
     parser.add_argument("--limited", type=float, nargs="*", default=(2.0,), help="with an interval, and rescaled")
@@ -53,7 +29,9 @@ def main() -> None:
     print("| scale | recognized | Fréchet distance | precision | recall |")
     print("|---|---|---|---|---|")
     for number, (name, fields) in enumerate(rows.items()):
-        found = measured(args.workdir, args.out / f"row-{number}", fields, sampling)
+        own = {f"conditioning.{field}": value for field, value in fields.items()}
+        report = measured("eval", args.out / f"row-{number}" / "evaluation.json", args.workdir, own, sampling)
+        found = report["checkpoints"][-1]
         cells = [cell(100.0 * found["class_accuracy"], 100.0 * found["class_accuracy_std_error"], 1) + " %"]
         for metric, digits in (("frechet", 1), ("precision", 3), ("recall", 3)):
             cells.append(cell(found["metrics"][metric]["value"], found["metrics"][metric]["std_error"], digits))

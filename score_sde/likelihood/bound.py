@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.arguments import as_data, check_key, not_inner_time, not_whole, of_examples, score_at
-from score_sde.errors import UserError, refuse, unknown
+from score_sde.arguments import as_data, check_key, check_pairs, not_inner_time, of_examples, score_at
+from score_sde.errors import refuse, unknown
 from score_sde.fields import DEFAULTS
 from score_sde.keys import example_keys, sample_noise
 from score_sde.likelihood.divergence import ProbeKind, check_probes, draw_probes, value_and_quadratic_forms
@@ -110,8 +110,7 @@ def nll_bound(
     True
     """
     refuse(not_inner_time("t_min", t_min))
-    if list(not_whole("num_times", num_times, 2)) or num_times % 2:
-        raise UserError(f"num_times is {num_times}; expected an even number, of two draws in each stratum.")
+    check_pairs("num_times", num_times)
     if form not in get_args(BoundForm):
         raise unknown("form of the bound", form, get_args(BoundForm))
     check_probes(num_probes, probe_kind)

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.arguments import not_inner_time, not_whole, score_at
-from score_sde.errors import UserError, refuse
+from score_sde.arguments import check_pairs, not_inner_time, score_at
+from score_sde.errors import refuse
 from score_sde.fields import DEFAULTS
 from score_sde.keys import example_keys, sample_noise
 from score_sde.likelihood.bound import Bound, paired_quantiles
@@ -71,8 +71,7 @@ def level_bound(
     True
     """
     refuse(not_inner_time("t_min", t_min))
-    if list(not_whole("num_times", num_times, 2)) or num_times % 2:
-        raise UserError(f"num_times is {num_times}; expected an even number, of two draws in each stratum.")
+    check_pairs("num_times", num_times)
     quantization.check_levels(levels)
     x = quantization.midpoints(levels)
     time_keys, noise_keys, decoder_keys = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(example_keys(key, x))

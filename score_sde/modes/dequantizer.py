@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from score_sde.cautions import likelihood_cautions
 from score_sde.checkpointing import newest_config
 from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import everywhere
@@ -180,14 +181,17 @@ def load_dequantizer(experiment: Experiment, workdir: Path) -> TrainedDequantize
 
 
 def load_noise(experiment: Experiment, workdir: Path) -> BinNoise:
-    """The configured dequantization noise.
+    """The configured dequantization noise, with a warning if the network was trained with another.
 
     Raises:
         UserError: If it is variational and no dequantizer was trained in ``workdir``.
     """
     settings = experiment.settings.likelihood
     kind = DEQUANTIZATIONS[settings.dequantization]
-    if kind.decodes:
+    continuous = experiment.quantization.num_grey_levels is None
+    for sentence in likelihood_cautions(experiment.settings, continuous=continuous):
+        log.warning("%s", sentence)
+    if kind.decodes and not continuous:
         mean_coeff, std = experiment.sde.marginal(jnp.asarray(settings.t_min))
         noise = TruncatedNormalDequantizer(quantization=experiment.quantization, mean_coeff=mean_coeff, std=std)
         return BinNoise(dequantizer=noise, name="truncated normal", decodes=True)

@@ -33,6 +33,7 @@ from score_sde.keys import sample_keys
 from score_sde.labels import Conditioned
 from score_sde.likelihood.latents import decode, encode
 from score_sde.modes.folder import write_folder
+from score_sde.modes.guiding import guided_by_classifier
 from score_sde.modes.workdir import check_limit
 from score_sde.notebook.likelihood import Likelihood
 from score_sde.report.card import model_card
@@ -93,7 +94,8 @@ class Model:
             solver: The name of a predictor (``docs/fields.md``), or a :class:`~score_sde.solvers.Solver`; by default
                 the one of the run.
             steps: Steps of a solver that does not choose them.
-            labels: A class for all samples or one for each; by default all classes in turn. -1 for no class.
+            labels: A class for all samples or one for each; by default all classes in turn. -1 for no class. The
+                classifier of ``config.conditioning.classifier``, if the run has one, guides the samples to them.
             scale: Guidance towards the class: 1 for none.
             first: Index of the first sample.
 
@@ -105,15 +107,15 @@ class Model:
         """
         if n < 1:
             raise UserError(f"n is {n}; expected at least one sample.")
-        experiment = self._with_sampling(solver, steps, scale)
-        classes = None if labels is None else self._classes(labels, n)
+        experiment, params = self._guided(self._with_sampling(solver, steps, scale))
+        classes = None if labels is None else _classes(experiment, labels, n)
         size = shared_size(experiment.mesh, min(n, experiment.settings.sampling.batch_size))
         decisive = ("sample", experiment.settings, repr(solver), size, classes is None)
         program = self._program(decisive, lambda: _draws(experiment, solver, size))
 
         def draw(start: int) -> Solution:
             own = None if classes is None else classes[np.minimum(start + np.arange(size), n - 1)]
-            return program(self.params, own, key, first + start)
+            return program(params, own, key, first + start)
 
         quantize, limit = experiment.quantization.quantize, experiment.settings.sampling.max_steps
         kept = solved_in_parts(draw, n, size=size, max_steps=limit, finish=lambda x: [quantize(x)], kept=Partial())
@@ -166,7 +168,7 @@ class Model:
         """
         x = jnp.asarray(x, float)
         times = jnp.broadcast_to(jnp.asarray(t, float), x.shape[:1])
-        params = self._given(self.params, None if labels is None else self._classes(labels, len(x)))
+        params = self._given(self.params, None if labels is None else _classes(self.experiment, labels, len(x)))
         inner, pull = jax.vjp(self.experiment.quantization.midpoints, x)
         return pull(self.experiment.score_fn(params)(inner, times))[0]
 
@@ -191,7 +193,7 @@ class Model:
         codes = np.asarray(z, np.float32)
         if codes.shape[1:] != self.data.shape:
             raise UserError(f"z has shape {codes.shape}; expected {('n', *self.data.shape)}.".replace("'n'", "n"))
-        x = self._along(decode, codes, self._needed_classes(labels, len(codes)))
+        x = self._along(decode, codes, _needed_classes(self.experiment, labels, len(codes)))
         return self.experiment.quantization.quantize(x)
 
     def restore(
@@ -226,7 +228,7 @@ class Model:
                 method does not take.
         """
         observed = jnp.asarray(y, jnp.float32)
-        experiment, count = self._with_sampling(solver, steps, None), len(observed)
+        (experiment, own), count = self._guided(self._with_sampling(solver, steps, None)), len(observed)
         own_units = experiment.quantization.unscaled
         start = operator(own_units(jnp.zeros((1, *experiment.event_shape))))
 
@@ -242,7 +244,7 @@ class Model:
             iterations=iterations,
             data_std=experiment.settings.conditioning.data_std,
         )
-        params = self._given(self.params, self._needed_classes(labels, count))
+        params = self._given(own, _needed_classes(experiment, labels, count))
         draw = jit(lambda params, keys: sampler.of_keys(params, keys, experiment.event_shape))
         x, _, success = gathered(draw(params, sample_keys(key, 0, count)))
         check_samples(x, success, experiment.settings.sampling.max_steps)
@@ -280,6 +282,12 @@ class Model:
         changes |= {} if scale is None else {"conditioning.scale": float(scale)}
         return dataclasses.replace(self.experiment, settings=self.experiment.settings.with_fields(changes))
 
+    def _guided(self, experiment: Experiment) -> tuple[Experiment, Params]:
+        """The experiment with the classifier that guides its samples, if any, and the parameters for its samplers."""
+        fields = experiment.settings.conditioning
+        found, guided = self._program(("classifier", fields), lambda: guided_by_classifier(experiment))
+        return dataclasses.replace(experiment, classifier=found.classifier), guided(self.params)
+
     def _along(self, carry: Callable[..., Solution], values: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         """Data or codes at the other end of the probability flow."""
         experiment, settings = self.experiment, self.experiment.settings.likelihood
@@ -301,28 +309,7 @@ class Model:
         examples = checked_examples("x", x, levels)
         if examples.shape[1:] != self.data.shape:
             raise UserError(f"x has examples of shape {examples.shape[1:]}; expected {self.data.shape}.")
-        return ArraySource(self.data.info, examples, self._needed_classes(labels, len(examples)))
-
-    def _needed_classes(self, labels: Any, count: int) -> np.ndarray | None:
-        """The classes of given examples, which a model of classes must know."""
-        if labels is None and self.experiment.num_classes:
-            raise UserError("The model knows classes; give labels, one for each or one for all, or -1 for none.")
-        return None if labels is None else self._classes(labels, count)
-
-    def _classes(self, labels: Any, count: int) -> np.ndarray:
-        given, classes = np.asarray(labels), self.experiment.num_classes
-        if not classes:
-            raise UserError("The model was trained without labels, and knows no classes; leave labels out.")
-        if (
-            given.dtype.kind not in "iu"
-            or given.shape not in ((), (count,))
-            or not (-1 <= given.min() <= given.max() < classes)
-        ):
-            raise UserError(
-                f"labels are {given.dtype} of shape {given.shape}, {np.unique(given)[:5]}; expected classes from 0 to "
-                f"{classes - 1}, or -1 for none: one, or {count}."
-            )
-        return np.broadcast_to(given.astype(np.int32), (count,))
+        return ArraySource(self.data.info, examples, _needed_classes(self.experiment, labels, len(examples)))
 
     @staticmethod
     def _given(params: Params, labels: Any) -> Params:
@@ -342,3 +329,29 @@ def _draws(experiment: Experiment, solver: str | Solver | None, size: int) -> Ca
         return sampler.of_keys(Conditioned(params, labels), sample_keys(key, first, size), shape[1:])
 
     return jit(draw, out_shardings=batch_sharding(experiment.mesh))
+
+
+def _needed_classes(experiment: Experiment, labels: Any, count: int) -> np.ndarray | None:
+    """The classes of given examples, which a model of classes, or a classifier, must know."""
+    if labels is None and experiment.sampled_classes:
+        none = ", or -1 for none" if experiment.classifier is None else ""
+        raise UserError(f"The model knows classes; give labels, one for each or one for all{none}.")
+    return None if labels is None else _classes(experiment, labels, count)
+
+
+def _classes(experiment: Experiment, labels: Any, count: int) -> np.ndarray:
+    given, classifier = np.asarray(labels), experiment.classifier
+    classes = experiment.num_classes if classifier is None else classifier.num_classes
+    least = -1 if classifier is None else 0  # a classifier guides to a class
+    if not classes:
+        raise UserError("The model was trained without labels, and knows no classes; leave labels out.")
+    if (
+        given.dtype.kind not in "iu"
+        or given.shape not in ((), (count,))
+        or not (least <= given.min() <= given.max() < classes)
+    ):
+        raise UserError(
+            f"labels are {given.dtype} of shape {given.shape}, {np.unique(given)[:5]}; expected classes from 0 to "
+            f"{classes - 1}{', or -1 for none' * (least < 0)}: one, or {count}."
+        )
+    return np.broadcast_to(given.astype(np.int32), (count,))

@@ -57,6 +57,7 @@ class Plan:
     headroom: float  # share of the memory to keep free
     program: Program  # compiled for the larger of the two batches
     lowers: bool  # whether the step lowers for the chip's platform
+    guided: bool = False  # whether a classifier guides the samples
 
     @property
     def step_flops(self) -> float:
@@ -133,6 +134,7 @@ def make_plan(config: Settings, info: SourceInfo) -> Plan:
         activations=activations(config, info.shape, info.num_grey_levels),
         headroom=config.plan.headroom,
         program=large,
+        guided=bool(config.conditioning.classifier),
         lowers=lowers_for(experiment, sizes[0] * mesh.size, chip.platform),
     )
 

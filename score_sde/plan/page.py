@@ -28,13 +28,18 @@ FOREIGN = (
     "on the chip: its compiler fuses and pads otherwise."
 )
 
+GUIDED = (
+    "The classifier of config.conditioning.classifier guides samples. Training does not use it, so neither its "
+    "parameters nor its gradients are counted."
+)
+
 
 def assumptions(plan: Plan) -> list[str]:
     """The assumptions behind the numbers."""
     own = plan.compiled_for.split(":")[0] in (plan.chip.name, plan.chip.platform)
-    loop = []
+    loop = [GUIDED] if plan.guided else []
     if plan.accumulate > 1 and ":" in plan.compiled_for:
-        loop = ["The compiler counts a loop once; the traffic is that times training.accumulate, an upper bound."]
+        loop += ["The compiler counts a loop once; the traffic is that times training.accumulate, an upper bound."]
     return [*ASSUMPTIONS, *loop] if own else [FOREIGN, *ASSUMPTIONS, *loop]
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import score_sde
 from score_sde.cli import main
 from score_sde.conditioning.noisy_classes import ClassLogProb, noisy_class_loss
 from score_sde.data.toys import GAUSSIANS_RADIUS, GAUSSIANS_STD
@@ -195,6 +196,30 @@ def test_samples_of_a_run_without_classes_are_guided_to_the_classes_that_are_ask
     found = report(tmp_path / "on", "sampling")
     assert (found["classes"], found["classifier_scale"]) == ([2, 0], 1.0) and "scale" not in found
     assert "of classes 2, 0 by a classifier times 1" in (tmp_path / "on" / "summary.md").read_text()
+
+
+def test_a_model_in_a_notebook_is_guided_by_the_classifier_of_its_run(trained):
+    model, key = score_sde.load(trained), jax.random.key(0)
+
+    def guided(**changes):
+        fields = {f"conditioning.{name}": value for name, value in {"classifier": str(trained), **changes}.items()}
+        settings = model.experiment.settings.with_fields(fields)
+        return dataclasses.replace(
+            model, experiment=dataclasses.replace(model.experiment, settings=settings), _programs={}
+        )
+
+    off, on = (guided(classifier_scale=scale, labels=(2,)) for scale in (0.0, 100.0))
+    plain, unmoved, moved = (each.sample(key, 3, steps=4) for each in (model, off, on))
+    np.testing.assert_allclose(unmoved, plain, atol=1e-4)
+    assert np.abs(moved - plain).max() > 1e-3
+    asked = guided(classifier_scale=100.0)
+    np.testing.assert_array_equal(asked.sample(key, 3, steps=4, labels=2), moved)
+    assert np.abs(asked.sample(key, 3, steps=4, labels=[2, 1, 0])[1:] - moved[1:]).max() > 1e-3
+    for labels in (-1, 4):
+        with pytest.raises(UserError, match="expected classes from 0 to 3: one, or 3"):
+            asked.sample(key, 3, labels=labels)
+    with pytest.raises(UserError, match="knows no classes; leave labels out"):
+        model.sample(key, 3, labels=2)
 
 
 def test_what_cannot_guide_is_one_message(trained, tmp_path, capsys):

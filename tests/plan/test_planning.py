@@ -27,7 +27,8 @@ def _run(workdir, *overrides, config=DIGITS):
 @pytest.mark.slow
 def test_a_plan_of_the_digits_says_what_they_need(tmp_path):
     # Smaller than it is, for most of the time goes on compiling.
-    assert _run(tmp_path, "data.shape=(8,8,1)", "model.channel_multipliers=(1,)", "model.features=8") == 0
+    small = ("data.shape=(8,8,1)", "model.channel_multipliers=(1,)", "model.features=8")
+    assert _run(tmp_path, *small, "conditioning.classifier=anywhere") == 0
     plan = json.loads((tmp_path / "plan.json").read_text())
     count = jax.device_count()
     assert plan["batch_size"] == 64 and plan["batch_per_device"] == 64 // count
@@ -41,6 +42,7 @@ def test_a_plan_of_the_digits_says_what_they_need(tmp_path):
     assert plan["lowers_for"] == {"tpu": True}
     assert [point["chips"] for point in plan["scaling"]] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 1024]
     page = (tmp_path / "plan.md").read_text()
+    assert "The classifier of config.conditioning.classifier guides samples." in page
     assert "docs.cloud.google.com" in page and f"{plan['parameters']:,}" in page
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from score_sde.plan.chips import CHIPS, this_machine
 from score_sde.plan.estimate import Plan
-from score_sde.plan.page import advise, parts_that_fit
+from score_sde.plan.page import GUIDED, advise, assumptions, parts_that_fit
 from score_sde.plan.program import Activations, Line, Program
 from score_sde.plan.roofline import all_reduce_seconds, scaling, sharded_seconds, step_time
 
@@ -120,3 +120,7 @@ def test_advice_names_the_field_that_mends_what_is_wrong():
     assert _fields(dtype="float32") == {"model.dtype"}
     assert _fields(remat=True, per_device=128) == {"model.remat"}
     assert _fields(parameters=10_000_000_000) == {"training.batch_size"}
+
+
+def test_a_plan_says_that_it_leaves_a_guiding_classifier_out():
+    assert GUIDED in assumptions(_plan(guided=True)) and GUIDED not in assumptions(_plan())
