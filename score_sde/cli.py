@@ -168,7 +168,7 @@ def _say_what_is_unread(
 
 def _each(options: argparse.Namespace) -> list[str]:
     """The modes that a command runs: one, or those of every run of a sweep."""
-    return [options.mode] if options.mode != "sweep" else (options.each or "train").split(",")
+    return str(options.each or "train").split(",") if options.mode == "sweep" else [str(options.mode)]
 
 
 def run_script(name: str, action: Callable[[], object]) -> int:

@@ -80,7 +80,8 @@ def sweep_of(path: Path) -> list[Any]:
     Raises:
         UserError: If the file fails, defines no ``sweep()``, or yields nothing or too much.
     """
-    make, found = None, []
+    make: Any = None
+    found: list[Any] = []
     if path.suffix != ".json":
         with _run(path) as module:
             make = getattr(module, "sweep", None)
