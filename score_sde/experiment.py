@@ -38,11 +38,11 @@ from score_sde.solvers import CORRECTORS, Solver, follows_of, noise_scale_of
 from score_sde.solvers.pairing import follows_chain, too_long
 from score_sde.standardization import Standardization
 from score_sde.state import TrainState, create_state, state_of
-from score_sde.training.objective import VARIANCES, make_loss, make_trainees
+from score_sde.training.objective import OBJECTIVES, VARIANCES, make_loss, make_trainees
 from score_sde.training.optim import make_optimizer
 from score_sde.training.step import Prepare, TrainStep, make_train_step
 from score_sde.typing import Batch, Dequantizer, Loss, Network, Params, ScoreFn, Times, expand_like
-from score_sde.validation import PURPOSES, Purpose, class_problems, problems_of
+from score_sde.validation import PURPOSES, Purpose, check_steps, class_problems, has_score, need_score, problems_of
 from score_sde.variational import LearnedReversal
 
 
@@ -186,7 +186,11 @@ class Experiment:
         """The score of the SDE's marginals under given parameters, without dropout.
 
         Parameters that are :class:`~score_sde.labels.Conditioned` give the score of a class.
+
+        Raises:
+            UserError: If the network has learned something else.
         """
+        need_score(self.settings, "this measurement")
         return make_score_fn(self.network, self.parameterization, self.sde, params)
 
     def followed_score(self, params: Params) -> ScoreFn:
@@ -194,6 +198,8 @@ class Experiment:
 
         With ``sampling.thresholding`` its denoised samples are images.
         """
+        if not has_score(self.settings):
+            return self.in_range(self._model_score(params))  # guidance is of scores
         own, label = unconditioned(params)
         if self.classifier is None or not isinstance(own, Guided):
             return self.in_range(class_score(self._model_score, params, **self._guidance))
@@ -209,7 +215,8 @@ class Experiment:
         return {"scale": fields.scale, **limits}
 
     def _model_score(self, params: Params) -> ScoreFn:
-        return make_score_fn(self.network, self.parameterization, self.process, params)
+        make = OBJECTIVES[self.settings.objective.kind].score
+        return make(self.network, self.parameterization, self.process, params)
 
     def condition(self, params: Params, indices: Integer[Array, " batch"]) -> Params:
         """The parameters for samples of some numbers, by their classes; of a run without labels the parameters alone.
@@ -265,8 +272,10 @@ class Experiment:
         """0 for a solver of the probability flow, else ``sampling.noise_scale``.
 
         Raises:
-            UserError: If the solver adds a fixed noise regardless of the noise scale.
+            UserError: If the solver adds a fixed noise regardless of the noise scale, or steps with something else than
+                the network has learned.
         """
+        check_steps(self.settings, method)
         wanted = None if follows_of(method) == "flow" else self.settings.sampling.noise_scale
         return noise_scale_of(method, wanted, name="config.sampling.noise_scale")
 

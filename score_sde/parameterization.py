@@ -74,6 +74,7 @@ class Parameterization(abc.ABC):
     fixed: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # fields that the subclass fixes
     of_sde: ClassVar[bool] = False  # whether it needs drift and diffusion, which a chain lacks
     of_levels: ClassVar[bool] = False  # whether the output has a number for every gray level of every value
+    keeps_data: ClassVar[bool] = True  # whether the denoised sample of data is the data, whatever the network
 
     data_std: Number = DEFAULTS.parameterization.data_std
     scale_input: bool = static(default=DEFAULTS.parameterization.scale_input)
@@ -119,6 +120,8 @@ class ScorePrediction(Parameterization):
 @component
 class DataPrediction(Parameterization):
     """The output is the data ``x_0``; the noise loses digits where ``s`` is small, so prefer others for likelihoods."""
+
+    keeps_data: ClassVar[bool] = False
 
     def noise(self, process: Process, output: Output, x: Batch, t: Times) -> Batch:
         """``(x - m output) / s``."""
@@ -203,6 +206,7 @@ class LevelPrediction(Parameterization):
     """
 
     of_levels: ClassVar[bool] = True
+    keeps_data: ClassVar[bool] = False  # but for levels themselves
 
     quantization: Quantization = Quantization()
 

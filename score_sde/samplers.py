@@ -22,7 +22,7 @@ from score_sde.parameterization import denoise
 from score_sde.processes import ReverseProcess
 from score_sde.sampling import DENOISING_EVALS, Denoising, FixedSteps, Grid, prior_samples, sample_keys, solver_keys
 from score_sde.sdes import SDE
-from score_sde.solvers import PREDICTORS, EulerMaruyama, Follows, Solver
+from score_sde.solvers import FLOW_MAPS, PREDICTORS, EulerMaruyama, Follows, Solver
 from score_sde.solvers.base import Solution, continuous
 from score_sde.solvers.contract import check_solver
 from score_sde.typing import Batch, Number, Params, PRNGKey, SampleKeys, ScoreFn, component, static
@@ -73,7 +73,7 @@ AdaptiveMethod: TypeAlias = AdaptiveODE | AdaptiveSDE  #: a method that chooses 
 #: Methods by their names in configurations.
 METHODS: Mapping[str, Callable[..., Solver | AdaptiveMethod]] = Registry(
     "sampling.predictor",
-    {**PREDICTORS, "adaptive": AdaptiveODE, "adaptive_sde": AdaptiveSDE},
+    {**PREDICTORS, **FLOW_MAPS, "adaptive": AdaptiveODE, "adaptive_sde": AdaptiveSDE},
     check=check_solver,
 )
 

@@ -189,12 +189,18 @@ class Loss:
         draw: Everything random in the losses of ``(key, batch)``, a pytree whose arrays begin with the axis of the
             batch, so that a part of the batch takes its share of them, and a key for dropout.
         losses: The losses of ``(params, batch, draws, dropout_key)``, of shape ``(batch,)``; a key switches dropout on.
+        scheduled: For a loss that changes in the course of training, the one of a step; this is then the last of them.
     """
 
     draw: Callable[[PRNGKey, Any], tuple[Any, PRNGKey]]
     losses: Callable[[Params, Any, Any, PRNGKey | None], Times]
+    scheduled: Callable[[Int[Array, ""]], "Loss"] | None = None
 
     def __call__(self, params: Params, key: PRNGKey, batch: Any, *, train: bool) -> Times:
         """Draw, and take the losses; ``train`` switches dropout on."""
         draws, dropout_key = self.draw(key, batch)
         return self.losses(params, batch, draws, dropout_key if train else None)
+
+    def at(self, step: Int[Array, ""]) -> "Loss":
+        """The loss that is minimized at a step of training."""
+        return self if self.scheduled is None else self.scheduled(step)

@@ -20,7 +20,7 @@ CORE = (
     {"chains", "quantization"},
     {"sdes"},
     {"parameterization", "weightings"},
-    {"solvers", "times"},
+    {"solvers", "times", "average_velocity"},
     {"variational"},
     {"objectives"},
     {"sampling", "likelihood", "conditioning"},

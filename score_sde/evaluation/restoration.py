@@ -25,6 +25,7 @@ from score_sde.fields import DEFAULTS
 from score_sde.keys import fold_in, sample_keys
 from score_sde.solvers.base import Solution
 from score_sde.typing import Params, PRNGKey, SampleKeys
+from score_sde.validation import need_score
 
 _TAIL = 0.05  # share of the draws beyond each end of an interval
 _MARGIN = 6.0  # standard deviations of the noise by which observations may leave the range of images
@@ -59,6 +60,7 @@ def observed_of(experiment: Experiment) -> Observed:
     fields = experiment.settings.conditioning
     if experiment.latent is not None:
         raise UserError(f"config.model.name is {experiment.settings.model.name}, which has no score to restore with.")
+    need_score(experiment.settings, "a restoration")
     if experiment.quantization.num_grey_levels is None:
         raise UserError(f"config.data.name is {experiment.settings.data.name}, which is of points; expected images.")
     height, width, channels = experiment.event_shape

@@ -21,6 +21,7 @@ from score_sde.likelihood.latents import decode, encode, interpolate
 from score_sde.sampling import FixedSteps
 from score_sde.solvers.base import Solution
 from score_sde.typing import Params, PRNGKey
+from score_sde.validation import has_score
 
 _ROWS, _COLUMNS = 8, 10  # interpolated pairs of examples, and points of each
 SKETCH_STEPS = 24  # of a second-order probability-flow solver: enough to see progress, cheap beside training
@@ -120,10 +121,12 @@ def solved_in_parts(
 def sketch(experiment: Experiment, count: int) -> Callable[[Params], np.ndarray]:
     """A function from parameters to ``count`` samples as levels, always from the same initial noise and no other.
 
-    It takes a few steps of DPM-Solver++ (2M), whatever solver ``config.sampling`` names, and is compiled once.
+    It takes a few steps of DPM-Solver++ (2M), whatever solver ``config.sampling`` names, and is compiled once. A model
+    of few steps takes those of ``config.sampling``.
     """
     mesh, size = experiment.mesh, shared_size(experiment.mesh, count)
-    steps = {"predictor": "dpm_solver_2m", "corrector": "none", "grid": "log_snr", "num_steps": SKETCH_STEPS}
+    sketched = {"predictor": "dpm_solver_2m", "corrector": "none", "grid": "log_snr", "num_steps": SKETCH_STEPS}
+    steps = sketched if has_score(experiment.settings) else {}
 
     @functools.cache
     def program() -> Callable[[Params, PRNGKey], Array]:

@@ -18,6 +18,7 @@ NOISELESS = (
     *("euler", "heun", "edm_heun", "dpm_solver_1", "dpm_solver_2s", "dpm_solver_2m", "dpm_solver_3m"),
     *("unipc_1", "unipc_2", "unipc_3"),
 )
+FLOW_MAPS = ("consistency", "mean_flow")  # of networks that have learned something else than the score
 ADAPTIVE = ("adaptive", "adaptive_sde")
 GRIDS = ("uniform", "quadratic", "log_snr", "edm")
 METRICS = (
@@ -56,9 +57,10 @@ class Sampling(Open):
     when: ClassVar[When] = SCORE
 
     predictor: str = choice(
-        (*NOISY, *NOISELESS, *ADAPTIVE),
+        (*NOISY, *NOISELESS, *FLOW_MAPS, *ADAPTIVE),
         "the solver: with noise euler_maruyama to none, without euler to unipc_3; with as many steps as the error asks "
-        "for adaptive (the probability flow) and adaptive_sde (with noise)",
+        "for adaptive (the probability flow) and adaptive_sde (with noise); of models with the objective of their name "
+        "consistency and mean_flow",
         given=frozenset(),
         **_SWEPT,
     )

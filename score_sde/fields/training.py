@@ -14,6 +14,9 @@ _CLOSEST = 0.9999999  # to 1 in float32, where a rate would change nothing
 _TIME = (1e-12, 0.5)  # a chain of two levels begins at 1/2
 _OWN_NAMES = given("optim.name", "adam", "adamw", "muon")
 _NO_BOUND = unless("objective.kind", "bound")
+_WEIGHTED = unless("objective.kind", "bound", "consistency", "mean_flow")
+_CONSISTENCY = given("objective.kind", "consistency")
+_FEW_STEPS = given("objective.kind", "consistency", "mean_flow")
 _P2 = given("objective.weighting", "p2")
 _NORMAL = given("objective.times", "lognormal", "logit_normal")
 
@@ -23,9 +26,10 @@ class Objective(Open):
     """The loss that training minimizes."""
 
     kind: str = choice(
-        ("denoising", "bound", "implicit", "sliced", "sliced_vr"),
-        "denoising, implicit or sliced (sliced_vr) score matching, or the variational bound of a chain or of a vae, "
-        "which has no weighting and no times to choose",
+        ("denoising", "bound", "implicit", "sliced", "sliced_vr", "consistency", "mean_flow"),
+        "denoising, implicit or sliced (sliced_vr) score matching; the variational bound of a chain or of a vae, "
+        "which has no weighting and no times to choose; or a model of few steps: consistency (the end of the flow, "
+        "best from training.init_from=a run of EDM) or mean_flow (average velocities, for output=velocity)",
         given=frozenset({"process", "network", "parameterization", "times", "weighting", "reduce_mean"}),
     )
     num_projections: int = integer(
@@ -35,11 +39,28 @@ class Objective(Open):
     hybrid: float = real(
         0.0, 0.0, 1e4, "kind=bound: mean (n - z)^2 plus this much of the bound, for the variances; 0 for the bound"
     )
+    gap_divisor: float = real(
+        256.0, 1.001, 1e3, "by what the relative gap of the two noise levels is divided", _CONSISTENCY
+    )
+    gap_every: int = integer(
+        0, 0, MAX_STEPS, "steps after which it is divided by that again, down to 0.001; 0 for never", _CONSISTENCY
+    )
+    adaptive_power: float = real(
+        0.5, 0.0, 1.0, "errors e are weighted by (e + adaptive_offset)^-power; 0 for their squares", _FEW_STEPS
+    )
+    adaptive_offset: float = real(1e-6, 1e-12, 1.0, "keeps that weight finite", _FEW_STEPS)
+    apart: float = real(
+        0.75,
+        0.0,
+        1.0,
+        "share of the examples with two times; the rest is flow matching",
+        given("objective.kind", "mean_flow"),
+    )
     weighting: str = choice(
         ("variance", "likelihood", "flow", "edm", "min_snr", "p2", "sigmoid"),
         "lambda(t): variance (s^2), likelihood (g^2), flow (the error of the path's velocity), or as in EDM, min-SNR, "
         "P2 and with the likelihood times a logistic function",
-        _NO_BOUND,
+        _WEIGHTED,
         given=frozenset({"process", "t"}),
     )
     min_snr_gamma: float = real(
@@ -47,12 +68,12 @@ class Objective(Open):
         1e-6,
         1e6,
         "the ratio from which on data count no more",
-        _NO_BOUND & given("objective.weighting", "min_snr"),
+        _WEIGHTED & given("objective.weighting", "min_snr"),
     )
-    p2_k: float = real(1.0, 1e-6, 1e6, "added to the signal-to-noise ratio", _NO_BOUND & _P2)
-    p2_gamma: float = real(1.0, 0.0, 10.0, "its power in the denominator", _NO_BOUND & _P2)
+    p2_k: float = real(1.0, 1e-6, 1e6, "added to the signal-to-noise ratio", _WEIGHTED & _P2)
+    p2_gamma: float = real(1.0, 0.0, 10.0, "its power in the denominator", _WEIGHTED & _P2)
     sigmoid_bias: float = real(
-        2.0, -30.0, 30.0, "the log-SNR at which half is left", _NO_BOUND & given("objective.weighting", "sigmoid")
+        2.0, -30.0, 30.0, "the log-SNR at which half is left", _WEIGHTED & given("objective.weighting", "sigmoid")
     )
     times: str = choice(
         ("uniform", "low_discrepancy", "levels", "importance", "weighted", "lognormal", "logit_normal"),

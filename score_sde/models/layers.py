@@ -218,6 +218,23 @@ class TimeEmbedding(nn.Module):
         return nn.Dense(4 * self.width, kernel_init=ddpm_init())(self.activation(h))
 
 
+class SpanEmbedding(nn.Module):
+    """The time between two times as a vector of width ``4 * width``, which is zero at first: the second time is free.
+
+    A network that knows a single time thus goes on as it is.
+    """
+
+    width: int
+    activation: Activation
+
+    @nn.compact
+    def __call__(self, span: Times | None, condition: Times) -> Features:
+        """Embed a batch of spans; ``None`` stands for 0."""
+        h = positional_embedding(jnp.zeros_like(condition) if span is None else span, self.width)
+        h = nn.Dense(4 * self.width, kernel_init=ddpm_init())(h)
+        return nn.Dense(4 * self.width, kernel_init=nn.initializers.zeros)(self.activation(h))
+
+
 def label_embedding(num_classes: int, width: int, label: Labels | None, condition: Times) -> Features:
     """A learned vector for each class, and one for no class, of the module that calls this.
 

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
 from score_sde.models.dropout import Dropout
-from score_sde.models.layers import ACTIVATIONS, TimeEmbedding, check_labels, label_embedding
+from score_sde.models.layers import ACTIVATIONS, SpanEmbedding, TimeEmbedding, check_labels, label_embedding
 from score_sde.typing import Labels, Times
 
 
@@ -19,12 +19,19 @@ class MLP(nn.Module):
     fourier_scale: float = DEFAULTS.model.fourier_scale
     activation: str = DEFAULTS.model.activation
     num_classes: int = DEFAULTS.model.num_classes
+    spans: bool = False  # whether it is told the time between two times too
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch dim"], condition: Times, *, label: Labels | None = None, train: bool = False
+        self,
+        x: Float[Array, "batch dim"],
+        condition: Times,
+        *,
+        label: Labels | None = None,
+        span: Times | None = None,
+        train: bool = False,
     ) -> Float[Array, "batch dim"]:
-        """The network output, of the shape of ``x``; labels are as for :class:`~score_sde.models.ncsnpp.NCSNpp`.
+        """The network output, of the shape of ``x``; labels and spans as in :class:`~score_sde.models.ncsnpp.NCSNpp`.
 
         Raises:
             UserError: For labels given to a network without classes, and for labels out of range.
@@ -36,6 +43,8 @@ class MLP(nn.Module):
         embedding = TimeEmbedding(self.features // 4, self.embedding, activation, self.fourier_scale)(condition)
         if self.num_classes:
             embedding = embedding + label_embedding(self.num_classes, width, label, condition)
+        if self.spans:
+            embedding = embedding + SpanEmbedding(self.features // 4, activation, name="span")(span, condition)
         embedding = activation(embedding)
         h = nn.Dense(self.features)(x)
         for _ in range(self.num_blocks):

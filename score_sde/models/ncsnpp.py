@@ -31,6 +31,7 @@ from score_sde.models.layers import (
     Features,
     GroupNorm,
     Images,
+    SpanEmbedding,
     TimeEmbedding,
     check_labels,
     conv3x3,
@@ -49,7 +50,7 @@ Block = Callable[..., Maps]  # (features, width, resample=None) -> features
 
 
 class NCSNpp(nn.Module):
-    """The DDPM++ / NCSN++ U-Net, with its fields of ``config.model`` (``docs/fields.md``), and two more."""
+    """The DDPM++ / NCSN++ U-Net, with its fields of ``config.model`` (``docs/fields.md``), and three more."""
 
     features: int = DEFAULTS.model.features
     channel_multipliers: tuple[int, ...] = DEFAULTS.model.channel_multipliers
@@ -76,13 +77,22 @@ class NCSNpp(nn.Module):
     input_frequencies: tuple[int, ...] = DEFAULTS.model.input_frequencies
     patch_size: int = DEFAULTS.model.patch_size
     num_outputs: int | None = None  # for every value, along one more axis; ``None`` for one, without that axis
+    spans: bool = False  # whether it is told the time between two times too, for average velocities
 
     @nn.compact
-    def __call__(self, x: Images, condition: Times, *, label: Labels | None = None, train: bool = False) -> Output:
+    def __call__(
+        self,
+        x: Images,
+        condition: Times,
+        *,
+        label: Labels | None = None,
+        span: Times | None = None,
+        train: bool = False,
+    ) -> Output:
         """The network output, of the shape of ``x``, or with a last axis of ``num_outputs``.
 
         The noise condition is a time or level for positional embeddings, ``log sigma`` for Fourier ones. The label
-        ``None``, or -1 for single examples, stands for no class.
+        ``None``, or -1 for single examples, stands for no class; the span ``None`` stands for 0.
 
         Raises:
             UserError: For labels given to a network without classes, and for labels out of range; traced labels out of
@@ -95,7 +105,7 @@ class NCSNpp(nn.Module):
         size, x = x.shape[1:-1], padded(x, self.patch_size * 2 ** (len(self.channel_multipliers) - 1))
         x = to_patches(x, self.patch_size)
         kernel = self.fir_kernel if self.fir else None
-        block = self._make_block(self._embed(condition, label), train)
+        block = self._make_block(self._embed(condition, label, span), train)
         pyramid = INPUT_PYRAMIDS[self.progressive_input](x, kernel, self.progressive_combine, self.skip_rescale)
         width, scale = (1, self.init_scale) if self.num_outputs is None else (_LOGIT_FEATURES, 1.0)
         out = OUTPUT_PYRAMIDS[self.progressive](width * x.shape[-1], self._head, kernel, scale, self.skip_rescale)
@@ -106,14 +116,16 @@ class NCSNpp(nn.Module):
         output = cropped(from_patches(out.output(self._up(h, skips, block, out)), self.patch_size), size)
         return output if self.num_outputs is None else self._logits(output)
 
-    def _embed(self, condition: Times, label: Labels | None) -> Features | None:
-        embedding = None
+    def _embed(self, condition: Times, label: Labels | None, span: Times | None) -> Features | None:
+        embedding, activation = None, ACTIVATIONS[self.activation]
         if self.embedding != "none":
-            activation = ACTIVATIONS[self.activation]
             embedding = TimeEmbedding(self.features, self.embedding, activation, self.fourier_scale)(condition)
         if self.num_classes:
             classes = label_embedding(self.num_classes, 4 * self.features, label, condition)
             embedding = classes if embedding is None else embedding + classes
+        if self.spans:
+            spans = SpanEmbedding(self.features, activation, name="span")(span, condition)
+            embedding = spans if embedding is None else embedding + spans
         return embedding
 
     def _make_block(self, embedding: Features | None, train: bool) -> Block:

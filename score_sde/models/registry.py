@@ -34,6 +34,7 @@ class Family(NamedTuple):
     needs_embedding: bool = False
     takes_labels: bool = False
     gives_logits: bool = False  # of the gray levels of every value, as parameterization.output=levels takes them
+    takes_spans: bool = False  # whether it can be told two times
 
 
 # Fields that the original DDPM does not read from its configuration.
@@ -45,13 +46,13 @@ _DDPM = {
 _GRIDS = (2, 3, 4)  # of series (L, C), images (H, W, C) and volumes (D, H, W, C)
 _RANKS = {1: "vectors (D,)", 2: "series (L, C)", 3: "images (H, W, C)", 4: "volumes (D, H, W, C)"}
 _NETWORKS: Mapping[str, Family] = {
-    "ncsnpp": Family(NCSNpp, unet_count, ranks=_GRIDS, takes_labels=True, gives_logits=True),
-    "ddpm": Family(DDPM, unet_count, _DDPM, ranks=_GRIDS, takes_labels=True, gives_logits=True),
+    "ncsnpp": Family(NCSNpp, unet_count, ranks=_GRIDS, takes_labels=True, takes_spans=True, gives_logits=True),
+    "ddpm": Family(DDPM, unet_count, _DDPM, ranks=_GRIDS, takes_labels=True, takes_spans=True, gives_logits=True),
     "ncsn": Family(NCSN, ncsn_count, {"resolution": 64}, halvings=1, looks_up_level=True),
     "ncsnv2_64": Family(NCSNv2, refinenet_count, {"resolution": 64}, halvings=1),
     "ncsnv2_128": Family(NCSNv2, refinenet_count, {"resolution": 128}, halvings=2),
     "ncsnv2_256": Family(NCSNv2, refinenet_count, {"resolution": 256}, halvings=3),
-    "mlp": Family(MLP, mlp_count, ranks=(1,), needs_embedding=True, takes_labels=True),
+    "mlp": Family(MLP, mlp_count, ranks=(1,), needs_embedding=True, takes_labels=True, takes_spans=True),
     "vae": Family(VAE, autoencoder_count, ranks=(1, *_GRIDS), is_latent=True),
 }
 #: Networks by the names of ``config.model.name``. How large one of the user's own is shows when it is made.

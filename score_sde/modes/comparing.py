@@ -34,6 +34,7 @@ from score_sde.report.measured import pareto_chart
 from score_sde.report.rendering import render
 from score_sde.solvers import DETERMINISTIC
 from score_sde.training.writers import ProgressBar, compiling
+from score_sde.validation import need_score
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ def run_pareto(config: Settings, workdir: Path, command: str, *, out: Path | Non
     """Quality against cost of many samplers, and a recommendation: ``pareto.md``, ``pareto.json``, ``pareto.png``."""
     place = out or workdir
     experiment = experiment_of(config, workdir, "pareto")
+    need_score(experiment.settings, "a comparison of solvers")
     references, settings = settings_of(experiment)
     state, average = trained_model(experiment, workdir)
     experiment, guided = guided_by_classifier(experiment)

@@ -33,7 +33,7 @@ from score_sde.training.ema import reconstruct, reconstruction_error, reconstruc
 from score_sde.training.loop import Task, run
 from score_sde.training.writers import ProgressBar
 from score_sde.typing import Network, Params
-from score_sde.validation import purposes_of
+from score_sde.validation import need_score, purposes_of
 
 _WITHOUT_DATA = ("sample", "restore", "export")  # modes that need no data to build their model
 _ROUGH = 0.05  # error of a reconstructed profile that triggers a warning
@@ -189,9 +189,10 @@ def check_limit(config: Settings) -> None:
     """Refuse a network that was not trained for the requested SDE at all of its times.
 
     Raises:
-        UserError: If the network was trained on a chain of another SDE, or is conditioned on the index of the nearest
-            level.
+        UserError: If the network has learned no score, was trained on a chain of another SDE, or is conditioned on the
+            index of the nearest level.
     """
+    need_score(config, "a likelihood or a latent code")
     own = DIFFUSIONS[config.sde.name].own
     if config.sde.schedule not in (CONTINUOUS, own):
         raise UserError(

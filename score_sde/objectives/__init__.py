@@ -1,6 +1,8 @@
 """Training objectives: denoising score matching, its training times and weightings, and the score matching family."""
 
+from score_sde.objectives.adaptive import adaptive_error
 from score_sde.objectives.conditional import class_conditional, given_labels
+from score_sde.objectives.consistency import consistency_loss, consistency_training
 from score_sde.objectives.criteria import (
     CRITERIA,
     Criterion,
@@ -19,6 +21,7 @@ from score_sde.objectives.family import (
     implicit_score_matching,
     sliced_score_matching,
 )
+from score_sde.objectives.mean_flow import mean_flow_loss
 from score_sde.objectives.score_matching import LevelLosses, NoiseLevels, loss_by_noise_level, score_matching_loss
 from score_sde.times import (
     OF_SDE,
@@ -81,7 +84,10 @@ __all__ = [
     "Sliced",
     "UniformTimes",
     "WeightedTimes",
+    "adaptive_error",
     "class_conditional",
+    "consistency_loss",
+    "consistency_training",
     "criterion_loss",
     "denoising_score_matching",
     "draw_projections",
@@ -95,6 +101,7 @@ __all__ = [
     "loss_by_noise_level",
     "make_predict_fn",
     "make_weighting",
+    "mean_flow_loss",
     "sample_from_prior",
     "score_matching_loss",
     "sliced_score_matching",

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from score_sde.arguments import not_fulfilled
 from score_sde.errors import refuse
@@ -53,7 +53,10 @@ def class_conditional(loss: Loss, null_probability: Number = DEFAULTS.conditioni
         label = batch.label if dropout_key is None else jnp.where(without, -1, batch.label)
         return loss.losses(Conditioned(params, label), batch.data, own, dropout_key)
 
-    return Loss(draw, losses)
+    def scheduled(step: Int[Array, ""]) -> Loss:
+        return class_conditional(loss.at(step), null_probability)
+
+    return Loss(draw, losses, None if loss.scheduled is None else scheduled)
 
 
 def given_labels(make: Callable[[Labels], Loss]) -> Loss:

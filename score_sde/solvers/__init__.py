@@ -12,9 +12,10 @@ from score_sde.solvers.compose import PredictorCorrector
 from score_sde.solvers.contract import check_corrector
 from score_sde.solvers.correctors import AnnealedLangevin, Langevin
 from score_sde.solvers.exponential import DPMSolverMultistep, DPMSolverSinglestep, UniPC
+from score_sde.solvers.flow_maps import ConsistencySteps, MeanFlowSteps
 from score_sde.solvers.langevin import langevin_monte_carlo, metropolis_langevin
 from score_sde.solvers.ode import EDMHeun, Euler, Heun
-from score_sde.solvers.pairing import Follows, follows_of, noise_scale_of
+from score_sde.solvers.pairing import Follows, Learned, follows_of, learned_of, noise_scale_of
 from score_sde.solvers.predictors import DDIM, Ancestral, EulerMaruyama, NoPredictor, ReverseDiffusion
 from score_sde.solvers.reversal import GaussianReversal
 
@@ -47,7 +48,11 @@ DETERMINISTIC: Mapping[str, Callable[..., Solver]] = MappingProxyType(
         "unipc_3": lambda: UniPC(order=3),
     }
 )
-#: All of them.
+#: Steps of networks that have learned something else than the score.
+FLOW_MAPS: Mapping[str, Callable[..., Solver]] = MappingProxyType(
+    {"consistency": ConsistencySteps, "mean_flow": MeanFlowSteps}
+)
+#: All solvers that follow a score.
 PREDICTORS: Mapping[str, Callable[..., Solver]] = MappingProxyType({**STOCHASTIC, **DETERMINISTIC})
 #: Corrections after every step, by the names of configurations.
 CORRECTORS: Mapping[str, Callable[..., Solver]] = Registry(
@@ -58,10 +63,12 @@ __all__ = [
     "CORRECTORS",
     "DDIM",
     "DETERMINISTIC",
+    "FLOW_MAPS",
     "PREDICTORS",
     "STOCHASTIC",
     "Ancestral",
     "AnnealedLangevin",
+    "ConsistencySteps",
     "DPMSolverMultistep",
     "DPMSolverSinglestep",
     "EDMHeun",
@@ -71,6 +78,8 @@ __all__ = [
     "GaussianReversal",
     "Heun",
     "Langevin",
+    "Learned",
+    "MeanFlowSteps",
     "NoPredictor",
     "PredictorCorrector",
     "ReverseDiffusion",
@@ -79,6 +88,7 @@ __all__ = [
     "UniPC",
     "follows_of",
     "langevin_monte_carlo",
+    "learned_of",
     "metropolis_langevin",
     "noise_scale_of",
 ]

@@ -33,6 +33,12 @@ from score_sde.typing import Number, is_known
 
 #: What a solver follows: the flow, the reverse SDE, the process's noise scale, noise of its own, or nothing.
 Follows = Literal["flow", "sde", "any", "own", "still"]
+#: What a network has learned: the score, the end of the flow from a point, or the average velocity between two times.
+Learned = Literal["score", "end", "average"]
+#: What most networks and solvers are about.
+SCORE: Learned = "score"
+#: What needs a network that is told two times.
+AVERAGE: Learned = "average"
 _ONLY = {"flow": 0.0, "sde": 1.0}
 _WORDS = {
     "flow": "adds no noise; expected 0, the probability flow, or a solver with noise such as EulerMaruyama",
@@ -55,6 +61,11 @@ def follows_of(solver: Any) -> Follows | None:
         raise unknown("word for what a solver follows", str(stated), get_args(Follows))
     inner = getattr(solver, "predictor", getattr(solver, "solver", None))
     return stated if stated is not None or inner is None else follows_of(inner)
+
+
+def learned_of(solver: Any) -> frozenset[Learned]:
+    """What networks that a solver can step with have learned: what its attribute ``learned`` says, else the score."""
+    return getattr(solver, "learned", frozenset({SCORE}))
 
 
 def follows_drift(solver: Any) -> bool:

@@ -7,11 +7,12 @@ variational autoencoder.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
+from score_sde.average_velocity import make_average_fn
 from score_sde.config import build
 from score_sde.errors import UserError
 from score_sde.fields import Settings
@@ -22,16 +23,20 @@ from score_sde.objectives import (
     TIME_SAMPLERS,
     WEIGHTINGS,
     LowDiscrepancyTimes,
+    consistency_training,
     criterion_loss,
     make_weighting,
+    mean_flow_loss,
     score_matching_loss,
 )
 from score_sde.objectives.contract import check_loss, check_losses, check_weighting
 from score_sde.outside.parts import Part, Registry
-from score_sde.parameterization import PARAMETERIZATIONS, Parameterization
+from score_sde.parameterization import PARAMETERIZATIONS, Parameterization, make_score_fn
 from score_sde.processes import Process
 from score_sde.quantization import Quantization
-from score_sde.typing import Batch, Labels, Loss, Network, Params, PRNGKey, Times
+from score_sde.solvers import Learned
+from score_sde.solvers.pairing import AVERAGE
+from score_sde.typing import Batch, Labels, Loss, Network, Params, PRNGKey, ScoreFn, Times
 from score_sde.variational import LatentVariableModel, first_half, vae_loss, vlb_loss, with_fraction, with_variances
 
 #: The choices of ``config.parameterization.variances``, with the fraction in eq. 15 of Nichol & Dhariwal 2021.
@@ -81,7 +86,11 @@ def make_trainees(
         return Trainees.of_latent(make_latent_model(dict(config.model), event_shape))
     copies = 2 if VARIANCES[config.parameterization.variances] is None else 1  # of the data, which the network sees
     network = make_network(
-        {**config.model, "num_classes": classes or config.model.num_classes},
+        {
+            **config.model,
+            "num_classes": classes or config.model.num_classes,
+            "spans": OBJECTIVES[config.objective.kind].learned == AVERAGE,
+        },
         (*event_shape[:-1], copies * event_shape[-1]) if event_shape else event_shape,
         num_scales=config.parameterization.num_scales,
         centered=config.data.centered,
@@ -96,6 +105,10 @@ class Kind(NamedTuple):
     loss: Any  # a function that returns a Loss, or a part of the user's own
     fields: tuple[str, ...] = ()
     of_bound: bool = False  # the bound of a chain with its variances; else a score at random times
+    learned: Learned = "score"  # what the network has learned, which decides how it is sampled
+    weighted: bool = True  # by ``objective.weighting``
+    scheduled: bool = False  # whether it changes in the course of training
+    score: Callable[..., ScoreFn] = make_score_fn  # makes of the network what samplers follow
 
 
 def _criterion(name: str, *fields: str) -> Kind:
@@ -106,15 +119,29 @@ def _criterion(name: str, *fields: str) -> Kind:
     return Kind(loss, fields)
 
 
+def _bound(*given: Any, hybrid: float, **options: Any) -> Loss:
+    return vlb_loss(*given, hybrid=hybrid or None, **options)  # 0 means none
+
+
 #: Kinds of objectives by name.
 OBJECTIVES: Mapping[str, Kind] = Registry(
     "objective.kind",
     {
         "denoising": Kind(score_matching_loss),
-        "bound": Kind(vlb_loss, ("hybrid",), of_bound=True),
+        "bound": Kind(_bound, ("hybrid",), of_bound=True),
         "implicit": _criterion("implicit"),
         "sliced": _criterion("sliced", "num_projections"),
         "sliced_vr": _criterion("sliced_vr", "num_projections"),
+        "consistency": Kind(
+            consistency_training,
+            ("gap_divisor", "gap_every", "adaptive_power", "adaptive_offset", "t_min"),
+            **{"learned": "end", "weighted": False, "scheduled": True},
+        ),
+        "mean_flow": Kind(
+            mean_flow_loss,
+            ("apart", "adaptive_power", "adaptive_offset"),
+            **{"learned": AVERAGE, "weighted": False, "score": make_average_fn},
+        ),
     },
     check=check_loss,
     adopt=Kind,
@@ -134,7 +161,7 @@ def make_loss(
     if trainees.latent is not None:
         return vae_loss(trainees.latent)
     kind = OBJECTIVES[objective.kind]
-    own = {field: objective[field] or None for field in kind.fields}  # 0 means none
+    own = {field: objective[field] for field in kind.fields}
     if kind.of_bound:
         return kind.loss(process, trainees.reversal, parameterization, quantization=quantization, **own)
     weighting = make_weighting(objective.weighting, {**objective, "data_std": config.parameterization.data_std})
@@ -148,8 +175,9 @@ def make_loss(
     }
     options = {
         "times": build(TIME_SAMPLERS[objective.times], fields),
-        "weighting": weighting,
+        **({"weighting": weighting} if kind.weighted else {}),
         "reduce_mean": objective.reduce_mean,
+        **({"num_steps": config.training.num_steps} if kind.scheduled else {}),
     }
     if isinstance(kind.loss, Part):
         given = {"process": process, "network": trainees.score, "parameterization": parameterization, **options}

@@ -56,7 +56,7 @@ def make_train_step(
     """
     unroll = loops_are_slow(mesh)
 
-    def gradient(params: Params, key: PRNGKey, x: Examples) -> tuple[Scalar, Params]:
+    def gradient(loss: Loss, params: Params, key: PRNGKey, x: Examples) -> tuple[Scalar, Params]:
         # Without these constraints XLA splits the channels of the activations like the parameters, and moves
         # activations between devices in dozens of messages.
         whole = params if mesh is None else jax.lax.with_sharding_constraint(params, replicated(mesh))
@@ -88,7 +88,8 @@ def make_train_step(
 
     def step(state: TrainState, batch: Examples) -> tuple[TrainState, Metrics]:
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        value, grads = gradient(state.params, loss_key, on_data(lambda data: prepare(prepare_key, data), batch))
+        x = on_data(lambda data: prepare(prepare_key, data), batch)
+        value, grads = gradient(loss.at(state.step), state.params, loss_key, x)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         rate = ema_rate_at(state.step, ema_rate, warmup=ema_warmup)

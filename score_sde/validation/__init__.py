@@ -21,10 +21,20 @@ from score_sde.solvers import CORRECTORS, Solver, follows_of
 from score_sde.solvers.pairing import follows_drift
 from score_sde.training.objective import VARIANCES
 from score_sde.validation.classes import class_problems
+from score_sde.validation.few_steps import check_steps, few_step_problems, has_score, need_score
 from score_sde.validation.objective import level_problems, objective_problems, time_problems
 from score_sde.validation.purposes import PURPOSES, Purpose, purposes_of
 
-__all__ = ["PURPOSES", "Purpose", "class_problems", "problems_of", "purposes_of"]
+__all__ = [
+    "PURPOSES",
+    "Purpose",
+    "check_steps",
+    "class_problems",
+    "has_score",
+    "need_score",
+    "problems_of",
+    "purposes_of",
+]
 
 _MAX_PARAMETERS = 1e11  # 400 GB in float32, and as much again for every moment and average
 _MAX_BATCH = 1e12  # numbers in a batch
@@ -48,6 +58,7 @@ def problems_of(
         )
     yield from objective_problems(config)
     yield from level_problems(config, num_grey_levels)
+    yield from few_step_problems(config, wanted)
     yield from _network(config, event_shape)
     if "train" in wanted:
         yield from _trained(config, event_shape)

@@ -14,16 +14,18 @@ from score_sde.objectives import (
     LevelTimes,
     LowDiscrepancyTimes,
     UniformTimes,
+    consistency_loss,
     criterion_loss,
     likelihood_weighting,
+    mean_flow_loss,
     score_matching_loss,
     static_score_matching_loss,
     vae_loss,
     variance_weighting,
     vlb_loss,
 )
-from score_sde.parameterization import NoisePrediction
-from score_sde.sdes import VP
+from score_sde.parameterization import NoisePrediction, VelocityPrediction
+from score_sde.sdes import VP, RectifiedFlow
 from score_sde.state import state_of
 from score_sde.training.step import make_train_step
 from tests.objectives.test_family_criteria import MEMBERS, Affine, Tilted
@@ -46,6 +48,13 @@ class Shifted:
         return jax.nn.sigmoid(logits), jnp.sum(density - params["log_scale"], axis=1)
 
 
+class Spanned(Tilted):
+    """A network of two times."""
+
+    def apply(self, params, x, condition, *, label=None, key=None, span=None):
+        return super().apply(params, x, condition + span, key=key)
+
+
 def score_matching(times, weighting=variance_weighting):
     return score_matching_loss(SDE, Tilted(), NOISE, times=times, weighting=weighting), Tilted()
 
@@ -53,6 +62,15 @@ def score_matching(times, weighting=variance_weighting):
 def criterion(name):
     times = LowDiscrepancyTimes(t0=0.05)
     return criterion_loss(SDE, Tilted(), NOISE, MEMBERS[name][0], times=times, weighting=variance_weighting), Tilted()
+
+
+def consistency():
+    return consistency_loss(SDE, Tilted(), NOISE, times=LowDiscrepancyTimes(t0=0.05), gap=0.1), Tilted()
+
+
+def mean_flow():
+    path = RectifiedFlow()
+    return mean_flow_loss(path, Spanned(), VelocityPrediction(), times=LowDiscrepancyTimes(t0=0.05)), Spanned()
 
 
 def dequantization(offset):
@@ -76,6 +94,8 @@ LOSSES = {
         )
         for name, member in MEMBERS.items()
     },
+    "consistency_loss": consistency,
+    "mean_flow_loss": mean_flow,
     "vae_loss": lambda: (vae_loss(MODEL), MODEL),
     "vae_loss weights": lambda: (vae_loss(MODEL, num_samples=3), MODEL),
     "vlb_loss": lambda: (vlb_loss(CHAIN, Table(CHAIN), NOISE), Table(CHAIN)),

@@ -28,7 +28,7 @@ class LinenNetwork:
     """A Linen module ``(x, condition) -> output`` behind the two pure functions of a network.
 
     It may also take ``label`` and ``train`` (or ``deterministic``), which switches dropout on; it is called with what
-    its signature has.
+    its signature has. One that is told two times takes ``span``.
     """
 
     module: nn.Module
@@ -65,14 +65,24 @@ class LinenNetwork:
         condition: Times,
         *,
         label: Labels | None = None,
+        span: Times | None = None,
         key: PRNGKey | None = None,
     ) -> Output:
-        """The raw output; a key switches dropout on, a label goes to class-conditional modules."""
+        """The raw output; a key switches dropout on, a label goes to class-conditional modules.
+
+        Raises:
+            UserError: If a span is given, and the module takes none.
+        """
         rngs: dict[str, PRNGKey] = {} if key is None else {"dropout": key}
         noise, options = (
             (condition,) if self._takes.condition else (),
-            self._takes.keywords(label, train=key is not None),
+            self._takes.keywords(label, train=key is not None, **({} if span is None else {"span": span})),
         )
+        if span is not None and "span" not in options:
+            raise UserError(
+                f"{type(self.module).__name__} takes no argument 'span', the time between two times, and is asked for "
+                "average velocities; expected a module that takes it."
+            )
         with nn.intercept_methods(self._round) if self.dtype != "float32" else contextlib.nullcontext():
             output = self.module.apply({"params": params}, x, *noise, rngs=rngs, **options)
         assert isinstance(output, jax.Array)  # Linen types the result loosely

@@ -1,0 +1,34 @@
+"""The error of an example in the losses of few-step models, which share an adaptive weight."""
+
+import jax
+import jax.numpy as jnp
+
+from score_sde.fields import DEFAULTS
+from score_sde.typing import Batch, Number, Times, event_sum
+
+
+def adaptive_error(
+    difference: Batch,
+    *,
+    reduce_mean: bool = DEFAULTS.objective.reduce_mean,
+    power: Number = DEFAULTS.objective.adaptive_power,
+    offset: Number = DEFAULTS.objective.adaptive_offset,
+) -> Times:
+    r"""``e / (e + offset)^power`` for the squared error ``e``, with a constant for the denominator in gradients.
+
+    The weight keeps examples with large errors from dominating a batch (Geng et al. 2025, arXiv 2505.13447, eq. 22).
+    Its gradient is that of ``e^{1 - power} / (1 - power)`` up to the offset: with 1/2 twice that of the norm of the
+    difference, as Geng et al. 2024 (arXiv 2406.14548) have it, with 0 that of the squared error.
+
+    Args:
+        difference: What is to vanish.
+        reduce_mean: Mean of the squares over the event, else half their sum.
+        power: 0 for the squared error, below 1.
+        offset: Keeps the weight finite.
+
+    >>> adaptive_error(jnp.array([[3.0, 4.0]]), reduce_mean=False, power=0.5, offset=0.0).tolist()  # sqrt(12.5)
+    [3.535533905029297]
+    """
+    square = difference**2
+    error = jnp.mean(square, axis=tuple(range(1, square.ndim))) if reduce_mean else 0.5 * event_sum(square)
+    return error * jax.lax.stop_gradient((error + offset) ** -power)
