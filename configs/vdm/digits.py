@@ -14,10 +14,9 @@ def get_config() -> ConfigDict:
     config.sde.name = "vdm"
     # Seventeen levels lie 15 times as far apart as 256: a sixth of a bin is reached at a log-SNR lower by 2 log 15.
     config.sde.log_snr_max = 7.9
-    config.parameterization.output = "v"
+    config.parameterization.output = "levels"
     config.objective.weighting = "likelihood"
     config.objective.levels = "midpoints"
-    config.model.input_frequencies = (2, 3)
 
     config.likelihood.dequantization = "truncated_normal"
     return config
