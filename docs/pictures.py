@@ -148,7 +148,7 @@ def upper_half(images: np.ndarray, draws: int) -> np.ndarray:
 
 def front() -> None:
     """From noise to digits, digits by class, and restored digits: the picture of the first page."""
-    frames = [0, 8, 11, 13, 15, 17, 20, 32]
+    frames = [0, 11, 15, 17, 19, 21, 24, 32]
     parts = [
         (way(5, frames), "from noise to data", ["noise", *[""] * 6, "data"]),
         (classes(5, 2.0), "samples by class, guidance 2", [str(label) for label in range(10)]),
