@@ -4,6 +4,7 @@ References of docstrings to names of the package that the reference describes el
 """
 
 import importlib
+import operator
 import re
 from pathlib import Path
 from typing import Any
@@ -80,36 +81,32 @@ class Names:
     def __init__(self, app: Sphinx) -> None:
         """Import all modules of the reference."""
         self.paths = described(modules_of(Path(app.srcdir) / "reference"))
+        self.modules = {path.rpartition(".")[0] for path in self.paths.values()}
 
     def path(self, target: str, modules: list[str]) -> tuple[bool, str | None]:
         """Whether a name exists, seen from some modules, and its path on the pages."""
         for prefix in [*modules, ""]:
             if (found := self._resolve(f"{prefix}.{target}".strip("."))) is not None:
-                home, name = found
-                first, _, rest = name.partition(".")
-                path = self.paths.get((home, first))
-                return True, path if path is None or not rest else f"{path}.{rest}"
+                return True, found or None
         return False, None
 
-    def _resolve(self, path: str) -> tuple[str, str] | None:
-        """The home and the name of the object at a dotted path, if there is one."""
+    def _resolve(self, path: str) -> str | None:
+        """The path on the pages of the object at a dotted path: empty if no page has it, None if nothing is there."""
         parts = path.split(".")
         for length in range(len(parts), 0, -1):
             try:
                 module = importlib.import_module(".".join(parts[:length]))
             except (ImportError, ValueError):
                 continue
-            value: Any = module
-            for index, part in enumerate(parts[length:]):
-                value = getattr(value, part, None)
-                if value is None:
-                    return None
-                if index == 0:
-                    home = getattr(value, "__module__", None)
             if length == len(parts):
-                return None if not path.startswith("score_sde") else (path, "")
-            known = isinstance(home, str) and home.startswith("score_sde")
-            return (home if known else module.__name__), ".".join(parts[length:])
+                return (path if path in self.modules else "") if path.startswith("score_sde") else None
+            try:
+                operator.attrgetter(".".join(parts[length:]))(module)
+            except AttributeError:
+                return None
+            first, *rest = parts[length:]
+            found = self.paths.get((home_of(module.__name__, first), first))
+            return "" if found is None else ".".join([found, *rest])
         return None
 
 
@@ -136,8 +133,9 @@ class References(SphinxPostTransform):
 def _home(app: Sphinx, module: str, name: str) -> str | None:
     """The module whose source has a constant that another module describes; Sphinx finds classes and functions."""
     del app
-    value = getattr(importlib.import_module(module), name, None)
-    return None if value is None or is_made(value) else home_of(module, name)
+    first, value = name.partition(".")[0], operator.attrgetter(name)(importlib.import_module(module))
+    of_python = getattr(value, "__module__", None) == "builtins"  # such as a number with its type
+    return home_of(module, first) if of_python or (first == name and not is_made(value)) else None
 
 
 #: Links from the pages of sources back to the reference.

@@ -137,7 +137,7 @@ def summary(entry: Entry) -> str:
     source = inspect.getsource(module)
     assigned = re.search(rf"^{entry.name}(?:: [^=\n]+)? = .*?(?:  #: (.*))?$", source, re.MULTILINE)
     if assigned is None or assigned[1]:
-        return "" if assigned is None else assigned[1]
+        return "" if assigned is None else f"{assigned[1][0].upper()}{assigned[1][1:]}."
     before = re.search(r"((?:^#: .*\n)+)\Z", source[: assigned.start()], re.MULTILINE)
     return "" if before is None else " ".join(before[1].replace("#: ", "").split())
 
