@@ -36,7 +36,7 @@ myst_heading_anchors = 4
 nb_execution_mode = os.environ.get("NOTEBOOKS", "cache")  # force runs all of them, off none
 nb_execution_cache_path = str(DOCS.parent / "build" / "notebooks")
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900  # seconds for a cell, on a machine with much else to do
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"

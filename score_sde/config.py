@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 else:
     from ml_collections import ConfigDict
 
-MAX_RUNS = 10_000  # of a sweep
+MAX_RUNS = 10_000  #: the most runs of a sweep
 _MODULE = "score_sde_config_file"
 _RUN = '{"optim.lr": 1e-3, "seed": 1}'
 

@@ -54,6 +54,18 @@ def test_every_configuration_is_on_the_page_of_configurations():
     assert sorted(shown) == sorted(CONFIGS.rglob("*.py"))
 
 
+def test_a_link_of_the_site_that_leads_nowhere_is_found(tmp_path):
+    (tmp_path / "other.html").write_text('<p id="here">')
+    (tmp_path / "index.html").write_text(
+        '<a href="other.html#here"></a><a href="other.html#gone"></a><img src="lost.png"><a href="https://any.org/x"></a>'
+    )
+    sentences = list(load_script(DOCS / "extensions" / "broken.py").broken_links(tmp_path))
+    assert sentences == [
+        "index.html links to other.html#gone, and other.html has no such anchor.",
+        "index.html links to lost.png, which is not there.",
+    ]
+
+
 def _commands(text):
     """The commands of a page that are complete: they name a mode, and nothing stands for something else."""
     for line in text.replace("\\\n", " ").splitlines():
