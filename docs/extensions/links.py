@@ -133,7 +133,11 @@ class References(SphinxPostTransform):
 def _home(app: Sphinx, module: str, name: str) -> str | None:
     """The module whose source has a constant that another module describes; Sphinx finds classes and functions."""
     del app
-    first, value = name.partition(".")[0], operator.attrgetter(name)(importlib.import_module(module))
+    first = name.partition(".")[0]
+    try:
+        value = operator.attrgetter(name)(importlib.import_module(module))
+    except AttributeError:  # a field without a default, which only objects have
+        return None
     of_python = getattr(value, "__module__", None) == "builtins"  # such as a number with its type
     return home_of(module, first) if of_python or (first == name and not is_made(value)) else None
 

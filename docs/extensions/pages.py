@@ -36,7 +36,14 @@ def _modules(text: str, app: Sphinx) -> str:
         members = ", ".join(entry.name for entry in entries if not _is_borrowed(entry))
         lines = [f".. automodule:: {module}", f"   :members: {members}"]
         for entry in filter(_is_borrowed, entries):  # of a constant autodoc knows the comment only in its home
-            lines += ["", f".. py:data:: {entry.path}", "", f"   {summary(entry)}"]
+            lines += [
+                "",
+                f".. py:currentmodule:: {module}",
+                "",
+                f".. py:data:: {entry.name}",
+                "",
+                f"   {summary(entry)}",
+            ]
         parts.append("\n".join([f"## `{module}`\n", "```{eval-rst}", *lines, "```\n"]))
     return "\n".join(parts)
 
