@@ -31,6 +31,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The older code generator of XLA:CPU compiles an operation in two thirds of the time. An unknown flag ends the process,
 # and 0.12 does not know this one.
 FEW_OPTIMIZATIONS = ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+# Two devices that wait 40 seconds for each other end the process, which on a busy machine means nothing.
+PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 MEMORY = 3 * 2**30  # bytes of one worker from which it forgets its compiled programs
 
 
@@ -40,6 +42,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Without ``--slow`` the compiler leaves out most of its optimizations, which are half of the time of all tests."""
+    if jaxlib.__version__.startswith("0.10."):
+        os.environ["XLA_FLAGS"] += f" {PATIENCE}"
     if not config.getoption("--slow"):
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the programs that tests start
         jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0")
