@@ -96,9 +96,7 @@ class Experiment:
             mesh = make_mesh(data=settings.mesh.data, fsdp=settings.mesh.fsdp)
         refuse(_problems(settings, event_shape, num_grey_levels, num_classes, purposes, network))
         classes = classes_of(settings, num_classes)
-        built = functools.partial(
-            _built, settings, mesh, event_shape, num_grey_levels, classes=classes, standardization=standardization
-        )
+        built = functools.partial(_built, settings, mesh, event_shape, num_grey_levels, classes, standardization)
         if network is not None or standardization is not None:  # which have no hash
             return built(network=network)
         # Runs of a sweep share what they train with, and so its compiled programs.
@@ -289,7 +287,6 @@ def _built(
     mesh: Mesh,
     event_shape: tuple[int, ...],
     num_grey_levels: int | None,
-    *,
     classes: int,
     standardization: Standardization | None,
     network: Network | None = None,
@@ -356,7 +353,8 @@ def _problems(
             return None
 
     wanted = set(purposes)
-    for section in ("sde", "model", "objective", "optim", *["sampling"] * ("sample" in wanted)):
+    further = [section for section, use in {"sampling": "sample", "training": "train"}.items() if use in wanted]
+    for section in ("sde", "model", "objective", "optim", *further):
         attempt(lambda section=section: found.extend(option_problems(config, section)))
     sde = attempt(make_sde, config)
     process = attempt(make_process, config, sde) if sde is not None else None

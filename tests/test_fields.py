@@ -46,6 +46,7 @@ from score_sde.solvers import CORRECTORS, PREDICTORS, PredictorCorrector, follow
 from score_sde.training.ema import MAX_WIDTH, MAX_WIDTHS
 from score_sde.training.objective import OBJECTIVES, VARIANCES
 from score_sde.training.optim import SCHEDULES
+from score_sde.training.trackers import TRACKERS
 
 PACKAGE = pathlib.Path(score_sde.__file__).parent
 REGISTRIES = {
@@ -65,6 +66,7 @@ REGISTRIES = {
     "objective.weighting": WEIGHTINGS,
     "objective.times": TIME_SAMPLERS,
     "optim.schedule": SCHEDULES,
+    "training.trackers": TRACKERS,
     "dequantizer.name": ["none", *DEQUANTIZERS],
     "sampling.predictor": METHODS,
     "sampling.corrector": ["none", *CORRECTORS],

@@ -68,6 +68,8 @@ HOMES = {
     "etils": ("files/buckets.py", "checkpointing/storage.py"),
     "fsspec": ("files/buckets.py",),
     "tensorboardX": ("training/writers.py",),
+    "wandb": ("training/trackers.py",),
+    "mlflow": ("training/trackers.py",),
     "ml_collections": ("config.py",),
     "safetensors": ("interop/safetensors_files.py",),
     "msgpack": ("interop/flax_files.py",),

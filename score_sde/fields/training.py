@@ -5,7 +5,7 @@ from typing import Literal
 
 from score_sde.fields.conditions import given, unless
 from score_sde.fields.diffusion import SCORE
-from score_sde.fields.kinds import Real
+from score_sde.fields.kinds import Choice, Real
 from score_sde.fields.lines import Group, Open, choice, flag, integer, path, real, several
 
 MAX_STEPS = 10**9  # steps are counted in 32 bits
@@ -135,6 +135,9 @@ class Optim(Open):
     ema_snapshot_every: int = integer(0, 0, MAX_STEPS, "steps between snapshots of them; 0 for none")
 
 
+_TRACKER = Choice(names=("wandb", "mlflow"), given=frozenset({"workdir", "config"}))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loop(Group):
     """The common fields of the training loops of networks, of dequantizers and of classifiers."""
@@ -152,11 +155,17 @@ class Loop(Group):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Training(Loop):
+class Training(Loop, Open):
     """The training of the network."""
 
     sample_every: int = integer(
         0, 0, MAX_STEPS, "steps between pictures of what the averaged parameters make of the same noise; 0 for none"
+    )
+    trackers: tuple[str, ...] = several(
+        *((), _TRACKER, (0, 8)),
+        "where metrics go beside metrics.jsonl and TensorBoard: Weights & Biases and MLflow, which are extras of the "
+        "package and stay on this machine unless their environment says otherwise; or writers of your own",
+        distinct=True,
     )
     init_from: str = path(
         "",

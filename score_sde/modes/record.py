@@ -29,7 +29,7 @@ READS = {
 }
 _FREE = (
     "training.num_steps",
-    *(f"training.{name}" for name in ("accumulate", "eval_every", "sample_every")),
+    *(f"training.{name}" for name in ("accumulate", "eval_every", "sample_every", "trackers", "options")),
     *(f"training.keep_{what}" for what in ("checkpoints", "every", "best")),
     # Data are identified by content, not by path.
     *(f"data.{name}" for name in PLACE_FIELDS),

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from score_sde.errors import UserError, nearest, plural
 from score_sde.fields import FIELDS, Settings
-from score_sde.fields.kinds import Choice, is_outside
+from score_sde.fields.kinds import Choice, Kind, Several, is_outside
 from score_sde.fields.lines import Options
 from score_sde.outside.modules import NoModule, line_of, object_of
 
@@ -73,7 +73,7 @@ class Part:
     @property
     def given(self) -> frozenset[str]:
         """The arguments that it is given, which are no options."""
-        return getattr(FIELDS[self.field], "given", None) or frozenset()
+        return getattr(_kind_of(self.field), "given", None) or frozenset()
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -185,11 +185,16 @@ class Part:
 def option_problems(settings: Settings, section: str) -> Iterator[str]:
     """Sentences about options of a section that none of its parts has."""
     group = settings[section]
-    kinds = {f"{section}.{name}": value for name, value in group.items() if isinstance(value, str)}
+    named = {
+        f"{section}.{name}": value if isinstance(value, tuple) else (value,)
+        for name, value in group.items()
+        if name != "options"
+    }
     found = [
         part_of(value, field)
-        for field, value in kinds.items()
-        if isinstance(kind := FIELDS[field], Choice) and kind.is_own(value)
+        for field, values in named.items()
+        for value in values
+        if isinstance(kind := _kind_of(field), Choice) and kind.is_own(value)
     ]
     if any(p.kind is p.VAR_KEYWORD for part in found for p in part.parameters.values()):
         return
@@ -205,6 +210,12 @@ def option_problems(settings: Settings, section: str) -> Iterator[str]:
                 f"Unknown option config.{section}.options.{name} of {' and '.join(part.name for part in found)}."
                 f"{nearest(name, known)} Known: {', '.join(sorted(known)) or 'none'}."
             )
+
+
+def _kind_of(field: str) -> Kind:
+    """The kind of a field, or of each of its entries."""
+    kind = FIELDS[field]
+    return kind.of if isinstance(kind, Several) else kind
 
 
 def _whole(value: Any) -> int | None:
@@ -250,6 +261,6 @@ def part_of(name: str, field: str, *, check: Callable[[Part, Any], None] | None 
     try:
         return Part(name, object_of(name), field, check)
     except NoModule as error:  # perhaps another name with a colon is meant, such as toy:moons
-        kind = FIELDS[field]
+        kind = _kind_of(field)
         known = [one for one in (*kind.names, *kind.prefixes) if ":" in one] if isinstance(kind, Choice) else []
         raise UserError(f"{error}{nearest(name, known)}") from error

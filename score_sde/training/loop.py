@@ -34,6 +34,7 @@ from score_sde.state import TrainState
 from score_sde.training.ema import power_averages
 from score_sde.training.preemption import Preemption
 from score_sde.training.step import Examples, TrainStep, repeat_step
+from score_sde.training.trackers import Writers, open_trackers
 from score_sde.training.writers import MetricWriter, ProgressBar, compiling
 from score_sde.typing import Metrics, Params
 
@@ -100,8 +101,9 @@ def run(task: Task, workdir: Path) -> TrainState:
         _advised(saved, task.advice),
         SnapshotWriter(workdir) as snapshots,
         Preemption() as preemption,
+        _writers(task, workdir) as writer,
     ):
-        writer, iterator = MetricWriter(workdir), _iterator(task)
+        iterator = _iterator(task)
         make_state, start, window = _start(task, saved, iterator, like)
         writer.truncate(start)
         snapshots.forget_after(start)
@@ -142,6 +144,13 @@ def run(task: Task, workdir: Path) -> TrainState:
                     raise _preempted(preemption, done)
     _say_trained(task, start, began)
     return state
+
+
+def _writers(task: Task, workdir: Path) -> contextlib.closing[Writers]:
+    """The files of metrics, and the trackers of the run."""
+    names, options = task.settings.get("trackers", ()), task.settings.get("options", {})
+    others = open_trackers(names, options, workdir, task.run.to_dict())
+    return contextlib.closing(Writers(MetricWriter(workdir), others))
 
 
 def _keep_records(task: Task, workdir: Path) -> None:

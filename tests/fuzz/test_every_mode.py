@@ -87,6 +87,7 @@ NOT_RUN = {
     **dict.fromkeys(("conditioning.images", "conditioning.classifier"), "files of the user"),
     **dict.fromkeys(("conditioning.classifier_scale",), "read beside a trained classifier"),
     **dict.fromkeys(("data.workers",), "processes"),
+    **dict.fromkeys(("training.trackers",), "packages that are extras"),
     **dict.fromkeys(("plan.topology",), "a compiler for TPUs"),
     **dict.fromkeys(("training.batch_size", "training.num_steps"), "the size of the run itself"),
 }
