@@ -40,7 +40,7 @@ from score_sde.standardization import Standardization
 from score_sde.state import TrainState, create_state, state_of
 from score_sde.training.objective import OBJECTIVES, VARIANCES, make_loss, make_trainees
 from score_sde.training.optim import make_optimizer
-from score_sde.training.step import Prepare, TrainStep, make_train_step
+from score_sde.training.step import Prepare, TrainStep, configured_step
 from score_sde.typing import Batch, Dequantizer, Loss, Network, Params, ScoreFn, Times, expand_like
 from score_sde.validation import PURPOSES, Purpose, check_steps, class_problems, has_score, need_score, problems_of
 from score_sde.variational import LearnedReversal
@@ -319,15 +319,7 @@ def _built(
         parameterization=parameterization,
         loss=loss,
         tx=tx,
-        train_step=make_train_step(
-            loss,
-            tx,
-            prepare=prepare,
-            ema_rate=settings.optim.ema_rate,
-            ema_warmup=settings.optim.ema_warmup,
-            accumulate=settings.training.accumulate,
-            mesh=mesh,
-        ),
+        train_step=configured_step(settings, loss, tx, prepare=prepare, mesh=mesh),
     )
 
 

@@ -34,6 +34,13 @@ class Guided(NamedTuple):
     classifier: Any
 
 
+class Taught(NamedTuple):
+    """The parameters of a network that is trained, and of its teacher, which stay."""
+
+    params: Any
+    teacher: Any
+
+
 def data_of(batch: Any) -> Any:
     """The examples of a batch, without their labels."""
     return batch.data if isinstance(batch, Labeled) else batch

@@ -1,6 +1,10 @@
 """Networks of Gaussian data that have learned the flow exactly, as a change of parameters tells."""
 
+import itertools
+
 import jax.numpy as jnp
+
+from score_sde.typing import TimeSamples
 
 
 class FixedTimes:
@@ -10,8 +14,6 @@ class FixedTimes:
         self.t = t
 
     def sample(self, key, n):
-        from score_sde.typing import TimeSamples
-
         return TimeSamples(jnp.full(n, self.t), jnp.ones(n))
 
 
@@ -57,3 +59,34 @@ class Averages:
         slope = -2.0 * kept * self.std**2 + (1.0 + (kept * self.std) ** 2) * (t + s)
         exact = slope / (spread(t) * (spread(t) + spread(s)))
         return (1.0 + params["a"]) * exact[:, None] * x
+
+
+class Contracting:
+    """The noise prediction for N(0, std^2) whose steps of DDIM contract ``x / m`` by factors, one for each time."""
+
+    def __init__(self, process, std, times):
+        self.process, self.std, self.times = process, std, times
+
+    def init(self, key, shape):
+        return self.of(1)
+
+    def of(self, number):
+        """The parameters under which one step contracts as that many steps of the exact score do from there on."""
+        ratios = [self._ratio(time) for time in self.times]
+        exact = [1.0 - (a - b) * a / (self.std**2 + a**2) for a, b in itertools.pairwise(ratios)]
+        slopes = []
+        for place, ratio in enumerate(ratios[:-1]):
+            end = min(place + number, len(ratios) - 1)
+            factor = jnp.prod(jnp.stack(exact[place:end]))
+            slopes.append((1.0 - factor) / (ratio - ratios[end]))
+        return {"factors": jnp.stack(slopes)}
+
+    def _ratio(self, t):
+        m, s = self.process.marginal(t)
+        return s / m
+
+    def apply(self, params, x, condition, *, label=None, key=None):
+        t = condition / 999.0
+        nearest = jnp.abs(self.times[None, :-1] - t[:, None]).argmin(axis=1)
+        m, _ = self.process.marginal(t)
+        return (params["factors"][nearest] / m)[:, None] * x

@@ -63,6 +63,7 @@ REGISTRIES = {
     "model.variance": DECODER_VARIANCES,
     "data.name": ["digits", "array", *TFDS_INFO, *(f"toy:{name}" for name in TOYS)],
     "objective.kind": OBJECTIVES,
+    "objective.student_grid": GRIDS,
     "objective.weighting": WEIGHTINGS,
     "objective.times": TIME_SAMPLERS,
     "optim.schedule": SCHEDULES,

@@ -14,6 +14,7 @@ _VP, _VE, _VDM = given("sde.name", "vp", "subvp"), given("sde.name", "ve"), give
 _ENDS = given("sde.name", "rectified_flow", "cosine", "sigmoid")
 
 MAX_LEVELS = 100_000
+GRIDS = ("uniform", "quadratic", "log_snr", "edm")
 _MAX_DEVICES = 2**20
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from score_sde.fields.conditions import When, given, unless
-from score_sde.fields.diffusion import CHAIN, MAX_LEVELS, SCORE
+from score_sde.fields.diffusion import CHAIN, GRIDS, MAX_LEVELS, SCORE
 from score_sde.fields.kinds import Choice, Integer
 from score_sde.fields.lines import Group, Open, choice, flag, integer, path, real, several, text
 from score_sde.fields.training import MAX_BATCH
@@ -20,7 +20,6 @@ NOISELESS = (
 )
 FLOW_MAPS = ("consistency", "mean_flow")  # of networks that have learned something else than the score
 ADAPTIVE = ("adaptive", "adaptive_sde")
-GRIDS = ("uniform", "quadratic", "log_snr", "edm")
 METRICS = (
     *("frechet", "frechet_infinity", "kid", "precision_recall", "density_coverage", "inception_score"),
     *("sliced_wasserstein", "energy"),

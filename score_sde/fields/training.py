@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from score_sde.fields.conditions import given, unless
-from score_sde.fields.diffusion import SCORE
+from score_sde.fields.diffusion import GRIDS, MAX_LEVELS, SCORE
 from score_sde.fields.kinds import Choice, Real
 from score_sde.fields.lines import Group, Open, choice, flag, integer, path, real, several
 
@@ -14,6 +14,8 @@ _CLOSEST = 0.9999999  # to 1 in float32, where a rate would change nothing
 _TIME = (1e-12, 0.5)  # a chain of two levels begins at 1/2
 _OWN_NAMES = given("optim.name", "adam", "adamw", "muon")
 _NO_BOUND = unless("objective.kind", "bound")
+_TIMED = unless("objective.kind", "bound", "distillation")
+_STUDENT = given("objective.kind", "distillation")
 _WEIGHTED = unless("objective.kind", "bound", "consistency", "mean_flow")
 _CONSISTENCY = given("objective.kind", "consistency")
 _FEW_STEPS = given("objective.kind", "consistency", "mean_flow")
@@ -26,10 +28,11 @@ class Objective(Open):
     """The loss that training minimizes."""
 
     kind: str = choice(
-        ("denoising", "bound", "implicit", "sliced", "sliced_vr", "consistency", "mean_flow"),
+        ("denoising", "bound", "implicit", "sliced", "sliced_vr", "consistency", "mean_flow", "distillation"),
         "denoising, implicit or sliced (sliced_vr) score matching; the variational bound of a chain or of a vae, "
         "which has no weighting and no times to choose; or a model of few steps: consistency (the end of the flow, "
-        "best from training.init_from=a run of EDM) or mean_flow (average velocities, for output=velocity)",
+        "best from training.init_from=a run of EDM), mean_flow (average velocities, for output=velocity) or "
+        "distillation (steps as long as two of the teacher in training.init_from)",
         given=frozenset({"process", "network", "parameterization", "times", "weighting", "reduce_mean"}),
     )
     num_projections: int = integer(
@@ -56,6 +59,8 @@ class Objective(Open):
         "share of the examples with two times; the rest is flow matching",
         given("objective.kind", "mean_flow"),
     )
+    student_steps: int = integer(8, 1, MAX_LEVELS, "steps of the student, half of the teacher's", _STUDENT)
+    student_grid: str = choice(GRIDS, "spacing of the times of both", _STUDENT)
     weighting: str = choice(
         ("variance", "likelihood", "flow", "edm", "min_snr", "p2", "sigmoid"),
         "lambda(t): variance (s^2), likelihood (g^2), flow (the error of the path's velocity), or as in EDM, min-SNR, "
@@ -79,15 +84,15 @@ class Objective(Open):
         ("uniform", "low_discrepancy", "levels", "importance", "weighted", "lognormal", "logit_normal"),
         "training times: levels takes num_scales of them; importance suits weighting=likelihood, weighted any; with "
         "lognormal noise levels s/m, or with a normal logit, which are then part of what is minimized",
-        when=_NO_BOUND,
+        when=_TIMED,
         given=frozenset({"t0", "num_levels", "sde", "weighting"}),
     )
-    time_mean: float = real(-1.2, -30.0, 30.0, "mean of log s/m, or of the logit of t", _NO_BOUND & _NORMAL)
-    time_std: float = real(1.2, 1e-3, 30.0, "its standard deviation", _NO_BOUND & _NORMAL)
+    time_mean: float = real(-1.2, -30.0, 30.0, "mean of log s/m, or of the logit of t", _TIMED & _NORMAL)
+    time_std: float = real(1.2, 1e-3, 30.0, "its standard deviation", _TIMED & _NORMAL)
     even_times: bool = flag(
         False,
         "one time of every batch in each of as many quantiles as examples",
-        _NO_BOUND & given("objective.times", "importance", "weighted", "lognormal", "logit_normal"),
+        _TIMED & given("objective.times", "importance", "weighted", "lognormal", "logit_normal"),
     )
     t_min: float = real(1e-5, *_TIME, "smallest training time", _NO_BOUND)
     reduce_mean: bool = flag(True, "mean over the event, else half the sum", _NO_BOUND)

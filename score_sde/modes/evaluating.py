@@ -37,6 +37,7 @@ from score_sde.metrics import ReferenceStatistics
 from score_sde.metrics.extractors import Extractor
 from score_sde.modes.dequantizer import load_noise
 from score_sde.modes.guiding import guided_by_classifier
+from score_sde.modes.models import Evaluate, against_teacher
 from score_sde.modes.record import of_this_run
 from score_sde.modes.statistics import load_reference
 from score_sde.modes.workdir import (
@@ -81,7 +82,7 @@ class _Evaluation:
     place: Path  # of the results
     source: Source
     contents: str  # the fingerprint of the source
-    loss: LossEvaluator
+    loss: Evaluate
     noise: BinNoise | None  # None without likelihood
     samples: _Samples | None
     begun: list[Path] = dataclasses.field(default_factory=list)  # partial results of the checkpoint
@@ -232,7 +233,7 @@ def _prepare(experiment: Experiment, workdir: Path, place: Path, command: str) -
         place=place,
         source=source,
         contents=contents_of(source, labels=experiment.num_classes > 0),
-        loss=LossEvaluator(experiment, source),
+        loss=against_teacher(experiment, workdir, LossEvaluator(experiment, source)),
         noise=noise,
         samples=samples,
     )

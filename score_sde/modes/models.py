@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from score_sde.checkpointing import newest_config
-from score_sde.config import from_record
+from score_sde.config import changed_fields, from_record
 from score_sde.data import DataRecord
 from score_sde.distributed import everywhere
 from score_sde.errors import UserError, nearest
 from score_sde.evaluation.base import fingerprint
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
-from score_sde.files import read_bytes
+from score_sde.files import read_bytes, read_json
 from score_sde.interop.checkpoints import import_checkpoint
 from score_sde.interop.convert import expected_shapes, flatten, unflatten
+from score_sde.labels import Taught
 from score_sde.modes.folder import CARD, is_folder, read_records
 from score_sde.modes.record import MODEL, recorded_data
 from score_sde.modes.workdir import (
@@ -31,10 +32,13 @@ from score_sde.modes.workdir import (
 )
 from score_sde.paths import place, typed
 from score_sde.state import TrainState, state_of
+from score_sde.training.objective import OBJECTIVES
 from score_sde.typing import Network, Params
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 _LISTED = 5  # parameters that a message names
+
+Evaluate = Callable[[Params], tuple[float, float]]  # the mean of a loss and its standard error
 
 
 class Found(NamedTuple):
@@ -156,6 +160,43 @@ def start_from(experiment: Experiment, where: str, *, anew: bool) -> Start:
         "unused": unused,
     }
     return Start(functools.partial(_joined_state, experiment, kept), record)
+
+
+def teacher_of(experiment: Experiment, workdir: Path) -> Params | None:
+    """The averaged parameters of the model that a student learns from; ``None`` for objectives without a teacher.
+
+    Raises:
+        UserError: If there is no such model, if its network means something else, or if the run began with another one.
+    """
+    settings = experiment.settings
+    if not OBJECTIVES[settings.objective.kind].taught:
+        return None
+    where, groups = settings.training.init_from, ("sde", "parameterization")
+    path = located(where)
+    found = find_model(path, config=settings, network=experiment.network if path.is_file() else None)
+    if changed := changed_fields(found.experiment.settings.to_dict(), settings, groups=groups):
+        raise UserError(
+            f"The student begins as its teacher in {where} (config.training.init_from), and differs in:\n  "
+            + "\n  ".join(changed)
+            + "\nGive the student the values of the teacher."
+        )
+    began = read_json(workdir / "init.json", remedy="train in another --workdir") or {}
+    if began.get("parameters") not in (None, fingerprint(found.params)):
+        raise UserError(
+            f"The model in {where} (config.training.init_from) is not the teacher that the run in {workdir} began "
+            "with; expected that one, or another --workdir for a new run."
+        )
+    return everywhere(experiment.mesh, found.params)
+
+
+def against_teacher(experiment: Experiment, workdir: Path, evaluate: Evaluate) -> Evaluate:
+    """The loss of parameters on held-out data, of a student against its teacher.
+
+    Raises:
+        UserError: As :func:`teacher_of`.
+    """
+    teacher = teacher_of(experiment, workdir)
+    return evaluate if teacher is None else lambda params: evaluate(Taught(params, teacher))
 
 
 def _joined_state(experiment: Experiment, kept: Mapping[str, Any]) -> TrainState:

@@ -16,15 +16,18 @@ from score_sde.evaluation.samples import in_rows, sampled_labels, sketch
 from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable, only_writer
-from score_sde.modes.models import start_from
+from score_sde.labels import Taught
+from score_sde.modes.models import start_from, teacher_of
 from score_sde.modes.record import claim, of_this_run, recorded_data
 from score_sde.modes.workdir import build_experiment, has_checkpoint, load_splits, summarize, train_to_end
+from score_sde.objectives import taught
 from score_sde.report.continuous import show
 from score_sde.report.measured import loss_curve
 from score_sde.report.plots import image_grid
 from score_sde.state import TrainState
 from score_sde.training.labels import check_reads_labels
 from score_sde.training.loop import Task, Watch
+from score_sde.training.step import TrainStep, configured_step
 from score_sde.typing import Params
 
 log = logging.getLogger(__name__)
@@ -75,6 +78,7 @@ def train_run(
             init_state=init_state,
             watch=watch,
             sources=sources,
+            teacher=teacher_of(experiment, workdir),
             check=of_this_run(workdir),
             cautions=lambda: cautions(config, sources["train"], data.standardization),
             records=records | from_what,
@@ -99,6 +103,7 @@ def train(
     init_state: Callable[[], TrainState] | None = None,
     watch: Watch = lambda step, params: None,
     sources: Mapping[str, Source] | None = None,
+    teacher: Params | None = None,
     check: Check = lambda path, config: None,
     cautions: Callable[[], Iterable[str]] = tuple,
     records: Mapping[str, Any] | None = None,
@@ -106,8 +111,8 @@ def train(
     """Train the score network to ``training.num_steps``; see :func:`score_sde.training.loop.run`.
 
     ``watch`` is called with the averaged parameters every ``training.sample_every`` steps. The splits of the data are
-    loaded unless given, and the state at step 0 is the experiment's. The other arguments are those of
-    :class:`score_sde.training.loop.Task`.
+    loaded unless given, and the state at step 0 is the experiment's. A student learns from the parameters of a teacher.
+    The other arguments are those of :class:`score_sde.training.loop.Task`.
 
     Raises:
         UserError: As :func:`score_sde.training.loop.run`; if a network that is trained on labels ignores them.
@@ -116,14 +121,23 @@ def train(
     sources = load_splits(config) if sources is None else sources
     if experiment.num_classes and not has_checkpoint(workdir):
         check_reads_labels(experiment.network, experiment.event_shape)
+    evaluate = LossEvaluator(experiment, sources["test"])
+
+    def step(*teachers: Params) -> TrainStep:
+        if not teachers:
+            return experiment.train_step
+        loss = taught(experiment.loss, *teachers)
+        return configured_step(config, loss, experiment.tx, prepare=experiment.prepare, mesh=experiment.mesh)
+
     task = Task(
         mesh=experiment.mesh,
         run=config,
         group="training",
         source=sources["train"],
         init_state=init_state or experiment.init_state,
-        step=lambda: experiment.train_step,
-        evaluate=LossEvaluator(experiment, sources["test"]),
+        step=step,
+        constants=() if teacher is None else (teacher,),
+        evaluate=evaluate if teacher is None else lambda params: evaluate(Taught(params, teacher)),
         snapshot_every=config.optim.ema_snapshot_every,
         watch=watch,
         watch_every=config.training.sample_every,

@@ -14,6 +14,7 @@ from score_sde.objectives.criteria import (
     static_score,
     static_score_matching_loss,
 )
+from score_sde.objectives.distillation import distillation_loss, taught
 from score_sde.objectives.family import (
     denoising_score_matching,
     draw_projections,
@@ -90,6 +91,7 @@ __all__ = [
     "consistency_training",
     "criterion_loss",
     "denoising_score_matching",
+    "distillation_loss",
     "draw_projections",
     "elbo",
     "explicit_score_matching",
@@ -107,6 +109,7 @@ __all__ = [
     "sliced_score_matching",
     "static_score",
     "static_score_matching_loss",
+    "taught",
     "vae_loss",
     "variance_weighting",
     "vlb_loss",

@@ -33,8 +33,9 @@ from score_sde.typing import Number, is_known
 
 #: What a solver follows: the flow, the reverse SDE, the process's noise scale, noise of its own, or nothing.
 Follows = Literal["flow", "sde", "any", "own", "still"]
-#: What a network has learned: the score, the end of the flow from a point, or the average velocity between two times.
-Learned = Literal["score", "end", "average"]
+#: What a network has learned: the score, the end of the flow from a point, the average velocity between two times, or
+#: long steps along a grid.
+Learned = Literal["score", "end", "average", "steps"]
 #: What most networks and solvers are about.
 SCORE: Learned = "score"
 #: What needs a network that is told two times.

@@ -15,7 +15,7 @@ from score_sde.fields import DEFAULTS
 from score_sde.keys import sample_noise
 from score_sde.processes import ReverseProcess
 from score_sde.solvers.base import SolverState, StatelessSolver, continuous
-from score_sde.solvers.pairing import Follows
+from score_sde.solvers.pairing import Follows, Learned
 from score_sde.typing import Number, SampleKeys, Scalar, component, static
 
 
@@ -95,6 +95,7 @@ class DDIM(StatelessSolver):
         yield from not_fulfilled("eta", self.eta, lambda eta: (eta >= 0.0) & (eta <= 1.0), bounds)
 
     follows: ClassVar[Follows] = "own"
+    learned: ClassVar[frozenset[Learned]] = frozenset({"score", "steps"})
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
         """From the marginal at ``t`` to the marginal at ``s``."""

@@ -25,6 +25,7 @@ from score_sde.objectives import (
     LowDiscrepancyTimes,
     consistency_training,
     criterion_loss,
+    distillation_loss,
     make_weighting,
     mean_flow_loss,
     score_matching_loss,
@@ -34,6 +35,7 @@ from score_sde.outside.parts import Part, Registry
 from score_sde.parameterization import PARAMETERIZATIONS, Parameterization, make_score_fn
 from score_sde.processes import Process
 from score_sde.quantization import Quantization
+from score_sde.sampling import GRIDS, Grid
 from score_sde.solvers import Learned
 from score_sde.solvers.pairing import AVERAGE
 from score_sde.typing import Batch, Labels, Loss, Network, Params, PRNGKey, ScoreFn, Times
@@ -107,7 +109,9 @@ class Kind(NamedTuple):
     of_bound: bool = False  # the bound of a chain with its variances; else a score at random times
     learned: Learned = "score"  # what the network has learned, which decides how it is sampled
     weighted: bool = True  # by ``objective.weighting``
+    timed: bool = True  # by ``objective.times``; else at the times of a student's steps
     scheduled: bool = False  # whether it changes in the course of training
+    taught: bool = False  # whether it needs the model that training starts from
     score: Callable[..., ScoreFn] = make_score_fn  # makes of the network what samplers follow
 
 
@@ -142,6 +146,7 @@ OBJECTIVES: Mapping[str, Kind] = Registry(
             ("apart", "adaptive_power", "adaptive_offset"),
             **{"learned": AVERAGE, "weighted": False, "score": make_average_fn},
         ),
+        "distillation": Kind(distillation_loss, learned="steps", timed=False, taught=True),
     },
     check=check_loss,
     adopt=Kind,
@@ -174,7 +179,7 @@ def make_loss(
         "options": objective.options,
     }
     options = {
-        "times": build(TIME_SAMPLERS[objective.times], fields),
+        "times": build(TIME_SAMPLERS[objective.times], fields) if kind.timed else _teacher_times(objective, process),
         **({"weighting": weighting} if kind.weighted else {}),
         "reduce_mean": objective.reduce_mean,
         **({"num_steps": config.training.num_steps} if kind.scheduled else {}),
@@ -183,6 +188,11 @@ def make_loss(
         given = {"process": process, "network": trainees.score, "parameterization": parameterization, **options}
         return _own_loss(kind.loss, objective, given, event_shape)
     return kind.loss(process, trainees.score, parameterization, **options, **own)
+
+
+def _teacher_times(objective: Objective, process: Process) -> Grid:
+    """The times of a teacher whose steps are in pairs those of the student."""
+    return GRIDS[objective.student_grid](process, 2 * objective.student_steps, objective.t_min)
 
 
 def _own_loss(part: Part, objective: Objective, given: Mapping[str, Any], event_shape: tuple[int, ...]) -> Loss:

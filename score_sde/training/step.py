@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from score_sde.distributed import loops_are_slow, replicated, state_sharding
+from score_sde.fields import Settings
 from score_sde.labels import Labeled, data_of, on_data
 from score_sde.state import TrainState
 from score_sde.typing import Loss, Metrics, Params, PRNGKey, Scalar
@@ -103,6 +104,21 @@ def make_train_step(
         return next_state, {"loss": value, "grad_norm": optax.tree.norm(grads)}
 
     return step
+
+
+def configured_step(
+    config: Settings, loss: Loss, tx: optax.GradientTransformation, *, prepare: Prepare, mesh: Mesh
+) -> TrainStep:
+    """The training step of a loss of the network, as the fields of the optimizer and of the training say."""
+    return make_train_step(
+        loss,
+        tx,
+        prepare=prepare,
+        ema_rate=config.optim.ema_rate,
+        ema_warmup=config.optim.ema_warmup,
+        accumulate=config.training.accumulate,
+        mesh=mesh,
+    )
 
 
 def part_of(batch: Any, index: Int[Array, ""] | int, count: int) -> Any:

@@ -10,6 +10,7 @@ from score_sde.fields.conditions import shown
 from score_sde.methods import METHODS, make_predictor
 from score_sde.models.registry import NETWORKS
 from score_sde.parameterization import PARAMETERIZATIONS, THRESHOLDS
+from score_sde.sampling import DENOISING_EVALS
 from score_sde.solvers import CORRECTORS, Learned, learned_of
 from score_sde.solvers.pairing import AVERAGE, SCORE
 from score_sde.training.objective import OBJECTIVES
@@ -19,6 +20,7 @@ _WORDS: Mapping[Learned, str] = {
     "score": "the score",
     "end": "where the flow ends",
     "average": "average velocities of the flow",
+    "steps": "long steps along the flow",
 }
 _GUIDANCE = ("scale", "guidance_interval", "rescale", "classifier")  # fields of what guides a score
 
@@ -62,7 +64,7 @@ def few_step_problems(config: Settings, wanted: Collection[Purpose]) -> Iterator
         return
     of_score, draws = has_score(config), "sample" in wanted
     if not of_score:
-        yield from _no_score(config)
+        yield from _no_score(config, wanted)
         draws = draws or ("train" in wanted and config.training.sample_every > 0)
     if not draws:
         return
@@ -84,20 +86,37 @@ def _steps(config: Settings, method: Any, name: str) -> Iterator[str]:
         yield f"{_has_learned(config)}, and {name} takes steps of another kind; expected {others}."
 
 
-def _no_score(config: Settings) -> Iterator[str]:
-    output = config.parameterization.output
+def _no_score(config: Settings, wanted: Collection[Purpose]) -> Iterator[str]:
     if on_chain(config):
         yield (
             f"{_has_learned(config)}, and the chain config.sde.schedule={config.sde.schedule} has none; expected "
             "config.sde.schedule=continuous."
         )
-    if learned_by(config) == AVERAGE:
+    kind, output = OBJECTIVES[config.objective.kind], config.parameterization.output
+    if kind.taught:
+        if "train" in wanted:
+            yield from _teacher(config)
+    elif kind.learned == AVERAGE:
         yield from _average(config)
     elif not PARAMETERIZATIONS[output].keeps_data:
         known = ", ".join(name for name, cls in PARAMETERIZATIONS.items() if cls.keeps_data)
         yield (
             f"{_has_learned(config)}, and of data that is the data themselves, which "
             f"config.parameterization.output={output} would have to learn; expected one of {known}."
+        )
+
+
+def _teacher(config: Settings) -> Iterator[str]:
+    """Sentences about a teacher that is missing, or is not one with the student."""
+    if not config.training.init_from:
+        yield (
+            f"config.objective.kind is {config.objective.kind}, and config.training.init_from names no teacher; "
+            "expected a trained model."
+        )
+    if config.training.init_anew:
+        yield (
+            f"config.objective.kind is {config.objective.kind}, and config.training.init_anew is True; expected False: "
+            "the student begins as its teacher."
         )
 
 
@@ -125,9 +144,28 @@ def _followed(config: Settings) -> Iterator[str]:
             f"{_has_learned(config)}, and config.sampling.thresholding={thresholding} changes denoised images, which "
             "their steps do not make; expected none."
         )
+    if OBJECTIVES[config.objective.kind].taught:
+        yield from _straight(config)
     for name in _GUIDANCE:
         if (value := conditioning[name]) != DEFAULTS.conditioning[name]:
             yield (
                 f"{_has_learned(config)}, and config.conditioning.{name}={shown(value)} guides a score; expected "
                 f"{shown(DEFAULTS.conditioning[name])}."
             )
+
+
+def _straight(config: Settings) -> Iterator[str]:
+    """Sentences about other steps than those of a student, noise in them, and a score at their end."""
+    sampling, own = config.sampling, config.objective
+    for name, value in {"num_steps": own.student_steps, "grid": own.student_grid, "t_min": own.t_min}.items():
+        if sampling[name] != value:
+            asked = f"config.sampling.{name} is {sampling[name]}"
+            yield f"{_has_learned(config)}, and {asked}; expected the student's, {value}."
+    if sampling.eta and config.reads("sampling.eta"):
+        yield f"{_has_learned(config)}, and config.sampling.eta={sampling.eta:g} adds noise to its steps; expected 0.0."
+    if DENOISING_EVALS[sampling.denoising]:
+        known = " or ".join(name for name, evals in DENOISING_EVALS.items() if not evals)
+        yield (
+            f"{_has_learned(config)}, and config.sampling.denoising={sampling.denoising} would take a score at the "
+            f"last of its times; expected {known}."
+        )

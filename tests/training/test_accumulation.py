@@ -16,6 +16,7 @@ from score_sde.objectives import (
     UniformTimes,
     consistency_loss,
     criterion_loss,
+    distillation_loss,
     likelihood_weighting,
     mean_flow_loss,
     score_matching_loss,
@@ -73,6 +74,11 @@ def mean_flow():
     return mean_flow_loss(path, Spanned(), VelocityPrediction(), times=LowDiscrepancyTimes(t0=0.05)), Spanned()
 
 
+def distillation():
+    times = jnp.linspace(1.0, 0.05, 5)
+    return distillation_loss(SDE, Tilted(), NOISE, times=times, weighting=variance_weighting), Tilted()
+
+
 def dequantization(offset):
     def score(x, t):
         return -x / (1.0 + 0.5 * jnp.sin(t))[:, None]
@@ -96,6 +102,7 @@ LOSSES = {
     },
     "consistency_loss": consistency,
     "mean_flow_loss": mean_flow,
+    "distillation_loss": distillation,
     "vae_loss": lambda: (vae_loss(MODEL), MODEL),
     "vae_loss weights": lambda: (vae_loss(MODEL, num_samples=3), MODEL),
     "vlb_loss": lambda: (vlb_loss(CHAIN, Table(CHAIN), NOISE), Table(CHAIN)),
