@@ -54,6 +54,18 @@ def test_every_configuration_is_on_the_page_of_configurations():
     assert sorted(shown) == sorted(CONFIGS.rglob("*.py"))
 
 
+def test_every_room_of_the_package_is_on_the_page_of_rooms():
+    text = (DOCS / "explanation" / "rooms.md").read_text()
+    rooms = {path.relative_to(PACKAGE).parts[0] for path in FILES} - {"__init__.py", "__main__.py"}
+    named = {name.rstrip("/") for name in re.findall(r"`score_sde/([\w.]+/?)`", text)}
+    assert rooms <= named, sorted(rooms - named)
+
+
+def test_every_readme_of_the_experiments_is_a_page():
+    pages = {page.stem for page in (DOCS / "measurements").glob("*.md")} - {"index"}
+    assert pages == {readme.parent.name for readme in (DOCS.parent / "experiments").glob("*/README.md")}
+
+
 def test_a_link_of_the_site_that_leads_nowhere_is_found(tmp_path):
     (tmp_path / "other.html").write_text('<p id="here">')
     (tmp_path / "index.html").write_text(
