@@ -93,13 +93,15 @@ class Names:
     def _resolve(self, path: str) -> str | None:
         """The path on the pages of the object at a dotted path: empty if no page has it, None if nothing is there."""
         parts = path.split(".")
+        if parts[0] != "score_sde":
+            return None
         for length in range(len(parts), 0, -1):
             try:
                 module = importlib.import_module(".".join(parts[:length]))
             except (ImportError, ValueError):
                 continue
             if length == len(parts):
-                return (path if path in self.modules else "") if path.startswith("score_sde") else None
+                return path if path in self.modules else ""
             try:
                 operator.attrgetter(".".join(parts[length:]))(module)
             except AttributeError:
