@@ -49,7 +49,8 @@ def _modules(text: str, app: Sphinx) -> str:
 
 
 def _is_borrowed(entry: Entry) -> bool:
-    return entry.home != entry.module and not is_made(getattr(importlib.import_module(entry.home), entry.name))
+    value = getattr(importlib.import_module(entry.home), entry.name)
+    return entry.home != entry.module and not (is_made(value) and value.__module__ == entry.home)
 
 
 def _cell(text: str) -> str:

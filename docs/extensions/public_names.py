@@ -70,8 +70,9 @@ def _home(module: ModuleType, name: str) -> str:
 
 
 def is_made(value: object) -> bool:
-    """Whether a value is a class or a function, which know where they were made."""
-    return callable(value) and hasattr(value, "__qualname__") and isinstance(getattr(value, "__module__", None), str)
+    """Whether a value is a class or a function, which know where they were made, and no alias of a type."""
+    known = hasattr(value, "__qualname__") and isinstance(getattr(value, "__module__", None), str)
+    return known and callable(value) and not hasattr(value, "__origin__")
 
 
 def _assigned(module: ModuleType) -> set[str]:
