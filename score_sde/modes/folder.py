@@ -54,11 +54,14 @@ def write_folder(
     if has_checkpoint(folder):
         raise UserError(f"{folder} holds a run with its checkpoints; expected a folder for the model alone.")
     check_writable(folder)
-    atomic_write_json(folder / "config.json", settings.to_dict())
-    atomic_write_json(folder / "data.json", data.to_json())
-    atomic_write_text(folder / CARD, card)
-    write_programs(folder, programs)
-    export_checkpoint(folder / MODEL, params, ema_params, step, **average)  # last: it makes the folder a model
+    # The parameters make the folder a model. They take the room first and their name last, and as long as they have
+    # none, the records beside them are no run's.
+    with atomic_path(folder / MODEL) as temporary:
+        export_checkpoint(temporary, params, ema_params, step, **average)
+        atomic_write_text(folder / CARD, card)
+        write_programs(folder, programs)
+        atomic_write_json(folder / "data.json", data.to_json())
+        atomic_write_json(folder / "config.json", settings.to_dict())
     return folder
 
 

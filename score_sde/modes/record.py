@@ -171,13 +171,17 @@ def _unlike(sentence: str, changed: list[str], advice: str) -> UserError:
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a directory holds the record or a checkpoint of a run, and not just a model that was handed on."""
+    """Whether a directory holds the record or a checkpoint of a run, and not just a model that was handed on.
+
+    An export that was killed leaves the parameters under a temporary name.
+    """
 
     def has(name: str) -> bool:
         path = directory / name
         return path.is_file() if isinstance(path, Bucket) else os.path.isfile(path)
 
-    return (has("config.json") and not has(MODEL)) or bool(Checkpoints(directory).steps)
+    exported = has(MODEL) or (not isinstance(directory, Bucket) and any(directory.glob(f".{MODEL}.*.tmp")))
+    return (has("config.json") and not exported) or bool(Checkpoints(directory).steps)
 
 
 def check_places(workdir: Path, out: Path | None) -> None:
