@@ -21,6 +21,7 @@ from extensions.public_names import described, home_of, is_made, modules_of
 from score_sde.fields import FIELDS
 from score_sde.modes import MODES
 
+_FIELDS = frozenset(FIELDS)  # without the options of parts, which the mapping would find too
 _PAGES = re.compile(r"(?:docs/)?([\w/]+)\.md")
 _FIELD = re.compile(r"(?:--)?(?:config\.)?([\w.]+?)(?:=.*)?")
 
@@ -35,7 +36,7 @@ class Literals(SphinxTransform):
         here, rows = self.env.current_document.docname, set()
         for literal in self.document.findall(nodes.literal):
             text = literal.astext()
-            if here == "fields" and text in FIELDS:
+            if here == "fields" and text in _FIELDS:
                 if text not in rows:
                     literal["ids"].append(_anchor(text))
                 rows.add(text)
@@ -43,7 +44,7 @@ class Literals(SphinxTransform):
                 literal["to"] = self._target(text, here)
 
     def _target(self, text: str, here: str) -> tuple[str, str] | None:
-        if (field := _FIELD.fullmatch(text)) and field[1] in FIELDS and "." in field[1]:
+        if (field := _FIELD.fullmatch(text)) and field[1] in _FIELDS and "." in field[1]:
             return "fields", f"#{_anchor(field[1])}"
         if (mode := text.removeprefix("--mode=")) != text and mode in MODES:
             return "reference/modes", f"#mode-{mode.replace('_', '-')}"
