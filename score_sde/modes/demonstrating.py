@@ -1,6 +1,9 @@
 """A whole run in one command."""
 
 import logging
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from score_sde.fields import Settings
@@ -15,9 +18,29 @@ log = logging.getLogger(__name__)
 
 
 def run_demo(config: Settings, workdir: Path, command: str) -> None:
-    """Train, sample, measure and summarize; a model without a score has no likelihood to measure."""
+    """Train, sample, measure and summarize; a model without a score has no likelihood to measure.
+
+    On a terminal it says what comes and what to do next.
+    """
     build_experiment(config, "demo")  # errors of any part are raised before the first
-    measured = (run_likelihood,) if has_score(config) else ()
-    for mode in (run_train, run_sample, *measured, run_report):
+    phases: dict[str, Callable[[Settings, Path, str], None]] = {
+        f"training, {config.training.num_steps:,} steps": run_train,
+        f"drawing {config.sampling.num_samples:,} samples": run_sample,
+        **({"measuring the likelihood": run_likelihood} if has_score(config) else {}),
+        "writing the page": run_report,
+    }
+    for number, (phase, mode) in enumerate(phases.items(), start=1):
+        _tell(f"Step {number} of {len(phases)}: {phase}.")
         mode(config, workdir, command)
     log.info("The same in Markdown: %s.", workdir / "summary.md")
+    run = f"python -m score_sde --workdir={shlex.quote(str(workdir))}"
+    _tell(f"Everything is in {workdir}: report.html, the samples, the numbers and the checkpoints.")
+    _tell(f"More samples: {run} --mode=sample --config.sampling.seed=7")
+    if has_score(config):
+        _tell(f"Which sampler to take: {run} --mode=pareto")
+
+
+def _tell(sentence: str) -> None:
+    """Say it to a person at a terminal; a log has the lines of the modes."""
+    if sys.stderr.isatty():
+        log.info("%s", sentence)
