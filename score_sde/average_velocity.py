@@ -30,11 +30,12 @@ class AverageVelocity:
     def average(self, x: Batch, t: Times, s: Times) -> Batch:
         """``(x_t - x_s) / (t - s)`` along the flow through ``x_t = x``, at the times of every example.
 
-        The network is told the noise at ``t`` and ``span = 999 (t - s)``, and its output is the velocity.
+        The network is told the noise at ``t`` and ``span = t - s``, and its output is the velocity. The span is not
+        stretched as the times of a score network are: its embedding is differentiated by time.
         """
         given = {} if self.label is None else {"label": self.label}
         inputs = self.parameterization.inputs(self.process, x, t)
-        return self.network.apply(self.params, *inputs, key=self.key, **given, **{"span": 999.0 * (t - s)})
+        return self.network.apply(self.params, *inputs, key=self.key, **given, **{"span": t - s})
 
     def of_examples(self, indices: Array) -> "AverageVelocity":
         """The same for some examples of a batch."""

@@ -49,7 +49,7 @@ class Averages:
 
     def apply(self, params, x, condition, *, label=None, key=None, span=None):
         t = condition / 999.0
-        s = t if span is None else t - span / 999.0
+        s = t if span is None else t - span
         kept = 1.0 - self.path.end
 
         def spread(t):

@@ -36,7 +36,7 @@ class Bent:
         return {"w": jnp.float32(0.7)}
 
     def apply(self, params, x, condition, *, label=None, key=None, span=None):
-        both = condition if span is None else condition + 0.1 * span
+        both = condition if span is None else condition + 100.0 * span
         return params["w"] * jnp.tanh(x) + 0.3 * jnp.sin(both / 500.0)[:, None]
 
 
@@ -118,7 +118,7 @@ def test_a_network_that_is_told_two_times_begins_as_one_that_knows_one(name, key
     params = {  # of a trained network but for the span
         name: leaf if name == "span" else changed(leaf) for name, leaf in network.init(key, shape).items()
     }
-    x, t, span = jax.random.normal(key, shape), jnp.full(3, 0.5), jnp.array([0.0, 100.0, 999.0])
+    x, t, span = jax.random.normal(key, shape), jnp.full(3, 0.5), jnp.array([0.0, 0.1, 1.0])
     later = params | {"span": changed(params["span"])}
     first, moved = (network.apply(own, x, t, span=span) for own in (params, later))
     plain = one.apply({name: value for name, value in params.items() if name != "span"}, x, t)
