@@ -26,7 +26,7 @@ extensions = [
 ]
 exclude_patterns = ["build", "_build", "**/.ipynb_checkpoints"]
 language = "en"
-smartquotes = False  # flags begin with two hyphens
+smartquotes_action = "D"  # dashes alone
 highlight_language = "none"  # of blocks that do not name theirs, which are commands
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!score_sde\.).*")]  # names of other libraries, whose pages are elsewhere
@@ -40,7 +40,7 @@ nb_execution_timeout = 900  # seconds for a cell, on a machine with much else to
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"show-inheritance": True, "no-value": True}
+autodoc_default_options = {"show-inheritance": True}
 autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
 
 from extensions.public_names import described, modules_of
 from score_sde import typing as vocabulary
@@ -163,9 +165,23 @@ class _Kept:
             lines[:] = self.lines
 
 
+class WithoutValues(SphinxTransform):
+    """Leave out values of constants that say less than their descriptions, such as tables of functions."""
+
+    default_priority = 400
+
+    def apply(self, **_: Any) -> None:
+        """Go through the signatures of a page."""
+        for annotation in list(self.document.findall(addnodes.desc_annotation)):
+            text = annotation.astext().strip()
+            if text.startswith("=") and ("<" in text or len(text) > 60):
+                annotation.parent.remove(annotation)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Rewrite signatures, and docstrings before napoleon reads their sections."""
     kept = _Kept()
+    app.add_transform(WithoutValues)
     app.connect("autodoc-process-signature", _written)
     app.connect("autodoc-process-docstring", kept.before, priority=100)
     app.connect("autodoc-process-docstring", kept.after, priority=900)
