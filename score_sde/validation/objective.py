@@ -7,6 +7,7 @@ from score_sde.fields import Settings
 from score_sde.models.registry import NETWORKS
 from score_sde.objectives import OF_SDE, TIME_SAMPLERS, WEIGHTINGS
 from score_sde.parameterization import PARAMETERIZATIONS
+from score_sde.quantization import PLACES, Quantization
 from score_sde.training.objective import OBJECTIVES, VARIANCES
 
 
@@ -44,7 +45,7 @@ def level_problems(config: Settings, num_grey_levels: int | None) -> Iterator[st
     given = f"config.parameterization.output is {config.parameterization.output}, "
     if num_grey_levels is None:
         yield f"{given}and {config.data.name} is continuous and has no gray levels; expected another output, such as v."
-    elif config.objective.levels != "midpoints":
+    elif PLACES[config.objective.levels] is Quantization.dequantize:
         yield (
             f"{given}which knows gray levels at the middle of their bins, and config.objective.levels is "
             f"{config.objective.levels}; expected midpoints."
