@@ -15,12 +15,12 @@ from score_sde.models.adapters import LinenNetwork
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsnpp import NCSNpp
 from score_sde.objectives import NoiseAndFraction
-from score_sde.parameterization import PARAMETERIZATIONS, NoisePrediction, make_score_fn
+from score_sde.parameterization import NoisePrediction, make_score_fn
 from score_sde.sdes import VE, VP, SubVP
 from score_sde.solvers.adaptive_sde import solve_sde
 from score_sde.solvers.pairing import follows_drift
 from score_sde.variational import LearnedReversal, hierarchical_elbo, learned_variance_bound, vlb_loss
-from tests.laws import float64
+from tests.laws import PARAMETERIZATIONS, float64
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE()}
 KEY = jax.random.key(1)

@@ -26,7 +26,7 @@ SMALL = {"model.name": "mlp", "model.features": 4, "model.num_blocks": 1, "sampl
 OUTSIDE = {f"sampling.{name}" for name in ("seed", "first", "num_samples", "batch_size")}
 OUTSIDE |= {f"likelihood.{name}" for name in ("num_dequantizations", "importance_weighted", "dequantization")}
 OUTSIDE |= {f"likelihood.{name}" for name in ("budget_examples", "noise_levels", "bound_times", "num_examples")}
-OUTSIDE |= {"likelihood.batch_size", "objective.hybrid"}
+OUTSIDE |= {"likelihood.batch_size", "objective.hybrid", "objective.levels"}
 #: The picture of a trajectory is drawn on this grid, whatever the predictor.
 OUTSIDE |= {"sampling.num_steps", "sampling.grid", "sampling.rho"}
 #: At these values another field does all that this one could do.

@@ -62,6 +62,7 @@ CHAIN = {
 }
 #: What goes with a value that the condition of a field asks for.
 GOES_WITH = {
+    ("objective.kind", "distillation"): {"training.init_from": "teacher"},
     ("sde.schedule", "linear"): {"objective.t_min": 0.02, "sampling.predictor": "ancestral", "sampling.t_min": 0.02},
     ("objective.kind", "bound"): CHAIN,
     ("conditioning.method", "repaint"): {"conditioning.noise_std": 0.0},
@@ -86,6 +87,7 @@ NOT_RUN = {
     **dict.fromkeys(("data.data_dir", "data.shape", "evaluation.weights", "evaluation.reference"), "files of the user"),
     **dict.fromkeys(("conditioning.images", "conditioning.classifier"), "files of the user"),
     **dict.fromkeys(("conditioning.classifier_scale",), "read beside a trained classifier"),
+    **dict.fromkeys(("objective.student_steps",), "read beside a teacher"),
     **dict.fromkeys(("data.workers",), "processes"),
     **dict.fromkeys(("training.trackers",), "packages that are extras"),
     **dict.fromkeys(("plan.topology",), "a compiler for TPUs"),

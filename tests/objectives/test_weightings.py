@@ -26,9 +26,8 @@ from score_sde.objectives import (
     score_matching_loss,
     variance_weighting,
 )
-from score_sde.parameterization import PARAMETERIZATIONS
 from score_sde.sdes import EDM, VE, VP, Cosine, RectifiedFlow, SubVP
-from tests.laws import SDES, float64
+from tests.laws import PARAMETERIZATIONS, SDES, float64
 
 NUMBERS = {"data_std": 0.5, "min_snr_gamma": 5.0, "p2_k": 1.0, "p2_gamma": 1.0, "sigmoid_bias": 2.0}
 each_name = pytest.mark.parametrize("name", WEIGHTINGS)

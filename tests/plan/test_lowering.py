@@ -29,7 +29,8 @@ def _experiment(name):
         info = source_info(config.data.name)
         shape, levels = info.shape, info.num_grey_levels
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES, axis_types=(AxisType.Auto,) * 2)
-    return Experiment.from_config(config, shape, levels, mesh=mesh)
+    classes = 10 if config.conditioning.classes else None  # of CIFAR-10, whose data are not at hand
+    return Experiment.from_config(config, shape, levels, num_classes=classes, mesh=mesh)
 
 
 def _likelihood_program(experiment):
