@@ -85,7 +85,8 @@ def sweep_of(path: Path) -> list[Any]:
     if path.suffix != ".json":
         with _run(path) as module:
             make = getattr(module, "sweep", None)
-            found = list(itertools.islice(make(), MAX_RUNS + 1)) if callable(make) else []
+            yielded: Any = make() if callable(make) else ()
+            found = list(itertools.islice(yielded, MAX_RUNS + 1))
     if not callable(make):
         raise UserError(
             f"{path} has no sweep(); expected a function that yields the fields of each run, such as {_RUN}."

@@ -62,6 +62,7 @@ CHAIN = {
 }
 #: What goes with a value that the condition of a field asks for.
 GOES_WITH = {
+    ("objective.kind", "mean_flow"): {"parameterization.output": "velocity"},
     ("objective.kind", "distillation"): {"training.init_from": "teacher"},
     ("sde.schedule", "linear"): {"objective.t_min": 0.02, "sampling.predictor": "ancestral", "sampling.t_min": 0.02},
     ("objective.kind", "bound"): CHAIN,
