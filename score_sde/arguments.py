@@ -14,7 +14,8 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from score_sde.errors import UserError, refuse
-from score_sde.typing import Batch, ScoreFn, Times, holds, is_known, time_dtype
+from score_sde.labels import Labeled
+from score_sde.typing import Batch, Labels, ScoreFn, Times, holds, is_known, time_dtype
 
 
 class Checked:
@@ -139,6 +140,34 @@ def check_key(key: Any) -> None:
     if (axes := _axes_of_keys(key)) != ():
         given = f"an array of keys of shape {axes}" if axes is not None else f"a {type(key).__name__}"
         raise UserError(f"The key is {given}; expected a single one, such as jax.random.key(0).")
+
+
+def check_labeled(batch: Any) -> None:
+    """Refuse a batch without labels, where a loss is of examples with a class each.
+
+    Raises:
+        UserError: If it has none.
+    """
+    if not isinstance(batch, Labeled):
+        raise UserError(
+            f"The batch is of type {type(batch).__name__}, without labels; expected Labeled(data, label) with a class "
+            "for each example, -1 for none."
+        )
+
+
+def labels_of(labels: Any, x: Batch) -> Labels:
+    """A label for each example of a batch, from one for each or one for all.
+
+    Raises:
+        UserError: If there is another number of them.
+
+    >>> labels_of(3, jnp.zeros((2, 1))).tolist()
+    [3, 3]
+    """
+    labels, (count,) = jnp.asarray(labels), x.shape[:1]
+    if labels.ndim and labels.shape[0] != count:
+        raise UserError(f"There are {labels.shape[0]} labels for a batch of {count}; expected one for each example.")
+    return jnp.broadcast_to(labels, (count,))
 
 
 def score_at(score_fn: ScoreFn, x: Batch, t: Times) -> Batch:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from score_sde.arguments import Checked, check_floats, not_fulfilled, not_whole
+from score_sde.chains import Chain
 from score_sde.conditioning.operators import LinearOperator, check_linear
 from score_sde.conditioning.solving import solve_noisy
 from score_sde.errors import UserError
@@ -21,6 +22,10 @@ from score_sde.keys import fold_in, sample_noise
 from score_sde.processes import ReverseProcess
 from score_sde.solvers import DDIM, Follows, SolverState
 from score_sde.typing import Batch, Number, SampleKeys, Scalar, component, static
+
+
+def _is_std(std: np.ndarray) -> Any:
+    return np.isfinite(std) & (std >= 0.0) & (std.ndim == 0)
 
 
 @component
@@ -59,7 +64,7 @@ class DAPS(Checked):
     def problems(self) -> Iterator[str]:
         """Sentences about numbers out of range."""
         yield from not_whole("num_flow_steps", self.num_flow_steps, 1)
-        yield from not_fulfilled("noise_std", self.noise_std, lambda std: (std >= 0.0) & (std.ndim == 0), "0 or more")
+        yield from not_fulfilled("noise_std", self.noise_std, _is_std, "a finite number of at least 0")
         yield from not_fulfilled("t_end", self.t_end, lambda t: (t > 0.0) & (t < 1.0), "a time between 0 and 1")
         yield from not_fulfilled("y", self.y, np.isfinite, "finite observations")
 
@@ -85,7 +90,16 @@ class DAPS(Checked):
         return SolverState(x, x)
 
     def step(self, keys: SampleKeys, process: ReverseProcess, state: SolverState, t: Scalar, s: Scalar) -> SolverState:
-        """Down the flow, a draw given the observation, and new noise."""
+        """Down the flow, a draw given the observation, and new noise.
+
+        Raises:
+            UserError: If the process is a chain.
+        """
+        if isinstance(process.forward, Chain):
+            raise UserError(
+                f"DAPS follows the flow at times between the levels of a {type(process.forward).__name__} chain; "
+                "expected an SDE, such as VP()."
+            )
         ends = process.forward.log_snr(jnp.stack([t, jnp.minimum(jnp.asarray(self.t_end, t.dtype), s)]))
         levels = jnp.linspace(ends[0], ends[1], max(self.num_flow_steps, 2))
         times = process.forward.inverse_log_snr(levels).at[0].set(t)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool
 from score_sde.arguments import Checked, not_fulfilled
 from score_sde.conditioning import operators
 from score_sde.conditioning.operators import LinearOperator, Observations
-from score_sde.errors import UserError
+from score_sde.errors import UserError, unknown
 from score_sde.fields import DEFAULTS
 from score_sde.keys import sample_noise
 from score_sde.typing import Batch, Number, PRNGKey, SampleKeys, component, static
@@ -56,7 +56,9 @@ class Mask(Degradation):
     missing: Number = DEFAULTS.conditioning.missing
 
     def problems(self) -> Iterator[str]:
-        """Sentences about a region that is empty or everything."""
+        """Sentences about an unknown region, and one that is empty or everything."""
+        if self.region not in REGIONS:
+            yield str(unknown("region", str(self.region), REGIONS))
         yield from not_fulfilled("missing", self.missing, lambda share: (share > 0.0) & (share < 1.0), "a share")
 
     def known(self, key: PRNGKey, shape: Shape) -> Array:

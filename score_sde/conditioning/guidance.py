@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.arguments import not_fulfilled, of_examples, of_shape, rows, score_at
+from score_sde.arguments import labels_of, not_fulfilled, of_examples, of_shape, rows, score_at
 from score_sde.errors import UserError, refuse
 from score_sde.processes import Process
 from score_sde.typing import Batch, Labels, Number, ScoreFn, Times, event_sum, expand_like, holds, is_known
@@ -45,12 +45,7 @@ class Half:
         Raises:
             UserError: If there is another number of them.
         """
-        labels, (count,) = jnp.asarray(self.labels), x.shape[:1]
-        if labels.ndim and labels.shape[0] != count:
-            raise UserError(
-                f"There are {labels.shape[0]} labels for a batch of {count}; expected one for each example."
-            )
-        return jnp.broadcast_to(labels, (count,))
+        return labels_of(self.labels, x)
 
     def of_examples(self, indices: Array) -> "Half":
         """The score of some examples of the batch."""
@@ -118,7 +113,7 @@ def classifier_free(
     [[3.0]]
     """
     refuse([*_bad_scale(scale), *_bad_interval(interval, process)])
-    refuse(not_fulfilled("rescale", rescale, lambda phi: (phi >= 0.0) & (phi <= 1.0), "a fraction, from 0 to 1"))
+    refuse(not_fulfilled("rescale", rescale, _is_fraction, "a fraction, from 0 to 1"))
     if is_off(scale, interval):
         return conditional
     if _is(scale, 0.0) and interval is None and _is(rescale, 0.0):
@@ -268,15 +263,24 @@ def _bad_scale(scale: Number) -> Iterator[str]:
     yield from not_fulfilled("scale", scale, lambda w: np.isfinite(w) & (w >= 0.0) & (w.ndim < 2), expected)
 
 
+def _is_fraction(share: np.ndarray) -> Any:
+    return (share >= 0.0) & (share <= 1.0) & (share.ndim == 0)
+
+
 def _is_empty(interval: tuple[Number, Number] | None) -> bool:
     """Whether an interval is known to hold no noise level."""
-    return interval is not None and is_known(*interval) and interval[0] == interval[1]
+    return interval is not None and _are_two(interval) and is_known(*interval) and interval[0] == interval[1]
+
+
+def _are_two(interval: Any) -> bool:
+    return isinstance(interval, tuple | list) and len(interval) == 2 and not any(map(np.ndim, interval))
 
 
 def _bad_interval(interval: tuple[Number, Number] | None, process: Process | None) -> Iterator[str]:
     if interval is None:
         return
-    if len(interval) != 2 or not holds(lambda low, high: (low >= 0.0) & (low <= high), *interval):
+    # With more than two bounds, or one for each example, the comparison below would mean something else.
+    if not _are_two(interval) or not holds(lambda low, high: (low >= 0.0) & (low <= high), *interval):
         yield f"interval is {interval}; expected two noise-to-signal ratios s / m, the lower first."
     elif process is None and not _is_empty(interval):
         yield "There is an interval of noise-to-signal ratios and no process; expected process=, such as VP()."

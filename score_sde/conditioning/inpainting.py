@@ -63,9 +63,14 @@ class Inpaint(Checked):
     mask: Batch | Bool[Array, "batch *event"] | Integer[Array, "batch *event"]
 
     def problems(self) -> Iterator[str]:
-        """Sentences about a mask with values other than 0 and 1, and known values that are not numbers."""
+        """Sentences about a mask of another shape or with values other than 0 and 1, and known values that are none."""
         mask = self.mask
-        if not holds(lambda mask: (mask == 0) | (mask == 1), mask):
+        if jnp.shape(mask) != jnp.shape(self.known):
+            yield (
+                f"The known values have shape {jnp.shape(self.known)} and the mask {jnp.shape(mask)}; expected one "
+                "shape for both."
+            )
+        elif not holds(lambda mask: (mask == 0) | (mask == 1), mask):
             wrong = next(value for value in np.asarray(mask).ravel().tolist() if value not in (0, 1))
             yield f"The mask holds {wrong}; expected 1 where values are known and 0 elsewhere, and nothing between."
         elif not holds(lambda known, mask: np.isfinite(np.where(mask == 1, known, 0.0)), self.known, mask):

@@ -11,14 +11,16 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from score_sde.arguments import rows
+from score_sde.arguments import check_labeled, labels_of, rows
+from score_sde.errors import UserError
 from score_sde.keys import example_keys, sample_noise
 from score_sde.labels import Labeled
 from score_sde.processes import Process
 from score_sde.times import LowDiscrepancyTimes
-from score_sde.typing import Batch, Labels, Loss, Number, Params, PRNGKey, Times, expand_like
+from score_sde.typing import Batch, Labels, Loss, Number, Params, PRNGKey, Times, expand_like, holds
 
 #: The logits of noisy data at their times.
 LogitsFn: TypeAlias = Callable[[Batch, Times], Float[Array, "batch classes"]]
@@ -52,10 +54,20 @@ class ClassLogProb:
     labels: Labels
 
     def __call__(self, x: Batch, t: Times, /) -> Times:
-        """The log-probabilities in nats."""
-        found = log_probabilities(self.logits_fn, self.process, x, t)
-        labels = jnp.broadcast_to(self.labels, x.shape[:1])
-        return jnp.take_along_axis(found, labels[:, None], axis=1)[:, 0]
+        """The log-probabilities in nats; NaN for traced labels that are no classes.
+
+        Raises:
+            UserError: For labels that are no classes of the classifier, and another number of them than of examples.
+        """
+        found, labels = log_probabilities(self.logits_fn, self.process, x, t), labels_of(self.labels, x)
+        count = found.shape[1]
+        if not holds(lambda labels: (labels >= 0) & (labels < count), self.labels):
+            raise UserError(
+                f"The labels lie between {np.min(self.labels)} and {np.max(self.labels)}; expected 0 to {count - 1}, "
+                "the classes of the classifier."
+            )
+        known = jnp.where(labels < 0, count, labels)  # a negative index would count from the last class
+        return jnp.take_along_axis(found, known[:, None], axis=1)[:, 0]
 
     def of_examples(self, indices: Array) -> "ClassLogProb":
         """The log-probabilities of some examples of the batch."""
@@ -63,7 +75,9 @@ class ClassLogProb:
 
 
 def noisy_class_loss(logits_of: Callable[[Params], LogitsFn], process: Process, *, t_min: Number) -> Loss:
-    """The cross-entropy of a classifier in nats, at times uniform from ``t_min`` to 1; 0 for examples of no class.
+    """The cross-entropy of a classifier, ``-log p(k | x_t)`` in nats, at times uniform from ``t_min`` to 1.
+
+    It is 0 for examples of no class (Song et al. 2021, appendix I.1).
 
     Args:
         logits_of: From parameters to a function as for :func:`log_probabilities`.
@@ -72,9 +86,13 @@ def noisy_class_loss(logits_of: Callable[[Params], LogitsFn], process: Process, 
 
     Returns:
         The loss; its batches are labeled, and it draws times and noise.
+
+    Raises:
+        UserError: On a batch without labels.
     """
 
-    def draw(key: PRNGKey, batch: Labeled) -> tuple[Any, PRNGKey]:
+    def draw(key: PRNGKey, batch: Any) -> tuple[Any, PRNGKey]:
+        check_labeled(batch)
         time_key, noise_key, unused = jax.random.split(key, 3)
         t = LowDiscrepancyTimes(t0=t_min).sample(time_key, batch.data.shape[0]).t
         return (t, sample_noise(example_keys(noise_key, batch.data), batch.data)), unused

@@ -7,6 +7,7 @@ example are ``(height, width, channels)``.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -59,6 +60,7 @@ class LinearOperator:
         apply: The function.
         adjoint_fn: Its transpose; by default ``jax.linear_transpose`` of it.
         svd: Its singular value decomposition, if there is a cheap one.
+        shape: Shape of the examples that it takes, with ``None`` for an axis of any size; by default any.
 
     >>> pairs = LinearOperator(apply=lambda x: x[:, ::2] + x[:, 1::2])
     >>> pairs(jnp.array([[1.0, 2.0, 3.0, 4.0]])).tolist()
@@ -70,9 +72,24 @@ class LinearOperator:
     apply: Linear
     adjoint_fn: Linear | None = None
     svd: SVD | None = None
+    shape: tuple[int | None, ...] | None = None
 
     def __call__(self, x: Batch) -> Observations:
-        """The observations ``A x``."""
+        """The observations ``A x``.
+
+        Raises:
+            UserError: If the examples have another shape, and would be broadcast.
+        """
+        wanted, found = self.shape, jnp.shape(x)[1:]
+        if (
+            wanted is not None
+            and tuple(own if size is None else size for size, own in itertools.zip_longest(wanted, found, fillvalue=-1))
+            != found
+        ):
+            raise UserError(
+                f"The operator takes examples of shape {wanted}, and these have shape {found}"
+                f"{'; None is any size' * (None in wanted)}."
+            )
         return self.apply(x)
 
     def adjoint(self, y: Observations, shape: tuple[int, ...]) -> Batch:
@@ -137,7 +154,8 @@ def mask(known: Any) -> LinearOperator:
     def keep(x: Batch) -> Batch:
         return x * known[None].astype(x.dtype)
 
-    return LinearOperator(apply=keep, adjoint_fn=keep, svd=SVD(known.astype(float), keep, keep, keep, keep))
+    svd = SVD(known.astype(float), keep, keep, keep, keep)
+    return LinearOperator(apply=keep, adjoint_fn=keep, svd=svd, shape=known.shape)
 
 
 def gray(weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)) -> LinearOperator:
@@ -166,7 +184,12 @@ def gray(weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)) -> LinearOperator:
         return y
 
     svd = SVD(jnp.full((1, 1, 1), size), same, same, spread, project)
-    return LinearOperator(apply=lambda x: size * project(x), adjoint_fn=lambda y: size * spread(y), svd=svd)
+    return LinearOperator(
+        apply=lambda x: size * project(x),
+        adjoint_fn=lambda y: size * spread(y),
+        svd=svd,
+        shape=(None, None, len(direction)),
+    )
 
 
 def block_average(shape: tuple[int, int, int], factor: int) -> LinearOperator:
@@ -286,7 +309,7 @@ def dense(matrix: Any, shape: tuple[int, ...]) -> LinearOperator:
         return lambda y: _times(matrix, y).reshape(y.shape[0], *shape)
 
     svd = SVD(jnp.asarray(values, float), flat(u), flat(u.T), shaped(vt.T), flat(vt))
-    return LinearOperator(apply=flat(matrix), adjoint_fn=shaped(matrix.T), svd=svd)
+    return LinearOperator(apply=flat(matrix), adjoint_fn=shaped(matrix.T), svd=svd, shape=tuple(shape))
 
 
 def separable(rows: Float[np.ndarray, "out_h h"], columns: Float[np.ndarray, "out_w w"]) -> LinearOperator:
@@ -306,7 +329,12 @@ def separable(rows: Float[np.ndarray, "out_h h"], columns: Float[np.ndarray, "ou
 
     values = jnp.asarray(np.outer(rs, cs)[..., None], float)
     svd = SVD(values, both(ru, cu), both(ru.T, cu.T), both(rvt.T, cvt.T), both(rvt, cvt))
-    return LinearOperator(apply=both(rows, columns), adjoint_fn=both(rows.T, columns.T), svd=svd)
+    return LinearOperator(
+        apply=both(rows, columns),
+        adjoint_fn=both(rows.T, columns.T),
+        svd=svd,
+        shape=(rows.shape[1], columns.shape[1], None),
+    )
 
 
 def _times(matrix: np.ndarray, x: Float[Array, "batch values"]) -> Float[Array, "batch outputs"]:

@@ -122,8 +122,8 @@ def posterior_score(
         operator: ``A``, from a batch of examples to a batch of observations: any function, or a
             :class:`~score_sde.conditioning.operators.LinearOperator`.
         y: An observation for each example, or a single row for all.
-        noise_std: Standard deviation of the noise, a number or an array of the shape of ``y``. Infinite noise leaves
-            the score as it is.
+        noise_std: Standard deviation of the noise, a number or an array of the shape of ``y``, where an axis may have
+            length 1. Infinite noise leaves the score as it is.
         method: ``"mmps"``, moment matching (Rozet et al. 2024, arXiv 2405.13712, section 4.2): exact for Gaussian data
             after as many iterations as there are observations. ``"pigdm"``, pseudo-inverse guidance (Song et al. 2023,
             ICLR, section 3). ``"dps"``, posterior sampling with a nonlinear operator (Chung et al. 2023, arXiv
@@ -202,6 +202,9 @@ class _Posterior:
                 f"The observations have shape {y}, and the operator makes {made} of a batch of shape {shape}; expected "
                 f"{(shape[0], *made[1:])}, or {(1, *made[1:])} for one observation of all examples."
             )
+        noise = jnp.shape(self.noise_std)
+        if noise and any(size not in (1, whole) for size, whole in zip(noise, made, strict=True)):
+            raise UserError(f"noise_std has shape {noise}; expected a number, or the shape {y} of y.")
         if self.method.needs_linear:
             check_linear(self.operator, shape)
         self.seen[shape] = True

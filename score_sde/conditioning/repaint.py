@@ -24,6 +24,8 @@ _BACK = 0x7FFFFFFD
 class RePaint(Checked):
     """A solver whose every step is repeated (Lugmayr et al. 2022, arXiv 2201.09865, algorithm 1).
 
+    Before each repeat ``x_t = m x_s + s z`` with the coefficients of the transition from ``s`` to ``t`` and new noise.
+
     Attributes:
         solver: The step, an :class:`~score_sde.conditioning.Inpaint` to hold known values.
         num_repeats: How often each step is taken; with 1 it is the solver.

@@ -97,8 +97,8 @@ def twisted_diffusion(
         data_std: Standard deviation of the data.
 
     Raises:
-        UserError: If the noise is not positive, the observation does not have the shape that the operator makes, or a
-            number is out of range.
+        UserError: If the noise is not positive and finite, the observation is not finite or does not have the shape
+            that the operator makes, or a number is out of range.
 
     >>> from score_sde import VP, sampling
     >>> times, y = sampling.log_snr_times(VP(), 50), jnp.array([[1.0]])
@@ -115,12 +115,13 @@ def twisted_diffusion(
         [
             *not_whole("num_particles", num_particles, 1),
             *not_fulfilled("resample_below", resample_below, lambda r: (r >= 0.0) & (r <= 1.0), "a share, 0 to 1"),
-            *not_fulfilled("noise_std", noise_std, lambda std: std > 0.0, "a number above 0, by which twists divide"),
+            *not_fulfilled("noise_std", noise_std, _is_std, "a finite number above 0, by which twists divide"),
+            *not_fulfilled("y", y, np.isfinite, "finite observations"),
             *not_fulfilled("data_std", data_std, lambda std: np.isfinite(std) & (std > 0.0), "a number above 0"),
         ]
     )
     check_times(process, times)
-    _check_observation(operator, y, (num_particles, *shape))
+    _check_observation(operator, y, noise_std, (num_particles, *shape))
     look = _looking(process, score_fn, operator, y, noise_std, data_std)
     keys = sample_keys(key, 0, num_particles)
     x = jax.vmap(lambda own: process.prior_sample(own, shape))(fold_in(keys, _START))
@@ -214,8 +215,16 @@ def _log_mean(log_weights: Times) -> Scalar:
     return jax.scipy.special.logsumexp(log_weights) - jnp.log(log_weights.shape[0])
 
 
-def _check_observation(operator: Callable[[Array], Array], y: Array, shape: tuple[int, ...]) -> None:
+def _is_std(std: np.ndarray) -> Any:
+    return np.isfinite(std) & (std > 0.0)
+
+
+def _check_observation(operator: Callable[[Array], Array], y: Array, noise_std: Any, shape: tuple[int, ...]) -> None:
     made = jax.eval_shape(operator, jax.ShapeDtypeStruct(shape, float)).shape
+    if jnp.ndim(noise_std) and jnp.shape(noise_std) != y.shape:
+        raise UserError(
+            f"noise_std has shape {jnp.shape(noise_std)}; expected a number, or the shape {y.shape} of the observation."
+        )
     if made[:1] != shape[:1] or y.shape != (1, *made[1:]):
         raise UserError(
             f"The observation has shape {y.shape}, and the operator makes {made} of a batch of shape {shape}; expected "

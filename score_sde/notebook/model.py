@@ -14,7 +14,7 @@ from jaxtyping import Array
 from score_sde.data import ArraySource, DataRecord
 from score_sde.data.arrays import checked_examples
 from score_sde.distributed import batch_sharding, gathered, jit, shared_size
-from score_sde.errors import UserError
+from score_sde.errors import UserError, refuse
 from score_sde.evaluation.budget import error_budget
 from score_sde.evaluation.likelihood import (
     BinNoise,
@@ -40,6 +40,7 @@ from score_sde.report.card import model_card
 from score_sde.solvers import Solver
 from score_sde.solvers.base import Solution
 from score_sde.typing import Batch, Params, PRNGKey
+from score_sde.validation import class_problems
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,7 +104,8 @@ class Model:
             ``(n, *event)``: floats in the data's own units, or gray levels.
 
         Raises:
-            UserError: For unknown solvers, classes that the model does not have, and samples that are not finite.
+            UserError: For unknown solvers, classes that the model does not have, guidance by classes of a model that
+                has no score without them, and samples that are not finite.
         """
         if n < 1:
             raise UserError(f"n is {n}; expected at least one sample.")
@@ -280,7 +282,10 @@ class Model:
             changes |= {"sampling.predictor": solver, "sampling.corrector": "none"}
         changes |= {} if steps is None else {"sampling.num_steps": steps}
         changes |= {} if scale is None else {"conditioning.scale": float(scale)}
-        return dataclasses.replace(self.experiment, settings=self.experiment.settings.with_fields(changes))
+        settings = self.experiment.settings.with_fields(changes)
+        if scale is not None:
+            refuse(class_problems(settings, self.experiment.num_classes or None, ("sample",)))
+        return dataclasses.replace(self.experiment, settings=settings)
 
     def _guided(self, experiment: Experiment) -> tuple[Experiment, Params]:
         """The experiment with the classifier that guides its samples, if any, and the parameters for its samplers."""
@@ -334,15 +339,20 @@ def _draws(experiment: Experiment, solver: str | Solver | None, size: int) -> Ca
 def _needed_classes(experiment: Experiment, labels: Any, count: int) -> np.ndarray | None:
     """The classes of given examples, which a model of classes, or a classifier, must know."""
     if labels is None and experiment.sampled_classes:
-        none = ", or -1 for none" if experiment.classifier is None else ""
+        none = ", or -1 for none" if _knows_none(experiment) else ""
         raise UserError(f"The model knows classes; give labels, one for each or one for all{none}.")
     return None if labels is None else _classes(experiment, labels, count)
+
+
+def _knows_none(experiment: Experiment) -> bool:
+    """Whether -1 stands for no class: training dropped labels, and no classifier guides to a class."""
+    return experiment.classifier is None and experiment.settings.conditioning.null_probability > 0.0
 
 
 def _classes(experiment: Experiment, labels: Any, count: int) -> np.ndarray:
     given, classifier = np.asarray(labels), experiment.classifier
     classes = experiment.num_classes if classifier is None else classifier.num_classes
-    least = -1 if classifier is None else 0  # a classifier guides to a class
+    least = -1 if _knows_none(experiment) else 0
     if not classes:
         raise UserError("The model was trained without labels, and knows no classes; leave labels out.")
     if (

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from score_sde.arguments import not_fulfilled
+from score_sde.arguments import check_labeled, not_fulfilled
 from score_sde.errors import refuse
 from score_sde.fields import DEFAULTS
 from score_sde.keys import example_keys
@@ -28,7 +28,7 @@ def class_conditional(loss: Loss, null_probability: Number = DEFAULTS.conditioni
     package does.
 
     Raises:
-        UserError: If the probability is not one.
+        UserError: If the probability is not one; on a batch without labels.
 
     >>> from score_sde import VP
     >>> from score_sde.objectives import UniformTimes, score_matching_loss, variance_weighting
@@ -44,7 +44,8 @@ def class_conditional(loss: Loss, null_probability: Number = DEFAULTS.conditioni
     """
     refuse(not_fulfilled("null_probability", null_probability, lambda p: (p >= 0.0) & (p <= 1.0), "0 to 1"))
 
-    def draw(key: PRNGKey, batch: Labeled) -> tuple[Any, PRNGKey]:
+    def draw(key: PRNGKey, batch: Any) -> tuple[Any, PRNGKey]:
+        check_labeled(batch)
         draws, dropout_key = loss.draw(key, batch.data)
         return (draws, dropped(jax.random.fold_in(key, _DROPPING), batch.data, null_probability)), dropout_key
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from score_sde import sampling
+from score_sde.chains import DDPM, linear_betas
 from score_sde.conditioning import DAPS, operators
 from score_sde.errors import UserError
 from score_sde.sdes import VE, VP
@@ -74,8 +75,17 @@ def test_its_steps_have_the_law_of_their_recursion(name, evals):
     assert (np.abs(np.cov(x.T) - covariance) < 5 * np.sqrt(2 / N) * np.outer(std, std)).all()
 
 
+def test_a_chain_is_told():
+    chain = DDPM(betas=linear_betas(100))
+    solver = DAPS(operator=FIRST, y=jnp.array([[Y]]), noise_std=NOISE)
+    keys, x = sampling.sample_keys(jax.random.key(0), 0, 2), jnp.zeros((2, 2))
+    with pytest.raises(UserError, match="between the levels of a DDPM chain; expected an SDE"):
+        solver.step(keys, chain.reverse(lambda x, t: -x), solver.init(x), jnp.float32(1.0), jnp.float32(0.5))
+
+
 WRONG = {
-    "noise": ({"noise_std": -1.0}, "noise_std is -1.0; expected 0 or more"),
+    "noise": ({"noise_std": -1.0}, "noise_std is -1.0; expected a finite number of at least 0"),
+    "infinite noise": ({"noise_std": np.inf}, "noise_std is inf; expected a finite number of at least 0"),
     "evaluations": ({"num_flow_steps": 0}, "num_flow_steps is 0; expected a whole number of at least 1"),
     "the end": ({"t_end": 0.0}, "t_end is 0.0; expected a time between 0 and 1"),
     "observations": (

@@ -59,6 +59,7 @@ def test_averages_of_an_image_stay_in_its_range(name):
 
 WRONG = {
     "everything": (lambda: Mask(missing=1.0), "missing is 1.0; expected a share"),
+    "a region": (lambda: Mask(region="hafl"), "Unknown region 'hafl'. Did you mean 'half'"),
     "gray": (lambda: Grey().operator(KEY, (8, 8, 1)), "are gray already; expected three channels"),
 }
 

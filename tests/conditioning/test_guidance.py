@@ -197,6 +197,8 @@ WRONG = {
     "another batch": ({"scale": np.full(3, 2.0)}, r"The scale of a batch has shape \(3,\); expected \(2,\)"),
     "an interval the wrong way": ({"interval": (2.0, 1.0), "process": VP()}, r"interval is \(2.0, 1.0\); expected two"),
     "an interval without a process": ({"interval": (1.0, 2.0)}, "no process; expected process=, such as VP"),
+    "bounds by example": ({"interval": (np.zeros(2), np.ones(2)), "process": VP()}, "expected two noise-to-signal"),
+    "a share by example": ({"rescale": np.ones(2)}, r"rescale is \[1. 1.\]; expected a fraction"),
     "more than all": ({"rescale": 1.5}, "rescale is 1.5; expected a fraction"),
 }
 

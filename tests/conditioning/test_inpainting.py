@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -197,3 +198,9 @@ def test_shapes_that_do_not_fit_are_refused():
     inpaint = Inpaint(solver=Ancestral(), known=jnp.zeros((1, 4)), mask=jnp.zeros((1, 4)))
     with pytest.raises(UserError, match=r"shape \(6, 4\), known values \(1, 4\) and the mask \(1, 4\); expected one"):
         inpaint.init(jnp.zeros((6, 4)))
+    jaxtyping.config.update("jaxtyping_disable", True)  # as users run it
+    try:
+        with pytest.raises(UserError, match=r"values have shape \(2, 3\) and the mask \(5,\); expected one shape"):
+            Inpaint(solver=Ancestral(), known=jnp.zeros((2, 3)), mask=jnp.zeros(5))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -96,6 +96,19 @@ WRONG = {
     "no motion": (lambda: operators.motion_blur(0), "length is 0; expected a whole number of at least 1"),
     "too many": (lambda: operators.random_projection(jax.random.key(0), (2,), 3), "count is 3; expected .* 1 to 2"),
     "a matrix": (lambda: operators.dense(np.ones((2, 3)), (2,)), r"shape \(2, 3\), and an example 2 values"),
+    "a mask of pixels": (
+        lambda: operators.mask(np.ones((4, 6)))(jnp.ones((2, *SHAPE))),
+        r"takes examples of shape \(4, 6\), and these have shape \(4, 6, 3\)\.",
+    ),
+    "one channel": (
+        lambda: operators.gray()(jnp.ones((2, 4, 6, 1))),
+        r"takes examples of shape \(None, None, 3\), and these have shape \(4, 6, 1\); None is any size",
+    ),
+    "another size": (
+        lambda: OPERATORS["block average"](jnp.ones((2, 6, 4, 3))),
+        r"takes examples of shape \(4, 6, None\), and these have shape \(6, 4, 3\)",
+    ),
+    "no batch": (lambda: OPERATORS["dense"](jnp.ones(SHAPE)), r"\(4, 6, 3\), and these have shape \(6, 3\)"),
     "no weights": (lambda: operators.gray((0.0, 0.0, 0.0)), "expected one weight above 0"),
 }
 

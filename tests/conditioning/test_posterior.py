@@ -305,6 +305,11 @@ WRONG = {
     "noise-free dps": ({"noise_std": 0.0, "method": "dps"}, "noise_std is 0.0; expected a number above 0, by which"),
     "noisy ddnm": ({"noise_std": 0.1, "method": "ddnm"}, "noise_std is 0.1; expected 0, since ddnm takes"),
     "noise of another rank": ({"noise_std": np.ones(3)}, r"noise_std has shape \(3,\); expected a number"),
+    "noise of another batch": ({"noise_std": np.ones((2, 1))}, r"noise_std has shape \(2, 1\); expected a number"),
+    "noise of another size": (
+        {"noise_std": np.ones((3, 2)), "method": "pigdm"},
+        r"noise_std has shape \(3, 2\); expected a number, or the shape \(3, 1\) of y",
+    ),
     "observations that are nan": ({"y": Y.at[0].set(jnp.nan)}, "Some observations are no finite numbers"),
     "whole numbers": ({"y": jnp.zeros((3, 1), int)}, "The observations are of type int32"),
     "no iterations": ({"iterations": 0}, "iterations is 0; expected a whole number of at least 1"),

@@ -132,7 +132,13 @@ def test_resampling_keeps_every_particle_as_often_as_its_weight_says():
 WRONG = {
     "no particles": ({"num_particles": 0}, "num_particles is 0; expected a whole number of at least 1"),
     "no share": ({"resample_below": 2.0}, "resample_below is 2.0; expected a share"),
-    "exact": ({"noise_std": 0.0}, "noise_std is 0.0; expected a number above 0, by which twists divide"),
+    "exact": ({"noise_std": 0.0}, "noise_std is 0.0; expected a finite number above 0, by which"),
+    "infinite noise": ({"noise_std": np.inf}, "noise_std is inf; expected a finite number above 0"),
+    "noise of another shape": (
+        {"noise_std": jnp.ones((64, 1))},
+        r"noise_std has shape \(64, 1\); expected a number, or the shape \(1, 1\) of the observation",
+    ),
+    "an observation that is nan": ({"y": jnp.full((1, 1), jnp.nan)}, "expected finite observations"),
     "several observations": ({"y": jnp.zeros((3, 1))}, r"The observation has shape \(3, 1\), .* expected \(1, 1\)"),
     "a grid upwards": ({"times": jnp.array([0.1, 1.0])}, "expected times that decrease strictly"),
 }

@@ -96,6 +96,20 @@ def test_the_class_of_noisy_data_depends_on_the_ratio_of_noise_and_signal_alone(
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
 
 
+def test_a_label_that_is_no_class_guides_to_none():
+    """Not to the last class, which a negative index would find."""
+    x, t = jnp.zeros((2, 2)), jnp.array([0.3, 0.5])
+    for label in (jnp.array([-1, 0]), jnp.array([1, 3])):
+        with pytest.raises(UserError, match=r"The labels lie between .*; expected 0 to 2, the classes"):
+            ClassLogProb(exact_logits, VP(), label)(x, t)
+        found = jax.jit(lambda label: ClassLogProb(exact_logits, VP(), label)(x, t))(label)
+        np.testing.assert_array_equal(np.isnan(found), (label < 0) | (label > 2))
+    with pytest.raises(UserError, match="There are 3 labels for a batch of 2"):
+        ClassLogProb(exact_logits, VP(), jnp.arange(3))(x, t)
+    with pytest.raises(UserError, match="without labels; expected Labeled"):
+        noisy_class_loss(lambda tilt: exact_logits, VP(), t_min=1e-3)({}, jax.random.key(0), x, train=True)
+
+
 def run(mode, workdir, *flags, base=POINTS, config="configs/default.py", **changes):
     fields = base | {name.replace("__", "."): value for name, value in changes.items()}
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]

@@ -49,6 +49,12 @@ def test_labels_are_dropped_with_the_probability_and_each_for_itself(key):
     assert (np.asarray(dropped(jax.random.key(1), jnp.zeros((20_000, 1)), 0.3)) != gone).mean() > 0.3
 
 
+@pytest.mark.parametrize("batch", [BATCH.data, np.asarray(BATCH.data)], ids=["jax", "numpy"])
+def test_a_batch_without_labels_is_told(params, key, batch):
+    with pytest.raises(UserError, match=r"The batch is of type .*, without labels; expected Labeled\(data, label\)"):
+        class_conditional(PLAIN)(params, key, batch, train=True)
+
+
 def test_the_loss_of_a_class_is_the_loss_of_its_network_and_dropping_all_labels_leaves_no_class(params, key):
     for probability, label in ((0.0, BATCH.label), (1.0, jnp.full(12, -1))):
         loss = class_conditional(PLAIN, probability)
