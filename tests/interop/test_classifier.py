@@ -77,6 +77,82 @@ def test_another_network_is_told(tmp_path):
         import_classifier(path, LinenClassifier(SMALL, 10), (32, 32, 3))
 
 
+def convolved(x, kernel, stride):
+    """A 3 x 3 convolution, padded to ``ceil(n / stride)`` pixels as evenly as there are pixels, the rest at the end."""
+    missing = max((-(-x.shape[1] // stride) - 1) * stride + 3 - x.shape[1], 0)
+    sides = (missing // 2, missing - missing // 2)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, ((0, 0), sides, sides, (0, 0))), (3, 3), axis=(1, 2))
+    return np.einsum("nhwcij,ijcd->nhwd", windows[:, ::stride, ::stride], kernel)
+
+
+def normalized(x, norm):
+    """Group normalization (Wu & He 2018, eq. 1 and 2) and ReLU."""
+    groups = min(x.shape[-1] // 4, 32)
+    parts = x.reshape(*x.shape[:3], groups, -1)
+    mean, variance = (f(parts, axis=(1, 2, 4), keepdims=True) for f in (np.mean, np.var))
+    unit = ((parts - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape)
+    return np.maximum(unit * norm["scale"] + norm["bias"], 0.0)
+
+
+def swish(x):
+    return x / (1.0 + np.exp(-x))
+
+
+def dense(x, layer):
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def residual(x, block, embedding, stride):
+    """``W_2 r(W_1 r(x) + e)`` with ``r`` normalization and ReLU (He et al. 2016, identity mappings, figure 4e)."""
+    h = convolved(normalized(x, block["init_bn"]), block["conv1"]["kernel"], stride)
+    h = h + dense(swish(embedding), block["Dense_0"])[:, None, None]
+    return convolved(normalized(h, block["bn_2"]), block["conv2"]["kernel"], 1)
+
+
+def embedded(log_sigma, tree):
+    """Song et al. 2021, appendix C: sines and cosines of ``2 pi w log sigma``, and two dense layers, named in order."""
+    angles = 2.0 * np.pi * log_sigma[:, None] * tree["GaussianFourierProjection_0"]["W"]
+    first = dense(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), tree["Dense_0"])
+    return dense(swish(first), tree["Dense_1"])
+
+
+def published_logits(x, log_sigma, tree):
+    """``x_{l+1} = x_l + F(x_l)`` (Zagoruyko & Komodakis 2016, eq. 1), in double precision and by the published names.
+
+    A step to fewer pixels averages pairs of them, and new channels are zero. The first shortcut starts after ReLU.
+    """
+    embedding, size = embedded(log_sigma, tree), x[0].size
+    center, deviation = (f(x, axis=(1, 2, 3), keepdims=True) for f in (np.mean, np.std))
+    h = convolved((x - center) / np.maximum(deviation, size**-0.5), tree["init_conv"]["kernel"], 1)
+    for group in range(3):
+        blocks = tree[f"WideResnetGroup_{group}"]
+        for index in range(len(blocks)):
+            block, stride = blocks[f"WideResnetBlock_{index}"], 2 if group and not index else 1
+            kept = h if group or index else normalized(h, block["init_bn"])
+            change = residual(h, block, embedding, stride)
+            kept = sum(kept[:, i::stride, j::stride] for i in range(stride) for j in range(stride)) / stride**2
+            change[..., : kept.shape[-1]] += kept
+            h = change
+    return dense(normalized(h, tree["pre-pool-bn"]).mean(axis=(1, 2)), tree["Dense_2"])
+
+
+def test_published_weights_have_the_logits_of_the_published_equations(tmp_path):
+    """Two blocks in a group, images of 8 x 8 pixels; weights of the usual size, so that every layer matters."""
+    blocks, widening = 2, 2
+    tree = {
+        name: value / np.sqrt(np.prod(value.shape[:-1])) if value.ndim > 1 else value
+        for name, value in flatten(state(published_shapes(blocks, widening))).items()
+    }
+    network = LinenClassifier(WideResNet(num_blocks=blocks, widening=widening), 10)
+    params = import_classifier(file_of(unflatten(tree), tmp_path), network, (32, 32, 3))
+    rng = np.random.RandomState(1)
+    x, log_sigma = rng.rand(3, 8, 8, 3), np.log([0.01, 0.5, 20.0])
+    expected = published_logits(x, log_sigma, unflatten({name: np.float64(value) for name, value in tree.items()}))
+    found = network.logits(params, jnp.asarray(x, jnp.float32), jnp.asarray(log_sigma, jnp.float32))
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 class Seen(nn.Module):
     """Logits that are the image and the noise themselves."""
 
