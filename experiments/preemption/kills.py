@@ -33,7 +33,9 @@ from score_sde.cli import load_config
 from score_sde.modes.workdir import build_experiment
 
 ROOT = Path(__file__).parents[2]
-TOY, DIGITS = (ROOT / "configs" / "vp" / name for name in ("toy_mlp.py", "digits_ddpmpp.py"))
+TOY, DIGITS, CLASSES = (
+    ROOT / "configs" / "vp" / f"{name}.py" for name in ("toy_mlp", "digits_ddpmpp", "digits_classes")
+)
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LIMIT = 120.0  # seconds from a signal to the end of a program
 
@@ -55,8 +57,15 @@ TINY_DIGITS = _TRAINING | {
 }
 TINY_TOY = _TRAINING | {"model.features": 16, "model.num_blocks": 1, "training.num_steps": 2000}
 
-#: Modes on a trained run of digits, and those that make a run of their own.
+TINY_CLASSES = TINY_DIGITS | {
+    **{"classifier.num_steps": 200, "classifier.batch_size": 16, "classifier.widening": 1, "classifier.log_every": 20},
+    **{"classifier.checkpoint_every": 20, "likelihood.num_examples": 80, "conditioning.operator": "mask"},
+    **{"conditioning.num_images": 40, "sampling.t_min": 1e-3},
+}
+
+#: Modes on a trained run of digits, on one with classes, and those that make a run of their own.
 TRAINED = ("sample", "likelihood", "eval", "latents", "pareto", "stats", "train_dequantizer", "export", "report")
+LABELED = ("train_classifier", "restore", "classify")
 FRESH = ("train", "import", "demo")
 #: What a mode on a trained run makes there and does not find at its start.
 MADE = {"train_dequantizer": ("dequantizer", "dequantizer.json"), "export": ("model.safetensors",)}
@@ -66,12 +75,14 @@ _VOLATILE = ("command", "date", "hardware", "seconds", "duration", "path", "chec
 
 def command_of(mode: str, workdir: Path, published: Path) -> list[str]:
     """The command line of a mode."""
-    fields = TINY_TOY if mode in ("train", "demo") else TINY_DIGITS
+    config, fields = (CLASSES, TINY_CLASSES) if mode in LABELED else (DIGITS, TINY_DIGITS)
+    if mode in ("train", "demo"):
+        config, fields = TOY, TINY_TOY
     if mode == "demo":
         fields = fields | {"training.num_steps": 200, "likelihood.num_examples": 400, "likelihood.batch_size": 50}
     command = [sys.executable, "-m", "score_sde", f"--workdir={workdir}", f"--mode={mode}"]
     if mode != "report":
-        command += [f"--config={TOY if mode in ('train', 'demo') else DIGITS}"]
+        command += [f"--config={config}"]
         command += [f"--config.{name}={value}" for name, value in fields.items()]
     return [*command, f"--checkpoint={published}"] if mode == "import" else command
 
@@ -147,7 +158,7 @@ def content(workdir: Path, command: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(workdir.rglob("*")):
         name = path.relative_to(workdir).as_posix()
-        if path.is_dir() or name.startswith(("checkpoints/", "dequantizer/checkpoints/", "damaged_checkpoints/")):
+        if path.is_dir() or "checkpoints/" in name:
             continue
         if "tensorboard/" in name or path.name.endswith(".lock"):
             continue
@@ -233,33 +244,49 @@ def trial(mode: str, base: Path, published: Path, out: Path, options: argparse.N
 
     def prepare() -> None:
         shutil.rmtree(work, ignore_errors=True)
-        if mode in TRAINED:
+        if mode not in FRESH:
             shutil.copytree(base, work, ignore=shutil.ignore_patterns(*MADE.get(mode, ())))
 
     command, rng = command_of(mode, work, published), random.Random(options.seed)
     return Trial(command, work, place / "log", prepare, options.processes, options.kills, rng).wrong(mode)
 
 
+def make_run(place: Path, fields_of: str, modes: tuple[str, ...]) -> None:
+    """A trained run with the fields of a mode, by several modes in turn, unless it is there."""
+    done = place.with_name(f"{place.name}.done")
+    if done.exists():
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    command = command_of(fields_of, place, place)
+    for mode in modes:
+        own = [part if not part.startswith("--mode=") else f"--mode={mode}" for part in command]
+        finish(own, place.with_name(f"{place.name}.log"), 1)
+    done.touch()
+
+
 def main() -> None:
     """Kill all modes and tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--only", default=",".join((*FRESH, *TRAINED)))
+    parser.add_argument("--only", default=",".join((*FRESH, *TRAINED, *LABELED)))
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     out = options.out or Path(tempfile.mkdtemp())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it, children too
-    base, modes = out / "base", options.only.split(",")
+    modes = options.only.split(",")
     out.mkdir(parents=True, exist_ok=True)
-    if not {*modes} <= {"train", "demo"} and not (base / "model.safetensors").exists():
-        shutil.rmtree(base, ignore_errors=True)
-        command = command_of("train_dequantizer", base, base)
-        for mode in ("train", "train_dequantizer", "export"):
-            own = [part if not part.startswith("--mode=") else f"--mode={mode}" for part in command]
-            finish(own, out / "base.log", 1)
-    wrong = [each for mode in modes for each in trial(mode, base, base / "model.safetensors", out, options)]
+    base, labeled = out / "base", out / "labeled"
+    if not {*modes} <= {"train", "demo", *LABELED}:
+        make_run(base, "train_dequantizer", ("train", "train_dequantizer", "export"))
+    if {*modes} & {*LABELED}:
+        make_run(labeled, "classify", ("train",))
+    wrong = [
+        each
+        for mode in modes
+        for each in trial(mode, labeled if mode in LABELED else base, base / "model.safetensors", out, options)
+    ]
     if wrong:
         sys.exit(f"Not what an uninterrupted run gives: {', '.join(wrong)}.")
     print("Every mode ends in what an uninterrupted run gives.")
