@@ -22,9 +22,11 @@ def get_config() -> ConfigDict:
     config.model.channel_multipliers = (1, 2, 2)
     config.model.num_blocks = 1
     config.model.attention_resolutions = ()
+    config.model.input_frequencies = (0, 1, 2, 3, 4, 5, 6)  # of 128 gray levels down to 2
     config.model.dropout = 0.0
 
-    config.optim.lr = 2e-3
+    config.optim.name = "muon"
+    config.optim.lr = 3e-3
     config.optim.beta2 = 0.99
     config.optim.weight_decay = 0.01
     config.optim.warmup = 500
@@ -32,11 +34,11 @@ def get_config() -> ConfigDict:
     config.optim.ema_rate = 0.9995
     config.optim.ema_warmup = True
 
-    config.training.num_steps = 40_000
+    config.training.num_steps = 16_000
     config.training.batch_size = 64
-    config.training.log_every = 100
-    config.training.eval_every = 2000
-    config.training.checkpoint_every = 500
+    config.training.log_every = 50
+    config.training.eval_every = 1000
+    config.training.checkpoint_every = 200
 
     config.sampling.predictor = "unipc_3"
     config.sampling.grid = "log_snr"

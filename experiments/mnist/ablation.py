@@ -55,7 +55,7 @@ def measure(variant: str, args: argparse.Namespace) -> dict[str, Any]:
     train, test = (load_source("mnist", split, data_dir=args.data_dir) for split in ("train", "test"))
     experiment = Experiment.from_config(config, train.info.shape, train.info.num_grey_levels)
     state, step = experiment.init_state(), jit(experiment.train_step, donate_argnums=0)
-    rng, size = np.random.default_rng(0), experiment.settings.training.batch_size
+    rng, size = np.random.default_rng(experiment.settings.seed), experiment.settings.training.batch_size
     times, losses = [], []
     for _ in range(args.steps):
         batch = jnp.asarray(train.gather(rng.integers(len(train), size=size)))
