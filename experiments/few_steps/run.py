@@ -30,18 +30,17 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 
+sys.path.append(str(Path(__file__).parents[2]))  # where the folder of all experiments is
+from experiments.comparison import Distance, mean_cell, samples
 from score_sde.data import load_source
 from score_sde.distributed import jit
 from score_sde.errors import UserError, unknown
 from score_sde.files import atomic_write_json, atomic_write_text
-from score_sde.metrics import frechet_interval, moments
-from score_sde.metrics.extractors import make_extractor
 from score_sde.modes.workdir import build_experiment, trained_state
 from score_sde.plan.program import flops_of
 from score_sde.report.plots import image_grid
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SAMPLES = 1000
 _UNIPC = {"predictor": "unipc_2", "grid": "log_snr", "denoising": "tweedie"}
 
 
@@ -93,23 +92,6 @@ def train(name: str, seed: int, options: argparse.Namespace) -> tuple[Path, list
     return workdir, flags
 
 
-class Distance:
-    """The Fréchet distance of samples to the training images."""
-
-    def __init__(self) -> None:
-        """Take the moments of the training images."""
-        source = load_source("digits", "train")
-        self._extractor = make_extractor("auto", shape=source.info.shape, num_levels=17, source="digits")
-        self._reference = moments(self._features(source.gather(np.arange(len(source)))))
-
-    def _features(self, images: np.ndarray) -> np.ndarray:
-        return self._extractor(images.astype(np.uint8)).features
-
-    def of(self, images: np.ndarray) -> float:
-        """The distance."""
-        return frechet_interval(self._features(images), self._reference).distance
-
-
 def measure(name: str, seed: int, options: argparse.Namespace, distance: Distance) -> dict[str, Any]:
     """Train and measure one model with one seed; read what is there."""
     workdir, flags = train(name, seed, options)
@@ -117,11 +99,9 @@ def measure(name: str, seed: int, options: argparse.Namespace, distance: Distanc
     if not found.is_file():
         experiment = build_experiment(_settings(flags), "sample")
         params = trained_state(experiment, workdir).ema_params
-        distances, shape = {}, (SAMPLES, *experiment.event_shape)
+        distances = {}
         for count in model.evaluations:
-            sampler = experiment.with_sampling(**model.sampling, num_steps=count - model.tail).sampler
-            draw = jit(lambda params, sampler=sampler: sampler(params, jax.random.key(1), shape).y)
-            images = experiment.quantization.quantize(np.asarray(draw(params)))
+            images = samples(experiment, params, **model.sampling, num_steps=count - model.tail)
             distances[str(count)] = distance.of(images)
             image_grid(images[:40], workdir / f"{count}.png", num_grey_levels=17, columns=20)
         atomic_write_json(found, {"model": name, "seed": seed, "frechet": distances})
@@ -139,14 +119,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| model | seeds | " + " | ".join(f"at {n}" for n in counts) + " |", "|---|---|" + "---|" * len(counts)]
     for name in dict.fromkeys(row["model"] for row in rows):
         own = [row["frechet"] for row in rows if row["model"] == name]
-        cells = [_mean([row[str(n)] for row in own]) if str(n) in own[0] else "" for n in counts]
+        cells = [mean_cell([row[str(n)] for row in own], 1) if str(n) in own[0] else "" for n in counts]
         lines.append(f"| {' | '.join((name, str(len(own)), *cells))} |")
     return "\n".join(lines) + "\n"
-
-
-def _mean(values: Sequence[float]) -> str:
-    mean = f"{np.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
 
 
 def costs(rounds: int, steps: int = 5) -> str:

@@ -25,14 +25,11 @@ if __name__ == "__main__":
     prepare_process()  # before JAX is loaded
 
 import jax
-import numpy as np
 
-from score_sde.data import load_source
-from score_sde.distributed import jit
+sys.path.append(str(Path(__file__).parents[2]))  # where the folder of all experiments is
+from experiments.comparison import Distance, mean_cell, samples
 from score_sde.errors import UserError, unknown
 from score_sde.files import atomic_write_json, atomic_write_text
-from score_sde.metrics import frechet_interval, moments
-from score_sde.metrics.extractors import make_extractor
 from score_sde.modes.workdir import build_experiment, trained_state
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vp" / "digits_ddpmpp.py"
@@ -48,7 +45,6 @@ PATHS: dict[str, tuple[str, ...]] = {
 TARGETS = ("noise", "v", "velocity", "edm")
 WEIGHTINGS = ("variance", "likelihood", "flow", "edm", "min_snr", "sigmoid")
 EVALUATIONS = (8, 17, 64)
-SAMPLES = 1000
 
 
 class System(NamedTuple):
@@ -81,7 +77,7 @@ def systems(options: argparse.Namespace) -> Iterator[System]:
                 yield from (System(path, target, weighting, seed) for weighting in options.weightings)
 
 
-def run_one(system: System, options: argparse.Namespace, distance: "Distance") -> dict[str, Any]:
+def run_one(system: System, options: argparse.Namespace, distance: Distance) -> dict[str, Any]:
     """Train and measure one combination; read what is there."""
     workdir = options.out / "-".join(map(str, system))
     found = workdir / "paths.json"
@@ -98,35 +94,19 @@ def run_one(system: System, options: argparse.Namespace, distance: "Distance") -
                 **system._asdict(),
                 "bits_per_dim": [report["bits_per_dim"], report["std_error"]],
                 "bound": [report["bound_bits_per_dim"], report["bound_std_error"]],
-                "frechet": distance.of(build_experiment(config), workdir),
+                "frechet": distances(build_experiment(config), workdir, distance),
             },
         )
         jax.clear_caches()
     return json.loads(found.read_text())
 
 
-class Distance:
-    """The Fréchet distance of samples to the training images, by the number of evaluations."""
-
-    def __init__(self) -> None:
-        """Take the moments of the training images."""
-        source = load_source("digits", "train")
-        self._extractor = make_extractor("auto", shape=source.info.shape, num_levels=17, source="digits")
-        self._reference = moments(self._features(source.gather(np.arange(len(source)))))
-
-    def _features(self, images: np.ndarray) -> np.ndarray:
-        return self._extractor(images.astype(np.uint8)).features
-
-    def of(self, experiment: Any, workdir: Path) -> dict[str, float]:
-        """The distance for each number of evaluations, of which the last removes the noise that is left."""
-        params, found, shape = trained_state(experiment, workdir).ema_params, {}, (SAMPLES, *experiment.event_shape)
-        for count in EVALUATIONS:
-            fields = {"predictor": "unipc_2", "grid": "log_snr", "num_steps": count - 1}
-            sampler = experiment.with_sampling(**fields).sampler
-            draw = jit(lambda params, sampler=sampler: sampler(params, jax.random.key(1), shape).y)
-            images = experiment.quantization.quantize(np.asarray(draw(params)))
-            found[str(count)] = frechet_interval(self._features(images), self._reference).distance
-        return found
+def distances(experiment: Any, workdir: Path, distance: Distance) -> dict[str, float]:
+    """The distance for each number of evaluations, of which the last removes the noise that is left."""
+    params, fields = trained_state(experiment, workdir).ema_params, {"predictor": "unipc_2", "grid": "log_snr"}
+    return {
+        str(count): distance.of(samples(experiment, params, **fields, num_steps=count - 1)) for count in EVALUATIONS
+    }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -139,14 +119,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         own = [row for row in rows if (row["path"], row["target"], row["weighting"]) == name]
         columns = [[row[key][0] for row in own] for key in ("bits_per_dim", "bound")]
         columns += [[row["frechet"][str(n)] for row in own] for n in EVALUATIONS]
-        cells = [_mean(column, digits) for column, digits in zip(columns, (3, 3, 1, 1, 1), strict=True)]
+        cells = [mean_cell(column, digits) for column, digits in zip(columns, (3, 3, 1, 1, 1), strict=True)]
         lines.append(f"| {' | '.join((*name, str(len(own)), *cells))} |")
     return "\n".join(lines) + "\n"
-
-
-def _mean(values: Sequence[float], digits: int) -> str:
-    mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.{digits}f}"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

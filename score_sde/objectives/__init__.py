@@ -1,6 +1,6 @@
 """Training objectives: denoising score matching, its training times and weightings, and the score matching family."""
 
-from score_sde.objectives.adaptive import adaptive_error
+from score_sde.objectives.adaptive import AdaptiveError
 from score_sde.objectives.conditional import class_conditional, given_labels
 from score_sde.objectives.consistency import consistency_loss, consistency_training
 from score_sde.objectives.criteria import (
@@ -64,6 +64,7 @@ __all__ = [
     "OF_SDE",
     "TIME_SAMPLERS",
     "WEIGHTINGS",
+    "AdaptiveError",
     "Criterion",
     "Denoising",
     "EDMWeighting",
@@ -85,7 +86,6 @@ __all__ = [
     "Sliced",
     "UniformTimes",
     "WeightedTimes",
-    "adaptive_error",
     "class_conditional",
     "consistency_loss",
     "consistency_training",

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from score_sde.arguments import not_fulfilled, not_whole
 from score_sde.errors import UserError, refuse
 from score_sde.fields import DEFAULTS
-from score_sde.objectives.adaptive import adaptive_error
+from score_sde.objectives.adaptive import AdaptiveError
 from score_sde.parameterization import Parameterization, denoise, make_score_fn
 from score_sde.processes import Process
 from score_sde.typing import (
@@ -35,6 +35,7 @@ from score_sde.typing import (
 )
 
 _Draws: TypeAlias = tuple[Times, Times, Batch, Batch]
+_ERROR = AdaptiveError()
 _STEEPNESS = 8.0  # how much wider the gap is at small noise, relative to the gap at large noise (k of Geng et al. 2024)
 _LEAST_GAP = 1e-3  # below it, float32 holds too few digits of a difference
 
@@ -47,9 +48,7 @@ def consistency_loss(
     times: TimeSampler,
     gap: Number,
     t_min: Number = DEFAULTS.objective.t_min,
-    reduce_mean: bool = DEFAULTS.objective.reduce_mean,
-    adaptive_power: Number = DEFAULTS.objective.adaptive_power,
-    adaptive_offset: Number = DEFAULTS.objective.adaptive_offset,
+    error: AdaptiveError = _ERROR,
 ) -> Loss:
     """The loss of a consistency model at a fixed gap.
 
@@ -61,9 +60,7 @@ def consistency_loss(
         gap: The relative gap of the two noise levels where the noise is large. It is up to five times as wide at small
             noise: ``1 - sigma_r / sigma_t = gap (1 + 8 sigmoid(-sigma_t))``, at most 1.
         t_min: A time ``r`` below it stands for the data.
-        reduce_mean: Mean of the squares over the event, else half their sum.
-        adaptive_power: The power of :func:`~score_sde.objectives.adaptive.adaptive_error`.
-        adaptive_offset: Its offset.
+        error: The error of an example, of the difference that is to vanish.
 
     Raises:
         UserError: If the gap is not above 0 or the parameterization has no such boundary.
@@ -95,9 +92,7 @@ def consistency_loss(
         target = jnp.where(known, batch, jax.lax.stop_gradient(target))
         step = ratio - jnp.where(at_data, 0.0, lower)
         difference = (end(params, xt, t, dropout_key) - target) / expand_like(step, batch)
-        return weight * adaptive_error(
-            difference, reduce_mean=reduce_mean, power=adaptive_power, offset=adaptive_offset
-        )
+        return weight * error(difference)
 
     return Loss(draw, losses)
 

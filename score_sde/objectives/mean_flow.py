@@ -19,7 +19,7 @@ from score_sde.arguments import not_fulfilled
 from score_sde.average_velocity import make_average_fn
 from score_sde.errors import refuse
 from score_sde.fields import DEFAULTS
-from score_sde.objectives.adaptive import adaptive_error
+from score_sde.objectives.adaptive import AdaptiveError
 from score_sde.parameterization import Parameterization
 from score_sde.processes import Process
 from score_sde.typing import (
@@ -36,6 +36,7 @@ from score_sde.typing import (
 )
 
 _Draws: TypeAlias = tuple[Times, Times, Times, Batch, Batch]
+_ERROR = AdaptiveError()
 _SECOND, _APART, _ORDER = 1, 2, 3  # purposes of keys derived from the key of the times
 
 
@@ -46,9 +47,7 @@ def mean_flow_loss(
     *,
     times: TimeSampler,
     apart: Number = DEFAULTS.objective.apart,
-    reduce_mean: bool = DEFAULTS.objective.reduce_mean,
-    adaptive_power: Number = DEFAULTS.objective.adaptive_power,
-    adaptive_offset: Number = DEFAULTS.objective.adaptive_offset,
+    error: AdaptiveError = _ERROR,
 ) -> Loss:
     """The loss of the average velocity of a path.
 
@@ -58,9 +57,7 @@ def mean_flow_loss(
         parameterization: How the network sees its arguments; its output is the velocity itself.
         times: Draws the two times, one after another.
         apart: The share of the examples with two times; the others have one, as in flow matching.
-        reduce_mean: Mean of the squares over the event, else half their sum.
-        adaptive_power: The power of :func:`~score_sde.objectives.adaptive.adaptive_error`.
-        adaptive_offset: Its offset.
+        error: The error of an example, of the difference that is to vanish.
 
     Raises:
         UserError: If the share is none.
@@ -85,8 +82,6 @@ def mean_flow_loss(
         velocity = expand_like(mean_rate, batch) * batch + expand_like(std_rate, batch) * noise
         found, change = jax.jvp(lambda x, t: average(x, t, s), (xt, t), (velocity, jnp.ones_like(t)))
         target = jax.lax.stop_gradient(velocity - expand_like(t - s, batch) * change)
-        return weight * adaptive_error(
-            found - target, reduce_mean=reduce_mean, power=adaptive_power, offset=adaptive_offset
-        )
+        return weight * error(found - target)
 
     return Loss(draw, losses)

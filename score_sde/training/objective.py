@@ -22,6 +22,7 @@ from score_sde.objectives import (
     CRITERIA,
     TIME_SAMPLERS,
     WEIGHTINGS,
+    AdaptiveError,
     LowDiscrepancyTimes,
     consistency_training,
     criterion_loss,
@@ -123,6 +124,16 @@ def _criterion(name: str, *fields: str) -> Kind:
     return Kind(loss, fields)
 
 
+def _adaptive(make: Callable[..., Loss]) -> Callable[..., Loss]:
+    """A loss of an adaptive error, of which the configuration has the numbers."""
+
+    def loss(*given: Any, reduce_mean: bool, adaptive_power: float, adaptive_offset: float, **options: Any) -> Loss:
+        error = AdaptiveError(reduce_mean=reduce_mean, power=adaptive_power, offset=adaptive_offset)
+        return make(*given, error=error, **options)
+
+    return loss
+
+
 def _bound(*given: Any, hybrid: float, **options: Any) -> Loss:
     return vlb_loss(*given, hybrid=hybrid or None, **options)  # 0 means none
 
@@ -137,12 +148,12 @@ OBJECTIVES: Mapping[str, Kind] = Registry(
         "sliced": _criterion("sliced", "num_projections"),
         "sliced_vr": _criterion("sliced_vr", "num_projections"),
         "consistency": Kind(
-            consistency_training,
+            _adaptive(consistency_training),
             ("gap_divisor", "gap_every", "adaptive_power", "adaptive_offset", "t_min"),
             **{"learned": "end", "weighted": False, "scheduled": True},
         ),
         "mean_flow": Kind(
-            mean_flow_loss,
+            _adaptive(mean_flow_loss),
             ("apart", "adaptive_power", "adaptive_offset"),
             **{"learned": AVERAGE, "weighted": False, "score": make_average_fn},
         ),

@@ -9,6 +9,7 @@ from score_sde import sampling
 from score_sde.errors import UserError
 from score_sde.labels import Labeled
 from score_sde.objectives import (
+    AdaptiveError,
     LowDiscrepancyTimes,
     class_conditional,
     consistency_loss,
@@ -24,7 +25,7 @@ from tests.few_steps import Ends, FixedTimes, corners
 from tests.laws import SDES, float64
 
 KEEPING = {name: cls for name, cls in PARAMETERIZATIONS.items() if cls.keeps_data}
-SQUARED = {"adaptive_power": 0.0, "adaptive_offset": 0.0}
+SQUARED = {"error": AdaptiveError(power=0.0, offset=0.0)}
 
 
 class Bent:

@@ -13,6 +13,7 @@ from score_sde.models.adapters import LinenNetwork
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsnpp import NCSNpp
 from score_sde.objectives import (
+    AdaptiveError,
     LowDiscrepancyTimes,
     UniformTimes,
     flow_weighting,
@@ -26,7 +27,7 @@ from tests.few_steps import Averages, corners
 from tests.laws import SDES, float64
 
 PATH, STD, KIND = RectifiedFlow(), 0.5, VelocityPrediction()
-SQUARED = {"adaptive_power": 0.0, "adaptive_offset": 0.0}
+SQUARED = {"error": AdaptiveError(power=0.0, offset=0.0)}
 
 
 class Bent:
