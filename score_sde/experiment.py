@@ -303,7 +303,8 @@ def _built(
     loss = make_loss(settings, process, trainees, parameterization, quantization, event_shape)
     if classes:
         loss = class_conditional(loss, settings.conditioning.null_probability)
-    tx = make_optimizer(settings.optim, num_steps=settings.training.num_steps)
+    project = NETWORKS[settings.model.name].project if network is None else None
+    tx = make_optimizer(settings.optim, num_steps=settings.training.num_steps, project=project)
     return Experiment(
         settings=settings,
         mesh=mesh,

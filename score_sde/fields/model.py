@@ -16,6 +16,8 @@ _WIDTH, _SIDE = Integer(low=1, high=MAX_WIDTH), Integer(low=1, high=MAX_SIDE)
 
 _NCSNPP, _VAE = given("model.name", "ncsnpp"), given("model.name", "vae")  # ddpm fixes blocks and pyramids
 _UNET, _EMBEDS = given("model.name", "ncsnpp", "ddpm"), given("model.name", "ncsnpp", "ddpm", "mlp")
+_EDM2, _MAPS = given("model.name", "edm2"), given("model.name", "ncsnpp", "ddpm", "edm2")
+_BLOCKS = given("model.name", "ncsnpp", "ddpm", "mlp", "edm2")
 _NCSN = given("model.name", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256")
 
 
@@ -24,9 +26,9 @@ class Model(Open):
     """The network. Each takes its own fields; ddpm fixes its blocks and pyramids."""
 
     name: str = choice(
-        ("ncsnpp", "ddpm", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256", "mlp", "vae"),
-        "the network: mlp for vectors, ncsnpp or ddpm for series, images and volumes of any size, vae for an encoder "
-        "and decoder without a score, the others for images",
+        ("ncsnpp", "ddpm", "edm2", "ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256", "mlp", "vae"),
+        "the network: mlp for vectors, ncsnpp, ddpm or edm2 for series, images and volumes of any size, vae for an "
+        "encoder and decoder without a score, the others for images",
         given=frozenset({"event_shape", "num_classes", "rngs", "key"}),
     )
     features: int = integer(
@@ -35,26 +37,27 @@ class Model(Open):
     channel_multipliers: tuple[int, ...] = several(
         *((1, 2, 2, 2), Integer(low=1, high=1024), (1, _MAX_LEVELS)),
         "channels per level, as multiples of features",
-        when=_UNET,
+        when=_MAPS,
     )
-    num_blocks: int = integer(4, 1, 256, "residual blocks per level, or of the mlp", _EMBEDS)
+    num_blocks: int = integer(4, 1, 256, "residual blocks per level, or of the mlp", _BLOCKS)
     attention_resolutions: tuple[int, ...] = several(
         *((16,), _SIDE, (0, _MAX_LEVELS)),
         "heights (of a series, lengths) of the feature maps with self-attention",
-        _UNET,
+        _MAPS,
         distinct=True,
     )
     attention_every_block: bool = flag(False, "on the way up attention after every block, not once per level", _UNET)
-    dropout: float = real(0.1, 0.0, 0.99, "share of the values inside a block that training sets to 0", _EMBEDS)
+    dropout: float = real(0.1, 0.0, 0.99, "share of the values inside a block that training sets to 0", _BLOCKS)
     embedding: str = choice(("positional", "fourier", "none"), "how the noise condition becomes a vector", _EMBEDS)
     fourier_scale: float = real(
-        16.0, 1e-3, 1e3, "standard deviation of the frequencies", _EMBEDS & given("model.embedding", "fourier")
+        *(16.0, 1e-3, 1e3, "standard deviation of the frequencies; with log s/m as the condition that of EDM2 is 0.25"),
+        when=_BLOCKS & (given("model.embedding", "fourier") | _EDM2),
     )
     num_classes: int = integer(
         *(0, 0, MAX_CLASSES, "classes of a network with conditioning.classes; 0 for the number in the data"),
-        when=_EMBEDS & given("conditioning.classes", True),
+        when=_BLOCKS & given("conditioning.classes", True),
     )
-    activation: str = choice(_ACTIVATIONS, "the nonlinearity", default="swish")
+    activation: str = choice(_ACTIVATIONS, "the nonlinearity", unless("model.name", "edm2"), default="swish")
     resblock_type: str = choice(("biggan", "ddpm"), "resampling inside residual blocks, or between them", _NCSNPP)
     resample_with_conv: bool = flag(
         *(True, "a convolution at every resampling"),
@@ -98,7 +101,7 @@ class Model(Open):
         "what convolutions multiply in; all else stays in float32",
         when=unless("model.name", "mlp", "vae"),
     )
-    remat: bool = flag(False, "compute blocks again in the backward pass: less memory, a third more time", _UNET)
+    remat: bool = flag(False, "compute blocks again in the backward pass: less memory, a third more time", _MAPS)
     latent_dim: int = integer(16, 1, MAX_WIDTH, "latent variables", _VAE)
     widths: tuple[int, ...] = several(
         *((256,), _WIDTH, (0, 64)), "widths of the encoder's dense layers; the decoder has them in reverse", _VAE

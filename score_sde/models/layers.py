@@ -126,7 +126,7 @@ class Conv(nn.Module):
         axes = x.ndim - 2
         size = (self.kernel_size,) * axes if isinstance(self.kernel_size, int) else self.kernel_size
         padding = self.padding if isinstance(self.padding, str) else (self.padding,) * axes
-        kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1], self.features), jnp.float32)
+        kernel = self.make_kernel((*size, x.shape[-1], self.features))
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = stored(x, kernel)
@@ -135,6 +135,10 @@ class Conv(nn.Module):
         layout = (f"N{grid}C", f"{grid}IO", f"N{grid}C")
         h = jax.lax.conv_general_dilated(x, kernel, strides, padding, *dilations, dimension_numbers=layout)
         return stored_gradient(h if bias is None else add_everywhere(h, bias[None, :]), kernel)
+
+    def make_kernel(self, shape: tuple[int, ...]) -> Array:
+        """The weights, which are the parameters."""
+        return self.param("kernel", self.kernel_init, shape, jnp.float32)
 
 
 class Dense(nn.Module):
@@ -242,11 +246,18 @@ def label_embedding(num_classes: int, width: int, label: Labels | None, conditio
 
     The label ``None``, or -1 for single examples, stands for no class. Traced labels out of range give NaN.
     """
+    return nn.Embed(num_classes + 1, width, name="label_embedding")(label_rows(num_classes, label, condition))
+
+
+def label_rows(num_classes: int, label: Labels | None, condition: Times) -> Labels:
+    """The rows of labels in a table whose last is for no class; beyond it for labels out of range.
+
+    >>> label_rows(3, jnp.array([0, -1, 3]), jnp.zeros(3)).tolist()
+    [0, 3, 4]
+    """
     index = jnp.full(condition.shape, -1) if label is None else label
     known = (index >= -1) & (index < num_classes)
-    row = jnp.where(index < 0, num_classes, index)
-    table = nn.Embed(num_classes + 1, width, name="label_embedding")
-    return table(jnp.where(known, row, num_classes + 1))  # beyond the table: NaN
+    return jnp.where(known, jnp.where(index < 0, num_classes, index), num_classes + 1)
 
 
 def check_labels(label: Labels, num_classes: int) -> None:

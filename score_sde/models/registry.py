@@ -11,14 +11,16 @@ from score_sde.errors import UserError, unknown
 from score_sde.models.adapters import LinenClassifier, LinenDequantizer, LinenNetwork
 from score_sde.models.adapters.own import own_network, refuse_bfloat16
 from score_sde.models.classifier import PointClassifier, WideResNet
+from score_sde.models.edm2 import EDM2
 from score_sde.models.flowpp import FlowPP
+from score_sde.models.magnitudes import unit_weights
 from score_sde.models.mlp import MLP
 from score_sde.models.ncsn import NCSN, NCSNv2
 from score_sde.models.ncsnpp import DDPM, NCSNpp
 from score_sde.models.sizes import autoencoder_count, mlp_count, ncsn_count, refinenet_count, unet_count
 from score_sde.models.vae import VAE, LinenVAE, make_vae
 from score_sde.outside.parts import Part, Registry
-from score_sde.typing import Network
+from score_sde.typing import Network, Params
 
 
 class Family(NamedTuple):
@@ -35,6 +37,7 @@ class Family(NamedTuple):
     takes_labels: bool = False
     gives_logits: bool = False  # of the gray levels of every value, as parameterization.output=levels takes them
     takes_spans: bool = False  # whether it can be told two times
+    project: Callable[[Params], Params] | None = None  # where training moves the parameters after every update
 
 
 # Fields that the original DDPM does not read from its configuration.
@@ -48,6 +51,7 @@ _RANKS = {1: "vectors (D,)", 2: "series (L, C)", 3: "images (H, W, C)", 4: "volu
 _NETWORKS: Mapping[str, Family] = {
     "ncsnpp": Family(NCSNpp, unet_count, ranks=_GRIDS, takes_labels=True, takes_spans=True, gives_logits=True),
     "ddpm": Family(DDPM, unet_count, _DDPM, ranks=_GRIDS, takes_labels=True, takes_spans=True, gives_logits=True),
+    "edm2": Family(EDM2, unet_count, ranks=_GRIDS, takes_labels=True, project=unit_weights),
     "ncsn": Family(NCSN, ncsn_count, {"resolution": 64}, halvings=1, looks_up_level=True),
     "ncsnv2_64": Family(NCSNv2, refinenet_count, {"resolution": 64}, halvings=1),
     "ncsnv2_128": Family(NCSNv2, refinenet_count, {"resolution": 128}, halvings=2),

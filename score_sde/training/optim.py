@@ -13,16 +13,20 @@ from score_sde.fields.training import Optim
 from score_sde.outside.parts import Part, Registry
 from score_sde.outside.purity import impure
 from score_sde.training.ema import track_power_averages
+from score_sde.typing import Params
 
 Optimizer: TypeAlias = optax.GradientTransformation
+Project: TypeAlias = Callable[[Params], Params]
 
 
-def make_optimizer(optim: Optim = DEFAULTS.optim, *, num_steps: int = DEFAULTS.training.num_steps) -> Optimizer:
+def make_optimizer(
+    optim: Optim = DEFAULTS.optim, *, num_steps: int = DEFAULTS.training.num_steps, project: Project | None = None
+) -> Optimizer:
     """The named optimizer with a rate that rises linearly from 0 over ``warmup`` steps, then stays or decays.
 
     With a warm-up the first update has rate 0, as in the original.
 
-    The length of the run is for the cosine.
+    The length of the run is for the cosine. After every update the parameters are where ``project`` takes them.
     """
     lr, warmup = optim.lr, optim.warmup
     after = SCHEDULES[optim.schedule].make(lr, max(num_steps - warmup, 1))
@@ -31,9 +35,33 @@ def make_optimizer(optim: Optim = DEFAULTS.optim, *, num_steps: int = DEFAULTS.t
     main = named.made(optim.options, learning_rate=rate) if isinstance(named, Part) else named(rate, optim)
     parts = [optax.clip_by_global_norm(optim.grad_clip)] if optim.grad_clip > 0 else []
     parts.append(main)
+    if project is not None:
+        parts.append(projected(project))
     if optim.ema_widths:
         parts.append(track_power_averages(optim.ema_widths))
     return optax.chain(*parts) if len(parts) > 1 else main
+
+
+def projected(project: Project) -> Optimizer:
+    """Updates after which the parameters are where a projection takes them; comes after all others in a chain.
+
+    As in :func:`optax.keep_params_nonnegative` the update itself is changed, so that whoever follows in the chain, such
+    as averages of the parameters, sees what training goes on with.
+
+    >>> tx = projected(lambda params: params / jnp.abs(params))
+    >>> float(tx.update(jnp.array(-3.0), tx.init(jnp.array(1.0)), jnp.array(1.0))[0])  # from 1 to -1
+    -2.0
+    """
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        if params is None:
+            raise ValueError("A projection of the parameters needs them: call update(updates, state, params).")
+        moved = project(optax.apply_updates(params, updates))
+        return jax.tree.map(jnp.subtract, moved, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _adam(rate: optax.Schedule, optim: Optim) -> Optimizer:

@@ -8,6 +8,7 @@ import pytest
 
 from score_sde.errors import UserError
 from score_sde.models.adapters import LinenNetwork
+from score_sde.models.edm2 import EDM2
 from score_sde.models.layers import (
     AttentionBlock,
     GroupNorm,
@@ -32,6 +33,7 @@ NETWORKS = {
     "ncsnpp with residuals": (LinenNetwork(NCSNpp(**SMALL, **RESIDUALS, rescale_input=True)), (8, 8, 1)),
     # Groups of one channel, DDPM's at this width, would normalise the noise embedding away.
     "ddpm": (LinenNetwork(DDPM(**SMALL, attention_every_block=True, min_group_channels=4)), (8, 8, 1)),
+    "edm2": (LinenNetwork(EDM2(**SMALL, fourier_scale=0.25)), (8, 8, 1)),
     "mlp": (LinenNetwork(MLP(features=16, num_blocks=1, dropout=0.5)), (3,)),
 }
 RELATIVES = {
@@ -222,7 +224,7 @@ def test_every_weight_of_the_network_reaches_the_output():
         grads = _jit(jax.grad(lambda p, net=net, x=x: jnp.sum(net.apply(p, x, jnp.array([3.0, 700.0])) ** 2)))(params)
         paths = [(jax.tree_util.keystr(path), g) for path, g in jax.tree.leaves_with_path(grads)]
         assert all(np.all(np.isfinite(g)) for _, g in paths)
-        assert not [path for path, g in paths if not np.any(g) and "FourierEmbedding" not in path]
+        assert not [path for path, g in paths if not np.any(g) and "Fourier" not in path]
 
 
 @pytest.fixture(scope="module")
