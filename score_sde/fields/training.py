@@ -80,6 +80,11 @@ class Objective(Open):
     sigmoid_bias: float = real(
         2.0, -30.0, 30.0, "the log-SNR at which half is left", _WEIGHTED & given("objective.weighting", "sigmoid")
     )
+    uncertainty: bool = flag(
+        False,
+        "divide the loss at every noise level by the error that is left there, which is learned beside the network",
+        given("objective.kind", "denoising"),
+    )
     times: str = choice(
         ("uniform", "low_discrepancy", "levels", "importance", "weighted", "lognormal", "logit_normal"),
         "training times: levels takes num_scales of them; importance suits weighting=likelihood, weighted any; with "

@@ -24,6 +24,7 @@ from score_sde.objectives.family import (
 )
 from score_sde.objectives.mean_flow import mean_flow_loss
 from score_sde.objectives.score_matching import LevelLosses, NoiseLevels, loss_by_noise_level, score_matching_loss
+from score_sde.objectives.uncertainty import Uncertain, Uncertainty
 from score_sde.times import (
     OF_SDE,
     TIME_SAMPLERS,
@@ -84,6 +85,8 @@ __all__ = [
     "P2Weighting",
     "SigmoidWeighting",
     "Sliced",
+    "Uncertain",
+    "Uncertainty",
     "UniformTimes",
     "WeightedTimes",
     "class_conditional",

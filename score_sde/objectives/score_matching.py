@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
+from score_sde.labels import unconditioned
+from score_sde.objectives.uncertainty import Uncertainty
 from score_sde.parameterization import Parameterization, make_noise_fn
 from score_sde.processes import Process
 from score_sde.sdes import SDE
@@ -44,6 +46,7 @@ def score_matching_loss(
     times: TimeSampler,
     weighting: Weighting,
     reduce_mean: bool = DEFAULTS.objective.reduce_mean,
+    uncertainty: Uncertainty | None = None,
 ) -> Loss:
     """The continuous denoising score matching loss of a network.
 
@@ -55,6 +58,8 @@ def score_matching_loss(
         weighting: ``lambda(t)``; see :mod:`score_sde.weightings`.
         reduce_mean: ``True`` averages the squared error over the event, ``False`` takes half its sum; both are
             conventions of Song et al., for VP and VE configurations.
+        uncertainty: The learned uncertainty ``u`` at a noise level, by whose exponential the error is divided; see
+            :mod:`score_sde.objectives.uncertainty`.
 
     Returns:
         The loss; it draws times, noisy data and their noise.
@@ -70,7 +75,11 @@ def score_matching_loss(
         noise_fn = make_noise_fn(network, parameterization, process, params, key=dropout_key)
         square = (noise_fn(xt, t) - noise) ** 2
         error = jnp.mean(square, axis=tuple(range(1, batch.ndim))) if reduce_mean else 0.5 * event_sum(square)
-        return weighting(process, t) / process.marginal(t).std ** 2 * weight * error
+        weighted = weighting(process, t) / process.marginal(t).std ** 2 * weight * error
+        if uncertainty is None:
+            return weighted
+        u = uncertainty(unconditioned(params)[0], -0.5 * process.log_snr(t))
+        return weighted * jnp.exp(-u) + weight * u * (1.0 if reduce_mean else 0.5 * batch[0].size)
 
     return Loss(draw, losses)
 

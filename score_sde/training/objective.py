@@ -24,6 +24,7 @@ from score_sde.objectives import (
     WEIGHTINGS,
     AdaptiveError,
     LowDiscrepancyTimes,
+    Uncertain,
     consistency_training,
     criterion_loss,
     distillation_loss,
@@ -83,23 +84,25 @@ def make_trainees(
     Raises:
         UserError: For unknown names, and shapes that the network does not support.
     """
-    if network is not None:
-        return Trainees.of_score(network, config.parameterization.variances)
-    if NETWORKS[config.model.name].is_latent:
-        return Trainees.of_latent(make_latent_model(dict(config.model), event_shape))
-    copies = 2 if VARIANCES[config.parameterization.variances] is None else 1  # of the data, which the network sees
-    network = make_network(
-        {
-            **config.model,
-            "num_classes": classes or config.model.num_classes,
-            "spans": OBJECTIVES[config.objective.kind].learned == AVERAGE,
-        },
-        (*event_shape[:-1], copies * event_shape[-1]) if event_shape else event_shape,
-        num_scales=config.parameterization.num_scales,
-        centered=config.data.centered,
-        num_outputs=num_grey_levels if PARAMETERIZATIONS[config.parameterization.output].of_levels else None,
-    )
-    return Trainees.of_score(network, config.parameterization.variances)
+    variances = config.parameterization.variances
+    if network is None:
+        if NETWORKS[config.model.name].is_latent:
+            return Trainees.of_latent(make_latent_model(dict(config.model), event_shape))
+        copies = 2 if VARIANCES[variances] is None else 1  # of the data, which the network sees
+        network = make_network(
+            {
+                **config.model,
+                "num_classes": classes or config.model.num_classes,
+                "spans": OBJECTIVES[config.objective.kind].learned == AVERAGE,
+            },
+            (*event_shape[:-1], copies * event_shape[-1]) if event_shape else event_shape,
+            num_scales=config.parameterization.num_scales,
+            centered=config.data.centered,
+            num_outputs=num_grey_levels if PARAMETERIZATIONS[config.parameterization.output].of_levels else None,
+        )
+    if config.objective.uncertainty and config.reads("objective.uncertainty"):
+        network = Uncertain(network)
+    return Trainees.of_score(network, variances)
 
 
 class Kind(NamedTuple):
@@ -195,6 +198,8 @@ def make_loss(
         "reduce_mean": objective.reduce_mean,
         **({"num_steps": config.training.num_steps} if kind.scheduled else {}),
     }
+    if isinstance(trainees.score, Uncertain):
+        options["uncertainty"] = trainees.score.uncertainty
     if isinstance(kind.loss, Part):
         given = {"process": process, "network": trainees.score, "parameterization": parameterization, **options}
         return _own_loss(kind.loss, objective, given, event_shape)
