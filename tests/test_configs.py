@@ -157,6 +157,10 @@ BAD_VALUES = {
     "negative learning rate": ({"optim.lr": -1.0}, "config.optim.lr is -1.0; expected"),
     "negative warm-up": ({"optim.warmup": -1}, "config.optim.warmup is -1; expected an integer from 0"),
     "average that forgets nothing": ({"optim.ema_rate": 1.5}, "config.optim.ema_rate is 1.5; expected"),
+    "a rate that falls before it has risen": (
+        {"optim.schedule": "inverse_sqrt", "optim.decay_after": 100},
+        "config.optim.decay_after is 100, and config.optim.warmup is 5000; expected 5000 or more, so that the rate",
+    ),
     "negative seed": ({"seed": -1}, "config.seed is -1; expected"),
 }
 

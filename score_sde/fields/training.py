@@ -128,8 +128,18 @@ class Optim(Open):
     )
     momentum: float = real(0.95, 0.0, _CLOSEST, "decay of the mean of gradients", given("optim.name", "muon"))
     warmup: int = integer(5000, 0, MAX_STEPS, "steps of linear warm-up from 0")
-    schedule: Literal["constant", "cosine"] = choice(
-        ("constant", "cosine"), "after warm-up; cosine falls to 0 at training.num_steps"
+    schedule: Literal["constant", "cosine", "inverse_sqrt"] = choice(
+        ("constant", "cosine", "inverse_sqrt"),
+        "after warm-up; cosine falls to 0 at training.num_steps, inverse_sqrt from step decay_after on like 1 / sqrt n",
+    )
+    decay_after: int = integer(
+        *(
+            70_000,
+            1,
+            MAX_STEPS,
+            "step n from which on the rate is lr sqrt(decay_after / n); not before the warm-up ends",
+        ),
+        when=given("optim.schedule", "inverse_sqrt"),
     )
     grad_clip: float = real(1.0, 1e-6, 1e9, "largest global norm of the gradient; 0 for no limit", or_zero=True)
     ema_rate: float = real(

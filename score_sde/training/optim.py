@@ -22,14 +22,14 @@ Project: TypeAlias = Callable[[Params], Params]
 def make_optimizer(
     optim: Optim = DEFAULTS.optim, *, num_steps: int = DEFAULTS.training.num_steps, project: Project | None = None
 ) -> Optimizer:
-    """The named optimizer with a rate that rises linearly from 0 over ``warmup`` steps, then stays or decays.
+    """The named optimizer with a rate that rises linearly from 0 over ``warmup`` steps, then follows its schedule.
 
     With a warm-up the first update has rate 0, as in the original.
 
     The length of the run is for the cosine. After every update the parameters are where ``project`` takes them.
     """
     lr, warmup = optim.lr, optim.warmup
-    after = SCHEDULES[optim.schedule].make(lr, max(num_steps - warmup, 1))
+    after = SCHEDULES[optim.schedule].make(optim, max(num_steps - warmup, 1))
     rate = optax.join_schedules([optax.linear_schedule(0.0, lr, warmup), after], [warmup]) if warmup > 0 else after
     named = OPTIMIZERS[optim.name]
     main = named.made(optim.options, learning_rate=rate) if isinstance(named, Part) else named(rate, optim)
@@ -122,15 +122,29 @@ OPTIMIZERS: Mapping[str, Callable[[optax.Schedule, Optim], Optimizer]] = Registr
 )
 
 
-class Schedule(NamedTuple):
-    """Learning rates after the warm-up, made from the first rate and the number of steps."""
+def _inverse_sqrt(optim: Optim) -> optax.Schedule:
+    """``lr / sqrt(max(n / decay_after, 1))`` at step ``n``, which the warm-up counts too (Karras et al. 2024).
 
-    make: Callable[[float, int], optax.Schedule]
+    It falls from the end of a longer warm-up on.
+    """
+    first = max(optim.decay_after, optim.warmup)
+
+    def rate(count: Any) -> Any:
+        return optim.lr / jnp.sqrt(jnp.maximum((count + optim.warmup) / first, 1.0))
+
+    return rate
+
+
+class Schedule(NamedTuple):
+    """Learning rates after the warm-up, made from the fields of the optimizer and the number of steps."""
+
+    make: Callable[[Optim, int], optax.Schedule]
     of_length: bool  # whether the rate of a step depends on the length of the run
 
 
 #: The schedules by name.
 SCHEDULES: Mapping[str, Schedule] = {
-    "constant": Schedule(lambda lr, steps: optax.constant_schedule(lr), of_length=False),
-    "cosine": Schedule(optax.cosine_decay_schedule, of_length=True),
+    "constant": Schedule(lambda optim, steps: optax.constant_schedule(optim.lr), of_length=False),
+    "cosine": Schedule(lambda optim, steps: optax.cosine_decay_schedule(optim.lr, steps), of_length=True),
+    "inverse_sqrt": Schedule(lambda optim, steps: _inverse_sqrt(optim), of_length=False),
 }

@@ -257,6 +257,14 @@ def test_the_cosine_falls_from_the_full_rate_after_warm_up_to_zero_at_the_end():
     np.testing.assert_allclose(sizes[21], 0.0, atol=1e-8)
 
 
+def test_the_inverse_root_falls_from_its_step_on_whenever_the_warm_up_ends():
+    n = np.arange(1, 200)
+    for warmup in (0, 1, 10, 40, 80):
+        sizes = _update_sizes(200, lr=0.5, warmup=warmup, schedule="inverse_sqrt", decay_after=40)[1:]
+        rising, falling = np.minimum(n / max(warmup, 1), 1.0), np.minimum(max(40, warmup) / n, 1.0) ** 0.5
+        np.testing.assert_allclose(sizes, 0.5 * rising * falling, rtol=1e-4)
+
+
 def test_clipping_caps_the_global_norm_and_keeps_the_direction():
     # After one update Adam's first moment is (1 - beta1) times the gradient it was given.
     grads, params = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}, {"a": jnp.zeros(1), "b": jnp.zeros(1)}
