@@ -148,6 +148,87 @@ def edm(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def edm2(config: ConfigDict) -> ConfigDict:
+    """The magnitude-preserving network and training of Karras et al. 2024, after :func:`edm`.
+
+    Theirs are the law of the noise levels, Adam's decay 0.99, the inverse root of the step in the learning rate, and
+    gradients without a limit. Weights are of size 1, so the rate is too, compared with the one of other networks.
+    """
+    config.model.name = "edm2"
+    config.model.fourier_scale = 0.25
+    config.model.dropout = 0.0
+    config.objective.uncertainty = True
+    config.objective.time_mean = -0.4
+    config.objective.time_std = 1.0
+    config.optim.lr = 1e-2
+    config.optim.beta2 = 0.99
+    config.optim.schedule = "inverse_sqrt"
+    config.optim.grad_clip = 0.0
+    return config
+
+
+def consistency(config: ConfigDict) -> ConfigDict:
+    """Easy consistency tuning of a run of :func:`edm` (Geng et al. 2024, arXiv 2406.14548).
+
+    Theirs are the law of the noise levels, the norm of the difference, the shrinking of the gap in stages, its divisor
+    2 and the batch size.
+    """
+    config.objective.kind = "consistency"
+    config.objective.weighting = "variance"  # not read: the loss has its own
+    config.objective.time_mean = -1.1
+    config.objective.time_std = 2.0
+    config.objective.gap_divisor = 2.0
+    config.training.batch_size = 128
+    config.sampling.predictor = "consistency"
+    config.sampling.num_steps = 2
+    config.sampling.denoising = "mean"  # the end of the flow itself
+    return config
+
+
+def mean_flow(config: ConfigDict) -> ConfigDict:
+    """Average velocities of the path of :func:`flow_matching` (Geng et al. 2025, arXiv 2505.13447).
+
+    Theirs for CIFAR-10 are the share of examples with two times, the adaptive weight and its offset. The times are
+    around the middle of the path. The network is told ``log(s / m)``, whose embedding changes slowly: the loss has its
+    derivative by time, and with ``999 t`` little is learned.
+    """
+    config.parameterization.condition_on = "log_noise"
+    config.objective.kind = "mean_flow"
+    config.objective.weighting = "variance"  # not read: the loss has its own
+    config.objective.times = "logit_normal"
+    config.objective.time_mean = -0.4
+    config.objective.time_std = 1.0
+    config.objective.apart = 0.75
+    config.objective.adaptive_power = 0.75
+    config.objective.adaptive_offset = 1e-3
+    config.sampling.predictor = "mean_flow"
+    config.sampling.num_steps = 1
+    config.sampling.t_min = 1e-5
+    config.sampling.denoising = "mean"
+    return config
+
+
+def distillation(config: ConfigDict) -> ConfigDict:
+    """A student of 8 steps of a run of :func:`edm` (Salimans & Ho 2022, arXiv 2202.00512).
+
+    Theirs are the start of each student from its teacher, the halving, the learning rate that falls to 0, and the
+    weights SNR + 1 of the data, which ``edm`` has in units of their deviation. EDM's output is their target ``v`` for
+    data of unit variance. The times are those of EDM.
+    """
+    config.objective.kind = "distillation"
+    config.objective.times = "uniform"  # not read: the student has its own
+    config.objective.even_times = False
+    config.objective.student_steps = 8
+    config.objective.student_grid = "edm"
+    config.objective.t_min = 2.5e-5  # a noise of 0.002
+    config.optim.schedule = "cosine"
+    config.optim.warmup = 0
+    config.sampling.predictor = "ddim"
+    config.sampling.num_steps = 8  # as many as the student has
+    config.sampling.denoising = "none"
+    return config
+
+
 _FLOW_T_MIN = {"subvp": 1e-2}
 
 

@@ -11,27 +11,16 @@ python -m score_sde --workdir=runs/student_4 --mode=sample
 from pathlib import Path
 
 from score_sde.config import ConfigDict, from_file
+from score_sde.published import distillation
 
 
 def get_config() -> ConfigDict:
     """The network and the data of ``edm/digits.py`` with the loss of Salimans & Ho 2022 (arXiv 2202.00512).
 
-    Theirs are the start of each student from its teacher, the halving, the learning rate that falls to 0, and the
-    weights SNR + 1 of the data, which ``edm`` has in units of their deviation. EDM's output is their target ``v`` for
-    data of unit variance. They halve from 8192 steps, with 50,000 steps of training each, evenly spaced on the cosine
-    path; here the times are those of EDM, and a run has 1,000 steps.
+    They halve from 8192 steps, with 50,000 steps of training each, evenly spaced on the cosine path; here a run has
+    1,000 steps.
     """
-    config = from_file(Path(__file__).parents[1] / "edm" / "digits.py")
-    config.objective.kind = "distillation"
-    config.objective.times = "uniform"  # not read: the student has its own
-    config.objective.even_times = False
-    config.objective.student_steps = 8
-    config.objective.student_grid = "edm"
-    config.objective.t_min = 2.5e-5  # a noise of 0.002
+    config = distillation(from_file(Path(__file__).parents[1] / "edm" / "digits.py"))
     config.optim.lr = 1e-3
-    config.optim.warmup = 0
     config.training.num_steps = 1000
-    config.sampling.predictor = "ddim"
-    config.sampling.num_steps = 8  # as many as the student has
-    config.sampling.denoising = "none"
     return config
