@@ -37,6 +37,7 @@ from score_sde.modes.workdir import (
     load_splits,
     measured_split,
     provenance,
+    summarize,
     train_to_end,
     trained_model,
 )
@@ -95,6 +96,7 @@ def run_train_dequantizer(config: Settings, workdir: Path, command: str) -> None
         **average,
     }
     atomic_write_json(workdir / "dequantizer.json", report)
+    summarize(workdir, workdir)
     apart = with_error(abs(gain), gain_error, unit="bits/dim")
     lower = "lower" if gain >= 0.0 else "higher"
     log.info("Against uniform noise the bound is %s by %s, on the test split.", lower, apart)

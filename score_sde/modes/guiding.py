@@ -33,7 +33,7 @@ from score_sde.models.classifier import Cifar10Classifier, WideResNet
 from score_sde.models.registry import make_classifier
 from score_sde.modes.parts import check_same_part, init_part, newest_part, part_step, part_task
 from score_sde.modes.record import write_records
-from score_sde.modes.workdir import build_experiment, load_splits, machine, train_to_end
+from score_sde.modes.workdir import build_experiment, load_splits, machine, summarize, train_to_end
 from score_sde.outside.modules import never_inside
 from score_sde.report.charts import save_charts
 from score_sde.report.measured import classifier_chart, loss_curve
@@ -79,6 +79,7 @@ def run_train_classifier(config: Settings, workdir: Path, command: str) -> None:
     }
     save_charts(workdir / "classifier.png", classifier_chart(jsonable(report)))
     atomic_write_json(workdir / "classifier.json", report)
+    summarize(workdir, workdir)
     for each in quantities_of("classifier.json", report):
         log.info("%s.", each.line)
 

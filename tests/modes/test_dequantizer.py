@@ -221,6 +221,7 @@ def test_the_program_measures_what_it_has_trained(uninterrupted, tmp_path, caplo
     gain = report["uniform_bits_per_dim"] - report["bits_per_dim"]
     np.testing.assert_allclose(report["gain_bits_per_dim"], gain, atol=1e-4)
     assert (workdir / "dequantizer" / "loss.png").is_file()
+    assert "(dequantizer.json)" in (workdir / "summary.md").read_text()  # the page of the run, renewed
     said = "lower" if gain > 0.0 else "higher"  # than uniform noise, which so short a training may not beat
     assert f"the bound is {said} by {abs(report['gain_bits_per_dim']):.4f} +- " in caplog.text
 

@@ -183,6 +183,7 @@ def trained(tmp_path_factory):
     """A run without classes, with a classifier in its directory."""
     workdir = tmp_path_factory.mktemp("guided") / "run"
     assert run("train", workdir) == run("train_classifier", workdir) == 0
+    assert "Its accuracy at the lowest noise" in (workdir / "summary.md").read_text()  # the page of the run, renewed
     return workdir
 
 
