@@ -101,6 +101,16 @@ class Objective(Open):
     )
     t_min: float = real(1e-5, *_TIME, "smallest training time", _NO_BOUND)
     reduce_mean: bool = flag(True, "mean over the event, else half the sum", _NO_BOUND)
+    augment_probability: float = real(
+        *(
+            0.0,
+            1e-4,
+            1.0,
+            "probability of each augmentation of training images, of which the network is told; 0 for none",
+        ),
+        when=unless("objective.kind", "bound", "distillation"),
+        or_zero=True,
+    )
     levels: str = choice(
         ("bins", "midpoints"),
         "where gray levels enter: anywhere in their bins, or in the middle, for likelihood.dequantization="
@@ -137,7 +147,7 @@ class Optim(Open):
             70_000,
             1,
             MAX_STEPS,
-            "step n from which on the rate is lr sqrt(decay_after / n); not before the warm-up ends",
+            "the step n after which the rate is lr sqrt(decay_after / n), or the warm-up if that is longer",
         ),
         when=given("optim.schedule", "inverse_sqrt"),
     )

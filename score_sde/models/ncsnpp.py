@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from score_sde.fields import DEFAULTS
 from score_sde.models.blocks import INPUT_PYRAMIDS, OUTPUT_PYRAMIDS, InputPyramid, Maps, OutputPyramid, ResidualBlock
@@ -35,6 +36,7 @@ from score_sde.models.layers import (
     TimeEmbedding,
     check_labels,
     conv3x3,
+    ddpm_init,
     from_patches,
     label_embedding,
     to_patches,
@@ -42,10 +44,12 @@ from score_sde.models.layers import (
 )
 from score_sde.models.resampling import Downsample, Kernel, Upsample, downsample, fir_downsample, fir_upsample, upsample
 from score_sde.models.sizes import padded_size
+from score_sde.objectives.augmentation import NUM_AUGMENTATIONS
 from score_sde.typing import Labels, Output, Times
 
 _LOGIT_FEATURES = 32  # of every value, from which its logits are made
 
+Told = Float[Array, "batch kinds"]  # of augmentations
 Block = Callable[..., Maps]  # (features, width, resample=None) -> features
 
 
@@ -78,6 +82,7 @@ class NCSNpp(nn.Module):
     patch_size: int = DEFAULTS.model.patch_size
     num_outputs: int | None = None  # for every value, along one more axis; ``None`` for one, without that axis
     spans: bool = False  # whether it is told the time between two times too, for average velocities
+    augments: bool = False  # whether it is told how its images were changed
 
     @nn.compact
     def __call__(
@@ -87,12 +92,14 @@ class NCSNpp(nn.Module):
         *,
         label: Labels | None = None,
         span: Times | None = None,
+        augmentations: Told | None = None,
         train: bool = False,
     ) -> Output:
         """The network output, of the shape of ``x``, or with a last axis of ``num_outputs``.
 
         The noise condition is a time or level for positional embeddings, ``log sigma`` for Fourier ones. The label
-        ``None``, or -1 for single examples, stands for no class; the span ``None`` stands for 0.
+        ``None``, or -1 for single examples, stands for no class; the span ``None`` stands for 0, and the
+        augmentations ``None`` for none.
 
         Raises:
             UserError: For labels given to a network without classes, and for labels out of range; traced labels out of
@@ -105,7 +112,7 @@ class NCSNpp(nn.Module):
         size, x = x.shape[1:-1], padded(x, self.patch_size * 2 ** (len(self.channel_multipliers) - 1))
         x = to_patches(x, self.patch_size)
         kernel = self.fir_kernel if self.fir else None
-        block = self._make_block(self._embed(condition, label, span), train)
+        block = self._make_block(self._embed(condition, label, span, augmentations), train)
         pyramid = INPUT_PYRAMIDS[self.progressive_input](x, kernel, self.progressive_combine, self.skip_rescale)
         width, scale = (1, self.init_scale) if self.num_outputs is None else (_LOGIT_FEATURES, 1.0)
         out = OUTPUT_PYRAMIDS[self.progressive](width * x.shape[-1], self._head, kernel, scale, self.skip_rescale)
@@ -116,7 +123,9 @@ class NCSNpp(nn.Module):
         output = cropped(from_patches(out.output(self._up(h, skips, block, out)), self.patch_size), size)
         return output if self.num_outputs is None else self._logits(output)
 
-    def _embed(self, condition: Times, label: Labels | None, span: Times | None) -> Features | None:
+    def _embed(
+        self, condition: Times, label: Labels | None, span: Times | None, augmentations: Told | None
+    ) -> Features | None:
         embedding, activation = None, ACTIVATIONS[self.activation]
         if self.embedding != "none":
             embedding = TimeEmbedding(self.features, self.embedding, activation, self.fourier_scale)(condition)
@@ -126,6 +135,10 @@ class NCSNpp(nn.Module):
         if self.spans:
             spans = SpanEmbedding(self.features, activation, name="span")(span, condition)
             embedding = spans if embedding is None else embedding + spans
+        if self.augments:
+            told = jnp.zeros((*condition.shape, NUM_AUGMENTATIONS)) if augmentations is None else augmentations
+            changes = nn.Dense(4 * self.features, use_bias=False, kernel_init=ddpm_init(), name="augmentations")(told)
+            embedding = changes if embedding is None else embedding + changes
         return embedding
 
     def _make_block(self, embedding: Features | None, train: bool) -> Block:

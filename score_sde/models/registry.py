@@ -37,6 +37,7 @@ class Family(NamedTuple):
     takes_labels: bool = False
     gives_logits: bool = False  # of the gray levels of every value, as parameterization.output=levels takes them
     takes_spans: bool = False  # whether it can be told two times
+    takes_augmentations: bool = False  # whether it can be told how its images were changed
     project: Callable[[Params], Params] | None = None  # where training moves the parameters after every update
 
 
@@ -48,9 +49,12 @@ _DDPM = {
 }
 _GRIDS = (2, 3, 4)  # of series (L, C), images (H, W, C) and volumes (D, H, W, C)
 _RANKS = {1: "vectors (D,)", 2: "series (L, C)", 3: "images (H, W, C)", 4: "volumes (D, H, W, C)"}
+_UNET: Mapping[str, Any] = {
+    **{"ranks": _GRIDS, "takes_labels": True, "takes_spans": True, "gives_logits": True, "takes_augmentations": True}
+}
 _NETWORKS: Mapping[str, Family] = {
-    "ncsnpp": Family(NCSNpp, unet_count, ranks=_GRIDS, takes_labels=True, takes_spans=True, gives_logits=True),
-    "ddpm": Family(DDPM, unet_count, _DDPM, ranks=_GRIDS, takes_labels=True, takes_spans=True, gives_logits=True),
+    "ncsnpp": Family(NCSNpp, unet_count, **_UNET),
+    "ddpm": Family(DDPM, unet_count, _DDPM, **_UNET),
     "edm2": Family(EDM2, unet_count, ranks=_GRIDS, takes_labels=True, project=unit_weights),
     "ncsn": Family(NCSN, ncsn_count, {"resolution": 64}, halvings=1, looks_up_level=True),
     "ncsnv2_64": Family(NCSNv2, refinenet_count, {"resolution": 64}, halvings=1),

@@ -1,6 +1,7 @@
 """Training objectives: denoising score matching, its training times and weightings, and the score matching family."""
 
 from score_sde.objectives.adaptive import AdaptiveError
+from score_sde.objectives.augmentation import ToldAugmentations, augmented
 from score_sde.objectives.conditional import class_conditional, given_labels
 from score_sde.objectives.consistency import consistency_loss, consistency_training
 from score_sde.objectives.criteria import (
@@ -85,10 +86,12 @@ __all__ = [
     "P2Weighting",
     "SigmoidWeighting",
     "Sliced",
+    "ToldAugmentations",
     "Uncertain",
     "Uncertainty",
     "UniformTimes",
     "WeightedTimes",
+    "augmented",
     "class_conditional",
     "consistency_loss",
     "consistency_training",

@@ -24,6 +24,7 @@ from score_sde.objectives import (
     WEIGHTINGS,
     AdaptiveError,
     LowDiscrepancyTimes,
+    ToldAugmentations,
     Uncertain,
     consistency_training,
     criterion_loss,
@@ -82,8 +83,14 @@ def make_trainees(
     """The views of a given network, else of the one that ``config.model`` names, for data of a shape.
 
     Raises:
-        UserError: For unknown names, and shapes that the network does not support.
+        UserError: For unknown names, shapes that the network does not support, and augmentations of a given network.
     """
+    augments = config.objective.augment_probability > 0.0 and config.reads("objective.augment_probability")
+    if augments and network is not None:
+        raise UserError(
+            f"config.objective.augment_probability is {config.objective.augment_probability:g}, and a network of your "
+            "own is not told of augmentations; expected 0.0."
+        )
     variances = config.parameterization.variances
     if network is None:
         if NETWORKS[config.model.name].is_latent:
@@ -94,12 +101,15 @@ def make_trainees(
                 **config.model,
                 "num_classes": classes or config.model.num_classes,
                 "spans": OBJECTIVES[config.objective.kind].learned == AVERAGE,
+                "augments": augments,
             },
             (*event_shape[:-1], copies * event_shape[-1]) if event_shape else event_shape,
             num_scales=config.parameterization.num_scales,
             centered=config.data.centered,
             num_outputs=num_grey_levels if PARAMETERIZATIONS[config.parameterization.output].of_levels else None,
         )
+    if augments:
+        network = ToldAugmentations(network)
     if config.objective.uncertainty and config.reads("objective.uncertainty"):
         network = Uncertain(network)
     return Trainees.of_score(network, variances)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 from score_sde.distributed import loops_are_slow, replicated, state_sharding
 from score_sde.fields import Settings
 from score_sde.labels import Labeled, data_of, on_data
+from score_sde.objectives import augmented
 from score_sde.state import TrainState
 from score_sde.typing import Loss, Metrics, Params, PRNGKey, Scalar
 
@@ -109,7 +110,12 @@ def make_train_step(
 def configured_step(
     config: Settings, loss: Loss, tx: optax.GradientTransformation, *, prepare: Prepare, mesh: Mesh
 ) -> TrainStep:
-    """The training step of a loss of the network, as the fields of the optimizer and of the training say."""
+    """The training step of a loss of the network, as the fields of the optimizer and of the training say.
+
+    With ``objective.augment_probability`` the loss is of augmented images.
+    """
+    if config.objective.augment_probability and config.reads("objective.augment_probability"):
+        loss = augmented(loss, config.objective.augment_probability)
     return make_train_step(
         loss,
         tx,

@@ -22,7 +22,7 @@ from score_sde.solvers.pairing import follows_drift
 from score_sde.training.objective import VARIANCES
 from score_sde.validation.classes import class_problems
 from score_sde.validation.few_steps import check_steps, few_step_problems, has_score, need_score
-from score_sde.validation.objective import level_problems, objective_problems, time_problems
+from score_sde.validation.objective import augmentation_problems, level_problems, objective_problems, time_problems
 from score_sde.validation.purposes import PURPOSES, Purpose, purposes_of
 
 __all__ = [
@@ -58,6 +58,7 @@ def problems_of(
         )
     yield from objective_problems(config)
     yield from level_problems(config, num_grey_levels)
+    yield from augmentation_problems(config, event_shape)
     yield from few_step_problems(config, wanted)
     yield from _network(config, event_shape)
     if "train" in wanted:

@@ -79,3 +79,19 @@ def time_problems(config: Settings) -> Iterator[str]:
         f"parameterization.output={output}": PARAMETERIZATIONS[output].of_sde,
     }
     yield from (f"config.{part} needs an SDE; set config.sde.schedule=continuous." for part in needs if needs[part])
+
+
+def augmentation_problems(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
+    """Sentences about augmentations of what are no images, or of which the network is not told."""
+    probability, name = config.objective.augment_probability, config.model.name
+    if not probability or not config.reads("objective.augment_probability"):
+        return
+    given = f"config.objective.augment_probability is {probability:g}, and "
+    if len(event_shape) != 3:
+        yield f"{given}the data have shape {event_shape}, and are no images (H, W, C); expected 0.0."
+    if not NETWORKS[name].takes_augmentations:
+        known = ", ".join(other for other, family in NETWORKS.items() if family.takes_augmentations)
+        yield (
+            f"{given}config.model.name={name} is not told how images were changed, so that its samples would be "
+            f"changed too; expected one of {known}, or config.objective.augment_probability=0.0."
+        )

@@ -143,7 +143,7 @@ def settings_of(name):
 READ_ON_IMAGES = (
     *("data.centered", "data.random_flip", "likelihood.dequantization", "likelihood.num_dequantizations"),
     *("likelihood.importance_weighted", "likelihood.decoder", "evaluation.extractor", "parameterization.variances"),
-    *("objective.hybrid", "likelihood.chain_terms"),
+    *("objective.hybrid", "likelihood.chain_terms", "objective.augment_probability"),
 )
 
 

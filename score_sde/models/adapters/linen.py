@@ -21,6 +21,11 @@ from score_sde.typing import Batch, Labels, Network, Output, Params, PRNGKey, Sa
 # normalizations, dense layers (noise embedding, attention, shortcuts) and softmax stay in float32: rounding the dense
 # layers too would raise the error by half, and rounding all activations would double it.
 _PRODUCTS = Conv
+#: What a module may be told besides labels, and what it is then asked for.
+_TOLD = {
+    "span": "the time between two times, and is asked for average velocities",
+    "augmentations": "how its images were changed, and is trained on changed ones",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,22 +71,23 @@ class LinenNetwork:
         *,
         label: Labels | None = None,
         span: Times | None = None,
+        augmentations: Float[Array, "batch kinds"] | None = None,
         key: PRNGKey | None = None,
     ) -> Output:
         """The raw output; a key switches dropout on, a label goes to class-conditional modules.
 
         Raises:
-            UserError: If a span is given, and the module takes none.
+            UserError: If a span or augmentations are given, and the module takes none.
         """
         rngs: dict[str, PRNGKey] = {} if key is None else {"dropout": key}
-        noise, options = (
-            (condition,) if self._takes.condition else (),
-            self._takes.keywords(label, train=key is not None, **({} if span is None else {"span": span})),
-        )
-        if span is not None and "span" not in options:
+        more = {} if span is None else {"span": span}
+        more |= {} if augmentations is None else {"augmentations": augmentations}
+        noise = (condition,) if self._takes.condition else ()
+        options = self._takes.keywords(label, train=key is not None, **more)
+        for name in set(more) - set(options):
             raise UserError(
-                f"{type(self.module).__name__} takes no argument 'span', the time between two times, and is asked for "
-                "average velocities; expected a module that takes it."
+                f"{type(self.module).__name__} takes no argument '{name}', {_TOLD[name]}; expected a module that takes "
+                "it."
             )
         with nn.intercept_methods(self._round) if self.dtype != "float32" else contextlib.nullcontext():
             output = self.module.apply({"params": params}, x, *noise, rngs=rngs, **options)
