@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from score_sde.notebook import Model, fit, load
     from score_sde.sdes import VDM, VE, VP, SubVP
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "VDM",

@@ -1,5 +1,6 @@
 """What the documents promise is what is there."""
 
+import datetime
 import doctest
 import importlib
 import operator
@@ -7,6 +8,8 @@ import pathlib
 import re
 
 import pytest
+
+import score_sde
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,6 +29,12 @@ def test_every_path_that_a_document_names_exists():
     for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for path in re.findall(r"`((?:score_sde|configs|tests|docs|experiments)/[\w/.]+?)`", document.read_text()):
             assert (ROOT / path).exists(), f"{document.relative_to(ROOT)} names {path}"
+
+
+def test_the_software_is_cited_as_the_version_that_it_is():
+    cited = dict(re.findall(r"^([a-z-]+): (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
+    assert cited["version"] == score_sde.__version__ and cited["license"] == "Apache-2.0"
+    datetime.date.fromisoformat(cited["date-released"])
 
 
 def test_constraints_cover_every_dependency():

@@ -104,7 +104,7 @@ def test_every_published_configuration_is_here():
 def test_the_network_has_the_published_number_of_parameters(name):
     config = _config(name)
     shape = tuple(config.data.shape) or source_info(config.data.name).shape
-    fields = {**config.model, "dropout": 0.0}  # it and centred have no parameters; fixed, more networks are the same
+    fields = {**config.model, "dropout": 0.0}  # it and centered have no parameters; fixed, more networks are the same
     network = make_network(fields, shape, num_scales=config.parameterization.num_scales, centered=True)
     assert _num_params(network, shape) == int(PUBLISHED[name]["params"])
 

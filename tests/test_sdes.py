@@ -94,7 +94,7 @@ def test_perturb_has_the_marginal_moments(sde, key):
 @pytest.mark.sweep
 @each_sde
 def test_chain_of_transitions_tends_to_the_marginal(sde):
-    """The forward chain is a discretisation of the SDE: its moments converge to the marginal at first order."""
+    """The forward chain is a discretization of the SDE: its moments converge to the marginal at first order."""
 
     def error(n):
         grid = np.linspace(0.0, 1.0, n + 1)

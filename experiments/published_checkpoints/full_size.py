@@ -5,7 +5,7 @@
 NAMES holds ``{CONFIG: [[PyTorch name, shape, type], ...]}`` for configurations such as
 ``vp/cifar10_ddpmpp_continuous``; OUTPUTS holds ``CONFIG/labels`` and ``CONFIG/out`` at every ``CONFIG/stride``-th pixel
 (channels first), as the original computed them for inputs ``RandomState(0).rand(batch, 3, size, size)``, doubled and
-lowered by one where the data are centred. The weights are drawn by name, see :func:`drawn`.
+lowered by one where the data are centered. The weights are drawn by name, see :func:`drawn`.
 """
 
 import argparse

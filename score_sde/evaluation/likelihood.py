@@ -137,7 +137,7 @@ def data_protocol(experiment: Experiment, noise: BinNoise, total: int, *, classe
     if levels is not None:
         draws = settings.num_dequantizations
         several = ", importance-weighted" if settings.importance_weighted else ""
-        data = f"{noise.name} dequantisation x{draws}{several}, {levels} levels"
+        data = f"{noise.name} dequantization x{draws}{several}, {levels} levels"
     data += f", given {classes}" * (experiment.num_classes > 0)
     return f"{data}, {total} {plural(total, 'example')} of the test split"
 

@@ -193,7 +193,7 @@ def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """
     found = []
     for name in {**first, **second}:
-        old, new = first.get(name), second.get(name)
+        old, new = _respelled(first.get(name)), _respelled(second.get(name))
         if name in FREE or old == new:
             continue
         if isinstance(old, str) and isinstance(new, str):
@@ -202,6 +202,11 @@ def unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
             new = ", ".join(part for part in others if part not in parts) or new
         found.append(f"{name} ({_short(old)} and {_short(new)})")
     return found
+
+
+def _respelled(value: Any) -> Any:
+    """A protocol in words as it is spelled since version 0.2."""
+    return value.replace("dequantis", "dequantiz") if isinstance(value, str) else value
 
 
 def _protocol_line(protocol: dict[str, Any]) -> str:

@@ -48,10 +48,10 @@ class Row:
 
 #: The measurable quantities and their settings.
 QUANTITIES = {
-    "nll": "bits/dim of the test split by the probability flow, uniform dequantisation",
-    "bound": "upper bound on the bits/dim of the test split, uniform dequantisation",
-    "nll_variational": "bits/dim by the probability flow, with a dequantiser that is trained here first",
-    "bound_variational": "upper bound on the bits/dim, with a dequantiser that is trained here first",
+    "nll": "bits/dim of the test split by the probability flow, uniform dequantization",
+    "bound": "upper bound on the bits/dim of the test split, uniform dequantization",
+    "nll_variational": "bits/dim by the probability flow, with a dequantizer that is trained here first",
+    "bound_variational": "upper bound on the bits/dim, with a dequantizer that is trained here first",
     "fid_pc": "Fréchet distance of samples of the configured sampler to the training split",
     "fid_ode": "Fréchet distance of samples along the probability flow to the training split",
     "is": "inception score of samples of the configured sampler",

@@ -155,7 +155,7 @@ def test_with_nothing_known_it_is_the_solver_and_with_all_known_the_data(name):
     assert inpaint.num_evals == solver.num_evals
 
 
-def test_a_sample_ignores_its_neighbours_and_new_data_trace_nothing():
+def test_a_sample_ignores_its_neighbors_and_new_data_trace_nothing():
     sde, times, traces = SDES["ve"], sampling.uniform_times(8, 1e-2), []
     process = sde.reverse(SMALL.score(sde))
     solver = PredictorCorrector(predictor=Ancestral(), corrector=AnnealedLangevin())

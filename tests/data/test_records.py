@@ -71,25 +71,25 @@ def test_a_stream_of_records_is_that_of_the_same_images_in_memory(
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_image_files_are_kept_as_they_are_and_grey_ones_among_colour_ones_become_colour(
+def test_image_files_are_kept_as_they_are_and_gray_ones_among_color_ones_become_color(
     tmp_path: Path, kind: str
 ) -> None:
-    grey, colour = _images(3, channels=1), _images(3)
-    files = [_encoded(image, kind) for pair in zip(grey, colour, strict=True) for image in pair]
+    gray, color = _images(3, channels=1), _images(3)
+    files = [_encoded(image, kind) for pair in zip(gray, color, strict=True) for image in pair]
     write_array_records(tmp_path / "train.array_record", files)
     source = load_source(f"arrayrecord:{tmp_path}", "train")
-    np.testing.assert_array_equal(source.gather(np.array([1, 3, 5])), colour)
-    np.testing.assert_array_equal(source.gather(np.array([0, 2, 4])), np.repeat(grey, 3, axis=-1))
-    write_array_records(tmp_path / "train.array_record", grey)
+    np.testing.assert_array_equal(source.gather(np.array([1, 3, 5])), color)
+    np.testing.assert_array_equal(source.gather(np.array([0, 2, 4])), np.repeat(gray, 3, axis=-1))
+    write_array_records(tmp_path / "train.array_record", gray)
     source = load_source(f"arrayrecord:{tmp_path}", "train")
-    np.testing.assert_array_equal(source.gather(np.arange(3)), grey)
+    np.testing.assert_array_equal(source.gather(np.arange(3)), gray)
 
 
 def _odd_size() -> bytes:
     return _encoded(_images(1, 9, 7)[0], "PNG")
 
 
-def _colour() -> bytes:
+def _color() -> bytes:
     return _encoded(_images(1)[0], "PNG")
 
 
@@ -109,7 +109,7 @@ def _transparent() -> bytes:
     ("bad", "message"),
     [
         (_odd_size, "is 9x7 in color, expected 6x5 in gray"),
-        (_colour, "is 6x5 in color, expected 6x5 in gray"),
+        (_color, "is 6x5 in color, expected 6x5 in gray"),
         (_cut, "cannot be read.*intact image"),
         (_noise, "cannot be read.*intact image"),
         (_transparent, "transparent pixels"),

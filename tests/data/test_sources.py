@@ -232,16 +232,16 @@ def test_folder_splits_by_name_and_reads_every_pixel(tmp_path: Path) -> None:
     assert {image.tobytes() for image in _all(test)} <= later
 
 
-def test_folder_takes_explicit_splits_and_grey_images_in_order_of_name(tmp_path: Path) -> None:
+def test_folder_takes_explicit_splits_and_gray_images_in_order_of_name(tmp_path: Path) -> None:
     train, test = _random_images(12)[..., :1], _random_images(3)[..., :1]
     _write_images(tmp_path / "train", train, "{:03d}.bmp")
     _write_images(tmp_path / "test", test, "{:03d}.PNG")
     np.testing.assert_array_equal(_all(load_source(f"folder:{tmp_path}", "train")), train)
     np.testing.assert_array_equal(_all(load_source(f"folder:{tmp_path}", "test")), test)
-    # One colour image among grey ones makes all of them colour, with three equal channels.
+    # One color image among gray ones makes all of them color, with three equal channels.
     _write_images(tmp_path / "test", _random_images(1), "z{}.png")
-    colour = _all(load_source(f"folder:{tmp_path}", "train"))
-    np.testing.assert_array_equal(colour, np.repeat(train, 3, axis=-1))
+    color = _all(load_source(f"folder:{tmp_path}", "train"))
+    np.testing.assert_array_equal(color, np.repeat(train, 3, axis=-1))
 
 
 def _damage_size(folder: Path) -> None:

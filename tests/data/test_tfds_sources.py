@@ -167,11 +167,11 @@ def test_cifar10_is_prepared_from_its_archive(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.skipif(not REAL_MNIST.is_dir(), reason=f"the original MNIST files are not in {REAL_MNIST}")
-def test_the_original_mnist_files_are_recognised() -> None:
+def test_the_original_mnist_files_are_recognized() -> None:
     raw = raw_files.read_raw("mnist", REAL_MNIST)
     assert raw["train"].images.shape == (60_000, 28, 28, 1) and raw["test"].images.shape == (10_000, 28, 28, 1)
     assert np.bincount(raw["test"].labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    # The mean and standard deviation everybody normalises MNIST by.
+    # The mean and standard deviation everybody normalizes MNIST by.
     pixels = raw["train"].images / 255.0
     assert (round(float(pixels.mean()), 4), round(float(pixels.std()), 4)) == (0.1307, 0.3081)
 

@@ -6,7 +6,7 @@ import pytest
 from score_sde.data import SourceInfo, check_images, random_flip
 from score_sde.errors import UserError
 
-COLOUR = SourceInfo("photos", (8, 6, 3), 256, None)
+COLOR = SourceInfo("photos", (8, 6, 3), 256, None)
 POINTS = SourceInfo("points", (2,), None, None)
 
 
@@ -41,12 +41,12 @@ def test_one_coin_per_image_so_that_a_stream_can_be_entered_anywhere() -> None:
 @pytest.mark.parametrize(
     ("batch", "info", "words"),
     [
-        (np.zeros((2, 3, 8, 6), np.uint8), COLOUR, ["(2, 3, 8, 6)", "(n, 8, 6, 3)", "transpose"]),
-        (np.zeros((2, 8, 6), np.uint8), COLOUR, ["(2, 8, 6)", "(n, 8, 6, 3)", "[..., None]"]),
-        (np.zeros((2, 8, 6, 1), np.uint8), COLOUR, ["(2, 8, 6, 1)", "1 channels instead of 3"]),
-        (np.zeros((2, 9, 9, 3), np.uint8), COLOUR, ["(2, 9, 9, 3)", "Resize"]),
-        (np.zeros((2, 8, 6, 3), np.float32), COLOUR, ["float32", "uint8", "0 to 255"]),
-        (np.full((2, 8, 6, 3), 16, np.uint8), COLOUR._replace(num_grey_levels=16), ["level 16", "0 to 15"]),
+        (np.zeros((2, 3, 8, 6), np.uint8), COLOR, ["(2, 3, 8, 6)", "(n, 8, 6, 3)", "transpose"]),
+        (np.zeros((2, 8, 6), np.uint8), COLOR, ["(2, 8, 6)", "(n, 8, 6, 3)", "[..., None]"]),
+        (np.zeros((2, 8, 6, 1), np.uint8), COLOR, ["(2, 8, 6, 1)", "1 channels instead of 3"]),
+        (np.zeros((2, 9, 9, 3), np.uint8), COLOR, ["(2, 9, 9, 3)", "Resize"]),
+        (np.zeros((2, 8, 6, 3), np.float32), COLOR, ["float32", "uint8", "0 to 255"]),
+        (np.full((2, 8, 6, 3), 16, np.uint8), COLOR._replace(num_grey_levels=16), ["level 16", "0 to 15"]),
         (np.zeros((2, 3), np.float32), POINTS, ["(2, 3)", "(n, 2)"]),
         (np.zeros((2, 2), np.float64), POINTS, ["float64", "float32"]),
         (np.array([[0, 1], [np.nan, 0]], np.float32), POINTS, ["example 1", "finite"]),
@@ -60,6 +60,6 @@ def test_the_check_names_what_it_got_and_what_it_wanted(batch: np.ndarray, info:
 
 
 def test_the_check_passes_what_is_right() -> None:
-    check_images(_images(3), COLOUR)
+    check_images(_images(3), COLOR)
     check_images(np.zeros((3, 2), np.float32), POINTS)
-    check_images(_images(3)[:0], COLOUR)
+    check_images(_images(3)[:0], COLOR)

@@ -37,7 +37,7 @@ def build(*overrides):
 
 @dataclasses.dataclass(frozen=True)
 class UniformLevels:
-    """The exact noise prediction where all eight grey levels are equally likely and pixels are independent."""
+    """The exact noise prediction where all eight gray levels are equally likely and pixels are independent."""
 
     process: object
 

@@ -50,7 +50,7 @@ def save_model(workdir, config):
 
 @pytest.mark.slow
 def test_samples_are_data_again(tmp_path):
-    """The file is read back under its path, as bytes, with as many grey levels as the data had."""
+    """The file is read back under its path, as bytes, with as many gray levels as the data had."""
     save_model(tmp_path, tiny())
     run_sample(tiny(), tmp_path, "command")
     found = _samples(tmp_path)

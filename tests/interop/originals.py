@@ -59,7 +59,7 @@ def torch_state(case):
 
 
 def flax_tree(case):
-    """The same weights under the names and in the layout of the JAX original, (1, 1, 1, C) normalisations included."""
+    """The same weights under the names and in the layout of the JAX original, (1, 1, 1, C) normalizations included."""
     tree = {}
     for (_, path, _), value in zip(case["names"], torch_state(case).values(), strict=True):
         turned = {4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim) if path.endswith(("kernel", "weight")) else None
@@ -77,7 +77,7 @@ def contiguous(key, storage, shape):
 
 
 def ncsnv2_file(path, states, *, layout):
-    """As ncsnv2 saves: a list of the model, the optimiser, epoch, step and the averages by name."""
+    """As ncsnv2 saves: a list of the model, the optimizer, epoch, step and the averages by name."""
     storages, written = {}, []
     for state in states:
         keys = {name: str(len(storages) + i) for i, name in enumerate(state)}

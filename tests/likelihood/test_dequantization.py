@@ -31,7 +31,7 @@ def test_uniform_density_costs_log2_levels_bits(num_grey_levels, centered):
     np.testing.assert_allclose(quantization.bits_per_dim(logp, dim), np.log2(num_grey_levels), rtol=1e-6)
 
 
-def test_dequantised_density_bounds_the_discrete_likelihood(key):
+def test_dequantized_density_bounds_the_discrete_likelihood(key):
     """Jensen: -E log p(x + u) >= -log of the probability of the bin, for a density that varies within it."""
     quantization = Quantization(num_grey_levels=4)
     levels = jnp.zeros((200_000, 1), jnp.int32)

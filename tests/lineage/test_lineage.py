@@ -274,7 +274,7 @@ REFUSED = {
         "chain_terms is 4, and the bound with learned variances takes all steps",
     ),
     "vae without a bound": (("model.name=vae",), "model.name is vae and config.objective.kind is denoising"),
-    "vae with a dequantiser": ((*VAE, "likelihood.dequantization=variational"), "dequantization is variational"),
+    "vae with a dequantizer": ((*VAE, "likelihood.dequantization=variational"), "dequantization is variational"),
     "unknown objective": (("objective.kind=denoisin",), "kind is 'denoisin'; expected .* Did you mean 'denoising'"),
     "unknown variances": (
         ("parameterization.variances=larg",),

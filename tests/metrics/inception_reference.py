@@ -22,7 +22,7 @@ STRIDE = 8  # of the recorded logits and resized pixels
 
 
 def images(height=40, width=32):
-    """Noise, smooth colours, and a few black and white blocks: uint8, NHWC."""
+    """Noise, smooth colors, and a few black and white blocks: uint8, NHWC."""
     rng = np.random.RandomState(0)
     noise = rng.randint(0, 256, (height, width, 3))
     y, x = np.mgrid[:height, :width]
@@ -34,7 +34,7 @@ def images(height=40, width=32):
 def formula(shapes):
     """Weights for the names and shapes of a state dictionary, from a generator for each name.
 
-    Kernels keep the variance of what passes through a rectifier; variances of a normalisation are positive.
+    Kernels keep the variance of what passes through a rectifier; variances of a normalization are positive.
     """
     weights = {}
     for name, shape in shapes.items():

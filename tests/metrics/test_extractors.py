@@ -131,7 +131,7 @@ def test_means_do_not_count_what_lies_outside(size):
     np.testing.assert_allclose(mean_pool(jnp.asarray(x)), total(x) / total(np.ones_like(x)), atol=1e-5)
 
 
-def test_a_folded_convolution_is_the_convolution_then_the_normalisation():
+def test_a_folded_convolution_is_the_convolution_then_the_normalization():
     rng = np.random.RandomState(0)
     names = Tensors("conv.weight", "bn")
     kernels = kernels_of(lambda conv, x: conv(Layer("conv", 5, (3, 3)), x), (6, 6, 2))
@@ -145,7 +145,7 @@ def test_a_folded_convolution_is_the_convolution_then_the_normalisation():
     np.testing.assert_allclose(convolve(x, jnp.asarray(kernel), jnp.asarray(folded_bias)), expected, atol=2e-5)
 
 
-def test_grey_images_get_three_equal_channels():
+def test_gray_images_get_three_equal_channels():
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
     np.testing.assert_array_equal(to_rgb(x), np.repeat(np.asarray(x), 3, axis=-1))
     np.testing.assert_array_equal(to_rgb(to_rgb(x)), to_rgb(x))

@@ -81,7 +81,7 @@ def test_their_errors_are_the_spread_over_fresh_samples(measure):
         assert covered > 0.86
 
 
-def test_too_few_neighbours_and_unlike_features_are_refused():
+def test_too_few_neighbors_and_unlike_features_are_refused():
     x = np.random.default_rng(0).normal(size=(50, 2))
     for measure in (precision_recall, density_coverage):
         with pytest.raises(UserError, match="Neighbor 50 of 50 samples"):

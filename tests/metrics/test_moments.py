@@ -64,7 +64,7 @@ def test_singular_covariances_that_commute_have_the_distance_of_their_spectra(ra
 
 
 def test_fewer_examples_than_dimensions_have_the_distance_of_their_singular_values():
-    # tr (A^{1/2} B A^{1/2})^{1/2} is the nuclear norm of the product of any factors, here the centred examples.
+    # tr (A^{1/2} B A^{1/2})^{1/2} is the nuclear norm of the product of any factors, here the centered examples.
     rng = np.random.RandomState(3)
     x, y = rng.randn(10, 80), rng.randn(15, 80) * 2.0 + 0.5
     factors = [(z - z.mean(axis=0)).T / np.sqrt(len(z) - 1) for z in (x, y)]

@@ -1,4 +1,4 @@
-"""The flow of the dequantiser: a bijection with the density that it says it has, at any values of its parameters."""
+"""The flow of the dequantizer: a bijection with the density that it says it has, at any values of its parameters."""
 
 import functools
 import math
@@ -29,7 +29,7 @@ def _perturbed(params, dtype=None, scale=0.1):
 
 
 def _compiled(function, **options):
-    """Under jit, because a flow takes seconds operation by operation; unoptimised, because it runs once."""
+    """Under jit, because a flow takes seconds operation by operation; unoptimized, because it runs once."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
 
 

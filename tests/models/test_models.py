@@ -31,7 +31,7 @@ NETWORKS = {
     "ncsnpp": (UNET, (8, 8, 1)),
     "ncsnpp with skips": (LinenNetwork(NCSNpp(**SMALL, **SKIPS, embedding="fourier")), (8, 8, 1)),
     "ncsnpp with residuals": (LinenNetwork(NCSNpp(**SMALL, **RESIDUALS, rescale_input=True)), (8, 8, 1)),
-    # Groups of one channel, DDPM's at this width, would normalise the noise embedding away.
+    # Groups of one channel, DDPM's at this width, would normalize the noise embedding away.
     "ddpm": (LinenNetwork(DDPM(**SMALL, attention_every_block=True, min_group_channels=4)), (8, 8, 1)),
     "edm2": (LinenNetwork(EDM2(**SMALL, fourier_scale=0.25)), (8, 8, 1)),
     "mlp": (LinenNetwork(MLP(features=16, num_blocks=1, dropout=0.5)), (3,)),
@@ -57,7 +57,7 @@ def _normal(seed, *shape):
     return jnp.asarray(np.random.RandomState(seed).standard_normal(shape), jnp.float32)
 
 
-def _randomised(params):
+def _randomized(params):
     """Parameters as if trained, for given shapes: no weight is zero, and activations keep their size."""
     leaves, tree = jax.tree.flatten(params)
     return tree.unflatten(
@@ -66,12 +66,12 @@ def _randomised(params):
 
 
 def _trained(net, shape):
-    return _randomised(jax.eval_shape(lambda: net.init(jax.random.key(0), (1, *shape))))
+    return _randomized(jax.eval_shape(lambda: net.init(jax.random.key(0), (1, *shape))))
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def network(request):
-    """A jitted network with randomised parameters and a batch of inputs."""
+    """A jitted network with randomized parameters and a batch of inputs."""
     net, shape = NETWORKS[request.param]
     params = _trained(net, shape)
     x = _normal(1, 3, *shape)
@@ -85,7 +85,7 @@ def network(request):
 def test_group_norm_equals_that_of_flax(channels, groups):
     x = 3.0 + 2.0 * _normal(0, 2, 4, 6, channels)
     reference = nn.GroupNorm(num_groups=groups, epsilon=1e-6)
-    params = _randomised(reference.init(jax.random.key(1), x)["params"])
+    params = _randomized(reference.init(jax.random.key(1), x)["params"])
     np.testing.assert_allclose(
         GroupNorm().apply({"params": params}, x), reference.apply({"params": params}, x), rtol=1e-5, atol=1e-5
     )
@@ -93,7 +93,7 @@ def test_group_norm_equals_that_of_flax(channels, groups):
 
 def test_pointwise_equals_a_convolution_of_one_pixel():
     x = _normal(0, 2, 4, 6, 5)
-    params = _randomised(Pointwise(7).init(jax.random.key(1), x)["params"])
+    params = _randomized(Pointwise(7).init(jax.random.key(1), x)["params"])
     dense = params["Dense_0"]
     convolution = {"kernel": dense["kernel"][None, None], "bias": dense["bias"]}
     np.testing.assert_allclose(
@@ -127,7 +127,7 @@ def test_fourier_frequencies_are_drawn_with_their_scale_and_are_not_trained():
 def test_attention_does_not_know_where_a_pixel_lies():
     x = _normal(0, 2, 3, 4, 8)
     block = AttentionBlock()
-    params = _randomised(block.init(jax.random.key(1), x)["params"])
+    params = _randomized(block.init(jax.random.key(1), x)["params"])
     order = np.random.RandomState(0).permutation(12)
 
     def shuffle(images):
@@ -141,11 +141,11 @@ def test_attention_does_not_know_where_a_pixel_lies():
 def test_attention_is_a_softmax_over_all_pixels():
     x = 2.0 * _normal(0, 2, 3, 4, 8)
     block = AttentionBlock(skip_rescale=False)
-    params = _randomised(block.init(jax.random.key(1), x)["params"])
+    params = _randomized(block.init(jax.random.key(1), x)["params"])
     params["GroupNorm_0"] = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
     grouped = np.asarray(x, np.float64).reshape(2, 12, 2, 4)
-    centred = grouped - grouped.mean(axis=(1, 3), keepdims=True)
-    h = (centred / np.sqrt((centred**2).mean(axis=(1, 3), keepdims=True) + 1e-6)).reshape(2, 12, 8)
+    centered = grouped - grouped.mean(axis=(1, 3), keepdims=True)
+    h = (centered / np.sqrt((centered**2).mean(axis=(1, 3), keepdims=True) + 1e-6)).reshape(2, 12, 8)
 
     def dense(h, index):
         weights = params[f"Pointwise_{index}"]["Dense_0"]

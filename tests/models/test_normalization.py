@@ -1,4 +1,4 @@
-"""The normalisations of the NCSN family against their definitions in float64, and the invariances they are made for."""
+"""The normalizations of the NCSN family against their definitions in float64, and the invariances they are made for."""
 
 import flax.linen as nn
 import jax
@@ -40,7 +40,7 @@ def _params(module, *inputs):
     )
 
 
-def _standardised(x):
+def _standardized(x):
     return (x - x.mean(axis=(1, 2), keepdims=True)) / np.sqrt(x.var(axis=(1, 2), keepdims=True) + 1e-5)
 
 
@@ -48,14 +48,14 @@ def _plus(x, alpha, gamma, beta, ddof=0):
     means = x.mean(axis=(1, 2), keepdims=True)
     variance = means.var(axis=-1, keepdims=True, ddof=ddof)
     return (
-        gamma * (_standardised(x) + alpha * (means - means.mean(axis=-1, keepdims=True)) / np.sqrt(variance + 1e-5))
+        gamma * (_standardized(x) + alpha * (means - means.mean(axis=-1, keepdims=True)) / np.sqrt(variance + 1e-5))
         + beta
     )
 
 
 DEFINITIONS = {
-    "InstanceNorm": (InstanceNorm2d(), lambda x, p: _standardised(x) * p["scale"] + p["bias"]),
-    "InstanceNorm, no bias": (InstanceNorm2d(bias=False), lambda x, p: _standardised(x) * p["scale"]),
+    "InstanceNorm": (InstanceNorm2d(), lambda x, p: _standardized(x) * p["scale"] + p["bias"]),
+    "InstanceNorm, no bias": (InstanceNorm2d(bias=False), lambda x, p: _standardized(x) * p["scale"]),
     "VarianceNorm": (
         VarianceNorm2d(),
         lambda x, p: x / np.sqrt(x.var(axis=(1, 2), keepdims=True) + 1e-5) * p["scale"],
@@ -75,7 +75,7 @@ DEFINITIONS = {
 
 @pytest.mark.parametrize("name", DEFINITIONS)
 @pytest.mark.parametrize("channels", [2, 8])
-def test_a_normalisation_is_its_definition(name, channels):
+def test_a_normalization_is_its_definition(name, channels):
     module, definition = DEFINITIONS[name]
     x = _images(channels=channels)
     params = _params(module, x)

@@ -41,7 +41,7 @@ def digits(split):
 
 @functools.partial(jax.jit, static_argnames=("model", "num_samples"))
 def bits(model, params, levels, num_samples=None):
-    """Bits per dimension of digits, dequantised once."""
+    """Bits per dimension of digits, dequantized once."""
     x = QUANTIZATION.dequantize(jax.random.key(9), levels)
     bound = elbo(KEY, model, params, x) if num_samples is None else importance_bound(KEY, model, params, x, num_samples)
     return QUANTIZATION.bits_per_dim(bound, 64)
@@ -69,7 +69,7 @@ def trained(model, num_steps):
     ],
 )
 def test_training_improves_the_bound_of_held_out_digits(name, most):
-    """To below the log2(17) = 4.09 bits of uniform grey levels, and importance weights find more still."""
+    """To below the log2(17) = 4.09 bits of uniform gray levels, and importance weights find more still."""
     model = MODELS[name]
     start, end = trained(model, 300)
     test = digits("test")

@@ -1,4 +1,4 @@
-"""A dequantiser learns the density within the bins of its model, and its training goes on bit for bit."""
+"""A dequantizer learns the density within the bins of its model, and its training goes on bit for bit."""
 
 import dataclasses
 import functools
@@ -42,7 +42,7 @@ FLOW = {
     **{"log_every": 1, "eval_every": 3, "checkpoint_every": 3, "offset": False},  # the offset takes as long to compile
 }
 
-UNOPTIMISED = {"xla_backend_optimization_level": 0}  # for what runs once
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}  # for what runs once
 
 
 def _overrides(**changes):
@@ -57,7 +57,7 @@ def _experiment(**changes):
 def _save_model(workdir, step):
     """What a training of the model leaves behind; the weights are as they were drawn."""
     experiment = _experiment()
-    state = jax.jit(experiment.init_state, compiler_options=UNOPTIMISED)()
+    state = jax.jit(experiment.init_state, compiler_options=UNOPTIMIZED)()
     with CheckpointWriter(workdir) as checkpoints:
         checkpoints.save(dataclasses.replace(state, step=jnp.asarray(step, jnp.int32)), {}, {})
     (workdir / "config.json").write_text(json.dumps(experiment.settings.to_dict()))
@@ -227,7 +227,7 @@ def test_the_program_measures_what_it_has_trained(uninterrupted, tmp_path, caplo
 
 
 class GaussianNetwork:
-    """The exact noise prediction for scaled pixels that are N(0, 0.3^2), whatever the grey levels."""
+    """The exact noise prediction for scaled pixels that are N(0, 0.3^2), whatever the gray levels."""
 
     def init(self, key, shape):
         return {}
@@ -245,17 +245,17 @@ def test_training_takes_the_noise_from_uniform_to_what_the_model_has_within_the_
         _experiment(), network=GaussianNetwork(), quantization=Quantization(num_grey_levels=2), event_shape=(2, 2, 1)
     )
     dequantizer, tx = LinenDequantizer(flow, 2), optax.adam(optax.cosine_decay_schedule(1e-2, 300))
-    params = jax.jit(lambda: dequantizer.init(jax.random.key(0), (1, 2, 2, 1)), compiler_options=UNOPTIMISED)()
+    params = jax.jit(lambda: dequantizer.init(jax.random.key(0), (1, 2, 2, 1)), compiler_options=UNOPTIMIZED)()
     loss = dequantizer_loss(experiment, dequantizer, {})
     step = make_train_step(loss, tx, prepare=lambda key, levels: levels, ema_rate=0.98)
-    step = jax.jit(step, compiler_options=UNOPTIMISED)
+    step = jax.jit(step, compiler_options=UNOPTIMIZED)
     state, levels = state_of(params, tx, 0), jax.random.bernoulli(jax.random.key(1), shape=(300, 128, 2, 2, 1))
     for batch in levels.astype(jnp.int32):
         state, _ = step(state, batch)
 
     images = levels[:20].reshape(-1, 2, 2, 1)
 
-    @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
+    @functools.partial(jax.jit, compiler_options=UNOPTIMIZED)
     def exact_bits(params):
         keys = example_keys(jax.random.key(2), images)
         x, log_q = dequantize_with(experiment.quantization, dequantizer, params, keys, images)

@@ -47,7 +47,7 @@ def test_the_likelihood_and_the_bound_are_of_the_gray_levels(tmp_path):
     assert not _run(workdir, "train", "--config.optim.lr=0.0")
     assert not _run(workdir, "likelihood")
     report = json.loads((workdir / "likelihood.json").read_text())
-    assert "truncated normal dequantisation" in report["protocol"]
+    assert "truncated normal dequantization" in report["protocol"]
     assert report["budget"]["truncation"] == {"mean": 0.0, "std_error": 0.0}
     # The bound is one on the same quantity, and no closer than the flow but for its error.
     gap = report["bound_bits_per_dim"] - report["bits_per_dim"]

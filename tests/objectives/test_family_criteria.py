@@ -1,4 +1,4 @@
-"""The family under the training loop: minimisers in closed form, gradients that agree, parts that are parts."""
+"""The family under the training loop: minimizers in closed form, gradients that agree, parts that are parts."""
 
 import jax
 import jax.numpy as jnp

@@ -135,8 +135,8 @@ def test_memory_is_linear_in_the_batch():
 def test_bytes_of_the_state_are_those_of_the_parts_that_a_device_holds(data, fsdp):
     experiment = _experiment(data, fsdp)
     sharding = state_sharding(experiment.mesh, experiment.abstract_state())
-    unoptimised = {"xla_backend_optimization_level": 0}
-    state = jax.jit(experiment.init_state, out_shardings=sharding, compiler_options=unoptimised)()
+    unoptimized = {"xla_backend_optimization_level": 0}
+    state = jax.jit(experiment.init_state, out_shardings=sharding, compiler_options=unoptimized)()
     plain = jax.tree.map(
         lambda leaf: jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf, state
     )

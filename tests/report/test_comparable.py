@@ -30,3 +30,10 @@ def test_what_is_comparable_is_what_the_metrics_call_so():
         with pytest.raises(UserError) as caught:
             compare(*pair)
         assert all(name in str(caught.value) for name in differing)
+
+
+def test_a_protocol_is_the_same_in_the_spelling_of_older_files():
+    old, new = ({"protocol": f"flow, uniform dequanti{letter}ation x1, 17 levels"} for letter in "sz")
+    assert not unlike(old, new)
+    other = {"protocol": "flow, variational dequantization x1, 17 levels"}
+    assert unlike(old, other) == ["protocol (uniform dequantization x1 and variational dequantization x1)"]

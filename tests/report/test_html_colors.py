@@ -24,10 +24,10 @@ def test_charts_are_drawn_in_the_colors_of_the_light_scheme():
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_stand_out_from_what_is_behind_them(scheme):
     """The ratios of WCAG 2.1, criteria 1.4.3 and 1.4.11: 4.5 for words, 3 for graphics."""
-    colours = _palettes()[scheme == "dark"]
+    colors = _palettes()[scheme == "dark"]
 
     def luminance(name):
-        parts = [int(colours[name][i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        parts = [int(colors[name][i : i + 2], 16) / 255 for i in (0, 2, 4)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 

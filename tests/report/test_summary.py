@@ -23,7 +23,7 @@ MACHINE = {
 }  # fmt: skip
 LIKELIHOOD = {
     "bits_per_dim": 2.1234, "std_error": 0.0321, "nats_per_example": 5.0, "num_examples": 297,
-    "protocol": "exact trace | uniform dequantisation", "num_evals_mean": 45.25, "num_evals_max": 60, "seconds": 31.4,
+    "protocol": "exact trace | uniform dequantization", "num_evals_mean": 45.25, "num_evals_max": 60, "seconds": 31.4,
     "probe_std_error": 0.01, "num_failed": 0, "date": "2025-01-02T03:04:05+00:00", "step": 5000,
     "command": "python -m score_sde --mode=likelihood", "hardware": MACHINE,
     "baseline": {"bits_per_dim": 2.573, "std_error": 0.036, "num_components": 80, "covariance": "diag", "seconds": 6.0},

@@ -71,7 +71,7 @@ def test_giving_up_is_reported_and_not_raised(joint):
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("joint", [False, True])
-def test_a_score_that_is_no_number_stops_the_solver_and_not_its_neighbours(joint):
+def test_a_score_that_is_no_number_stops_the_solver_and_not_its_neighbors(joint):
     """Sample 1 is poisoned below t = 0.5."""
     sde, keys = SDES["vp"], sampling.sample_keys(jax.random.key(0), 0, 3)
     z = prior(sde, 3).at[1].set(40.0)

@@ -41,7 +41,7 @@ FRACTIONS = (0.5, 1.0, 2.5)
 
 
 @pytest.mark.slow
-def test_the_stationary_variance_is_that_of_the_discretisation():
+def test_the_stationary_variance_is_that_of_the_discretization():
     """v / (1 - e / (4 v)) on every axis, for x <- (1 - e / 2 v) x + sqrt(e) z; one program for all step sizes."""
     traces = []
 
@@ -87,7 +87,7 @@ def test_metropolis_finds_a_density_from_afar_that_is_no_gaussian():
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("kernel", ["plain", "adjusted"])
-def test_a_chain_ignores_its_neighbours(kernel):
+def test_a_chain_ignores_its_neighbors(kernel):
     def run(rows):
         if kernel == "plain":
             return langevin_monte_carlo(KEYS[rows], score, START[rows], step_size=0.02, num_steps=20)

@@ -55,7 +55,7 @@ def test_twenty_steps_are_the_same_twenty_steps(runs):
     alone, others = _results(runs)
     assert len(others) >= 3
     fresh = np.abs(alone["losses"][0] - alone["losses"][-1])
-    assert fresh > 0.1  # something was learnt, so that there is something to compare
+    assert fresh > 0.1  # something was learned, so that there is something to compare
     for name, other in others.items():
         losses = alone["losses"][: len(other["losses"])]
         np.testing.assert_allclose(other["losses"], losses, rtol=1e-5, err_msg=name)

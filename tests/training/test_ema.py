@@ -154,7 +154,7 @@ def test_tracking_leaves_training_as_it_is(records):
         jax.tree.map(np.testing.assert_array_equal, alone[step][0], records[step][0])
 
 
-def test_without_widths_the_state_of_the_optimiser_is_that_of_adam():
+def test_without_widths_the_state_of_the_optimizer_is_that_of_adam():
     params = {"a": jnp.zeros(3)}
     clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lambda count: 1e-3)).init(params)
     assert jax.tree.structure(make_optimizer().init(params)) == jax.tree.structure(clipped)

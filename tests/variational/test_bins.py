@@ -1,4 +1,4 @@
-"""Grey levels under a Gaussian: probabilities that sum to one, from the narrowest Gaussian to the widest."""
+"""Gray levels under a Gaussian: probabilities that sum to one, from the narrowest Gaussian to the widest."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def test_probabilities_sum_to_one_and_hold_in_the_tails(num_grey_levels, centere
     quantization = Quantization(num_grey_levels=num_grey_levels, centered=centered)
     means = jnp.linspace(-1.5, 1.5, 301)
     logs = np.asarray(table(quantization, means, std), np.float64)
-    # Values and means are rounded to single precision, so the edges of neighbouring bins differ a little.
+    # Values and means are rounded to single precision, so the edges of neighboring bins differ a little.
     np.testing.assert_allclose(np.exp(logs).sum(axis=1), 1.0, atol=1e-6 + 6e-8 / std)
     assert np.isfinite(logs).all() and (logs <= 1e-6).all()
     edges = np.linspace(-1.0 if centered else 0.0, 1.0, num_grey_levels + 1)

@@ -164,7 +164,7 @@ def test_it_is_a_bound_whose_gap_falls_like_one_over_the_number_of_levels(sde, v
 
 @pytest.mark.slow
 def test_small_variances_cost_more_where_levels_are_even_in_time():
-    """Near the data neighbouring levels of a VP chain differ by a factor, however many there are."""
+    """Near the data neighboring levels of a VP chain differ by a factor, however many there are."""
     (small, _), (large, _) = (data_gap(VP().discretize(100), variance=f"fixed_{kind}") for kind in ("small", "large"))
     assert small > 10 * large
 
@@ -297,10 +297,10 @@ def point_score(index, process):
     [(VP().discretize(500), 0), (VE(sigma_max=5.0).discretize(300), 1)],
     ids=["vp-2", "ve-17"],
 )
-def test_of_grey_levels_it_bounds_the_entropy(chain, index):
+def test_of_gray_levels_it_bounds_the_entropy(chain, index):
     """Of independent pixels with known probabilities and the exact score, and tightly.
 
-    Near the data the grey levels are all but certain, which is where small variances are right.
+    Near the data the gray levels are all but certain, which is where small variances are right.
     """
     quantization, weights = Quantization(num_grey_levels=(2, 17)[index]), WEIGHTS[index]
     levels = np.random.RandomState(0).choice(len(weights), size=(1000, 2, 2, 1), p=weights)
@@ -313,7 +313,7 @@ def test_of_grey_levels_it_bounds_the_entropy(chain, index):
     assert bound.value.mean() > 50 * error
 
 
-def test_fine_grey_levels_are_continuous_data_less_their_width():
+def test_fine_gray_levels_are_continuous_data_less_their_width():
     quantization = Quantization(num_grey_levels=4096)
     x = quantization.midpoints(jnp.asarray(quantization.quantize(np.clip(DATA, -0.99, 0.99))))
     discrete, continuous = (measure(CHAINS["geometric"], x, **o) for o in ({"quantization": quantization}, {}))

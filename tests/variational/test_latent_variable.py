@@ -156,7 +156,7 @@ def mixture_predict(fraction):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(("fraction", "num_levels"), [("large", 17), ("learned", None)], ids=["grey", "continuous"])
+@pytest.mark.parametrize(("fraction", "num_levels"), [("large", 17), ("learned", None)], ids=["gray", "continuous"])
 def test_they_agree_in_the_mean_where_the_score_is_not_linear(fraction, num_levels):
     n, quantization = 5000, Quantization(num_grey_levels=num_levels)
     predict = mixture_predict(FRACTIONS[fraction])
@@ -174,7 +174,7 @@ def test_they_agree_in_the_mean_where_the_score_is_not_linear(fraction, num_leve
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("num_levels", [None, 17], ids=["continuous", "grey"])
+@pytest.mark.parametrize("num_levels", [None, 17], ids=["continuous", "gray"])
 @pytest.mark.parametrize(
     ("fraction", "model"), [("small", ("fixed_small", "posterior")), ("large", ("fixed_large", "marginal"))]
 )

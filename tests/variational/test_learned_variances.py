@@ -20,7 +20,7 @@ SHORT = chains.DDPM(betas=jnp.array([0.1, 0.3, 0.5, 0.7]))
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("levels", [None, UniformTimes(t0=0.0)], ids=["spread", "independent"])
-@pytest.mark.parametrize("num_levels", [None, 17], ids=["continuous", "grey"])
+@pytest.mark.parametrize("num_levels", [None, 17], ids=["continuous", "gray"])
 def test_the_loss_of_a_random_level_has_the_mean_of_the_sum_over_all(num_levels, levels):
     n, network, quantization = 20_000, Table(SHORT), Quantization(num_grey_levels=num_levels)
     params = {"weight": jnp.array([0.4, 0.7]), "raw": jax.random.normal(KEY, (4, 2))}
