@@ -161,6 +161,18 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
+def keep_pace(mesh: Mesh, results: Any) -> None:
+    """Wait for the results of a program where the next one must not be queued behind it.
+
+    XLA's CPU devices of one process share its threads. Of several programs in a queue a later one can hold the thread
+    that an earlier one needs to meet the other device, and both wait for good.
+
+    >>> keep_pace(make_mesh(), jax.numpy.ones(3))
+    """
+    if platform_of(mesh) == "cpu" and len(mesh.local_devices) > 1:
+        jax.block_until_ready(results)
+
+
 @functools.cache
 def compiler_options(platform: str | None = None) -> dict[str, bool | int | str]:
     """Options for XLA that make networks faster and sums right on a platform, by default this backend's.

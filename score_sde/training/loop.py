@@ -21,6 +21,7 @@ from score_sde.distributed import (
     check_batch,
     global_batch,
     jit_step,
+    keep_pace,
     kept,
     loops_are_slow,
     state_sharding,
@@ -118,6 +119,7 @@ def run(task: Task, workdir: Path) -> TrainState:
             del make_state  # which may hold it
             for done in steps:
                 state, metrics = run_step(state, next(batches))
+                keep_pace(mesh, metrics)
                 window.append(metrics)
                 last, ending, loss = done == settings.num_steps, preemption.requested(), None
                 if done % settings.log_every == 0 or last:

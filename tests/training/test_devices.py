@@ -87,6 +87,22 @@ def test_devices_share_the_work_and_say_no_more_than_they_must(runs):
         assert fact["state"] < (0.2 + 0.8 / fsdp) * alone["state"], name
 
 
+@pytest.mark.slow
+def test_devices_that_share_threads_do_not_wait_for_each_other_for_good(tmp_path):
+    """Five thousand steps before anything is read of them; two devices that meet nowhere are ended after 30 seconds."""
+    limit = "--xla_cpu_collective_call_terminate_timeout_seconds=30"
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {limit}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    every = ("num_steps", "log_every", "eval_every", "checkpoint_every")
+    fields = {**{f"training.{name}": 5000 for name in every}, "training.batch_size": 128, "model.features": 32}
+    flags = [f"--config.{name}={value}" for name, value in {**fields, "training.sample_every": 0}.items()]
+    command = [sys.executable, "-m", "score_sde", "--config=vp/toy_mlp", f"--workdir={tmp_path}", "--mode=train"]
+    done = subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.mark.sweep
 @pytest.mark.parametrize(
     "config", ["vp/cifar10_ddpmpp_continuous.py", "ve/cifar10_ncsnpp_continuous.py", "vp/ddpm/cifar10_continuous.py"]
