@@ -76,7 +76,7 @@ class Experiment:
         *,
         num_classes: int | None = None,
         standardization: Standardization | None = None,
-        network: Network | None = None,
+        network: Any = None,
         mesh: Mesh | None = None,
         purposes: Collection[Purpose] = PURPOSES,
     ) -> "Experiment":
@@ -289,7 +289,7 @@ def _built(
     num_grey_levels: int | None,
     classes: int,
     standardization: Standardization | None,
-    network: Network | None = None,
+    network: Any = None,
 ) -> Experiment:
     """The objects of a run with valid settings."""
     sde = make_sde(settings)
@@ -330,11 +330,11 @@ def _problems(
     num_grey_levels: int | None,
     num_classes: int | None,
     purposes: Collection[Purpose],
-    network: Network | None,
+    network: Any,
 ) -> list[str]:
     """Every problem with fields that are valid one by one; some of them appear only in building."""
     found = [
-        *problems_of(config, event_shape, num_grey_levels, purposes),
+        *problems_of(config, event_shape, num_grey_levels, purposes, own=network is not None),
         *class_problems(config, num_classes, purposes),
     ]
 

@@ -5,6 +5,9 @@ import os
 import platform
 from typing import Any
 
+#: Generations of AMD's processors by their family and by whether they have AVX-512.
+_ZEN = {("25", False): "Zen 3", ("25", True): "Zen 4", ("26", True): "Zen 5"}
+
 
 def describe_machine() -> dict[str, Any]:
     """The context of a measured time: platform, processor, number of CPUs, versions, and the devices JAX uses.
@@ -59,12 +62,28 @@ def memory_bytes() -> int:
 def _cpu_model() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+            return cpu_words(file.read())
+    except (OSError, KeyError):  # not on every system
+        return platform.processor() or platform.machine()
+
+
+def cpu_words(cpuinfo: str) -> str:
+    r"""The processor that Linux describes in ``/proc/cpuinfo``.
+
+    A virtual machine may hide the model, but not the family and the instructions, on which speed depends.
+
+    >>> cpu_words("model name : AMD EPYC\ncpu family : 26\nflags : avx2 avx512f\n\nmodel name : the next")
+    'AMD EPYC (Zen 5, AVX-512)'
+
+    Raises:
+        KeyError: If it does not say the model.
+    """
+    first = cpuinfo.split("\n\n", 1)[0]
+    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    model, wide = known["model name"], "avx512f" in known.get("flags", "").split()
+    zen = _ZEN.get((known.get("cpu family", ""), wide)) if model.startswith("AMD") else None
+    words = ", ".join([word for word in (zen, "AVX-512" * wide) if word])
+    return f"{model} ({words})" if words else model
 
 
 def _available_cpus() -> int:

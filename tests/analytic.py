@@ -21,10 +21,15 @@ class Gaussian(NamedTuple):
     @classmethod
     def correlated(cls, dim=4, *, correlation=0.8, std=0.5, seed=0):
         """The AR(1) covariance std^2 correlation^|i - j| with a random mean."""
-        index = np.arange(dim)
-        covariance = std**2 * correlation ** np.abs(index[:, None] - index[None, :])
+        return cls.field((dim,), correlation=correlation, std=std, seed=seed)
+
+    @classmethod
+    def field(cls, shape, *, correlation=0.8, std=0.5, seed=0):
+        """A field over the places of an array, AR(1) along each of its axes, flattened."""
+        places = np.argwhere(np.ones(shape))
+        covariance = std**2 * correlation ** np.abs(places[:, None] - places[None]).sum(axis=-1)
         eigenvalues, basis = np.linalg.eigh(covariance)
-        return cls(0.3 * np.random.RandomState(seed).randn(dim), basis, eigenvalues)
+        return cls(0.3 * np.random.RandomState(seed).randn(len(places)), basis, eigenvalues)
 
     @classmethod
     def isotropic(cls, dim, std):

@@ -45,6 +45,57 @@ class LinenWithLabel(nn.Module):
         return nn.Dense(x.shape[-1])(h)
 
 
+class LinenLogits(nn.Module):
+    levels: int
+
+    @nn.compact
+    def __call__(self, x, condition):
+        h = nn.swish(nn.Dense(16)(jnp.concatenate([x, jnp.broadcast_to(condition[:, None], x.shape)], -1)))
+        return nn.Dense(x.shape[-1] * self.levels, kernel_init=nn.initializers.zeros)(h).reshape(*x.shape, self.levels)
+
+
+class LinenSpan(nn.Module):
+    @nn.compact
+    def __call__(self, x, condition, span=None):
+        h = nn.Dense(8)(jnp.concatenate([x, condition[:, None]], -1))
+        if span is not None:
+            h = h + nn.Dense(8, name="span")(span[:, None])
+        return nn.Dense(x.shape[-1])(jnp.tanh(h))
+
+
+class NNXSpan(nnx.Module):
+    def __init__(self, event_shape, rngs):
+        self.layer = nnx.Linear(event_shape[-1] + 2, event_shape[-1], rngs=rngs)
+
+    def __call__(self, x, condition, span=None):
+        span = jnp.zeros_like(condition) if span is None else span
+        return self.layer(jnp.concatenate([x, condition[:, None], span[:, None]], -1))
+
+
+class EquinoxSpan(eqx.Module):
+    layer: eqx.nn.Linear
+
+    def __init__(self, event_shape, key):
+        self.layer = eqx.nn.Linear(event_shape[-1] + 2, event_shape[-1], key=key)
+
+    def __call__(self, x, condition, span=None):
+        span = jnp.zeros_like(condition) if span is None else span
+        return self.layer(jnp.concatenate([x, condition[None], span[None]]))
+
+
+def functions_span():
+    def apply(params, x, condition, span=None):
+        return params[None] * x + (0.0 if span is None else span[:, None])
+
+    return lambda key, shape: jnp.ones(shape[-1]), apply
+
+
+class NeedsSpan(nn.Module):
+    @nn.compact
+    def __call__(self, x, condition, span):
+        return nn.Dense(x.shape[-1])(x + span[:, None])
+
+
 class WithoutNoise(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -355,6 +406,10 @@ def counted_loss(process, network, parameterization, times, weighting):
 
 
 def no_loss(process):
+    return 0.0
+
+
+def no_writer(workdir):
     return 0.0
 
 

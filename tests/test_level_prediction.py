@@ -12,9 +12,11 @@ from score_sde.cli import load_config
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
 from score_sde.likelihood import level_bound
+from score_sde.notebook import fit
 from score_sde.parameterization import LevelPrediction, make_score_fn
 from score_sde.quantization import Quantization
 from score_sde.sdes import VDM
+from tests import own_parts
 from tests.laws import SDES, float64
 
 CONFIG = Path(__file__).parents[1] / "configs" / "vdm" / "digits.py"
@@ -129,6 +131,10 @@ REFUSED = {
         ("--config.model.name=ncsnv2_64", "--config.model.features=32"),
         *(17, "config.model.name=ncsnv2_64 gives one number for every value; expected ncsnpp or ddpm"),
     ),
+    "too many logits": (
+        ("--config.training.batch_size=1000000", "--config.data.shape=(64,64,3)"),
+        *(256, "config.parameterization.output is levels: the array of logits of a batch would have 3e"),
+    ),
     "a chain": (
         ("--config.sde.name=vp", "--config.sde.schedule=linear"),
         *(17, "config.sde.schedule is linear; expected continuous"),
@@ -140,4 +146,15 @@ REFUSED = {
 def test_data_networks_and_processes_without_levels_are_refused(case):
     flags, grey_levels, message = REFUSED[case]
     with pytest.raises(UserError, match=re.compile(message)):
-        built(*flags, grey_levels=grey_levels)
+        built(*flags, grey_levels=grey_levels, shape=(64, 64, 3) if "shape" in str(flags) else (8, 8, 1))
+
+
+def test_a_given_network_has_a_logit_for_every_level_or_is_refused_by_its_shape(key):
+    """The logits of one's own network are trained, and their bound is measured, by an object and by name."""
+    levels = np.random.default_rng(0).choice(5, p=[0.1, 0.2, 0.4, 0.2, 0.1], size=(400, 2))
+    options = {"num_levels": 5, "steps": 2, "progress": False}
+    changes = {"parameterization.output": "levels", "objective.levels": "midpoints", "parameterization.data_std": 0.5}
+    model = fit(levels, network=own_parts.LinenLogits(levels=5), config=changes, **options)
+    assert model.sample(key, 3, steps=4).shape == (3, 2)
+    with pytest.raises(UserError, match=r"network returns shape \(2, 2\) .* expected \(2, 2, 5\), a logit for each"):
+        fit(levels, network=own_parts.Linen(), config=changes, **options)

@@ -1,11 +1,16 @@
 """The contract of every part of a user's own: what keeps it is taken, and each broken clause is named."""
 
+import ast
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import score_sde
 from score_sde.data import load_source, source_info
 from score_sde.diffusions import make_sde
 from score_sde.errors import UserError
@@ -15,11 +20,13 @@ from score_sde.methods import make_grid, make_method
 from score_sde.metrics.extractors import make_extractor
 from score_sde.models.registry import make_network
 from score_sde.objectives import UniformTimes, make_weighting, score_matching_loss, variance_weighting
+from score_sde.outside.parts import Part
 from score_sde.parameterization import NoisePrediction
 from score_sde.quantization import Quantization
 from score_sde.sdes import VP
 from score_sde.training.objective import Trainees, make_loss
 from score_sde.training.optim import make_optimizer
+from score_sde.training.trackers import open_trackers
 from score_sde.typing import Loss
 from tests import own_data, own_parts
 
@@ -27,9 +34,9 @@ HERE = "tests.own_parts:"
 DATA = "tests.own_data:"
 
 
-def network(name, num_classes=0, **options):
-    fields = {**Settings().model, "name": HERE + name, "options": options, "num_classes": num_classes}
-    return make_network(fields, (2,), num_scales=10, centered=True)
+def network(name, num_classes=0, spans=False, num_outputs=None, **options):
+    fields = {**Settings().model, "name": HERE + name, "options": options, "num_classes": num_classes, "spans": spans}
+    return make_network(fields, (2,), num_scales=10, centered=True, num_outputs=num_outputs)
 
 
 def loss(**fields):
@@ -70,6 +77,14 @@ BROKEN = {
         "EquinoxBatchNorm": "holds state at .*norm.*GroupNorm and LayerNorm have no state",
         "EquinoxCounter": "holds an array of type int32 at .*count.*constants as NumPy arrays",
         "CALLS": "is, or makes, a list; expected a Linen module, an NNX module",
+    },
+    lambda name: network(name, spans=True): {
+        "Linen": "takes no argument 'span', the time between two times.*expected a network that takes it",
+        "functions": "takes no argument 'span'",
+        "NeedsSpan": r"fails.*missing 1 required positional argument: 'span'",
+    },
+    lambda name: network(name, num_outputs=5): {
+        "Linen": r"returns shape \(2, 2\) for data of shape \(2, 2\); expected \(2, 2, 5\), a logit for each of 5 gray",
     },
     lambda name: make_sde(Settings().with_("sde", name=HERE + name)): {
         "WrongMoments": r"breaks the moment equation \(s\^2\)' = 2 f s\^2 \+ g\^2 at t = .*: the left side",
@@ -136,6 +151,9 @@ BROKEN = {
         "UnlabeledSource": r"has labels None at \[ *0 39\], and its info has 3 classes",
         "EmptySource": "has no examples; expected one at least",
     },
+    lambda name: open_trackers([HERE + name], {}, Path("run"), {}): {
+        "no_writer": "makes a float without write, truncate, flush, close; expected a Writer",
+    },
     extractor: {
         "flat_features": r"gives features of shape \(2,\) for 2 examples",
         "nan_features": "gives features that are not finite",
@@ -152,6 +170,33 @@ def test_a_part_that_breaks_a_clause_is_refused_by_that_clause(make, name, said)
         make(name)
     named = (HERE if name in vars(own_parts) else DATA) + name
     assert str(raised.value).startswith(named) and str(raised.value).count(named) == 1
+
+
+@pytest.mark.slow
+def test_every_clause_of_every_contract_is_broken_by_some_part(monkeypatch):
+    """Every place of the package that refuses a part is reached."""
+    reached, refused = set(), Part.refused
+
+    def recorded(self, *sentence):
+        caller = sys._getframe(1)
+        reached.add((caller.f_code.co_filename, caller.f_lineno))
+        return refused(self, *sentence)
+
+    monkeypatch.setattr(Part, "refused", recorded)
+    for make, name, _ in CASES:
+        with pytest.raises(UserError):
+            make(name)
+    assert [
+        place for place in _clauses() if not any(file == place[0] and line in place[1] for file, line in reached)
+    ] == []
+
+
+def _clauses():
+    """The calls of ``part.refused(...)`` in the package, each a file and its lines."""
+    for file in Path(score_sde.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "refused":
+                yield str(file), range(node.lineno, node.end_lineno + 1)
 
 
 @pytest.mark.parametrize("name", ["Linen", "NNX", "Equinox", "functions"])
@@ -173,6 +218,21 @@ def test_a_network_of_any_library_is_a_network(name, key):
     assert square(jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradient)) < before
     one = small.apply(params, x[:1], t[:1])
     np.testing.assert_allclose(small.apply(params, x, t)[:1], one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["LinenSpan", "NNXSpan", "EquinoxSpan", "functions_span"])
+def test_a_network_of_average_velocities_is_told_the_span_and_its_derivative(name, key):
+    """Mean flows differentiate by both times; the score is asked without a span."""
+    net = network(name, spans=True)
+    params, x, t = net.init(key, (3, 2)), jnp.ones((3, 2)), jnp.full(3, 0.5)
+
+    def output(span):
+        return net.apply(params, x, t, span=span)
+
+    value, slope = jax.jvp(output, (jnp.zeros(3),), (jnp.ones(3),))
+    assert bool((slope != 0.0).all())
+    np.testing.assert_allclose(output(jnp.full(3, 1e-2)) - value, 1e-2 * slope, rtol=0.05, atol=1e-5)
+    assert net.apply(params, x, t).shape == value.shape
 
 
 @pytest.mark.parametrize("name", ["NNX", "Equinox", "functions"])

@@ -12,12 +12,12 @@ from score_sde.sdes import VP
 from score_sde.standardization import Standardization
 from tests.analytic import Gaussian
 
-SCALES = {"table": ((4,), [1e-3, 1.0, 40.0, 1e4]), "series": ((5, 2), [0.02, 300.0]), "volume": ((2, 2, 2, 1), [7.0])}
+SCALES = {"table": ((4,), [1e-3, 1.0, 40.0, 1e4]), "series": ((5, 2), [0.02, 300.0]), "volume": ((3, 4, 2, 1), [7.0])}
 
 
 def correlated(shape, scales, seed=0):
-    """An AR(1) Gaussian over all values of an event, each column in units of its own: its law, and examples."""
-    law = Gaussian.correlated(int(np.prod(shape)), correlation=0.6, std=1.0, seed=seed)
+    """A Gaussian field over all axes of an event, each column in units of its own: its law, and examples."""
+    law = Gaussian.field(shape, correlation=0.6, std=1.0, seed=seed)
     scale = np.broadcast_to(scales, shape).reshape(-1)
     return law, scale, law.sample(8, seed=seed + 1) * scale
 

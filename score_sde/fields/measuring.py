@@ -238,6 +238,15 @@ class Export(Group):
         "a program beside the parameters that runs without this package, as config.sampling or config.likelihood says",
     )
 
+    average_only: bool = flag(
+        False, "store the averaged parameters alone, which samples, measurements and trainings from the model need"
+    )
+
+    dtype: str = choice(
+        ("float32", "float16"),
+        "the type in which parameters are stored; float16 takes half of the room and rounds them by up to 0.05 %",
+    )
+
     license: str = text(
         "unknown", r"[a-z0-9][a-z0-9.+-]{0,63}", "an identifier such as apache-2.0 or cc-by-4.0, other or unknown",
         "the license of the model in its card",

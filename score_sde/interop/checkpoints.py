@@ -37,7 +37,7 @@ _DIGITS = re.compile("[0-9]{1,19}")
 class Imported(NamedTuple):
     """The imported content of a checkpoint."""
 
-    params: Params
+    params: Params  # the average, where it is alone
     ema_params: Params
     step: int
 
@@ -74,19 +74,41 @@ def import_classifier(path: Path, classifier: Initialized, event_shape: tuple[in
 
 
 def export_checkpoint(
-    path: Path, params: Params, ema_params: Params, step: int, *, ema_width: float = 0.0, ema_step: int | None = None
+    path: Path,
+    params: Params | None,
+    ema_params: Params,
+    step: int,
+    *,
+    dtype: str = "float32",
+    ema_width: float = 0.0,
+    ema_step: int | None = None,
 ) -> None:
     """Write parameters and their moving average as safetensors, under ``params/`` and ``ema_params/``.
 
-    Two numbers beside them, ``ema_width`` and ``ema_step``, identify the average.
+    Two numbers beside them, ``ema_width`` and ``ema_step``, identify the average. It may be alone, without parameters.
 
     The step is stored in the metadata. A width of 0 stands for the average kept in training; its step is ``step``
     unless given.
+
+    Raises:
+        UserError: For a parameter that the type does not hold, or if the file cannot be written.
     """
-    tensors = flatten({"params": jax.device_get(params), "ema_params": jax.device_get(ema_params)})
+    groups = {name: tree for name, tree in (("params", params), ("ema_params", ema_params)) if tree is not None}
+    named = flatten({name: jax.device_get(tree) for name, tree in groups.items()})
+    tensors = {name: _stored(name, value, dtype) for name, value in named.items()}
     of_average = np.asarray(ema_width, np.float64), np.asarray(step if ema_step is None else ema_step, np.int64)
     tensors |= dict(zip(_BESIDE, of_average, strict=True))
     write_safetensors(path, tensors, {STEP: str(step)})
+
+
+def _stored(name: str, value: Any, dtype: str) -> np.ndarray:
+    array = np.asarray(value)
+    if (largest := np.abs(array).max(initial=0.0)) > np.finfo(dtype).max:
+        raise UserError(
+            f"The parameter '{name}' has values up to {largest:.3g}, and config.export.dtype={dtype} holds none beyond "
+            f"{np.finfo(dtype).max:g}; expected config.export.dtype=float32."
+        )
+    return array.astype(dtype)
 
 
 def _from_safetensors(path: Path, shapes: Shapes) -> Imported:
@@ -106,10 +128,13 @@ def _from_safetensors(path: Path, shapes: Shapes) -> Imported:
                 f"{path} has the array '{name}', which is none of the parameters (under {' and '.join(groups)}); "
                 "expected a file that --mode=export of score_sde wrote."
             )
-    for prefix, group in groups.items():
-        if not group:
-            raise UserError(f"{path} has no array under {prefix}; expected the parameters and their average.")
-    raw, ema = (fit(group, shapes, str(path), where=prefix, old=False) for prefix, group in groups.items())
+    if not groups["ema_params/"]:
+        raise UserError(f"{path} has no array under ema_params/; expected the average of the parameters.")
+    found = {
+        prefix: fit(group, shapes, str(path), where=prefix, old=False) for prefix, group in groups.items() if group
+    }
+    ema = found["ema_params/"]
+    raw = found.get("params/", ema)
     return Imported(raw, ema, _step(int(metadata[STEP]), str(path)))
 
 

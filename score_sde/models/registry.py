@@ -9,7 +9,7 @@ import flax.linen as nn
 
 from score_sde.errors import UserError, unknown
 from score_sde.models.adapters import LinenClassifier, LinenDequantizer, LinenNetwork
-from score_sde.models.adapters.own import own_network, refuse_bfloat16
+from score_sde.models.adapters.own import Asked, own_network, refuse_bfloat16
 from score_sde.models.classifier import PointClassifier, WideResNet
 from score_sde.models.edm2 import EDM2
 from score_sde.models.flowpp import FlowPP
@@ -65,7 +65,11 @@ _NETWORKS: Mapping[str, Family] = {
 }
 #: Networks by the names of ``config.model.name``. How large one of the user's own is shows when it is made.
 NETWORKS: Mapping[str, Family] = Registry(
-    "model.name", _NETWORKS, adopt=lambda part: Family(part, lambda *_: 0.0, ranks=(1, *_GRIDS), takes_labels=True)
+    "model.name",
+    _NETWORKS,
+    adopt=lambda part: Family(
+        part, lambda *_: 0.0, ranks=(1, *_GRIDS), takes_labels=True, gives_logits=True, takes_spans=True
+    ),
 )
 DEQUANTIZERS: Mapping[str, type[nn.Module]] = {"flowpp": FlowPP}
 
@@ -91,7 +95,8 @@ def make_network(
     family = NETWORKS[fields["name"]]
     if isinstance(family.module, Part):
         refuse_bfloat16(family.module, fields["dtype"])
-        return own_network(family.module, fields.get("options", {}), event_shape, fields["num_classes"])
+        asked = Asked(event_shape, fields["num_classes"], num_outputs, fields.get("spans", False))
+        return own_network(family.module, fields.get("options", {}), asked)
     _check_shape(fields, family, event_shape)
     given = {**fields, "rescale_input": not centered, "num_outputs": num_outputs, **family.fixed}
     if family.looks_up_level:

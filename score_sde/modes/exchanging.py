@@ -14,8 +14,8 @@ from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.programs import PROGRAMS, export_program
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable, one_at_a_time, only_writer, read_json
-from score_sde.interop.checkpoints import export_checkpoint, import_checkpoint
-from score_sde.modes.folder import write_folder, write_programs
+from score_sde.interop.checkpoints import import_checkpoint
+from score_sde.modes.folder import write_folder, write_parameters, write_programs
 from score_sde.modes.record import MODEL, claim, recorded_data
 from score_sde.modes.workdir import (
     build_experiment,
@@ -75,8 +75,8 @@ def _is_import_of(state: TrainState, workdir: Path) -> bool:
 def run_export(config: Settings, workdir: Path, command: str, *, out: Path | None = None) -> None:
     """Write the parameters and an average of them to ``model.safetensors``, which ``--mode=import`` reads.
 
-    In a folder of its own (``out``) the records of the run and a model card join them; see
-    :mod:`score_sde.modes.folder`.
+    With ``config.export.average_only`` the average is alone, and an import takes it for both. In a folder of its own
+    (``out``) the records of the run and a model card join them; see :mod:`score_sde.modes.folder`.
     """
     experiment, known = experiment_of(config, workdir, "export"), recorded_data(workdir)
     state, average = trained_model(experiment, workdir)
@@ -85,7 +85,7 @@ def run_export(config: Settings, workdir: Path, command: str, *, out: Path | Non
     programs = [] if name not in PROGRAMS else [export_program(experiment, state.ema_params, name)]
     which = {"ema_width": width, "ema_step": average.get("ema_step", step)}
     if out is None:
-        export_checkpoint(folder / MODEL, state.params, state.ema_params, step, **which)
+        write_parameters(folder / MODEL, settings, state.params, state.ema_params, step, **which)
         write_programs(folder, programs)
     else:
         data = known or DataRecord.of(data_info(config), {}, standardization=experiment.quantization.standardization)

@@ -1,7 +1,7 @@
 """A model as a folder that can be handed on: parameters, two records and a card. Nothing in it is executed.
 
-``model.safetensors`` has the parameters and their average, ``config.json`` and ``data.json`` are the records of the
-run, and ``README.md`` is the model card.
+``model.safetensors`` has the parameters and their average, or the average alone, ``config.json`` and ``data.json`` are
+the records of the run, and ``README.md`` is the model card.
 """
 
 import logging
@@ -17,7 +17,7 @@ from score_sde.fields import FIELDS, Settings
 from score_sde.fields.kinds import Choice
 from score_sde.files import atomic_path, atomic_write_json, atomic_write_text, check_writable, read_json
 from score_sde.interop.checkpoints import export_checkpoint
-from score_sde.modes.record import MODEL, recorded_data
+from score_sde.modes.record import GIVEN, MODEL, recorded_data
 from score_sde.modes.workdir import has_checkpoint
 from score_sde.typing import Params
 
@@ -42,11 +42,13 @@ def write_folder(
     ema_params: Params,
     step: int,
     programs: Sequence[Exported] = (),
+    given: str = "",
     **average: Any,
 ) -> Path:
-    """Write a model as a folder, which may hold an earlier one; ``average`` is as for ``export_checkpoint``.
+    """Write a model as a folder, which may hold an earlier one; ``average`` is as for :func:`write_parameters`.
 
-    Programs of the model are written beside it.
+    Programs of the model are written beside it. ``given`` names the network of a program, which the configuration does
+    not.
 
     Raises:
         UserError: If the folder holds a run, or cannot be written.
@@ -57,12 +59,28 @@ def write_folder(
     # The parameters make the folder a model. They take the room first and their name last, and as long as they have
     # none, the records beside them are no run's.
     with atomic_path(folder / MODEL) as temporary:
-        export_checkpoint(temporary, params, ema_params, step, **average)
+        write_parameters(temporary, settings, params, ema_params, step, **average)
         atomic_write_text(folder / CARD, card)
         write_programs(folder, programs)
+        if given:
+            atomic_write_json(folder / GIVEN, {"network": given})
+        else:
+            (folder / GIVEN).unlink(missing_ok=True)
         atomic_write_json(folder / "data.json", data.to_json())
         atomic_write_json(folder / "config.json", settings.to_dict())
     return folder
+
+
+def write_parameters(
+    file: Path, settings: Settings, params: Params, ema_params: Params, step: int, **average: Any
+) -> None:
+    """Write what ``config.export`` says; ``average`` is as for ``export_checkpoint``.
+
+    Raises:
+        UserError: If its type does not hold a parameter.
+    """
+    kept = None if settings.export.average_only else params
+    export_checkpoint(file, kept, ema_params, step, dtype=settings.export.dtype, **average)
 
 
 def write_programs(folder: Path, programs: Sequence[Exported]) -> None:

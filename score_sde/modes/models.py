@@ -21,7 +21,7 @@ from score_sde.interop.checkpoints import import_checkpoint
 from score_sde.interop.convert import expected_shapes, flatten, unflatten
 from score_sde.labels import Taught
 from score_sde.modes.folder import CARD, is_folder, read_records
-from score_sde.modes.record import MODEL, recorded_data
+from score_sde.modes.record import MODEL, check_given, given_name, recorded_data
 from score_sde.modes.workdir import (
     data_info,
     experiment_for,
@@ -33,7 +33,7 @@ from score_sde.modes.workdir import (
 from score_sde.paths import place, typed
 from score_sde.state import TrainState, state_of
 from score_sde.training.objective import OBJECTIVES
-from score_sde.typing import Network, Params
+from score_sde.typing import Params
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 _LISTED = 5  # parameters that a message names
@@ -51,6 +51,7 @@ class Found(NamedTuple):
     data: DataRecord
     place: Path | None = None  # the working directory of its run
     card: str | None = None  # the text of its model card
+    given: str = ""  # the network that the program gave, if any
 
 
 def pretrained() -> dict[str, Path]:
@@ -75,43 +76,55 @@ def located(where: str) -> Path:
 
 
 def find_model(
-    path: Path, *, config: Settings | None = None, network: Network | None = None, own_parts: bool = False
+    path: Path,
+    *,
+    config: Settings | None = None,
+    network: Any = None,
+    own_parts: bool = False,
+    like: Experiment | None = None,
 ) -> Found:
     """The model in a folder, in a working directory, or in a file of parameters with a configuration.
 
-    A given network stands in for the configured one. For a folder, which may come from anybody, nothing outside this
-    package is imported unless ``own_parts`` allows it.
+    A given network stands in for the configured one. The parameters in a file may be of the network of an experiment,
+    ``like``. For a folder, which may come from anybody, nothing outside this package is imported unless ``own_parts``
+    allows it.
 
     Raises:
         UserError: If there is no model, or a damaged one.
     """
+    if like is not None and not path.is_file() and given_name(path):
+        network = like.network
     if has_checkpoint(path):
         return _of_run(path, network)
     if is_folder(path):
+        check_given(path, network)
         settings, data = read_records(path, own_parts=own_parts)
         card = read_bytes(path / CARD)
         experiment = experiment_for(settings, data.info, "sample", data.standardization, network=network)
         found = _imported(path / MODEL, experiment, data)
-        return found._replace(card=None if card is None else card.decode(errors="replace"))
+        return found._replace(card=None if card is None else card.decode(errors="replace"), given=given_name(path))
     if not path.is_file():
         raise UserError(f"There is no model in {path}: neither checkpoints of a run, nor {MODEL} with its records.")
+    if like is not None:
+        config = like.settings
     if config is None:
         raise UserError(
             f"{path} is a file of parameters, which does not say of which network; give config=, a file or a name such "
             "as 'vp/cifar10_ddpmpp_continuous'."
         )
     info = data_info(config)
-    experiment = experiment_for(config, info, "sample", measured_standardization(config, info), network=network)
+    experiment = like or experiment_for(config, info, "sample", measured_standardization(config, info), network=network)
     return _imported(path, experiment, DataRecord.of(info, {}, standardization=experiment.quantization.standardization))
 
 
-def _of_run(workdir: Path, network: Network | None) -> Found:
+def _of_run(workdir: Path, network: Any) -> Found:
     recorded = newest_config(workdir) or {}
     settings = Settings.of(from_record(recorded, f"the record of the run in {workdir}", workdir))
     experiment = experiment_of(settings, workdir, "sample", network=network)
     scale = experiment.quantization.standardization
     data = recorded_data(workdir) or DataRecord.of(data_info(settings), {}, standardization=scale)
-    return of_state(experiment, trained_state(experiment, workdir), data, workdir)
+    found = of_state(experiment, trained_state(experiment, workdir), data, workdir)
+    return found._replace(given=given_name(workdir))
 
 
 def of_state(experiment: Experiment, state: TrainState, data: DataRecord, workdir: Path | None) -> Found:
@@ -142,7 +155,7 @@ def start_from(experiment: Experiment, where: str, *, anew: bool) -> Start:
         UserError: If there is no model, or if it does not fit and nothing may be initialized anew.
     """
     path = located(where)
-    source = find_model(path, config=experiment.settings, network=experiment.network if path.is_file() else None)
+    source = find_model(path, like=experiment)
     shapes, given = expected_shapes(experiment.network, experiment.event_shape), flatten(source.params)
     unlike = {name: shape for name, shape in shapes.items() if name not in given or given[name].shape != shape}
     unused = [name for name in given if name not in shapes]
@@ -173,7 +186,7 @@ def teacher_of(experiment: Experiment, workdir: Path) -> Params | None:
         return None
     where, groups = settings.training.init_from, ("sde", "parameterization")
     path = located(where)
-    found = find_model(path, config=settings, network=experiment.network if path.is_file() else None)
+    found = find_model(path, like=experiment)
     if changed := changed_fields(found.experiment.settings.to_dict(), settings, groups=groups):
         raise UserError(
             f"The student begins as its teacher in {where} (config.training.init_from), and differs in:\n  "

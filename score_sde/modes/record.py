@@ -17,6 +17,8 @@ from score_sde.training.optim import SCHEDULES
 
 #: The file of parameters of a model that was exported.
 MODEL = "model.safetensors"
+#: The file that says which network of a program the parameters are of, where the configuration names none.
+GIVEN = "given.json"
 #: Groups of fields that decide the meaning of the parameters of a run.
 MEANING = ("sde", "parameterization", "model", "data", "conditioning")
 #: Groups of fields that decide the training; they may not change under an existing run.
@@ -94,6 +96,30 @@ def recorded_data(workdir: Path) -> DataRecord | None:
         return None if found is None else DataRecord.from_json(found)
     except (ValueError, KeyError, TypeError) as error:
         raise Unreadable(path, reason_of(error), remedy) from error
+
+
+def given_name(place: Path) -> str:
+    """The name of the network that a program gave to the training of a model; empty for the network of a configuration.
+
+    Raises:
+        UserError: If the record is damaged.
+    """
+    found = read_json(place / GIVEN, remedy="remove it, and give the network to score_sde.load") or {}
+    return str(found.get("network", ""))
+
+
+def check_given(place: Path, network: Any) -> None:
+    """Refuse a model without the network that it was trained with, which only a program has.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if network is None and (name := given_name(place)):
+        raise UserError(
+            f"The model in {place} was trained by score_sde.fit(network=...) with {name}, which its configuration does "
+            "not name; expected the same network=... in score_sde.load or score_sde.fit. Only a network that a "
+            "configuration names, config.model.name=module:name, is found without a program."
+        )
 
 
 def as_recorded(config: Settings, workdir: Path, mode: str) -> Settings:

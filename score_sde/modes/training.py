@@ -18,7 +18,7 @@ from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable, only_writer
 from score_sde.labels import Taught
 from score_sde.modes.models import start_from, teacher_of
-from score_sde.modes.record import claim, of_this_run, recorded_data
+from score_sde.modes.record import GIVEN, check_given, claim, of_this_run, recorded_data
 from score_sde.modes.workdir import build_experiment, has_checkpoint, load_splits, summarize, train_to_end
 from score_sde.objectives import taught
 from score_sde.report.continuous import show
@@ -37,6 +37,7 @@ def run_train(config: Settings, workdir: Path, command: str) -> None:
     """Train, or resume training, and draw the loss curve."""
 
     def prepare() -> tuple[tuple[Experiment, dict[str, Source], DataRecord], dict[str, Any]]:
+        check_given(workdir, None)
         known = recorded_data(workdir)
         experiment = build_experiment(config, "train", standardization=known and known.standardization)
         sources, scale = load_splits(config), experiment.quantization.standardization
@@ -58,8 +59,11 @@ def train_run(
     workdir: Path,
     *,
     watch: Watch = lambda step, params: None,
+    given: str = "",
 ) -> TrainState:
     """Train in a working directory, alone there, with the records of configuration and data that make it a run.
+
+    ``given`` names the network of a program, which the configuration does not.
 
     Raises:
         UserError: As :func:`train`; if the directory holds another run, or another process trains in it.
@@ -70,6 +74,7 @@ def train_run(
         records = claim(config, workdir, data)
         tell(sources, labels=config.conditioning.classes, standardized=data.standardization is not None)
         init_state, from_what = _start(experiment, workdir)
+        from_what |= {GIVEN: {"network": given}} if given else {}
         for name, record in from_what.items():
             atomic_write_json(workdir / name, record)
         return train(

@@ -23,7 +23,7 @@ from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.fields.settings import Nested
 from score_sde.machine import describe_machine
-from score_sde.modes.record import as_recorded, check_same, of_this_run, recorded_data
+from score_sde.modes.record import as_recorded, check_given, check_same, of_this_run, recorded_data
 from score_sde.outside.parts import option_problems
 from score_sde.parameterization import LEVEL_CONDITIONS
 from score_sde.report.summary import write_summary
@@ -32,7 +32,7 @@ from score_sde.state import TrainState
 from score_sde.training.ema import reconstruct, reconstruction_error, reconstruction_weights
 from score_sde.training.loop import Task, run
 from score_sde.training.writers import ProgressBar
-from score_sde.typing import Network, Params
+from score_sde.typing import Params
 from score_sde.validation import need_score, purposes_of
 
 _WITHOUT_DATA = ("sample", "restore", "export")  # modes that need no data to build their model
@@ -59,7 +59,7 @@ def experiment_for(
     mode: str | None,
     standardization: Standardization | None,
     *,
-    network: Network | None = None,
+    network: Any = None,
 ) -> Experiment:
     """The experiment of a configuration for data with these facts, for one mode or for all.
 
@@ -90,7 +90,7 @@ def measured_standardization(config: Settings, info: SourceInfo) -> Standardizat
     return measure(load_split(config, "train"))
 
 
-def experiment_of(config: Settings, workdir: Path, mode: str, *, network: Network | None = None) -> Experiment:
+def experiment_of(config: Settings, workdir: Path, mode: str, *, network: Any = None) -> Experiment:
     """The experiment of a run for a mode that needs its model.
 
     Modes that need no data take shape and gray levels from the record of the run, if it has one, and all modes take
@@ -100,6 +100,7 @@ def experiment_of(config: Settings, workdir: Path, mode: str, *, network: Networ
         UserError: If the configuration differs from the run's in fields that the mode reads, or the data have another
             shape.
     """
+    check_given(workdir, network)
     config, known = as_recorded(config, workdir, mode), recorded_data(workdir)
     if known is not None and mode in _WITHOUT_DATA:
         scale = standardization_of(config, known.info, workdir)

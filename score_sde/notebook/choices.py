@@ -82,8 +82,9 @@ def _process(process: Process | str) -> dict[str, Any]:
     name = next((name for name, known in DIFFUSIONS.items() if type(process) is known.sde), None)
     if name is None:
         raise UserError(
-            f"process is {process!r}; expected {', '.join(known.sde.__name__ for known in DIFFUSIONS.values())} with "
-            "its numbers, or the name of one."
+            f"process is a {type(process).__name__}; expected "
+            f"{', '.join(known.sde.__name__ for known in DIFFUSIONS.values())} with its numbers, or the name of one. "
+            "Of your own it is a name too, 'module:name', which the records of the model can hold (docs/own_parts.md)."
         )
     numbers = {key.removeprefix("sde."): key for key in FIELDS if key.startswith("sde.")}
     fields = {key: float(getattr(process, own)) for own, key in numbers.items() if hasattr(process, own)}

@@ -12,9 +12,9 @@ from score_sde.data import STANDARDIZATIONS, DataRecord
 from score_sde.data.arrays import array_splits
 from score_sde.errors import Preempted
 from score_sde.experiment import Experiment
-from score_sde.models.adapters import as_network
+from score_sde.models.adapters.own import name_of
 from score_sde.modes.models import of_state
-from score_sde.modes.record import recorded_data
+from score_sde.modes.record import check_given, recorded_data
 from score_sde.modes.training import train_run
 from score_sde.modes.workdir import experiment_for, trained_state
 from score_sde.notebook.choices import settings_of
@@ -53,8 +53,9 @@ def fit(
     Args:
         data: The examples, of shape ``(examples, *event)``; images have their channels last.
         process: The SDE, or its name.
-        network: A Linen module ``(x, condition, train) -> output``, or a :class:`score_sde.typing.Network`. By default
-            a residual perceptron for vectors, and a small DDPM++ for images.
+        network: A network of any library, as ``docs/own_parts.md`` says: a Linen module, an NNX or Equinox class, a
+            pair of functions, or a :class:`score_sde.typing.Network`. By default a residual perceptron for vectors, and
+            a small DDPM++ for images.
         steps: Steps of training.
         labels: The class of each example, for a class-conditional model.
         held_out: Examples on which the loss is told; with labels a pair. By default a tenth of the data.
@@ -78,21 +79,23 @@ def fit(
     train, by_class = splits["train"], labels is not None
     settings = settings_of(train, process, steps=steps, seed=seed, labels=by_class, changes=config or {})
     with _place(directory) as workdir, _told(progress):
+        check_given(workdir, network)
         known, measure = recorded_data(workdir), STANDARDIZATIONS[settings.data.standardize]
         scale = None if known is None else known.standardization
         if scale is None and measure is not None:
             scale = measure(train)
-        own = None if network is None else as_network(network)
-        experiment = experiment_for(settings, train.info, "demo", scale, network=own)
+        experiment = experiment_for(settings, train.info, "demo", scale, network=network)
         record = DataRecord.of(train.info, splits, labels=by_class, standardization=scale)
-        state = _trained(experiment, splits, record, workdir)
-        return Model(**of_state(experiment, state, record, None if directory is None else workdir)._asdict())
+        given = "" if network is None else name_of(network)
+        state = _trained(experiment, splits, record, workdir, given)
+        found = of_state(experiment, state, record, None if directory is None else workdir)
+        return Model(**found._replace(given=given)._asdict())
 
 
-def _trained(experiment: Experiment, splits: Any, record: DataRecord, workdir: Path) -> TrainState:
+def _trained(experiment: Experiment, splits: Any, record: DataRecord, workdir: Path, given: str) -> TrainState:
     """The state after training, or where an interruption ended it."""
     try:
-        return train_run(experiment, splits, record, workdir)
+        return train_run(experiment, splits, record, workdir, given=given)
     except Preempted as stopped:
         if not stopped.code:  # the process is told to end
             raise

@@ -5,7 +5,7 @@ from typing import Any
 
 from score_sde.config import from_file
 from score_sde.fields import Settings
-from score_sde.models.adapters import as_network
+from score_sde.models.adapters.own import name_of
 from score_sde.modes.models import find_model, located
 from score_sde.notebook.model import Model
 from score_sde.paths import config_file
@@ -26,6 +26,6 @@ def load(where: str | Path, *, network: Any = None, config: str | Path | None = 
     Raises:
         UserError: If there is no model, or a damaged one; with the nearest name of a pretrained model.
     """
-    own = None if network is None else as_network(network)
     settings = None if config is None else Settings.of(from_file(config_file(str(config))))
-    return Model(**find_model(located(str(where)), config=settings, network=own, own_parts=own_parts)._asdict())
+    found = find_model(located(str(where)), config=settings, network=network, own_parts=own_parts)
+    return Model(**{**found._asdict(), "given": found.given or ("" if network is None else name_of(network))})

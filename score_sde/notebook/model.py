@@ -1,6 +1,7 @@
 """A trained model as an object: samples, likelihoods, scores and codes, all in the data's own units."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ from score_sde.solvers.base import Solution
 from score_sde.typing import Batch, Params, PRNGKey
 from score_sde.validation import class_problems
 
+log = logging.getLogger("score_sde")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
@@ -59,6 +62,7 @@ class Model:
         data: The record of the data that it was trained on.
         place: The working directory of its run, if it has one, whose measurements the card shows.
         card: The text of its model card, if it came with one.
+        given: The name of the network, if a program gave it and no configuration names it.
     """
 
     experiment: Experiment
@@ -68,6 +72,7 @@ class Model:
     data: DataRecord
     place: Path | None = None
     card: str | None = None
+    given: str = ""
     _programs: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)  # compiled, by what decides them
 
     def __repr__(self) -> str:
@@ -255,6 +260,8 @@ class Model:
     def save(self, folder: str | os.PathLike[str], *, programs: Sequence[str] = ()) -> Path:
         """Write the model as a folder that :func:`score_sde.load` reads, with a model card; returned is its path.
 
+        A network that was given to :func:`score_sde.fit` is not written, only its parameters are: ``load`` takes it.
+
         Args:
             folder: The folder, which may hold an earlier model.
             programs: Names of programs to write beside it, ``"sampler"``, ``"likelihood"`` or ``"score"``, which JAX
@@ -267,8 +274,12 @@ class Model:
         settings, state = self.experiment.settings, {"params": self.trained, "ema_params": self.params}
         card = self.card
         if card is None or written:
-            card = model_card(settings, self.data, self.params, self.step, place=self.place, programs=written)
-        return write_folder(Path(folder), settings, self.data, card, **state, step=self.step, programs=written)
+            about = {"place": self.place, "programs": written, "given": self.given}
+            card = model_card(settings, self.data, self.params, self.step, **about)
+        if self.given:
+            log.info("To load it needs the network, %s: score_sde.load(%r, network=...).", self.given, str(folder))
+        rest = {**state, "step": self.step, "programs": written, "given": self.given}
+        return write_folder(Path(folder), settings, self.data, card, **rest)
 
     def _program(self, decisive: Any, make: Callable[[], Any]) -> Any:
         """A compiled program, made once for all that decides it."""

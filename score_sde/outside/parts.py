@@ -75,6 +75,11 @@ class Part:
         """The arguments that it is given, which are no options."""
         return getattr(_kind_of(self.field), "given", None) or frozenset()
 
+    @property
+    def makes(self) -> bool:
+        """Whether it is a function or a class, which makes what is meant."""
+        return isinstance(self.value, type | functools.partial) or inspect.isroutine(self.value)
+
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """The parameters of its signature; none for an object that is no function and no class.
@@ -139,8 +144,7 @@ class Part:
                 return _made[key][0]
         except TypeError:  # of arguments that have no hash
             key = None
-        makes = isinstance(self.value, type | functools.partial) or inspect.isroutine(self.value)
-        made = self.calling(self.bound(options, **given)) if makes else self.value
+        made = self.calling(self.bound(options, **given)) if self.makes else self.value
         if self.check is not None:
             self.check(self, made)
         if key is not None:

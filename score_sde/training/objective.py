@@ -17,6 +17,7 @@ from score_sde.config import build
 from score_sde.errors import UserError
 from score_sde.fields import Settings
 from score_sde.fields.training import Objective
+from score_sde.models.adapters.own import Asked, given_network
 from score_sde.models.registry import NETWORKS, make_latent_model, make_network
 from score_sde.objectives import (
     CRITERIA,
@@ -78,12 +79,13 @@ def make_trainees(
     event_shape: tuple[int, ...],
     classes: int,
     num_grey_levels: int | None = None,
-    network: Network | None = None,
+    network: Any = None,
 ) -> Trainees:
     """The views of a given network, else of the one that ``config.model`` names, for data of a shape.
 
     Raises:
-        UserError: For unknown names, shapes that the network does not support, and augmentations of a given network.
+        UserError: For unknown names, shapes that the network does not support, given networks that are none, and
+            augmentations of one.
     """
     augments = config.objective.augment_probability > 0.0 and config.reads("objective.augment_probability")
     if augments and network is not None:
@@ -92,21 +94,22 @@ def make_trainees(
             "own is not told of augmentations; expected 0.0."
         )
     variances = config.parameterization.variances
-    if network is None:
-        if NETWORKS[config.model.name].is_latent:
-            return Trainees.of_latent(make_latent_model(dict(config.model), event_shape))
-        copies = 2 if VARIANCES[variances] is None else 1  # of the data, which the network sees
+    if network is None and NETWORKS[config.model.name].is_latent:
+        return Trainees.of_latent(make_latent_model(dict(config.model), event_shape))
+    copies = 2 if VARIANCES[variances] is None else 1  # of the data, which the network sees
+    seen = (*event_shape[:-1], copies * event_shape[-1]) if event_shape else event_shape
+    spans = OBJECTIVES[config.objective.kind].learned == AVERAGE
+    outputs = num_grey_levels if PARAMETERIZATIONS[config.parameterization.output].of_levels else None
+    if network is not None:
+        network = given_network(network, Asked(seen, classes, outputs, spans))
+    else:
+        asked = {"num_classes": classes or config.model.num_classes, "spans": spans, "augments": augments}
         network = make_network(
-            {
-                **config.model,
-                "num_classes": classes or config.model.num_classes,
-                "spans": OBJECTIVES[config.objective.kind].learned == AVERAGE,
-                "augments": augments,
-            },
-            (*event_shape[:-1], copies * event_shape[-1]) if event_shape else event_shape,
+            {**config.model, **asked},
+            seen,
             num_scales=config.parameterization.num_scales,
             centered=config.data.centered,
-            num_outputs=num_grey_levels if PARAMETERIZATIONS[config.parameterization.output].of_levels else None,
+            num_outputs=outputs,
         )
     if augments:
         network = ToldAugmentations(network)

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, SupportsFloat, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from score_sde.border import first_line
 from score_sde.cluster import is_main
@@ -18,6 +18,7 @@ from score_sde.errors import UserError
 from score_sde.fields.settings import leaves
 from score_sde.files import Bucket, atomic_write_json, read_json
 from score_sde.outside.parts import Part, Registry
+from score_sde.training.writers import Numbers
 
 #: The file of a run that says under which names its trackers know it.
 NAMES = "trackers.json"
@@ -34,13 +35,7 @@ class Writer(Protocol):
     a nested dictionary; ``config.training.trackers`` names it as ``module:name``.
     """
 
-    def write(
-        self,
-        step: int,
-        metrics: Mapping[str, SupportsFloat],
-        *,
-        timings: Mapping[str, SupportsFloat] | None = None,
-    ) -> None:
+    def write(self, step: int, metrics: Numbers, *, timings: Numbers | None = None) -> None:
         """Record the metrics of a step, and rates, such as steps per second."""
 
     def truncate(self, step: int) -> None:
@@ -75,13 +70,7 @@ class _WandB:
             settings=wandb.Settings(silent=True, console="off"),
         )
 
-    def write(
-        self,
-        step: int,
-        metrics: Mapping[str, SupportsFloat],
-        *,
-        timings: Mapping[str, SupportsFloat] | None = None,
-    ) -> None:
+    def write(self, step: int, metrics: Numbers, *, timings: Numbers | None = None) -> None:
         """Log all of them."""
         if step >= self._run.step:  # what is there already comes again with the same bits
             self._run.log({**_floats(metrics), **_floats(timings or {})}, step=step)
@@ -125,13 +114,7 @@ class _MLflow:
         known = self._client.get_experiment_by_name(name)
         return self._client.create_experiment(name) if known is None else known.experiment_id
 
-    def write(
-        self,
-        step: int,
-        metrics: Mapping[str, SupportsFloat],
-        *,
-        timings: Mapping[str, SupportsFloat] | None = None,
-    ) -> None:
+    def write(self, step: int, metrics: Numbers, *, timings: Numbers | None = None) -> None:
         """Log all of them."""
         if step <= self._last:  # what is there already comes again with the same bits
             return
@@ -170,13 +153,7 @@ class Writers:
         """Write to the first and to the others, by their names."""
         self._first, self._others = first, dict(others)
 
-    def write(
-        self,
-        step: int,
-        metrics: Mapping[str, SupportsFloat],
-        *,
-        timings: Mapping[str, SupportsFloat] | None = None,
-    ) -> None:
+    def write(self, step: int, metrics: Numbers, *, timings: Numbers | None = None) -> None:
         """Record the metrics and rates of a step."""
         self._first.write(step, metrics, timings=timings)
         self._each(lambda writer: writer.write(step, metrics, timings=timings))
@@ -241,7 +218,7 @@ def _missing(name: str, error: ImportError) -> UserError:
     )
 
 
-def _floats(values: Mapping[str, SupportsFloat]) -> dict[str, float]:
+def _floats(values: Numbers) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 

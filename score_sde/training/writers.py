@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat, TypeAlias
 
 from score_sde.cluster import is_main
 from score_sde.files import Growing, Unreadable, atomic_path, jsonable, parse_json_line, read_bytes, writing
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 log = logging.getLogger(__name__)
+
+#: Metrics of a step, or rates, by name.
+Numbers: TypeAlias = Mapping[str, SupportsFloat]
 
 _WORK = 0.1  # seconds; faster parts of the work only look up earlier results
 _MAX_BYTES = 1 << 30  # of event files read at most
@@ -48,13 +51,7 @@ class MetricWriter:
         self._events: Growing | None = None  # made with the first line
         self._purge_step: int | None = None
 
-    def write(
-        self,
-        step: int,
-        metrics: Mapping[str, SupportsFloat],
-        *,
-        timings: Mapping[str, SupportsFloat] | None = None,
-    ) -> None:
+    def write(self, step: int, metrics: Numbers, *, timings: Numbers | None = None) -> None:
         """Record the metrics of a step, and timings (such as steps per second), which go only to TensorBoard."""
         if not is_main():
             return

@@ -3,6 +3,7 @@
 Every check yields one sentence per problem, and only about fields that the purposes read.
 """
 
+import functools
 import math
 from collections.abc import Collection, Iterator
 
@@ -16,7 +17,7 @@ from score_sde.models.layers import EMBEDDINGS
 from score_sde.models.normalization import NORMALIZATIONS
 from score_sde.models.registry import NETWORKS
 from score_sde.models.sizes import dequantizer_count, feature_numbers, possible_sizes
-from score_sde.parameterization import LEVEL_CONDITIONS, THRESHOLDS
+from score_sde.parameterization import LEVEL_CONDITIONS, PARAMETERIZATIONS, THRESHOLDS
 from score_sde.solvers import CORRECTORS, Solver, follows_of
 from score_sde.solvers.pairing import follows_drift
 from score_sde.training.objective import VARIANCES
@@ -43,12 +44,17 @@ _MAX_PAIRS = 2e8  # pairs of a time and a level, which are compared to find the 
 
 
 def problems_of(
-    config: Settings, event_shape: tuple[int, ...], num_grey_levels: int | None, purposes: Collection[Purpose]
+    config: Settings,
+    event_shape: tuple[int, ...],
+    num_grey_levels: int | None,
+    purposes: Collection[Purpose],
+    *,
+    own: bool = False,
 ) -> Iterator[str]:
     """Sentences about values that do not go together.
 
     The fields have been checked one by one. Fields that the purposes do not read are not checked. Continuous data have
-    ``None`` gray levels.
+    ``None`` gray levels. A network of one's ``own`` may stand in for the one of ``config.model``.
     """
     wanted = set(purposes)
     if num_grey_levels is not None and STANDARDIZATIONS[config.data.standardize] is not None:
@@ -57,31 +63,34 @@ def problems_of(
             "levels, whose scale is config.data.centered; expected none."
         )
     yield from objective_problems(config)
-    yield from level_problems(config, num_grey_levels)
+    yield from level_problems(config, num_grey_levels, own=own)
     yield from augmentation_problems(config, event_shape)
-    yield from few_step_problems(config, wanted)
+    yield from few_step_problems(config, wanted, own=own)
     yield from _network(config, event_shape)
+    largest = _largest(config, event_shape, num_grey_levels)
+    batch = functools.partial(_batch, config, event_shape=event_shape, largest=largest)
     if "train" in wanted:
         yield from _trained(config, event_shape)
         yield from _averages(config)
         yield from _intervals(config, "training")
-        yield from _batch(config, "training", event_shape)
+        yield from batch("training")
     if "dequantize" in wanted:
         yield from _intervals(config, "dequantizer")
-        yield from _batch(config, "dequantizer", event_shape)
+        yield from batch("dequantizer")
         yield from _dequantizer(config, event_shape)
     if "guide" in wanted:
         yield from _intervals(config, "classifier")
-        yield from _batch(config, "classifier", event_shape)
+        yield from batch("classifier")
     if wanted & {"train", "evaluate"}:
         yield from time_problems(config)
     if wanted & {"sample", "pareto"}:
+        yield from batch("sampling")
         yield from _sampling(config, event_shape)
     if "sample" in wanted and not NETWORKS[config.model.name].is_latent:
         yield from _solver(config)
     if "likelihood" in wanted:
         yield from _likelihood(config, event_shape)
-        yield from _batch(config, "likelihood", event_shape)
+        yield from batch("likelihood")
     draws = wanted & {"sample", "pareto"} or ("train" in wanted and config.training.sample_every)
     if draws and num_grey_levels is None and config.sampling.thresholding in THRESHOLDS:
         yield "Thresholding clips to the range of images; set config.sampling.thresholding=none."
@@ -178,16 +187,25 @@ def _size(config: Settings, group: str, count: float, names: Collection[str]) ->
         )
 
 
-def _batch(config: Settings, group: str, event_shape: tuple[int, ...]) -> Iterator[str]:
-    size = config[group].batch_size
-    numbers = maps = size * math.prod(event_shape)
+def _largest(config: Settings, event_shape: tuple[int, ...], num_grey_levels: int | None) -> tuple[float, str]:
+    """The numbers of an example where the network is largest, its feature maps or its logits, and their name."""
+    numbers = maps = float(math.prod(event_shape))
     if not NETWORKS[config.model.name].is_latent:
-        maps = size * feature_numbers(dict(config.model), event_shape)
+        maps = feature_numbers(dict(config.model), event_shape)
+    output = config.parameterization.output
+    logits = numbers * (num_grey_levels or 0) if PARAMETERIZATIONS[output].of_levels else 0.0
+    if logits > maps:
+        return logits, f"config.parameterization.output is {output}: the array of logits"
+    return maps, f"config.model.features is {config.model.features:,}: the feature maps"
+
+
+def _batch(config: Settings, group: str, *, event_shape: tuple[int, ...], largest: tuple[float, str]) -> Iterator[str]:
+    size = config[group].batch_size
+    numbers, (maps, name) = size * math.prod(event_shape), (size * largest[0], largest[1])
     if maps > _MAX_BATCH:
         yield (
-            f"config.{group}.batch_size is {size:,}, an example has shape {event_shape} and config.model.features is "
-            f"{config.model.features:,}: the feature maps of a batch would have {maps:.0e} numbers, "
-            f"{4 * maps / 1e12:,.0f} TB; expected at most {_MAX_BATCH:.0e}."
+            f"config.{group}.batch_size is {size:,}, an example has shape {event_shape} and {name} of a batch would "
+            f"have {maps:.0e} numbers, {4 * maps / 1e12:,.0f} TB; expected at most {_MAX_BATCH:.0e}."
         )
     if group != "training":
         return
@@ -202,7 +220,6 @@ def _batch(config: Settings, group: str, event_shape: tuple[int, ...]) -> Iterat
 
 def _sampling(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     sampling = config.sampling
-    yield from _batch(config, "sampling", event_shape)
     if (numbers := sampling.num_samples * math.prod(event_shape)) > _MAX_SAMPLES:
         yield (
             f"config.sampling.num_samples is {sampling.num_samples:,} and an example has shape {event_shape}: that is "

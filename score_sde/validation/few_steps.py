@@ -58,13 +58,13 @@ def check_steps(config: Settings, method: Any) -> None:
         raise UserError(problem)
 
 
-def few_step_problems(config: Settings, wanted: Collection[Purpose]) -> Iterator[str]:
-    """Sentences about models of few steps, and about their samplers with other models."""
+def few_step_problems(config: Settings, wanted: Collection[Purpose], *, own: bool = False) -> Iterator[str]:
+    """Sentences about models of few steps, their networks unless one's own, and their samplers with other models."""
     if NETWORKS[config.model.name].is_latent:
         return
     of_score, draws = has_score(config), "sample" in wanted
     if not of_score:
-        yield from _no_score(config, wanted)
+        yield from _no_score(config, wanted, own)
         draws = draws or ("train" in wanted and config.training.sample_every > 0)
     if not draws:
         return
@@ -86,7 +86,7 @@ def _steps(config: Settings, method: Any, name: str) -> Iterator[str]:
         yield f"{_has_learned(config)}, and {name} takes steps of another kind; expected {others}."
 
 
-def _no_score(config: Settings, wanted: Collection[Purpose]) -> Iterator[str]:
+def _no_score(config: Settings, wanted: Collection[Purpose], own: bool) -> Iterator[str]:
     if on_chain(config):
         yield (
             f"{_has_learned(config)}, and the chain config.sde.schedule={config.sde.schedule} has none; expected "
@@ -97,7 +97,7 @@ def _no_score(config: Settings, wanted: Collection[Purpose]) -> Iterator[str]:
         if "train" in wanted:
             yield from _teacher(config)
     elif kind.learned == AVERAGE:
-        yield from _average(config)
+        yield from _average(config, own)
     elif not PARAMETERIZATIONS[output].keeps_data:
         known = ", ".join(name for name, cls in PARAMETERIZATIONS.items() if cls.keeps_data)
         yield (
@@ -120,13 +120,13 @@ def _teacher(config: Settings) -> Iterator[str]:
         )
 
 
-def _average(config: Settings) -> Iterator[str]:
+def _average(config: Settings, own: bool) -> Iterator[str]:
     """Sentences about networks and outputs that are no average velocities."""
     output, model = config.parameterization.output, config.model.name
     if not PARAMETERIZATIONS[output].of_sde:
         known = ", ".join(name for name, cls in PARAMETERIZATIONS.items() if cls.of_sde)
         yield f"{_has_learned(config)}, and config.parameterization.output is {output}; expected {known}."
-    if not NETWORKS[model].takes_spans:
+    if not own and not NETWORKS[model].takes_spans:
         known = ", ".join(name for name, family in NETWORKS.items() if family.takes_spans)
         yield f"{_has_learned(config)}, and config.model.name={model} is told one time alone; expected one of {known}."
 

@@ -38,8 +38,8 @@ def objective_problems(config: Settings) -> Iterator[str]:
         )
 
 
-def level_problems(config: Settings, num_grey_levels: int | None) -> Iterator[str]:
-    """Sentences about logits of gray levels that the data, the network or the process lack."""
+def level_problems(config: Settings, num_grey_levels: int | None, *, own: bool = False) -> Iterator[str]:
+    """Sentences about logits of gray levels that the data, the network (unless one's own) or the process lack."""
     if not PARAMETERIZATIONS[config.parameterization.output].of_levels or NETWORKS[config.model.name].is_latent:
         return
     given = f"config.parameterization.output is {config.parameterization.output}, "
@@ -50,7 +50,7 @@ def level_problems(config: Settings, num_grey_levels: int | None) -> Iterator[st
             f"{given}which knows gray levels at the middle of their bins, and config.objective.levels is "
             f"{config.objective.levels}; expected midpoints."
         )
-    if not NETWORKS[config.model.name].gives_logits:
+    if not own and not NETWORKS[config.model.name].gives_logits:
         names = [name for name, family in NETWORKS.items() if family.gives_logits]
         yield (
             f"{given}and config.model.name={config.model.name} gives one number for every value; expected "

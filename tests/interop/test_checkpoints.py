@@ -152,10 +152,10 @@ NOT_OURS = {
         "9",
         rf"'ema_params/{BIAS}' with shape \(1, 16\); the configuration expects \(16,\)",
     ),
-    "no parameters": (
-        lambda t: {n: v for n, v in t.items() if not n.startswith("params/")},
+    "no average": (
+        lambda t: {n: v for n, v in t.items() if not n.startswith("ema_params/")},
         "9",
-        "no array under params/",
+        "no array under ema_params/; expected the average",
     ),
     "one parameter less": (
         lambda t: {n: v for n, v in t.items() if n != f"params/{BIAS}"},
@@ -190,6 +190,13 @@ def test_a_file_that_is_not_as_we_export_it_is_refused_by_what_is_wrong_with_it(
     write_safetensors(path, change(tensors), {"score_sde_step": step})
     with pytest.raises(UserError, match=message):
         import_checkpoint(path, network, originals.SHAPE)
+
+
+def test_a_type_that_does_not_hold_a_parameter_is_refused_by_the_name_of_the_parameter(tmp_path):
+    large = {"Dense_0": {"bias": np.full(2, -7e4, np.float32)}}
+    with pytest.raises(UserError, match=r"'params/Dense_0/bias' has values up to 7e\+04, and .*float16 holds none"):
+        export_checkpoint(tmp_path / "model.safetensors", large, large, 9, dtype="float16")
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_other_contents_are_refused_by_what_they_hold(tmp_path):

@@ -156,11 +156,11 @@ WRONG = {
     "labels": (np.zeros((4, 2)), {"labels": [0, 1]}, "expected 4 whole numbers"),
     "field": (np.eye(4), {"config": {"optim.lrr": 1.0}}, "Did you mean 'optim.lr'"),
     "value": (np.eye(4), {"config": {"optim.lr": -1.0}}, "config.optim.lr is -1"),
-    "network": (gaussian(9), {"network": 3}, "network is 3; expected a module"),
+    "network": (gaussian(9), {"network": 3}, "network is, or makes, a int; expected a Linen module"),
     "process": (
         gaussian(9),
         {"process": DDPM(betas=jax.numpy.full(4, 0.1))},
-        r"process is DDPM\(.*; expected VP, SubVP, VE",
+        "process is a DDPM; expected VP, SubVP, VE",
     ),
     "process by name": (gaussian(9), {"process": "vpp"}, "Did you mean 'vp'"),
     "held out": (np.eye(4), {"held_out": np.eye(3)}, "held_out is"),

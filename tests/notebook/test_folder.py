@@ -79,6 +79,38 @@ def test_a_folder_may_be_written_again_and_a_run_stays_one(run, tmp_path):
         score_sde.load(run / "folder").save(other)
 
 
+def exported(run, out, *flags):
+    assert main([f"--workdir={run / 'run'}", "--mode=export", f"--out={out}", *flags]) == 0
+    return out
+
+
+def test_the_average_alone_is_the_model_to_the_bit_in_half_of_the_room(run, tmp_path, key):
+    whole = score_sde.load(run / "run")
+    folder = exported(run, tmp_path / "average", "--config.export.average_only=True")
+    handed = score_sde.load(folder)
+    assert same(whole, handed, key)
+    sizes = [(place / "model.safetensors").stat().st_size for place in (run / "folder", folder)]
+    assert sizes[1] < 0.6 * sizes[0]
+    again = score_sde.load(handed.save(tmp_path / "again"))
+    assert same(whole, again, key)
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    card = (folder / "README.md").read_text()
+    assert "the average that is sampled, under `ema_params/`" in card and "stored in float32." in card
+    began = [f"--config={folder / 'config.json'}", f"--checkpoint={folder / 'model.safetensors'}", "--mode=import"]
+    assert main([f"--workdir={tmp_path / 'imported'}", *began]) == 0
+    assert same(whole, score_sde.load(tmp_path / "imported"), key)
+
+
+def test_half_precision_rounds_the_parameters_once(run, tmp_path, key):
+    whole = score_sde.load(run / "run")
+    flags = ["--config.export.average_only=True", "--config.export.dtype=float16"]
+    half = score_sde.load(exported(run, tmp_path / "half", *flags))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype(np.float16), b), whole.params, half.params)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(half.params))
+    assert same(half, score_sde.load(half.save(tmp_path / "again")), key)
+    assert "stored in float16, and rounded to it." in (tmp_path / "half" / "README.md").read_text()
+
+
 def _remove(name):
     return lambda folder: (folder / name).unlink()
 

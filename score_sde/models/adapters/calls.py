@@ -3,10 +3,16 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from score_sde.errors import UserError
-from score_sde.typing import Labels
+
+# What a network may be told besides data, noise and class.
+_TOLD = {
+    "span": "the time between two times, and is asked for average velocities",
+    "augmentations": "how its images were changed, and is trained on changed ones",
+}
 
 
 class Takes(NamedTuple):
@@ -15,9 +21,10 @@ class Takes(NamedTuple):
     condition: bool  # a second argument, the noise
     names: frozenset[str]  # keyword arguments
     needs_label: bool  # whether there is no call without classes
+    name: str  # of the network, for messages
 
     @classmethod
-    def of(cls, call: Callable[..., Any]) -> "Takes":
+    def of(cls, call: Callable[..., Any], name: str = "The network") -> "Takes":
         """The arguments in the signature of a function or of a bound method."""
         parameters = inspect.signature(call).parameters
         places = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -26,22 +33,29 @@ class Takes(NamedTuple):
             len(places) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters.values()),
             frozenset(p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)),
             label is not None and label.default is label.empty,
+            name,
         )
 
     @classmethod
     def of_class(cls, module: type) -> "Takes":
         """The arguments with which the objects of a class are called."""
         call: Any = module.__call__
-        return cls.of(functools.partial(call, None))
+        return cls.of(functools.partial(call, None), module.__name__)
 
-    def keywords(self, label: Labels | None, *, train: bool, **more: Any) -> Mapping[str, Any]:
-        """The keyword arguments of a call: whether it trains, and the class where there is one.
+    def keywords(
+        self, label: Any, *, train: bool, told: Mapping[str, Any] = MappingProxyType({}), **more: Any
+    ) -> Mapping[str, Any]:
+        """The keyword arguments of a call, of an example or of a batch: whether it trains, and the class.
 
-        ``train`` and ``training`` say so, and ``deterministic`` says the opposite.
+        ``train`` and ``training`` say so, and ``deterministic`` says the opposite. What it is ``told`` besides, such as
+        a span, is ``None`` where there is none.
 
         Raises:
-            UserError: If there is a class and the network takes none, or none and the network needs one.
+            UserError: If the network takes none of what it is told, or needs a class where there is none.
         """
+        given = {name: value for name, value in told.items() if value is not None}
+        for name in given.keys() - self.names:
+            raise UserError(f"{self.name} takes no argument '{name}', {_TOLD[name]}; expected a network that takes it.")
         if label is not None and "label" not in self.names:
             raise UserError(
                 "The network takes no argument 'label', and config.conditioning.classes is True; expected a network of "
@@ -53,6 +67,5 @@ class Takes(NamedTuple):
                 "signature, or config.conditioning.classes=True."
             )
         known = {"train": train, "training": train, "deterministic": not train, **more}
-        if label is not None:
-            known["label"] = label
+        known |= given if label is None else {**given, "label": label}
         return {name: value for name, value in known.items() if name in self.names}

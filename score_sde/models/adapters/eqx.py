@@ -18,8 +18,8 @@ from score_sde.typing import Batch, Labels, Params, PRNGKey, Times
 class EquinoxNetwork:
     """An Equinox module of one example: ``(x, condition) -> output``, without an axis of the batch.
 
-    It may also take ``label``, ``train`` and ``key``. Its floating-point arrays are trained. Without a key it is in
-    inference mode.
+    It may also take ``label``, ``span``, ``train`` and ``key``. Its floating-point arrays are trained. Without a key it
+    is in inference mode.
     """
 
     make: Callable[..., Any]  # of ``key``
@@ -47,7 +47,14 @@ class EquinoxNetwork:
         return Takes.of_class(type(self._abstract))
 
     def apply(
-        self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
+        self,
+        params: Params,
+        x: Batch,
+        condition: Times,
+        *,
+        label: Labels | None = None,
+        span: Times | None = None,
+        key: PRNGKey | None = None,
     ) -> Any:
         """The raw output; a key, of which each example gets its own, switches dropout on."""
         known, takes = _flat(params), self._takes
@@ -55,12 +62,12 @@ class EquinoxNetwork:
         filled = [known.get(_name(path), leaf) for path, leaf in paths]
         model = eqx.nn.inference_mode(jax.tree_util.tree_unflatten(structure, filled), value=key is None)
 
-        def one(x: Any, condition: Any, label: Any, key: Any) -> Any:
+        def one(x: Any, condition: Any, label: Any, span: Any, key: Any) -> Any:
             noise = (condition,) if takes.condition else ()
-            return model(x, *noise, **takes.keywords(label, train=key is not None, key=key))
+            return model(x, *noise, **takes.keywords(label, train=key is not None, told={"span": span}, key=key))
 
         keys = None if key is None else jax.random.split(key, x.shape[0])
-        return jax.vmap(one)(x, condition, label, keys)
+        return jax.vmap(one)(x, condition, label, span, keys)
 
 
 def _is_state(node: Any) -> bool:

@@ -13,7 +13,7 @@ from score_sde.typing import Batch, Labels, Params, PRNGKey, Times
 class FunctionNetwork:
     """Functions ``init(key, shape) -> params`` and ``apply(params, x, condition) -> output``.
 
-    ``apply`` may also take ``label``, ``train`` and ``key``, the key of dropout, which is ``None`` without it.
+    ``apply`` may also take ``label``, ``span``, ``train`` and ``key``, the key of dropout, ``None`` without it.
     """
 
     init_fn: Callable[..., Params]
@@ -28,8 +28,17 @@ class FunctionNetwork:
         return Takes.of(functools.partial(self.apply_fn, None))
 
     def apply(
-        self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
+        self,
+        params: Params,
+        x: Batch,
+        condition: Times,
+        *,
+        label: Labels | None = None,
+        span: Times | None = None,
+        key: PRNGKey | None = None,
     ) -> Any:
         """The raw output."""
         noise = (condition,) if self._takes.condition else ()
-        return self.apply_fn(params, x, *noise, **self._takes.keywords(label, train=key is not None, key=key))
+        return self.apply_fn(
+            params, x, *noise, **self._takes.keywords(label, train=key is not None, told={"span": span}, key=key)
+        )

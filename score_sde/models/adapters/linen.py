@@ -15,25 +15,20 @@ from score_sde.errors import UserError, plural
 from score_sde.fields import DEFAULTS
 from score_sde.models.adapters.calls import Takes
 from score_sde.models.layers import Conv
-from score_sde.typing import Batch, Labels, Network, Output, Params, PRNGKey, SampleKeys, Times, event_sum
+from score_sde.typing import Batch, Labels, Output, Params, PRNGKey, SampleKeys, Times, event_sum
 
 # The layers whose products are computed in the lower precision: nine tenths of the work. Activations between them,
 # normalizations, dense layers (noise embedding, attention, shortcuts) and softmax stay in float32: rounding the dense
 # layers too would raise the error by half, and rounding all activations would double it.
 _PRODUCTS = Conv
-#: What a module may be told besides labels, and what it is then asked for.
-_TOLD = {
-    "span": "the time between two times, and is asked for average velocities",
-    "augmentations": "how its images were changed, and is trained on changed ones",
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class LinenNetwork:
     """A Linen module ``(x, condition) -> output`` behind the two pure functions of a network.
 
-    It may also take ``label`` and ``train`` (or ``deterministic``), which switches dropout on; it is called with what
-    its signature has. One that is told two times takes ``span``.
+    It may also take ``label``, ``span``, the time between two times, and ``train`` (or ``deterministic``), which
+    switches dropout on; it is called with what its signature has.
     """
 
     module: nn.Module
@@ -41,6 +36,7 @@ class LinenNetwork:
     # float32.
     dtype: str = DEFAULTS.model.dtype
     labeled: bool = False  # whether the parameters are those of a call with classes
+    spanned: bool = False  # or with the time between two times
 
     def init(self, key: PRNGKey, shape: tuple[int, ...]) -> Params:
         """Parameters for inputs of ``shape``, batch axis included.
@@ -50,7 +46,8 @@ class LinenNetwork:
         """
         noise = (jnp.zeros(shape[:1]),) if self._takes.condition else ()
         label = jnp.full(shape[:1], -1) if self.labeled else None
-        variables = self.module.init(key, jnp.zeros(shape), *noise, **self._takes.keywords(label, train=False))
+        options = self._takes.keywords(label, train=False, told={"span": jnp.zeros(shape[:1])} if self.spanned else {})
+        variables = self.module.init(key, jnp.zeros(shape), *noise, **options)
         if state := sorted(set(variables) - {"params"}):
             raise UserError(
                 f"The network has state besides its parameters, in the {plural(len(state), 'collection')} "
@@ -80,15 +77,9 @@ class LinenNetwork:
             UserError: If a span or augmentations are given, and the module takes none.
         """
         rngs: dict[str, PRNGKey] = {} if key is None else {"dropout": key}
-        more = {} if span is None else {"span": span}
-        more |= {} if augmentations is None else {"augmentations": augmentations}
         noise = (condition,) if self._takes.condition else ()
-        options = self._takes.keywords(label, train=key is not None, **more)
-        for name in set(more) - set(options):
-            raise UserError(
-                f"{type(self.module).__name__} takes no argument '{name}', {_TOLD[name]}; expected a module that takes "
-                "it."
-            )
+        told = {"span": span, "augmentations": augmentations}
+        options = self._takes.keywords(label, train=key is not None, told=told)
         with nn.intercept_methods(self._round) if self.dtype != "float32" else contextlib.nullcontext():
             output = self.module.apply({"params": params}, x, *noise, rngs=rngs, **options)
         assert isinstance(output, jax.Array)  # Linen types the result loosely
@@ -103,22 +94,6 @@ class LinenNetwork:
         output = rounded.apply({"params": module.variables["params"]}, *args)
         assert isinstance(output, jax.Array)
         return output.astype(jnp.float32)
-
-
-def as_network(given: Any) -> Network:
-    """A Linen module as a network; what has the two functions of a network already is returned unchanged.
-
-    Raises:
-        UserError: For anything else.
-    """
-    if isinstance(given, nn.Module):
-        return LinenNetwork(given)
-    if isinstance(given, type) or not isinstance(given, Network):
-        raise UserError(
-            f"network is {given!r}; expected a module of flax.linen (an instance, not a class), or an object with "
-            "init(key, shape) and apply(params, x, condition, *, label, key)."
-        )
-    return given
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from score_sde.typing import Batch, Labels, Params, PRNGKey, Times
 
 @dataclasses.dataclass(frozen=True)
 class NNXNetwork:
-    """An NNX module ``(x, condition) -> output``, which may also take ``label`` and ``train``.
+    """An NNX module ``(x, condition) -> output``, which may also take ``label``, ``span`` and ``train``.
 
     Its parameters (``nnx.Param``) are trained. Its random streams, such as those of dropout, follow the key of the
     call; without one it is in its ``eval`` mode. Other state would be lost from one step to the next, and is refused.
@@ -50,7 +50,14 @@ class NNXNetwork:
         return Takes.of_class(type(nnx.eval_shape(lambda: self.make(rngs=nnx.Rngs(0)))))
 
     def apply(
-        self, params: Params, x: Batch, condition: Times, *, label: Labels | None = None, key: PRNGKey | None = None
+        self,
+        params: Params,
+        x: Batch,
+        condition: Times,
+        *,
+        label: Labels | None = None,
+        span: Times | None = None,
+        key: PRNGKey | None = None,
     ) -> Any:
         """The raw output; a key switches dropout on."""
         graph, state, streams, _ = self._parts
@@ -59,7 +66,7 @@ class NNXNetwork:
         model = nnx.merge(graph, state, _seeded(streams, jax.random.key(0) if key is None else key))
         model.eval() if key is None else model.train()
         noise = (condition,) if self._takes.condition else ()
-        return model(x, *noise, **self._takes.keywords(label, train=key is not None))
+        return model(x, *noise, **self._takes.keywords(label, train=key is not None, told={"span": span}))
 
 
 def _seeded(streams: Any, key: PRNGKey) -> Any:
