@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from score_sde.errors import UserError, refuse
+from score_sde.errors import UserError, plural, refuse
 from score_sde.labels import Labeled
 from score_sde.typing import Batch, Labels, ScoreFn, Times, holds, is_known, time_dtype
 
@@ -79,6 +79,19 @@ def not_inner_time(name: str, t: Any) -> Iterator[str]:
     )
 
 
+def not_masked(name: str, x: Any) -> Iterator[str]:
+    """The sentence about an array that hides some of its numbers; as an array of NumPy or JAX it would show them.
+
+    >>> list(not_masked("x", np.ma.masked_greater([1.0, 2.0], 1.5)))
+    ['x is a masked array, of whose numbers 1 is hidden; expected all numbers. Leave those examples out, or fill them.']
+    """
+    if isinstance(x, np.ma.MaskedArray) and (count := int(np.ma.count_masked(x))):
+        yield (
+            f"{name} is a masked array, of whose numbers {count} {plural(count, 'is', 'are')} hidden; expected all "
+            "numbers. Leave those examples out, or fill them."
+        )
+
+
 def check_floats(x: Any, noun: str = "samples", advice: str = "") -> None:
     """Refuse anything but a batch of floating-point numbers.
 
@@ -87,6 +100,7 @@ def check_floats(x: Any, noun: str = "samples", advice: str = "") -> None:
     """
     if not isinstance(x, (np.ndarray, jax.Array)):
         raise UserError(f"The {noun} are of type {type(x).__name__}; expected an array of shape (batch, *event).")
+    refuse(not_masked(f"The array of {noun}", x))
     if x.ndim == 0:
         raise UserError(f"The {noun} have shape (); expected one of shape (batch, *event).")
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -138,7 +152,7 @@ def check_key(key: Any) -> None:
         UserError: If it is not a key, or an array of several.
     """
     if (axes := _axes_of_keys(key)) != ():
-        given = f"an array of keys of shape {axes}" if axes is not None else f"a {type(key).__name__}"
+        given = f"an array of keys of shape {axes}" if axes is not None else f"of type {type(key).__name__}"
         raise UserError(f"The key is {given}; expected a single one, such as jax.random.key(0).")
 
 

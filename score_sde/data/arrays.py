@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from score_sde.arguments import not_masked
 from score_sde.data.base import ArraySource, SourceInfo
 from score_sde.data.npz import single_precision, split_rows
-from score_sde.errors import UserError
+from score_sde.errors import UserError, refuse
 
 #: The name of data that were given as an array, in the records of a run.
 NAME = "array"
@@ -58,6 +59,7 @@ def checked_examples(name: str, given: Any, num_levels: int | None) -> np.ndarra
     Raises:
         UserError: As :func:`array_splits`.
     """
+    refuse(not_masked(name, given))
     array = np.asarray(given)
     if array.dtype.kind not in "fiub":
         raise UserError(f"{name} is of type {array.dtype}; expected an array of floats or of whole numbers.")
@@ -91,6 +93,7 @@ def _continuous(name: str, array: np.ndarray) -> np.ndarray:
 def _classes(name: str, given: Any, count: int) -> np.ndarray | None:
     if given is None:
         return None
+    refuse(not_masked(name, given))
     labels = np.asarray(given)
     if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < -1:
         raise UserError(

@@ -122,12 +122,15 @@ def _told(progress: bool) -> Iterator[None]:
     if not progress or log.isEnabledFor(logging.INFO):
         yield
         return
-    handler, level = logging.StreamHandler(sys.stderr), log.level
+    handler, level, propagate = logging.StreamHandler(sys.stderr), log.level, log.propagate
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    # A library that speaks through the root logger gives it a handler in passing, which would tell everything twice.
+    log.propagate = any(type(own) is not logging.StreamHandler for own in logging.getLogger().handlers)
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+        log.propagate = propagate

@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
+from score_sde.arguments import check_key, not_fulfilled, not_masked, not_whole
 from score_sde.data import ArraySource, DataRecord
 from score_sde.data.arrays import checked_examples
 from score_sde.distributed import batch_sharding, gathered, jit, shared_size
@@ -112,8 +114,10 @@ class Model:
             UserError: For unknown solvers, classes that the model does not have, guidance by classes of a model that
                 has no score without them, and samples that are not finite.
         """
-        if n < 1:
-            raise UserError(f"n is {n}; expected at least one sample.")
+        _check_untraced("sample", key, n, labels, first)
+        check_key(key)
+        refuse([*not_whole("n", n, 1), *not_whole("first", first, 0, 2**32 - 1)])
+        n, first = int(n), int(first)
         experiment, params = self._guided(self._with_sampling(solver, steps, scale))
         classes = None if labels is None else _classes(experiment, labels, n)
         size = shared_size(experiment.mesh, min(n, experiment.settings.sampling.batch_size))
@@ -144,6 +148,8 @@ class Model:
         Raises:
             UserError: For data of another shape or kind, and for a network that has no likelihood in continuous time.
         """
+        _check_untraced("log_likelihood", key, x, labels)
+        check_key(key)
         seed = int(jax.random.bits(key))
         fields = {"seed": seed, "likelihood.num_examples": 0}
         fields |= {f"likelihood.{name}": value for name, value in changes.items()}
@@ -170,11 +176,18 @@ class Model:
 
         Args:
             x: Noisy data ``(n, *event)``; gray levels as floats, with ``k`` at the middle of its bin.
-            t: A time from 0 to 1 for each example, or for all.
+            t: A time for each example, or for all; above 0, where data have some noise, and at most 1.
             labels: A class for each example, or for all.
+
+        Raises:
+            UserError: For data of another shape, and for times that are none or not one for each.
         """
-        x = jnp.asarray(x, float)
-        times = jnp.broadcast_to(jnp.asarray(t, float), x.shape[:1])
+        x, t = jnp.asarray(x, float), jnp.asarray(t, float)
+        self._check_shape("x", x)
+        if t.shape not in ((), x.shape[:1]):
+            raise UserError(f"t has shape {t.shape}; expected a time for all examples, or {len(x)} times.")
+        refuse(not_fulfilled("t", t, lambda t: (t > 0.0) & (t <= 1.0), "times above 0, at most 1"))
+        times = jnp.broadcast_to(t, x.shape[:1])
         params = self._given(self.params, None if labels is None else _classes(self.experiment, labels, len(x)))
         inner, pull = jax.vjp(self.experiment.quantization.midpoints, x)
         return pull(self.experiment.score_fn(params)(inner, times))[0]
@@ -187,6 +200,7 @@ class Model:
         Raises:
             UserError: For data of another shape or kind, and if the solver gives up.
         """
+        _check_untraced("encode", x, labels)
         source = self._source(x, labels)
         rows = np.arange(len(source))
         return self._along(encode, source.gather(rows), source.labels(rows))
@@ -197,9 +211,10 @@ class Model:
         Raises:
             UserError: For codes of another shape, and if the solver gives up.
         """
+        _check_untraced("decode", z, labels)
+        refuse(not_masked("z", z))
         codes = np.asarray(z, np.float32)
-        if codes.shape[1:] != self.data.shape:
-            raise UserError(f"z has shape {codes.shape}; expected {('n', *self.data.shape)}.".replace("'n'", "n"))
+        self._check_shape("z", codes)
         x = self._along(decode, codes, _needed_classes(self.experiment, labels, len(codes)))
         return self.experiment.quantization.quantize(x)
 
@@ -234,6 +249,9 @@ class Model:
             UserError: For observations of another shape than the operator makes, and operators and noise that the
                 method does not take.
         """
+        _check_untraced("restore", key, y, labels)
+        check_key(key)
+        refuse(not_masked("y", y))
         observed = jnp.asarray(y, jnp.float32)
         (experiment, own), count = self._guided(self._with_sampling(solver, steps, None)), len(observed)
         own_units = experiment.quantization.unscaled
@@ -280,6 +298,10 @@ class Model:
             log.info("To load it needs the network, %s: score_sde.load(%r, network=...).", self.given, str(folder))
         rest = {**state, "step": self.step, "programs": written, "given": self.given}
         return write_folder(Path(folder), settings, self.data, card, **rest)
+
+    def _check_shape(self, name: str, values: Any) -> None:
+        if values.ndim == 0 or values.shape[1:] != self.data.shape:
+            raise UserError(f"{name} has shape {values.shape}; expected {('n', *self.data.shape)}.".replace("'n'", "n"))
 
     def _program(self, decisive: Any, make: Callable[[], Any]) -> Any:
         """A compiled program, made once for all that decides it."""
@@ -345,6 +367,16 @@ def _draws(experiment: Experiment, solver: str | Solver | None, size: int) -> Ca
         return sampler.of_keys(Conditioned(params, labels), sample_keys(key, first, size), shape[1:])
 
     return jit(draw, out_shardings=batch_sharding(experiment.mesh))
+
+
+def _check_untraced(method: str, *arguments: Any) -> None:
+    """Refuse the arguments that ``jit``, ``vmap`` and ``grad`` put in the place of arrays."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments)):
+        raise UserError(
+            f"Model.{method} is called under jit, vmap or grad, but runs batch after batch and returns NumPy arrays. "
+            "Call it outside; Model.score may be traced, and so may the functions of score_sde.sampling, "
+            "score_sde.solvers and score_sde.likelihood."
+        )
 
 
 def _needed_classes(experiment: Experiment, labels: Any, count: int) -> np.ndarray | None:

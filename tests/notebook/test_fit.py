@@ -1,12 +1,16 @@
 """Training from arrays: the law that is learned, the units of the data, and a directory that is trained further."""
 
+import logging
+
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
 import score_sde
 from score_sde.chains import DDPM
 from score_sde.errors import UserError
+from score_sde.notebook.fitting import _told
 
 SMALL = {"model.features": 32, "model.num_blocks": 1}
 STD, CORRELATION = np.array([3.0, 0.02]), 0.8
@@ -164,6 +168,8 @@ WRONG = {
     ),
     "process by name": (gaussian(9), {"process": "vpp"}, "Did you mean 'vp'"),
     "held out": (np.eye(4), {"held_out": np.eye(3)}, "held_out is"),
+    "masked": (np.ma.masked_greater(np.eye(4), 0.5), {}, "data is a masked array, of whose numbers 4 are hidden"),
+    "masked labels": (np.eye(3), {"labels": np.ma.masked_equal([0, 1, 0], 1)}, "labels is a masked array"),
 }
 
 
@@ -184,6 +190,55 @@ def test_data_to_measure_are_of_the_shape_and_the_kind_of_the_data(model, key):
         model.sample(key, 1, solver="huen")
     with pytest.raises(UserError, match="tolerance"):
         model.log_likelihood(key, np.zeros((2, 2)), tolerance=7.0)
+
+
+MISUSED = {
+    "half a sample": (lambda m, key: m.sample(key, 2.5), "n is 2.5; expected a whole number of at least 1"),
+    "no sample": (lambda m, key: m.sample(key, 0), "n is 0"),
+    "first": (lambda m, key: m.sample(key, 1, first=-1), "first is -1; expected a whole number from 0"),
+    "seed": (lambda m, key: m.sample(0, 1), "The key is of type int"),
+    "keys": (lambda m, key: m.log_likelihood(jax.random.split(key), np.eye(2)), r"array of keys of shape \(2,\)"),
+    "no time": (lambda m, key: m.score(np.eye(2), 0.0), "t is 0.0; expected times above 0, at most 1"),
+    "late": (lambda m, key: m.score(np.eye(2), np.array([0.5, 1.5])), "expected times above 0, at most 1"),
+    "times": (lambda m, key: m.score(np.eye(2), np.ones(3)), r"t has shape \(3,\); expected a time for all .* or 2"),
+    "columns": (lambda m, key: m.score(np.eye(3), 0.5), r"x has shape \(3, 3\); expected \(n, 2\)"),
+    "hidden": (lambda m, key: m.encode(np.ma.masked_less(np.eye(2), 0.5)), "2 are hidden"),
+    "jit": (lambda m, key: jax.jit(lambda key: m.sample(key, 1))(key), "Model.sample is called under jit, vmap or"),
+    "vmap": (lambda m, key: jax.vmap(m.encode)(np.ones((2, 1, 2))), "Model.encode is called under jit, vmap or"),
+}
+
+
+@pytest.fixture
+def annotations_unchecked():
+    """As outside of the tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize("case", MISUSED)
+def test_calls_that_mean_nothing_are_refused_and_leave_the_model_as_it_was(model, key, case):
+    """What is compiled for one call serves later ones: a number of samples that is none must not decide it."""
+    call, message = MISUSED[case]
+    with pytest.raises(UserError, match=message):
+        call(model, key)
+    assert model.sample(key, 3).shape == (3, 2)
+
+
+def test_the_score_can_be_traced_at_any_times(model):
+    x = np.full((2, 2), MEAN, np.float32)
+    traced = jax.jit(lambda t: model.score(x, t))(np.array([0.5, 0.0]))
+    np.testing.assert_allclose(traced[0], model.score(x[:1], 0.5)[0], rtol=1e-4)
+
+
+def test_progress_is_told_once_though_other_libraries_set_up_logging(monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    for _ in range(2):
+        with _told(True):
+            logging.basicConfig()
+            logging.getLogger("score_sde.test").info("a step")
+    assert capsys.readouterr().err == "a step\na step\n"
 
 
 @pytest.mark.slow
