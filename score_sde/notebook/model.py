@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array
 
 from score_sde.arguments import check_key, not_fulfilled, not_masked, not_whole
@@ -38,6 +37,7 @@ from score_sde.likelihood.latents import decode, encode
 from score_sde.modes.folder import write_folder
 from score_sde.modes.guiding import guided_by_classifier
 from score_sde.modes.workdir import check_limit
+from score_sde.notebook.inputs import check_untraced, classes_of, needed_classes
 from score_sde.notebook.likelihood import Likelihood
 from score_sde.report.card import model_card
 from score_sde.solvers import Solver
@@ -114,12 +114,12 @@ class Model:
             UserError: For unknown solvers, classes that the model does not have, guidance by classes of a model that
                 has no score without them, and samples that are not finite.
         """
-        _check_untraced("sample", key, n, labels, first)
+        check_untraced("sample", key, n, labels, first)
         check_key(key)
         refuse([*not_whole("n", n, 1), *not_whole("first", first, 0, 2**32 - 1)])
         n, first = int(n), int(first)
         experiment, params = self._guided(self._with_sampling(solver, steps, scale))
-        classes = None if labels is None else _classes(experiment, labels, n)
+        classes = None if labels is None else classes_of(experiment, labels, n)
         size = shared_size(experiment.mesh, min(n, experiment.settings.sampling.batch_size))
         decisive = ("sample", experiment.settings, repr(solver), size, classes is None)
         program = self._program(decisive, lambda: _draws(experiment, solver, size))
@@ -148,7 +148,7 @@ class Model:
         Raises:
             UserError: For data of another shape or kind, and for a network that has no likelihood in continuous time.
         """
-        _check_untraced("log_likelihood", key, x, labels)
+        check_untraced("log_likelihood", key, x, labels)
         check_key(key)
         seed = int(jax.random.bits(key))
         fields = {"seed": seed, "likelihood.num_examples": 0}
@@ -188,7 +188,7 @@ class Model:
             raise UserError(f"t has shape {t.shape}; expected a time for all examples, or {len(x)} times.")
         refuse(not_fulfilled("t", t, lambda t: (t > 0.0) & (t <= 1.0), "times above 0, at most 1"))
         times = jnp.broadcast_to(t, x.shape[:1])
-        params = self._given(self.params, None if labels is None else _classes(self.experiment, labels, len(x)))
+        params = self._given(self.params, None if labels is None else classes_of(self.experiment, labels, len(x)))
         inner, pull = jax.vjp(self.experiment.quantization.midpoints, x)
         return pull(self.experiment.score_fn(params)(inner, times))[0]
 
@@ -200,7 +200,7 @@ class Model:
         Raises:
             UserError: For data of another shape or kind, and if the solver gives up.
         """
-        _check_untraced("encode", x, labels)
+        check_untraced("encode", x, labels)
         source = self._source(x, labels)
         rows = np.arange(len(source))
         return self._along(encode, source.gather(rows), source.labels(rows))
@@ -211,11 +211,11 @@ class Model:
         Raises:
             UserError: For codes of another shape, and if the solver gives up.
         """
-        _check_untraced("decode", z, labels)
+        check_untraced("decode", z, labels)
         refuse(not_masked("z", z))
         codes = np.asarray(z, np.float32)
         self._check_shape("z", codes)
-        x = self._along(decode, codes, _needed_classes(self.experiment, labels, len(codes)))
+        x = self._along(decode, codes, needed_classes(self.experiment, labels, len(codes)))
         return self.experiment.quantization.quantize(x)
 
     def restore(
@@ -249,7 +249,7 @@ class Model:
             UserError: For observations of another shape than the operator makes, and operators and noise that the
                 method does not take.
         """
-        _check_untraced("restore", key, y, labels)
+        check_untraced("restore", key, y, labels)
         check_key(key)
         refuse(not_masked("y", y))
         observed = jnp.asarray(y, jnp.float32)
@@ -269,7 +269,7 @@ class Model:
             iterations=iterations,
             data_std=experiment.settings.conditioning.data_std,
         )
-        params = self._given(own, _needed_classes(experiment, labels, count))
+        params = self._given(own, needed_classes(experiment, labels, count))
         draw = jit(lambda params, keys: sampler.of_keys(params, keys, experiment.event_shape))
         x, _, success = gathered(draw(params, sample_keys(key, 0, count)))
         check_samples(x, success, experiment.settings.sampling.max_steps)
@@ -347,7 +347,7 @@ class Model:
         examples = checked_examples("x", x, levels)
         if examples.shape[1:] != self.data.shape:
             raise UserError(f"x has examples of shape {examples.shape[1:]}; expected {self.data.shape}.")
-        return ArraySource(self.data.info, examples, _needed_classes(self.experiment, labels, len(examples)))
+        return ArraySource(self.data.info, examples, needed_classes(self.experiment, labels, len(examples)))
 
     @staticmethod
     def _given(params: Params, labels: Any) -> Params:
@@ -367,44 +367,3 @@ def _draws(experiment: Experiment, solver: str | Solver | None, size: int) -> Ca
         return sampler.of_keys(Conditioned(params, labels), sample_keys(key, first, size), shape[1:])
 
     return jit(draw, out_shardings=batch_sharding(experiment.mesh))
-
-
-def _check_untraced(method: str, *arguments: Any) -> None:
-    """Refuse the arguments that ``jit``, ``vmap`` and ``grad`` put in the place of arrays."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments)):
-        raise UserError(
-            f"Model.{method} is called under jit, vmap or grad, but runs batch after batch and returns NumPy arrays. "
-            "Call it outside; Model.score may be traced, and so may the functions of score_sde.sampling, "
-            "score_sde.solvers and score_sde.likelihood."
-        )
-
-
-def _needed_classes(experiment: Experiment, labels: Any, count: int) -> np.ndarray | None:
-    """The classes of given examples, which a model of classes, or a classifier, must know."""
-    if labels is None and experiment.sampled_classes:
-        none = ", or -1 for none" if _knows_none(experiment) else ""
-        raise UserError(f"The model knows classes; give labels, one for each or one for all{none}.")
-    return None if labels is None else _classes(experiment, labels, count)
-
-
-def _knows_none(experiment: Experiment) -> bool:
-    """Whether -1 stands for no class: training dropped labels, and no classifier guides to a class."""
-    return experiment.classifier is None and experiment.settings.conditioning.null_probability > 0.0
-
-
-def _classes(experiment: Experiment, labels: Any, count: int) -> np.ndarray:
-    given, classifier = np.asarray(labels), experiment.classifier
-    classes = experiment.num_classes if classifier is None else classifier.num_classes
-    least = -1 if _knows_none(experiment) else 0
-    if not classes:
-        raise UserError("The model was trained without labels, and knows no classes; leave labels out.")
-    if (
-        given.dtype.kind not in "iu"
-        or given.shape not in ((), (count,))
-        or not (least <= given.min() <= given.max() < classes)
-    ):
-        raise UserError(
-            f"labels are {given.dtype} of shape {given.shape}, {np.unique(given)[:5]}; expected classes from 0 to "
-            f"{classes - 1}{', or -1 for none' * (least < 0)}: one, or {count}."
-        )
-    return np.broadcast_to(given.astype(np.int32), (count,))
