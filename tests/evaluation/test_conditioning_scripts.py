@@ -1,10 +1,14 @@
-"""The tables of experiments/conditioning are made of the reports that are there, and measure nothing twice."""
+"""The tables of experiments/conditioning: made of the reports that are there, and of what they say they are."""
 
 import json
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from score_sde.conditioning import classifier_free
+from score_sde.sdes import VP
 from tests.scripts import EXPERIMENTS, load_script
 
 METRICS = ("frechet", "precision", "recall")
@@ -51,3 +55,30 @@ def test_a_table_is_made_of_the_reports_that_are_there(tmp_path, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", [name, "--workdir=nowhere", f"--out={tmp_path}", *flags])
     script.main()
     assert row in capsys.readouterr().out.splitlines()
+
+
+def test_projected_guidance_is_what_the_table_says_it_is():
+    """With its parallel part the guidance is classifier-free; without, its update is orthogonal, as short as asked."""
+    script = load_script(EXPERIMENTS / "conditioning" / "projected.py")
+    rng, sde = np.random.RandomState(0), VP()
+    given, free, x = (jnp.asarray(rng.randn(3, 4, 4, 1), jnp.float32) for _ in range(3))
+    t = jnp.array([0.1, 0.5, 0.9])
+    scores = (lambda x, t: given, lambda x, t: free)
+
+    def update(**numbers):
+        found = script.Projected(*scores, sde, script.Numbers(**numbers))(x, t)
+        m, s = (c[:, None, None, None] for c in sde.marginal(t))
+        return np.asarray(s**2 / m * (found - given)), np.asarray((x + s**2 * given) / m)
+
+    whole, _ = update(scale=3.0, parallel=1.0)
+    plain = classifier_free(*scores, 3.0)(x, t)
+    np.testing.assert_allclose(
+        script.Projected(*scores, sde, script.Numbers(3.0, parallel=1.0))(x, t), plain, rtol=1e-4
+    )
+    rest, denoised = update(scale=3.0)
+    sizes = [np.sqrt((part**2).sum(axis=(1, 2, 3))) for part in (rest, denoised, whole)]
+    assert (np.abs((rest * denoised).sum(axis=(1, 2, 3))) < 1e-4 * sizes[0] * sizes[1]).all()
+    assert (sizes[0] < sizes[2]).all()
+    short, _ = update(scale=2.0, norm=0.01, parallel=1.0)
+    np.testing.assert_allclose(np.sqrt((short**2).sum(axis=(1, 2, 3))), 0.01, rtol=1e-3)
+    np.testing.assert_array_equal(script.Projected(*scores, sde, script.Numbers(1.0))(x, t), given)
