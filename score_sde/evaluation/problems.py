@@ -63,11 +63,11 @@ class Problem(abc.ABC):
 
 
 class CorrelatedGaussian(Problem):
-    """``N(0, C)`` in 16 dimensions with ``C_ij = 0.25 * 0.8^|i - j|``."""
+    """``N(0, C)``, by default in 16 dimensions, with ``C_ij = 0.25 * 0.8^|i - j|``."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int = 16) -> None:
         """Diagonalize the covariance."""
-        index = np.arange(16)
+        index = np.arange(dim)
         self.variances, self.basis = np.linalg.eigh(0.25 * 0.8 ** np.abs(index[:, None] - index[None]))
 
     def score_in_frame(self, y: Batch, mean_coeff: Times, std: Times) -> Batch:
