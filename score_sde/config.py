@@ -215,8 +215,9 @@ def changed_fields(
     """
     old, new = ({**leaves(default_config()), **leaves(fields)} for fields in (recorded, config))
     lines = differing_fields(old, json.loads(json.dumps(new)))
-    idle = {name for name, kind in FIELDS.items() if kind.when and kind.when.failing(old) and kind.when.failing(new)}
     names = [line.split(":")[0] for line in lines]
+    kinds = FIELDS.of(names)
+    idle = {name for name, kind in kinds.items() if kind.when and kind.when.failing(old) and kind.when.failing(new)}
     return [
         line
         for name, line in zip(names, lines, strict=True)

@@ -5,7 +5,8 @@ of its class in ``kinds``: ``or_zero``, ``even``, ``distinct``, ``or_empty``, ``
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
 from typing import Any
 
 from score_sde.fields.conditions import When
@@ -23,15 +24,24 @@ class Group(Mapping[str, Any]):
     """
 
     def __getitem__(self, name: str) -> Any:
-        if name not in {field.name for field in dataclasses.fields(self)}:
+        if name not in _names(type(self)):
             raise KeyError(name)
         return getattr(self, name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(field.name for field in dataclasses.fields(self)))
+        return iter(_names(type(self)))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+    def items(self) -> ItemsView[str, Any]:
+        """All at once, since settings are taken apart often."""
+        return {name: getattr(self, name) for name in self}.items()
+
+
+@functools.cache
+def _names(group: type[Group]) -> tuple[str, ...]:
+    return tuple(sorted(field.name for field in dataclasses.fields(group)))
 
 
 class Options(dict[str, Any]):

@@ -1,7 +1,8 @@
 """All fields of a run as one frozen object, and the checks that turn a nested configuration into it."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from dataclasses import MISSING, field
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -64,7 +65,7 @@ class Settings(Top):
         """
         given = leaves(config)
         refuse(wrong_names(given) + wrong_values(given))
-        values = nested({name: FIELDS[name].typed(value) for name, value in given.items()})
+        values = nested(given | {name: FIELDS[name].typed(value) for name, value in _not_default(given).items()})
         groups = {group: GROUPS[group](**values.pop(group)) for group in filter(None, GROUPS)}
         return cls(**values, **groups)
 
@@ -85,11 +86,15 @@ class Settings(Top):
         >>> Settings().reads("sampling.snr"), Settings().with_("sampling", corrector="langevin").reads("sampling.snr")
         (False, True)
         """
-        return (FIELDS[name].when or When()).failing(leaves(self)) is None
+        return (FIELDS[name].when or When()).failing(self._leaves) is None
+
+    @functools.cached_property
+    def _leaves(self) -> Mapping[str, Any]:
+        return leaves(self)
 
     def to_dict(self) -> dict[str, Any]:
         """A nested dictionary of plain values, for records."""
-        return nested(leaves(self))
+        return nested(self._leaves)
 
 
 #: The groups by their names in a configuration; the fields of the first one stand at its top.
@@ -122,10 +127,18 @@ class _Fields(Mapping[str, Kind]):
     def __len__(self) -> int:
         return len(self._named)
 
+    def items(self) -> ItemsView[str, Kind]:
+        """All at once, since there are hundreds."""
+        return self._named.items()
+
+    def of(self, names: Iterable[str]) -> dict[str, Kind]:
+        """The kinds of those names that are of fields."""
+        return {name: self._named.get(name) or self[name] for name in names if name in self._named or name in self}
+
 
 OPTION = Option()
 #: Every field under its dotted name.
-FIELDS: Mapping[str, Kind] = _Fields(
+FIELDS = _Fields(
     {
         f"{group}.{one.name}".lstrip("."): _within(cls, one.metadata["kind"])
         for group, cls in GROUPS.items()
@@ -133,8 +146,6 @@ FIELDS: Mapping[str, Kind] = _Fields(
         if "kind" in one.metadata
     }
 )
-#: Every field with its default; arguments with a field's meaning take their defaults from here.
-DEFAULTS = Settings()
 
 
 def leaves(config: Nested, prefix: str = "") -> dict[str, Any]:
@@ -145,11 +156,21 @@ def leaves(config: Nested, prefix: str = "") -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        if isinstance(value, Nested):
+        if hasattr(value, "items"):  # as Nested has it; to ask for that takes ten times as long
             flat.update(leaves(value, f"{prefix}{name}."))
         else:
             flat[prefix + name] = list(value) if isinstance(value, list) else value
     return flat
+
+
+#: Every field with its default; arguments with a field's meaning take their defaults from here.
+DEFAULTS = Settings()
+_VALID: Mapping[str, Any] = MappingProxyType(leaves(DEFAULTS))
+
+
+def _not_default(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are not the very objects of the defaults, which are valid and have their types."""
+    return {name: value for name, value in given.items() if name not in _VALID or value is not _VALID[name]}
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +191,8 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def wrong_names(given: Mapping[str, Any]) -> list[str]:
     """Sentences about unknown fields, and one about missing ones."""
-    unknown = [f"Unknown config field '{name}'.{nearest(name, FIELDS)}" for name in given if name not in FIELDS]
+    known = FIELDS.of(given)
+    unknown = [f"Unknown config field '{name}'.{nearest(name, FIELDS)}" for name in given if name not in known]
     missing = ", ".join(sorted(set(FIELDS) - set(given)))
     lacking = f"The config lacks {missing}: start from score_sde.config.default_config()."
     return unknown + [lacking] * bool(missing)
@@ -178,5 +200,6 @@ def wrong_names(given: Mapping[str, Any]) -> list[str]:
 
 def wrong_values(given: Mapping[str, Any]) -> list[str]:
     """Sentences about invalid values."""
-    described = {name: value for name, value in given.items() if name in FIELDS}
-    return [problem for name, value in described.items() if (problem := FIELDS[name].problem(name, value)) is not None]
+    asked = _not_default(given)
+    kinds = FIELDS.of(asked)
+    return [said for name, kind in kinds.items() if (said := kind.problem(name, asked[name])) is not None]
