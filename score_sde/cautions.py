@@ -19,7 +19,7 @@ from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.models.registry import NETWORKS
 from score_sde.models.sizes import map_sizes, padded_size
 from score_sde.outside.parts import Part
-from score_sde.parameterization import PARAMETERIZATIONS
+from score_sde.parameterization import CONDITIONS, PARAMETERIZATIONS
 from score_sde.quantization import PLACES, Quantization
 from score_sde.standardization import Standardization
 from score_sde.training.ema import reconstruction_error, reconstruction_weights
@@ -28,6 +28,8 @@ _EXAMPLES = 10_000  # whose mean and deviation are taken
 _NUMBERS = 2**25  # in these examples
 _LEFT = 0.1  # share of the initialization in an average that deserves a warning
 _ROUGH = 0.05  # error of a reconstructed average
+_PERIODS = 1000.0  # of waves, from the least noise to the most; NCSN++ has 136
+_FEW_PERIODS = 100.0
 _PADDED = 1.5  # times as much work for padding
 _MANY = 400  # snapshots, which reconstruct every width well
 
@@ -105,7 +107,8 @@ def run_cautions(config: Settings, group: str = "training") -> Iterator[str]:
 
 
 def network_cautions(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
-    """Sentences about attention on feature maps that the network does not have, and about much padding."""
+    """Sentences about noise that the network cannot tell, attention on maps that it lacks, and much padding."""
+    yield from _waves(config)
     model = config.model
     if not config.reads("model.attention_resolutions") or len(event_shape) < 2:
         return
@@ -123,6 +126,22 @@ def network_cautions(config: Settings, event_shape: tuple[int, ...]) -> Iterator
             f"The network halves data of {'x'.join(map(str, size))} {plural(levels - 1, 'time')}, for which it pads "
             f"them to {'x'.join(map(str, padded))}: {share:.1f} times the work. Take fewer entries in "
             "config.model.channel_multipliers."
+        )
+
+
+def _waves(config: Settings) -> Iterator[str]:
+    """The sentence about waves of the noise condition that are too short for neighboring levels to look alike."""
+    if not config.reads("model.fourier_scale"):
+        return
+    kind, scale, sde = PARAMETERIZATIONS[config.parameterization.output], config.model.fourier_scale, make_sde(config)
+    name = {**config.parameterization, **kind.fixed}["condition_on"]
+    ends = CONDITIONS[name](sde, jnp.array([config.objective.t_min, 1.0]), config.parameterization.num_scales)
+    if (periods := scale * float(jnp.abs(ends[1] - ends[0]))) > _PERIODS:
+        yield (
+            f"config.model.fourier_scale is {scale:g}, and config.parameterization.condition_on={name} takes the waves "
+            f"of the noise through about {periods:,.0f} periods: neighboring noise levels look unrelated to the "
+            "network. Set config.parameterization.condition_on=log_noise, or config.model.fourier_scale="
+            f"{_FEW_PERIODS * scale / periods:.2g}."
         )
 
 

@@ -1,5 +1,6 @@
 """What the user's own numbers mean is said before training: where they are far off, and only there."""
 
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -152,6 +153,19 @@ def test_attention_that_the_network_does_not_have_is_told():
     config = configured("vp/digits_ddpmpp", **{"model.channel_multipliers": "1,"})
     (said,) = network_cautions(config, (8, 8, 1))
     assert "has 4, and the feature maps have heights 8" in said
+
+
+@pytest.mark.parametrize("name", ["edm2", "ncsnpp"])
+def test_noise_that_the_network_cannot_tell_is_told_and_the_advice_helps(name):
+    given = {"model.name": name, "model.embedding": "fourier"}
+    (said,) = network_cautions(configured("vp/digits_ddpmpp", **given), (8, 8, 1))
+    assert "condition_on=time takes the waves of the noise through about 15,984 periods" in said
+    advised = re.findall(r"config\.([\w.]+)=([\w.]+)\b(?! takes)", said)
+    assert [field for field, _ in advised] == ["parameterization.condition_on", "model.fourier_scale"]
+    for field, value in advised:
+        assert not [*network_cautions(configured("vp/digits_ddpmpp", **given, **{field: value}), (8, 8, 1))]
+    edm = {"parameterization.output": "edm"}  # which is told the logarithm whatever the field says
+    assert not [*network_cautions(configured("vp/digits_ddpmpp", **given, **edm), (8, 8, 1))]
 
 
 def test_noise_of_a_likelihood_that_the_network_was_not_trained_with_is_told():

@@ -162,6 +162,7 @@ TRAINING = {
     ),
     "ncsnpp": (IMAGES | {"model.name": "ncsnpp"}, (8, 8, 1)),
     "ddpm": (IMAGES | {"model.name": "ddpm"}, (8, 8, 1)),
+    "edm2": (IMAGES | {"model.name": "edm2"}, (8, 8, 1)),
     "ncsnv2": ({"model.features": 32, "model.name": "ncsnv2_64", "sde.name": "ve"}, (8, 8, 1)),
     "an autoencoder": ({"model.name": "vae", "objective.kind": "bound"}, (8, 8, 1)),
     "the end of the flow": ({"objective.kind": "consistency", "objective.gap_every": 5}, (2,)),
