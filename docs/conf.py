@@ -8,6 +8,9 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # of the notebooks
 
+from extensions.signatures import Unevaluated  # noqa: E402
+
+sys.meta_path.insert(0, Unevaluated)
 import score_sde  # noqa: E402
 
 project = "score_sde"
@@ -15,6 +18,7 @@ author = "The score_sde developers"
 version = release = score_sde.__version__
 extensions = [
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "myst_nb",
@@ -42,6 +46,8 @@ nb_merge_streams = True
 autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": True}
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+autosummary_generate = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

@@ -3,8 +3,6 @@
 References of docstrings to names of the package that the reference describes elsewhere are found too.
 """
 
-import importlib
-import operator
 import re
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,11 @@ from urllib.parse import unquote
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.domains.python import PythonDomain
-from sphinx.transforms import SphinxTransform
+from sphinx.environment import BuildEnvironment
+from sphinx.ext.autosummary import ImportExceptionGroup, import_by_name
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
-from extensions.public_names import described, home_of, is_made, modules_of
+from extensions.public_names import described, home_of, modules_of
 from score_sde.fields import FIELDS
 from score_sde.modes import MODES
 
@@ -26,22 +24,29 @@ _PAGES = re.compile(r"(?:docs/)?([\w/]+)\.md")
 _FIELD = re.compile(r"(?:--)?(?:config\.)?([\w.]+?)(?:=.*)?")
 
 
-class Literals(SphinxTransform):
-    """Mark the literals that name a field, a mode or a page; on the page of fields, make their rows anchors."""
+class LiteralLinks(SphinxPostTransform):
+    """Make literals that name a field, a mode or a page links; on the page of fields, make their rows anchors."""
 
-    default_priority = 400
+    default_priority = 5  # before Sphinx resolves references
 
-    def apply(self, **_: Any) -> None:
+    def run(self, **_: Any) -> None:
         """Go through the literals of a page."""
+        for name in self.document.findall(addnodes.pending_xref):
+            name.attributes.pop("refspecific", None)  # by which Sphinx would guess
         here, rows = self.env.current_document.docname, set()
-        for literal in self.document.findall(nodes.literal):
+        for literal in list(self.document.findall(nodes.literal)):
             text = literal.astext()
             if here == "fields" and text in _FIELDS:
-                if text not in rows:
-                    literal["ids"].append(_anchor(text))
+                literal["ids"] += [_anchor(text)] * (text not in rows)
                 rows.add(text)
-            elif not isinstance(literal.parent, (nodes.reference, addnodes.pending_xref, nodes.title)):
-                literal["to"] = self._target(text, here)
+            elif isinstance(literal.parent, (nodes.reference, addnodes.pending_xref, nodes.title)):
+                continue
+            elif (target := self._target(text, here)) is not None:
+                page, anchor = target
+                uri = self.app.builder.get_relative_uri(here, page) + anchor
+                link = nodes.reference("", "", internal=True, refuri=uri)
+                literal.replace_self(link)
+                link.append(literal)
 
     def _target(self, text: str, here: str) -> tuple[str, str] | None:
         if (field := _FIELD.fullmatch(text)) and field[1] in _FIELDS and "." in field[1]:
@@ -55,132 +60,70 @@ class Literals(SphinxTransform):
         return None
 
 
-class LiteralLinks(SphinxPostTransform):
-    """Make the marked literals links."""
-
-    default_priority = 5
-
-    def run(self, **_: Any) -> None:
-        """Go through the literals of a page."""
-        here = self.env.current_document.docname
-        for literal in list(self.document.findall(nodes.literal)):
-            if (target := literal.attributes.pop("to", None)) is not None:
-                page, anchor = target
-                uri = self.app.builder.get_relative_uri(here, page) + anchor
-                link = nodes.reference("", "", internal=True, refuri=uri)
-                literal.replace_self(link)
-                link.append(literal)
-
-
 def _anchor(field: str) -> str:
     return "field-" + field.replace(".", "-").replace("_", "-")
 
 
-class Names:
-    """The names of the package, by the names under which the reference describes them."""
+def paths_of(app: Sphinx) -> dict[tuple[str, str], str]:
+    """The paths of the reference, by the homes and names of what they lead to."""
+    if not hasattr(app, "paths_of_names"):
+        app.paths_of_names = described(modules_of(Path(app.srcdir) / "reference"))  # type: ignore[attr-defined]
+    return app.paths_of_names  # type: ignore[attr-defined]
 
-    def __init__(self, app: Sphinx) -> None:
-        """Import all modules of the reference."""
-        self.paths = described(modules_of(Path(app.srcdir) / "reference"))
-        self.modules = {path.rpartition(".")[0] for path in self.paths.values()}
 
-    def path(self, target: str, modules: list[str]) -> tuple[bool, str | None]:
-        """Whether a name exists, seen from some modules, and its path on the pages."""
-        for prefix in [*modules, ""]:
-            if (found := self._resolve(f"{prefix}.{target}".strip("."))) is not None:
-                return True, found or None
-        return False, None
-
-    def _resolve(self, path: str) -> str | None:
-        """The path on the pages of the object at a dotted path: empty if no page has it, None if nothing is there."""
-        parts = path.split(".")
-        if parts[0] != "score_sde":
-            return None
-        for length in range(len(parts), 0, -1):
-            try:
-                module = importlib.import_module(".".join(parts[:length]))
-            except (ImportError, ValueError):
-                continue
-            if length == len(parts):
-                return path if path in self.modules else ""
-            try:
-                operator.attrgetter(".".join(parts[length:]))(module)
-            except AttributeError:
-                return None
-            first, *rest = parts[length:]
-            found = self.paths.get((home_of(module.__name__, first), first))
-            return "" if found is None else ".".join([found, *rest])
+def _anywhere(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, contnode: Any) -> Any:
+    """Resolve a reference by any path that a program may import a name by; what is on no page becomes no link."""
+    if node.get("refdomain") != "py":
         return None
-
-
-class References(SphinxPostTransform):
-    """Bring references to names of the package to the paths of the reference, as their modules know them."""
-
-    default_priority = 5  # before Sphinx resolves them
-
-    def run(self, **_: Any) -> None:
-        """Go through the references of a page."""
-        for node in list(self.document.findall(addnodes.pending_xref)):
-            if node.get("refdomain") != "py":
-                continue
-            node.attributes.pop("refspecific", None)  # by which Sphinx would guess
-            module, cls = node.get("py:module") or "", node.get("py:class") or ""
-            around = [f"{module}.{cls}".strip("."), module] if module else []
-            exists, path = _names(self.app).path(node["reftarget"].lstrip("."), around)
-            if path is not None:
-                node["reftarget"] = path
-            elif exists:  # but no page describes it
-                node.replace_self(node.children)
-
-
-def _home(app: Sphinx, module: str, name: str) -> str | None:
-    """The module whose source has a constant that another module describes; Sphinx finds classes and functions."""
-    del app
-    first = name.partition(".")[0]
+    target, module, cls = node["reftarget"].lstrip("."), node.get("py:module"), node.get("py:class")
+    around = [f"{module}.{cls}", module] if module and cls else [module]
     try:
-        value = operator.attrgetter(name)(importlib.import_module(module))
-    except AttributeError:  # a field without a default, which only objects have
-        return None
-    of_python = getattr(value, "__module__", None) == "builtins"  # such as a number with its type
-    return home_of(module, first) if of_python or (first == name and not is_made(value)) else None
+        path, _, _, home = import_by_name(target, [None] if target.startswith("score_sde") else around)
+        first, dot, rest = path.removeprefix(f"{home}.").partition(".")
+        found = paths_of(app).get((home_of(home, first), first)) if home.startswith("score_sde") else None
+    except ImportExceptionGroup:  # such as the type of an argument, which only the home of its function imports
+        found, dot, rest = {name: path for (_, name), path in paths_of(app).items()}.get(target), "", ""
+        if found is None:
+            return None
+    if found is None:
+        return contnode
+    python = env.domains.python_domain
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", f"{found}{dot}{rest}", node, contnode)
+
+
+def _home(app: Sphinx, module: str, name: str) -> str:
+    """The module whose source has what another module describes; Sphinx finds classes and functions only."""
+    del app
+    return home_of(module, name.partition(".")[0])
 
 
 #: Links from the pages of sources back to the reference.
-_BACK = re.compile(r'(<a class="viewcode-back" href="[^"#]*)(#[^"]*)(">)')
+_BACK = re.compile(r'(<a class="viewcode-back" href="[^"#]*)#([^"]*)(">)')
 
 
 def _back(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Mend these links: a module may be described under several names, and Sphinx takes one for all of them."""
     del templatename, doctree
-    if pagename.startswith("_modules/") and "body" in context:
-        module, domain = pagename.removeprefix("_modules/").replace("/", "."), app.env.domains["py"]
-        assert isinstance(domain, PythonDomain)
+    if not pagename.startswith("_modules/score_sde") or "body" not in context:
+        return
+    module, objects = pagename.removeprefix("_modules/").replace("/", "."), app.env.domains.python_domain.objects
+    taken = app.env._viewcode_modules[module][3]  # type: ignore[attr-defined]
 
-        def mended(link: re.Match[str]) -> str:
-            shown = unquote(link[2]).removeprefix("#")
-            for length in range(1, shown.count(".") + 1):
-                name = ".".join(shown.split(".")[-length:])
-                _, path = _names(app).path(f"{module}.{name}", [])
-                if path in domain.objects:
-                    entry = domain.objects[path]
-                    uri = app.builder.get_relative_uri(pagename, entry.docname)
-                    return f'<a class="viewcode-back" href="{uri}#{entry.node_id}{link[3]}'
+    def mended(link: re.Match[str]) -> str:
+        first, dot, rest = unquote(link[2]).removeprefix(f"{taken}.").partition(".")
+        entry = objects.get(f"{paths_of(app).get((module, first))}{dot}{rest}")
+        if entry is None:
             return link[0]
+        uri = app.builder.get_relative_uri(pagename, entry.docname)
+        return f'<a class="viewcode-back" href="{uri}#{entry.node_id}{link[3]}'
 
-        context["body"] = _BACK.sub(mended, context["body"])
-
-
-def _names(app: Sphinx) -> Names:
-    if not hasattr(app, "names_of_the_package"):
-        app.names_of_the_package = Names(app)  # type: ignore[attr-defined]
-    return app.names_of_the_package  # type: ignore[attr-defined]
+    context["body"] = _BACK.sub(mended, context["body"])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Link literals as pages are read, and names as links are resolved."""
-    app.add_transform(Literals)
+    """Link literals and names as references are resolved."""
     app.add_post_transform(LiteralLinks)
-    app.add_post_transform(References)
+    app.connect("missing-reference", _anywhere)
     app.connect("viewcode-follow-imported", _home)
     app.connect("html-page-context", _back)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

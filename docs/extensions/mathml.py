@@ -1,62 +1,57 @@
 """Formulas as MathML, which browsers draw by themselves: the site needs no scripts and no network for them."""
 
-import itertools
 import re
+from collections.abc import Mapping
 from html import escape
 from typing import Any
-from xml.etree import ElementTree
 
 from docutils import nodes
-from latex2mathml.converter import convert
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.util import logging
 
 _NUMBER = re.compile(r"\\tag\{([^}]*)\}")
-#: Commands that the converter does not know, and what stands for them.
-_SPELLED = {r"\lt": "<", r"\gt": ">", r"\lVert": r"\Vert", r"\rVert": r"\Vert", r"\lbrace": r"\{", r"\rbrace": r"\}"}
-_NAMESPACE = "http://www.w3.org/1998/Math/MathML"
-_FUNCTIONS = frozenset({"log", "exp", "min", "max", "sin", "cos", "tan", "arg"})
-_ALPHABETS = {"double-struck": 0x1D538, "bold": 0x1D400}  # browsers read letters, not the attribute
-_OLD_LETTERS = dict(zip("CHNPQRZ", "\u2102\u210d\u2115\u2119\u211a\u211d\u2124", strict=True))
+#: What the converter of docutils does not know: commands, and digits that are arguments without braces.
+_SPELLED = {
+    r"\\lt(?![A-Za-z])": "<",
+    r"\\gt(?![A-Za-z])": ">",
+    r"\\dots(?![A-Za-z])": r"\\ldots",
+    r"(\\t?frac)\s*(\d)\s*(\d)": r"\1{\2}{\3}",
+}
+_SPACE = '<mspace width="0.17em"/>'
+#: What browsers draw otherwise than TeX: functions without parentheses or behind a factor have a space, bars a height.
+_DRAWN = {
+    r"<mo>&ApplyFunction;</mo>(?!\s*<mo[^>]*>[(\[])": _SPACE,
+    rf"(</(?!mo)\w+>)(?=\s*<mi>\w+</mi>\s*(?:<mo>&ApplyFunction;|{_SPACE}))": rf"\1{_SPACE}",
+    r"<mo[^>]*>\u2016": '<mo stretchy="false">\u2016',
+}
 
 
-def mathml(latex: str, *, display: bool) -> str:
-    """A formula as a ``<math>`` element."""
-    for command, simple in _SPELLED.items():
-        latex = re.sub(re.escape(command) + r"(?![A-Za-z])", lambda _, simple=simple: f"{simple} ", latex)
-    formula = ElementTree.fromstring(convert(latex, display="block" if display else "inline"))
-    for element in list(formula.iter()):
-        _mend(element)
-    ElementTree.register_namespace("", _NAMESPACE)
-    return ElementTree.tostring(formula, encoding="unicode")
+def mathml(node: nodes.math | nodes.math_block) -> str:
+    """A formula as a ``<math>`` element, without its number."""
+    latex = _changed(_NUMBER.sub("", node.astext()).strip(), _SPELLED)
+    try:
+        return _changed(tex2mathml(latex, as_block=isinstance(node, nodes.math_block)), _DRAWN)
+    except MathError as error:
+        logging.getLogger(__name__).warning("%s: %s", latex, error, location=node)
+        return escape(latex)
 
 
-def _mend(element: ElementTree.Element) -> None:
-    """Give functions their spaces, ``~`` those of a relation, and letters of other alphabets their characters."""
-    if element.text == "~":
-        element.tag, element.text = f"{{{_NAMESPACE}}}mo", "\u223c"
-    start, letter = _ALPHABETS.get(element.get("mathvariant", "")), element.text or ""
-    if start is not None and len(letter) == 1 and "A" <= letter <= "Z":
-        del element.attrib["mathvariant"]
-        plain = chr(start + ord(letter) - ord("A"))
-        element.text = _OLD_LETTERS.get(letter, plain) if start == _ALPHABETS["double-struck"] else plain
-    if element.tag in (f"{{{_NAMESPACE}}}mrow", f"{{{_NAMESPACE}}}math"):
-        children = list(element)
-        for place, (left, right) in reversed(list(enumerate(itertools.pairwise(children), start=1))):
-            ends_in_sign = any(str(one.tag).endswith("}mo") for one in (left, right))
-            if not ends_in_sign and {left.text, right.text} & _FUNCTIONS:
-                element.insert(place, ElementTree.Element(f"{{{_NAMESPACE}}}mspace", width="0.17em"))
+def _changed(text: str, changes: Mapping[str, str]) -> str:
+    for old, new in changes.items():
+        text = re.sub(old, new, text)
+    return text
 
 
 def _inline(translator: Any, node: nodes.math) -> None:
-    translator.body.append(mathml(node.astext(), display=False))
+    translator.body.append(mathml(node))
     raise nodes.SkipNode
 
 
 def _block(translator: Any, node: nodes.math_block) -> None:
-    latex = node.astext()
-    numbers = "".join(f'<span class="eqno">({escape(number)})</span>' for number in _NUMBER.findall(latex))
-    formula = mathml(_NUMBER.sub("", latex).strip(), display=True)
-    translator.body.append(f'<div class="formula"><div>{formula}</div>{numbers}</div>\n')
+    numbers = "".join(f'<span class="eqno">({escape(number)})</span>' for number in _NUMBER.findall(node.astext()))
+    translator.body.append(f'<div class="formula"><div>{mathml(node)}</div>{numbers}</div>\n')
     raise nodes.SkipNode
 
 

@@ -105,8 +105,8 @@ def public_names(name: str, chosen: tuple[str, ...] | None = None) -> list[Entry
 def described(modules: Modules) -> dict[tuple[str, str], str]:
     """For the modules that the reference describes: from the home and name of each object to its path on the pages.
 
-    A name that several modules have, such as the weightings that ``objectives`` imports too, is described once: in
-    the package around its home if that is one of them, else in its home, else in the first.
+    A name that several modules have, such as the weightings that ``objectives`` imports too, is described once: a
+    class or a function in the package around its home if that is one of them, else in its home, else in the first.
     """
     found: dict[tuple[str, str], Entry] = {}
     for module, chosen in modules.items():
@@ -118,8 +118,12 @@ def described(modules: Modules) -> dict[tuple[str, str], str]:
 
 
 def _distance(entry: Entry) -> int:
-    """How far from the home of a name a module is: its package is nearest, then the home itself."""
-    if entry.home.rpartition(".")[0] == entry.module:
+    """How far from the home of a name a module is: its package is nearest, then the home itself.
+
+    A constant stays in its home, where its comment is.
+    """
+    made = is_made(getattr(importlib.import_module(entry.home), entry.name))
+    if made and entry.home.rpartition(".")[0] == entry.module:
         return 0
     return 1 if entry.home == entry.module else 2
 

@@ -79,7 +79,7 @@ def hierarchical_elbo(
 
 
 def forward_path(chain: Chain, x: Batch, noise: _Path) -> _Path:
-    """The levels ``x_1 ... x_T`` of data diffused with the given noise, from the data up."""
+    """The levels ``x_1`` to ``x_T`` of data diffused with the given noise, from the data up."""
     times = level_times(chain, x)
     first = chain.marginal(times[0])
 
