@@ -38,6 +38,7 @@ PICTURES = (
 #: Each file or directory: name, contents, and the mode that writes it.
 ARTIFACTS = (
     ("config.json", "the configuration", "train"),
+    ("data.json", "what the data are known by: shape, levels, number and fingerprint", "train"),
     ("checkpoints", "checkpoints: parameters, their average, optimizer, data position", "train"),
     ("metrics.jsonl", "losses, one JSON object per logged step", "train"),
     ("tensorboard", "the same for TensorBoard", "train"),

@@ -1,6 +1,6 @@
 """In a browser the page is whole, quiet and as wide as the window; this needs playwright and a Chromium on the path."""
 
-import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +9,11 @@ from score_sde.files import atomic_write_json
 from score_sde.report.page import write_report
 from score_sde.report.plots import image_grid
 from score_sde.training.writers import MetricWriter
+from tests.scripts import load_script
 
 playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None:
+looking = load_script(Path(__file__).parents[2] / "docs" / "look.py")
+if looking.CHROMIUM is None:
     pytest.skip("there is no Chromium", allow_module_level=True)
 
 
@@ -35,24 +36,26 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        chromium = driver.chromium.launch(executable_path=looking.CHROMIUM, args=["--no-sandbox"])
         yield chromium
         chromium.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", looking.WIDTHS)
 def test_the_page_is_whole_quiet_and_as_wide_as_the_window(report, browser, scheme, width):
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(report.as_uri())
-    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-    page.evaluate("document.querySelectorAll('img').forEach(each => each.loading = 'eager')")
-    page.wait_for_function("[...document.images].every(each => each.complete)")
-    assert page.evaluate("[...document.images].every(each => each.naturalWidth > 0)")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert said == [] and all(url == report.as_uri() or url.startswith("data:") for url in asked)
-    page.close()
+    assert not list(looking.problems_of(browser, report, width, scheme))
+
+
+def test_a_page_that_sticks_out_lacks_a_picture_fails_or_fetches_is_told_of(browser, tmp_path):
+    wide, scrolls = '<p style="width: 500px">wide</p>', '<div style="overflow-x: auto"><p style="width: 500px"></div>'
+    planted = {
+        "a picture is missing": '<img src="lost.png">',
+        "planted": "<script>throw new Error('planted')</script>",
+        "https://example.invalid/": '<link rel="stylesheet" href="https://example.invalid/">',
+        "390: <p style": wide,
+    }
+    for name, (said, body) in enumerate(planted.items()):
+        page = tmp_path / f"{name}.html"
+        page.write_text(f"<!doctype html><body>{scrolls}{body}")
+        assert any(said in sentence for sentence in looking.problems_of(browser, page, 390)), said
