@@ -92,10 +92,10 @@ def run_cautions(config: Settings, group: str = "training") -> Iterator[str]:
     name = "optim" if group == "training" else group
     yield from _average(f"config.{name}.ema_rate", optim.ema_rate, steps, warms_up=config.optim.ema_warmup)
     if optim.warmup >= steps:
+        few = f"{steps // 10:,} or fewer" if steps >= 10 else "0"
         yield (
             f"config.{name}.warmup is {optim.warmup:,} and the run has {steps:,} {plural(steps, 'step')}: the learning "
-            f"rate rises to the end, to {min(steps / optim.warmup, 1.0):.0%} of config.{name}.lr; set it to "
-            f"{steps // 10:,} or fewer."
+            f"rate rises to the end, to {min(steps / optim.warmup, 1.0):.0%} of config.{name}.lr; set it to {few}."
         )
     every = {field: config[group].get(field, 0) for field in ("eval_every", "checkpoint_every", "sample_every")}
     if late := {field: value for field, value in every.items() if value > steps}:

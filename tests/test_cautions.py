@@ -97,6 +97,11 @@ SAID = {
 }
 
 
+def test_no_warm_up_is_advised_where_a_tenth_of_the_run_is_no_step():
+    said = run_cautions(configured(**SHORT | {"training.num_steps": 4, "optim.warmup": 9}))
+    assert any("optim.warmup is 9" in sentence and sentence.endswith("set it to 0.") for sentence in said)
+
+
 @pytest.mark.parametrize("case", SAID)
 def test_a_length_of_time_that_does_not_fit_the_run_is_named(case):
     changes, parts = SAID[case]

@@ -15,7 +15,8 @@ from tests.test_layers import CORE_ROOMS, FILES, PACKAGE
 
 DOCS = Path(__file__).parents[1] / "docs"
 CONFIGS = DOCS.parent / "configs"
-PAGES = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
+READMES = sorted((DOCS.parent / "experiments").rglob("README.md"))
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md")), *READMES]
 names = load_script(DOCS / "extensions" / "public_names.py")
 MODULES = names.modules_of(DOCS / "reference")
 PATHS = [file.relative_to(PACKAGE.parent).with_suffix("") for file in FILES]

@@ -16,18 +16,20 @@ from score_sde.validation import has_score
 
 log = logging.getLogger(__name__)
 
+_UNKNOWN = ". How long is not known before its program is compiled; then the bar says what is left"
+
 
 def run_demo(config: Settings, workdir: Path, command: str) -> None:
     """Train, sample, measure and summarize; a model without a score has no likelihood to measure.
 
-    On a terminal it says what comes and what to do next.
+    On a terminal it says what comes, how long it takes or when that is known, and what to do next.
     """
     build_experiment(config, "demo")  # errors of any part are raised before the first
     phases: dict[str, Callable[[Settings, Path, str], None]] = {
-        f"training, {config.training.num_steps:,} steps": run_train,
-        f"drawing {config.sampling.num_samples:,} samples": run_sample,
-        **({"measuring the likelihood": run_likelihood} if has_score(config) else {}),
-        "writing the page": run_report,
+        f"training, {config.training.num_steps:,} steps{_UNKNOWN}": run_train,
+        f"drawing {config.sampling.num_samples:,} samples{_UNKNOWN}": run_sample,
+        **({f"measuring the likelihood{_UNKNOWN}": run_likelihood} if has_score(config) else {}),
+        "writing the page, which takes seconds": run_report,
     }
     for number, (phase, mode) in enumerate(phases.items(), start=1):
         _tell(f"Step {number} of {len(phases)}: {phase}.")
