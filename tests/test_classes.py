@@ -228,7 +228,7 @@ REFUSED = {
     ),
     "a network without labels": (
         {"model.name": "vae", "objective.kind": "bound"},
-        r"config.model.name=vae takes no labels; expected one of ncsnpp, ddpm, mlp",
+        r"config.model.name=vae takes no labels; expected one of ncsnpp, ddpm, ",
     ),
     "labels of a run without classes": (
         {"conditioning.classes": False, "conditioning.labels": (1,)},
