@@ -112,6 +112,10 @@ def _given(options: argparse.Namespace) -> "Path | ConfigDict | None":
 
     workdir = place(options.workdir)
     if (recorded := newest_config(workdir)) is None:
+        if options.mode == "import":
+            from score_sde.modes.models import config_of
+
+            return config_of(options.checkpoint)
         raise UserError(
             f"There is no run in {workdir} whose configuration could be taken; give --config=FILE, a Python "
             "file that defines get_config(), or the --workdir of a run."
@@ -295,7 +299,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help="for import and reproduce: a .pth, Flax or safetensors file, or their folder",
+        help="for import and reproduce: a .pth, Flax or safetensors file, or their folder; for import also the name of "
+        "a pretrained model",
     )
     parser.add_argument(
         "--row", metavar="NAME", help="for reproduce: a published result, or a pattern such as 'digits/*'"
@@ -363,7 +368,7 @@ def _check_flags(options: argparse.Namespace, rest: list[str]) -> None:
             f"--checkpoint is for --mode=import and --mode=reproduce, not for {options.mode}; leave it out."
         )
     if options.mode == "import" and options.checkpoint is None:
-        raise UserError("--mode=import takes the file to import as --checkpoint=FILE.")
+        raise UserError("--mode=import takes what to import as --checkpoint: a file, a folder, or a pretrained name.")
     if (options.mode == "reproduce") != (options.row is not None):
         raise UserError("--mode=reproduce takes the result to reproduce as --row=NAME, and no other mode takes one.")
     if options.mode not in RESULTS and options.out is not None:

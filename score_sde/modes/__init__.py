@@ -101,7 +101,9 @@ GROUPS = {
         ),
     },
     "exchange": {
-        "import": Mode("exchanging.run_import", "make the published --checkpoint of another implementation a run"),
+        "import": Mode(
+            "exchanging.run_import", "make a run of a published --checkpoint, a model in a folder or a pretrained one"
+        ),
         "export": Mode(
             "exchanging.run_export", "write the parameters for other programs: model.safetensors", takes_out=True
         ),

@@ -12,14 +12,17 @@ from score_sde.data import DataRecord
 from score_sde.errors import UserError
 from score_sde.evaluation.base import fingerprint
 from score_sde.evaluation.programs import PROGRAMS, export_program
+from score_sde.experiment import Experiment
 from score_sde.fields import Settings
 from score_sde.files import atomic_write_json, check_writable, one_at_a_time, only_writer, read_json
 from score_sde.interop.checkpoints import import_checkpoint
-from score_sde.modes.folder import write_folder, write_parameters, write_programs
-from score_sde.modes.record import MODEL, claim, recorded_data
+from score_sde.modes.folder import is_folder, write_folder, write_parameters, write_programs
+from score_sde.modes.models import located
+from score_sde.modes.record import MODEL, check_given, claim, recorded_data
 from score_sde.modes.workdir import (
     build_experiment,
     data_info,
+    experiment_for,
     experiment_of,
     has_checkpoint,
     provenance,
@@ -33,16 +36,17 @@ log = logging.getLogger(__name__)
 
 
 def run_import(config: Settings, workdir: Path, command: str, checkpoint: Path) -> None:
-    """Turn a published checkpoint into a run that can be sampled, measured and trained further.
+    """Turn a published checkpoint, or a model in a folder, into a run to be sampled, measured and trained further.
 
-    The optimizer starts fresh, and the data stream from its beginning.
+    The optimizer starts fresh, and the data stream from its beginning. A folder records its data, which need not be
+    there.
 
     Raises:
         UserError: If ``workdir`` already holds another run, or the checkpoint does not fit the configured network;
             nothing is written then. An interrupted import leaves no run, and can simply be repeated.
     """
-    experiment = build_experiment(config, "import")
-    imported = import_checkpoint(checkpoint, experiment.network, experiment.event_shape)
+    experiment, data, file = _described(config, checkpoint)
+    imported = import_checkpoint(file, experiment.network, experiment.event_shape)
     fresh = experiment.fresh_state(imported.params)
     state = dataclasses.replace(
         fresh, ema_params=jax.tree.map(jnp.asarray, imported.ema_params), step=jnp.asarray(imported.step, jnp.int32)
@@ -54,14 +58,24 @@ def run_import(config: Settings, workdir: Path, command: str, checkpoint: Path) 
         return
     check_writable(workdir)
     with only_writer(workdir, "train", doing=f"importing a checkpoint to {workdir}"):
-        scale = experiment.quantization.standardization
-        claim(config, workdir, DataRecord.of(data_info(config), {}, standardization=scale))
+        claim(config, workdir, data)
         atomic_write_json(workdir / "import.json", {"checkpoint": str(checkpoint), **provenance(state, command)})
         with CheckpointWriter(workdir) as checkpoints:  # written last: it marks the directory as a run
             checkpoints.save(state, {}, config.to_dict())
     summarize(workdir, workdir)
     count = sum(leaf.size for leaf in jax.tree.leaves(imported.params))
     log.info("Imported %s parameters at step %d from %s.", f"{count:,}", imported.step, checkpoint)
+
+
+def _described(config: Settings, checkpoint: Path) -> tuple[Experiment, DataRecord, Path]:
+    """The experiment of a checkpoint, the record of its data and the file of its parameters."""
+    folder = located(str(checkpoint))
+    if is_folder(folder) and (data := recorded_data(folder)) is not None:
+        check_given(folder, None)
+        return experiment_for(config, data.info, "import", data.standardization), data, folder / MODEL
+    experiment = build_experiment(config, "import")
+    scale = experiment.quantization.standardization
+    return experiment, DataRecord.of(data_info(config), {}, standardization=scale), checkpoint
 
 
 def _is_import_of(state: TrainState, workdir: Path) -> bool:

@@ -106,7 +106,8 @@ def read_records(folder: Path, *, own_parts: bool = False) -> tuple[Settings, Da
     if not own_parts and (named := _own_parts(config)):
         raise UserError(
             f"{folder / 'config.json'} names {', '.join(named)}, which is outside this package, and for a model that "
-            "may come from anybody nothing is imported; expected own_parts=True, if you trust it."
+            "may come from anybody nothing is imported; if you trust it, give own_parts=True, or on the command line "
+            f"--config={folder / 'config.json'}."
         )
     return Settings.of(from_record(config, f"{folder / 'config.json'}", folder)), data
 

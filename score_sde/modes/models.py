@@ -75,6 +75,22 @@ def located(where: str) -> Path:
     return path
 
 
+def config_of(checkpoint: str) -> Path:
+    """The record of the configuration of a model in a folder, or of one that comes with the package.
+
+    Raises:
+        UserError: If there is none, or it names parts outside this package, for a folder may come from anybody.
+    """
+    path = located(checkpoint)
+    if not is_folder(path):
+        raise UserError(
+            f"{path} is no folder of a model with its configuration; give --config=FILE, such as "
+            "vp/cifar10_ddpmpp_continuous, for a checkpoint of that network."
+        )
+    read_records(path)
+    return path / "config.json"
+
+
 def find_model(
     path: Path,
     *,

@@ -1,9 +1,13 @@
 """The modes import and export: a file becomes a run, or is refused and leaves nothing."""
 
+import dataclasses
+import json
+
 import jax
 import numpy as np
 import pytest
 
+import score_sde
 from score_sde.checkpointing import CheckpointWriter
 from score_sde.cli import main
 from score_sde.config import default_config
@@ -140,3 +144,34 @@ def test_the_list_that_ncsnv2_saves_gives_model_average_and_step(tmp_path, layou
     raw, ema = (fit(from_torch_names(named, shapes), shapes, "") for named in (state, average or state))
     jax.tree.map(np.testing.assert_array_equal, imported.params, raw)
     jax.tree.map(np.testing.assert_array_equal, imported.ema_params, ema)
+
+
+@pytest.mark.parametrize("named", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_folder_brings_its_configuration_and_its_data_along(tmp_path, capsys, named):
+    """The pretrained digits by name, or in a folder, of data that are nowhere but in its record."""
+    model, run, checkpoint = score_sde.load("digits-vp"), tmp_path / "run", "digits-vp"
+    if not named:
+        (checkpoint := tmp_path / "folder").mkdir()
+        dataclasses.replace(model, data=model.data._replace(name="array")).save(checkpoint)
+    assert main([f"--workdir={run}", "--mode=import", f"--checkpoint={checkpoint}"]) == 0, capsys.readouterr().err
+    imported = score_sde.load(run)
+    assert (imported.step, imported.experiment.settings) == (model.step, model.experiment.settings)
+    jax.tree.map(np.testing.assert_array_equal, imported.params, model.params)
+    assert imported.data.name == ("digits" if named else "array")
+
+
+def test_a_pretrained_model_that_is_almost_named_is_named(tmp_path, capsys):
+    assert main([f"--workdir={tmp_path / 'run'}", "--mode=import", "--checkpoint=digits-pv"]) == 2
+    assert "Did you mean 'digits-vp'?" in capsys.readouterr().err
+
+
+def test_a_strangers_folder_is_no_way_to_have_a_module_imported(tmp_path, capsys):
+    (folder := tmp_path / "folder").mkdir()
+    score_sde.load("digits-vp").save(folder)
+    record = json.loads((folder / "config.json").read_text())
+    record["model"]["name"] = "stranger:Network"
+    (folder / "config.json").write_text(json.dumps(record))
+    (folder / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    assert main([f"--workdir={tmp_path / 'run'}", "--mode=import", f"--checkpoint={folder}"]) == 2
+    assert "names model.name=stranger:Network, which is outside this package" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "run").exists()
