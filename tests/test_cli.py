@@ -59,7 +59,7 @@ MISSPELT = {
     "data.name=digit": ["config.data.name is 'digit'", "Did you mean 'digits'?", "cifar10", "folder:..."],
     "sampling.predictor=hein": ["predictor is 'hein'", "Did you mean 'heun'?", "adaptive", "euler_maruyama"],
     "sampling.corrector=langevine": ["corrector is 'langevine'", "Did you mean 'langevin'?", "none"],
-    "model.name=mlpp": ["config.model.name is 'mlpp'", "Did you mean 'mlp'?", "ncsnpp, ddpm, ncsn,"],
+    "model.name=mlpp": ["config.model.name is 'mlpp'", "Did you mean 'mlp'?", "ncsnpp, ddpm, edm2, ncsn,"],
     "parameterization.output=noize": ["parameterization.output is 'noize'", "Did you mean 'noise'?", "edm"],
 }
 

@@ -1,7 +1,5 @@
 """Laws 1 to 3: moment equations, small times, prior pairs; and the published constants."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,16 +21,19 @@ each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 
 @each_sde
 def test_marginal_solves_the_moment_equations(sde):
-    with float64():
-        for t in TIMES:
-            t = jnp.float64(t)
+
+    @jax.jit
+    def found(t):
+        def moments(t):
             m, s = sde.marginal(t)
-            m_rate = jax.grad(lambda t: sde.marginal(t).mean_coeff)(t)
-            v_rate = jax.grad(lambda t: sde.marginal(t).std ** 2)(t)
-            f, g = sde.drift_coeff(t), sde.diffusion(t)
-            scale = max(1.0, float(g**2))
-            assert abs(m_rate - f * m) < 1e-12 * max(1.0, abs(float(f)))
-            assert abs(v_rate - (2 * f * s**2 + g**2)) < 1e-12 * scale
+            return m, s**2
+
+        return *jax.jvp(moments, (t,), (jnp.ones_like(t),)), sde.drift_coeff(t), sde.diffusion(t)
+
+    with float64():
+        (m, v), (m_rate, v_rate), f, g = jax.tree.map(np.asarray, found(jnp.asarray(TIMES, jnp.float64)))
+    assert np.all(np.abs(m_rate - f * m) < 1e-12 * np.maximum(1.0, np.abs(f)))
+    assert np.all(np.abs(v_rate - (2 * f * v + g**2)) < 1e-12 * np.maximum(1.0, g**2))
 
 
 @each_sde
@@ -97,12 +98,11 @@ def test_chain_of_transitions_tends_to_the_marginal(sde):
     """The forward chain is a discretization of the SDE: its moments converge to the marginal at first order."""
 
     def error(n):
-        grid = np.linspace(0.0, 1.0, n + 1)
+        grid = jnp.linspace(0.0, 1.0, n + 1)
         # The convention of the VE marginal: the data count as smoothed by std(0) already.
         mean, variance = 1.0, float(sde.marginal(jnp.float64(0.0)).std) ** 2
-        for s, t in itertools.pairwise(grid):
-            a, g = sde.discrete_step(jnp.float64(s), jnp.float64(t))
-            mean, variance = mean * float(a), variance * float(a) ** 2 + float(g) ** 2
+        for a, g in zip(*map(np.asarray, sde.discrete_step(grid[:-1], grid[1:])), strict=True):
+            mean, variance = mean * a, variance * a**2 + g**2
         m, std = sde.marginal(jnp.float64(1.0))
         return abs(mean - float(m)) / float(m) + abs(np.sqrt(variance) / float(std) - 1)
 

@@ -159,7 +159,9 @@ def _finite_number(text: str) -> int | float:
 
 
 def _check_depth(value: Any, most: int = _JSON_DEPTH) -> None:
-    if most == 0:
+    level = [value]
+    for _ in range(most):
+        inner = (one.values() if isinstance(one, dict) else one if isinstance(one, list) else () for one in level)
+        level = [item for items in inner for item in items]
+    if level:
         raise RecursionError
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_depth(item, most - 1)

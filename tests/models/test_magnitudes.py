@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from score_sde.config import default_config
+from score_sde.distributed import replicated
 from score_sde.experiment import Experiment
 from score_sde.fields import DEFAULTS
 from score_sde.models.adapters import LinenNetwork
@@ -153,7 +154,7 @@ def test_training_keeps_the_weights_at_length_one():
     fields = {f"model.{name}": value for name, value in {"name": "edm2", **SMALL}.items()}
     config.update_from_flattened_dict(fields | {"optim.warmup": 0, "optim.lr": 0.1, "training.batch_size": 4})
     run = Experiment.from_config(config, SHAPE, 17)
-    state, levels = _jit(run.init_state)(), np.zeros((4, *SHAPE), np.uint8)
+    state, levels = jax.device_put(_jit(run.init_state)(), replicated(run.mesh)), np.zeros((4, *SHAPE), np.uint8)
     step = _jit(run.train_step)
     for _ in range(3):
         before, (state, _) = state, step(state, levels)
