@@ -9,12 +9,14 @@ and the greatest standard deviation along the axes of the posterior, and the Kul
 with these moments from the posterior, in nats. Without noise only the unknown values count. Methods take 100 steps
 unless they say otherwise.
 
-Without a flag all methods are measured in 16 dimensions under VP; with ``--processes`` the posterior scores, by the
-probability flow and by the reverse SDE, in 2 and in 64 dimensions under VE, VP and sub-VP.
+Without a flag draws of all methods are measured in 16 dimensions under VP. With ``--processes`` nothing is drawn: the
+posterior scores are affine here, and so mean and covariance of their laws in continuous time are propagated, along the
+probability flow and the reverse SDE, in 2 and in 64 dimensions under VE, VP and sub-VP.
 """
 
 import argparse
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -95,7 +97,6 @@ class Program(NamedTuple):
     solver: Callable[[jax.Array, Any], Any]
     score: Callable[[jax.Array, Any], Any]
     steps: int = STEPS
-    noise_scale: float | None = None  # of the reverse process; by default as the solver chooses
 
 
 def integrated(setting: Setting, program: Program) -> Callable[[np.ndarray, float], Draws]:
@@ -108,7 +109,7 @@ def integrated(setting: Setting, program: Program) -> Callable[[np.ndarray, floa
     @jax.jit
     def run(x: jax.Array, y: jax.Array, noise_std: Any) -> jax.Array:
         score, solver = program.score(y, noise_std), program.solver(y, noise_std)
-        state = sampling.integrate(keys, solver, sde.reverse(score, noise_scale=program.noise_scale), x, times)
+        state = sampling.integrate(keys, solver, sde.reverse(score), x, times)
         mean_coeff, std = sde.marginal(times[-1])
         return (state.x + std**2 * score(state.x, jnp.full(len(x), times[-1]))) / mean_coeff
 
@@ -124,10 +125,8 @@ def even(x: np.ndarray) -> Draws:
     return x, np.full(x.shape[:2], 1.0 / x.shape[1])
 
 
-def by_score(
-    setting: Setting, steps: int = STEPS, noise_scale: float | None = None, **options: Any
-) -> Callable[[np.ndarray, float], Draws]:
-    """DPM-Solver++ (2M) along a posterior score, of the reverse SDE unless the noise scale says otherwise."""
+def by_score(setting: Setting, steps: int = STEPS, **options: Any) -> Callable[[np.ndarray, float], Draws]:
+    """DPM-Solver++ (2M) of the reverse SDE along a posterior score."""
 
     def score(y: jax.Array, noise_std: Any) -> Any:
         exact = 0.0 if options["method"] == "ddnm" else noise_std
@@ -135,7 +134,7 @@ def by_score(
         return posterior_score(setting.sde, setting.score, mask, y, exact, data_std=0.5, **options)
 
     solver = solvers.DPMSolverMultistep(order=2)
-    return integrated(setting, Program(lambda y, noise_std: solver, score, steps, noise_scale))
+    return integrated(setting, Program(lambda y, noise_std: solver, score, steps))
 
 
 def by_repaint(setting: Setting, *, num_repeats: int) -> Callable[[np.ndarray, float], Draws]:
@@ -187,10 +186,15 @@ def distance(law: Posterior, x: np.ndarray, weights: np.ndarray) -> tuple[float,
     means = np.einsum("nd,nda->na", weights, z)
     centered = z - means[:, None]
     covariance = np.einsum("nd,nda,ndb->ab", weights, centered, centered) / len(x)
-    stds, dim = np.sqrt(np.diag(covariance)), len(law.stds)
+    return divergence(means, covariance)
+
+
+def divergence(means: np.ndarray, covariance: np.ndarray) -> tuple[float, float, float, float]:
+    """The same of whitened means and a whitened covariance."""
+    stds, dim = np.sqrt(np.diag(covariance)), len(covariance)
     square = np.mean(np.sum(means**2, axis=1))
-    divergence = 0.5 * (np.trace(covariance) - dim - np.linalg.slogdet(covariance)[1] + square)
-    return float(np.sqrt(square / dim)), float(stds.min()), float(stds.max()), float(divergence)
+    found = 0.5 * (np.trace(covariance) - dim - np.linalg.slogdet(covariance)[1] + square)
+    return float(np.sqrt(square / dim)), float(stds.min()), float(stds.max()), float(found)
 
 
 def measured(setting: Setting, noise_std: float, methods: Mapping[str, Any]) -> dict[str, tuple[float, ...] | None]:
@@ -246,44 +250,76 @@ def print_methods() -> None:
             print(f"| {noise_std} | {name} | {cells} |", flush=True)
 
 
-def along_both(setting: Setting, name: str, **options: Any) -> dict[str, Any]:
-    """A posterior score along the probability flow and the reverse SDE."""
-    paths = {"flow": 0.0, "SDE": 1.0}
-    return {f"{name}, {path}": by_score(setting, noise_scale=scale, **options) for path, scale in paths.items()}
+def affine(setting: Setting, method: str, sigma: float, noise_std: float) -> tuple[np.ndarray, np.ndarray]:
+    """The posterior score ``M y + N observed`` of a method at the noise-to-signal ratio ``sigma``, with ``y = x / m``.
+
+    These are the equations of ``score_sde.conditioning.posterior``, which its tests compare with the code.
+    """
+    covariance, known = setting.covariance, setting.known
+    precision = np.linalg.inv(covariance + sigma**2 * np.eye(setting.dim))
+    jacobian = covariance @ precision
+    if method == "DDNM":
+        pulled = np.eye(setting.dim)[:, known] / sigma**2
+    else:
+        spread = {
+            "MMPS": sigma**2 * jacobian[known][:, known],
+            "PiGDM": 0.25 * sigma**2 / (sigma**2 + 0.25) * np.eye(known.sum()),
+            "DPS": np.zeros((known.sum(), known.sum())),
+        }[method]
+        pulled = jacobian[known].T @ np.linalg.inv(spread + noise_std**2 * np.eye(known.sum()))
+    return -precision - pulled @ jacobian[known], pulled
 
 
-def scores_of(setting: Setting) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Posterior scores along both paths, and RePaint, for observations with noise and without."""
-    both = along_both(setting, "MMPS", method="mmps") | along_both(setting, "PiGDM", method="pigdm")
-    noisy = both | along_both(setting, "DPS", method="dps", steps=1000)
-    exact = both | along_both(setting, "DDNM", method="ddnm")
-    return noisy, exact | {"RePaint": by_repaint(setting, num_repeats=10)}
+def propagated(
+    setting: Setting, method: str, y: np.ndarray, noise_std: float, noise_scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means and covariance of a method's draws, denoised, by the implicit midpoint rule in ``log(s / m)``.
+
+    ``dy = -(1 + eta^2) sigma^2 score dl + eta sqrt(2) sigma dw`` for ``l = log sigma`` and every linear process.
+    """
+    (m, s), dim = setting.sde.marginal(jnp.array([1.0, setting.t_end])), setting.dim
+    ends, one = np.log(np.asarray(s, np.float64) / np.asarray(m)), np.eye(dim)
+    places = np.linspace(*ends, 401)
+    step = places[1] - places[0]
+    means, covariance = np.zeros((dim, len(y))), (float(setting.sde.prior_std) / float(m[0])) ** 2 * one
+    for place in 0.5 * (places[1:] + places[:-1]):
+        sigma = np.exp(place)
+        matrix, pulled = affine(setting, method, sigma, noise_std)
+        rate = -(1.0 + noise_scale**2) * sigma**2
+        half = np.linalg.inv(one - 0.5 * step * rate * matrix)
+        whole = half @ (one + 0.5 * step * rate * matrix)
+        means = whole @ means + step * rate * half @ pulled @ y[:, setting.known].T
+        noise = -2.0 * step * (noise_scale * sigma) ** 2
+        covariance = whole @ covariance @ whole.T + noise * half @ half.T
+    sigma = np.exp(ends[1])
+    matrix, pulled = affine(setting, method, sigma, noise_std)
+    last = one + sigma**2 * matrix
+    return (last @ means + sigma**2 * pulled @ y[:, setting.known].T).T, last @ covariance @ last.T
 
 
 def print_processes() -> None:
     """A row for each noise, process and dimension: divergences, and the range of the standard deviations."""
-    settings = {
-        (case.name, dim): Setting(case.sde, case.t_end, CorrelatedGaussian(dim), 500)
-        for case in CASES
-        for dim in (2, 64)
-    }
-    methods = {name: scores_of(setting) for name, setting in settings.items()}
-    for noises, which in (((0.1, 0.5), 0), ((0.0,), 1)):
-        titles = ["draws of the posterior", *next(iter(methods.values()))[which]]
+    for noises, methods in (((0.1, 0.5), ("MMPS", "PiGDM", "DPS")), ((0.0,), ("MMPS", "PiGDM", "DDNM"))):
+        titles = [f"{method}, {path}" for method in methods for path in ("flow", "SDE")]
         print(f"| process | values | noise | {' | '.join(titles)} |")
         print(f"|---|---|---|{'---|' * len(titles)}")
-        for (name, dim), setting in settings.items():
-            for noise_std in noises:
-                found = measured(setting, noise_std, methods[name, dim][which]).values()
-                cells = ("diverges" if n is None else f"{n[3]:.3f} ({n[1]:.2f} to {n[2]:.2f})" for n in found)
-                print(f"| {name} | {dim} | {noise_std} | {' | '.join(cells)} |", flush=True)
+        for case, dim, noise_std in itertools.product(CASES, (2, 64), noises):
+            setting = Setting(case.sde, case.t_end, CorrelatedGaussian(dim), 0)
+            y, cells = observations(setting, noise_std), []
+            law = posterior(setting, y, noise_std)
+            for method, noise_scale in itertools.product(methods, (0.0, 1.0)):
+                means, covariance = propagated(setting, method, y, noise_std, noise_scale)
+                z = (means - law.means) @ law.axes / law.stds
+                found = divergence(z, law.axes.T @ covariance @ law.axes / np.outer(law.stds, law.stds))
+                cells.append(f"{found[3]:.3f} ({found[1]:.2f} to {found[2]:.2f})")
+            print(f"| {case.name} | {dim} | {noise_std} | {' | '.join(cells)} |", flush=True)
         print()
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--processes", action="store_true", help="posterior scores under all processes")
+    parser.add_argument("--processes", action="store_true", help="laws of posterior scores under all processes")
     print_processes() if parser.parse_args().processes else print_methods()
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_sde.conditioning import classifier_free
+from score_sde.conditioning import classifier_free, operators, posterior_score
+from score_sde.evaluation.problems import CorrelatedGaussian
 from score_sde.sdes import VP
 from tests.scripts import EXPERIMENTS, load_script
 
@@ -82,3 +83,22 @@ def test_projected_guidance_is_what_the_table_says_it_is():
     short, _ = update(scale=2.0, norm=0.01, parallel=1.0)
     np.testing.assert_allclose(np.sqrt((short**2).sum(axis=(1, 2, 3))), 0.01, rtol=1e-3)
     np.testing.assert_array_equal(script.Projected(*scores, sde, script.Numbers(1.0))(x, t), given)
+
+
+@pytest.mark.parametrize(("method", "noise_std"), [("MMPS", 0.5), ("PiGDM", 0.5), ("DPS", 0.5), ("DDNM", 0.0)])
+def test_the_laws_that_are_propagated_are_those_of_the_scores_of_the_package(method, noise_std):
+    """And the one of moment matching, solved to the end, is the posterior."""
+    script = load_script(EXPERIMENTS / "conditioning" / "laws.py")
+    setting = script.Setting(VP(), 1e-3, CorrelatedGaussian(4), 0)
+    y, t, x = script.observations(setting, noise_std), jnp.full(16, 0.4), np.random.RandomState(0).randn(16, 4)
+    m, s = (float(c) for c in setting.sde.marginal(t[0]))
+    options = {"method": method.lower(), "iterations": 4, "data_std": 0.5}
+    mask = operators.mask(setting.known)
+    score = posterior_score(setting.sde, setting.score, mask, jnp.asarray(y), noise_std, **options)
+    matrix, pulled = script.affine(setting, method, s / m, noise_std)
+    expected = x @ matrix.T + y[:, setting.known] @ pulled.T
+    np.testing.assert_allclose(m * score(jnp.asarray(m * x, jnp.float32), t), expected, rtol=2e-3, atol=2e-3)
+    law = script.posterior(setting, y, noise_std)
+    means, covariance = script.propagated(setting, method, y, noise_std, 1.0)
+    near = [np.abs(means - law.means).max(), np.abs(covariance - (law.axes * law.stds**2) @ law.axes.T).max()]
+    assert (max(near) < 1e-3) == (method == "MMPS"), near
