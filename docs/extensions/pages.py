@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.ext import autosummary
 
 from extensions.links import paths_of
 from extensions.public_names import BLOCK, entries_of, modules_in, modules_of
@@ -55,7 +56,8 @@ def _modes(text: str, app: Sphinx) -> str:
 def _configurations(text: str, app: Sphinx) -> str:
     """A table of the configurations of some folders, with the first paragraphs of their files."""
     del app
-    rows = ["```{eval-rst}\n.. list-table::\n   :header-rows: 1\n   :widths: auto\n\n   * - ``--config``\n     - is\n"]
+    rows = ["```{eval-rst}\n.. list-table::\n   :header-rows: 1\n   :widths: auto\n\n"]
+    rows.append("   * - ``--config``\n     - description\n")
     for folder in text.split():
         for file in sorted(CONFIGS.glob(f"{folder}.py")):
             told, _, _ = (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n\n")
@@ -81,5 +83,6 @@ def _expand(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Expand every page before it is parsed."""
+    autosummary.WELL_KNOWN_ABBREVIATIONS += ("eq.", "eqs.", "sec.", "fig.")  # after which no sentence begins
     app.connect("source-read", _expand)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
