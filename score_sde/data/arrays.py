@@ -1,5 +1,6 @@
 """Arrays in memory as the splits of a data set."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ from score_sde.data.base import ArraySource, SourceInfo
 from score_sde.data.npz import single_precision, split_rows
 from score_sde.errors import UserError, refuse
 
+log = logging.getLogger(__name__)
+
 #: The name of data that were given as an array, in the records of a run.
 NAME = "array"
 MAX_LEVELS = 2**16
+_MOST_CHANNELS = 4  # of an image; an axis with more is a side of one
 
 
 def array_splits(
@@ -49,6 +53,11 @@ def array_splits(
         _check_alike(*parts["train"], *parts["test"])
     known = [own for _, own in parts.values() if own is not None]
     num_classes = 1 + max(int(own.max()) for own in known) if known else None
+    if levels is not None and examples.ndim == 3 and examples.shape[2] > _MOST_CHANNELS:
+        log.warning(
+            "data has shape %s: series of %d places with %d channels. Give images of one channel as x[..., None].",
+            *(examples.shape, *examples.shape[1:]),
+        )
     info = SourceInfo(NAME, examples.shape[1:], levels, num_classes)
     return {split: ArraySource(info, *part) for split, part in parts.items()}
 
