@@ -62,7 +62,7 @@ def _stored(params: Params, dtype: str) -> str:
     """How exactly the parameters are stored."""
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
     exact = all(np.array_equal(array, array.astype(dtype)) for array in arrays)
-    return f"They are stored in {dtype}" + ("." if exact else ", and rounded to it.")
+    return f"The parameters are stored in {dtype}" + ("." if exact else ", and rounded to it.")
 
 
 def _facts(
