@@ -186,6 +186,7 @@ def network(apply, init=lambda key, shape: jnp.ones(shape[-1])):
 
 
 changes_shape = network(lambda params, x, condition: (params[None] * x)[:, :1])
+trains_another_shape = network(lambda params, x, condition, train: (params[None] * x)[:, : 1 if train else None])
 changes_type = network(lambda params, x, condition: (params[None] * x).astype(jnp.float16))
 counts_calls = network(lambda params, x, condition: params[None] * x * called())
 draws_with_numpy = network(

@@ -62,6 +62,7 @@ def method(**fields):
 BROKEN = {
     network: {
         "changes_shape": r"returns shape \(2, 1\) for data of shape \(2, 2\); expected the shape of the data",
+        "trains_another_shape": r"returns shape \(2, 1\) in training for data of shape \(2, 2\); expected the same",
         "changes_type": "returns float16 for data of float32; expected float32",
         "counts_calls": "computes something else for the same arguments the second time",
         "draws_with_numpy": "draws other parameters from the same key the second time; expected a function of its",
@@ -112,6 +113,7 @@ BROKEN = {
     lambda name: method(corrector=HERE + name): {"ReturnsNan": "returns x that is not finite, from t = 0.5 to 0.5"},
     grid: {
         "one_time_less": r"returns times of shape \(8,\) for 8 steps; expected the shape \(9,\)",
+        "CALLS": "is a list; expected a function or a class",
         "rises": "rises: Times 0 and 1 of the grid are 0.01 .* decrease strictly",
         "begins_late": "begins at 0.9; expected 1, the time of the prior",
     },

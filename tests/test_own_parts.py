@@ -25,7 +25,7 @@ TINY = (
         "--config.likelihood.noise_levels=0",
         "--config.likelihood.budget_examples=0",
     ),
-    "--config.evaluation.num_samples=16",
+    "--config.evaluation.num_samples=40",
 )
 
 
