@@ -22,10 +22,11 @@ from score_sde.evaluation.metrics import extractor_of
 from score_sde.evaluation.programs import PROGRAMS
 from score_sde.evaluation.restorers import RESTORERS
 from score_sde.experiment import Experiment
-from score_sde.fields import FIELDS
+from score_sde.fields import DEFAULTS, FIELDS
 from score_sde.fields.conditions import When
 from score_sde.fields.kinds import Several
 from score_sde.fields.reference import page
+from score_sde.fields.settings import leaves
 from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.metrics import METRICS
 from score_sde.metrics.extractors import EXTRACTORS
@@ -148,6 +149,13 @@ COMPONENTS = {
         *(*CORRECTORS.values(), PredictorCorrector),
     ],
 }
+
+
+def test_every_default_is_valid_and_of_its_type():
+    """Settings do not check a value that is the very object of a default."""
+    for name, value in leaves(DEFAULTS).items():
+        typed = FIELDS[name].typed(value)
+        assert FIELDS[name].problem(name, value) is None and (type(typed), typed) == (type(value), value), name
 
 
 @pytest.mark.parametrize("group", COMPONENTS)
