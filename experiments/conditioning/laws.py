@@ -279,7 +279,7 @@ def propagated(
     """
     (m, s), dim = setting.sde.marginal(jnp.array([1.0, setting.t_end])), setting.dim
     ends, one = np.log(np.asarray(s, np.float64) / np.asarray(m)), np.eye(dim)
-    places = np.linspace(*ends, 401)
+    places = np.linspace(ends[0], ends[1], 401)
     step = places[1] - places[0]
     means, covariance = np.zeros((dim, len(y))), (float(setting.sde.prior_std) / float(m[0])) ** 2 * one
     for place in 0.5 * (places[1:] + places[:-1]):

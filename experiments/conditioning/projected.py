@@ -80,7 +80,7 @@ def drawing(experiment: Experiment, kind: str, count: int) -> Callable[..., Any]
 
     def draw(params: Params, labels: Any, key: Any, numbers: Numbers) -> Batch:
         score_of = lambda params: guided(experiment, params, kind, numbers)  # noqa: E731
-        sampler = dataclasses.replace(experiment.sampler, score_of=score_of)
+        sampler: Any = dataclasses.replace(experiment.sampler, score_of=score_of)
         return sampler.of_keys(Conditioned(params, labels), sample_keys(key, 0, count), experiment.event_shape).y
 
     return jax.jit(draw)
@@ -131,7 +131,7 @@ def main() -> None:
             features, logits, *_ = extractor(experiment.quantization.quantize(x))
             distance = frechet_distance(moments(features), reference.moments)
             recall = precision_recall(features, reference.features_subset).recall.value
-            found.append((100.0 * float(np.mean(np.argmax(logits, axis=1) == labels)), distance, recall))
+            found.append((100.0 * float(np.mean(np.argmax(np.asarray(logits), axis=1) == labels)), distance, recall))
         cells = [cell(list(values), digits) for values, digits in zip(zip(*found, strict=True), (1, 1, 3), strict=True)]
         print(f"| {scale:g} | {name} | {' | '.join(cells)} |", flush=True)
 

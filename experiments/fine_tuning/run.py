@@ -23,6 +23,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from score_sde.data import load_source
+from score_sde.data.base import labels_of
 from score_sde.errors import UserError
 from score_sde.files import atomic_path, atomic_savez, atomic_write_json, atomic_write_text
 
@@ -43,7 +44,7 @@ def write_data(out: Path) -> None:
         arrays = {"num_levels": np.asarray(17)}
         for split in ("train", "test"):
             source = load_source("digits", split)
-            rows = np.flatnonzero(np.isin(source.labels(np.arange(len(source))), wanted))
+            rows = np.flatnonzero(np.isin(labels_of(source, np.arange(len(source))), wanted))
             arrays[split] = source.gather(rows)
         atomic_savez(out / f"{name}.npz", **arrays)
 
