@@ -79,7 +79,9 @@ def drawing(experiment: Experiment, kind: str, count: int) -> Callable[..., Any]
     """The compiled program ``(params, labels, key, numbers) -> samples``."""
 
     def draw(params: Params, labels: Any, key: Any, numbers: Numbers) -> Batch:
-        score_of = lambda params: guided(experiment, params, kind, numbers)  # noqa: E731
+        def score_of(params: Params) -> ScoreFn:
+            return guided(experiment, params, kind, numbers)
+
         sampler: Any = dataclasses.replace(experiment.sampler, score_of=score_of)
         return sampler.of_keys(Conditioned(params, labels), sample_keys(key, 0, count), experiment.event_shape).y
 
