@@ -368,7 +368,7 @@ def _check_flags(options: argparse.Namespace, rest: list[str]) -> None:
             f"--checkpoint is for --mode=import and --mode=reproduce, not for {options.mode}; leave it out."
         )
     if options.mode == "import" and options.checkpoint is None:
-        raise UserError("--mode=import takes what to import as --checkpoint: a file, a folder, or a pretrained name.")
+        raise UserError("--mode=import takes what to import as --checkpoint=FILE, a folder, or a pretrained model.")
     if (options.mode == "reproduce") != (options.row is not None):
         raise UserError("--mode=reproduce takes the result to reproduce as --row=NAME, and no other mode takes one.")
     if options.mode not in RESULTS and options.out is not None:

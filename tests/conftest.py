@@ -24,6 +24,7 @@ import jax
 import jaxlib
 import pytest
 from jax._src.interpreters import mlir
+from jax._src.lib.mlir import ir
 
 import score_sde  # noqa: F401  # adds its own flag, before any test starts the backend
 
@@ -49,7 +50,12 @@ def share_contexts():
     """JAX makes a context of MLIR for every program, which takes a quarter of the time of a small one."""
     make, programs = mlir.make_ir_context, itertools.count()
     kept = functools.lru_cache(maxsize=1)(lambda number: make())
-    mlir.make_ir_context = lambda: kept(next(programs) // SHARING)
+
+    def shared():
+        # A program that is needed while another is lowered has a context of its own, or it would become a part of it.
+        return kept(next(programs) // SHARING) if ir.Context.current is None else make()
+
+    mlir.make_ir_context = shared
 
 
 def pytest_configure(config):

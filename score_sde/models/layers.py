@@ -138,7 +138,7 @@ class Conv(nn.Module):
 
     def make_kernel(self, shape: tuple[int, ...]) -> Array:
         """The weights, which are the parameters."""
-        return self.param("kernel", self.kernel_init, shape, jnp.float32)
+        return jnp.asarray(self.param("kernel", self.kernel_init, shape, jnp.float32))
 
 
 class Dense(nn.Module):
