@@ -50,7 +50,7 @@ class Model(Open):
     dropout: float = real(0.1, 0.0, 0.99, "share of the values inside a block that training sets to 0", _BLOCKS)
     embedding: str = choice(("positional", "fourier", "none"), "how the noise condition becomes a vector", _EMBEDS)
     fourier_scale: float = real(
-        *(16.0, 1e-3, 1e3, "standard deviation of the frequencies; with log s/m as the condition that of EDM2 is 0.25"),
+        *(16.0, 1e-3, 1e3, "standard deviation of the frequencies; EDM2 takes 0.25, with log s/m as the condition"),
         when=_BLOCKS & (given("model.embedding", "fourier") | _EDM2),
     )
     num_classes: int = integer(
