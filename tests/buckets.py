@@ -1,8 +1,10 @@
 """A bucket for tests: ``gs://`` is a directory of this disk, under the rules of object stores."""
 
 import contextlib
+import io
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from etils.epath import backend
@@ -11,6 +13,22 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
 
 from score_sde.files import Bucket
+
+
+class Written(io.BytesIO):
+    """An object that is being written, which nobody sees before it is closed."""
+
+    def __init__(self, objects, path):
+        super().__init__()
+        self.objects, self.path = objects, path
+
+    def close(self):
+        if not self.closed:
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(self.getvalue())
+                file.flush()
+                self.objects.put_file(file.name, self.path)
+        super().close()
 
 
 class Objects(DirFileSystem):
@@ -30,12 +48,16 @@ class Objects(DirFileSystem):
 
     def open(self, path, mode="rb", **keywords):
         assert mode in ("rb", "wb", "xb", "r", "w"), f"no object store opens an object with mode {mode}"
-        return super().open(path, mode, **keywords)
+        if mode == "wb":
+            return Written(self, path)
+        return io.TextIOWrapper(Written(self, path)) if mode == "w" else super().open(path, mode, **keywords)
 
     def put_file(self, source, target):
         place = Path(self._join(target))
         place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(shutil.copyfile(source, f"{self.root}.{os.getpid()}.{place.name}"), place)
+        descriptor, name = tempfile.mkstemp(prefix=f"{self.root}.")
+        os.close(descriptor)
+        os.replace(shutil.copyfile(source, name), place)
 
     def mv(self, source, *arguments, **keywords):
         if self.isdir(source):
