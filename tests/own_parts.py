@@ -5,14 +5,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
-from score_sde.objectives import score_matching_loss
 from score_sde.processes import Marginal
 from score_sde.sdes import SDE, VP, GaussianPath
 from score_sde.solvers.base import SolverState, StatelessSolver
-from score_sde.typing import Loss, TimeSamples
+from score_sde.typing import TimeSamples
 
 CALLS = [0]
 
@@ -277,7 +275,7 @@ def no_process():
     return 3
 
 
-# --- solvers, grids, times, weightings, objectives --------------------------------------------------------------------
+# --- solvers, grids, times, weightings --------------------------------------------------------------------------------
 class Euler(StatelessSolver):
     follows = "flow"
 
@@ -388,52 +386,6 @@ def nan_weight(process, t):
 
 def counted_weight(process, t):
     return t * called()
-
-
-def scaled(process, network, parameterization, times, weighting, factor: float = 1.0):
-    """Score matching times a factor."""
-    loss = score_matching_loss(process, network, parameterization, times=times, weighting=weighting)
-    return Loss(loss.draw, lambda *given: factor * loss.losses(*given))
-
-
-def mean_loss(process, network, parameterization, times, weighting):
-    loss = score_matching_loss(process, network, parameterization, times=times, weighting=weighting)
-    return Loss(loss.draw, lambda *given: loss.losses(*given).mean())
-
-
-def counted_loss(process, network, parameterization, times, weighting):
-    loss = score_matching_loss(process, network, parameterization, times=times, weighting=weighting)
-    return Loss(loss.draw, lambda *given: called() * loss.losses(*given))
-
-
-def no_loss(process):
-    return 0.0
-
-
-def no_writer(workdir):
-    return 0.0
-
-
-# --- optimizers -------------------------------------------------------------------------------------------------------
-def descent(learning_rate, momentum: float = 0.0):
-    return optax.sgd(learning_rate, momentum=momentum)
-
-
-def no_rate(momentum: float = 0.0):
-    return optax.sgd(1e-3, momentum=momentum)
-
-
-def no_optimizer(learning_rate):
-    return learning_rate
-
-
-def transformation(update):
-    return lambda learning_rate: optax.GradientTransformation(lambda params: (), update)
-
-
-nan_updates = transformation(lambda grads, state, params=None: (jax.tree.map(lambda g: g * jnp.nan, grads), state))
-scalar_updates = transformation(lambda grads, state, params=None: (jax.tree.map(jnp.sum, grads), state))
-counted_updates = transformation(lambda grads, state, params=None: (jax.tree.map(lambda g: g * called(), grads), state))
 
 
 VP_ITSELF = VP()

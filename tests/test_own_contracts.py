@@ -28,10 +28,11 @@ from score_sde.training.objective import Trainees, make_loss
 from score_sde.training.optim import make_optimizer
 from score_sde.training.trackers import open_trackers
 from score_sde.typing import Loss
-from tests import own_data, own_parts
+from tests import own_data, own_parts, own_training
 
 HERE = "tests.own_parts:"
 DATA = "tests.own_data:"
+TRAINING = "tests.own_training:"
 
 
 def network(name, num_classes=0, spans=False, num_outputs=None, **options):
@@ -130,12 +131,12 @@ BROKEN = {
         "nan_weight": "gives weights from nan to nan",
         "counted_weight": "gives other weights for the same times the second time",
     },
-    lambda name: loss(kind=HERE + name): {
+    lambda name: loss(kind=TRAINING + name): {
         "mean_loss": r"has losses of \(\(\), 'float32'\) for data of shape \(4, 2\); expected one loss for each",
         "counted_loss": "computes another loss for the same arguments the second time",
         "no_loss": "makes a float; expected a score_sde.typing.Loss",
     },
-    lambda name: make_optimizer(Optim(name=HERE + name)): {
+    lambda name: make_optimizer(Optim(name=TRAINING + name)): {
         "no_rate": "takes no learning_rate, but momentum; expected an optimizer that follows the schedule",
         "no_optimizer": "expected an optax.GradientTransformation",
         "nan_updates": "makes updates that are not finite",
@@ -153,7 +154,7 @@ BROKEN = {
         "UnlabeledSource": r"has labels None at \[ *0 39\], and its info has 3 classes",
         "EmptySource": "has no examples; expected one at least",
     },
-    lambda name: open_trackers([HERE + name], {}, Path("run"), {}): {
+    lambda name: open_trackers([TRAINING + name], {}, Path("run"), {}): {
         "no_writer": "makes a float without write, truncate, flush, close; expected a Writer",
     },
     extractor: {
@@ -170,7 +171,7 @@ CASES = [(make, name, said) for make, clauses in BROKEN.items() for name, said i
 def test_a_part_that_breaks_a_clause_is_refused_by_that_clause(make, name, said):
     with pytest.raises(UserError, match=said) as raised:
         make(name)
-    named = (HERE if name in vars(own_parts) else DATA) + name
+    named = next(f"{module.__name__}:{name}" for module in (own_parts, own_training, own_data) if name in vars(module))
     assert str(raised.value).startswith(named) and str(raised.value).count(named) == 1
 
 
@@ -285,7 +286,7 @@ def test_parts_that_keep_their_contracts_are_what_they_say():
 
 
 def test_a_loss_of_ones_own_is_trained(key):
-    scaled = loss(kind=HERE + "scaled", times=HERE + "Squares", options={"factor": 3.0})
+    scaled = loss(kind=TRAINING + "scaled", times=HERE + "Squares", options={"factor": 3.0})
     net, x = network("Linen"), jnp.ones((4, 2))
     params = net.init(key, (4, 2))
     assert isinstance(scaled, Loss)
@@ -295,7 +296,9 @@ def test_a_loss_of_ones_own_is_trained(key):
     assert not isinstance(times, UniformTimes)
 
 
-@pytest.mark.parametrize(("name", "options"), [(HERE + "descent", {"momentum": 0.5}), ("optax:sgd", {"momentum": 0.5})])
+@pytest.mark.parametrize(
+    ("name", "options"), [(TRAINING + "descent", {"momentum": 0.5}), ("optax:sgd", {"momentum": 0.5})]
+)
 def test_an_optimizer_of_ones_own_follows_the_schedule(name, options):
     tx = make_optimizer(Optim(name=name, options=options, lr=0.1, warmup=2, grad_clip=0.0))
     params = {"x": jnp.ones(3)}
