@@ -4,8 +4,11 @@ A mode imports its module when it is loaded, so that no command waits for the li
 """
 
 import importlib
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+log = logging.getLogger(__name__)
 
 
 class Mode(NamedTuple):
@@ -16,12 +19,18 @@ class Mode(NamedTuple):
     trains: bool = False  # it saves and ends when SIGTERM or SIGINT comes
     takes_out: bool = False  # it reads a run, or none, and writes results, which may go elsewhere
     takes_config: bool = True
+    look_at: str = ""  # the result to look at first, for modes that do not name it themselves
 
 
 #: The modes by what they are for.
 GROUPS = {
     "train": {
-        "train": Mode("training.run_train", "train, or go on training from the newest checkpoint", trains=True),
+        "train": Mode(
+            "training.run_train",
+            "train, or go on training from the newest checkpoint",
+            trains=True,
+            look_at="summary.md",
+        ),
         "demo": Mode(
             "demonstrating.run_demo", "train, sample, measure the likelihood, and write summary.md", trains=True
         ),
@@ -34,39 +43,53 @@ GROUPS = {
             "dequantizer.run_train_dequantizer",
             "train noise for a tighter likelihood of a trained model: dequantizer.json",
             trains=True,
+            look_at="dequantizer.json",
         ),
         "train_classifier": Mode(
             "guiding.run_train_classifier",
             "train a classifier of noisy labeled data, which guides samples to classes: classifier.json",
             trains=True,
+            look_at="classifier.json",
         ),
     },
     "draw": {
-        "sample": Mode("sampling.run_sample", "draw samples: samples.png, trajectory.png", takes_out=True),
+        "sample": Mode(
+            "sampling.run_sample",
+            "draw samples: samples.png, trajectory.png",
+            takes_out=True,
+            look_at="samples.png",
+        ),
         "restore": Mode(
             "restoring.run_restore",
             "draw images given observations of them, such as their upper halves: restoration.png",
             takes_out=True,
+            look_at="restoration.png",
         ),
         "latents": Mode(
             "sampling.run_latents",
             "encode held-out data, decode, interpolate: latents.npz, interpolation.png",
             takes_out=True,
+            look_at="latents.json",
         ),
     },
     "measure": {
         "likelihood": Mode(
-            "likelihood.run_likelihood", "measure the held-out likelihood: likelihood.json", takes_out=True
+            "likelihood.run_likelihood",
+            "measure the held-out likelihood: likelihood.json",
+            takes_out=True,
+            look_at="likelihood.json",
         ),
         "eval": Mode(
             "evaluating.run_eval",
             "measure checkpoints on the test split, and their samples, and tell the best: evaluation.json",
             takes_out=True,
+            look_at="evaluation.json",
         ),
         "classify": Mode(
             "classifying.run_classify",
             "tell the classes of held-out data by their likelihoods given each class: classification.json",
             takes_out=True,
+            look_at="classification.json",
         ),
         "pareto": Mode(
             "comparing.run_pareto", "find the sampler, grid and number of steps to take: pareto.md", takes_out=True
@@ -119,8 +142,11 @@ def load(name: str) -> Callable[..., int | None]:
 
 
 def _loaded_at_a_call(name: str) -> Callable[..., int | None]:
-    def run(*arguments: Any, **flags: Any) -> int | None:
-        return load(name)(*arguments, **flags)
+    def run(config: Any, workdir: Any, *arguments: Any, **flags: Any) -> int | None:
+        code, result = load(name)(config, workdir, *arguments, **flags), TABLE[name].look_at
+        if result and not code:
+            log.info("See %s.", (flags.get("out") or workdir) / result)
+        return code
 
     return run
 

@@ -1,12 +1,14 @@
 """Series, tables and volumes from a file to likelihood, samples and pictures, against Gaussians of known density."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from score_sde.cli import main
+from score_sde.modes import TABLE
 from tests.training.test_resume import ROOT
 
 CONFIG = ROOT / "configs/vp/toy_mlp.py"
@@ -53,13 +55,17 @@ def fields_of(case, file, **changes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["table", "series", pytest.param("field", marks=pytest.mark.slow)])
-def test_every_mode_takes_the_shape(tmp_path, case):
+def test_every_mode_takes_the_shape_and_says_where_its_results_are(tmp_path, case, caplog):
     shape, units, _ = CASES[case]
     x, _ = gaussian(shape, units, 24, seed=0)
     np.savez(tmp_path / "data.npz", train=x, test=x[:8])
     fields = fields_of(case, tmp_path / "data.npz")
     for mode in ("train", "sample", "likelihood", "eval"):
-        assert run(mode, tmp_path / "run", fields) == 0, mode
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            assert run(mode, tmp_path / "run", fields) == 0, mode
+        result = tmp_path / "run" / TABLE[mode].look_at
+        assert result.is_file() and caplog.messages[-1] == f"See {result}."
     with np.load(tmp_path / "run" / "samples.npz") as file:
         assert file["samples"].shape == (4, *shape) and file["samples"].dtype == np.float32
     for picture in ("samples.png", "trajectory.png", "progress/step_00000002.png"):

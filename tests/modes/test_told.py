@@ -1,4 +1,4 @@
-"""What a run begins with is said before it begins."""
+"""What a run begins with is said before it begins, and where its results are when it has ended."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from score_sde.cli import load_config, main
 from score_sde.errors import UserError
 from score_sde.evaluation.metrics import extractor_of
 from score_sde.metrics import read_statistics
-from score_sde.modes import statistics, training
+from score_sde.modes import GROUPS, MODES, TABLE, statistics, training
 from score_sde.modes.workdir import data_info
 
 
@@ -61,3 +61,17 @@ def test_statistics_that_cannot_be_read_are_computed_again(tmp_path, caplog, con
     assert found.count == 36 and read_statistics(tmp_path / "statistics.npz").sha256 == found.sha256
     (line,) = [line for line in caplog.messages if "computed again" in line]
     assert line.startswith(f"{tmp_path / 'statistics.npz'} cannot be read (")
+
+
+def test_what_draws_measures_or_trains_says_where_its_results_are_if_there_are_any(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    # These have more to say, or name the file themselves.
+    own = {"demo", "sweep", "pareto", "conformance", "stats", "reproduce"}
+    modes = [mode for group in ("train", "draw", "measure") for mode in GROUPS[group] if mode not in own]
+    for mode in modes:
+        for code, out, told in ((0, None, "run"), (None, "elsewhere", "elsewhere"), (1, None, None)):
+            caplog.clear()
+            monkeypatch.setattr("score_sde.modes.load", lambda name, code=code: lambda *_, **__: code)
+            assert MODES[mode]({}, tmp_path / "run", "command", **({"out": tmp_path / out} if out else {})) == code
+            assert caplog.messages == ([f"See {tmp_path / told / TABLE[mode].look_at}."] if told else [])
+    assert {mode for mode, made in TABLE.items() if made.look_at} == set(modes)
