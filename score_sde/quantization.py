@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.arguments import Checked, not_whole
+from score_sde.arguments import Checked, not_masked, not_whole
 from score_sde.errors import UserError, refuse
 from score_sde.standardization import Standardization
 from score_sde.typing import Batch, PRNGKey, Times, component, holds, static
@@ -132,13 +132,14 @@ class Quantization(Checked):
         choices = (unit * self.num_grey_levels, unit * (self.num_grey_levels - 1), unit * self.num_grey_levels - 0.5)
         return any(np.abs(places - np.round(places)).max() < 1e-3 for places in choices)
 
-    def check_levels(self, levels: Array) -> None:
+    def check_levels(self, levels: Array | np.ndarray) -> None:
         """Refuse what are no gray levels of this kind.
 
         Raises:
-            UserError: If the data are continuous, or the levels not whole numbers from 0 to ``K - 1``, as far as they
-                can be read.
+            UserError: If the data are continuous, or the levels masked or not whole numbers from 0 to ``K - 1``, as far
+                as they can be read.
         """
+        refuse(not_masked("levels", levels))
         if self.num_grey_levels is None:
             raise UserError("The data are continuous and have no bins to draw noise in; expected gray levels.")
         if not (jnp.issubdtype(levels.dtype, jnp.integer) or levels.dtype == jnp.bool_):

@@ -14,6 +14,7 @@ Nothing is dequantized. The integral depends on the schedule through the log-SNR
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from score_sde.arguments import check_pairs, not_inner_time, score_at
@@ -34,7 +35,7 @@ def level_bound(
     key: PRNGKey,
     sde: SDE,
     score_fn: ScoreFn,
-    levels: Array,
+    levels: Array | np.ndarray,
     quantization: Quantization,
     *,
     t_min: Number = DEFAULTS.likelihood.t_min,
@@ -73,7 +74,7 @@ def level_bound(
     refuse(not_inner_time("t_min", t_min))
     check_pairs("num_times", num_times)
     quantization.check_levels(levels)
-    x = quantization.midpoints(levels)
+    x = quantization.midpoints(jnp.asarray(levels))
     time_keys, noise_keys, decoder_keys = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(example_keys(key, x))
 
     def error(row: tuple[Times, SampleKeys]) -> Times:

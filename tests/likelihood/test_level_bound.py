@@ -111,6 +111,7 @@ def test_the_decoder_is_a_distribution_over_levels(std):
     [
         (jnp.zeros((1, 3)), {}, "expected whole numbers"),
         (jnp.full((1, 3), 4), {}, "expected 0 to 3"),
+        (np.ma.masked_equal([[0, 1, 2]], 2), {}, "1 is hidden"),
         (jnp.zeros((1, 3), int), {"num_times": 3}, "expected an even number"),
         (jnp.zeros((1, 3), int), {"t_min": 0.0}, "t_min"),
     ],
