@@ -25,7 +25,9 @@ SMALL = {"model.name": "mlp", "model.features": 4, "model.num_blocks": 1, "sampl
 #: Read outside the program that is traced, by what calls it.
 OUTSIDE = {f"sampling.{name}" for name in ("seed", "first", "num_samples", "batch_size")}
 OUTSIDE |= {f"likelihood.{name}" for name in ("num_dequantizations", "importance_weighted", "dequantization")}
-OUTSIDE |= {f"likelihood.{name}" for name in ("budget_examples", "noise_levels", "bound_times", "num_examples")}
+OUTSIDE |= {
+    f"likelihood.{name}" for name in ("budget_examples", "noise_levels", "bound_times", "num_examples", "flow_examples")
+}
 OUTSIDE |= {"likelihood.batch_size", "objective.hybrid", "objective.levels"}
 #: The picture of a trajectory is drawn on this grid, whatever the predictor.
 OUTSIDE |= {"sampling.num_steps", "sampling.grid", "sampling.rho"}

@@ -166,7 +166,7 @@ def dataset_likelihood(
     kept: Partial | None = None,
     draw: Program | None = None,
 ) -> DatasetLikelihood:
-    """The probability-flow likelihood of every example (or of the first ``likelihood.num_examples``).
+    """The probability-flow likelihood of every example, or of the first ones (:func:`flow_count`).
 
     The noise is uniform unless given. An interrupted measurement resumes from ``kept``, which is in memory only unless
     given. A ``draw`` is the compiled :func:`flow_draw`, for a caller that keeps it.
@@ -183,8 +183,21 @@ def dataset_likelihood(
         draws = [gathered(draw(params, noise.params, key, batch.data)) for key in keys]
         return combined(draws, importance=settings.importance_weighted)
 
-    nats, num_evals, success, error = measured_in_parts(experiment, source, measure, kept)
+    nats, num_evals, success, error = measured_in_parts(
+        experiment, source, measure, kept, limit=flow_count(settings, len(source))
+    )
     return DatasetLikelihood(bits_per_dim(experiment, nats), nats, num_evals, success.astype(bool), error, kept.seconds)
+
+
+def flow_count(settings: Likelihood, total: int) -> int:
+    """The number of examples of ``total`` that the flow is solved for.
+
+    >>> flow_count(Likelihood(num_examples=50), 297), flow_count(Likelihood(flow_examples=64, num_examples=50), 297)
+    (50, 50)
+    >>> flow_count(Likelihood(flow_examples=64), 297), flow_count(Likelihood(), 297)
+    (64, 297)
+    """
+    return min(settings.flow_examples or total, settings.num_examples or total, total)
 
 
 def log_units(experiment: Experiment) -> float:

@@ -155,15 +155,18 @@ def measured_in_parts(
     kept: Partial,
     *,
     rows: int = 1,
+    limit: int = 0,
 ) -> list[np.ndarray]:
     """Measure the batches of the first ``likelihood.num_examples`` that are not kept yet; return the columns of all.
+
+    A ``limit`` other than 0 leaves fewer examples.
 
     ``measure`` maps a batch to columns with an entry per example. It may ask the network for several ``rows`` for each,
     so that a batch has fewer examples.
     """
     settings = experiment.settings.likelihood
     size = max(settings.batch_size // rows, 1)
-    for batch in examples(experiment, source, batch_size=size, limit=settings.num_examples):
+    for batch in examples(experiment, source, batch_size=size, limit=limit or settings.num_examples):
         if batch.number >= kept.batches:
             start = time.perf_counter()
             columns = [np.asarray(column)[batch.mask] for column in measure(batch)]

@@ -183,6 +183,10 @@ class Likelihood(Group):
         when=CHAIN,
     )
     num_examples: int = integer(0, 0, MAX_EXAMPLES, "first examples of the test split; 0 for all")
+    flow_examples: int = integer(
+        *(0, 0, MAX_EXAMPLES, "first of them that the flow is solved for, which costs more than a bound; 0 for all"),
+        SCORE,
+    )
     batch_size: int = integer(128, 1, MAX_BATCH, "examples at a time, over all devices and hosts")
 
 

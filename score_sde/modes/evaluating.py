@@ -17,7 +17,7 @@ from score_sde.data import fingerprint as contents_of
 from score_sde.distributed import shared_size
 from score_sde.errors import UserError, plural, unknown
 from score_sde.evaluation.base import decisive_fields, fingerprint, mean_and_std_error, statistics_of, with_error
-from score_sde.evaluation.likelihood import BinNoise, dataset_likelihood, identity_of
+from score_sde.evaluation.likelihood import BinNoise, dataset_likelihood, flow_count, identity_of
 from score_sde.evaluation.loss import LossEvaluator
 from score_sde.evaluation.metrics import (
     SampleEvaluator,
@@ -130,9 +130,9 @@ class _Evaluation:
 
     def _likelihood(self, step: int, params: Params, noise: BinNoise) -> dict[str, Any]:
         experiment = self.experiment
-        wanted = experiment.settings.likelihood.num_examples or len(self.source)
         identity = identity_of(experiment, params, noise, self.source)
-        with self._kept("likelihood", step, identity, min(wanted, len(self.source))) as kept:
+        total = flow_count(experiment.settings.likelihood, len(self.source))
+        with self._kept("likelihood", step, identity, total) as kept:
             result = dataset_likelihood(experiment, params, self.source, noise=noise, kept=kept)
         good = result.success
         if not good.any():

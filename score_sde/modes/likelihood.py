@@ -21,6 +21,7 @@ from score_sde.evaluation.likelihood import (
     dataset_bound,
     dataset_latent_bound,
     dataset_likelihood,
+    flow_count,
     flow_protocol,
     identity_of,
 )
@@ -174,14 +175,15 @@ def _measure_flow(run: _Measurement) -> None:
     """The likelihood of the flow, its budget, the bound, the noise levels and the Gaussian mixture."""
     experiment, source, report, columns = run.experiment, run.source, run.report, run.columns
     settings, params, noise = experiment.settings.likelihood, run.state.ema_params, run.noise
-    with run.kept("likelihood", "likelihood") as kept:
+    total = flow_count(settings, len(source))
+    with kept_in(run.place, _PARTIALS["likelihood"], run.identity, total=total, doing="likelihood") as kept:
         result = dataset_likelihood(experiment, params, source, noise=noise, kept=kept)
     columns |= result._asdict()
     del columns["seconds"]
-    report["protocol"] = f"{flow_protocol(settings)}, {data_protocol(experiment, noise, run.total)}"
+    report["protocol"] = f"{flow_protocol(settings)}, {data_protocol(experiment, noise, total)}"
     _add_mean(report, experiment, result)
     if settings.budget_examples:
-        again = min(settings.budget_examples, run.total)
+        again = min(settings.budget_examples, total)
         verb = plural(again, "example is", "examples are")
         log.info("Error budget: %d %s solved again in other ways.", again, verb)
         budget = error_budget(experiment, params, source, result, noise=noise)
@@ -200,7 +202,7 @@ def _measure_flow(run: _Measurement) -> None:
         mean, error = mean_and_std_error(bound.bits_per_dim if is_discrete else bound.nats)
         name = "bound_bits_per_dim" if is_discrete else "bound_nats_per_example"
         report |= {name: mean, "bound_std_error": error}
-        report |= {"bound_times": settings.bound_times, "bound_seconds": bound.seconds}
+        report |= {"bound_times": times, "bound_seconds": bound.seconds, "bound_num_examples": len(bound.nats)}
     if settings.noise_levels:
         log.info("Loss by noise level: %d levels.", settings.noise_levels)
         levels = noise_level_report(experiment, params, source, noise=noise)

@@ -151,7 +151,7 @@ class Model:
         check_untraced("log_likelihood", key, x, labels)
         check_key(key)
         seed = int(jax.random.bits(key))
-        fields = {"seed": seed, "likelihood.num_examples": 0}
+        fields = {"seed": seed, "likelihood.num_examples": 0, "likelihood.flow_examples": 0}
         fields |= {f"likelihood.{name}": value for name, value in changes.items()}
         experiment = dataclasses.replace(self.experiment, settings=self.experiment.settings.with_fields(fields))
         check_limit(experiment.settings)

@@ -112,6 +112,12 @@ def _memory(report: Mapping[str, Any]) -> str:
     return fits if usable is None else f"of {num_bytes(round(usable))} usable: {fits}"
 
 
+def _bound(report: Mapping[str, Any]) -> str:
+    levels, examples = (counted(report, f"bound_{name}", noun) for name, noun in _BOUND)
+    return _listed("an upper bound", f"{levels} per example", examples)
+
+
+_BOUND = (("times", "noise level"), ("num_examples", "example"))
 _CHAIN = (("num_levels", "level"), ("num_examples", "example"))
 _MEASURED = ("protocol", "num_examples")
 #: The numbers of an entry of ``evaluation.json``.
@@ -141,8 +147,8 @@ RESULTS: dict[str, tuple[str, tuple[Field, ...]]] = {
         Field("elbo", "Evidence bound of one weight", bits_unit, "elbo_std_error", how="an upper bound", key="elbo",
               same=_MEASURED),
         *(Field(f"bound_{name}", "Bound of the reverse SDE", bits_unit, "bound_std_error",
-                how=lambda report: f"an upper bound; {counted(report, 'bound_times', 'noise level')} per example",
-                key="bound", same=(*_MEASURED, "bound_times"), column=column, needed=True)
+                how=_bound, key="bound", same=(*_MEASURED, "bound_times", "bound_num_examples"), column=column,
+                needed=True)
           for name, column in (("bits_per_dim", "bound_bits_per_dim"), ("nats_per_example", "bound_nats"))),
         Field("chain_bound.bits_per_dim", "Variational bound of the chain", "bits/dim", "chain_bound.std_error",
               how=_chain, key="chain", same=tuple(f"chain_bound.{name}" for name, _ in _CHAIN), column="chain_bound",
@@ -170,7 +176,8 @@ RESULTS: dict[str, tuple[str, tuple[Field, ...]]] = {
         Field("bound_seconds", "Time of the bound of the reverse SDE", style="duration"),
         Field("chain_bound.seconds", "Time of the bound of the chain", style="duration"),
         Field("baseline.seconds", "Time of the Gaussian mixtures", how="search, fit and evaluation", style="duration"),
-        *_fields("", "num_examples", "num_evals_max", "bound_times", "budget.num_examples", "baseline.num_components"),
+        *_fields("", "num_examples", "num_evals_max", "bound_times", "bound_num_examples",
+                 "budget.num_examples", "baseline.num_components"),
         *_fields("chain_bound.", "prior", "divergence", "decoder", "num_levels", "num_examples"),
         *_fields("noise_levels.", "log_snr.[]", "bits.[]", "uniform_std.[]", "importance_std.[]"),
     )),

@@ -54,6 +54,24 @@ def test_the_likelihood_and_the_bound_are_of_the_gray_levels(tmp_path):
     assert gap > -4.0 * np.hypot(report["bound_std_error"], report["std_error"])
 
 
+@pytest.mark.slow
+def test_the_flow_is_solved_for_the_first_examples_alone_and_the_bound_for_all(tmp_path):
+    assert not _run(tmp_path, "train")
+    columns = []
+    for out, flow_examples in (("few", 3), ("all", 0)):
+        flags = ["--config.likelihood.num_examples=8", f"--config.likelihood.flow_examples={flow_examples}"]
+        assert not _run(tmp_path, "likelihood", *flags, f"--out={tmp_path / out}")
+        with np.load(tmp_path / out / "likelihood.npz") as file:
+            columns.append(dict(file))
+    few, whole = columns
+    assert [len(few[name]) for name in ("bits_per_dim", "bound_bits_per_dim")] == [3, 8]
+    np.testing.assert_array_equal(few["bound_bits_per_dim"], whole["bound_bits_per_dim"])
+    report = json.loads((tmp_path / "few" / "likelihood.json").read_text())
+    assert report["num_examples"] == 3 and report["bound_num_examples"] == 8
+    assert "3 examples of the test split" in report["protocol"]
+    assert "; 8 examples" in (tmp_path / "few" / "summary.md").read_text()
+
+
 def test_a_decoder_beside_such_noise_is_refused_where_it_is_read():
     settings = Settings.of(load_config(CONFIG, [*TINY, "--config.likelihood.decoder=True"]))
     assert not list(problems_of(settings, (8, 8, 1), 17, purposes_of("train", settings)))
