@@ -104,6 +104,7 @@ def built(*flags, shape=(8, 8, 1), grey_levels=17):
     return Experiment.from_config(load_config(CONFIG, [*DIGITS, *flags]), shape, grey_levels)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("flags", [(), ("--config.model.patch_size=2",)], ids=["pixels", "patches"])
 def test_an_untrained_network_knows_the_number_of_levels_and_its_first_and_last_layers_are_trained(flags):
     experiment = built(*flags)

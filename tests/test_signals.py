@@ -84,6 +84,7 @@ def test_a_signal_that_comes_while_a_finalizer_runs_is_not_lost(number):
     assert ended.stderr.endswith("the same command goes on from what is saved, if anything is.\n")
 
 
+@pytest.mark.slow
 def test_a_program_that_takes_its_time_on_its_way_out_is_let_go():
     before = threading.active_count()
     with pytest.raises(Terminated), heeded():

@@ -48,6 +48,7 @@ def test_without_its_record_a_run_knows_its_configuration_and_writes_it_anew(run
     assert record.read_text() == text
 
 
+@pytest.mark.slow
 def test_without_its_record_a_run_needs_no_config_flag(run, capsys):
     flags = [f"--workdir={run}", "--mode=export"]
     (run / "config.json").write_text("[1, 2]")

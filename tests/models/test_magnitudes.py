@@ -149,6 +149,7 @@ def test_updates_make_weights_longer_unless_they_are_projected():
     assert np.all(newest <= np.sqrt(5.0) + 1e-5)  # a mean of vectors of one length is no longer than they are
 
 
+@pytest.mark.slow
 def test_training_keeps_the_weights_at_length_one():
     config = default_config()
     fields = {f"model.{name}": value for name, value in {"name": "edm2", **SMALL}.items()}

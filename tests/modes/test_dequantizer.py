@@ -123,6 +123,7 @@ def test_an_interrupted_training_saves_where_it_is_and_goes_on_from_there(
     _check_same_end(workdir, _train(workdir), uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_averaged_parameters_are_what_is_loaded_and_the_model_stays_as_it_was(uninterrupted, model):
     workdir, state = uninterrupted
     experiment = _experiment()
@@ -133,6 +134,7 @@ def test_the_averaged_parameters_are_what_is_loaded_and_the_model_stays_as_it_wa
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_field_by_field(uninterrupted):
     workdir, _ = uninterrupted
     message = r"differs from that of the dequantizer in .*\n  dequantizer.heads: 2 -> 1\n.*or remove"
@@ -143,6 +145,7 @@ def test_another_configuration_is_refused_field_by_field(uninterrupted):
     load_dequantizer(_experiment(**{"likelihood.num_probes": 3, "dequantizer.num_steps": 9}), workdir)
 
 
+@pytest.mark.slow
 def test_a_dequantizer_goes_on_with_its_own_model_only(uninterrupted, tmp_path):
     workdir = shutil.copytree(uninterrupted[0], tmp_path / "run")
     _save_model(workdir, 4)
@@ -172,6 +175,7 @@ def test_what_is_missing_is_named(model, tmp_path):
         load_dequantizer(_experiment(**{"dequantizer.name": "none"}), model)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_of_the_model_is_named(uninterrupted, tmp_path):
     workdir = shutil.copytree(uninterrupted[0], tmp_path / "run")
     path = workdir / "dequantizer" / "model.json"

@@ -38,6 +38,7 @@ def moved(tmp_path_factory):
     return place, said
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_moved_while_it_is_trained_leaves_a_run_in_its_place(moved):
     place, said = moved
     (told,) = (sentence for sentence in said if "gone from" in sentence)

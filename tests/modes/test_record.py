@@ -47,6 +47,7 @@ def place(trained, tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_data_that_have_moved_are_the_same_data(place, monkeypatch):
     (place / "elsewhere").mkdir()
     (place / "points.npz").rename(place / "elsewhere" / "x.npz")

@@ -65,6 +65,7 @@ def test_other_units_change_likelihoods_by_a_constant_and_samples_by_a_factor(tr
     np.testing.assert_array_equal(theirs["samples.npz"]["samples"], ours["samples.npz"]["samples"] * UNITS)
 
 
+@pytest.mark.slow
 def test_the_statistics_are_recorded_and_samples_need_no_data(trained, tmp_path):
     statistics = column_statistics(load_source(f"npz:{trained / 'ours.npz'}", "train"))
     recorded = recorded_data(trained / "ours").standardization

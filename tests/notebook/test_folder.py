@@ -84,6 +84,7 @@ def exported(run, out, *flags):
     return out
 
 
+@pytest.mark.slow
 def test_the_average_alone_is_the_model_to_the_bit_in_half_of_the_room(run, tmp_path, key):
     whole = score_sde.load(run / "run")
     folder = exported(run, tmp_path / "average", "--config.export.average_only=True")

@@ -3,6 +3,8 @@
 import logging
 import shutil
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -82,6 +84,7 @@ def test_a_network_of_any_library_is_trained_saved_and_loaded_to_the_bit(name, k
     assert further.step == 4
 
 
+@pytest.mark.slow
 def test_a_network_that_a_program_gave_is_asked_for_wherever_its_model_is_read(tmp_path, caplog, capsys):
     network = own_parts.functions(4)
     model = fit(gaussian(50), network=network, steps=2, directory=tmp_path / "run")
@@ -122,8 +125,23 @@ def test_a_given_network_that_breaks_its_contract_is_refused_by_the_clause(claus
         fit(gaussian(9), network=make(), steps=2)
 
 
-def test_a_given_network_of_classes_is_given_them(key):
+class EquinoxWithLabel(eqx.Module):
+    layer: eqx.nn.Linear
+    classes: jax.Array
+
+    def __init__(self, event_shape, key):
+        self.layer = eqx.nn.Linear(event_shape[-1] + 1 + 4, event_shape[-1], key=key)
+        self.classes = jax.random.normal(key, (4, 4))
+
+    def __call__(self, x, condition, label=None):
+        return self.layer(jnp.concatenate([x, condition[None], self.classes[3 if label is None else label]]))
+
+
+@pytest.mark.parametrize(
+    "network", [own_parts.LinenWithLabel(num_classes=3), EquinoxWithLabel], ids=["linen", "equinox"]
+)
+def test_a_given_network_of_classes_is_given_them(network, key):
     x, labels = gaussian(40), np.arange(40) % 3
-    model = fit(x, labels=labels, network=own_parts.LinenWithLabel(num_classes=3), steps=2)
+    model = fit(x, labels=labels, network=network, steps=2)
     one, other = (model.sample(key, 2, labels=label, steps=4) for label in (0, 1))
     assert not np.array_equal(one, other)

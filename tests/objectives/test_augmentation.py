@@ -101,6 +101,7 @@ def test_with_probability_zero_the_loss_has_the_same_bits(key):
     assert float(jnp.abs(moved - PLAIN(params, key, x, train=True)).max()) > 10.0
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_are_augmented_as_the_whole_and_labels_stay(key):
     x, params = _normal(0, 6, *SHAPE), {"w": jnp.float32(0.7)}
     loss = augmented(PLAIN, 0.8)

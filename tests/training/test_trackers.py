@@ -72,6 +72,7 @@ def train(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_writer_of_ones_own_is_told_what_the_files_are_and_a_resumed_run_goes_on(train, tmp_path):
     assert train("mine:Recorder", optim__lr=0.001) == 0
     assert train("mine:Recorder", optim__lr=0.001, training__num_steps=8) == 0
