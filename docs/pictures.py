@@ -1,4 +1,4 @@
-"""Draw the pictures of the documentation from exact scores and from the two models that come with the package.
+"""Draw the pictures of the documentation from exact scores and from the models that come with the package.
 
     python docs/pictures.py [NAME ...]
 
@@ -8,13 +8,12 @@ Without names all pictures are drawn, into ``docs/images``. Each takes some seco
 import functools
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.axes import Axes
+from drawing import BLUE, GRAY, ORANGE, bare, panels, save, shades, show
 from matplotlib.figure import Figure
 
 import score_sde
@@ -23,13 +22,9 @@ from score_sde.chains import NCSN, geometric_sigmas
 from score_sde.conditioning import classifier_free, operators
 from score_sde.data import load_source
 from score_sde.evaluation.problems import GaussianMixture
-from score_sde.files import atomic_path
 from score_sde.sdes import VE, VP, RectifiedFlow, SubVP
 
-IMAGES = Path(__file__).parent / "images"
-BLUE, ORANGE, GRAY, RED = "#2b6cb0", "#dd6b20", "#4a5568", "#c53030"
 UNSEEN = np.array([0.80, 0.86, 0.95])  # pixels that are not observed
-LEVELS = 16.0  # the whitest gray level of the digits
 
 ANGLES = np.linspace(1.0, 3.6, 70) * np.pi
 SPIRAL = GaussianMixture(
@@ -41,60 +36,8 @@ LINE = GaussianMixture(weights=np.array([0.3, 0.7]), means=np.array([[-1.2], [0.
 MODES = GaussianMixture(weights=np.array([0.2, 0.8]), means=np.array([[-1.0, -1.0], [1.0, 1.0]]), stds=np.full(2, 0.2))
 
 
-def panels(width: float, height: float, rows: int, columns: int, **options: Any) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes, an array of rows and columns."""
-    figure = Figure(figsize=(width, height))
-    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def save(figure: Figure, name: str, dpi: int = 140) -> None:
-    """Write a picture with few colors, so that it is small."""
-    from PIL import Image
-
-    path = IMAGES / f"{name}.png"
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.06, facecolor="white")
-        with Image.open(temporary) as image:
-            few = image.convert("RGB").quantize(96, dither=Image.Dither.NONE)
-        few.save(temporary, format="PNG", optimize=True)
-    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
-
-
-def bare(axes: Axes, title: str = "", size: float = 9.0) -> None:
-    """No ticks."""
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize=size)
-
-
-def tiled(images: np.ndarray, gap: int = 1) -> np.ndarray:
-    """Images ``(rows, columns, height, width, 3)`` on white."""
-    rows, columns, height, width, _ = images.shape
-    canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
-    for row, column in np.ndindex(rows, columns):
-        top, left = row * (height + gap), column * (width + gap)
-        canvas[top : top + height, left : left + width] = images[row, column]
-    return canvas
-
-
-def shades(values: np.ndarray, low: float = 0.0, high: float = LEVELS) -> np.ndarray:
-    """Gray values ``(..., 1)`` as colors."""
-    return np.repeat(np.clip((np.asarray(values, float) - low) / (high - low), 0.0, 1.0), 3, axis=-1)
-
-
-def show(axes: Axes, images: np.ndarray, heading: str, titles: list[str]) -> None:
-    """A table of images with a heading, and a title above each column."""
-    canvas = tiled(images)
-    axes.imshow(canvas, interpolation="nearest")
-    axes.set_axis_off()
-    axes.set_title(heading, fontsize=9, pad=17)
-    step = (canvas.shape[1] + 1) / len(titles)
-    for number, title in enumerate(titles):
-        axes.text((number + 0.5) * step - 1.0, -1.6, title, ha="center", va="bottom", fontsize=7, color=GRAY)
-
-
 @functools.cache
-def digits(name: str) -> score_sde.Model:
+def pretrained(name: str) -> score_sde.Model:
     """One of the models that come with the package."""
     return score_sde.load(name)
 
@@ -104,29 +47,34 @@ def held_out(count: int) -> np.ndarray:
     return np.asarray(load_source("digits", "test").gather(np.arange(count)))
 
 
-def way(rows: int, frames: list[int]) -> np.ndarray:
-    """Samples of the digits on their way from noise."""
-    model = digits("digits-vp")
-    sampler = model.experiment.sampler
-    path = jax.jit(lambda p: sampler.path(p, jax.random.key(3), (rows, 8, 8, 1), frames=frames))(model.params)
+def way(name: str, rows: int, frames: list[int]) -> np.ndarray:
+    """Samples of a model on their way from noise, of all classes in turn if it has some."""
+    model = pretrained(name)
+    experiment = model.experiment
+    shape = (rows, *experiment.event_shape)
+    path = jax.jit(lambda p: experiment.sampler.path(p, jax.random.key(3), shape, frames=frames))(model.params)
     return shades(np.moveaxis(np.asarray(path), 0, 1), -1.0, 1.0)
 
 
-def classes(rows: int, scale: float) -> np.ndarray:
-    """Digits of the ten classes, from the same noise at every scale."""
-    labels = np.tile(np.arange(10), rows)
-    found = digits("digits-classes").sample(jax.random.key(1), len(labels), labels=labels, scale=scale)
-    return shades(found.reshape(rows, 10, 8, 8, 1))
+def classes(name: str, rows: int, scale: float) -> np.ndarray:
+    """Samples of ten classes, from the same noise at every scale."""
+    labels, model = np.tile(np.arange(10), rows), pretrained(name)
+    found = model.sample(jax.random.key(1), len(labels), labels=labels, scale=scale)
+    white = (model.experiment.quantization.num_grey_levels or 0) - 1.0
+    return shades(found.reshape(rows, 10, *found.shape[1:]), high=white)
 
 
 def restored(
-    operator: operators.LinearOperator, images: np.ndarray, draws: int, seen: Callable[..., Any]
+    operator: operators.LinearOperator,
+    images: np.ndarray,
+    draws: int,
+    seen: Callable[..., Any],
 ) -> np.ndarray:
     """Truth, observation, four draws, mean and standard deviation: a row for each image."""
     noise_std, key = 0.8, jax.random.key(0)
     clean = operator(jnp.asarray(images, float))
     y = np.asarray(clean + noise_std * jax.random.normal(key, clean.shape))
-    found = digits("digits-vp").restore(
+    found = pretrained("digits-vp").restore(
         jax.random.key(1), np.repeat(y, draws, axis=0), operator, noise_std=noise_std, solver="dpm_solver_2m", steps=25
     )
     found = np.asarray(found, float).reshape(len(images), draws, 8, 8, 1)
@@ -146,12 +94,22 @@ def upper_half(images: np.ndarray, draws: int) -> np.ndarray:
     return restored(operators.mask(known), images, draws, lambda y: np.where(known[None], shades(y), UNSEEN))
 
 
+def enlarged(images: np.ndarray, size: int) -> np.ndarray:
+    """Small images ``(rows, columns, height, width, 3)`` as large ones, with a white border for what is left."""
+    factor = size // images.shape[2]
+    left = size - factor * images.shape[2]
+    large = np.repeat(np.repeat(images, factor, axis=2), factor, axis=3)
+    border = (left // 2, left - left // 2)
+    return np.pad(large, ((0, 0), (0, 0), border, border, (0, 0)), constant_values=1.0)
+
+
 def front() -> None:
-    """From noise to digits, digits by class, and restored digits: the picture of the first page."""
-    frames = [0, 11, 15, 17, 19, 21, 24, 32]
+    """From noise to digits, images by class, and restored images: the picture of the first page."""
+    small = enlarged(way("digits-vp", 2, [0, 11, 15, 17, 19, 21, 24, 32]), 28)
+    strips = np.concatenate([small, way("mnist-vdm", 3, [0, 4, 6, 7, 8, 9, 11, 32])])
     parts = [
-        (way(5, frames), "from noise to data", ["noise", *[""] * 6, "data"]),
-        (classes(5, 2.0), "samples by class, guidance 2", [str(label) for label in range(10)]),
+        (strips, "from noise to data: digits, MNIST", ["noise", *[""] * 6, "data"]),
+        (classes("mnist-vdm", 5, 2.0), "samples by class, guidance 2", [str(label) for label in range(10)]),
         (upper_half(held_out(5), 19), "restored from the upper half, with noise", RESTORED),
     ]
     figure = Figure(figsize=(11.0, 2.3))
@@ -159,7 +117,7 @@ def front() -> None:
     widths = [images.shape[1] for images, _, _ in parts]
     for axes, part in zip(figure.subplots(1, 3, width_ratios=widths), parts, strict=True):
         show(axes, *part)
-    save(figure, "front")
+    save(figure, "front", dpi=200)
 
 
 def densities() -> None:
@@ -288,7 +246,7 @@ def guidance() -> None:
         axes.scatter(*np.asarray(draw(start)).T, s=2, color=ORANGE, linewidths=0)
         bare(axes, f"scale {scale:g}" + (": no guidance" if scale == 1.0 else ""))
         axes.set(xlim=(-2.8, 2.8), ylim=(-1.6, 3.2), aspect="equal")
-        show(below, classes(4, scale), "", [str(label) for label in range(10)])
+        show(below, classes("digits-classes", 4, scale), "", [str(label) for label in range(10)])
     save(figure, "guidance")
 
 
@@ -317,7 +275,7 @@ def restoration() -> None:
 
 def bits() -> None:
     """The cost of each noise level in the bound of held-out digits, for the network and for the best Gaussian."""
-    model, edges = digits("digits-vp"), 41
+    model, edges = pretrained("digits-vp"), 41
     sde, quantization = model.experiment.sde, model.experiment.quantization
     times = sampling.log_snr_times(sde, edges - 1, 1e-4)
     x = quantization.dequantize(jax.random.key(0), jnp.asarray(held_out(200)))
@@ -344,7 +302,7 @@ def bits() -> None:
 
 def losses() -> None:
     """The loss of the digits by noise level, and which levels each law of times draws."""
-    model = digits("digits-vp")
+    model = pretrained("digits-vp")
     experiment = model.experiment
     make = functools.partial(
         objectives.score_matching_loss,

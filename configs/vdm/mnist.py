@@ -25,20 +25,22 @@ def get_config() -> ConfigDict:
     config.model.input_frequencies = (0, 1, 2, 3, 4, 5, 6)  # of 128 gray levels down to 2
     config.model.dropout = 0.0
 
+    config.conditioning.classes = True  # the bound of image and class bounds the image's too
+
     config.optim.name = "muon"
     config.optim.lr = 3e-3
     config.optim.beta2 = 0.99
     config.optim.weight_decay = 0.01
-    config.optim.warmup = 500
+    config.optim.warmup = 200
     config.optim.schedule = "cosine"
     config.optim.ema_rate = 0.9995
     config.optim.ema_warmup = True
 
-    config.training.num_steps = 16_000
-    config.training.batch_size = 64
-    config.training.log_every = 50
-    config.training.eval_every = 1000
-    config.training.checkpoint_every = 200
+    config.training.num_steps = 26_000
+    config.training.batch_size = 16  # of equal cost, many small batches learn more than few large ones
+    config.training.log_every = 100
+    config.training.eval_every = 13_000
+    config.training.checkpoint_every = 500
 
     config.sampling.predictor = "unipc_3"
     config.sampling.grid = "log_snr"
@@ -46,5 +48,6 @@ def get_config() -> ConfigDict:
     config.sampling.t_min = 1e-5
     config.likelihood.dequantization = "truncated_normal"
     config.likelihood.num_steps = 64
-    config.likelihood.bound_times = 128
+    config.likelihood.flow_examples = 256
+    config.likelihood.bound_times = 32
     return config
