@@ -8,6 +8,11 @@ from types import ModuleType
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
+def programs() -> list[Path]:
+    """The files of experiments that are run."""
+    return [path for path in sorted(EXPERIMENTS.rglob("*.py")) if "__main__" in path.read_text()]
+
+
 def load_script(path: Path) -> ModuleType:
     """The module that a file is; what lies beside it can be imported meanwhile and is forgotten afterwards."""
     before = set(sys.modules)

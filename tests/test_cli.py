@@ -12,6 +12,7 @@ import pytest
 from score_sde.cli import MODES, _parse, main, run_script
 from score_sde.errors import Preempted, Terminated, UserError
 from score_sde.modes import MODES as RUN
+from tests.scripts import programs
 
 ROOT = Path(__file__).parents[1]
 TOY = "configs/vp/toy_mlp.py"
@@ -375,3 +376,8 @@ def test_a_script_ends_as_the_command_line_does(capsys, monkeypatch, error, code
 
     assert run_script("lineage", action) == code
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("program", programs(), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_program_of_experiments_ends_as_the_command_line_does(program):
+    assert "sys.exit(run_script(" in program.read_text().partition("__main__")[2]

@@ -8,11 +8,14 @@ costs as much as an evaluation, ``n`` iterations of MMPS cost ``1 + n``, and PiG
 network twice, as one batch.
 """
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from harness import interleave, parser_for
 
+from score_sde.cli import run_script
 from score_sde.conditioning import operators, posterior_score
 from score_sde.conditioning.classes import class_score
 from score_sde.config import from_file
@@ -64,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("conditioning", main))

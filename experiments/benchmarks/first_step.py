@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 from harness import parser_for
 
+from score_sde.cli import run_script
+
 WHAT = ("train", "sample", "likelihood")
 COLUMNS = ("all", "all cores", "imports", "trace", "lower", "compile", "programs")
 _EVENTS = {
@@ -151,4 +153,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         child(Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])
     else:
-        main()
+        sys.exit(run_script("first_step", main))

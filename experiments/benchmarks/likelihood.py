@@ -8,6 +8,7 @@ images, against the exact trace on a grid of 128 steps. The package takes as few
 probe at each, as have no larger error.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from scipy import integrate
 from torch import Tensor  # pyright: ignore[reportMissingImports]
 from torch_ddpmpp import DDPMpp
 
-from score_sde.cli import load_config
+from score_sde.cli import load_config, run_script
 from score_sde.distributed import jit
 from score_sde.experiment import Experiment
 from score_sde.likelihood import Likelihood, log_likelihood_on_grid
@@ -144,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("likelihood", main))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from harness import network_fields, network_parser
 
+from score_sde.cli import run_script
 from score_sde.startup import return_freed_memory
 
 LAYOUTS = ("last", "first")
@@ -70,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("memory", main))

@@ -9,12 +9,14 @@ that work side by side are added.
 
 import collections
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from harness import network_fields, network_parser
 
+from score_sde.cli import run_script
 from score_sde.startup import prepare_process
 
 if __name__ == "__main__":
@@ -89,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("profile_step", main))

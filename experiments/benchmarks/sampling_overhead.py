@@ -6,10 +6,12 @@ Every solver is one jitted loop, timed in turns with the calls alone. Those feed
 the input, so that none can be left out or moved out of the loop; they add no noise, derive no keys and know no SDE.
 """
 
+import sys
 from collections.abc import Callable
 
 from harness import interleave, network_fields, network_parser, report
 
+from score_sde.cli import run_script
 from score_sde.startup import prepare_process
 
 if __name__ == "__main__":
@@ -95,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("sampling_overhead", main))

@@ -13,10 +13,12 @@ the fastest: operations of a small network cost less than waking a second thread
 
 import argparse
 import copy
+import sys
 from collections.abc import Callable
 
 from harness import PYRAMIDS, interleave, network_fields, network_parser, report
 
+from score_sde.cli import run_script
 from score_sde.startup import prepare_process
 
 if __name__ == "__main__":
@@ -176,4 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("train_step", main))

@@ -9,6 +9,7 @@ the training, in percent.
 """
 
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 from harness import parser_for
 
-from score_sde.cli import load_config
+from score_sde.cli import load_config, run_script
 from score_sde.modes.training import train
 from score_sde.modes.workdir import build_experiment
 from score_sde.training import loop
@@ -86,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("training_loop", main))

@@ -8,6 +8,7 @@ chi-square test is printed for three repetitions, each with pairs and a random d
 hundred is below 0.01 by chance. The Gaussian has two correlated values, the mixture three modes.
 """
 
+import sys
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde import sampling, solvers
+from score_sde.cli import run_script
 from score_sde.conditioning import posterior_score, twisted_diffusion
 from score_sde.sdes import VP
 from score_sde.typing import Batch, Times
@@ -124,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("calibration", main))

@@ -7,8 +7,11 @@ to a folder for each, and prints a row for each from its ``restoration.json``. W
 """
 
 import itertools
+import sys
 
 from rows import cell, measured, parser_of
+
+from score_sde.cli import run_script
 
 #: Methods with noise and without, and fields beside those of the command line.
 NOISY = {
@@ -61,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("coverage", main))

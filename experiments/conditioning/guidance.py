@@ -6,7 +6,11 @@ Measures samples of a run with classes by ``--mode=eval`` at every scale, at som
 and rescaled, and prints a row for each. What is measured already is read again.
 """
 
+import sys
+
 from rows import cell, measured, parser_of
+
+from score_sde.cli import run_script
 
 
 def main() -> None:
@@ -39,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("guidance", main))

@@ -17,6 +17,7 @@ probability flow and the reverse SDE, in 2 and in 64 dimensions under VE, VP and
 import argparse
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_sde import sampling, solvers
+from score_sde.cli import run_script
 from score_sde.conditioning import DAPS, Inpaint, RePaint, operators, posterior_score, twisted_diffusion
 from score_sde.evaluation.problems import CASES, CorrelatedGaussian
 from score_sde.sdes import SDE, VP
@@ -324,4 +326,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("laws", main))

@@ -11,6 +11,7 @@ with the same noise in all rows. Means and standard errors are over the seeds.
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import numpy as np
 
 import score_sde
 from score_sde.arguments import score_at
+from score_sde.cli import run_script
 from score_sde.conditioning import classifier_free, halves
 from score_sde.data import load_source
 from score_sde.evaluation.metrics import data_statistics
@@ -139,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("projected", main))

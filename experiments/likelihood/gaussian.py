@@ -12,12 +12,14 @@ noise, under uniform times over that under importance-sampled ones, with the sta
 """
 
 import functools
+import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.cli import run_script
 from score_sde.evaluation.problems import CorrelatedGaussian
 from score_sde.likelihood import Likelihood, log_likelihood_on_grid
 from score_sde.objectives import likelihood_weighting, loss_by_noise_level, score_matching_loss
@@ -113,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("gaussian", main))

@@ -8,6 +8,7 @@ its accuracy, to the folder of the package, or to --output. The test set chooses
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from score_sde.cli import run_script
 from score_sde.data import Source, load_source
 from score_sde.distributed import jit
 from score_sde.interop import write_safetensors
@@ -109,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("train_classifier", main))

@@ -4,12 +4,14 @@
 
 Every variant is a name with changes of fields. One line is printed and appended for each: parameters, floating-point
 operations of a forward pass by XLA's count, milliseconds of a step, and the bound of the averaged parameters on the
-first test images with the same times and noise for all. A variant whose line is in the file is not trained again.
+first test images with the same times and noise for all. The networks are told no classes. A variant whose line is in
+the file is not trained again.
 """
 
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.cli import load_config
+from score_sde.cli import load_config, run_script
 from score_sde.data import load_source
 from score_sde.distributed import jit
 from score_sde.experiment import Experiment
@@ -51,6 +53,7 @@ def measure(variant: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train one variant and measure it."""
     changes = [f"--config.{change}" for change in variant.partition(":")[2].split(",") if change]
     fixed = [f"--config.data.data_dir={args.data_dir}", f"--config.training.num_steps={args.steps}"]
+    fixed.append("--config.conditioning.classes=False")
     config = load_config(Path(args.config), [*fixed, *(change.replace(";", ",") for change in changes)])
     train, test = (load_source("mnist", split, data_dir=args.data_dir) for split in ("train", "test"))
     experiment = Experiment.from_config(config, train.info.shape, train.info.num_grey_levels)
@@ -100,4 +103,4 @@ def flops(experiment: Experiment, params: Any) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("ablation", main))

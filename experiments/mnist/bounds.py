@@ -4,11 +4,12 @@
 
 Of a model that knows classes, ``-log2 P(image | class) + log2(classes)`` bounds the bits of an image too, whichever
 class is given, since ``P(image) >= P(image, class)``. Both bounds share times and noise, so that their difference is
-surer than either. A model is a name, a folder or a working directory.
+surer than either. A model without classes has one bound. A model is a name, a folder or a working directory.
 """
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import score_sde
+from score_sde.cli import run_script
 from score_sde.data import load_source
 from score_sde.data.base import labels_of
 from score_sde.labels import Conditioned
@@ -37,17 +39,24 @@ def main() -> None:
     experiment = model.experiment
     source = load_source(experiment.settings.data.name, "test", data_dir=args.data_dir)
     rows, began = np.arange(min(args.images, len(source))), time.perf_counter()
-    labels = labels_of(source, rows)
+    classes = experiment.num_classes
     found, bits = [], measured(model, args.times)
+    asked = [np.full(len(rows), -1), *([labels_of(source, rows)] if classes else [])]
     for part in np.array_split(rows, math.ceil(len(rows) / args.batch_size)):
         key, levels = jax.random.fold_in(jax.random.key(0), int(part[0])), source.gather(part)
-        found.append(np.stack([bits(key, levels, given) for given in (labels[part], np.full(len(part), -1))]))
+        found.append(np.stack([bits(key, levels, labels[part]) for labels in asked]))
         print(f"\r{part[-1] + 1} images", end="", flush=True)
-    given, alone = np.concatenate(found, axis=1)
-    joint = given + math.log2(experiment.num_classes) / math.prod(experiment.event_shape)
+    alone, *given = np.concatenate(found, axis=1)
+    shown = {"without a class": alone}
+    if given:
+        joint = given[0] + math.log2(classes) / math.prod(experiment.event_shape)
+        shown |= {
+            "given the class": given[0],
+            "image and class": joint,
+            "without a class - image and class": alone - joint,
+        }
     print(f"\r{len(rows)} images, {args.times} times each, {time.perf_counter() - began:.0f} s, in bits/dim")
-    shown = {"given the class": given, "image and class": joint, "without a class": alone}
-    for name, values in {**shown, "without a class - image and class": alone - joint}.items():
+    for name, values in shown.items():
         print(f"{name}: {values.mean():.4f} +- {values.std(ddof=1) / math.sqrt(len(values)):.4f}")
 
 
@@ -57,7 +66,7 @@ def measured(model: score_sde.Model, num_times: int) -> Callable[..., np.ndarray
     bit = math.prod(experiment.event_shape) * math.log(2.0)
 
     def bits(params: Any, key: Any, levels: Any, labels: Any) -> Any:
-        score = experiment.score_fn(Conditioned(params, labels))
+        score = experiment.score_fn(Conditioned(params, labels) if experiment.num_classes else params)
         return level_bound(key, experiment.sde, score, levels, experiment.quantization, num_times=num_times).value / bit
 
     program = jax.jit(bits)
@@ -65,4 +74,4 @@ def measured(model: score_sde.Model, num_times: int) -> Callable[..., np.ndarray
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("bounds", main))

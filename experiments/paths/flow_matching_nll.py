@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from score_sde.cli import run_script
 from score_sde.startup import prepare_process
 
 if __name__ == "__main__":
@@ -157,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("flow_matching_nll", main))

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 from score_sde.checkpointing import Checkpoints
-from score_sde.cli import load_config
+from score_sde.cli import load_config, run_script
 from score_sde.modes.workdir import build_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -293,4 +293,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("kills", main))

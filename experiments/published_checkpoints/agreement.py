@@ -13,6 +13,7 @@ Each checkpoint goes through ``--mode=import``, ``--mode=export`` and ``--mode=i
 import argparse
 import json
 import lzma
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_sde.cli import run_script
 from score_sde.config import default_config
 from score_sde.fields import Settings
 from score_sde.models.adapters import LinenNetwork
@@ -104,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("agreement", main))

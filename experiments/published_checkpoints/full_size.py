@@ -11,6 +11,7 @@ lowered by one where the data are centered. The weights are drawn by name, see :
 import argparse
 import gzip
 import json
+import sys
 import zlib
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde.cli import load_config
+from score_sde.cli import load_config, run_script
 from score_sde.interop.convert import expected_shapes, fit, from_torch_names
 from score_sde.models.adapters import LinenNetwork
 from score_sde.models.registry import make_network
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("full_size", main))

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from score_sde.cli import run_script
 from score_sde.training.writers import read_timings
 
 ROOT = Path(__file__).parents[2]
@@ -81,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script("processes", main))
