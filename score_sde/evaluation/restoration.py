@@ -1,5 +1,6 @@
 """Images drawn given observations of them, and how good the draws are: error, misfit, and the coverage of intervals."""
 
+import functools
 import json
 import math
 import zlib
@@ -23,6 +24,7 @@ from score_sde.evaluation.samples import solved_in_parts
 from score_sde.experiment import Experiment
 from score_sde.fields import DEFAULTS
 from score_sde.keys import fold_in, sample_keys
+from score_sde.quantization import PLACES, Quantization
 from score_sde.solvers.base import Solution
 from score_sde.typing import Params, PRNGKey, SampleKeys
 from score_sde.validation import need_score
@@ -78,7 +80,7 @@ def observed_of(experiment: Experiment) -> Observed:
 def observations_of(experiment: Experiment, seen: Observed, given: Given) -> Observations:
     """The observations of given images, with noise of each image's own key; given observations as they are.
 
-    Images are dequantized, as for training: a draw is of values between gray levels.
+    The network saw images at some place of the bins of their gray levels (``objective.levels``), and so does a draw.
 
     Raises:
         UserError: If given observations have another shape than the operator makes, or lie far out of range.
@@ -88,8 +90,8 @@ def observations_of(experiment: Experiment, seen: Observed, given: Given) -> Obs
         return Observations(_checked(experiment, seen, given.y), given.truth)
     key = jax.random.fold_in(root_key(experiment, Purpose.OBSERVATIONS), _IMAGES)
     keys = sample_keys(key, 0, len(given.levels))
-    u = jax.vmap(lambda key: jax.random.uniform(key, experiment.event_shape))(fold_in(keys, _DEQUANTIZATION))
-    truth = experiment.quantization.place(jnp.asarray(given.levels), u)
+    place = functools.partial(PLACES[experiment.settings.objective.levels], experiment.quantization)
+    truth = jax.vmap(place)(fold_in(keys, _DEQUANTIZATION), jnp.asarray(given.levels))
     noise_std = experiment.settings.conditioning.noise_std
     y = observe(fold_in(keys, _NOISE), seen.operator, truth, noise_std, seen.known)
     return Observations(np.asarray(y), np.asarray(truth))
@@ -192,6 +194,24 @@ def interval_of(draws: int) -> tuple[int, float]:
     return rank, 1.0 - 2.0 * rank / (draws + 1)
 
 
+def share_within(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Whether the interval of draws ``(draws, *event)`` holds the truth, value by value.
+
+    Gray levels may be equal. The truth then has any place among its equals, and the share of these places within the
+    interval counts, so that a truth that is one more draw is held as often as the interval says, whatever its law.
+
+    >>> draws = np.arange(20.0)[1:, None]
+    >>> [float(share_within(draws, np.array([truth]))[0]) for truth in (0.5, 1.5, 18.5, 19.5)]
+    [0.0, 1.0, 1.0, 0.0]
+    >>> share_within(np.full((19, 1), 7), np.array([7])).tolist()  # any of 20 places, the first and the last without
+    [0.9]
+    """
+    rank, _ = interval_of(len(draws))
+    below, equal = (draws < truth).sum(axis=0), (draws == truth).sum(axis=0)
+    places = np.minimum(below + equal, len(draws) - rank) - np.maximum(below, rank) + 1
+    return np.clip(places, 0, None) / (equal + 1)
+
+
 def quality(
     experiment: Experiment, seen: Observed, y: np.ndarray, truth: np.ndarray | None, draws: np.ndarray
 ) -> Quality:
@@ -204,9 +224,9 @@ def quality(
     if truth is None:
         return found
     peak = experiment.quantization.width**2
-    rank, _ = interval_of(len(draws))
-    ordered = np.sort(values, axis=0)
-    inside = (ordered[rank - 1] <= truth) & (truth <= ordered[-rank])
+    between = PLACES[experiment.settings.objective.levels] is Quantization.dequantize
+    level = np.asarray if between else experiment.quantization.quantize  # to rounding, draws are on the levels
+    inside = share_within(level(draws), level(truth))
     if seen.known is not None and experiment.settings.conditioning.noise_std == 0.0:
         inside = inside[~np.asarray(seen.known)]  # the others are known
     errors = np.mean((values - truth) ** 2, axis=tuple(range(1, values.ndim)))

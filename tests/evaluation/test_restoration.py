@@ -19,6 +19,7 @@ from score_sde.evaluation.restoration import (
     observations_of,
     observed_of,
     quality,
+    share_within,
     summary_of,
 )
 from score_sde.experiment import Experiment
@@ -307,13 +308,32 @@ def test_nothing_is_asked_of_values_where_nothing_is_known(tmp_path):
     assert found.truth is None and set(np.unique(found.y)) == {0.0, 0.5}
 
 
-def test_the_coverage_of_an_interval_is_what_it_says():
+def test_images_are_observed_and_compared_as_the_network_saw_them():
+    experiment = experiment_of(objective__levels="midpoints", conditioning__noise_std=0.0)
+    levels, seen = np.random.RandomState(0).randint(17, size=(3, *SHAPE)), observed_of(experiment)
+    observed = observations_of(experiment, seen, Given(levels))
+    np.testing.assert_allclose(observed.truth, experiment.quantization.midpoints(jnp.asarray(levels)), atol=1e-6)
+    # Draws that know the image but for rounding hold it as often as draws of any law do.
+    rounded = observed.truth[:, None] + 1e-4 * np.random.RandomState(1).randn(3, 19, *SHAPE)
+    assert report_of(experiment, seen, observed, rounded)["coverage"] == pytest.approx(interval_of(19)[1])
+    other = np.asarray(experiment.quantization.midpoints(jnp.asarray((levels + 3) % 17)))[:, None].repeat(19, axis=1)
+    assert report_of(experiment, seen, observed, other)["coverage"] == 0.0
+
+
+@pytest.mark.parametrize("law", ["cauchy", "binary", "levels", "certain"])
+def test_the_coverage_of_an_interval_is_what_it_says(law):
     """Of draws and truth of one law, whatever the law: counted over many."""
-    rng = np.random.RandomState(0)
+    rng, count = np.random.RandomState(0), 20_000
+    draw = {
+        "cauchy": rng.standard_cauchy,
+        "binary": lambda size: rng.binomial(1, 0.02, size),
+        "levels": lambda size: rng.poisson(3.0, size),
+        "certain": np.zeros,
+    }[law]
     for draws in (2, 19, 30):
-        rank, nominal = interval_of(draws)
-        values = np.sort(rng.standard_cauchy((20_000, draws)), axis=1)
-        truth = rng.standard_cauchy(20_000)
-        inside = (values[:, rank - 1] <= truth) & (truth <= values[:, -rank])
-        assert abs(inside.mean() - nominal) < 4.5 * 0.5 / np.sqrt(20_000)
+        nominal = interval_of(draws)[1]
+        inside = share_within(draw((draws, count)), draw(count))
+        assert abs(inside.mean() - nominal) < 4.5 * 0.5 / np.sqrt(count)
         assert abs(nominal - 0.9) <= 1.0 / (draws + 1) or draws == 2
+    # Draws that are sure of something else hold nothing.
+    assert not share_within(np.ones((19, 3)), np.array([0.0, 2.0, 3.0])).any()
