@@ -71,9 +71,10 @@ class _Measurement(NamedTuple):
         """The number of measured examples."""
         return min(self.experiment.settings.likelihood.num_examples or len(self.source), len(self.source))
 
-    def kept(self, name: str, doing: str) -> AbstractContextManager[Partial]:
-        """The results so far of a part of the measurement."""
-        return kept_in(self.place, _PARTIALS[name], self.identity, total=self.total, doing=doing)
+    def kept(self, name: str, doing: str, total: int | None = None) -> AbstractContextManager[Partial]:
+        """The results so far of a part of the measurement, of all images unless a number is given."""
+        total = self.total if total is None else total
+        return kept_in(self.place, _PARTIALS[name], self.identity, total=total, doing=doing)
 
 
 @one_at_a_time("likelihood")
@@ -176,7 +177,7 @@ def _measure_flow(run: _Measurement) -> None:
     experiment, source, report, columns = run.experiment, run.source, run.report, run.columns
     settings, params, noise = experiment.settings.likelihood, run.state.ema_params, run.noise
     total = flow_count(settings, len(source))
-    with kept_in(run.place, _PARTIALS["likelihood"], run.identity, total=total, doing="likelihood") as kept:
+    with run.kept("likelihood", "likelihood", total) as kept:
         result = dataset_likelihood(experiment, params, source, noise=noise, kept=kept)
     columns |= result._asdict()
     del columns["seconds"]
