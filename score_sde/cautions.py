@@ -163,6 +163,16 @@ def likelihood_cautions(config: Settings, *, continuous: bool) -> Iterator[str]:
         )
 
 
+def restoration_cautions(config: Settings, products: int) -> Iterator[str]:
+    """Sentences about a network whose derivatives are noise, for a method that takes products with its Jacobian."""
+    if products and config.reads("model.damped_waves") and not config.model.damped_waves:
+        yield (
+            f"config.conditioning.method={config.conditioning.method} takes derivatives of the network, and those of "
+            "its waves (config.model.input_frequencies) are large where noise hides them: draws may be far from the "
+            "observation. Set config.conditioning.method=daps, or train with config.model.damped_waves=True."
+        )
+
+
 def data_cautions(config: Settings, scale: DataScale, *, continuous: bool) -> Iterator[str]:
     """Sentences about data far from the scale that the configuration assumes.
 

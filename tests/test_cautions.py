@@ -13,6 +13,7 @@ from score_sde.cautions import (
     data_cautions,
     likelihood_cautions,
     network_cautions,
+    restoration_cautions,
     run_cautions,
     scale_of,
 )
@@ -181,6 +182,15 @@ def test_noise_of_a_likelihood_that_the_network_was_not_trained_with_is_told():
     (said,) = likelihood_cautions(configured(**asked), continuous=True)
     assert said.startswith("config.likelihood.dequantization=truncated_normal has no effect: toy:gaussians has no gray")
     assert not list(likelihood_cautions(configured(), continuous=True))
+
+
+def test_a_restoration_by_derivatives_of_waves_that_noise_hides_is_told_of_them():
+    waves = {"model.name": "ncsnpp", "model.input_frequencies": (6, 7)}
+    (said,) = restoration_cautions(configured(**waves), 3)
+    assert "large where noise hides them" in said and "config.conditioning.method=daps" in said
+    assert not list(restoration_cautions(configured(**waves), 0))  # DAPS takes none
+    assert not list(restoration_cautions(configured(**waves, **{"model.damped_waves": True}), 3))
+    assert not list(restoration_cautions(configured(**{"model.name": "ncsnpp"}), 3))
 
 
 def test_a_likelihood_of_continuous_data_takes_no_noise_and_says_so(tmp_path, caplog):

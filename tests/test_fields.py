@@ -321,6 +321,16 @@ def test_all_that_is_wrong_is_said_at_once_and_only_what_the_purpose_reads():
             "noise_scale is 0.5, and the predictor ancestral always adds the full noise",
         ),
         (("sampling.num_steps=100000", "parameterization.num_scales=100000", "sde.schedule=linear"), "sample", "pairs"),
+        (
+            ("model.input_frequencies=1", "model.damped_waves=True"),
+            "sample",
+            "damped_waves is True and config.parameterization.condition_on is time, which does not tell",
+        ),
+        (
+            ("model.input_frequencies=1", "model.damped_waves=True", "parameterization.output=edm"),
+            "sample",
+            "damped_waves is True and the parameterization scales its inputs",
+        ),
         (("model.name=ncsn",), "train", "config.model.name=ncsn looks up the number of a level"),
         (("sde.name=ve", "sde.schedule=linear"), "train", "expected continuous, geometric, uniform"),
     ],

@@ -156,6 +156,7 @@ def test_guidance_is_named_where_images_are_restored_as_of_no_class():
 
 
 IMAGES = {"model.channel_multipliers": (1, 2), "model.attention_resolutions": (8,), "model.features": 8}
+WAVES = {"model.input_frequencies": (1,), "model.damped_waves": True}
 TRAINING = {
     "a perceptron": ({}, (2,)),
     "a chain and its bound": (
@@ -163,6 +164,7 @@ TRAINING = {
         (2,),
     ),
     "ncsnpp": (IMAGES | {"model.name": "ncsnpp"}, (8, 8, 1)),
+    "waves": (IMAGES | WAVES | {"model.name": "ncsnpp", "parameterization.condition_on": "log_noise"}, (8, 8, 1)),
     "ddpm": (IMAGES | {"model.name": "ddpm"}, (8, 8, 1)),
     "edm2": (IMAGES | {"model.name": "edm2"}, (8, 8, 1)),
     "ncsnv2": ({"model.features": 32, "model.name": "ncsnv2_64", "sde.name": "ve"}, (8, 8, 1)),

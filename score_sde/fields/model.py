@@ -83,6 +83,11 @@ class Model(Open):
         distinct=True,
         or_empty=True,
     )
+    damped_waves: bool = flag(
+        False,
+        "waves fade where noise hides them, by exp(-(2^n 2 pi sigma)^2 / 2), of which derivatives remain of use",
+        _UNET & unless("model.input_frequencies", ()),
+    )
     patch_size: int = integer(
         1, 1, 16, "pixels per side of a square that the network takes for one pixel, with more channels", _UNET
     )

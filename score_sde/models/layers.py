@@ -19,7 +19,7 @@ from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
 from score_sde.models.pixels import Images, add_everywhere, centered_moments, rescale
 from score_sde.models.storing import stored, stored_gradient
-from score_sde.typing import Labels, Times, is_known, time_dtype
+from score_sde.typing import Labels, Times, expand_like, is_known, time_dtype
 
 Features = Float[Array, "batch features"]
 Activation = Callable[[Array], Array]
@@ -278,13 +278,26 @@ def check_labels(label: Labels, num_classes: int) -> None:
         )
 
 
-def with_waves(x: Images, frequencies: tuple[int, ...]) -> Float[Array, "batch *size wider"]:
+def with_waves(
+    x: Images, frequencies: tuple[int, ...], log_noise: Times | None = None
+) -> Float[Array, "batch *size wider"]:
     """Images with ``sin(2^n 2 pi x)`` and ``cos(2^n 2 pi x)`` as further channels, for each ``n``.
 
     Waves as short as the distance between two gray levels show a network where in a bin a value lies (Kingma et al.
     2021, arXiv 2107.00630, appendix C). Centered images of 256 levels take ``n`` = 6 and 7.
+
+    Given ``log sigma``, a wave of frequency ``w`` is damped by ``exp(-(w sigma)^2 / 2)``, its mean over noise of
+    standard deviation ``sigma``: where noise hides it there is nothing to be seen in it, and its derivative, which
+    grows like ``w``, would drown the others.
+
+    >>> with_waves(jnp.full((1, 1, 1, 1), 0.25), (0,), jnp.array([-9.0])).ravel().round(4).tolist()[:2]
+    [0.25, 1.0]
+    >>> with_waves(jnp.full((1, 1, 1, 1), 0.25), (0,), jnp.array([1.0])).ravel().round(4).tolist()[:2]
+    [0.25, 0.0]
     """
-    waves = [wave(2.0**n * 2.0 * jnp.pi * x) for n in frequencies for wave in (jnp.sin, jnp.cos)]
+    sigma = 0.0 if log_noise is None else expand_like(jnp.exp(log_noise), x)
+    angular = [2.0**n * 2.0 * jnp.pi for n in frequencies]
+    waves = [jnp.exp(-0.5 * (w * sigma) ** 2) * wave(w * x) for w in angular for wave in (jnp.sin, jnp.cos)]
     return jnp.concatenate([x, *waves], axis=-1) if waves else x
 
 

@@ -17,6 +17,7 @@ convolutions pad at every border, and the output is cropped.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -79,6 +80,7 @@ class NCSNpp(nn.Module):
     rescale_input: bool = False  # map inputs from [0, 1] to [-1, 1] first, for data that are not centered
     remat: bool = DEFAULTS.model.remat
     input_frequencies: tuple[int, ...] = DEFAULTS.model.input_frequencies
+    damped_waves: bool = DEFAULTS.model.damped_waves
     patch_size: int = DEFAULTS.model.patch_size
     num_outputs: int | None = None  # for every value, along one more axis; ``None`` for one, without that axis
     spans: bool = False  # whether it is told the time between two times too, for average velocities
@@ -97,9 +99,9 @@ class NCSNpp(nn.Module):
     ) -> Output:
         """The network output, of the shape of ``x``, or with a last axis of ``num_outputs``.
 
-        The noise condition is a time or level for positional embeddings, ``log sigma`` for Fourier ones. The label
-        ``None``, or -1 for single examples, stands for no class; the span ``None`` stands for 0, and the
-        augmentations ``None`` for none.
+        The noise condition is a time or level for positional embeddings, ``log sigma`` for Fourier ones and for damped
+        waves. The label ``None``, or -1 for single examples, stands for no class; the span ``None`` stands for 0, and
+        the augmentations ``None`` for none.
 
         Raises:
             UserError: For labels given to a network without classes, and for labels out of range; traced labels out of
@@ -116,7 +118,9 @@ class NCSNpp(nn.Module):
         pyramid = INPUT_PYRAMIDS[self.progressive_input](x, kernel, self.progressive_combine, self.skip_rescale)
         width, scale = (1, self.init_scale) if self.num_outputs is None else (_LOGIT_FEATURES, 1.0)
         out = OUTPUT_PYRAMIDS[self.progressive](width * x.shape[-1], self._head, kernel, scale, self.skip_rescale)
-        h, skips = self._down(conv3x3(self.features)(with_waves(x, self.input_frequencies)), block, pyramid)
+        log_noise = condition + math.log(2.0) * self.rescale_input  # of the data as they are seen
+        waves = with_waves(x, self.input_frequencies, log_noise if self.damped_waves else None)
+        h, skips = self._down(conv3x3(self.features)(waves), block, pyramid)
         h = block(h, h.shape[-1])
         h = self._attend(h)
         h = block(h, h.shape[-1])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from score_sde.cautions import restoration_cautions
 from score_sde.data.given import Given, load_given
 from score_sde.errors import UserError, plural
 from score_sde.evaluation.base import sample_seed
@@ -45,6 +46,9 @@ def run_restore(config: Settings, workdir: Path, command: str, *, out: Path | No
     place = out or workdir
     experiment = experiment_of(config, workdir, "restore")
     seen = observed_of(experiment)
+    restorer = RESTORERS[config.conditioning.method]
+    for sentence in restoration_cautions(experiment.settings, restorer.products(config.conditioning)):
+        log.warning("%s", sentence)
     observed = observations_of(experiment, seen, _given(experiment, config, workdir))
     state, average = trained_model(experiment, workdir)
     experiment, guided = guided_by_classifier(experiment)
@@ -59,7 +63,6 @@ def run_restore(config: Settings, workdir: Path, command: str, *, out: Path | No
     keep_earlier(place, "restore", digest(identity))
     _save(experiment, observed, by_image, found, place)
     _picture(experiment, seen, observed, by_image, found, place)
-    restorer = RESTORERS[fields.method]
     report = {
         "operator": fields.operator,
         "method": fields.method,

@@ -102,6 +102,19 @@ def _network(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     yield from _size(config, "model", count, _SIZES[family.is_latent])
     if config.reads("model.fir_kernel") and not any(model.fir_kernel):
         yield f"config.model.fir_kernel is {model.fir_kernel}; expected at least one weight above 0."
+    seen = {**config.parameterization, **PARAMETERIZATIONS[config.parameterization.output].fixed}
+    if config.reads("model.damped_waves") and model.damped_waves and seen["scale_input"]:
+        yield (
+            "config.model.damped_waves is True and the parameterization scales its inputs, whose noise the network "
+            "does not know then; expected config.parameterization.scale_input=False and an output that allows it, or "
+            "config.model.damped_waves=False."
+        )
+    elif config.reads("model.damped_waves") and model.damped_waves and seen["condition_on"] != "log_noise":
+        yield (
+            f"config.model.damped_waves is True and config.parameterization.condition_on is {seen['condition_on']}, "
+            "which does not tell the network the noise; expected condition_on=log_noise, or "
+            "config.model.damped_waves=False."
+        )
     groups = getattr(NORMALIZATIONS[model.normalization](), "num_groups", 1)
     if config.reads("model.normalization") and model.features % groups:
         yield (

@@ -30,6 +30,36 @@ def test_waves_twice_as_long_tell_even_levels_from_odd_ones():
     np.testing.assert_allclose(rows[1][..., 1:], -rows[0][..., 1:], atol=1e-3)  # half a wave
 
 
+@pytest.mark.parametrize("sigma", [0.003, 0.03, 0.3])
+def test_a_damped_wave_is_the_mean_of_the_wave_over_noise(sigma):
+    nodes = np.linspace(-7.0, 7.0, 1001)  # the trapezoidal rule of N(0, 1), to all digits
+    weights = np.exp(-0.5 * nodes**2)
+    x, n = jnp.linspace(-1.0, 1.0, 9).reshape(1, 3, 3, 1), (0, 1, 2, 3)
+    noisy = jnp.stack([with_waves(x + sigma * z, n) for z in nodes])
+    mean = jnp.tensordot(jnp.asarray(weights / weights.sum(), jnp.float32), noisy, axes=1)
+    np.testing.assert_allclose(with_waves(x, n, jnp.log(jnp.array([sigma]))), mean, atol=1e-5)
+
+
+def test_a_damped_wave_never_grows_by_more_than_the_noise_allows():
+    x, n = jnp.linspace(-1.0, 1.0, 400).reshape(1, 20, 20, 1), tuple(range(-4, 13))
+    for log_noise in np.linspace(-8.0, 3.0, 23):
+        _, slope = jax.jvp(lambda x: with_waves(x, n, jnp.full(1, log_noise)), (x,), (jnp.ones_like(x),))  # noqa: B023
+        # w exp(-(w sigma)^2 / 2) is greatest at w = 1 / sigma.
+        assert float(jnp.abs(slope[..., 1:]).max()) * np.exp(log_noise) <= np.exp(-0.5) + 1e-5
+
+
+def test_a_network_damps_by_the_noise_of_the_images_as_it_sees_them():
+    waves = {**SMALL, "input_frequencies": (0, 2), "damped_waves": True, "embedding": "none"}
+    centered, unit = NCSNpp(**waves), NCSNpp(**waves, rescale_input=True)
+    x, log_noise = jnp.asarray(np.random.RandomState(0).rand(1, 8, 8, 1), jnp.float32), jnp.array([-2.0])
+    shapes = jax.eval_shape(lambda: unit.init(jax.random.key(0), x, log_noise))
+    rng = np.random.RandomState(1)
+    params = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.randn(*p.shape), jnp.float32), shapes)
+    twice = centered.apply(params, 2.0 * x - 1.0, log_noise + jnp.log(2.0))
+    np.testing.assert_allclose(unit.apply(params, x, log_noise), twice, atol=1e-5)
+    assert float(jnp.abs(centered.apply(params, 2.0 * x - 1.0, log_noise) - twice).max()) > 1e-3
+
+
 def test_a_patch_holds_its_own_pixels_and_nothing_else():
     x = jnp.arange(2 * 6 * 4 * 3.0).reshape(2, 6, 4, 3)
     patches = to_patches(x, 2)
