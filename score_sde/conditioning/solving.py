@@ -13,8 +13,6 @@ from score_sde.typing import Batch, Times, event_sum, expand_like
 #: Squared relative residual at which an example counts as solved, which float32 can just reach.
 _SOLVED = 1e-12
 _LOST = 1e-6  # relative rounding of a sum
-#: Most iterations that are written out: in a loop a CPU takes ten times as long for a gradient of a network.
-_WRITTEN_OUT = 8
 #: Most iterations for a system that costs no evaluation of the model.
 _MOST_ITERATIONS = 100
 
@@ -138,7 +136,7 @@ def least_residuals(
 
     none = jnp.zeros_like(b)
     first = _Residuals(none, no_image, b, none, none, no_image, jnp.zeros_like(start))
-    end = _repeated(iterate, first, iterations)
+    end = jax.lax.fori_loop(0, iterations, iterate, first)
     return expand_like(unit, b) * end.solution, expand_like(unit, no_image) * end.image
 
 
@@ -151,15 +149,6 @@ def _largest(b: Observations) -> Times:
 def _only(going: Bool[Array, " batch"], x: Array) -> Array:
     """Zeros in place of examples that are done."""
     return jnp.where(going.reshape(going.shape + (1,) * (x.ndim - 1)), x, 0.0)
-
-
-def _repeated(iterate: Callable[[Any, _Residuals], _Residuals], state: _Residuals, iterations: int) -> _Residuals:
-    """Some iterations, written out if they are few."""
-    if iterations > _WRITTEN_OUT:
-        return jax.lax.fori_loop(0, iterations, iterate, state)
-    for index in range(iterations):
-        state = iterate(index, state)
-    return state
 
 
 def solve_noisy(
