@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
 
     config.sde.name = "vdm"
     config.parameterization.output = "levels"
+    config.parameterization.condition_on = "log_noise"
     config.objective.weighting = "likelihood"
     config.objective.times = "low_discrepancy"  # uniform in log-SNR, so importance-sampled
     config.objective.levels = "midpoints"
@@ -23,6 +24,7 @@ def get_config() -> ConfigDict:
     config.model.num_blocks = 1
     config.model.attention_resolutions = ()
     config.model.input_frequencies = (0, 1, 2, 3, 4, 5, 6)  # of 128 gray levels down to 2
+    config.model.damped_waves = True  # where noise hides them they are noise themselves, in derivatives above all
     config.model.dropout = 0.0
 
     config.conditioning.classes = True  # the bound of image and class bounds the image's too

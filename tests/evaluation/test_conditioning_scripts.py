@@ -2,7 +2,9 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from score_sde.conditioning import classifier_free, operators, posterior_score
 from score_sde.evaluation.problems import CorrelatedGaussian
 from score_sde.sdes import VP
+from tests.analytic import Gaussian
 from tests.scripts import EXPERIMENTS, load_script
 
 METRICS = ("frechet", "precision", "recall")
@@ -102,3 +105,24 @@ def test_the_laws_that_are_propagated_are_those_of_the_scores_of_the_package(met
     means, covariance = script.propagated(setting, method, y, noise_std, 1.0)
     near = [np.abs(means - law.means).max(), np.abs(covariance - (law.axes * law.stds**2) @ law.axes.T).max()]
     assert (max(near) < 1e-3) == (method == "MMPS"), near
+
+
+@pytest.mark.parametrize("turned", [0.0, 0.3])
+def test_the_jacobian_of_a_gaussian_denoiser_is_its_covariance_until_it_is_turned(turned):
+    script = load_script(EXPERIMENTS / "conditioning" / "jacobian.py")
+    process, density, t = VP(), Gaussian.correlated(16, std=0.4), jnp.array(0.3)
+    turn = np.triu(np.random.RandomState(0).randn(16, 16), 1)
+    turn = jnp.asarray(turn - turn.T, jnp.float32)
+
+    def score(x, t):
+        flat = x.reshape(len(x), 16)
+        return (density.score(process)(flat, t) + turned * flat @ turn).reshape(x.shape)
+
+    stub = SimpleNamespace(process=process, event_shape=(4, 4, 1), followed_score=lambda params: score)
+    image = jnp.asarray(density.sample(1, seed=0).reshape(4, 4, 1), jnp.float32)
+    _, trace, ratio, negative = script.measured(stub, {})(jax.random.key(0), image, t)
+    m, s = (float(c) for c in process.marginal(t))
+    covariance = 1.0 / (1.0 / density.eigenvalues + (m / s) ** 2)  # of the posterior, along the axes
+    assert trace == pytest.approx(covariance.sum(), rel=1e-3) and negative < 1e-3
+    rest = turned * s**4 / m**2 * np.linalg.norm(turn)
+    assert ratio == pytest.approx(rest / np.linalg.norm(covariance), rel=1e-3, abs=1e-3)

@@ -1,5 +1,6 @@
 """The models that come with the package: small, loaded by name, and of what their cards say."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -48,3 +49,15 @@ def test_a_classifier_of_the_data_recognizes_the_class_of_most_samples(name, key
     classify = make_classifier(model.experiment.settings.data.name)
     logits = classify(model.sample(key, 50, labels=labels, scale=2.0)).logits
     assert logits is not None and np.mean(np.argmax(logits, axis=1) == labels) > 0.85
+
+
+@pytest.mark.slow
+def test_restorations_of_a_network_with_waves_keep_to_the_observation(key):
+    """The residual of most is the noise; it was three times as large while waves of the image were not damped."""
+    model, noise_std = score_sde.load("mnist-vdm"), 12.8  # of 256 gray levels
+    x = model.sample(key, 6, steps=16, labels=np.arange(6)).astype(np.float32)
+    y = x[:, :14] + noise_std * np.random.RandomState(0).randn(6, 14, 28, 1).astype(np.float32)
+    options = {"noise_std": noise_std, "solver": "sde_dpm_solver_2m", "steps": 25}
+    draws = model.restore(jax.random.fold_in(key, 1), y, lambda x: x[:, :14], labels=-1, **options).astype(np.float32)
+    residuals = np.sqrt(np.mean((draws[:, :14] - y) ** 2, axis=(1, 2, 3))) / noise_std
+    assert 0.9 < np.median(residuals) < 1.15
