@@ -147,8 +147,8 @@ def gathered(tree: Any) -> Any:
 def loops_are_slow(mesh: Mesh | None = None) -> bool:
     """Whether training steps and parts of gradients are better written out than looped over.
 
-    On a CPU they are: in a loop a step of a small network takes a quarter longer, and one with other convolutions than
-    :func:`~score_sde.models.convolution.convolved` ten times as long.
+    On a CPU they are: in a loop a step takes longer, and one with other convolutions than
+    :func:`~score_sde.models.convolution.convolved` many times as long.
     """
     return (jax.default_backend() if mesh is None else platform_of(mesh)) == "cpu"
 

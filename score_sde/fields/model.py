@@ -85,7 +85,7 @@ class Model(Open):
     )
     damped_waves: bool = flag(
         False,
-        "waves fade where noise hides them, by exp(-(2^n 2 pi sigma)^2 / 2), of which derivatives remain of use",
+        "waves fade where noise hides them, by exp(-(2^n 2 pi sigma)^2 / 2), so that its derivatives are of use",
         _UNET & unless("model.input_frequencies", ()),
     )
     patch_size: int = integer(

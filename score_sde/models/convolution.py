@@ -88,8 +88,7 @@ def _plain_gradient(x: Array, out: Array, *, window: Window, flipped: bool, exte
     """The gradient by the kernel, from the images before and the cotangent of the images after."""
     channels = (out.shape[-1], x.shape[-1]) if flipped else (x.shape[-1], out.shape[-1])
     kernel = jax.ShapeDtypeStruct((*extent, *channels), x.dtype)
-    convolve = functools.partial(_plain, x, window=window, flipped=flipped)
-    return jax.linear_transpose(lambda kernel: convolve(kernel), kernel)(out)[0]
+    return jax.linear_transpose(functools.partial(_plain, x, window=window, flipped=flipped), kernel)(out)[0]
 
 
 def _ordered_gradient(x: Array, out: Array, *, window: Window, flipped: bool, extent: tuple[int, ...]) -> Array:

@@ -102,24 +102,31 @@ def _network(config: Settings, event_shape: tuple[int, ...]) -> Iterator[str]:
     yield from _size(config, "model", count, _SIZES[family.is_latent])
     if config.reads("model.fir_kernel") and not any(model.fir_kernel):
         yield f"config.model.fir_kernel is {model.fir_kernel}; expected at least one weight above 0."
-    seen = {**config.parameterization, **PARAMETERIZATIONS[config.parameterization.output].fixed}
-    if config.reads("model.damped_waves") and model.damped_waves and seen["scale_input"]:
-        yield (
-            "config.model.damped_waves is True and the parameterization scales its inputs, whose noise the network "
-            "does not know then; expected config.parameterization.scale_input=False and an output that allows it, or "
-            "config.model.damped_waves=False."
-        )
-    elif config.reads("model.damped_waves") and model.damped_waves and seen["condition_on"] != "log_noise":
-        yield (
-            f"config.model.damped_waves is True and config.parameterization.condition_on is {seen['condition_on']}, "
-            "which does not tell the network the noise; expected condition_on=log_noise, or "
-            "config.model.damped_waves=False."
-        )
+    yield from _waves(config)
     groups = getattr(NORMALIZATIONS[model.normalization](), "num_groups", 1)
     if config.reads("model.normalization") and model.features % groups:
         yield (
             f"config.model.features is {model.features}, and config.model.normalization={model.normalization} makes "
             f"{groups} groups of them; expected a multiple of {groups}, or another normalization."
+        )
+
+
+def _waves(config: Settings) -> Iterator[str]:
+    """Sentences about waves that cannot be damped, since the network is not told the noise of what it sees."""
+    if not config.reads("model.damped_waves") or not config.model.damped_waves:
+        return
+    seen = {**config.parameterization, **PARAMETERIZATIONS[config.parameterization.output].fixed}
+    if seen["scale_input"]:
+        yield (
+            "config.model.damped_waves is True and the parameterization scales its inputs, whose noise the network "
+            "does not know then; expected config.parameterization.scale_input=False and an output that allows it, or "
+            "config.model.damped_waves=False."
+        )
+    elif seen["condition_on"] != "log_noise":
+        yield (
+            f"config.model.damped_waves is True and config.parameterization.condition_on is {seen['condition_on']}, "
+            "which does not tell the network the noise; expected condition_on=log_noise, or "
+            "config.model.damped_waves=False."
         )
 
 
