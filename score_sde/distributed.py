@@ -144,15 +144,6 @@ def gathered(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def loops_are_slow(mesh: Mesh | None = None) -> bool:
-    """Whether training steps and parts of gradients are better written out than looped over.
-
-    On a CPU they are: in a loop a step takes longer, and one with other convolutions than
-    :func:`~score_sde.models.convolution.convolved` many times as long.
-    """
-    return (jax.default_backend() if mesh is None else platform_of(mesh)) == "cpu"
-
-
 def platform_of(mesh: Mesh) -> str:
     """The kind of the mesh's devices, which need not be at hand: a mesh of a described TPU is valid too.
 
@@ -193,6 +184,15 @@ def compiler_options(platform: str | None = None) -> dict[str, bool | int | str]
     except jax.errors.JaxRuntimeError:
         return {}
     return CPU_OPTIONS
+
+
+def options_once(platform: str | None = None) -> dict[str, bool | int | str]:
+    """Options for a program that runs once: on a CPU, optimizing one takes several times longer than running it.
+
+    >>> bool(options_once("tpu"))
+    False
+    """
+    return {"xla_backend_optimization_level": 0} if (platform or jax.default_backend()) == "cpu" else {}
 
 
 def jit(function: Callable[..., Any], *, platform: str | None = None, **keywords: Any) -> Callable[..., Any]:

@@ -19,6 +19,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
+from score_sde.convolutions import order_axes
+
+order_axes()  # before any program: all modules that make one import this one
+
 Batch: TypeAlias = Float[Array, "batch *event"]  #: a batch of examples
 Output: TypeAlias = Float[Array, "batch *output"]  #: of a network, of the data's shape or with one more axis
 Times: TypeAlias = Float[Array, " batch"]  #: a time for each example

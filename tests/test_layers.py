@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FOLDERS = ("score_sde", "tests", "experiments", "configs", "docs")
 HOUSE = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py")) if "build" not in file.parts]
 
+BOTTOM = "convolutions"  # has JAX write programs otherwise, so all that make one import it by way of `typing`
 # All rooms (modules and folders of the package), bottom up: each imports from rooms below its own only.
 CORE = (
     {"errors", "labels", "typing"},
@@ -29,6 +30,7 @@ CORE = (
     {"samplers"},
 )
 LAYERS = (
+    {BOTTOM},
     {"compiler", "startup", *CORE[0]},
     {"signals", "border", "cluster", "machine", *CORE[1]},
     {"agreement", "files", *CORE[2]},
@@ -52,7 +54,7 @@ LAYERS = (
     {"__main__"},
 )
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
-CORE_ROOMS = set().union(*CORE)
+CORE_ROOMS = {BOTTOM}.union(*CORE)
 CORE_LIBRARIES = {"jax", "jaxtyping", "numpy"}
 
 # Where each of the other libraries may be imported: files or folders of the package.

@@ -40,7 +40,7 @@ from score_sde.quantization import Quantization
 from score_sde.sdes import VP
 from score_sde.state import TrainState, create_state
 from score_sde.training.optim import make_optimizer
-from score_sde.training.step import make_train_step
+from score_sde.training.step import make_train_step, repeat_step
 from score_sde.typing import Params
 
 OPTIMIZER = {"lr": 2e-4, "warmup": 1000}
@@ -57,21 +57,22 @@ def make_state(network: LinenNetwork, shape: tuple[int, ...]) -> TrainState:
     return jax.jit(make, compiler_options={"xla_backend_optimization_level": 0})()  # it runs once
 
 
-def jax_block(network: LinenNetwork, state: TrainState, batches: np.ndarray) -> Callable[[], object]:
-    """The package's own training step, run over all batches."""
+def jax_block(network: LinenNetwork, state: TrainState, batches: np.ndarray, per_call: int) -> Callable[[], object]:
+    """The package's own training step, run over all batches, some in each call."""
     loss_fn = score_matching_loss(
         VP(), network, NoisePrediction(), times=LowDiscrepancyTimes(), weighting=variance_weighting
     )
     prepare = Quantization(num_grey_levels=NUM_LEVELS).dequantize
     step = make_train_step(loss_fn, make_optimizer(Optim(**OPTIMIZER)), prepare=prepare, ema_rate=EMA_RATE)
     mesh = make_mesh()
-    run_step = jit_step(step, mesh, replicated(mesh))
-    state = jax.device_put(state, replicated(mesh))
+    leading, parts = (1, batches.reshape(-1, per_call, *batches.shape[1:])) if per_call > 1 else (0, batches)
+    run_step = jit_step(repeat_step(step) if leading else step, mesh, replicated(mesh), leading=leading)
+    state = jax.device_put(jax.tree.map(jax.numpy.copy, state), replicated(mesh))  # a copy, since steps consume it
 
     def block() -> object:
         nonlocal state
-        for batch in batches:
-            state, _ = run_step(state, global_batch(mesh, batch))
+        for batch in parts:
+            state, _ = run_step(state, global_batch(mesh, batch, leading=leading))
         return jax.block_until_ready(state)
 
     return block
@@ -157,6 +158,9 @@ def main() -> None:
         "--torch-threads", type=int, nargs="+", default=(1, torch.get_num_threads()), help="threads of PyTorch to try"
     )
     parser.add_argument("--layouts", nargs="+", default=("last",), choices=("last", "first"), help="channels in memory")
+    parser.add_argument(
+        "--per-call", type=int, nargs="+", default=(5, 1), help="steps in a call of the package; the first is compared"
+    )
     parser.add_argument("--forward", action="store_true", help="time the evaluation alone")
     args = parser.parse_args()
     image, fields = tuple(args.image), network_fields(args)
@@ -166,9 +170,12 @@ def main() -> None:
     check_same_network(network, model, state.params, (args.batch, *image))
     model.load_flax(state.params)
     batches = np.random.default_rng(2).integers(NUM_LEVELS, size=(args.steps, args.batch, *image), dtype=np.uint8)
-    ours, theirs = (jax_forward, torch_forward) if args.forward else (jax_block, torch_block)
-    subject = "score_sde"
-    programs = {subject: ours(network, state.params if args.forward else state, batches)}
+    theirs = torch_forward if args.forward else torch_block
+    if args.forward:
+        programs = {"score_sde": jax_forward(network, state.params, batches)}
+    else:
+        programs = {f"score_sde, {n} in a call": jax_block(network, state, batches, n) for n in args.per_call}
+    (subject, *_) = programs
     layouts = {"last": torch.channels_last, "first": torch.contiguous_format}
     for layout in args.layouts:
         for threads in args.torch_threads:

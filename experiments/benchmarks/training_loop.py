@@ -3,9 +3,9 @@
     python experiments/benchmarks/training_loop.py --rounds 5 --steps 400
 
 In turns, in one process: a block of steps of ``--mode=train``, with its data, logging and progress, and as many calls
-of the same compiled step on one batch that is there already. Evaluations, pictures and checkpoints are set aside, for
-they are work of their own that the configuration asks for. The figure is the time of the bare steps over the time of
-the training, in percent.
+of the same compiled step, one in a call, on one batch that is there already. Evaluations, pictures and checkpoints are
+set aside, for they are work of their own that the configuration asks for. The figure is the time of the bare steps over
+the time of the training, in percent.
 """
 
 import logging
@@ -64,8 +64,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="steps per block, a multiple of log_every")
     args, overrides = parser.parse_known_args()
     total = args.steps * (args.rounds + 2)  # the last evaluates and saves, and is not timed
+    single = ["--config.training.sample_every=0", "--config.training.steps_per_dispatch=1"]
     never = [f"--config.training.{field}={total}" for field in ("num_steps", "eval_every", "checkpoint_every")]
-    config = load_config(Path(args.config), [*overrides, *never, "--config.training.sample_every=0"])
+    config = load_config(Path(args.config), [*overrides, *never, *single])
     logging.disable()
     clocks: list[Clock] = []
     jit_step = loop.jit_step

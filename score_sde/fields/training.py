@@ -168,13 +168,19 @@ class Optim(Open):
 _TRACKER = Choice(names=("wandb", "mlflow"), given=frozenset({"workdir", "config"}))
 
 
+#: Fields of a loop that are multiples of the steps of a call.
+DISPATCHED = ("num_steps", "log_every", "eval_every", "checkpoint_every", "sample_every")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loop(Group):
     """The common fields of the training loops of networks, of dequantizers and of classifiers."""
 
     num_steps: int = integer(1_300_000, 1, MAX_STEPS, "steps of training")
     batch_size: int = integer(128, 1, MAX_BATCH, "examples of a step, over all devices and hosts")
-    steps_per_dispatch: int = integer(1, 1, 1000, "steps per call of the compiled program; more pays on accelerators")
+    steps_per_dispatch: int = integer(
+        0, 0, 1000, "steps per call of the compiled program; 0 for one, but on a CPU for up to 5 that fit the intervals"
+    )
     accumulate: int = integer(1, 1, MAX_BATCH, "parts in which the gradient of a batch is computed, one after another")
     log_every: int = integer(50, 1, MAX_STEPS, "steps between two lines of metrics")
     eval_every: int = integer(5000, 1, MAX_STEPS, "steps between losses of the averaged parameters on the test split")

@@ -17,7 +17,6 @@ from jaxtyping import Array, Float
 
 from score_sde.errors import UserError
 from score_sde.fields import DEFAULTS
-from score_sde.models.convolution import convolved
 from score_sde.models.pixels import Images, add_everywhere, centered_moments, rescale
 from score_sde.models.storing import stored, stored_gradient
 from score_sde.typing import Labels, Times, expand_like, is_known, time_dtype
@@ -132,7 +131,9 @@ class Conv(nn.Module):
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = stored(x, kernel)
         strides, *dilations = ((n,) * axes for n in (self.strides, self.input_dilation, self.kernel_dilation))
-        h = convolved(x, kernel, strides, padding, *dilations)
+        grid = "DHW"[-axes:]
+        layout = (f"N{grid}C", f"{grid}IO", f"N{grid}C")
+        h = jax.lax.conv_general_dilated(x, kernel, strides, padding, *dilations, dimension_numbers=layout)
         return stored_gradient(h if bias is None else add_everywhere(h, bias[None, :]), kernel)
 
     def make_kernel(self, shape: tuple[int, ...]) -> Array:

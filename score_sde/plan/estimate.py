@@ -20,7 +20,6 @@ from score_sde.plan.program import (
     count_flops,
     described_mesh,
     line_through,
-    loop_factor,
     lowers_for,
     measure,
     num_parameters,
@@ -115,7 +114,6 @@ def make_plan(config: Settings, info: SourceInfo) -> Plan:
     chip = find_chip(config.plan.chip).share(parts)
     sizes = compiled_sizes(batch_size // mesh.size, accumulate)
     small, large = measure_two(experiment, sizes, accumulate)
-    factor = loop_factor(experiment)
     return Plan(
         chip=chip,
         devices=mesh.size,
@@ -130,7 +128,9 @@ def make_plan(config: Settings, info: SourceInfo) -> Plan:
         flops=count_flops(config, info.shape, info.num_grey_levels, max(sizes[1] // accumulate, 2)),
         state=state_bytes(experiment),
         memory=line_through((small.examples, small.total), (large.examples, large.total)),
-        traffic=line_through((small.examples, factor * small.traffic), (large.examples, factor * large.traffic)),
+        traffic=line_through(
+            (small.examples, accumulate * small.traffic), (large.examples, accumulate * large.traffic)
+        ),
         activations=activations(config, info.shape, info.num_grey_levels),
         headroom=config.plan.headroom,
         program=large,

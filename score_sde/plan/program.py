@@ -17,7 +17,6 @@ from score_sde.distributed import (
     compiler_options,
     jit,
     jit_step,
-    loops_are_slow,
     platform_of,
     state_sharding,
 )
@@ -143,7 +142,8 @@ def measure(experiment: Experiment, per_device: int) -> Program:
     if platform_of(experiment.mesh) == "cpu":
         # The program is not run. The last stage of the compiler takes most of the time and changes none of the numbers.
         options["xla_backend_optimization_level"] = 0
-    return read(step.lower(*arguments).compile(options), per_device, experiment.mesh.size, loop_factor(experiment))
+    parts = experiment.settings.training.accumulate  # in a loop, whose body the compiler counts once
+    return read(step.lower(*arguments).compile(options), per_device, experiment.mesh.size, parts)
 
 
 def read(compiled: jax.stages.Compiled, per_device: int, devices: int, turns: int = 1) -> Program:
@@ -286,8 +286,3 @@ def described_mesh(chip: Chip, topology: str, *, fsdp: int) -> tuple[Mesh, int]:
     grid = np.array(found).reshape(-1, groups)
     chips = math.prod(int(size) for size in topology.split("x"))
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2), len(found) // chips
-
-
-def loop_factor(experiment: Experiment) -> int:
-    """Iterations of the accumulation loop in a step; the compiler counts its body once."""
-    return 1 if loops_are_slow(experiment.mesh) else experiment.settings.training.accumulate

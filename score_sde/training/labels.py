@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from score_sde.distributed import loops_are_slow
+from score_sde.distributed import options_once
 from score_sde.errors import UserError
 from score_sde.typing import Network, Params
 
@@ -28,9 +28,7 @@ def check_reads_labels(network: Network, shape: tuple[int, ...]) -> None:
         given, none = network.apply(_random(key, params), x, jnp.full(2, 0.5), label=jnp.array([0, -1]))
         return given, none
 
-    # It runs once, and optimizing a program takes longer than that on a CPU.
-    options = {"xla_backend_optimization_level": 0} if loops_are_slow() else {}
-    given, none = jax.device_get(jax.jit(outputs, compiler_options=options)(jax.random.key(0)))
+    given, none = jax.device_get(jax.jit(outputs, compiler_options=options_once())(jax.random.key(0)))
     if not np.abs(given - none).max() > _CHANGE * np.abs(none).max():
         raise UserError(
             "The network ignores its label: its output is the same for class 0 and for none; expected one that reads "

@@ -23,7 +23,8 @@ from score_sde.distributed import (
     jit_step,
     keep_pace,
     kept,
-    loops_are_slow,
+    options_once,
+    platform_of,
     state_sharding,
     with_sharding,
 )
@@ -34,7 +35,7 @@ from score_sde.files import atomic_write_json
 from score_sde.state import TrainState
 from score_sde.training.ema import power_averages
 from score_sde.training.preemption import Preemption
-from score_sde.training.step import Examples, TrainStep, repeat_step
+from score_sde.training.step import Examples, TrainStep, repeat_step, steps_per_dispatch
 from score_sde.training.trackers import Writers, open_trackers
 from score_sde.training.writers import MetricWriter, ProgressBar, compiling
 from score_sde.typing import Metrics, Params
@@ -88,13 +89,11 @@ def run(task: Task, workdir: Path) -> TrainState:
         Preempted: If SIGTERM or SIGINT came before the end.
         KeyboardInterrupt: If either came before the first step was done, or SIGINT came twice.
     """
-    settings, mesh = task.settings, task.mesh
-    per_dispatch, every = settings.steps_per_dispatch, task.snapshot_every
+    settings, mesh, every = task.settings, task.mesh, task.snapshot_every
     check_batch(mesh, settings.batch_size, parts=settings.accumulate)
     shapes = jax.eval_shape(task.init_state)
     sharding = state_sharding(mesh, shapes)
     like = with_sharding(shapes, sharding)
-    run_step = _program(task, sharding)
     began = time.perf_counter()
     keep = {"keep": settings.keep_checkpoints, "keep_every": settings.keep_every, "keep_best": settings.keep_best}
     with (
@@ -106,14 +105,16 @@ def run(task: Task, workdir: Path) -> TrainState:
     ):
         iterator = _iterator(task)
         make_state, start, window = _start(task, saved, iterator, like)
+        count = steps_per_dispatch(settings, platform_of(mesh), start)
+        run_step = _program(task, sharding, count)
         writer.truncate(start)
         snapshots.forget_after(start)
         if start < settings.num_steps:
             for sentence in task.cautions():
                 log.warning("%s", sentence)
             compiling("the training step")
-        with _feed(task, iterator) as feed, ProgressBar(total=settings.num_steps, initial=start) as bar:
-            steps = range(start + per_dispatch, settings.num_steps + 1, per_dispatch)
+        with _feed(task, iterator, count) as feed, ProgressBar(total=settings.num_steps, initial=start) as bar:
+            steps = range(start + count, settings.num_steps + 1, count)
             batches = _compiled_first(run_step, like, feed) if steps else feed
             state = make_state()
             del make_state  # which may hold it
@@ -184,9 +185,8 @@ def _preempted(preemption: Preemption, step: int) -> Preempted:
     return Preempted(f"{how} at step {step}, which is saved; the same command goes on from there.", code=code)
 
 
-def _program(task: Task, sharding: Any) -> Callable[..., Any]:
-    """The compiled training step; tasks with the same step share it."""
-    count = task.settings.steps_per_dispatch
+def _program(task: Task, sharding: Any, count: int) -> Callable[..., Any]:
+    """The program of ``count`` training steps; tasks with the same step share it."""
 
     def make() -> Callable[..., Any]:
         steps, leading = _steps(task, count), int(count > 1)
@@ -199,10 +199,8 @@ def _steps(task: Task, count: int) -> Callable[..., tuple[TrainState, Metrics]]:
     """The program of ``count`` steps per call."""
 
     def steps(state: TrainState, batch: Examples, *constants: Params) -> tuple[TrainState, Metrics]:
-        step_fn = task.step(*constants)
-        if count > 1:
-            step_fn = repeat_step(step_fn, unroll=loops_are_slow(task.mesh))
-        return step_fn(state, batch)
+        step = task.step(*constants)
+        return (repeat_step(step) if count > 1 else step)(state, batch)
 
     return steps
 
@@ -222,9 +220,7 @@ def _iterator(task: Task) -> TrainIterator:
     )
 
 
-def _feed(task: Task, iterator: TrainIterator) -> Feed:
-    per_dispatch = task.settings.steps_per_dispatch
-
+def _feed(task: Task, iterator: TrainIterator, per_dispatch: int) -> Feed:
     def place(batch: Any) -> Examples:
         return jax.tree.map(lambda part: global_batch(task.mesh, part, leading=int(per_dispatch > 1)), batch)
 
@@ -248,8 +244,7 @@ def _start(
     """
     restored = checkpoints.restore_newest(like, check=task.check)
     if restored is None:
-        # The initialization runs once: on a CPU, optimizing its program takes four times longer than running it.
-        options = {"xla_backend_optimization_level": 0} if loops_are_slow(task.mesh) else {}
+        options = options_once(platform_of(task.mesh))
         sharding = jax.tree.map(lambda leaf: leaf.sharding, like)
         lowered = jax.jit(task.init_state, out_shardings=sharding, compiler_options=options).lower()
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="initialization")

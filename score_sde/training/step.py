@@ -1,5 +1,6 @@
 """One step of training, as a pure function of state and batch."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -9,15 +10,19 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from score_sde.distributed import loops_are_slow, replicated, state_sharding
+from score_sde.distributed import replicated, state_sharding
+from score_sde.errors import UserError
 from score_sde.fields import Settings
-from score_sde.labels import Labeled, data_of, on_data
+from score_sde.fields.training import DISPATCHED, Loop
+from score_sde.labels import Labeled, on_data
 from score_sde.objectives import augmented
 from score_sde.state import TrainState
 from score_sde.typing import Loss, Metrics, Params, PRNGKey, Scalar
 
 Examples: TypeAlias = Array | Labeled
 Prepare = Callable[[PRNGKey, Any], Any]
+
+_FEW = 5  # steps of a call where the settings leave it open
 
 
 @runtime_checkable
@@ -56,7 +61,6 @@ def make_train_step(
     random numbers are drawn for the whole batch, so that the parts change only dropout. With the mesh the state may be
     sharded: every device then computes with whole parameters and keeps its shard of the gradient.
     """
-    unroll = loops_are_slow(mesh)
 
     def gradient(loss: Loss, params: Params, key: PRNGKey, x: Examples) -> tuple[Scalar, Params]:
         # Without these constraints XLA splits the channels of the activations like the parameters, and moves
@@ -85,7 +89,7 @@ def make_train_step(
             return gradient_of(x, draws, dropout_key)
 
         start = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_part, 0))
-        total, _ = jax.lax.scan(add, start, jnp.arange(accumulate), unroll=accumulate if unroll else 1)
+        total, _ = jax.lax.scan(add, start, jnp.arange(accumulate))
         return jax.tree.map(lambda value: value / accumulate, total)
 
     def step(state: TrainState, batch: Examples) -> tuple[TrainState, Metrics]:
@@ -138,13 +142,32 @@ def part_of(batch: Any, index: Int[Array, ""] | int, count: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:])[:, index], batch)
 
 
-def repeat_step(step: TrainStep, *, unroll: bool) -> TrainStep:
-    """Several steps per dispatch: scan ``step`` over a leading axis of the batch; metrics are stacked.
+def steps_per_dispatch(settings: Loop, platform: str, start: int) -> int:
+    """How many steps a call of the program makes in a training that goes on from a step.
 
-    ``unroll`` unrolls the scan; see :func:`~score_sde.distributed.loops_are_slow`.
+    A program's arrays are memory that the system has cleared, and on a CPU it is given back after each call: a tenth of
+    a training step. Where the settings leave it open, a call therefore makes a few steps. It makes no more, since a
+    signal waits for its end.
+
+    Raises:
+        UserError: If the steps of the settings do not lead from the start to the end.
     """
+    count = settings.steps_per_dispatch
+    if count and start % count and start < settings.num_steps:
+        raise UserError(
+            f"The run goes on from step {start} and steps_per_dispatch is {count}; expected a divisor of {start}, such "
+            f"as {math.gcd(start, count)}, or 0 to have it chosen."
+        )
+    if count or platform != "cpu":
+        return count or 1
+    unit = math.gcd(start, *(settings.get(name, 0) for name in DISPATCHED))
+    return max(number for number in range(1, _FEW + 1) if unit % number == 0)
+
+
+def repeat_step(step: TrainStep) -> TrainStep:
+    """Several steps per dispatch: scan ``step`` over a leading axis of the batch; metrics are stacked."""
 
     def steps(state: TrainState, batches: Examples) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(step, state, batches, unroll=data_of(batches).shape[0] if unroll else 1)
+        return jax.lax.scan(step, state, batches)
 
     return steps

@@ -11,6 +11,7 @@ from score_sde.data import STANDARDIZATIONS
 from score_sde.diffusions import on_chain
 from score_sde.fields import FIELDS, Settings
 from score_sde.fields.conditions import shown
+from score_sde.fields.training import DISPATCHED
 from score_sde.likelihood import DEQUANTIZATIONS
 from score_sde.methods import METHODS, make_predictor
 from score_sde.models.layers import EMBEDDINGS
@@ -173,9 +174,8 @@ def _averages(config: Settings) -> Iterator[str]:
 
 def _intervals(config: Settings, group: str) -> Iterator[str]:
     settings = config[group]
-    dispatched = ("num_steps", "log_every", "eval_every", "checkpoint_every", "sample_every")
     pairs = [
-        *((name, "steps_per_dispatch", "because these steps are one program") for name in dispatched),
+        *((name, "steps_per_dispatch", "because these steps are one program") for name in DISPATCHED),
         ("eval_every", "log_every", "because both go into one line of metrics"),
         ("checkpoint_every", "log_every", "so that resumed runs log the same means"),
         ("keep_every", "checkpoint_every", "because it chooses among these checkpoints"),
@@ -184,7 +184,7 @@ def _intervals(config: Settings, group: str) -> Iterator[str]:
     if settings.keep_best:
         pairs.append(("checkpoint_every", "eval_every", "so that every checkpoint has a loss to be judged by"))
     for name, unit, reason in pairs:
-        if settings.get(name, 0) % settings[unit]:
+        if settings.get(name, 0) % (settings[unit] or 1):
             yield (
                 f"config.{group}.{name} is {settings[name]}; expected a multiple of config.{group}.{unit}, "
                 f"{settings[unit]}, {reason}."
@@ -229,7 +229,7 @@ def _batch(config: Settings, group: str, *, event_shape: tuple[int, ...], larges
         )
     if group != "training":
         return
-    kept = config.data.prefetch * config.training.steps_per_dispatch * numbers
+    kept = config.data.prefetch * max(config.training.steps_per_dispatch, 1) * numbers
     if kept > _MAX_BATCH:
         yield (
             f"config.data.prefetch is {config.data.prefetch} and config.training.steps_per_dispatch "

@@ -94,6 +94,22 @@ def test_a_run_that_is_asked_to_end_saves_where_it_is_and_goes_on_from_there(
     assert (tmp_path / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
 
 
+def test_a_run_of_several_steps_per_call_ends_after_a_call_and_goes_on_from_there(terminate, tmp_path):
+    chosen = _experiment(**{"training.steps_per_dispatch": 0})
+    train(chosen, tmp_path / "whole")
+    terminate(11)  # the first step of a call of five
+    with pytest.raises(Preempted, match="stopped at step 15, which is saved"):
+        train(chosen, tmp_path / "stopped")
+    terminate(10**9)
+    with pytest.raises(UserError, match=r"goes on from step 15 and steps_per_dispatch is 10; .* such as 5"):
+        fields = {"training.steps_per_dispatch": 10, "training.log_every": 10}
+        train(_experiment(**fields), tmp_path / "stopped")
+    train(chosen, tmp_path / "stopped")
+    whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
+    assert bits(_restored(whole, chosen).state) == bits(_restored(stopped, chosen).state)
+    assert (whole / "metrics.jsonl").read_bytes() == (stopped / "metrics.jsonl").read_bytes()
+
+
 @pytest.mark.sweep
 @pytest.mark.parametrize(
     ("step", "number", "times", "kept"),

@@ -38,6 +38,7 @@ TINY = {
     "optim.warmup": 5,
     "training.num_steps": 30,
     "training.batch_size": 8,
+    "training.steps_per_dispatch": 1,  # so that any step can be the last one
     "training.log_every": 5,
     "training.eval_every": 10,
     "training.checkpoint_every": 10,

@@ -1,5 +1,7 @@
 """What one step of training does, and that nothing but state and batch decides it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +10,13 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from score_sde.config import default_config
-from score_sde.distributed import AXES, batch_sharding, check_batch, jit_step, loops_are_slow, make_mesh, replicated
+from score_sde.distributed import AXES, batch_sharding, check_batch, jit_step, make_mesh, replicated
 from score_sde.errors import UserError
 from score_sde.experiment import Experiment
-from score_sde.fields.training import Optim
+from score_sde.fields.training import Optim, Training
 from score_sde.state import TrainState
 from score_sde.training.optim import make_optimizer
-from score_sde.training.step import ema_rate_at, make_train_step, part_of, repeat_step, update_ema
+from score_sde.training.step import ema_rate_at, make_train_step, part_of, repeat_step, steps_per_dispatch, update_ema
 from score_sde.typing import Loss
 
 
@@ -77,11 +79,10 @@ def test_a_whole_run_compiles_its_step_once(experiment, initial):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unroll", [True, False])
-def test_three_steps_in_one_dispatch_equal_three_steps(experiment, initial, unroll):
+def test_three_steps_in_one_dispatch_equal_three_steps(experiment, initial):
     batches = _batches(3)
     single, losses = _run(jax.jit(experiment.train_step), _fresh(initial), batches)
-    together, metrics = jax.jit(repeat_step(experiment.train_step, unroll=unroll))(_fresh(initial), batches)
+    together, metrics = jax.jit(repeat_step(experiment.train_step))(_fresh(initial), batches)
     np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-6)
     _assert_close(together, single, rtol=1e-5, atol=1e-7)
 
@@ -134,33 +135,45 @@ def test_the_parts_of_a_gradient_make_that_of_the_batch(experiment, initial, acc
     _assert_close(b, a, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.sweep
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_no_weight_gradient_is_computed_in_a_loop_on_a_cpu(accumulate):
-    """Inside one a step takes a quarter longer; elsewhere loops keep programs small."""
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of programs for CPUs")
+def test_all_convolutions_of_several_steps_in_parts_have_the_order_of_fast_code():
     config = default_config()
     config.data.name = "digits"
     config.model.features, config.model.channel_multipliers, config.model.num_blocks = 8, (1,), 1
     config.model.attention_resolutions = ()
-    config.training.accumulate = accumulate
+    config.training.accumulate = 2
     run = Experiment.from_config(config, (8, 8, 1), 17)
-    batch = jnp.zeros((3, 8, 8, 8, 1), jnp.uint8)
-    state = jax.eval_shape(run.init_state)
-
-    program = jax.make_jaxpr(repeat_step(run.train_step, unroll=loops_are_slow(run.mesh)))(state, batch)
-    loops = [equation for equation in _equations(program.jaxpr) if equation.primitive.name in ("scan", "while", "cond")]
-    convolutional = [loop for loop in loops if "correlate[" in str(loop)]
-    assert len(convolutional) >= accumulate
-    assert all(loop.params["unroll"] == loop.params["length"] for loop in convolutional)
+    batches = jax.ShapeDtypeStruct((3, 8, 8, 8, 1), jnp.uint8)
+    program = jax.jit(repeat_step(run.train_step)).lower(jax.eval_shape(run.init_state), batches)
+    labels = re.findall(r"dim_labels=(\w+->\w+)", program.compile().as_text())
+    assert len(labels) > 10 and set(labels) == {"b01f_01io->b01f"}
 
 
-def _equations(jaxpr):
-    """Those of a program and of all programs in it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
-            if inner := getattr(value, "jaxpr", value if hasattr(value, "eqns") else None):
-                yield from _equations(inner)
+@pytest.mark.parametrize(
+    ("fields", "start", "count"),
+    [
+        ({}, 0, 5),
+        ({}, 20, 5),
+        ({}, 7, 1),
+        ({"num_steps": 3002}, 0, 2),
+        ({"num_steps": 3}, 0, 1),
+        ({"log_every": 4, "eval_every": 4, "checkpoint_every": 4}, 0, 4),
+        ({"log_every": 100, "sample_every": 9}, 0, 1),
+        ({"steps_per_dispatch": 10}, 30, 10),
+        ({"steps_per_dispatch": 10}, 3000, 10),
+        ({"steps_per_dispatch": 1}, 7, 1),
+    ],
+)
+def test_a_call_on_a_cpu_makes_a_few_steps_that_fit_all_intervals(fields, start, count):
+    given = default_config().training.to_dict() | {"num_steps": 3000, **fields}
+    settings = Training(**{name: value for name, value in given.items() if name != "options"})
+    assert steps_per_dispatch(settings, "cpu", start) == count
+    assert steps_per_dispatch(settings, "tpu", start) == (settings.steps_per_dispatch or 1)
+
+
+def test_calls_that_would_miss_the_end_are_refused():
+    with pytest.raises(UserError, match=r"goes on from step 15 .* is 10; expected a divisor of 15, such as 5, or 0"):
+        steps_per_dispatch(Training(num_steps=100, steps_per_dispatch=10), "cpu", 15)
 
 
 def test_the_parts_of_a_batch_are_all_of_it():
