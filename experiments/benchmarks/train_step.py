@@ -78,11 +78,16 @@ def jax_block(network: LinenNetwork, state: TrainState, batches: np.ndarray, per
     return block
 
 
-def jax_forward(network: LinenNetwork, params: Params, batches: np.ndarray) -> Callable[[], object]:
-    """The evaluation of the network, run over all batches."""
-    run, images = jit(network.apply), [jax.numpy.asarray(batch, "float32") for batch in batches]
+def jax_forward(network: LinenNetwork, params: Params, batches: np.ndarray, per_call: int) -> Callable[[], object]:
+    """The evaluation of the network, run over all batches; some in each call, in a loop as samplers evaluate it."""
     condition = jax.numpy.linspace(1.0, 999.0, batches.shape[1])
-    return lambda: jax.block_until_ready([run(params, x, condition) for x in images])
+
+    def evaluate(params: Params, images: jax.Array) -> jax.Array:
+        return jax.lax.map(lambda x: network.apply(params, x, condition), images)
+
+    parts = jax.numpy.asarray(batches.reshape(-1, per_call, *batches.shape[1:]), "float32")
+    run = jit(evaluate)
+    return lambda: jax.block_until_ready([run(params, images) for images in parts])
 
 
 def torch_block(model: DDPMpp, batches: np.ndarray, threads: int, layout: torch.memory_format) -> Callable[[], None]:
@@ -171,10 +176,8 @@ def main() -> None:
     model.load_flax(state.params)
     batches = np.random.default_rng(2).integers(NUM_LEVELS, size=(args.steps, args.batch, *image), dtype=np.uint8)
     theirs = torch_forward if args.forward else torch_block
-    if args.forward:
-        programs = {"score_sde": jax_forward(network, state.params, batches)}
-    else:
-        programs = {f"score_sde, {n} in a call": jax_block(network, state, batches, n) for n in args.per_call}
+    ours, given = (jax_forward, state.params) if args.forward else (jax_block, state)
+    programs = {f"score_sde, {n} in a call": ours(network, given, batches, n) for n in args.per_call}
     (subject, *_) = programs
     layouts = {"last": torch.channels_last, "first": torch.contiguous_format}
     for layout in args.layouts:
