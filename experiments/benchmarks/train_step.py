@@ -30,7 +30,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch_ddpmpp import DDPMpp, Trainer
 from torch_ncsnpp import NCSNpp as TorchNCSNpp
 
-from score_sde.distributed import global_batch, jit, jit_step, make_mesh, replicated
+from score_sde.distributed import global_batch, jit, jit_step, make_mesh, options_once, replicated
 from score_sde.fields.training import Optim
 from score_sde.models.adapters import LinenNetwork
 from score_sde.models.ncsnpp import NCSNpp
@@ -54,7 +54,7 @@ def make_state(network: LinenNetwork, shape: tuple[int, ...]) -> TrainState:
     def make() -> TrainState:
         return create_state(network, make_optimizer(Optim(**OPTIMIZER)), 0, shape)
 
-    return jax.jit(make, compiler_options={"xla_backend_optimization_level": 0})()  # it runs once
+    return jax.jit(make, compiler_options=options_once())()
 
 
 def jax_block(network: LinenNetwork, state: TrainState, batches: np.ndarray, per_call: int) -> Callable[[], object]:

@@ -17,6 +17,7 @@ from score_sde.distributed import (
     compiler_options,
     jit,
     jit_step,
+    options_once,
     platform_of,
     state_sharding,
 )
@@ -138,10 +139,9 @@ def sample_program(experiment: Experiment, batch_size: int) -> tuple[Any, tuple[
 def measure(experiment: Experiment, per_device: int) -> Program:
     """Compile the training step for a number of examples per device, and read the compiler's analysis."""
     step, arguments = train_program(experiment, per_device * experiment.mesh.size)
-    options: dict[str, Any] = dict(compiler_options(platform_of(experiment.mesh)))
-    if platform_of(experiment.mesh) == "cpu":
-        # The program is not run. The last stage of the compiler takes most of the time and changes none of the numbers.
-        options["xla_backend_optimization_level"] = 0
+    platform = platform_of(experiment.mesh)
+    # The program is not run. The last stage of the compiler takes most of the time and changes none of the numbers.
+    options = {**compiler_options(platform), **options_once(platform)}
     parts = experiment.settings.training.accumulate  # in a loop, whose body the compiler counts once
     return read(step.lower(*arguments).compile(options), per_device, experiment.mesh.size, parts)
 
