@@ -45,6 +45,8 @@ PATHS: dict[str, tuple[str, ...]] = {
 TARGETS = ("noise", "v", "velocity", "edm")
 WEIGHTINGS = ("variance", "likelihood", "flow", "edm", "min_snr", "sigmoid")
 EVALUATIONS = (8, 17, 64)
+#: What the table does not show is not measured.
+MEASURED = ("likelihood.budget_examples=0", "likelihood.noise_levels=0", "likelihood.bound_times=32")
 
 
 class System(NamedTuple):
@@ -61,6 +63,7 @@ class System(NamedTuple):
         fields = (
             *(f"seed={self.seed}", f"sde.name={self.path}", f"parameterization.output={self.target}", *scaled),
             *(f"objective.weighting={self.weighting}", f"training.num_steps={steps}", "training.sample_every=0"),
+            *MEASURED,
             *PATHS[self.path],
         )
         return [f"--config={CONFIG}", *(f"--config.{field}" for field in fields)]

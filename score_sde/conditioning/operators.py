@@ -108,6 +108,19 @@ def linear(operator: Linear) -> LinearOperator:
     return operator if isinstance(operator, LinearOperator) else LinearOperator(apply=operator)
 
 
+def observed_shape(operator: Callable[[Array], Array], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the observations that an operator makes of a batch of examples; nothing is computed.
+
+    Args:
+        operator: The function, linear or not.
+        shape: Shape of a batch of examples.
+
+    >>> observed_shape(lambda x: x[:, ::2], (8, 5))
+    (8, 3)
+    """
+    return jax.eval_shape(operator, jax.ShapeDtypeStruct(shape, jnp.result_type(float))).shape
+
+
 def check_linear(operator: Linear, shape: tuple[int, ...]) -> None:
     """Refuse a function that is not linear, by random inputs; one that depends on traced values cannot be checked.
 

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array
 
 from score_sde.arguments import check_floats, not_fulfilled, not_whole, of_examples, rows, score_at
-from score_sde.conditioning.operators import Linear, Observations, check_linear, linear
+from score_sde.conditioning.operators import Linear, Observations, check_linear, linear, observed_shape
 from score_sde.conditioning.solving import equilibrated, least_residuals, pseudo_inverse, solve_noisy
 from score_sde.errors import UserError, refuse, unknown
 from score_sde.processes import Process
@@ -195,7 +195,7 @@ class _Posterior:
     def _check(self, shape: tuple[int, ...]) -> None:
         if shape in self.seen:
             return
-        made = jax.eval_shape(self.operator, jax.ShapeDtypeStruct(shape, float)).shape
+        made = observed_shape(self.operator, shape)
         y = jnp.shape(self.y)
         if made[:1] != shape[:1] or y not in (made, (1, *made[1:])):
             raise UserError(

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from score_sde.arguments import check_floats, check_key, not_fulfilled, not_whole, score_at
+from score_sde.conditioning.operators import observed_shape
 from score_sde.errors import UserError, refuse
 from score_sde.keys import fold_in, sample_keys, sample_noise
 from score_sde.processes import Process
@@ -220,7 +221,7 @@ def _is_std(std: np.ndarray) -> Any:
 
 
 def _check_observation(operator: Callable[[Array], Array], y: Array, noise_std: Any, shape: tuple[int, ...]) -> None:
-    made = jax.eval_shape(operator, jax.ShapeDtypeStruct(shape, float)).shape
+    made = observed_shape(operator, shape)
     if jnp.ndim(noise_std) and jnp.shape(noise_std) != y.shape:
         raise UserError(
             f"noise_std has shape {jnp.shape(noise_std)}; expected a number, or the shape {y.shape} of the observation."

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from score_sde.conditioning.degradations import DEGRADATIONS, Degradation, observe
+from score_sde.conditioning.operators import observed_shape
 from score_sde.conditioning.solving import pseudo_inverse
 from score_sde.config import build
 from score_sde.data.given import Given
@@ -99,7 +100,7 @@ def observations_of(experiment: Experiment, seen: Observed, given: Given) -> Obs
 
 def _checked(experiment: Experiment, seen: Observed, y: np.ndarray) -> np.ndarray:
     fields, shape = experiment.settings.conditioning, experiment.event_shape
-    made = jax.eval_shape(seen.operator, jax.ShapeDtypeStruct((len(y), *shape), float)).shape
+    made = observed_shape(seen.operator, (len(y), *shape))
     if y.shape != made:
         raise UserError(
             f"{fields.images} has observations y of shape {y.shape}; expected {made}, as config.conditioning.operator="

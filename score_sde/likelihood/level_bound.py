@@ -113,9 +113,9 @@ def log_level_probability(
 
     def of_example(pair: tuple[Array, Array]) -> Array:
         xt, x = (part[..., None] for part in pair)
-        # Relative to the own level, so that no digits cancel: |x_t - m c_j|^2 - |x_t - m c_k|^2.
-        apart = mean_coeff * (middles - x)
-        return -jax.nn.logsumexp((apart * (xt - mean_coeff * x) - 0.5 * apart**2) / std**2, axis=-1)
+        # |x_t - m c_k|^2 - |x_t - m c_j|^2 as a product, so that few digits cancel, and two levels agree on their odds.
+        apart, halfway = mean_coeff * (middles - x), mean_coeff * (0.5 * (middles + x))
+        return -jax.nn.logsumexp(apart * (xt - halfway) / std**2, axis=-1)
 
     return jax.lax.map(of_example, (xt, x))  # in turn: every pixel is compared with every level
 
