@@ -6,14 +6,14 @@
 Every combination is trained by the command line's own modes, with inputs scaled to unit variance and told the noise
 level ``log(s / m)``, so that a path changes the distribution of the noise levels alone. Then the held-out likelihood
 and its bound are measured, and the Fréchet distance of samples with few evaluations. What is there already is not
-trained or measured again. ``table.md`` and ``table.json`` are in the directory at the end.
+trained or measured again. ``table.md``, ``table.json`` and ``table.png`` are in the directory at the end.
 """
 
 import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +25,14 @@ if __name__ == "__main__":
     prepare_process()  # before JAX is loaded
 
 import jax
+import numpy as np
 
 sys.path.append(str(Path(__file__).parents[2]))  # where the folder of all experiments is
 from experiments.comparison import Distance, mean_cell, samples
 from score_sde.errors import UserError, unknown
 from score_sde.files import atomic_write_json, atomic_write_text
 from score_sde.modes.workdir import build_experiment, trained_state
+from score_sde.report.plots import new_figure, save_figure
 
 CONFIG = Path(__file__).parents[2] / "configs" / "vp" / "digits_ddpmpp.py"
 #: Fields of the paths: where each starts, so that the smallest noise is that of VP at its default, and how it ends.
@@ -127,6 +129,37 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+#: What the picture shows: its name, how it is read from a row, its format, and how far from the best its shades reach.
+SHOWN: dict[str, tuple[Callable[[dict[str, Any]], float], str, float]] = {
+    "NLL in bits/dim": (lambda row: row["bits_per_dim"][0], "{:.2f}", 1.3),
+    "Fréchet distance at 17": (lambda row: row["frechet"]["17"], "{:.0f}", 4.0),
+}
+
+
+def picture(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """A panel for each number and target, in which a path is a row and a weighting a column: means over seeds."""
+    paths, targets, weightings = (list(dict.fromkeys(row[key] for row in rows)) for key in System._fields[:3])
+    figure, panels = new_figure(3.2 * len(targets) + 1.0, 5.6, len(targets), len(SHOWN))
+    for (name, (read, cell, reach)), line in zip(SHOWN.items(), panels.reshape(len(SHOWN), -1), strict=True):
+        values = np.full((len(targets), len(paths), len(weightings)), np.nan)
+        for place in np.ndindex(values.shape):
+            wanted = targets[place[0]], paths[place[1]], weightings[place[2]]
+            found = [read(row) for row in rows if (row["target"], row["path"], row["weighting"]) == wanted]
+            values[place] = np.mean(found) if found else np.nan
+        best = np.nanmin(values)
+        for target, axes, panel in zip(targets, line, values, strict=True):
+            axes.grid(False)
+            axes.imshow(np.log(panel), cmap="Blues_r", vmin=np.log(best), vmax=np.log(reach * best), aspect="auto")
+            axes.set(xticks=range(len(weightings)), yticks=range(len(paths)), title=f"{name}\ntarget: {target}")
+            axes.set_xticklabels(weightings, rotation=45, ha="right")
+            axes.set_yticklabels(paths if axes is line[0] else [])
+            for (row, column), value in np.ndenumerate(panel):
+                color = "white" if value < best * reach**0.5 else "black"
+                text = cell.format(value) if np.isfinite(value) else ""
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
+    save_figure(figure, path)
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The flags.
 
@@ -160,6 +193,7 @@ def main(arguments: list[str]) -> None:
         rows.append(run_one(system, options, distance))
         atomic_write_json(options.out / "table.json", rows)
         atomic_write_text(options.out / "table.md", table(rows))
+    picture(rows, options.out / "table.png")
     print(table(rows))
 
 
