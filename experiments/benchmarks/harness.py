@@ -1,16 +1,22 @@
 """What the benchmarks share: the demo network, and timing in turns.
 
-Two programs are compared by alternating short blocks of each in one process, so that whatever else the machine does
-falls on both; the ratio of each round is then a fair one even where the times are not.
+Two programs are compared by alternating short blocks of each, so that whatever else the machine does falls on both; the
+ratio of each round is then a fair one even where the times are not. Programs of one library share a process.
 """
 
 import argparse
+import contextlib
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
+
+from score_sde.errors import UserError
 
 PYRAMIDS = {"fir": True, "progressive_input": "residual", "progressive": "output_skip"}
 
@@ -76,6 +82,54 @@ def interleave(programs: Mapping[str, Callable[[], object]], *, rounds: int, ste
             wall[name][index] = (time.perf_counter() - start) / steps
             cpu[name][index] = (time.process_time() - cpu_start) / steps
     return {name: (wall[name], cpu[name]) for name in names}
+
+
+def serve(program: Callable[[], object]) -> None:
+    """Be a process of :func:`take_turns`: at every line of input run the program twice, and time the second run."""
+    program()  # compile, fill caches
+    print(flush=True)
+    for _ in sys.stdin:
+        program()
+        start, cpu_start = time.perf_counter(), time.process_time()
+        program()
+        print(time.perf_counter() - start, time.process_time() - cpu_start, flush=True)
+
+
+def take_turns(names: Sequence[str], *, rounds: int, steps: int) -> Times:
+    """Like :func:`interleave`, for programs of libraries that have threads and memory pools of their own.
+
+    Each runs in its own process, this script with ``--side NAME``, which ends in :func:`serve`. The others wait.
+
+    Raises:
+        UserError: If a process ends early.
+    """
+    times = np.zeros((rounds, len(names), 2))
+    with contextlib.ExitStack() as stack:
+        sides = [_Side(stack, name) for name in names]
+        for index in range(rounds):
+            for place in range(len(names)) if index % 2 == 0 else reversed(range(len(names))):
+                times[index, place] = sides[place].turn()
+    return {name: (times[:, place, 0] / steps, times[:, place, 1] / steps) for place, name in enumerate(names)}
+
+
+class _Side:
+    def __init__(self, stack: contextlib.ExitStack, name: str) -> None:
+        """Start a process of :func:`take_turns`, and wait until it is ready."""
+        self.name, command = name, [sys.executable, *sys.argv, "--side", name]
+        process = stack.enter_context(subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True))
+        assert process.stdin is not None and process.stdout is not None
+        self._input, self._output = process.stdin, process.stdout
+        self._answer()
+
+    def turn(self) -> tuple[float, ...]:
+        """Wall-clock and processor seconds of one block."""
+        print(file=self._input, flush=True)
+        return tuple(map(float, self._answer().split()))
+
+    def _answer(self) -> str:
+        if not (line := self._output.readline()):
+            raise UserError(f"The process of {self.name!r} ended early; it said why above.")
+        return line
 
 
 def report(times: Times, *, subject: str) -> None:

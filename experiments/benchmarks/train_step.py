@@ -13,10 +13,11 @@ the fastest: operations of a small network cost less than waking a second thread
 
 import argparse
 import copy
+import functools
 import sys
 from collections.abc import Callable
 
-from harness import PYRAMIDS, interleave, network_fields, network_parser, report
+from harness import PYRAMIDS, network_fields, network_parser, report, serve, take_turns
 
 from score_sde.cli import run_script
 from score_sde.startup import prepare_process
@@ -167,24 +168,33 @@ def main() -> None:
         "--per-call", type=int, nargs="+", default=(5, 1), help="steps in a call of the package; the first is compared"
     )
     parser.add_argument("--forward", action="store_true", help="time the evaluation alone")
+    parser.add_argument("--side", help="run this program, a step after every line of input; for the script itself")
     args = parser.parse_args()
+    if any(args.steps % count for count in args.per_call):
+        parser.error(f"--per-call has {args.per_call}; expected divisors of --steps={args.steps}")
     image, fields = tuple(args.image), network_fields(args)
     network = LinenNetwork(NCSNpp(**fields))
     model = torch_network(args)
     state = make_state(network, (1, *image))
-    check_same_network(network, model, state.params, (args.batch, *image))
+    if not args.side:
+        check_same_network(network, model, state.params, (args.batch, *image))
     model.load_flax(state.params)
     batches = np.random.default_rng(2).integers(NUM_LEVELS, size=(args.steps, args.batch, *image), dtype=np.uint8)
     theirs = torch_forward if args.forward else torch_block
     ours, given = (jax_forward, state.params) if args.forward else (jax_block, state)
-    programs = {f"score_sde, {n} in a call": ours(network, given, batches, n) for n in args.per_call}
+    programs: dict[str, Callable[[], Callable[[], object]]]
+    programs = {f"score_sde, {n} in a call": functools.partial(ours, network, given, batches, n) for n in args.per_call}
     (subject, *_) = programs
     layouts = {"last": torch.channels_last, "first": torch.contiguous_format}
     for layout in args.layouts:
         for threads in args.torch_threads:
-            programs[f"torch, {threads} threads, {layout}"] = theirs(model, batches, threads, layouts[layout])
+            program = functools.partial(theirs, model, batches, threads, layouts[layout])
+            programs[f"torch, {threads} threads, {layout}"] = program
+    if args.side:
+        serve(programs[args.side]())
+        return
     print(f"jax {jax.__version__}; torch {torch.__version__}, eager")
-    report(interleave(programs, rounds=args.rounds, steps=args.steps), subject=subject)
+    report(take_turns(list(programs), rounds=args.rounds, steps=args.steps), subject=subject)
 
 
 if __name__ == "__main__":
