@@ -76,12 +76,16 @@ def interleave(programs: Mapping[str, Callable[[], object]], *, rounds: int, ste
         program()
     for index in range(rounds):
         for name in names if index % 2 == 0 else reversed(names):
-            programs[name]()
-            start, cpu_start = time.perf_counter(), time.process_time()
-            programs[name]()
-            wall[name][index] = (time.perf_counter() - start) / steps
-            cpu[name][index] = (time.process_time() - cpu_start) / steps
-    return {name: (wall[name], cpu[name]) for name in names}
+            wall[name][index], cpu[name][index] = _second_run(programs[name])
+    return {name: (wall[name] / steps, cpu[name] / steps) for name in names}
+
+
+def _second_run(program: Callable[[], object]) -> tuple[float, float]:
+    """Run a program twice; wall-clock and processor seconds of the second run."""
+    program()
+    start, cpu_start = time.perf_counter(), time.process_time()
+    program()
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def serve(program: Callable[[], object]) -> None:
@@ -89,10 +93,7 @@ def serve(program: Callable[[], object]) -> None:
     program()  # compile, fill caches
     print(flush=True)
     for _ in sys.stdin:
-        program()
-        start, cpu_start = time.perf_counter(), time.process_time()
-        program()
-        print(time.perf_counter() - start, time.process_time() - cpu_start, flush=True)
+        print(*_second_run(program), flush=True)
 
 
 def take_turns(names: Sequence[str], *, rounds: int, steps: int) -> Times:

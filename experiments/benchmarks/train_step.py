@@ -32,6 +32,7 @@ from torch_ddpmpp import DDPMpp, Trainer
 from torch_ncsnpp import NCSNpp as TorchNCSNpp
 
 from score_sde.distributed import global_batch, jit, jit_step, make_mesh, options_once, replicated
+from score_sde.errors import unknown
 from score_sde.fields.training import Optim
 from score_sde.models.adapters import LinenNetwork
 from score_sde.models.ncsnpp import NCSNpp
@@ -191,6 +192,8 @@ def main() -> None:
             program = functools.partial(theirs, model, batches, threads, layouts[layout])
             programs[f"torch, {threads} threads, {layout}"] = program
     if args.side:
+        if args.side not in programs:
+            raise unknown("side", args.side, programs)
         serve(programs[args.side]())
         return
     print(f"jax {jax.__version__}; torch {torch.__version__}, eager")
