@@ -1,4 +1,4 @@
-"""Bits per dimension on MNIST against the cost of the network: short trainings of one configuration with changes.
+"""Bits per dimension against the cost of the network: short trainings of one configuration with changes.
 
     python experiments/mnist/ablation.py --data_dir=D --steps=1500 --out=runs/ablation.jsonl base wide:model.features=96
 
@@ -55,7 +55,7 @@ def measure(variant: str, args: argparse.Namespace) -> dict[str, Any]:
     fixed = [f"--config.data.data_dir={args.data_dir}", f"--config.training.num_steps={args.steps}"]
     fixed.append("--config.conditioning.classes=False")
     config = load_config(Path(args.config), [*fixed, *(change.replace(";", ",") for change in changes)])
-    train, test = (load_source("mnist", split, data_dir=args.data_dir) for split in ("train", "test"))
+    train, test = (load_source(config.data.name, split, data_dir=args.data_dir) for split in ("train", "test"))
     experiment = Experiment.from_config(config, train.info.shape, train.info.num_grey_levels)
     state, step = experiment.init_state(), jit(experiment.train_step, donate_argnums=0)
     rng, size = np.random.default_rng(experiment.settings.seed), experiment.settings.training.batch_size

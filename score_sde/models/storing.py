@@ -6,6 +6,7 @@ are gone before it fuses. It fuses nothing through a loop, however, and a loop t
 nothing. Other devices get no fence.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Shaped
 
 _store = Primitive("store")  # identity in x; the values of x, its cotangent, or both are stored
+_MARK, _NAME = "mhlo.frontend_attributes", "score_sde"  # by which a loop is known to be a fence
 
 
 def stored(x: Shaped[Array, "*shape"], weights: Array) -> Shaped[Array, "*shape"]:
@@ -37,9 +39,7 @@ def _first(weights: Array) -> Float[Array, ""]:
     return jax.lax.stop_gradient(jnp.asarray(weights)[(0,) * weights.ndim])
 
 
-def _through_loop(x: Array, number: Array, *, value: bool, cotangent: bool) -> Array:
-    if not value:
-        return x
+def _through_loop(x: Array, number: Array) -> Array:
     turns = jnp.isnan(number).astype(jnp.int32)
 
     def turn(carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -68,10 +68,32 @@ def _batch(arguments: tuple[Array, Array], axes: tuple[Any, Any], **fields: bool
     return _store.bind(x, number, **fields), axis
 
 
+_loop = mlir.lower_fun(_through_loop, multiple_results=False)
+
+
+def _is_fence(operation: Any) -> bool:
+    attributes = getattr(operation, "attributes", {})  # the owner of an argument is a block, which has none
+    return _MARK in attributes and _NAME in attributes[_MARK]
+
+
+def _lower_for_cpu(context: Any, x: Any, number: Any, *, value: bool, cotangent: bool) -> Sequence[Any]:
+    """One loop for an array, however many store it: two loops would each begin with a copy."""
+    if not value or _is_fence(x.owner):
+        return [x]
+    block = mlir.ir.InsertionPoint.current.block
+    for use in x.uses:
+        loop = use.owner
+        if _is_fence(loop) and loop.operation.block == block:
+            return [loop.results[use.operand_number]]
+    results = _loop(context, x, number)
+    results[0].owner.attributes[_MARK] = mlir.ir.DictAttr.get({_NAME: mlir.ir.StringAttr.get("stored")})
+    return results
+
+
 _store.def_impl(lambda x, number, **_: x)
 _store.def_abstract_eval(lambda x, number, **_: x)
 ad.primitive_jvps[_store] = _jvp
 ad.primitive_transposes[_store] = _transpose
 batching.primitive_batchers[_store] = _batch
 mlir.register_lowering(_store, mlir.lower_fun(lambda x, number, **_: x, multiple_results=False))
-mlir.register_lowering(_store, mlir.lower_fun(_through_loop, multiple_results=False), platform="cpu")
+mlir.register_lowering(_store, _lower_for_cpu, platform="cpu", cacheable=False)  # it depends on who else stores x

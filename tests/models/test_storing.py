@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from score_sde.distributed import jit
@@ -56,6 +57,46 @@ def test_on_a_cpu_an_array_with_several_users_is_computed_once():
         return sum(" multiply(" in line and "f32[2,8,8,16]" in line for line in text.splitlines())
 
     assert products(stored) == 1 < products(lambda y, weights: y)
+
+
+def test_an_array_is_stored_once_for_all_and_without_a_copy():
+    x, weights = _normal(0, *SHAPE), jnp.arange(3.0)
+
+    def users(x, weights):
+        y = x * x + x
+        one, other = stored(y, weights), stored_gradient(stored(y, 2.0 * weights), weights)
+        return jnp.sum(one, axis=(1, 2)), jnp.transpose(other, (3, 1, 2, 0)), stored(one, weights) - 3.0
+
+    def gradient(x, weights):
+        def loss(x):
+            y = x * x
+            one, other = stored_gradient(y, weights), stored_gradient(y, 2.0 * weights)
+            return jnp.vdot(jnp.sin(one + other), x)
+
+        return jax.grad(loss)(x)
+
+    for function, loops in ((users, 1), (gradient, 1)):
+        lowered = jit(function).lower(x, weights)
+        assert lowered.as_text().count("stablehlo.while") == loops
+        copies = [line for line in lowered.compile().as_text().splitlines() if " copy(" in line and "2,8,8,16" in line]
+        assert not copies
+
+
+def test_a_fence_in_the_body_of_a_loop_is_not_the_one_outside():
+    x, weights = _normal(0, 4, 3), jnp.ones(1)
+
+    def users(x, weights):
+        def body(total, _):
+            return total + stored(x, weights), None
+
+        inside = jax.lax.scan(body, jnp.zeros_like(x), length=3)[0]
+        chosen = jax.lax.cond(weights[0] > 0, lambda: stored(x, weights), lambda: -stored(x, weights))
+        with set_xla_metadata(mine="doubling"):
+            doubled = jax.lax.while_loop(lambda y: y[0, 0] < 100.0, lambda y: 2.0 * y, x)
+        return inside + chosen + stored(x, weights) + 0.0 * doubled
+
+    x = x.at[0, 0].set(1.0)
+    np.testing.assert_allclose(jax.jit(users)(x, weights), 5.0 * x, rtol=1e-6)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
