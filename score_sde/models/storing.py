@@ -80,10 +80,10 @@ def _lower_for_cpu(context: Any, x: Any, number: Any, *, value: bool, cotangent:
     """One loop for an array, however many store it: two loops would each begin with a copy."""
     if not value or _is_fence(x.owner):
         return [x]
-    block = mlir.ir.InsertionPoint.current.block
+    here: Any = mlir.ir.InsertionPoint.current
     for use in x.uses:
         loop = use.owner
-        if _is_fence(loop) and loop.operation.block == block:
+        if _is_fence(loop) and loop.operation.block == here.block:
             return [loop.results[use.operand_number]]
     results = _loop(context, x, number)
     results[0].owner.attributes[_MARK] = mlir.ir.DictAttr.get({_NAME: mlir.ir.StringAttr.get("stored")})
