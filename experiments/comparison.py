@@ -1,5 +1,6 @@
-"""What the scripts that train many models of digits share: samples, their distance to the data, and cells of tables."""
+"""What the scripts that train many models share: data, samples, their distance to the data, and cells of tables."""
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,15 +13,26 @@ from score_sde.metrics import frechet_interval, moments
 from score_sde.metrics.extractors import make_extractor
 
 SAMPLES = 1000
+DATA = ("digits", "mnist")
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags ``--data`` and ``--data_dir``."""
+    parser.add_argument("--data", choices=DATA, default="digits", help="images to learn")
+    parser.add_argument("--data_dir", default="", help="directory of MNIST")
 
 
 class Distance:
     """The Fréchet distance of samples to the training images."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
         """Take the moments of the training images."""
-        source = load_source("digits", "train")
-        self._extractor = make_extractor("auto", shape=source.info.shape, num_levels=17, source="digits")
+        source = load_source(options.data, "train", data_dir=options.data_dir)
+        assert source.info.num_grey_levels is not None  # all of DATA are images
+        self.num_levels = source.info.num_grey_levels
+        self._extractor = make_extractor(
+            "auto", shape=source.info.shape, num_levels=self.num_levels, source=options.data
+        )
         self._reference = moments(self._features(source.gather(np.arange(len(source)))))
 
     def _features(self, images: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Models of few steps beside their teachers: samples of digits with 1, 2 and 4 evaluations, and the cost of training.
+"""Models of few steps beside their teachers: samples with 1, 2 and 4 evaluations, and the cost of training.
 
     python experiments/few_steps/run.py --out=runs/few_steps --seeds=3
     python experiments/few_steps/run.py --models=teacher,ect --steps=1000
+    python experiments/few_steps/run.py --data=mnist --data_dir=D --out=runs/few_steps_mnist
 
 Every model is trained by the command line's own modes: EDM, the teacher; from its parameters the end of the flow (ECT)
 and students of 8, 4, 2 and 1 steps, one from another; flow matching, and average velocities (MeanFlow) from scratch.
@@ -31,7 +32,7 @@ import jax
 import numpy as np
 
 sys.path.append(str(Path(__file__).parents[2]))  # where the folder of all experiments is
-from experiments.comparison import Distance, mean_cell, samples
+from experiments.comparison import Distance, add_data_flags, mean_cell, samples
 from score_sde.data import load_source
 from score_sde.distributed import jit
 from score_sde.errors import UserError, unknown
@@ -47,7 +48,7 @@ _UNIPC = {"predictor": "unipc_2", "grid": "log_snr", "denoising": "tweedie"}
 class Model(NamedTuple):
     """A model: its configuration, the one that it starts from, and how it is sampled."""
 
-    config: str
+    config: str  # with a place for the name of the data
     start: str = ""
     fields: tuple[str, ...] = ()
     sampling: dict[str, Any] = {}  # noqa: RUF012 -- nothing changes it
@@ -57,33 +58,33 @@ class Model(NamedTuple):
 
 def _student(steps: int, start: str) -> Model:
     fields = (f"objective.student_steps={steps}", f"sampling.num_steps={steps}")
-    return Model("few_steps/distill_digits", start, fields, {"predictor": "ddim"}, (steps,))
+    return Model("few_steps/distill_{}", start, fields, {"predictor": "ddim"}, (steps,))
 
 
 MODELS: dict[str, Model] = {
-    "teacher": Model("edm/digits", sampling=_UNIPC, evaluations=(2, 4, 8, 17), tail=1),
-    "ect": Model("few_steps/ect_digits", "teacher", sampling={"predictor": "consistency"}),
-    "consistency": Model("few_steps/ect_digits", sampling={"predictor": "consistency"}),
+    "teacher": Model("edm/{}", sampling=_UNIPC, evaluations=(2, 4, 8, 17), tail=1),
+    "ect": Model("few_steps/ect_{}", "teacher", sampling={"predictor": "consistency"}),
+    "consistency": Model("few_steps/ect_{}", sampling={"predictor": "consistency"}),
     "student_8": _student(8, "teacher"),
     "student_4": _student(4, "student_8"),
     "student_2": _student(2, "student_4"),
     "student_1": _student(1, "student_2"),
-    "flow": Model("flow/digits", sampling=_UNIPC, evaluations=(2, 4, 8, 17), tail=1),
-    "mean_flow": Model("few_steps/mean_flow_digits", sampling={"predictor": "mean_flow"}),
+    "flow": Model("flow/{}", sampling=_UNIPC, evaluations=(2, 4, 8, 17), tail=1),
+    "mean_flow": Model("few_steps/mean_flow_{}", sampling={"predictor": "mean_flow"}),
 }
 
 
 def train(name: str, seed: int, options: argparse.Namespace) -> tuple[Path, list[str]]:
     """Train a model, and before it the one that it starts from; its directory and its flags."""
     model, workdir = MODELS[name], options.out / f"{name}-{seed}"
-    fields = [f"seed={seed}", "training.sample_every=0", *model.fields]
+    fields = [f"seed={seed}", "training.sample_every=0", f"data.data_dir={options.data_dir}", *model.fields]
     if options.steps:
         fields.append(f"training.num_steps={options.steps}")
         if "ect" in model.config:
             fields.append(f"objective.gap_every={max(options.steps // 6, 1)}")
     if model.start:
         fields.append(f"training.init_from={train(model.start, seed, options)[0]}")
-    flags = [f"--config={CONFIGS / model.config}.py", *(f"--config.{field}" for field in fields)]
+    flags = [f"--config={_config(name, options)}", *(f"--config.{field}" for field in fields)]
     if not (workdir / "loss.png").is_file():
         logging.info("%s.", workdir.name)
         if code := command_line([*flags, f"--workdir={workdir}", "--mode=train"]):
@@ -103,10 +104,14 @@ def measure(name: str, seed: int, options: argparse.Namespace, distance: Distanc
         for count in model.evaluations:
             images = samples(experiment, params, **model.sampling, num_steps=count - model.tail)
             distances[str(count)] = distance.of(images)
-            image_grid(images[:40], workdir / f"{count}.png", num_grey_levels=17, columns=20)
+            image_grid(images[:40], workdir / f"{count}.png", num_grey_levels=distance.num_levels, columns=20)
         atomic_write_json(found, {"model": name, "seed": seed, "frechet": distances})
         jax.clear_caches()
     return json.loads(found.read_text())
+
+
+def _config(name: str, options: argparse.Namespace) -> Path:
+    return CONFIGS / f"{MODELS[name].config.format(options.data)}.py"
 
 
 def _settings(flags: Sequence[str]) -> Any:
@@ -124,16 +129,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def costs(rounds: int, steps: int = 5) -> str:
+def costs(options: argparse.Namespace, steps: int = 5) -> str:
     """A training step of each kind in units of one of denoising: floating-point operations, and medians of times.
 
-    Operations are counted in the program as written. Times are of ``rounds`` rounds in turn; with 0 there are none.
+    Operations are counted in the program as written. Times are of ``--costs`` rounds in turn; with 0 there are none.
     """
+    rounds: int = options.costs
     programs: dict[str, tuple[Any, Any, Any]] = {}
     for name in ("teacher", "ect", "student_8", "flow", "mean_flow"):
-        flags = [f"--config={CONFIGS / MODELS[name].config}.py", "--config.training.batch_size=64"]
+        flags = [f"--config={_config(name, options)}", "--config.training.batch_size=64"]
         experiment = build_experiment(_settings(flags), "sample")
-        batch = load_source("digits", "train").gather(np.arange(64))
+        batch = load_source(options.data, "train", data_dir=options.data_dir).gather(np.arange(64))
         programs[name] = jit(experiment.train_step), jit(experiment.init_state), batch
     flops = {name: flops_of(step, jax.eval_shape(init), batch) for name, (step, init, batch) in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
@@ -168,6 +174,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=0, help="training steps of every model; 0 for the configuration's")
     parser.add_argument("--models", default=",".join(MODELS), help="names, with commas")
     parser.add_argument("--costs", type=int, help="measure training steps instead, over so many rounds; 0: count them")
+    add_data_flags(parser)
     options = parser.parse_args(arguments)
     options.models = options.models.split(",")
     for name in options.models:
@@ -181,11 +188,11 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.costs is not None:
-        found = costs(options.costs)
+        found = costs(options)
         atomic_write_text(options.out / "costs.md", found)
         print(found)
         return
-    rows, distance = [], Distance()
+    rows, distance = [], Distance(options)
     for seed in range(options.seeds):
         for name in options.models:
             rows.append(measure(name, seed, options, distance))

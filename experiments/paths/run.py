@@ -2,6 +2,7 @@
 
     python experiments/paths/run.py --out=runs/paths --seeds=3
     python experiments/paths/run.py --paths=vp,rectified_flow --targets=velocity --weightings=flow,variance
+    python experiments/paths/run.py --data=mnist --data_dir=D --out=runs/paths_mnist --paths=rectified_flow
 
 Every combination is trained by the command line's own modes, with inputs scaled to unit variance and told the noise
 level ``log(s / m)``, so that a path changes the distribution of the noise levels alone. Then the held-out likelihood
@@ -28,13 +29,13 @@ import jax
 import numpy as np
 
 sys.path.append(str(Path(__file__).parents[2]))  # where the folder of all experiments is
-from experiments.comparison import Distance, mean_cell, samples
+from experiments.comparison import Distance, add_data_flags, mean_cell, samples
 from score_sde.errors import UserError, unknown
 from score_sde.files import atomic_write_json, atomic_write_text
 from score_sde.modes.workdir import build_experiment, trained_state
 from score_sde.report.plots import new_figure, save_figure
 
-CONFIG = Path(__file__).parents[2] / "configs" / "vp" / "digits_ddpmpp.py"
+CONFIGS = {"digits": "digits_ddpmpp.py", "mnist": "mnist_ddpmpp_small.py"}
 #: Fields of the paths: where each starts, so that the smallest noise is that of VP at its default, and how it ends.
 PATHS: dict[str, tuple[str, ...]] = {
     "vp": (),
@@ -49,6 +50,7 @@ WEIGHTINGS = ("variance", "likelihood", "flow", "edm", "min_snr", "sigmoid")
 EVALUATIONS = (8, 17, 64)
 #: What the table does not show is not measured.
 MEASURED = ("likelihood.budget_examples=0", "likelihood.noise_levels=0", "likelihood.bound_times=32")
+TESTED = 512  # images of the test split at most
 
 
 class System(NamedTuple):
@@ -59,16 +61,18 @@ class System(NamedTuple):
     weighting: str
     seed: int
 
-    def flags(self, steps: int) -> list[str]:
+    def flags(self, options: argparse.Namespace) -> list[str]:
         """Its configuration, on the command line."""
         scaled = () if self.target == "edm" else ("parameterization.scale_input=True", _CONDITION)
         fields = (
             *(f"seed={self.seed}", f"sde.name={self.path}", f"parameterization.output={self.target}", *scaled),
-            *(f"objective.weighting={self.weighting}", f"training.num_steps={steps}", "training.sample_every=0"),
+            *(f"objective.weighting={self.weighting}", f"training.num_steps={options.steps}"),
+            *("training.sample_every=0", f"data.data_dir={options.data_dir}", f"likelihood.num_examples={TESTED}"),
             *MEASURED,
             *PATHS[self.path],
         )
-        return [f"--config={CONFIG}", *(f"--config.{field}" for field in fields)]
+        config = Path(__file__).parents[2] / "configs" / "vp" / CONFIGS[options.data]
+        return [f"--config={config}", *(f"--config.{field}" for field in fields)]
 
 
 _CONDITION = "parameterization.condition_on=log_noise"
@@ -87,19 +91,19 @@ def run_one(system: System, options: argparse.Namespace, distance: Distance) -> 
     workdir = options.out / "-".join(map(str, system))
     found = workdir / "paths.json"
     if not found.is_file():
-        flags = [*system.flags(options.steps), f"--workdir={workdir}"]
+        config, *fields = system.flags(options)
         for mode in ("train", "likelihood"):
-            if code := command_line([*flags, f"--mode={mode}"]):
+            if code := command_line([config, *fields, f"--workdir={workdir}", f"--mode={mode}"]):
                 raise UserError(f"{mode} of {workdir.name} ended with {code}.")
         report = json.loads((workdir / "likelihood.json").read_text())
-        config = load_config(CONFIG, [flag for flag in flags if flag.startswith("--config.")])
+        experiment = build_experiment(load_config(Path(config.removeprefix("--config=")), fields))
         atomic_write_json(
             found,
             {
                 **system._asdict(),
                 "bits_per_dim": [report["bits_per_dim"], report["std_error"]],
                 "bound": [report["bound_bits_per_dim"], report["bound_std_error"]],
-                "frechet": distances(build_experiment(config), workdir, distance),
+                "frechet": distances(experiment, workdir, distance),
             },
         )
         jax.clear_caches()
@@ -170,6 +174,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/paths"), help="where runs and table go")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from 0 on")
     parser.add_argument("--steps", type=int, default=3000, help="training steps")
+    add_data_flags(parser)
     known = {"paths": tuple(PATHS), "targets": TARGETS, "weightings": WEIGHTINGS}
     for name, values in known.items():
         parser.add_argument(f"--{name}", default=",".join(values), help="names, with commas")
@@ -187,7 +192,7 @@ def main(arguments: list[str]) -> None:
     """Run all combinations and write the table, anew after each."""
     options, rows = parse(arguments), []
     options.out.mkdir(parents=True, exist_ok=True)
-    distance = Distance()
+    distance = Distance(options)
     for system in systems(options):
         logging.info("%s.", ", ".join(map(str, system)))
         rows.append(run_one(system, options, distance))
