@@ -16,7 +16,8 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Shaped
 
 _store = Primitive("store")  # identity in x; the values of x, its cotangent, or both are stored
-_MARK, _NAME = "mhlo.frontend_attributes", "score_sde"  # by which a loop is known to be a fence
+_fence = Primitive("fence")  # what is written for one of them
+_MARK, _NAME = "mhlo.frontend_attributes", "score_sde"  # by which an operation is known to be a fence
 
 
 def stored(x: Shaped[Array, "*shape"], weights: Array) -> Shaped[Array, "*shape"]:
@@ -68,26 +69,24 @@ def _batch(arguments: tuple[Array, Array], axes: tuple[Any, Any], **fields: bool
     return _store.bind(x, number, **fields), axis
 
 
-_loop = mlir.lower_fun(_through_loop, multiple_results=False)
-
-
 def _is_fence(operation: Any) -> bool:
     attributes = getattr(operation, "attributes", {})  # the owner of an argument is a block, which has none
     return _MARK in attributes and _NAME in attributes[_MARK]
 
 
-def _lower_for_cpu(context: Any, x: Any, number: Any, *, value: bool, cotangent: bool) -> Sequence[Any]:
-    """One loop for an array, however many store it: two loops would each begin with a copy."""
+def _lower(context: Any, x: Any, number: Any, *, value: bool, cotangent: bool) -> Sequence[Any]:
+    """One fence for an array, however many store it: two loops would each begin with a copy."""
     if not value or _is_fence(x.owner):
         return [x]
     here: Any = mlir.ir.InsertionPoint.current
     for use in x.uses:
-        loop = use.owner
-        if _is_fence(loop) and loop.operation.block == here.block:
-            return [loop.results[use.operand_number]]
-    results = _loop(context, x, number)
-    results[0].owner.attributes[_MARK] = mlir.ir.DictAttr.get({_NAME: mlir.ir.StringAttr.get("stored")})
-    return results
+        fence = use.owner
+        if _is_fence(fence) and fence.operation.block == here.block:
+            return [fence.results[use.operand_number]]
+    (result,) = _lower_fence(context, x, number)
+    if result != x:  # as it is for devices without fences
+        result.owner.attributes[_MARK] = mlir.ir.DictAttr.get({_NAME: mlir.ir.StringAttr.get("stored")})
+    return [result]
 
 
 _store.def_impl(lambda x, number, **_: x)
@@ -95,5 +94,9 @@ _store.def_abstract_eval(lambda x, number, **_: x)
 ad.primitive_jvps[_store] = _jvp
 ad.primitive_transposes[_store] = _transpose
 batching.primitive_batchers[_store] = _batch
-mlir.register_lowering(_store, mlir.lower_fun(lambda x, number, **_: x, multiple_results=False))
-mlir.register_lowering(_store, _lower_for_cpu, platform="cpu", cacheable=False)  # it depends on who else stores x
+mlir.register_lowering(_store, _lower, cacheable=False)  # it depends on who else stores the array
+
+_fence.def_abstract_eval(lambda x, number: x)
+_lower_fence = mlir.lower_fun(_fence.bind, multiple_results=False)
+mlir.register_lowering(_fence, mlir.lower_fun(lambda x, number: x, multiple_results=False))
+mlir.register_lowering(_fence, mlir.lower_fun(_through_loop, multiple_results=False), platform="cpu")

@@ -109,6 +109,13 @@ def test_other_devices_get_no_fence(platform):
     assert "while" in traced.lower(lowering_platforms=("cpu",)).as_text()
 
 
+def test_a_program_for_several_devices_has_the_same_values():
+    x, weights = _normal(0, *SHAPE), jnp.ones(1)
+    function = jax.jit(lambda x, weights: stored(x**2, weights) + jnp.sin(stored(x**2, weights)))
+    program = jax.export.export(function, platforms=("cpu", "tpu", "cuda"))(x, weights)
+    np.testing.assert_allclose(program.call(x, weights), x**2 + jnp.sin(x**2), rtol=1e-6)
+
+
 def test_a_fence_sends_nothing_between_devices():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     split, same = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
