@@ -2,11 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from score_sde.cli import load_config
 from score_sde.data import load_source
 from score_sde.distributed import jit
 from score_sde.metrics import frechet_interval, moments
@@ -20,6 +22,11 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """The flags ``--data`` and ``--data_dir``."""
     parser.add_argument("--data", choices=DATA, default="digits", help="images to learn")
     parser.add_argument("--data_dir", default="", help="directory of MNIST")
+
+
+def settings_of(flags: Sequence[str]) -> Any:
+    """The configuration of flags of the command line, the first of which names its file."""
+    return load_config(Path(flags[0].removeprefix("--config=")), list(flags[1:]))
 
 
 class Distance:

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from score_sde.cli import load_config, run_script
 from score_sde.cli import main as command_line
+from score_sde.cli import run_script
 from score_sde.startup import prepare_process
 
 if __name__ == "__main__":
@@ -32,7 +32,7 @@ import jax
 import numpy as np
 
 sys.path.append(str(Path(__file__).parents[2]))  # where the folder of all experiments is
-from experiments.comparison import Distance, add_data_flags, mean_cell, samples
+from experiments.comparison import Distance, add_data_flags, mean_cell, samples, settings_of
 from score_sde.data import load_source
 from score_sde.distributed import jit
 from score_sde.errors import UserError, unknown
@@ -98,7 +98,7 @@ def measure(name: str, seed: int, options: argparse.Namespace, distance: Distanc
     workdir, flags = train(name, seed, options)
     model, found = MODELS[name], workdir / "few_steps.json"
     if not found.is_file():
-        experiment = build_experiment(_settings(flags), "sample")
+        experiment = build_experiment(settings_of(flags), "sample")
         params = trained_state(experiment, workdir).ema_params
         distances = {}
         for count in model.evaluations:
@@ -112,10 +112,6 @@ def measure(name: str, seed: int, options: argparse.Namespace, distance: Distanc
 
 def _config(name: str, options: argparse.Namespace) -> Path:
     return CONFIGS / f"{MODELS[name].config.format(options.data)}.py"
-
-
-def _settings(flags: Sequence[str]) -> Any:
-    return load_config(Path(flags[0].removeprefix("--config=")), list(flags[1:]))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -138,7 +134,7 @@ def costs(options: argparse.Namespace, steps: int = 5) -> str:
     programs: dict[str, tuple[Any, Any, Any]] = {}
     for name in ("teacher", "ect", "student_8", "flow", "mean_flow"):
         flags = [f"--config={_config(name, options)}", "--config.training.batch_size=64"]
-        experiment = build_experiment(_settings(flags), "sample")
+        experiment = build_experiment(settings_of(flags), "sample")
         batch = load_source(options.data, "train", data_dir=options.data_dir).gather(np.arange(64))
         programs[name] = jit(experiment.train_step), jit(experiment.init_state), batch
     flops = {name: flops_of(step, jax.eval_shape(init), batch) for name, (step, init, batch) in programs.items()}

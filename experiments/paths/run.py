@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from score_sde.cli import load_config, run_script
 from score_sde.cli import main as command_line
+from score_sde.cli import run_script
 from score_sde.startup import prepare_process
 
 if __name__ == "__main__":
@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 sys.path.append(str(Path(__file__).parents[2]))  # where the folder of all experiments is
-from experiments.comparison import Distance, add_data_flags, mean_cell, samples
+from experiments.comparison import Distance, add_data_flags, mean_cell, samples, settings_of
 from score_sde.errors import UserError, unknown
 from score_sde.files import atomic_write_json, atomic_write_text
 from score_sde.modes.workdir import build_experiment, trained_state
@@ -91,12 +91,12 @@ def run_one(system: System, options: argparse.Namespace, distance: Distance) -> 
     workdir = options.out / "-".join(map(str, system))
     found = workdir / "paths.json"
     if not found.is_file():
-        config, *fields = system.flags(options)
+        flags = system.flags(options)
         for mode in ("train", "likelihood"):
-            if code := command_line([config, *fields, f"--workdir={workdir}", f"--mode={mode}"]):
+            if code := command_line([*flags, f"--workdir={workdir}", f"--mode={mode}"]):
                 raise UserError(f"{mode} of {workdir.name} ended with {code}.")
         report = json.loads((workdir / "likelihood.json").read_text())
-        experiment = build_experiment(load_config(Path(config.removeprefix("--config=")), fields))
+        experiment = build_experiment(settings_of(flags))
         atomic_write_json(
             found,
             {
